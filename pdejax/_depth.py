@@ -1,0 +1,209 @@
+"""Weights that vary with depth: θ(t) from a stack of layers."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from scipy.interpolate import CubicSpline
+
+from pdejax._equation import AbstractEquation, MasterEquation, stack, unstack
+from pdejax._types import Depth, Field
+from pdejax.terms import FieldArgs
+
+Kind = Literal["constant", "linear", "cubic", "cosine"]
+Scaling = Literal["1/L", "1/sqrt(L)", "1"]
+
+
+class DepthVarying(AbstractEquation):
+    r"""A master equation whose weights θ(t) vary over depth $t \in [0, t_1]$, made from K stacked sets of weights.
+
+    - `kind="constant"`: layer l holds on $[l t_1/K, (l+1) t_1/K)$: an actual Transformer. `simulate` integrates it layer by
+      layer; evaluating it inside a step that crosses layers would cap every scheme at order 1.
+    - `kind="linear"`: piecewise linear through knots at layer centres $(l+½)t_1/K$, constant beyond the outermost.
+    - `kind="cubic"`: natural cubic spline through the same knots, extended linearly: C² in depth.
+    - `kind="cosine"`: $\theta(t) = \sum_k \theta_k \cos(\pi k t/t_1)$: smooth (C^∞) in depth.
+
+    `stacked` is a `MasterEquation` whose array leaves carry a leading axis K. Build it with `DepthVarying.from_layers`,
+    `smooth_random`, `iid` or `pdejax.lift`. v2 Thm 3.2 (L → ∞) needs θ smooth in depth: see `iid` for what happens else.
+
+    Raises `ValueError` for an unknown kind, K that differs between leaves or t1 ≤ 0.
+    """
+
+    stacked: MasterEquation
+    t1: float = eqx.field(static=True)
+    kind: Kind = eqx.field(static=True)
+    size: int = eqx.field(static=True)
+
+    def __init__(self, stacked: MasterEquation, t1: float, kind: Kind = "constant"):
+        if kind not in get_args(Kind):
+            raise ValueError(f"DepthVarying: kind={kind!r} is unknown; choose one of {get_args(Kind)}.")
+        if not t1 > 0:
+            raise ValueError(f"DepthVarying: t1={t1} must be positive: it is the depth the weights span.")
+        sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(eqx.filter(stacked, eqx.is_array))}
+        if len(sizes) != 1 or () in sizes:
+            raise ValueError(
+                f"DepthVarying: the stacked equation's array leaves must share a leading layer axis, found {sorted(sizes)}. "
+                "Use DepthVarying.from_layers([...])."
+            )
+        self.stacked, self.t1, self.kind = stacked, float(t1), kind
+        self.size = sizes.pop()[0]
+
+    @classmethod
+    def from_layers(cls, layers: Sequence[MasterEquation], t1: float, kind: Kind = "constant") -> "DepthVarying":
+        """From one `MasterEquation` per layer, all of the same structure."""
+        if not layers:
+            raise ValueError("DepthVarying.from_layers: no layers given.")
+        return cls(stack(layers), t1, kind)
+
+    def layer(self, index) -> MasterEquation:
+        """The master equation with the weights of one layer (or of one basis function for `"cosine"`)."""
+        return unstack(self.stacked, index)
+
+    def edges(self) -> np.ndarray:
+        """Depths `(K+1,)` at which piecewise-constant layers begin and end."""
+        return np.linspace(0.0, self.t1, self.size + 1)
+
+    def at(self, t: Depth) -> MasterEquation:
+        """The master equation with the weights θ(t)."""
+        s = jnp.asarray(t) / self.t1 * self.size  # in units of layers
+        if self.kind == "constant":
+            return self.layer(jnp.clip(jnp.floor(s), 0, self.size - 1).astype(int))
+        if self.kind == "linear":
+            position = jnp.clip(s - 0.5, 0, self.size - 1)
+            floor = jnp.clip(jnp.floor(position), 0, max(self.size - 2, 0))
+            left = floor.astype(int)
+            right = jnp.minimum(left + 1, self.size - 1)
+            return _combine(self.layer(left), self.layer(right), position - floor)
+        basis = self._cosines(s / self.size) if self.kind == "cosine" else _spline_basis(s - 0.5, self.size)
+        return jax.tree.map(
+            lambda leaf: jnp.tensordot(basis.astype(leaf.dtype), leaf, axes=1) if eqx.is_array(leaf) else leaf, self.stacked
+        )
+
+    def __call__(self, t: Depth, u: Field, args: FieldArgs | None = None) -> Field:
+        return self.at(t)(t, u, args)
+
+    def names(self) -> tuple[str, ...]:
+        return self.stacked.names()
+
+    def only(self, names: Sequence[str]) -> "DepthVarying":
+        return DepthVarying(self.stacked.only(names), self.t1, self.kind)
+
+    def damping(self) -> Float[Array, ""]:
+        # A cosine series bounds its coefficients' sum only; its mean is the honest scale of the damping.
+        if self.kind == "cosine":
+            return self.layer(0).damping()
+        return jnp.max(eqx.filter_vmap(lambda layer: layer.damping())(self.stacked))
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        self.layer(0).check(shape)
+
+    def _cosines(self, x) -> Float[Array, " K"]:
+        return jnp.cos(jnp.pi * jnp.arange(self.size).astype(x.dtype) * x)
+
+
+class LayerStack(eqx.Module):
+    """One thing per layer (e.g. the LayerNorm a post-LN block projects with), for solvers used with layered equations.
+
+    `value` has array leaves with a leading layer axis; `simulate` hands each layer its own entry.
+    """
+
+    value: PyTree
+
+    def __call__(self, u: Field) -> Field:
+        raise ValueError(
+            "this solver carries one retraction per layer, so it can only integrate the piecewise-constant equation it was "
+            "made for: use pdejax.simulate(pdejax.lift(model), ...), or Retract(solver, norm) with a single norm."
+        )
+
+
+def take_layer(tree: Any, index) -> Any:
+    """Replace every `LayerStack` in a solver by its entry for one layer."""
+
+    def is_stack(node):
+        return isinstance(node, LayerStack)
+
+    return jax.tree.map(lambda x: unstack(x.value, index) if is_stack(x) else x, tree, is_leaf=is_stack)
+
+
+def smooth_random(
+    equation: MasterEquation, t1: float, *, key: PRNGKeyArray, modes: int = 3, amplitude: float = 0.5
+) -> DepthVarying:
+    r"""Weights that vary smoothly with depth around those of `equation`, for convergence studies:
+
+    $$\theta(t) = \theta_0 + a \sum_{k=1}^{m} k^{-2}\, s(\theta_0)\, \xi_k \cos(\pi k t/t_1),\qquad \xi_k \sim N(0, 1),$$
+
+    with `modes` m, `amplitude` a and s(θ₀) the root mean square of each weight matrix. Only the matrices of attention and
+    feed-forward vary. C^∞ in depth, so v2 Thm 3.2 applies and every scheme shows its order.
+    """
+    if modes < 0:
+        raise ValueError(f"smooth_random: modes={modes} must not be negative.")
+
+    def varies(path, leaf) -> bool:
+        return eqx.is_inexact_array(leaf) and leaf.ndim >= 2 and path[0].name in ("interaction", "reaction")
+
+    paths, treedef = jax.tree_util.tree_flatten_with_path(equation)
+    keys = jax.random.split(key, len(paths))
+    leaves = []
+    for (path, leaf), k in zip(paths, keys, strict=True):
+        if not eqx.is_array(leaf):
+            leaves.append(leaf)
+            continue
+        waves = jnp.zeros((modes, *leaf.shape), leaf.dtype)
+        if varies(path, leaf):
+            decay = (jnp.arange(1, modes + 1, dtype=leaf.dtype) ** -2).reshape(-1, *(1,) * leaf.ndim)
+            waves = amplitude * jnp.sqrt(jnp.mean(leaf**2)) * decay * jax.random.normal(k, waves.shape, leaf.dtype)
+        leaves.append(jnp.concatenate([leaf[None], waves]))
+    return DepthVarying(jax.tree.unflatten(treedef, leaves), t1, "cosine")
+
+
+def iid(
+    make: Callable[[PRNGKeyArray], MasterEquation], layers: int, *, key: PRNGKeyArray, scaling: Scaling = "1/L"
+) -> DepthVarying:
+    r"""Independent random layers on [0, 1], the counterexample to v2 Thm 3.2: `u ← u + s(L)·F_l(u)`, l = 1…L.
+
+    `make(key)` draws one layer's `MasterEquation`. `scaling` s(L): `"1/L"` averages the layers out (spread between draws
+    falls like L^{-1/2}; the limit is the ODE of the mean field), `"1/sqrt(L)"` tends to an SDE (Marion et al.,
+    arXiv 2206.06929), `"1"` is the standard initialization and has no limit. With step h = 1/L the scale enters as
+    `strength = s(L)·L`.
+    """
+    if layers < 1:
+        raise ValueError(f"iid: layers={layers} must be at least 1.")
+    if scaling not in get_args(Scaling):
+        raise ValueError(f"iid: scaling={scaling!r} is unknown; choose one of {get_args(Scaling)}.")
+    factor = {"1/L": 1.0, "1/sqrt(L)": layers**0.5, "1": float(layers)}[scaling]
+
+    def strengths(equation):
+        return [t.strength for t in (equation.interaction, equation.reaction) if t is not None]
+
+    stacked = eqx.filter_vmap(make)(jax.random.split(key, layers))
+    return DepthVarying(eqx.tree_at(strengths, stacked, replace_fn=lambda s: s * factor), 1.0, "constant")
+
+
+def _combine(a: MasterEquation, b: MasterEquation, weight) -> MasterEquation:
+    def mix(x, y):
+        w = weight.astype(x.dtype) if eqx.is_inexact_array(x) else None
+        return x if w is None else (1 - w) * x + w * y
+
+    return jax.tree.map(mix, a, b)
+
+
+def _spline_basis(s, size: int) -> Float[Array, " K"]:
+    """Values at `s` (in knots) of the cardinal natural splines on knots 0…K−1, extended linearly beyond them."""
+    if size == 1:
+        return jnp.ones(1, s.dtype)
+    knots = np.arange(size, dtype=float)
+    coefficients = CubicSpline(knots, np.eye(size), bc_type="natural").c if size > 2 else None
+    if coefficients is None:
+        return jnp.stack([1 - s, s])
+    table = jnp.asarray(coefficients, s.dtype)  # (4, K−1, K): highest power first, per interval
+    inside = jnp.clip(s, 0, size - 1)
+    floor = jnp.clip(jnp.floor(inside), 0, size - 2)
+    x = inside - floor
+    c = table[:, floor.astype(int)]
+    value = ((c[0] * x + c[1]) * x + c[2]) * x + c[3]
+    slope = (3 * c[0] * x + 2 * c[1]) * x + c[2]
+    return value + slope * (s - inside)

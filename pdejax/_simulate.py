@@ -1,0 +1,288 @@
+"""`simulate`: a field, a solver and a step."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args, get_origin
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optimistix as optx
+from jaxtyping import Array, ArrayLike
+
+from pdejax._depth import DepthVarying
+from pdejax._equation import AbstractEquation
+from pdejax._integrate import CheckpointedScan, Diffrax, Outcome, Plan, Problem, run
+from pdejax._plan import check_depths, check_split, check_steps, make_plan
+from pdejax._start import starting_step
+from pdejax._trajectory import Stats, Trajectory
+from pdejax._types import Mask
+from pdejax.solvers import evaluations, get_solver
+from pdejax.terms import FieldArgs
+
+AdjointName = Literal["recursive", "direct", "forward", "backsolve"]
+BACKSOLVE_LIMIT = 5.0  # e-foldings of damping after which integrating backwards loses the gradient (measured)
+
+
+class DivergenceError(RuntimeError):
+    """Raised by `simulate(..., throw=True)` when the field blows up or the steps run out."""
+
+
+def simulate(
+    equation: AbstractEquation,
+    u0: Array,
+    *,
+    t1: ArrayLike,
+    steps: int | None = None,
+    rtol: ArrayLike | None = None,
+    atol: ArrayLike | None = None,
+    solver: str | diffrax.AbstractSolver = "tsit5",
+    t0: ArrayLike = 0.0,
+    save: str | ArrayLike | None = None,
+    reduce: Callable[[Array, Array, FieldArgs], Any] | None = None,
+    mask: Mask | None = None,
+    split: Sequence[Sequence[str]] | None = None,
+    adjoint: AdjointName | diffrax.AbstractAdjoint | None = None,
+    max_steps: int | None = None,
+    blowup: float | None = None,
+    progress: bool = False,
+    throw: bool = False,
+) -> Trajectory:
+    r"""Integrate $\partial_t u = f(t, u)$ over depth, from `u0 (n, d)` at `t0` to `t1`.
+
+    Give **`steps`**, an integer number of equal steps (h = (t1 − t0)/steps), or **`rtol` and `atol`** for adaptive steps.
+
+    - `equation`: a `MasterEquation`, `DepthVarying` or `MultilayerEquation`. Piecewise-constant weights are integrated layer
+      by layer, `steps` shared equally among the layers; smooth ones in one go.
+    - `solver`: a name from `pdejax.solvers.SOLVERS` or any diffrax solver. A splitting (`LieTrotter`, `Strang`) gets one term
+      per sub-solver; `split` regroups them, e.g. `split=(("interaction",), ("reaction", "diffusion"))`.
+    - `save`: `"end"`; `"steps"` (t0 and every step); `"layers"` (t0 and every layer's end); or increasing depths `(k,)`.
+      Default: `"layers"` for piecewise-constant weights, else `"end"`.
+    - `reduce(t, u, args)`: save this instead of the field, so that long trajectories need no memory.
+    - `mask (n,)`: True at real tokens; padded ones are ignored as keys and in averages.
+    - `adjoint`: how gradients are taken. Default: for fixed steps one rule that serves forward- and reverse-mode, a scan with
+      one checkpoint per step; for adaptive steps diffrax's recursive checkpointing (reverse-mode). Override by `"forward"`
+      (forward-mode, any number of inputs), `"direct"` (both, more memory), `"recursive"`, `"backsolve"` (refused where the
+      field damps: it would integrate the damping backwards), or a diffrax adjoint.
+    - `max_steps`: ceiling for adaptive steps (default 65,536; 4,096 with `save="steps"`).
+    - `blowup`: end the solve when max|u| exceeds this (default: the square root of the largest float).
+    - `progress`: show a progress meter. `throw`: raise `DivergenceError` instead of reporting.
+
+    Returns a `Trajectory`. A field that blows up is a result (`diverged`, `blowup_time`), not an exception. The step size is a
+    traced value: one compiled function serves every number of steps. Batches go through `jax.vmap`.
+
+    Raises `ValueError`/`TypeError` for shapes, steps, tolerances, depths, solvers or masks that do not fit, before compiling.
+    """
+    number = check_steps(steps, rtol, atol)
+    check_depths(t0, t1)
+    u0 = _check_field(equation, u0)
+    args = FieldArgs(_check_mask(mask, u0))
+    resolved, groups = _resolve_solver(equation, solver, split, number)
+    limit = _check_limit(blowup, u0.dtype)
+    plan, depths = make_plan(equation, t0, t1, number, save, groups, limit, progress)
+    method = _resolve_adjoint(adjoint, equation, resolved, groups, t0, t1)
+    time = jnp.asarray(t0, u0.dtype), jnp.asarray(t1, u0.dtype)
+    problem = Problem(equation, u0, args, resolved, *time, reduce)
+    segments = max(len(plan.layers), 1)
+    if number is None:
+        assert rtol is not None and atol is not None
+        tolerances = jnp.asarray(rtol, u0.dtype), jnp.asarray(atol, u0.dtype)
+        ceiling = max_steps if max_steps is not None else 4096 if plan.save == "steps" else 65536
+        outcome = _adaptive(problem, plan, tolerances, method, ceiling)
+    elif method is None:
+        outcome = _fixed(problem, plan=plan, steps=number // segments)
+    else:
+        outcome = _fixed_by_diffrax(problem, plan, jnp.asarray(number // segments), method, number // segments)
+    trajectory = _trajectory(problem, plan, outcome, depths, number)
+    return _checked(trajectory, number, throw)
+
+
+@eqx.filter_custom_jvp
+def _fixed(problem: Problem, *, plan: Plan, steps: int) -> Outcome:
+    # The number of steps is traced here, so a sweep over step sizes compiles once...
+    static = steps if plan.save == "steps" else None
+    return _fixed_by_diffrax(problem, plan, jnp.asarray(steps), diffrax.ForwardMode(), static)
+
+
+@_fixed.def_jvp
+def _fixed_jvp(primals, tangents, *, plan: Plan, steps: int):
+    # ... and static here, so that the derivative can be transposed.
+    return eqx.filter_jvp(lambda problem: _by_scan(problem, plan, steps), primals, tangents)
+
+
+@eqx.filter_jit
+def _by_scan(problem: Problem, plan: Plan, steps: int) -> Outcome:
+    return run(problem, plan, CheckpointedScan(steps))
+
+
+@eqx.filter_jit
+def _fixed_by_diffrax(
+    problem: Problem, plan: Plan, steps: Array, adjoint: diffrax.AbstractAdjoint, max_steps: int | None
+) -> Outcome:
+    def step(terms, t0, t1, u, args):
+        return (t1 - t0) / steps.astype(t0.dtype)
+
+    return run(problem, plan, Diffrax(diffrax.ConstantStepSize(), step, adjoint, max_steps))
+
+
+@eqx.filter_jit
+def _adaptive(
+    problem: Problem, plan: Plan, tolerances, adjoint: diffrax.AbstractAdjoint | None, max_steps: int
+) -> Outcome:
+    rtol, atol = tolerances
+    order = problem.solver.error_order(None) or problem.solver.order(None) or 1  # pyright: ignore[reportArgumentType]
+
+    def first(terms, t0, t1, u, args):
+        return starting_step(problem.equation, terms, t0, t1, u, args, order, rtol, atol)
+
+    controller = diffrax.PIDController(rtol=rtol, atol=atol)
+    adjoint = diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint
+    return run(problem, plan, Diffrax(controller, first, adjoint, max_steps))
+
+
+def _check_field(equation: AbstractEquation, u0) -> Array:
+    if not isinstance(equation, AbstractEquation):
+        raise TypeError(f"simulate: equation is a {type(equation).__name__}; pass a MasterEquation or pdejax.lift(model).")
+    u0 = jnp.asarray(u0)
+    if u0.dtype not in (jnp.float32, jnp.float64):
+        raise TypeError(
+            f"simulate: the field has dtype {u0.dtype}; integrate in float32 or float64 (u0.astype('float32')), since round-off "
+            "accumulates over steps."
+        )
+    if u0.size == 0:
+        raise ValueError(f"simulate: the field of shape {u0.shape} is empty; it needs at least one token and one feature.")
+    equation.check(u0.shape)
+    if not isinstance(u0, jax.core.Tracer) and not bool(jnp.all(jnp.isfinite(u0))):
+        bad = int(jnp.sum(~jnp.isfinite(u0)))
+        raise ValueError(f"simulate: the initial field has {bad} NaN or infinite entries of {u0.size}; clean it first.")
+    return u0
+
+
+def _check_mask(mask, u0: Array):
+    if mask is None:
+        return None
+    mask = jnp.asarray(mask)
+    n = u0.shape[-2]
+    if mask.shape != (n,) or mask.dtype != bool:
+        raise ValueError(
+            f"simulate: mask must be {n} booleans, one per token (True = real), got shape {mask.shape} and dtype {mask.dtype}."
+        )
+    if not isinstance(mask, jax.core.Tracer) and not bool(jnp.any(mask)):
+        raise ValueError("simulate: mask hides every token; at least one must be real.")
+    return mask
+
+
+def _check_limit(blowup: float | None, dtype) -> float:
+    if blowup is None:
+        return math.sqrt(float(jnp.finfo(dtype).max))
+    if not blowup > 0:
+        raise ValueError(f"simulate: blowup={blowup} must be a positive bound on |u|.")
+    return float(blowup)
+
+
+def _resolve_solver(equation, solver, split, steps: int | None):
+    parts = len(equation.names()) if split is None else len(split)
+    resolved = get_solver(solver, terms=parts)
+    structure = resolved.term_structure
+    name = type(resolved).__name__
+    number = None
+    if get_origin(structure) is diffrax.MultiTerm:
+        number = len(get_args(get_args(structure)[0]))
+    groups = check_split(equation, split, number, name)
+    if steps is None and not isinstance(resolved, diffrax.AbstractAdaptiveSolver):
+        raise ValueError(
+            f"simulate: {name} has no error estimate, so it cannot choose steps by rtol and atol. Give steps=…, use an adaptive "
+            f"solver (tsit5, dopri5, dopri8, bosh3, heun, kvaerno5), or step doubling: diffrax.HalfSolver({name}(...))."
+        )
+    if steps is not None and isinstance(resolved, diffrax.AbstractImplicitSolver):
+        # Fixed steps carry no tolerances for the nonlinear solve: take it to round-off.
+        resolved = eqx.tree_at(lambda s: s.root_finder, resolved, optx.Newton(rtol=1e-9, atol=1e-11))
+    return resolved, groups
+
+
+def _resolve_adjoint(adjoint, equation, solver, groups, t0, t1) -> diffrax.AbstractAdjoint | None:
+    named = {
+        "recursive": diffrax.RecursiveCheckpointAdjoint,
+        "direct": diffrax.DirectAdjoint,
+        "forward": diffrax.ForwardMode,
+        "backsolve": diffrax.BacksolveAdjoint,
+    }
+    if isinstance(adjoint, str):
+        if adjoint not in named:
+            raise ValueError(f"simulate: adjoint={adjoint!r} is unknown; choose one of {tuple(named)} or a diffrax adjoint.")
+        adjoint = named[adjoint]()
+    if isinstance(adjoint, diffrax.BacksolveAdjoint):
+        if groups is not None:
+            raise ValueError(
+                f"simulate: the backsolve adjoint cannot differentiate a splitting ({type(solver).__name__}); "
+                "leave adjoint out."
+            )
+        if isinstance(equation, DepthVarying) and equation.kind == "constant":
+            raise ValueError("simulate: the backsolve adjoint cannot cross layers of piecewise-constant weights; leave adjoint out.")
+        damping = equation.damping()
+        if not any(isinstance(v, jax.core.Tracer) for v in (damping, t0, t1)):
+            folds = float(damping) * (float(t1) - float(t0))
+            if folds > BACKSOLVE_LIMIT:
+                raise ValueError(
+                    f"simulate: the backsolve adjoint integrates the field's damping backwards ({folds:.3g} e-foldings over this "
+                    f"depth, at most {BACKSOLVE_LIMIT:g} allowed), which loses the gradient; leave adjoint out."
+                )
+    elif adjoint is not None and not isinstance(adjoint, diffrax.AbstractAdjoint):
+        raise TypeError(f"simulate: adjoint is a {type(adjoint).__name__}; give one of {tuple(named)} or a diffrax adjoint.")
+    return adjoint
+
+
+def _trajectory(problem: Problem, plan: Plan, outcome: Outcome, depths, steps: int | None) -> Trajectory:
+    us, ts, t0, t1 = outcome.us, depths, problem.t0, problem.t1
+    parts = 1 if plan.split is None else len(plan.split)
+    counted = _evaluations(problem.solver, outcome.steps + outcome.rejected, parts, adaptive=steps is None)
+    stats = Stats(jnp.sum(outcome.steps), jnp.sum(outcome.rejected), counted)
+    if plan.save == "steps":
+        ts, us = us["t"], us["u"]
+        if steps is None and not isinstance(stats.steps, jax.core.Tracer):
+            # An adaptive solve is saved into a buffer of max_steps: drop what it did not reach.
+            keep = int(stats.steps) + 1
+            ts, us = jax.tree.map(lambda x: x[:keep], (ts, us))
+    elif ts is None:
+        k = jax.tree.leaves(us)[0].shape[0]
+        ts = t1[None] if k == 1 else t0 + (t1 - t0) * jnp.linspace(0.0, 1.0, k, dtype=t0.dtype)
+    return Trajectory(
+        jnp.asarray(ts, problem.u0.dtype), us, stats, outcome.diverged, outcome.blowup_time, outcome.complete
+    )
+
+
+def _evaluations(solver: diffrax.AbstractSolver, attempts: Array, parts: int, *, adaptive: bool) -> Array:
+    """Evaluations of the whole field over all segments; −1 where only the nonlinear solver knows."""
+    try:
+        first, second = evaluations(solver, 1), evaluations(solver, 2)
+    except TypeError:
+        first = second = None
+    if first is None or second is None:
+        return jnp.asarray(-1)
+    per_step = second - first
+    # The starting-step heuristic of an adaptive solve looks at the field twice per segment.
+    once = first - per_step + (2 if adaptive else 0)
+    # A splitting evaluates single terms, `parts` of which make one evaluation of the field.
+    return -(-jnp.sum(per_step * attempts + once) // parts)
+
+
+def _checked(trajectory: Trajectory, steps: int | None, throw: bool) -> Trajectory:
+    if any(isinstance(x, jax.core.Tracer) for x in (trajectory.diverged, trajectory.stats.steps)):
+        if not throw:
+            return trajectory
+        return eqx.error_if(trajectory, ~trajectory.complete, "simulate: the solve did not reach t1 (blow-up or max_steps).")
+    if steps is not None and bool(trajectory.complete) and int(trajectory.stats.steps) != steps:
+        raise AssertionError(f"simulate: asked for {steps} steps, the solver took {int(trajectory.stats.steps)}.")
+    if throw and bool(np.any(trajectory.diverged)):
+        raise DivergenceError(
+            f"simulate: the field blew up at depth t = {float(trajectory.blowup_time):.6g}. Use smaller steps or weights, "
+            "add stabilization, or leave throw=False and read trajectory.diverged."
+        )
+    if throw and not bool(np.all(trajectory.complete)):
+        raise DivergenceError(
+            f"simulate: {int(trajectory.stats.steps)} steps did not reach t1; raise max_steps, loosen the tolerances, or use a "
+            "solver for stiff fields."
+        )
+    return trajectory

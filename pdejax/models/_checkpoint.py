@@ -1,0 +1,169 @@
+"""A Transformer in one file: an .npz archive that shows when a byte of it has changed."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import secrets
+import zipfile
+from collections.abc import Mapping
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy
+
+from pdejax.models._config import TransformerConfig
+from pdejax.models._transformer import Transformer
+
+_FORMAT = "pdejax-transformer"
+_VERSION = 1
+_HEADER = "header.json"
+# The archive ends in its own digest, as the zip comment: 'sha256=' and 64 hexadecimal digits over all bytes
+# before them. The checksums inside a zip file leave out names, dates and the directory.
+_LABEL = b"sha256="
+_DIGITS = 64
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str], model: Transformer, metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Write a model's configuration and weights, and whatever `metadata` says about them, to one file.
+
+    The file is an ordinary `.npz` archive, one array per parameter, with the configuration as JSON beside
+    them and a SHA-256 digest at its end. It appears under `path` complete or not at all: it is written beside
+    it, flushed to disk and renamed. The same model and metadata give the same bytes.
+
+    **Arguments**
+
+    - `path`: where to write, used as it is; an existing file is replaced.
+    - `model`: a `Transformer`.
+    - `metadata`: anything JSON can hold (training step, seed, dataset, …); tuples come back as lists.
+
+    Raises `TypeError` for metadata that JSON cannot hold, `ValueError` when the folder does not exist, and
+    `OSError` when it cannot be written to.
+    """
+    path = pathlib.Path(path)
+    if not path.parent.is_dir():
+        raise ValueError(f"path: the folder {str(path.parent)!r} does not exist; create it first")
+    header = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "config": dataclasses.asdict(model.config),
+        "metadata": dict(metadata or {}),
+    }
+    try:
+        text = json.dumps(header, indent=1, sort_keys=True)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"metadata must consist of what JSON can hold, got {metadata!r}: {error}") from None
+    arrays = {name: np.asarray(value) for name, value in model.parameters().items()}
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with temporary.open("x+b") as file:
+            _write_archive(file, text, arrays)
+            size = file.seek(-_DIGITS, os.SEEK_END)
+            digest = _digest(file, size)
+            file.seek(size)
+            file.write(digest)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> tuple[Transformer, dict[str, Any]]:
+    """Read what `save_checkpoint` wrote: `(model, metadata)`.
+
+    Every byte is checked against the digest before anything is used, and nothing is unpickled.
+
+    Raises `FileNotFoundError` when there is no such file, and `ValueError` for a file that is damaged or cut
+    short, is not a pdejax checkpoint, or has a version this release does not read; also for float64 weights
+    while JAX's 64-bit mode is off.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no checkpoint at {str(path)!r}: check the path, or write one with "
+            "pdejax.save_checkpoint(path, model)"
+        )
+    with path.open("rb") as file:
+        _verify(file, path)
+        header, arrays = _read_archive(file, path)
+    if header.get("format") != _FORMAT:
+        raise ValueError(
+            f"{str(path)!r} is not a pdejax Transformer checkpoint: format {header.get('format')!r}"
+        )
+    if header.get("version") != _VERSION:
+        raise ValueError(
+            f"checkpoint {str(path)!r} has version {header.get('version')!r} and this pdejax reads version "
+            f"{_VERSION}: read it with the pdejax that wrote it and save it anew, or update pdejax"
+        )
+    model = Transformer.from_parameters(TransformerConfig(**header["config"]), arrays)
+    return model, header["metadata"]
+
+
+def _write_archive(file: IO[bytes], header: str, arrays: Mapping[str, np.ndarray]) -> None:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        # A ZipInfo made by hand has a fixed date, so that equal content gives equal bytes.
+        archive.writestr(zipfile.ZipInfo(_HEADER), header)
+        for name, array in arrays.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:
+                npy.write_array(entry, np.ascontiguousarray(array), allow_pickle=False)
+        archive.comment = _LABEL + b"0" * _DIGITS
+
+
+def _read_archive(file: IO[bytes], path: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            header = json.loads(archive.read(_HEADER))
+            arrays = {}
+            for name in archive.namelist():
+                if name != _HEADER:
+                    with archive.open(name) as entry:
+                        arrays[name.removesuffix(".npy")] = npy.read_array(entry, allow_pickle=False)
+    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise ValueError(f"{str(path)!r} is not a pdejax checkpoint: {error}") from error
+    return header, arrays
+
+
+def _verify(file: IO[bytes], path: pathlib.Path) -> None:
+    size = file.seek(0, os.SEEK_END)
+    end = len(_LABEL) + _DIGITS
+    file.seek(max(0, size - end))
+    label, stored = file.read(len(_LABEL)), file.read(_DIGITS)
+    if size < end or label != _LABEL:
+        raise ValueError(
+            f"{str(path)!r} does not end in a checkpoint's digest: it is cut short, damaged, or no pdejax "
+            "checkpoint; copy it again or load another"
+        )
+    if _digest(file, size - _DIGITS) != stored:
+        raise ValueError(
+            f"checkpoint {str(path)!r} is damaged: its content does not match its SHA-256 digest; copy it "
+            "again or load another"
+        )
+    file.seek(0)
+
+
+def _digest(file: IO[bytes], size: int) -> bytes:
+    digest = hashlib.sha256()
+    file.seek(0)
+    while size > 0:
+        chunk = file.read(min(size, 1 << 20))
+        if not chunk:
+            break
+        digest.update(chunk)
+        size -= len(chunk)
+    return digest.hexdigest().encode()
+
+
+def _sync_folder(folder: pathlib.Path) -> None:
+    # Makes the rename itself durable; folders cannot be opened for this on Windows.
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

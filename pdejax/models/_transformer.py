@@ -1,0 +1,326 @@
+"""The discrete Transformer, layer by layer."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Array, Float
+
+from pdejax._types import Field, Mask
+from pdejax.models._block import Block, apply_norm, attention_mask, make_norm
+from pdejax.models._config import TransformerConfig
+
+
+class Transformer(nnx.Module):
+    """A Transformer encoder or decoder in `flax.nnx`, one sequence at a time.
+
+    The forms a layer can take are tabulated in [`TransformerConfig`][pdejax.models.TransformerConfig]. The L
+    layers are stored stacked, with a leading axis L, and applied by one `jax.lax.scan`: compile time does not
+    grow with depth. Batches by `jax.vmap`: `jax.vmap(model)(tokens, mask)`.
+
+    Symbols: n tokens, d = `dim`, H = `heads`, d_k = d/H, L = `layers`.
+
+    Initial weights: LeCun normal for every kernel (variance 1/fan-in; for the square attention projections
+    this is also Xavier's), zero biases, unit scales, token embedding N(0, 1), so that E and P are of
+    comparable size, learned positions N(0, 0.02²).
+
+    **Masks** are `(n,)` booleans, true at valid tokens. A masked token is removed as a *key* (attention
+    weight exactly 0) and from the mean before a classification head. As a *query* it is still computed: its
+    row is finite and reaches no valid token. In a causal model a masked token with no valid token before it
+    has no key at all; its row carries no meaning.
+
+    **Arguments**
+
+    - `config`: the architecture.
+    - `rngs`: `flax.nnx.Rngs(seed)`.
+
+    Raises `ValueError` for a float64 model while JAX's 64-bit mode is off.
+
+    Sources: v1 (9)-(13), v2 (2), (5), (6), (19); arXiv:1706.03762; pre-LN arXiv:2002.04745; peri-LN
+    arXiv:2502.02732; Macaron arXiv:1906.02762; rotary positions arXiv:2104.09864.
+    """
+
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+        _require_x64(config)
+        options = {"dtype": config.dtype, "param_dtype": config.param_dtype, "rngs": rngs}
+        self.config = config
+        if config.vocab is not None:
+            unit = nnx.initializers.normal(1.0)
+            self.embedding = nnx.Embed(config.vocab, config.dim, embedding_init=unit, **options)
+        else:
+            assert config.inputs is not None
+            self.embedding = nnx.Linear(config.inputs, config.dim, **options)
+        learned = config.positions == "learned"
+        self.positions = nnx.Param(_learned_positions(config, rngs)) if learned else None
+        self.layers = _stack(config, rngs)
+        normed = config.head != "none" and config.norm in ("pre", "peri")
+        self.final_norm = make_norm(config, rngs) if normed else None
+        size = config.classes if config.head == "classification" else config.vocab
+        self.head = nnx.Linear(config.dim, size or 0, **options) if config.head != "none" else None
+
+    def embed(self, tokens: ArrayLike) -> Field:
+        """The initial field u(·, 0) = E + P, shape `(n, d)`; v2 (2).
+
+        E is the row of the embedding table (no factor √d), or the linear map of a continuous input. P is zero
+        for `rotary` and `none`; for `sinusoidal`, at position p and feature 2i or 2i+1, the sine or cosine of
+        p / 10000^(2i/d) (arXiv:1706.03762 §3.5).
+
+        `tokens`: integer ids `(n,)`, or values `(n, inputs)`, also `(n,)` when `inputs` is 1.
+
+        Raises `ValueError`/`TypeError` for a wrong shape or dtype, no tokens, more than `max_length` tokens,
+        an id outside the vocabulary and NaN or infinite values; values are checked only outside `jit` and
+        `vmap`.
+        """
+        config, x = self.config, jnp.asarray(tokens)
+        x = _check_ids(x, config) if config.vocab is not None else _check_values(x, config)
+        u = self.embedding(x)
+        if self.positions is not None:
+            return u + self.positions[...][: u.shape[0]].astype(u.dtype)
+        if config.positions == "sinusoidal":
+            return u + jnp.asarray(_sinusoidal(*u.shape), dtype=u.dtype)
+        return u
+
+    def run(self, u0: ArrayLike, mask: ArrayLike | None = None) -> Float[Array, "layers n d"]:
+        """All L + 1 states `(L + 1, n, d)` from an initial field `(n, d)`; the first one is `u0`.
+
+        Raises `ValueError`/`TypeError` for a field or mask of the wrong shape or dtype, NaN or infinite
+        values, and a mask without a valid token.
+        """
+        u0 = self._check_field(u0)
+        states = self._apply(u0, _check_mask(mask, u0.shape[0]), "states")
+        return jnp.concatenate([u0[None], states])
+
+    def hidden_states(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Float[Array, "layers n d"]:
+        """All states `(L + 1, n, d)`: the embedding first, then the output of each layer.
+
+        The states are those of the residual stream: the normalization before a head is not applied to the
+        last. Raises as `embed` and `run`.
+        """
+        return self.run(self.embed(tokens), mask)
+
+    def attention_maps(
+        self, tokens: ArrayLike, mask: ArrayLike | None = None
+    ) -> Float[Array, "layers H n n"]:
+        """Attention weights `(L, H, n, n)`: entry (l, h, i, j) is the weight query i gives key j.
+
+        Rows sum to 1; in float32 at least. Raises as `embed` and `run`.
+        """
+        u0 = self.embed(tokens)
+        return self._apply(u0, _check_mask(mask, u0.shape[0]), "maps")
+
+    def __call__(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Float[Array, "..."]:
+        """Class logits `(classes,)`, token logits `(n, vocab)`, or without a head the last state `(n, d)`.
+
+        Raises as `embed` and `run`.
+        """
+        u0 = self.embed(tokens)
+        valid = _check_mask(mask, u0.shape[0])
+        u = self._apply(u0, valid, "last")
+        if self.final_norm is not None:
+            u = apply_norm(self.final_norm, u)
+        if self.head is None:
+            return u
+        if self.config.head == "classification":
+            u = u.mean(axis=0) if valid is None else u.mean(axis=0, where=valid[:, None])
+        return self.head(u)
+
+    def layer_weights(self) -> dict[str, Any]:
+        """The weights of all layers as arrays with a leading axis L.
+
+        `wq`, `wk`, `wv` `(L, d, H, dk)`, `wo` `(L, H, dk, d)`; `bq`, `bk`, `bv` `(L, H, dk)` and `bo` `(L,
+        d)`, or `None`; `w1` `(L, d, ffn)`, `b1`, `w2` `(L, ffn, d)`, `b2`; `norm1`, `norm2`, `norm1_out`,
+        `norm2_out`: a dict of `scale` `(L, d)` and `bias` `(L, d)` (`None` for RMSNorm), or `None`. `norm1`
+        belongs to attention and `norm2` to the feed-forward; a parallel block has one norm, returned as both.
+        """
+        layers = self.layers
+        attention, feed_forward = layers.attention, layers.feed_forward
+        weights: dict[str, Any] = {}
+        for name, part in (
+            ("q", attention.q),
+            ("k", attention.k),
+            ("v", attention.v),
+            ("o", attention.out),
+            ("1", feed_forward.first),
+            ("2", feed_forward.second),
+        ):
+            weights["w" + name] = part.kernel[...]
+            weights["b" + name] = None if part.bias is None else part.bias[...]
+        for name in ("norm1", "norm2", "norm1_out", "norm2_out"):
+            weights[name] = _norm_weights(getattr(layers, name))
+        if self.config.block == "parallel":
+            weights["norm2"] = weights["norm1"]
+        return weights
+
+    def parameters(self) -> dict[str, Array]:
+        """Every parameter by its path, such as `layers/attention/q/kernel`."""
+        flat = nnx.to_flat_state(nnx.state(self, nnx.Param))
+        return {"/".join(map(str, path)): variable.get_value() for path, variable in flat}
+
+    @classmethod
+    def from_parameters(cls, config: TransformerConfig, parameters: Mapping[str, ArrayLike]) -> "Transformer":
+        """The model with these parameters, named and shaped as `parameters()` gives them.
+
+        Raises `ValueError` for names that are missing or too many and for shapes that differ.
+        """
+        model = nnx.eval_shape(lambda: cls(config, rngs=nnx.Rngs(0)))
+        expected = model.parameters()
+        missing, unknown = (
+            sorted(expected.keys() - parameters.keys()),
+            sorted(parameters.keys() - expected.keys()),
+        )
+        if missing or unknown:
+            raise ValueError(f"parameters do not belong to this config: missing {missing}, unknown {unknown}")
+        values = {name: jnp.asarray(parameters[name], dtype=config.param_dtype) for name in expected}
+        for name, value in values.items():
+            if value.shape != expected[name].shape:
+                raise ValueError(
+                    f"parameter {name!r} must have shape {expected[name].shape} for this config, got "
+                    f"{value.shape}"
+                )
+        flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
+        new = [(path, variable.replace(values["/".join(map(str, path))])) for path, variable in flat]
+        nnx.update(model, nnx.from_flat_state(new))
+        return model
+
+    def astype(self, dtype: DTypeLike) -> "Transformer":
+        """A copy of the model with weights and computation in `float32` or `float64`."""
+        config = dataclasses.replace(self.config, dtype=dtype, param_dtype=dtype)
+        _require_x64(config)
+        return Transformer.from_parameters(config, self.parameters())
+
+    def _apply(self, u0: Field, mask: Mask | None, collect: "_Collect") -> Array:
+        graph, weights = nnx.split(self.layers)
+        return _scan_layers(graph, weights, u0, mask, self.config.causal, collect)
+
+    def _check_field(self, u0: ArrayLike) -> Field:
+        u = jnp.asarray(u0)
+        if u.ndim != 2 or u.shape[1] != self.config.dim:
+            raise ValueError(
+                f"u0 must have shape (n, {self.config.dim}), got {u.shape}; for batches use jax.vmap"
+            )
+        if not jnp.issubdtype(u.dtype, jnp.floating):
+            raise TypeError(f"u0 must be real and floating, got dtype {u.dtype}")
+        _check_length("u0", u.shape[0], self.config)
+        _check_finite("u0", u)
+        return u.astype(self.config.dtype)
+
+
+_Collect = Literal["last", "states", "maps"]
+
+
+# Compiled here, once per architecture and shape: lax.scan outside jit would compile anew at every call.
+@functools.partial(jax.jit, static_argnums=(0, 4, 5))
+def _scan_layers(
+    graph: Any, weights: Any, u0: Field, mask: Mask | None, causal: bool, collect: _Collect
+) -> Array:
+    allowed = attention_mask(mask, u0.shape[0], causal)
+
+    def layer(u, layer_weights):
+        block = nnx.merge(graph, layer_weights)
+        u, maps = block(u, allowed, collect == "maps")
+        return u, {"last": None, "states": u, "maps": maps}[collect]
+
+    last, collected = jax.lax.scan(layer, u0, weights)
+    return last if collect == "last" else collected
+
+
+def _stack(config: TransformerConfig, rngs: nnx.Rngs) -> Block:
+    @nnx.split_rngs(splits=config.layers)
+    @nnx.vmap(in_axes=0, out_axes=0)
+    def create(rngs):
+        return Block(config, rngs=rngs)
+
+    return create(rngs)
+
+
+def _learned_positions(config: TransformerConfig, rngs: nnx.Rngs) -> Array:
+    small = nnx.initializers.normal(0.02)
+    return small(rngs.params(), (config.max_length, config.dim), config.param_dtype)
+
+
+@functools.cache
+def _sinusoidal(n: int, d: int) -> np.ndarray:
+    features = np.arange(d)
+    angles = np.arange(n)[:, None] / 10000.0 ** (2 * (features // 2) / d)
+    return np.where(features % 2 == 0, np.sin(angles), np.cos(angles))
+
+
+def _norm_weights(norm: nnx.LayerNorm | nnx.RMSNorm | None) -> dict[str, Array | None] | None:
+    if norm is None:
+        return None
+    assert norm.scale is not None
+    bias = getattr(norm, "bias", None)
+    return {"scale": norm.scale[...], "bias": None if bias is None else bias[...]}
+
+
+def _require_x64(config: TransformerConfig) -> None:
+    if "float64" in (config.dtype, config.param_dtype) and jnp.result_type(float) != jnp.float64:
+        raise ValueError(
+            "a float64 model needs JAX's 64-bit mode: jax.config.update('jax_enable_x64', True), or the "
+            "context jax.enable_x64(True); or use dtype='float32'"
+        )
+
+
+def _check_length(name: str, n: int, config: TransformerConfig) -> None:
+    if n == 0:
+        raise ValueError(f"{name} is empty: give at least one token")
+    if config.max_length is not None and n > config.max_length:
+        raise ValueError(f"{name} has {n} tokens, more than max_length={config.max_length}")
+
+
+def _check_finite(name: str, x: Array) -> None:
+    if not isinstance(x, jax.core.Tracer) and not bool(jnp.isfinite(x).all()):
+        raise ValueError(f"{name} has NaN or infinite entries: clean the input first")
+
+
+def _check_ids(ids: Array, config: TransformerConfig) -> Array:
+    assert config.vocab is not None
+    if ids.ndim != 1:
+        raise ValueError(
+            f"tokens must have shape (n,), one sequence, got {ids.shape}; for batches use jax.vmap"
+        )
+    _check_length("tokens", ids.shape[0], config)
+    if not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise TypeError(f"tokens must be integer ids for vocab={config.vocab}, got dtype {ids.dtype}")
+    if not isinstance(ids, jax.core.Tracer):
+        low, high = int(ids.min()), int(ids.max())
+        if low < 0 or high >= config.vocab:
+            raise ValueError(f"tokens must be ids in [0, {config.vocab - 1}], got ids from {low} to {high}")
+    return ids
+
+
+def _check_values(values: Array, config: TransformerConfig) -> Array:
+    if values.ndim == 1 and config.inputs == 1:
+        values = values[:, None]
+    if values.ndim != 2 or values.shape[1] != config.inputs:
+        raise ValueError(
+            f"tokens must have shape (n, {config.inputs}), one sequence, got {values.shape}; for batches "
+            "use jax.vmap"
+        )
+    _check_length("tokens", values.shape[0], config)
+    if not jnp.issubdtype(values.dtype, jnp.floating):
+        raise TypeError(
+            f"tokens must be floating values for inputs={config.inputs}, got dtype {values.dtype}"
+        )
+    _check_finite("tokens", values)
+    return values.astype(config.dtype)
+
+
+def _check_mask(mask: ArrayLike | None, n: int) -> Mask | None:
+    if mask is None:
+        return None
+    valid = jnp.asarray(mask)
+    if valid.shape != (n,):
+        raise ValueError(f"mask must have shape ({n},), one entry per token, got {valid.shape}")
+    if valid.dtype != bool:
+        raise TypeError(f"mask must be boolean, true at valid tokens, got dtype {valid.dtype}")
+    if not isinstance(valid, jax.core.Tracer) and not bool(valid.any()):
+        raise ValueError("mask has no valid token: at least one entry must be true")
+    return valid

@@ -1,0 +1,80 @@
+"""The interface every term of the master equation keeps, and what is passed along with the field."""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from pdejax._types import Depth, Field, Mask
+
+
+class FieldArgs(eqx.Module):
+    """What a vector field needs beside `(t, u)`.
+
+    - `mask`: `(n,)` booleans, True at real tokens and False at padding, or None for no padding. Attention
+      ignores padded keys, averages over tokens leave them out, and diffusion lets no flux across their faces.
+    """
+
+    mask: Mask | None = None
+
+
+class AbstractTerm(eqx.Module):
+    """One right-hand-side term of v2 (4): a pure function `(t, u, args) -> du` on fields of shape `(n, d)`."""
+
+    @abc.abstractmethod
+    def __call__(self, t: Depth, u: Field, args: FieldArgs | None) -> Field:
+        """The term's contribution to `∂u/∂t` at depth `t`, shape `(n, d)`."""
+
+    @abc.abstractmethod
+    def damping(self) -> Float[Array, ""]:
+        """Largest linear decay rate the term imposes (per unit depth): 4·D/Δx² for diffusion, the leak, γ.
+
+        It limits explicit steps (v1 (21) knows only part of it) and rules out integrating backwards.
+        """
+
+    @abc.abstractmethod
+    def check(self, n: int, d: int) -> None:
+        """Raise `ValueError` if the term cannot act on a field of `n` tokens and `d` features."""
+
+
+def mask_of(args: FieldArgs | None) -> Mask | None:
+    return None if args is None else args.mask
+
+
+def constant(value: ArrayLike) -> Array:
+    """A coefficient as an inexact array leaf, so that changing its value never recompiles."""
+    array = jnp.asarray(value)
+    return array if jnp.issubdtype(array.dtype, jnp.inexact) else array.astype(jnp.result_type(float))
+
+
+def token_average(values: Float[Array, "n d"], weights: Float[Array, " n"] | None, mask: Mask | None) -> Array:
+    """Quadrature mean over real tokens, `Σ w_i v_i / Σ w_i`, of shape `(d,)`."""
+    if weights is None and mask is None:
+        return jnp.mean(values, axis=0)
+    w = jnp.ones(values.shape[0], values.dtype) if weights is None else weights.astype(values.dtype)
+    if mask is not None:
+        w = jnp.where(mask, w, 0)
+    return w @ values / jnp.sum(w)
+
+
+def concrete(x) -> bool:
+    """Whether a value can be looked at, i.e. is not traced."""
+    return not isinstance(x, jax.core.Tracer)
+
+
+def check_features(owner: str, expected: int, d: int) -> None:
+    if d != expected:
+        raise ValueError(
+            f"{owner} was built for fields of width dim={expected}, but the field has {d} features. "
+            f"Pass a field of shape (n, {expected}) or build the term with dim={d}."
+        )
+
+
+def check_grid(owner: str, grid_n: int, n: int) -> None:
+    if n != grid_n:
+        raise ValueError(
+            f"{owner} was built on a grid of {grid_n} tokens, but the field has {n}. "
+            f"Use Grid({n}, ...) or a field of shape ({grid_n}, d)."
+        )

@@ -1,0 +1,166 @@
+"""Diffusion: v1 (8) with constant diffusivity, and the emergent diffusion of v2 (7)–(8)."""
+
+from typing import Literal, get_args
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+from pdejax._types import Depth, Field, Mask
+from pdejax.solvers import Grid, Laplacian, divergence
+from pdejax.terms._attention import Attention
+from pdejax.terms._base import AbstractTerm, FieldArgs, check_features, check_grid, concrete, constant, mask_of
+from pdejax.terms._reaction import FeedForward
+
+Form = Literal["raw", "absolute", "softplus", "clip"]
+
+
+class Diffusion(AbstractTerm):
+    r"""Diffusion term $D\,\nabla^2 u$ of v1 (1) and (8), by the second-order Laplacian of `grid`.
+
+    `diffusivity` D, in length² per unit depth: a scalar, `(d,)` one per feature, or a full `(d, d)` matrix acting as
+    $\partial_t u_i = D\,(\nabla_h^2 u)_i$. A matrix must have a positive semidefinite symmetric part (else some mode
+    grows without bound as Δx → 0: claim C7). Explicit Euler is stable for `2·D·h/Δx² ≤ 1` (v1 (21) without attention).
+
+    With a padding mask no flux crosses a face that touches a padded token.
+    Raises `ValueError` for a grid of one token, a negative or non-finite diffusivity or a wrong shape.
+    """
+
+    grid: Grid
+    diffusivity: Array
+
+    def __init__(self, grid: Grid, diffusivity: ArrayLike):
+        _needs_neighbours("Diffusion", grid)
+        d = constant(diffusivity)
+        if d.ndim > 2 or (d.ndim == 2 and d.shape[0] != d.shape[1]):
+            raise ValueError(f"Diffusion: diffusivity has shape {d.shape}; allowed are a scalar, (d,) and (d, d).")
+        if concrete(d):
+            _well_posed(np.asarray(d))
+        self.grid, self.diffusivity = grid, d
+
+    @jax.named_scope("pdejax.Diffusion")
+    def __call__(self, t: Depth, u: Field, args: FieldArgs | None) -> Field:
+        del t
+        mask = mask_of(args)
+        if mask is None:
+            curvature = Laplacian(self.grid)(u)
+        else:
+            curvature = divergence(self.grid, jnp.ones(u.shape[0], u.dtype), u, mask=mask)
+        d = self.diffusivity.astype(u.dtype)
+        if d.ndim == 2:
+            return curvature @ d.T
+        return curvature * (d if d.ndim == 0 else d[None])
+
+    def damping(self) -> Float[Array, ""]:
+        d = self.diffusivity
+        largest = jnp.linalg.norm(d, 2) if d.ndim == 2 else jnp.max(d)
+        return 4 * largest / jnp.asarray(self.grid.spacing, d.dtype) ** 2
+
+    def check(self, n: int, d: int) -> None:
+        check_grid("Diffusion", self.grid.n, n)
+        if self.diffusivity.ndim > 0:
+            check_features("Diffusion (its diffusivity)", self.diffusivity.shape[-1], d)
+
+
+class EffectiveDiffusion(AbstractTerm):
+    r"""Emergent diffusion $\nabla\cdot(D_\mathrm{eff}\nabla u)$, v2 (7), with v2 (8)
+
+    $$D_\mathrm{eff}(u, x) = c\,|\nabla_x P(x)|^2\;\mathrm{Tr}(\partial\,\mathrm{FFN}/\partial u)\;
+      \sigma^2_\mathrm{att}(x),\qquad \sigma^2_\mathrm{att}(x_i) = \tfrac1H \sum_{h,j} K^h_{ij}(x_j - \bar x^h_i)^2 .$$
+
+    v2 gives no formula for $\sigma^2_\mathrm{att}$; we read it as the spatial variance of the attention kernel, which
+    makes it a squared length. `positions` P has shape `(n, d)`; its slope is a centred difference (one-sided at walls).
+
+    v2 (8) is **not sign-definite**: at a random initialization the trace is negative on about half to two thirds of
+    the tokens, which is a backward heat equation, ill-posed as Δx → 0 (claim C7). `form` chooses the reading:
+    `"raw"` (as written), `"absolute"`, `"softplus"` or `"clip"` (the last three are non-negative).
+
+    `coefficient(u, mask)` returns D_eff itself, shape `(n,)`. Raises `ValueError` for sizes that differ.
+    """
+
+    grid: Grid
+    interaction: Attention
+    reaction: FeedForward
+    positions: Float[Array, "n d"]
+    scale: Array
+    form: Form = eqx.field(static=True)
+
+    def __init__(
+        self,
+        grid: Grid,
+        interaction: Attention,
+        reaction: FeedForward,
+        positions: Float[Array, "n d"],
+        *,
+        scale: ArrayLike = 1.0,
+        form: Form = "raw",
+    ):
+        _needs_neighbours("EffectiveDiffusion", grid)
+        if form not in get_args(Form):
+            raise ValueError(f"EffectiveDiffusion: form={form!r} is unknown; choose one of {get_args(Form)}.")
+        check_grid("EffectiveDiffusion", grid.n, positions.shape[0])
+        self.grid, self.interaction, self.reaction = grid, interaction, reaction
+        self.positions, self.scale, self.form = positions, constant(scale), form
+
+    @jax.named_scope("pdejax.EffectiveDiffusion")
+    def __call__(self, t: Depth, u: Field, args: FieldArgs | None) -> Field:
+        del t
+        mask = mask_of(args)
+        return divergence(self.grid, self.coefficient(u, mask), u, mask=mask)
+
+    def coefficient(self, u: Field, mask: Mask | None = None) -> Float[Array, " n"]:
+        """D_eff at every token, shape `(n,)`, in length² per unit depth."""
+        trace = self.reaction.jacobian_trace(u)
+        if self.form == "absolute":
+            trace = jnp.abs(trace)
+        elif self.form == "softplus":
+            trace = jax.nn.softplus(trace)
+        elif self.form == "clip":
+            trace = jax.nn.relu(trace)
+        return self.scale.astype(u.dtype) * self._slope_squared(u.dtype) * trace * self._spread(u, mask)
+
+    def damping(self) -> Float[Array, ""]:
+        # D_eff depends on the state: no bound holds before a solve has seen it.
+        return jnp.asarray(jnp.inf)
+
+    def check(self, n: int, d: int) -> None:
+        check_grid("EffectiveDiffusion", self.grid.n, n)
+        self.interaction.check(n, d)
+        self.reaction.check(n, d)
+
+    def _slope_squared(self, dtype) -> Float[Array, " n"]:
+        p, dx = self.positions.astype(dtype), jnp.asarray(self.grid.spacing, dtype)
+        if self.grid.boundary == "periodic":
+            slope = (jnp.roll(p, -1, axis=0) - jnp.roll(p, 1, axis=0)) / (2 * dx)
+        else:
+            slope = jnp.gradient(p, axis=0) / dx
+        return jnp.sum(slope**2, axis=-1)
+
+    def _spread(self, u: Field, mask: Mask | None) -> Float[Array, " n"]:
+        kernel = self.interaction.weights(u, mask)
+        x = self.grid.points.astype(u.dtype)
+        mean = kernel @ x
+        return jnp.mean(jnp.maximum(kernel @ x**2 - mean**2, 0), axis=0)
+
+
+def _needs_neighbours(owner: str, grid: Grid) -> None:
+    if grid.n < 2:
+        raise ValueError(f"{owner} needs at least 2 tokens to couple, but the grid has {grid.n}: leave it out for n=1.")
+
+
+def _well_posed(d: np.ndarray) -> None:
+    if not np.all(np.isfinite(d)):
+        raise ValueError("Diffusion: diffusivity has NaN or infinite entries.")
+    if d.ndim < 2 and np.any(d < 0):
+        raise ValueError(
+            f"Diffusion: diffusivity={d.tolist()} has a negative entry, which is a backward heat equation. Use values ≥ 0."
+        )
+    if d.ndim == 2:
+        lowest = float(np.linalg.eigvalsh((d + d.T) / 2).min())
+        if lowest < -1e-12 * max(1.0, float(np.abs(d).max())):
+            raise ValueError(
+                f"Diffusion: the symmetric part of the diffusivity matrix has eigenvalue {lowest:.3g} < 0, so some mode "
+                "grows without bound. Use a positive semidefinite matrix."
+            )

@@ -1,0 +1,28 @@
+"""Exchange between the coupled layers of v1 (4)."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from pdejax._types import Field
+
+
+class Exchange(eqx.Module):
+    r"""Inter-layer communication $C_{l,l+1}(u) = W u + b$ of v1 (18)–(19): `w (d, d)` acts on features, `b (d,)`.
+
+    In v1 (17) layer l loses $C_{l,l+1}(u_l)$ and layer l+1 gains it, so the sum over layers is conserved by exchange.
+    """
+
+    w: Float[Array, "d d"]
+    b: Float[Array, " d"]
+
+    def __init__(self, dim: int, *, key: PRNGKeyArray, scale: float = 1.0):
+        if dim < 1:
+            raise ValueError(f"Exchange: dim={dim} must be at least 1.")
+        self.w = scale * jax.random.normal(key, (dim, dim)) / dim**0.5
+        self.b = jnp.zeros(dim)
+
+    @jax.named_scope("pdejax.Exchange")
+    def __call__(self, u: Field) -> Field:
+        return u @ self.w.T.astype(u.dtype) + self.b.astype(u.dtype)[None]

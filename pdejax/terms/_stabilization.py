@@ -1,0 +1,124 @@
+"""Stabilization S: v2 (9) as written, and the three readings that keep what v2 Thm 3.3 promises of it."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from pdejax._types import Depth, Field
+from pdejax.solvers import Grid
+from pdejax.terms._base import (
+    AbstractTerm,
+    FieldArgs,
+    check_features,
+    check_grid,
+    concrete,
+    constant,
+    mask_of,
+    token_average,
+)
+from pdejax.terms._normalization import LayerNorm, Norm
+
+
+class SpatialNorm(AbstractTerm):
+    r"""Stabilization exactly as v2 (9): $S(u) = -\gamma\,(u - \mu)/\sqrt{\sigma^2 + \epsilon}$ with the **spatial** mean
+    $\mu = \int u\,dy$ `(d,)` and variance $\sigma^2 = \int\|u - \mu\|^2 dy$ (a scalar).
+
+    This averages over tokens (instance normalization), not over features: it is not LayerNorm. It is of degree 0 in the
+    fluctuation, so $\langle u, S\rangle = -\gamma\sigma^2/\sqrt{\sigma^2+\epsilon}$, not −2γE, and it never touches the
+    mean (claim C4). Near σ = 0 it is stiff with rate γ/√ε: explicit Euler needs `h ≤ 2√ε/γ`.
+
+    `gamma` γ ≥ 0, per unit depth times a length: a scalar or `(n,)`. `eps` ε > 0. `grid` gives quadrature weights.
+    """
+
+    gamma: Array
+    eps: Array
+    grid: Grid | None
+
+    def __init__(self, gamma: ArrayLike = 1.0, *, eps: ArrayLike = 1e-5, grid: Grid | None = None):
+        self.gamma = _rate("SpatialNorm", gamma)
+        self.eps = constant(eps)
+        if concrete(self.eps) and not bool(jnp.all(self.eps > 0)):
+            raise ValueError(f"SpatialNorm: eps={eps} must be positive, else the term is singular at σ = 0.")
+        self.grid = grid
+
+    @jax.named_scope("pdejax.SpatialNorm")
+    def __call__(self, t: Depth, u: Field, args: FieldArgs | None) -> Field:
+        del t
+        mask = mask_of(args)
+        w = self.grid.weights if self.grid is not None and self.grid.boundary == "dirichlet" else None
+        centred = u - token_average(u, w, mask)[None]
+        variance = token_average(jnp.sum(centred**2, axis=-1, keepdims=True), w, mask)[0]
+        gamma = self.gamma.astype(u.dtype)
+        rate = gamma * jax.lax.rsqrt(variance + self.eps.astype(u.dtype))
+        return -centred * (rate if rate.ndim == 0 else rate[:, None])
+
+    def damping(self) -> Float[Array, ""]:
+        return jnp.max(self.gamma) / jnp.sqrt(self.eps)
+
+    def check(self, n: int, d: int) -> None:
+        if self.grid is not None:
+            check_grid("SpatialNorm", self.grid.n, n)
+        _check_rate("SpatialNorm", self.gamma, n)
+
+
+class LayerNormRelaxation(AbstractTerm):
+    r"""Relaxation to the layer-normalized field, $S(u) = -\gamma\,(u - \mathrm{LN}(u))$: the reading of v2 (9) with the
+    Transformer's own per-token LayerNorm. Its fixed points are the normalized fields. `gamma` γ ≥ 0 per unit depth,
+    a scalar or `(n,)`; `norm` a `LayerNorm` or `RMSNorm` (default: plain LayerNorm of width `dim`)."""
+
+    gamma: Array
+    norm: Norm
+
+    def __init__(self, dim: int, gamma: ArrayLike = 1.0, *, norm: Norm | None = None):
+        self.gamma = _rate("LayerNormRelaxation", gamma)
+        self.norm = LayerNorm(dim) if norm is None else norm
+
+    @jax.named_scope("pdejax.LayerNormRelaxation")
+    def __call__(self, t: Depth, u: Field, args: FieldArgs | None) -> Field:
+        del t, args
+        gamma = self.gamma.astype(u.dtype)
+        return -(gamma if gamma.ndim == 0 else gamma[:, None]) * (u - self.norm(u))
+
+    def damping(self) -> Float[Array, ""]:
+        return jnp.max(self.gamma)
+
+    def check(self, n: int, d: int) -> None:
+        check_features("LayerNormRelaxation", self.norm.scale.shape[-1], d)
+        _check_rate("LayerNormRelaxation", self.gamma, n)
+
+
+class LinearDamping(AbstractTerm):
+    r"""Linear damping $S(u) = -\gamma u$: the stabilization for which v2 Thm 3.3 holds, with γ above the growth constants
+    of attention and reaction (claim C4). `gamma` γ ≥ 0 per unit depth, a scalar or `(n,)`."""
+
+    gamma: Array
+
+    def __init__(self, gamma: ArrayLike = 1.0):
+        self.gamma = _rate("LinearDamping", gamma)
+
+    @jax.named_scope("pdejax.LinearDamping")
+    def __call__(self, t: Depth, u: Field, args: FieldArgs | None) -> Field:
+        del t, args
+        gamma = self.gamma.astype(u.dtype)
+        return -(gamma if gamma.ndim == 0 else gamma[:, None]) * u
+
+    def damping(self) -> Float[Array, ""]:
+        return jnp.max(self.gamma)
+
+    def check(self, n: int, d: int) -> None:
+        del d
+        _check_rate("LinearDamping", self.gamma, n)
+
+
+def _rate(owner: str, gamma: ArrayLike) -> Array:
+    rate = constant(gamma)
+    if rate.ndim > 1:
+        raise ValueError(f"{owner}: gamma has shape {rate.shape}; allowed are a scalar and (n,).")
+    if concrete(rate) and not bool(jnp.all((rate >= 0) & jnp.isfinite(rate))):
+        raise ValueError(f"{owner}: gamma={gamma} must be finite and not negative; a negative rate makes the field grow.")
+    return rate
+
+
+def _check_rate(owner: str, gamma: Array, n: int) -> None:
+    if gamma.ndim == 1:
+        check_grid(f"{owner} (its gamma)", gamma.shape[0], n)

@@ -1,0 +1,36 @@
+"""Numerical analysis for pdejax: grids, operators that a fast transform diagonalizes, and time integrators
+for diffrax.
+
+Knows nothing of Transformers and imports nothing from the rest of pdejax.
+"""
+
+if __name__ != "pdejax.solvers":
+    raise ImportError(
+        f"this package is pdejax.solvers, but was imported as {__name__!r}. Use `import pdejax.solvers`; if "
+        "Python finds the folder `solvers` first, start it elsewhere or install pdejax (pip install -e .)."
+    )
+
+from diffrax import Bosh3 as Bosh3
+from diffrax import Dopri5 as Dopri5
+from diffrax import Dopri8 as Dopri8
+from diffrax import Euler as Euler
+from diffrax import Heun as Heun
+from diffrax import Kvaerno5 as Kvaerno5
+from diffrax import Midpoint as Midpoint
+from diffrax import Tsit5 as Tsit5
+
+from pdejax.solvers._divergence import divergence as divergence
+from pdejax.solvers._evaluations import evaluations as evaluations
+from pdejax.solvers._grid import Grid as Grid
+from pdejax.solvers._guard import BlowupGuard as BlowupGuard
+from pdejax.solvers._guard import GuardState as GuardState
+from pdejax.solvers._laplacian import Laplacian as Laplacian
+from pdejax.solvers._retract import Retract as Retract
+from pdejax.solvers._rk4 import RK4 as RK4
+from pdejax.solvers._splitting import LieTrotter as LieTrotter
+from pdejax.solvers._splitting import Strang as Strang
+from pdejax.solvers._stability import real_stability_limit as real_stability_limit
+from pdejax.solvers._stability import stability_function as stability_function
+from pdejax.solvers._table import SOLVERS as SOLVERS
+from pdejax.solvers._table import SolverInfo as SolverInfo
+from pdejax.solvers._table import get_solver as get_solver

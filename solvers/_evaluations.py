@@ -1,0 +1,53 @@
+"""How many times a fixed-step solve evaluates its vector fields."""
+
+import numbers
+
+import diffrax
+
+from pdejax.solvers._base import AbstractHermiteSolver
+
+
+def _count(solver: diffrax.AbstractSolver) -> tuple[int, int] | None:
+    """(evaluations per step, evaluations once at the start), or None where root finding decides."""
+    if isinstance(solver, AbstractHermiteSolver):
+        per_step = solver.step_evaluations()
+        return None if per_step is None else (per_step, 0)
+    if isinstance(solver, diffrax.AbstractImplicitSolver):
+        return None
+    if isinstance(solver, diffrax.AbstractRungeKutta) and isinstance(solver.tableau, diffrax.ButcherTableau):
+        # First same as last: the last stage of a step is the first of the next one, except in the first step.
+        saved = int(solver.tableau.fsal)
+        return solver.tableau.num_stages - saved, saved
+    if isinstance(solver, diffrax.Euler):
+        return 1, 0
+    raise TypeError(
+        f"the evaluations of {type(solver).__name__} are not known; they are for the solvers of "
+        "pdejax.solvers.SOLVERS, their combinations, and explicit Runge-Kutta methods with a tableau."
+    )
+
+
+def fresh_step_evaluations(solver: diffrax.AbstractSolver) -> int | None:
+    """Evaluations of a single step that starts without memory, as inside a splitting."""
+    counts = _count(solver)
+    return None if counts is None else sum(counts)
+
+
+def evaluations(solver: diffrax.AbstractSolver, steps: int) -> int | None:
+    """Vector-field evaluations of a solve with `steps` fixed steps that saves no values between them.
+
+    First-same-as-last methods (Bosh3, Tsit5, Dopri5, Dopri8) evaluate their last stage once for two steps. A
+    splitting counts one for each evaluation of **one term**: k such evaluations, one of each term, cost about
+    as much as one of the whole field. Dense output adds two evaluations of the whole field per step to the
+    solvers made here (one to RK4, whose first stage is the slope at the start).
+
+    **Returns:** the count, or None for implicit solvers (Kvaerno5, or a splitting that contains it): their
+    root finder decides.
+
+    **Raises:** `TypeError` for a solver whose evaluations are not known or `steps` that is not an integer,
+    `ValueError` for `steps` below 1."""
+    if isinstance(steps, bool) or not isinstance(steps, numbers.Integral):
+        raise TypeError(f"steps must be an integer of at least 1; got {steps!r}.")
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1; got {steps}.")
+    counts = _count(solver)
+    return None if counts is None else int(steps) * counts[0] + counts[1]

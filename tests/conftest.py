@@ -1,0 +1,44 @@
+"""Test configuration: float64, strict promotion, and a compilation cache that outlives the run."""
+
+import os
+import pathlib
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+_cache = pathlib.Path(__file__).parent.parent / ".jax_cache"
+jax.config.update("jax_compilation_cache_dir", str(_cache))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture
+def getkey():
+    """A function that returns a fresh PRNG key on every call, the same sequence in every test."""
+    state = {"key": jax.random.key(0)}
+
+    def get():
+        state["key"], key = jax.random.split(state["key"])
+        return key
+
+    return get
+
+
+@pytest.fixture
+def relative():
+    """Relative error ‖a − b‖ / ‖b‖ in the Frobenius norm, as a Python float."""
+
+    def error(a, b) -> float:
+        a, b = jnp.asarray(a), jnp.asarray(b)
+        assert a.shape == b.shape, (a.shape, b.shape)
+        scale = jnp.linalg.norm(jnp.ravel(b))
+        return float(jnp.linalg.norm(jnp.ravel(a - b)) / jnp.where(scale > 0, scale, 1.0))
+
+    return error
