@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from scipy.interpolate import CubicSpline
 
-from pdejax._equation import AbstractEquation, MasterEquation, stack, unstack
+from pdejax._equation import AbstractEquation, MasterEquation, stack, unstack, unstack_shapes
 from pdejax._types import Depth, Field
 from pdejax.terms import FieldArgs
 
@@ -99,7 +99,7 @@ class DepthVarying(AbstractEquation):
         return jnp.max(eqx.filter_vmap(lambda layer: layer.damping())(self.stacked))
 
     def check(self, shape: tuple[int, ...]) -> None:
-        self.layer(0).check(shape)
+        unstack_shapes(self.stacked).check(shape)
 
     def _cosines(self, x) -> Float[Array, " K"]:
         return jnp.cos(jnp.pi * jnp.arange(self.size).astype(x.dtype) * x)

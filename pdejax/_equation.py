@@ -163,7 +163,7 @@ class MultilayerEquation(AbstractEquation):
     def check(self, shape: tuple[int, ...]) -> None:
         if len(shape) != 3 or shape[0] != self.size:
             raise ValueError(f"MultilayerEquation: the state must have shape ({self.size}, n, d), got {shape}.")
-        unstack(self.layers, 0).check(shape[1:])
+        unstack_shapes(self.layers).check(shape[1:])
 
 
 class _ExchangeOnly(AbstractEquation):
@@ -203,6 +203,11 @@ def stack(modules: Sequence[T]) -> T:
 def unstack(stacked: T, index) -> T:
     """Entry `index` (a number or a traced integer) of every stacked array leaf."""
     return jax.tree.map(lambda leaf: leaf[index] if eqx.is_array(leaf) else leaf, stacked)
+
+
+def unstack_shapes(stacked: T) -> T:
+    """One entry of a stack as shapes only, for checks that need no values."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) if eqx.is_array(x) else x, stacked)
 
 
 def _require_field(shape: tuple[int, ...]) -> None:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from pdejax._depth import DepthVarying, take_layer
 from pdejax._equation import AbstractEquation
+from pdejax._trajectory import Stats
 from pdejax.solvers import BlowupGuard, GuardState
 from pdejax.terms import FieldArgs
 
@@ -37,6 +38,7 @@ class Plan(eqx.Module):
     `depths (segments, m)` are the depths to save inside every segment (one segment, or one per layer), padded with the
     segment's end; `gather (k,)` picks the wanted ones out of the flattened result. For scans, `slots (segments, n, j)` are
     the depths that lie in each of the n steps and `where (segments, m)` finds them again. `layers` are the layers crossed.
+    `cost` holds field evaluations per step, per segment, and the parts that make one evaluation of the whole field.
     """
 
     save: Save = eqx.field(static=True)
@@ -44,6 +46,7 @@ class Plan(eqx.Module):
     layers: tuple[int, ...] = eqx.field(static=True)
     limit: float = eqx.field(static=True)
     progress: bool = eqx.field(static=True)
+    cost: tuple[int, int, int] | None = eqx.field(static=True)
     depths: np.ndarray | Array | None = None
     slots: np.ndarray | Array | None = None
     where: np.ndarray | Array | None = None
@@ -63,11 +66,10 @@ class Part(eqx.Module):
 
 
 class Outcome(eqx.Module):
-    """A whole solve's outcome; steps and rejected are counted per segment, of shape `(segments,)`."""
+    """A whole solve's outcome."""
 
     us: PyTree[Array]
-    steps: Int[Array, " segments"]
-    rejected: Int[Array, " segments"]
+    stats: Stats
     diverged: Bool[Array, ""]
     blowup_time: Float[Array, ""]
     complete: Bool[Array, ""]
@@ -87,7 +89,8 @@ def run(problem: Problem, plan: Plan, interval: Interval) -> Outcome:
     )
     end = jnp.where(part.diverged, jnp.nan, part.end)
     us = _assemble(problem, plan, end, jax.tree.map(lambda x: x[None], part.saved))
-    return Outcome(us, part.steps[None], part.rejected[None], part.diverged, part.blowup_time, part.complete)
+    stats = _stats(plan, part.steps[None], part.rejected[None])
+    return Outcome(us, stats, part.diverged, part.blowup_time, part.complete)
 
 
 def _run_layers(problem: Problem, plan: Plan, interval: Interval) -> Outcome:
@@ -117,7 +120,16 @@ def _run_layers(problem: Problem, plan: Plan, interval: Interval) -> Outcome:
     (end, lost), (parts, saved) = jax.lax.scan(layer, (problem.u0, jnp.asarray(False)), xs)
     us = _assemble(problem, plan, jnp.where(lost, jnp.nan, end), saved)
     first_bad = jnp.argmax(parts.diverged)
-    return Outcome(us, parts.steps, parts.rejected, lost, parts.blowup_time[first_bad], jnp.all(parts.complete))
+    stats = _stats(plan, parts.steps, parts.rejected)
+    return Outcome(us, stats, lost, parts.blowup_time[first_bad], jnp.all(parts.complete))
+
+
+def _stats(plan: Plan, steps: Int[Array, " segments"], rejected: Int[Array, " segments"]) -> Stats:
+    evaluations = jnp.asarray(-1, jnp.int32)
+    if plan.cost is not None:
+        per_step, once, parts = plan.cost
+        evaluations = -(-jnp.sum(per_step * (steps + rejected) + once) // parts)
+    return Stats(jnp.sum(steps), jnp.sum(rejected), evaluations)
 
 
 def _assemble(problem: Problem, plan: Plan, end: Array, saved: PyTree[Array]) -> PyTree[Array]:

@@ -87,6 +87,7 @@ def make_plan(
     split: Split,
     limit: float,
     progress: bool,
+    cost: tuple[int, int, int] | None,
 ) -> tuple[Plan, np.ndarray | None]:
     """The plan and the saved depths if they are known before the solve (else None)."""
     layers = crossed_layers(equation, t0, t1, steps)
@@ -107,14 +108,14 @@ def make_plan(
             assert isinstance(equation, DepthVarying)
             edges = equation.edges()
             return make_plan(
-                equation, t0, t1, steps, edges[(edges >= float(t0)) & (edges <= float(t1))], split, limit, progress
+                equation, t0, t1, steps, edges[(edges >= float(t0)) & (edges <= float(t1))], split, limit, progress, cost
             )
         if save == "steps" and layers and steps is None:
             raise ValueError(
                 "simulate: save='steps' with adaptive steps is not defined across layers of different numbers of steps; "
                 "give save='layers' or an array of depths."
             )
-        plan = Plan(kind, split, layers, limit, progress)
+        plan = Plan(kind, split, layers, limit, progress, cost)
         if traced:
             return plan, None
         if kind == "end":
@@ -138,7 +139,7 @@ def make_plan(
     slots = where = None
     if steps is not None:
         slots, where = _by_step(inside, np.linspace(start, stop, max(len(layers), 1) + 1), steps // max(len(layers), 1))
-    return Plan("depths", split, layers, limit, progress, inside, slots, where, gather), depths
+    return Plan("depths", split, layers, limit, progress, cost, inside, slots, where, gather), depths
 
 
 def _by_segment(depths: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,7 @@ from pdejax._equation import AbstractEquation
 from pdejax._integrate import CheckpointedScan, Diffrax, Outcome, Plan, Problem, run
 from pdejax._plan import check_depths, check_split, check_steps, make_plan
 from pdejax._start import starting_step
-from pdejax._trajectory import Stats, Trajectory
+from pdejax._trajectory import Trajectory
 from pdejax._types import Mask
 from pdejax.solvers import evaluations, get_solver
 from pdejax.terms import FieldArgs
@@ -81,7 +81,8 @@ def simulate(
     args = FieldArgs(_check_mask(mask, u0))
     resolved, groups = _resolve_solver(equation, solver, split, number)
     limit = _check_limit(blowup, u0.dtype)
-    plan, depths = make_plan(equation, t0, t1, number, save, groups, limit, progress)
+    cost = _cost(resolved, groups, adaptive=number is None)
+    plan, depths = make_plan(equation, t0, t1, number, save, groups, limit, progress, cost)
     method = _resolve_adjoint(adjoint, equation, resolved, groups, t0, t1)
     time = jnp.asarray(t0, u0.dtype), jnp.asarray(t1, u0.dtype)
     problem = Problem(equation, u0, args, resolved, *time, reduce)
@@ -103,6 +104,7 @@ def simulate(
 def _fixed(problem: Problem, *, plan: Plan, steps: int) -> Outcome:
     # The number of steps is traced here, so a sweep over step sizes compiles once...
     static = steps if plan.save == "steps" else None
+    plan = eqx.tree_at(lambda p: (p.slots, p.where), plan, (None, None), is_leaf=lambda x: x is None)
     return _fixed_by_diffrax(problem, plan, jnp.asarray(steps), diffrax.ForwardMode(), static)
 
 
@@ -236,36 +238,31 @@ def _resolve_adjoint(adjoint, equation, solver, groups, t0, t1) -> diffrax.Abstr
 
 def _trajectory(problem: Problem, plan: Plan, outcome: Outcome, depths, steps: int | None) -> Trajectory:
     us, ts, t0, t1 = outcome.us, depths, problem.t0, problem.t1
-    parts = 1 if plan.split is None else len(plan.split)
-    counted = _evaluations(problem.solver, outcome.steps + outcome.rejected, parts, adaptive=steps is None)
-    stats = Stats(jnp.sum(outcome.steps), jnp.sum(outcome.rejected), counted)
     if plan.save == "steps":
         ts, us = us["t"], us["u"]
-        if steps is None and not isinstance(stats.steps, jax.core.Tracer):
+        if steps is None and not isinstance(outcome.stats.steps, jax.core.Tracer):
             # An adaptive solve is saved into a buffer of max_steps: drop what it did not reach.
-            keep = int(stats.steps) + 1
+            keep = int(outcome.stats.steps) + 1
             ts, us = jax.tree.map(lambda x: x[:keep], (ts, us))
     elif ts is None:
         k = jax.tree.leaves(us)[0].shape[0]
         ts = t1[None] if k == 1 else t0 + (t1 - t0) * jnp.linspace(0.0, 1.0, k, dtype=t0.dtype)
-    return Trajectory(
-        jnp.asarray(ts, problem.u0.dtype), us, stats, outcome.diverged, outcome.blowup_time, outcome.complete
-    )
+    ts = jnp.asarray(ts, problem.u0.dtype)
+    return Trajectory(ts, us, outcome.stats, outcome.diverged, outcome.blowup_time, outcome.complete)
 
 
-def _evaluations(solver: diffrax.AbstractSolver, attempts: Array, parts: int, *, adaptive: bool) -> Array:
-    """Evaluations of the whole field over all segments; −1 where only the nonlinear solver knows."""
+def _cost(solver: diffrax.AbstractSolver, groups, *, adaptive: bool) -> tuple[int, int, int] | None:
+    """Evaluations per step, once per segment, and how many of them make one of the whole field; None if unknown."""
     try:
         first, second = evaluations(solver, 1), evaluations(solver, 2)
     except TypeError:
-        first = second = None
+        return None
     if first is None or second is None:
-        return jnp.asarray(-1)
+        return None
     per_step = second - first
-    # The starting-step heuristic of an adaptive solve looks at the field twice per segment.
-    once = first - per_step + (2 if adaptive else 0)
-    # A splitting evaluates single terms, `parts` of which make one evaluation of the field.
-    return -(-jnp.sum(per_step * attempts + once) // parts)
+    # The starting-step heuristic of an adaptive solve looks at the field twice per segment. A splitting evaluates single
+    # terms, as many as it has parts for one evaluation of the field.
+    return per_step, first - per_step + (2 if adaptive else 0), 1 if groups is None else len(groups)
 
 
 def _checked(trajectory: Trajectory, steps: int | None, throw: bool) -> Trajectory:

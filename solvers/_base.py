@@ -72,15 +72,13 @@ def fresh_step(
 def check_sub_solver(solver: Any, name: str) -> None:
     """Raise `TypeError` or `ValueError` unless `solver` can take steps inside another solver."""
     if isinstance(solver, type) and issubclass(solver, diffrax.AbstractSolver):
-        raise TypeError(
-            f"{name} is the class {solver.__name__}; call it to make one: {solver.__name__}()."
-        )
+        raise TypeError(f"{name} is the class {solver.__name__}; call it to make one: {solver.__name__}().")
     if not isinstance(solver, diffrax.AbstractSolver):
         raise TypeError(f"{name} must be a diffrax solver such as diffrax.Euler(); got {solver!r}.")
     finder = getattr(solver, "root_finder", None)
     if finder is not None and not isinstance(finder.rtol, int | float | ArrayLike):
         raise ValueError(
-            f"{name} is {type(solver).__name__} without tolerances for its root finder. Inside another solver "
-            "it cannot take them from a step-size controller: give them, for example root_finder="
+            f"{name} is {type(solver).__name__} without tolerances for its root finder. Inside another "
+            "solver it cannot take them from a step-size controller: give them, for example root_finder="
             "diffrax.VeryChord(rtol=1e-8, atol=1e-8, norm=optimistix.max_norm)."
         )

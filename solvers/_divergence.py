@@ -36,10 +36,10 @@ def check_diffusible(grid: Grid) -> None:
 @jax.named_scope("pdejax.solvers.divergence")
 def divergence(
     grid: Grid,
-    coefficient: Float[Array, "n *features"],
-    u: Inexact[Array, "n *_"],
-    mask: Bool[Array, " n"] | None = None,
-) -> Inexact[Array, "n *_"]:
+    coefficient: Float[Array, "..."],
+    u: Inexact[Array, "n *features"],
+    mask: Bool[Array, "..."] | None = None,
+) -> Inexact[Array, "n *features"]:
     """Divergence form ∂x(D ∂x u) with a variable coefficient, in conservation form.
 
     (F_{i+1/2} − F_{i−1/2}) / dx with the flux F_{i+1/2} = ½(D_i + D_{i+1}) (u_{i+1} − u_i) / dx: second

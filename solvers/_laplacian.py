@@ -119,8 +119,10 @@ class Laplacian(eqx.Module):
         """
         self.grid.check(u)
         n = self.grid.n
-        work = u.astype(jnp.promote_types(u.dtype, jnp.float32))
-        values = jnp.asarray(f(self.eigenvalues(work.dtype)))
+        real_type = jnp.float64 if jnp.finfo(u.dtype).bits == 64 else jnp.float32
+        complex_type = jnp.complex128 if real_type is jnp.float64 else jnp.complex64
+        work = u.astype(complex_type if jnp.iscomplexobj(u) else real_type)
+        values = jnp.asarray(f(self.eigenvalues(real_type)))
         if values.shape not in ((n,), u.shape):
             raise ValueError(
                 f"f returned shape {values.shape} for the {n} eigenvalues; "
@@ -128,10 +130,10 @@ class Laplacian(eqx.Module):
             )
         values = values.reshape(values.shape + (1,) * (u.ndim - values.ndim))
         if jnp.iscomplexobj(values) or jnp.iscomplexobj(work):
-            kind = jnp.promote_types(work.dtype, jnp.complex64)
-            return self.inverse(values.astype(kind) * self.transform(work).astype(kind))
-        values = values.astype(work.dtype)
+            return self.inverse(values.astype(complex_type) * self.transform(work).astype(complex_type))
+        values = values.astype(real_type)
         if self.grid.boundary == "periodic":  # a real even spectrum keeps the field real: half the work
             half = jnp.fft.rfft(work, axis=0)
-            return jnp.fft.irfft(values[: n // 2 + 1] * half, n=n, axis=0).astype(u.dtype)
+            scaled = values[: n // 2 + 1].astype(complex_type) * half
+            return jnp.fft.irfft(scaled, n=n, axis=0).astype(u.dtype)
         return self.inverse(values * self.transform(work)).astype(u.dtype)

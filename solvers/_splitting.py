@@ -137,9 +137,10 @@ class Strang(AbstractSplitting):
     sub-steps at h = 1 one step is the **Macaron block** ½FFN, Attn, ½FFN.
 
     Order 2 if every sub-solver has order 2 or more, else 1: Macaron's Euler sub-steps give 1. Fixed steps
-    only. Where a Dirichlet boundary condition is split from a reaction that does not vanish there the order
-    falls to about 1.25 (Einkemmer and Ostermann 2015, DOI 10.1137/140994204); Neumann and periodic boundaries
-    keep 2.
+    only. On fine grids a term that breaks the boundary condition of a stiff diffusion costs order, in the L²
+    norm to 1.25 where it does not vanish at a Dirichlet wall and to 1.75 where it has a slope at a Neumann
+    wall (a source g(x); never a reaction that acts on each token alone, whose slope vanishes with that of u).
+    Periodic boundaries keep 2. Einkemmer and Ostermann, SIAM J. Sci. Comput. 37 (2015) and 38 (2016).
 
     Dense output: cubic Hermite from the sum of the terms, which keeps order 2 between the steps. If
     sub-solvers retract, see [`Retract`][pdejax.solvers.Retract].

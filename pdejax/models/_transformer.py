@@ -160,8 +160,7 @@ class Transformer(nnx.Module):
 
     def parameters(self) -> dict[str, Array]:
         """Every parameter by its path, such as `layers/attention/q/kernel`."""
-        flat = nnx.to_flat_state(nnx.state(self, nnx.Param))
-        return {"/".join(map(str, path)): variable.get_value() for path, variable in flat}
+        return {name: variable.get_value() for name, variable in _variables(self).items()}
 
     @classmethod
     def from_parameters(cls, config: TransformerConfig, parameters: Mapping[str, ArrayLike]) -> "Transformer":
@@ -170,23 +169,19 @@ class Transformer(nnx.Module):
         Raises `ValueError` for names that are missing or too many and for shapes that differ.
         """
         model = nnx.eval_shape(lambda: cls(config, rngs=nnx.Rngs(0)))
-        expected = model.parameters()
-        missing, unknown = (
-            sorted(expected.keys() - parameters.keys()),
-            sorted(parameters.keys() - expected.keys()),
-        )
+        variables = _variables(model)
+        missing = sorted(variables.keys() - parameters.keys())
+        unknown = sorted(parameters.keys() - variables.keys())
         if missing or unknown:
             raise ValueError(f"parameters do not belong to this config: missing {missing}, unknown {unknown}")
-        values = {name: jnp.asarray(parameters[name], dtype=config.param_dtype) for name in expected}
-        for name, value in values.items():
-            if value.shape != expected[name].shape:
+        for name, variable in variables.items():
+            value = jnp.asarray(parameters[name], dtype=config.param_dtype)
+            expected = variable.get_value().shape
+            if value.shape != expected:
                 raise ValueError(
-                    f"parameter {name!r} must have shape {expected[name].shape} for this config, got "
-                    f"{value.shape}"
+                    f"parameter {name!r} must have shape {expected} for this config, got {value.shape}"
                 )
-        flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
-        new = [(path, variable.replace(values["/".join(map(str, path))])) for path, variable in flat]
-        nnx.update(model, nnx.from_flat_state(new))
+            variable.set_value(value)
         return model
 
     def astype(self, dtype: DTypeLike) -> "Transformer":
@@ -229,6 +224,11 @@ def _scan_layers(
 
     last, collected = jax.lax.scan(layer, u0, weights)
     return last if collect == "last" else collected
+
+
+def _variables(model: Transformer) -> dict[str, nnx.Variable]:
+    state = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    return {"/".join(map(str, path)): variable for path, variable in state}
 
 
 def _stack(config: TransformerConfig, rngs: nnx.Rngs) -> Block:

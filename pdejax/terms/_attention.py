@@ -9,7 +9,15 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from pdejax._types import Depth, Field, Mask
 from pdejax.solvers import Grid
-from pdejax.terms._base import AbstractTerm, FieldArgs, check_features, check_grid, constant, mask_of
+from pdejax.terms._base import (
+    AbstractTerm,
+    FieldArgs,
+    at_least_float32,
+    check_features,
+    check_grid,
+    constant,
+    mask_of,
+)
 from pdejax.terms._kernels import attend
 from pdejax.terms._normalization import Norm
 from pdejax.terms._rotary import rotate
@@ -157,7 +165,7 @@ class Attention(AbstractTerm):
         if self.causal:
             visible = jnp.tril(jnp.ones((n, n), bool))
             logits = jnp.where(visible[None], logits, -jnp.inf)
-        return jax.nn.softmax(logits.astype(jnp.promote_types(x.dtype, jnp.float32)), axis=-1).astype(x.dtype)
+        return jax.nn.softmax(logits.astype(at_least_float32(x.dtype)), axis=-1).astype(x.dtype)
 
     def damping(self) -> Float[Array, ""]:
         return jnp.max(self.strength) if self.leak else jnp.zeros(())

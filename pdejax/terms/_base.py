@@ -49,6 +49,11 @@ def constant(value: ArrayLike) -> Array:
     return array if jnp.issubdtype(array.dtype, jnp.inexact) else array.astype(jnp.result_type(float))
 
 
+def at_least_float32(dtype):
+    """The type to accumulate in: float32 for half precisions, else `dtype` itself (also under strict promotion)."""
+    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
+
+
 def token_average(values: Float[Array, "n d"], weights: Float[Array, " n"] | None, mask: Mask | None) -> Array:
     """Quadrature mean over real tokens, `Σ w_i v_i / Σ w_i`, of shape `(d,)`."""
     if weights is None and mask is None:

@@ -11,7 +11,15 @@ from jaxtyping import Array, ArrayLike, Float
 from pdejax._types import Depth, Field, Mask
 from pdejax.solvers import Grid, Laplacian, divergence
 from pdejax.terms._attention import Attention
-from pdejax.terms._base import AbstractTerm, FieldArgs, check_features, check_grid, concrete, constant, mask_of
+from pdejax.terms._base import (
+    AbstractTerm,
+    FieldArgs,
+    check_features,
+    check_grid,
+    concrete,
+    constant,
+    mask_of,
+)
 from pdejax.terms._reaction import FeedForward
 
 Form = Literal["raw", "absolute", "softplus", "clip"]

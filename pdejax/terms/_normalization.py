@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pdejax._types import Field
+from pdejax.terms._base import at_least_float32
 
 
 class LayerNorm(eqx.Module):
@@ -29,7 +30,7 @@ class LayerNorm(eqx.Module):
 
     @jax.named_scope("pdejax.LayerNorm")
     def __call__(self, u: Field) -> Field:
-        x = _at_least_float32(u)
+        x = u.astype(at_least_float32(u.dtype))
         centred = x - jnp.mean(x, axis=-1, keepdims=True)
         variance = jnp.mean(centred**2, axis=-1, keepdims=True)
         y = centred * jax.lax.rsqrt(variance + self.eps)
@@ -52,7 +53,7 @@ class RMSNorm(eqx.Module):
 
     @jax.named_scope("pdejax.RMSNorm")
     def __call__(self, u: Field) -> Field:
-        x = _at_least_float32(u)
+        x = u.astype(at_least_float32(u.dtype))
         y = x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + self.eps)
         return (y * self.scale.astype(y.dtype)[None]).astype(u.dtype)
 
@@ -70,7 +71,3 @@ class SphereProjection(eqx.Module):
 
 
 Norm = LayerNorm | RMSNorm
-
-
-def _at_least_float32(u: Field) -> Array:
-    return u.astype(jnp.promote_types(u.dtype, jnp.float32))

@@ -6,6 +6,7 @@ from typing import get_args
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from pdejax._types import Activation, Depth, Field
@@ -123,5 +124,5 @@ class FeedForward(AbstractTerm):
 
     def _positions(self, u: Field) -> Float[Array, " n"]:
         n = u.shape[0]
-        points = (jnp.arange(n) + 0.5) / n if self.grid is None else self.grid.points
-        return points.astype(u.dtype)
+        points = (np.arange(n) + 0.5) / n if self.grid is None else self.grid.points
+        return jnp.asarray(points, u.dtype)

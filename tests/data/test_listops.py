@@ -119,7 +119,7 @@ def test_depth_and_arguments_are_bounded():
 
 
 def test_draw_distribution():
-    # The unconditioned tree: a quarter of the roots are operators, uniform of four, with 2..10 uniform arguments.
+    # A quarter of the roots are operators, uniform of four, with 2..10 uniform arguments.
     import random
 
     uniform, draws = random.Random(0).random, 20_000
@@ -153,7 +153,7 @@ def test_arena_labels_and_baselines(arena):
     assert np.all(abs(found - expected) < 4 * np.sqrt(expected * (1 - expected) / 1000))
     # Guessing the most frequent label of the root operator.
     right = sum(np.bincount(arena.labels[arena.tokens[:, 0] == root]).max() for root in range(11, 15))
-    assert abs(right / 1000 - 0.363) < 4 * np.sqrt(0.363 * 0.637 / 2000)
+    assert abs(right / 1000 - 0.363) < 4 * np.sqrt(0.363 * 0.637 / 1000)
 
 
 def test_arena_values(arena):

@@ -1,0 +1,287 @@
+"""The continuum limit measured: errors, orders and bounds of each scheme as the step is refined."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Sequence
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from pdejax._depth import DepthVarying
+from pdejax._equation import AbstractEquation
+from pdejax._simulate import simulate
+from pdejax._types import Field, Mask
+from pdejax.analysis._bounds import FieldConstants, field_constants, growth_factor
+from pdejax.analysis._fit import fit_order
+from pdejax.analysis._norms import mesh_norm, token_max_norm
+from pdejax.solvers import SOLVERS, get_solver
+from pdejax.terms import FeedForward, FieldArgs
+
+CHECKS = 16  # depths between grid points at which the trajectory is compared
+DEFECTS = 3  # depths at which the local error of one step is measured
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """A tight-tolerance solution: depths `ts (k,)`, states `us (k, n, d)` (the last is at t1), and its cost. Its own `error` at
+    t1 and `uniform_error` over depth are estimated by the relative difference to a solve at ten times the tolerance."""
+
+    ts: np.ndarray
+    us: Array
+    error: float
+    uniform_error: float
+    tolerance: float
+    evaluations: int
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class SchemeConvergence:
+    """One scheme's errors over a sweep of step sizes. All errors are relative to the size of the reference at t1.
+
+    - `solver`, `expected`: name and expected order; `order`, `ci`: fitted order and 95 % half-width, from the points `used`.
+    - `steps`, `step_sizes`: the sweep. `errors`: ‖u_h(t1) − u(t1)‖_Ω. `max_errors`: the same in the token-max norm.
+    - `uniform_errors`: sup over depth of the error of the piecewise-linear interpolant v2 (10), at depths off the grid.
+    - `dense_errors`: the same with the solver's own dense output.
+    - `bounds`: a-priori bound of the error, `bound_kind` `"a-priori"` (Euler, from sup‖u''‖) or `"defect"` (from the measured
+      error of single steps), both times (e^{λT} − 1)/λ with the log-norm λ. `lipschitz_bounds`: with the Lipschitz constant.
+    - `evaluations` of the field and `seconds` per solve (compiled; the fastest of three).
+    """
+
+    solver: str
+    expected: float
+    order: float
+    ci: float
+    used: tuple[int, ...]
+    steps: tuple[int, ...]
+    step_sizes: tuple[float, ...]
+    errors: tuple[float, ...]
+    max_errors: tuple[float, ...]
+    uniform_errors: tuple[float, ...]
+    uniform_order: float
+    dense_errors: tuple[float, ...]
+    bounds: tuple[float, ...]
+    lipschitz_bounds: tuple[float, ...]
+    bound_kind: str
+    evaluations: tuple[int, ...]
+    seconds: tuple[float, ...]
+    diverged: tuple[bool, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Convergence:
+    """What `convergence` measured: the reference, the field's constants along it, and one record per scheme."""
+
+    reference: Reference
+    constants: FieldConstants
+    t1: float
+    schemes: tuple[SchemeConvergence, ...]
+
+
+def convergence(
+    equation: AbstractEquation,
+    u0: Field,
+    *,
+    t1: float,
+    steps: Sequence[int] = (4, 8, 16, 32, 64, 128),
+    solvers: Sequence[str | diffrax.AbstractSolver] = ("euler", "heun", "rk4"),
+    mask: Mask | None = None,
+    tolerance: float = 1e-13,
+    reference: Reference | None = None,
+) -> Convergence:
+    r"""Measure how each scheme's error falls as the step h = t1/steps is refined (v2 Thm 3.2, (10), (12); v1 (24)).
+
+    `equation` and `u0 (n, d)` should be float64: the reference at `tolerance` is far below float32 round-off. The reference
+    is Dopri8 with dense output, its own error estimated by a second solve at 10 × tolerance. For piecewise-constant weights
+    every number of steps must be a multiple of the number of layers.
+
+    Raises `ValueError` for fewer than two step counts or a field that is not float64, `RuntimeError` if the reference blows up.
+    """
+    if len(steps) < 2:
+        raise ValueError(f"convergence: steps={tuple(steps)} must hold at least two step counts to show an order.")
+    if u0.dtype != jnp.float64:
+        raise ValueError(
+            f"convergence: the field has dtype {u0.dtype}; orders drown in float32 round-off. Work in float64: "
+            "`with jax.enable_x64(True): ...` and arrays of dtype float64."
+        )
+    reference = solve_reference(equation, u0, t1=t1, mask=mask, tolerance=tolerance) if reference is None else reference
+    constants = measure_constants(equation, reference, mask)
+    schemes = tuple(
+        measure_scheme(equation, u0, t1=t1, steps=steps, solver=solver, mask=mask, reference=reference, constants=constants)
+        for solver in solvers
+    )
+    return Convergence(reference, constants, t1, schemes)
+
+
+def solve_reference(
+    equation: AbstractEquation, u0: Field, *, t1: float, mask: Mask | None = None, tolerance: float = 1e-13
+) -> Reference:
+    """The reference solution at off-grid check depths and at t1, with an estimate of its own error."""
+    ts = np.append(check_depths(t1), t1)
+
+    def solve(tol: float):
+        return simulate(equation, u0, t1=t1, rtol=tol, atol=tol, solver="dopri8", save=ts, mask=mask)
+
+    coarse = solve(10 * tolerance)
+    start = time.perf_counter()
+    fine = solve(tolerance)
+    jax.block_until_ready(fine.us)
+    seconds = time.perf_counter() - start
+    if bool(fine.diverged) or not bool(fine.complete):
+        raise RuntimeError(
+            f"convergence: the reference solution did not reach t1={t1} (blow-up depth {float(fine.blowup_time):.4g}); choose a "
+            "shorter depth, smaller weights or a normalized field."
+        )
+    scale = mesh_norm(fine.us[-1], mask)
+    errors = mesh_norm(fine.us - coarse.us, mask) / scale
+    return Reference(ts, fine.us, float(errors[-1]), float(jnp.max(errors)), tolerance, int(fine.stats.evaluations), seconds)
+
+
+def measure_constants(equation: AbstractEquation, reference: Reference, mask: Mask | None = None) -> FieldConstants:
+    """Log-norm, Lipschitz constant and curvature of the field at every fourth check depth of the reference."""
+    take = slice(0, None, 4)
+    args = None if mask is None else FieldArgs(mask)
+    return field_constants(equation, jnp.asarray(reference.ts[take]), reference.us[take], args)
+
+
+def measure_scheme(
+    equation: AbstractEquation,
+    u0: Field,
+    *,
+    t1: float,
+    steps: Sequence[int],
+    solver: str | diffrax.AbstractSolver,
+    reference: Reference,
+    constants: FieldConstants,
+    mask: Mask | None = None,
+    report: Callable[[str], None] | None = None,
+) -> SchemeConvergence:
+    """Errors, order and bounds of one scheme over a sweep of step counts."""
+    name = solver if isinstance(solver, str) else type(solver).__name__
+    scheme = get_solver(solver, terms=len(equation.names()))
+    steps = tuple(sorted(steps))
+    scale = float(mesh_norm(reference.us[-1], mask))
+    max_scale = float(token_max_norm(reference.us[-1], mask))
+    defects = _Defects(equation, reference, t1, mask)
+    rows = []
+    for n in steps:
+        if report is not None:
+            report(f"{name}: {n} steps")
+        trajectory, seconds = _timed(lambda n=n: simulate(equation, u0, t1=t1, steps=n, solver=scheme, save="end", mask=mask))
+        end = trajectory.us[-1]
+        linear, dense = _depth_errors(equation, u0, t1, n, scheme, mask, reference)
+        if name == "euler":
+            local = 0.5 * (t1 / n) * constants.curvature
+        else:
+            local = defects.rate(scheme, n)
+        rows.append(
+            {
+                "errors": float(mesh_norm(end - reference.us[-1], mask)) / scale,
+                "max_errors": float(token_max_norm(end - reference.us[-1], mask)) / max_scale,
+                "uniform_errors": linear / scale,
+                "dense_errors": dense / scale,
+                "bounds": local * growth_factor(constants.log_norm, t1) / scale,
+                "lipschitz_bounds": local * growth_factor(constants.lipschitz, t1) / scale,
+                "evaluations": int(trajectory.stats.evaluations),
+                "seconds": seconds,
+                "diverged": bool(trajectory.diverged),
+            }
+        )
+    columns = {key: tuple(row[key] for row in rows) for key in rows[0]}
+    sizes = tuple(t1 / n for n in steps)
+    fit = fit_order(sizes, columns["errors"], floor=error_floor(reference.error))
+    uniform = fit_order(sizes, columns["uniform_errors"], floor=error_floor(reference.uniform_error))
+    return SchemeConvergence(
+        solver=name,
+        expected=expected_order(equation, name),
+        order=fit.order,
+        ci=fit.ci,
+        used=tuple(steps[i] for i in fit.used),
+        steps=steps,
+        step_sizes=sizes,
+        uniform_order=uniform.order,
+        bound_kind="a-priori" if name == "euler" else "defect",
+        **columns,
+    )
+
+
+def error_floor(reference_error: float) -> float:
+    """Below this an error says more of the reference or of round-off than of the scheme."""
+    return max(20 * reference_error, 1e-12)
+
+
+def expected_order(equation: AbstractEquation, name: str) -> float:
+    """The scheme's order, capped at 2 where the field has kinks (ReLU, claim C17)."""
+    order = SOLVERS[name].order if name in SOLVERS else math.nan
+    return min(order, 2) if _has_kinks(equation) else order
+
+
+def check_depths(t1: float) -> np.ndarray:
+    """Depths spread evenly over (0, t1) at irrational places, so that no step grid contains them."""
+    golden = (math.sqrt(5) - 1) / 2
+    return t1 * (np.arange(CHECKS) + np.mod(golden * np.arange(1, CHECKS + 1), 1.0)) / CHECKS
+
+
+def _depth_errors(equation, u0, t1, n, scheme, mask, reference: Reference) -> tuple[float, float]:
+    """sup over check depths of the error of the linear interpolant v2 (10) and of the solver's dense output."""
+    checks = reference.ts[:-1]
+    left = np.floor(checks / t1 * n)
+    wanted = np.concatenate([left * t1 / n, (left + 1) * t1 / n, checks])
+    order = np.argsort(wanted, kind="stable")
+    trajectory = simulate(equation, u0, t1=t1, steps=n, solver=scheme, save=np.minimum(wanted[order], t1), mask=mask)
+    us = trajectory.us[np.argsort(order)]
+    begin, end, dense = jnp.split(us, 3)
+    weight = jnp.asarray(checks / t1 * n - left)[:, None, None]
+    linear = (1 - weight) * begin + weight * end
+    truth = reference.us[:-1]
+    return tuple(float(jnp.max(mesh_norm(u - truth, mask))) for u in (linear, dense))
+
+
+class _Defects:
+    """Local errors: one step of a scheme from the exact solution, against the exact solution a step later."""
+
+    def __init__(self, equation: AbstractEquation, reference: Reference, t1: float, mask: Mask | None):
+        self.equation, self.reference, self.t1, self.mask = equation, reference, t1, mask
+        self.layered = isinstance(equation, DepthVarying) and equation.kind == "constant"
+
+    def rate(self, scheme: diffrax.AbstractSolver, n: int) -> float:
+        """max ‖one step − exact‖_Ω / h over a few starting depths: the rate at which error is fed in."""
+        h = self.t1 / n
+        worst = 0.0
+        for equation, t, u in self._starts(h):
+            options = {"t0": t, "t1": t + h, "mask": self.mask, "save": "end"}
+            one = simulate(equation, u, steps=1, solver=scheme, **options).us[-1]
+            tol = self.reference.tolerance
+            exact = simulate(equation, u, rtol=tol, atol=tol, solver="dopri8", **options).us[-1]
+            worst = max(worst, float(mesh_norm(one - exact, self.mask)) / h)
+        return worst
+
+    def _starts(self, h: float):
+        ts, us = self.reference.ts, self.reference.us
+        fitting = [i for i in range(len(ts) - 1) if ts[i] + h <= self.t1 * (1 + 1e-12)] or [0]
+        for i in np.unique(np.linspace(0, len(fitting) - 1, DEFECTS).astype(int)):
+            t, u = ts[fitting[i]], us[fitting[i]]
+            if self.layered:
+                # A step never leaves its layer: start it at the layer's own clock.
+                yield self.equation.at(t), 0.0, u  # pyright: ignore[reportAttributeAccessIssue]
+            else:
+                yield self.equation, float(t), u
+
+
+def _timed(solve: Callable[[], object]):
+    result = jax.block_until_ready(solve())
+    best = math.inf
+    for _ in range(3):
+        start = time.perf_counter()
+        result = jax.block_until_ready(solve())
+        best = min(best, time.perf_counter() - start)
+    return result, best
+
+
+def _has_kinks(equation: AbstractEquation) -> bool:
+    leaves = jax.tree.leaves(equation, is_leaf=lambda x: isinstance(x, FeedForward))
+    return any(isinstance(leaf, FeedForward) and leaf.activation == "relu" for leaf in leaves)

@@ -1,0 +1,150 @@
+"""The command line: `pdejax verify | convergence | info`."""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+import typing
+from collections.abc import Sequence
+
+EXAMPLES = """examples:
+  pdejax verify                                      check this machine's numbers against closed forms
+  pdejax convergence --out out                       measure the continuum limit, save data and plots
+  pdejax convergence --steps 4 8 16 --solvers euler rk4
+  pdejax info                                        versions, devices, precision
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status: 0 done, 1 a check failed, 2 bad input, 130 interrupted."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        return options.run(options)
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
+        print(f"pdejax {options.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        kept = getattr(options, "out", None)
+        hint = f" Finished parts are in {kept}; the same command goes on from them." if kept else " Use --out DIR to keep parts."
+        print(f"\npdejax {options.command}: interrupted.{hint}", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pdejax", description="A Transformer as a PDE in depth.", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    verify = commands.add_parser("verify", help="integrate the closed-form cases and compare")
+    verify.add_argument("--json", type=pathlib.Path, metavar="FILE", help="also save the table as JSON")
+    verify.set_defaults(run=_verify)
+    info = commands.add_parser("info", help="versions, devices and precision")
+    info.add_argument("--json", action="store_true", help="print JSON")
+    info.set_defaults(run=_info)
+    _add_convergence(commands)
+    return parser
+
+
+def _add_convergence(commands) -> None:
+    from pdejax.studies import ConvergenceConfig
+
+    command = commands.add_parser(
+        "convergence",
+        help="measure the continuum limit on real input",
+        description="Errors, orders and bounds of each scheme as the step is refined; see pdejax.studies.ConvergenceConfig.",
+    )
+    hints = typing.get_type_hints(ConvergenceConfig)
+    numbers = {"length": "N", "dim": "D", "layers": "L", "heads": "H", "ffn": "F", "seed": "S", "draws": "K"}
+    for field in dataclasses.fields(ConvergenceConfig):
+        name, hint = f"--{field.name}", hints[field.name]
+        default = "" if field.default is None else f" (default {_shown(field.default)})"
+        if typing.get_origin(hint) is typing.Literal:
+            command.add_argument(name, choices=typing.get_args(hint), default=field.default, help=f"default {field.default}")
+        elif field.name in ("steps", "spatial", "regimes"):
+            command.add_argument(name, type=int, nargs="*", metavar="N", default=None, help=f"positive integers{default}")
+        elif field.name == "dt":
+            command.add_argument(name, type=float, nargs="+", metavar="H", default=None, help="step sizes, instead of --steps")
+        elif field.name == "solvers":
+            command.add_argument(name, nargs="+", metavar="NAME", default=None, help=f"schemes{default}")
+        elif field.name in numbers:
+            command.add_argument(name, type=int, metavar=numbers[field.name], default=field.default, help=f"integer{default}")
+        elif field.name in ("checkpoint", "out"):
+            metavar, text = ("FILE", "saved Transformer") if field.name == "checkpoint" else ("DIR", "folder for results")
+            command.add_argument(name, metavar=metavar, default=None, help=text)
+        else:
+            command.add_argument(name, type=float, metavar="X", default=field.default, help=f"number{default}")
+    command.add_argument("--quiet", action="store_true", help="print the final table only")
+    command.set_defaults(run=_convergence)
+
+
+def _shown(default) -> str:
+    return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+
+
+def _convergence(options: argparse.Namespace) -> int:
+    from pdejax.studies import ConvergenceConfig, convergence
+    from pdejax.studies._convergence_table import HEADER, scheme_row, summary
+
+    values = {}
+    for field in dataclasses.fields(ConvergenceConfig):
+        value = getattr(options, field.name)
+        if value is None:
+            continue
+        values[field.name] = tuple(value) if isinstance(value, list) else value
+    config = ConvergenceConfig(**values)
+    shown = {"header": False}
+
+    def say(text: str) -> None:
+        if options.quiet:
+            return
+        if sys.stderr.isatty():
+            print(f"\r\x1b[2K… {text}", end="", file=sys.stderr, flush=True)
+        else:
+            print(f"… {text}", file=sys.stderr, flush=True)
+
+    def row(record) -> None:
+        if sys.stderr.isatty() and not options.quiet:
+            print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
+        if not shown["header"]:
+            print(HEADER)
+            shown["header"] = True
+        print(scheme_row(record), flush=True)
+
+    result = convergence(config, report=say, row=row)
+    if sys.stderr.isatty() and not options.quiet:
+        print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
+    content = result.as_json()
+    print(f"\ninput       {content['results']['input']}", end="")
+    print(summary(content))
+    for path in result.files:
+        print(f"saved {path}")
+    failed = [question for question, answer in result.verdicts.items() if "NOT" in answer or "VIOLATED" in answer]
+    return 1 if failed else 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from pdejax.studies import verify
+
+    table = verify(report=lambda line: print(line, flush=True))
+    if options.json is not None:
+        from pdejax.studies._records import write_json
+
+        write_json(options.json, table)
+        print(f"saved {options.json}")
+    return 0 if table["passed"] == table["cases"] else 1
+
+
+def _info(options: argparse.Namespace) -> int:
+    from pdejax.studies import environment
+
+    found = environment()
+    found["compilation_cache"] = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if options.json:
+        print(json.dumps(found, indent=1))
+        return 0
+    for key, value in found.items():
+        print(f"{key:<18}{value}")
+    return 0

@@ -1,0 +1,11 @@
+"""Matrix exponential."""
+
+import jax.scipy.linalg
+from jaxtyping import Array, Float
+
+
+def matrix_exponential(a: Float[Array, "d d"]) -> Float[Array, "d d"]:
+    """e^a by scaling and squaring (Higham 2005, DOI 10.1137/04061101X). Up to 2⁶⁴ in norm: jax's own limit
+    of 2¹⁶ would return NaN for a diffusion operator over a long depth.
+    """
+    return jax.scipy.linalg.expm(a, max_squarings=64)

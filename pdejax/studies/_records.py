@@ -1,0 +1,123 @@
+"""Results on disk: JSON written whole or not at all, parts that an interrupted study resumes from, and the environment."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import pathlib
+import platform
+import tempfile
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import jax
+import numpy as np
+
+PACKAGES = ("pdejax", "jax", "jaxlib", "diffrax", "equinox", "flax", "numpy", "scipy")
+
+
+class ResultError(RuntimeError):
+    """A result file that cannot be read or written; the message says what to do."""
+
+
+def environment() -> dict[str, Any]:
+    """Versions, device and precision, to be kept with every result."""
+    device = jax.devices()[0]
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": device.device_kind,
+        "backend": device.platform,
+        "devices": jax.device_count(),
+        "cores": os.cpu_count(),
+        "x64": bool(jax.config.read("jax_enable_x64")),
+        "versions": versions,
+    }
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, arrays and tuples as JSON types; NaN and infinities as None, which JSON can hold."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [plain(item) for item in value]
+    if isinstance(value, np.ndarray | jax.Array):
+        return plain(np.asarray(value).tolist())
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, pathlib.PurePath):
+        return str(value)
+    return value
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of it."""
+    text = json.dumps(plain(value), indent=1, allow_nan=False) + "\n"
+    write_whole(path, text.encode())
+
+
+def write_whole(path: pathlib.Path, content: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except OSError as error:
+        raise ResultError(f"cannot write {path}: {error.strerror}. Choose another --out folder or free the disk.") from error
+
+
+def check_folder(folder: pathlib.Path) -> None:
+    """Fail before any work if results could not be written to `folder`."""
+    if folder.exists() and not folder.is_dir():
+        raise ResultError(f"--out {folder} is a file; give a folder.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ResultError(f"--out {folder} is not writable ({error.strerror}); choose another folder.") from error
+
+
+class Parts:
+    """The finished parts of a study, one JSON file each, so that an interrupted study goes on from them.
+
+    Parts belong to a configuration by its hash; without a folder nothing is kept. A part that cannot be read is measured
+    again and reported through `notice`.
+    """
+
+    def __init__(self, folder: pathlib.Path | None, config: Any, notice: Callable[[str], None] = print):
+        self.notice = notice
+        self.folder = None
+        if folder is not None:
+            check_folder(folder)
+            key = hashlib.sha256(json.dumps([plain(config), environment()], sort_keys=True).encode()).hexdigest()[:16]
+            self.folder = folder / "parts" / key
+
+    def get(self, name: str, measure: Callable[[], Any]) -> Any:
+        """The part `name` as plain JSON values: read if it is there, else measured and kept."""
+        if self.folder is None:
+            return plain(measure())
+        path = self.folder / f"{name}.json"
+        if path.exists():
+            try:
+                return json.loads(path.read_text())["value"]
+            except (ValueError, KeyError, OSError):
+                self.notice(f"{path} is damaged and is measured again")
+        value = plain(measure())
+        write_json(path, {"name": name, "value": value})
+        return value

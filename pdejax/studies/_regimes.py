@@ -1,0 +1,84 @@
+"""Which continuum regime a family of random networks is in as the number of layers grows (claim C1)."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray
+
+from pdejax._depth import iid
+from pdejax._equation import MasterEquation
+from pdejax._simulate import simulate
+from pdejax._types import Field
+from pdejax.analysis import fit_order, mesh_norm
+
+
+@dataclasses.dataclass(frozen=True)
+class Regime:
+    """How a quantity changes with the number of layers L.
+
+    `values` at `layers`; `exponent` e and its 95 % half-width `ci` of values ∝ L^e; `verdict` in words. For i.i.d. layers the
+    quantity is the spread between draws, (mean‖u − ū‖²)^{1/2}/‖ū‖; for smooth weights the distance to the ODE's solution.
+    """
+
+    family: str
+    quantity: str
+    layers: tuple[int, ...]
+    values: tuple[float, ...]
+    exponent: float
+    ci: float
+    verdict: str
+
+
+def iid_spread(
+    base: MasterEquation, u0: Field, *, layers: Sequence[int], scaling: str, draws: int, key: PRNGKeyArray
+) -> Regime:
+    """Spread between `draws` networks of independent layers, each `u ← u + s(L)F_l(u)`, as L grows."""
+    spreads = tuple(_spread(base, u0, count, scaling, draws, key) for count in layers)
+    return regime(f"iid {scaling}", "spread between draws", layers, spreads)
+
+
+def regime(family: str, quantity: str, layers: Sequence[int], values: Sequence[float]) -> Regime:
+    """Fit values ∝ L^e and say what it means."""
+    fit = fit_order([1 / count for count in layers], values, last=len(layers))
+    exponent = -fit.order
+    return Regime(family, quantity, tuple(layers), tuple(values), exponent, fit.ci, verdict(quantity, exponent))
+
+
+def verdict(quantity: str, exponent: float) -> str:
+    """The regime that an exponent of L shows, within ±0.15."""
+    if quantity != "spread between draws":
+        if exponent < -0.85:
+            return f"ODE limit, reached at rate L^{exponent:.2f}"
+        return f"no first-order ODE limit: the distance changes as L^{exponent:.2f}"
+    if abs(exponent + 0.5) <= 0.15:
+        return f"ODE limit of the averaged field: draws agree as L^{exponent:.2f}"
+    if abs(exponent) <= 0.15:
+        return f"no limit along a path: draws keep their spread (L^{exponent:+.2f}), SDE-like"
+    return f"unclassified: the spread changes as L^{exponent:.2f}"
+
+
+@eqx.filter_jit
+def _spread(base: MasterEquation, u0: Field, layers: int, scaling: str, draws: int, key: PRNGKeyArray):
+    def end(k):
+        network = iid(lambda kk: redraw(base, kk), layers, key=k, scaling=scaling)  # pyright: ignore[reportArgumentType]
+        return simulate(network, u0, t1=1.0, steps=layers, solver="euler", save="end").us[-1]
+
+    ends = jax.vmap(end)(jax.random.split(key, draws))
+    mean = jnp.mean(ends, axis=0)
+    return jnp.sqrt(jnp.sum(mesh_norm(ends - mean[None]) ** 2) / (draws - 1)) / mesh_norm(mean)
+
+
+def redraw(equation: MasterEquation, key: PRNGKeyArray) -> MasterEquation:
+    """The same equation with every weight matrix drawn anew, Gaussian of the same root mean square."""
+    leaves, treedef = jax.tree.flatten(equation)
+    keys = jax.random.split(key, len(leaves))
+
+    def draw(leaf, k):
+        if not (eqx.is_inexact_array(leaf) and leaf.ndim >= 2):
+            return leaf
+        return jnp.sqrt(jnp.mean(leaf**2)) * jax.random.normal(k, leaf.shape, leaf.dtype)
+
+    return jax.tree.unflatten(treedef, [draw(leaf, k) for leaf, k in zip(leaves, keys, strict=True)])

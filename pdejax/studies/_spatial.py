@@ -1,0 +1,79 @@
+"""The spatial order q of v1 (24): the field refined in the number of tokens."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from pdejax._equation import MasterEquation
+from pdejax._simulate import simulate
+from pdejax._types import Field
+from pdejax.analysis import fit_order
+from pdejax.solvers import Grid, Laplacian
+from pdejax.terms import Diffusion
+
+MODES = 6  # Fourier-cosine coefficients that are compared between meshes
+SPAN = 0.2  # depth of the comparison
+
+
+@dataclasses.dataclass(frozen=True)
+class SpatialConvergence:
+    """Spatial refinement at fixed depth.
+
+    `tokens` N; `differences` ‖c_N − c_2N‖ between the first cosine coefficients of solutions on N and 2N tokens, relative;
+    `order` q and `ci` of differences ∝ Δx^q; `expected` 2 (second-order Laplacian, midpoint quadrature).
+    """
+
+    boundary: str
+    diffusivity: float
+    tokens: tuple[int, ...]
+    differences: tuple[float, ...]
+    order: float
+    ci: float
+    expected: float
+
+
+def spatial_convergence(
+    base: MasterEquation, u0: Field, *, tokens: Sequence[int], diffusivity: float, depth: float = SPAN
+) -> SpatialConvergence:
+    """Solve `base` with diffusion on finer and finer Neumann grids from one smooth function.
+
+    The function is the real embedded sequence `u0` smoothed to its lowest cosine modes, so that it can be sampled on any
+    grid. Every solve is at a tolerance far below the spatial error. Raises `ValueError` unless `tokens` doubles.
+    """
+    if len(tokens) < 3 or any(b != 2 * a for a, b in zip(tokens, tokens[1:], strict=False)):
+        raise ValueError(f"spatial={tuple(tokens)} must double from one entry to the next, at least three entries.")
+    modes = cosine_coefficients(u0)[:MODES]
+    coefficients = []
+    for n in tokens:
+        grid = Grid(n)
+        equation = MasterEquation(base.interaction, base.reaction, Diffusion(grid, diffusivity), base.stabilization)
+        start = sample_cosines(modes, n)
+        end = simulate(equation, start, t1=depth, rtol=1e-10, atol=1e-10, solver="tsit5", save="end").us[-1]
+        coefficients.append(np.asarray(cosine_coefficients(end)[:MODES]))
+    scale = np.linalg.norm(coefficients[-1])
+    differences = [
+        float(np.linalg.norm(a - b) / scale) for a, b in zip(coefficients, coefficients[1:], strict=False)
+    ]
+    fit = fit_order([1 / n for n in tokens[:-1]], differences, last=len(differences))
+    return SpatialConvergence("neumann", diffusivity, tuple(tokens), tuple(differences), fit.order, fit.ci, 2.0)
+
+
+def cosine_coefficients(u: Field) -> Float[Array, "n d"]:
+    """Coefficients a_k of u(x) = Σ a_k cos(πkx) from samples at cell centres (discrete cosine transform)."""
+    n = u.shape[0]
+    transformed = Laplacian(Grid(n)).transform(u)
+    # The transform's own basis vectors, sampled, fix its normalization.
+    basis = Laplacian(Grid(n)).transform(cosines(n, n).T.astype(u.dtype))
+    return transformed / jnp.diagonal(basis)[:, None]
+
+
+def sample_cosines(modes: Float[Array, "m d"], n: int) -> Field:
+    """Σ a_k cos(πkx) at n cell centres."""
+    return cosines(modes.shape[0], n).T.astype(modes.dtype) @ modes
+
+
+def cosines(m: int, n: int) -> Float[Array, "m n"]:
+    return jnp.cos(jnp.pi * jnp.arange(m)[:, None] * ((jnp.arange(n) + 0.5) / n)[None, :])

@@ -1,0 +1,274 @@
+"""`attend`: its implementations against a loop in float64, in values, derivatives, batches and memory."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pdejax.terms import _kernels
+from pdejax.terms._kernels import attend
+
+IMPLEMENTATIONS = ["dense", "blocked", "fused"]
+TOLERANCE = {"float64": 1e-12, "float32": 1e-5}
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """Blocks of about 16 rows at the sizes of these tests, so that all of them have several."""
+    monkeypatch.setitem(_kernels._BLOCK_BYTES, "cpu", 1)
+
+
+def inputs(n, m=None, heads=2, dk=4, dv=3, dtype="float64", scale=1.0, seed=0):
+    m = n if m is None else m
+    rng = np.random.default_rng(seed)
+    shapes = [(n, heads, dk), (m, heads, dk), (m, heads, dv)]
+    q, k, v = (jnp.asarray(rng.normal(size=s), dtype) for s in shapes)
+    return q * scale, k, v
+
+
+def loop(q, k, v, bias=None, causal=False):
+    """The definition, a query at a time, in float64 and without JAX."""
+    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+    n, heads, dk = q.shape
+    b = np.broadcast_to(0.0 if bias is None else np.asarray(bias, np.float64), (heads, k.shape[0]))
+    out = np.zeros((n, heads, v.shape[2]))
+    for i in range(n):
+        for h in range(heads):
+            keys = [j for j in range(k.shape[0]) if b[h, j] > -np.inf and (j <= i or not causal)]
+            z = [float(q[i, h] @ k[j, h]) / math.sqrt(dk) + b[h, j] for j in keys]
+            p = [math.exp(x - max(z)) for x in z]
+            for j, weight in zip(keys, p, strict=True):
+                out[i, h] += weight / math.fsum(p) * v[j, h]
+    return out
+
+
+def biases(m, heads, seed=1):
+    rng = np.random.default_rng(seed)
+    masked = rng.normal(size=(m,))
+    masked[m // 2 :] = -np.inf
+    return {
+        "none": None,
+        "keys": rng.normal(size=(m,)),
+        "heads": rng.normal(size=(heads, m)),
+        "masked": masked,
+    }
+
+
+@pytest.mark.parametrize("implementation", [*IMPLEMENTATIONS, "auto"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (1, 7), (16, 16), (37, 37), (37, 20), (20, 53)])
+def test_values(implementation, dtype, n, m, relative):
+    q, k, v = inputs(n, m, dtype=dtype)
+    # One compilation for all biases of a shape.
+    f = jax.jit(
+        lambda *a, causal: attend(*a[:3], bias=a[3], causal=causal, implementation=implementation),
+        static_argnames="causal",
+    )
+    for name, bias in biases(m, 2).items():
+        if name == "masked" and m == 1:
+            continue
+        bias = None if bias is None else jnp.asarray(bias, dtype)
+        for causal in {False, n == m}:
+            out = f(q, k, v, bias, causal=causal)
+            assert out.shape == (n, 2, 3) and out.dtype == dtype
+            expected = jnp.asarray(loop(q, k, v, bias, causal))
+            assert relative(out.astype(jnp.float64), expected) < TOLERANCE[dtype], (name, causal)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_large_logits_neither_overflow_nor_lose_the_maximum(implementation, dtype):
+    q, k, v = inputs(24, dtype=dtype, scale=2e4)
+    logits = np.einsum("ihk,jhk->hij", *(np.asarray(x, np.float64) for x in (q, k))) / 2
+    assert np.abs(logits).max() > 1e4
+    out, grads = jax.jit(
+        jax.value_and_grad(
+            lambda *a: jnp.sum(attend(*a, implementation=implementation) ** 2), argnums=(0, 1, 2)
+        )
+    )(q, k, v)
+    assert jnp.isfinite(out) and all(jnp.isfinite(g).all() for g in grads)
+    # float32 keeps a logit of 1e4 to about 1e-3 only: ask for what its rounding allows.
+    error = jnp.abs(attend(q, k, v, implementation=implementation) - jnp.asarray(loop(q, k, v), dtype)).max()
+    assert error < {"float64": 1e-10, "float32": 1e-1}[dtype]
+    one_sided = attend(q, k, v, bias=jnp.full((24,), -1e4, dtype), implementation=implementation)
+    assert jnp.isfinite(one_sided).all()
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_query_without_keys_gives_zero_and_zero_derivatives(implementation):
+    q, k, v = inputs(20)
+    nothing = jnp.full((20,), -jnp.inf)
+
+    def f(*a):
+        return attend(*a, bias=nothing, implementation=implementation)
+
+    assert (f(q, k, v) == 0).all()
+    grads = jax.grad(lambda *a: jnp.sum(f(*a) + f(*a) ** 2), argnums=(0, 1, 2))(q, k, v)
+    assert all((g == 0).all() for g in grads)
+    # Causal, the first three keys masked: exactly the first three queries are left without a key.
+    bias = jnp.where(jnp.arange(20) < 3, -jnp.inf, 0.0)
+    out = attend(q, k, v, bias=bias, causal=True, implementation=implementation)
+    assert (out[:3] == 0).all() and (out[3:] != 0).all() and jnp.isfinite(out).all()
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_equal_finite_biases_change_nothing(implementation, relative):
+    q, k, v = inputs(20)
+    low = attend(q, k, v, bias=jnp.full((20,), -50.0), implementation=implementation)
+    assert relative(low, attend(q, k, v, implementation=implementation)) < 1e-12
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_l2_kernel_through_a_bias_per_head(implementation, relative):
+    q, k, v = inputs(19)
+    out = attend(2 * q, k, v, bias=-jnp.sum(k**2, -1).T / 2.0, implementation=implementation)
+    p = jax.nn.softmax(-jnp.sum((q[:, None] - k[None]) ** 2, -1) / 2.0, axis=1)
+    assert relative(out, jnp.einsum("ijh,jhd->ihd", p, v)) < 1e-12
+
+
+def weighted(implementation, causal, weights):
+    """A scalar of q, k, v and bias whose derivatives have no symmetry to hide behind."""
+
+    def f(q, k, v, bias):
+        return jnp.sum(
+            weights * attend(q, k, v, bias=bias, causal=causal, implementation=implementation) ** 2
+        )
+
+    return f
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_derivatives(causal, relative):
+    n = 35
+    x = (*inputs(n), jnp.asarray(biases(n, 2)["heads"]))
+    d = tuple(jnp.asarray(np.random.default_rng(2).normal(size=y.shape)) for y in x)
+    weights = jnp.asarray(np.random.default_rng(3).normal(size=(n, 2, 3)))
+
+    def everything(implementation):
+        f = weighted(implementation, causal, weights)
+        grad = jax.grad(f, argnums=(0, 1, 2, 3))
+        forward = jax.jvp(f, x, d)[1]
+        gradients, forward_over_reverse = jax.jvp(grad, x, d)
+        reverse_over_reverse = jax.grad(
+            lambda *a: sum(jnp.vdot(g, t) for g, t in zip(grad(*a), d, strict=True))
+        )(*x)
+        return gradients, forward, forward_over_reverse, reverse_over_reverse
+
+    dense = jax.jit(lambda: everything("dense"))()
+    for implementation in ("blocked", "fused"):
+        other = jax.jit(lambda name=implementation: everything(name))()
+        for a, b in zip(jax.tree.leaves(other), jax.tree.leaves(dense), strict=True):
+            assert relative(a, b) < 1e-11
+    gradients, forward, second, _ = dense
+    f = jax.jit(weighted("blocked", causal, weights))
+    h = 1e-5
+
+    def shifted(s):
+        return tuple(a + s * t for a, t in zip(x, d, strict=True))
+
+    difference = (f(*shifted(h)) - f(*shifted(-h))) / (2 * h)
+    assert relative(forward, difference) < 1e-8
+    assert relative(sum(jnp.vdot(g, t) for g, t in zip(gradients, d, strict=True)), difference) < 1e-8
+    grad = jax.jit(jax.grad(f, argnums=(0, 1, 2, 3)))
+    for a, plus, minus in zip(second, grad(*shifted(h)), grad(*shifted(-h)), strict=True):
+        assert relative(a, (plus - minus) / (2 * h)) < 1e-7
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_vmap_against_a_loop(implementation, relative):
+    batch = [inputs(35, 21, seed=s) for s in range(3)]
+    q, k, v = (jnp.stack(x) for x in zip(*batch, strict=True))
+    bias = jnp.stack([jnp.asarray(biases(21, 2, seed=s)["masked"]) for s in range(3)])
+
+    def f(q, k, v, bias):
+        return attend(q, k, v, bias=bias, implementation=implementation)
+
+    def g(*a):
+        return jax.grad(lambda *b: jnp.sum(f(*b) ** 3), argnums=(0, 1, 2))(*a)
+
+    for function in (f, g):
+        together = jax.jit(jax.vmap(function))(q, k, v, bias)
+        one = jax.jit(function)
+        alone = jax.tree.map(lambda *x: jnp.stack(x), *(one(*b, c) for b, c in zip(batch, bias, strict=True)))
+        for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+            assert relative(a, b) < 1e-12
+    shared = jax.vmap(f, in_axes=(0, None, None, None))(q, k[0], v[0], bias[0])
+    assert relative(shared[2], f(q[2], k[0], v[0], bias[0])) < 1e-12
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_accumulates_in_single(implementation, dtype):
+    q, k, _ = inputs(300, dtype=dtype, scale=0.0)
+    v = jnp.ones((300, 2, 3), dtype)
+    out = attend(q, k, v, implementation=implementation)
+    assert out.dtype == dtype
+    # A sum of 300 ones kept in bfloat16 stops at 256.
+    assert jnp.abs(out.astype(jnp.float32) - 1.0).max() < 1e-2
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_blocked_memory_grows_linearly(gradient, monkeypatch):
+    monkeypatch.undo()
+
+    def temporary(n, implementation):
+        def f(q, k, v):
+            return attend(q, k, v, implementation=implementation)
+
+        if gradient:
+            f = jax.grad(
+                lambda *a: jnp.sum(attend(*a, implementation=implementation) ** 2), argnums=(0, 1, 2)
+            )
+        x = jax.ShapeDtypeStruct((n, 4, 32), jnp.float32)
+        return jax.jit(f).lower(x, x, x).compile().memory_analysis().temp_size_in_bytes
+
+    one_map = 4000 * 4000 * 4
+    small, large = temporary(4000, "blocked"), temporary(8000, "blocked")
+    assert temporary(4000, "dense") > 4 * one_map
+    assert small < 0.5 * one_map and temporary(4000, "auto") == small
+    assert large < 2.1 * small
+
+
+def test_auto_keeps_small_maps_and_blocks_large_ones(monkeypatch):
+    monkeypatch.undo()
+
+    def blocked(n):
+        return "scan" in str(jax.make_jaxpr(attend)(*inputs(n, heads=4, dtype="float32")))
+
+    assert not blocked(128) and blocked(1000)
+
+
+def test_platform_is_that_of_the_default_device():
+    with jax.default_device(jax.devices("cpu")[0]):
+        assert _kernels._platform() == "cpu"
+    half = inputs(8, dk=8, dv=8, dtype="bfloat16")
+    single = inputs(8, dk=8, dv=8, dtype="float32")
+    odd = inputs(8, dk=4, dv=4, dtype="bfloat16")
+    assert _kernels._cudnn("gpu", half[0], half[2], None)
+    assert not _kernels._cudnn("cpu", half[0], half[2], None)
+    assert not _kernels._cudnn("gpu", half[0], half[2], jnp.zeros(8))
+    assert not _kernels._cudnn("gpu", single[0], single[2], None)
+    assert not _kernels._cudnn("gpu", odd[0], odd[2], None)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        (lambda q, k, v: ((q[0], k, v), {}), ValueError, "q has shape"),
+        (lambda q, k, v: ((q[:0], k, v), {}), ValueError, "q has shape"),
+        (lambda q, k, v: ((q, k[..., :2], v), {}), ValueError, "k has shape"),
+        (lambda q, k, v: ((q, k, v[:3]), {}), ValueError, "v has shape"),
+        (lambda q, k, v: ((q, k, v[:, :1]), {}), ValueError, "v has shape"),
+        (lambda q, k, v: ((q, k, v), {"bias": jnp.zeros(3)}), ValueError, "bias has shape"),
+        (lambda q, k, v: ((q[:3], k, v), {"causal": True}), ValueError, "causal"),
+        (lambda q, k, v: ((q, k, v), {"implementation": "flash"}), ValueError, "auto, dense, blocked, fused"),
+        (lambda q, k, v: ((q, k, v.astype(jnp.float32)), {}), TypeError, "types"),
+        (lambda q, k, v: ((q.astype(int), k, v), {}), TypeError, "floating point"),
+    ],
+)
+def test_bad_input(change, error, words):
+    arguments, options = change(*inputs(5))
+    with pytest.raises(error, match=words):
+        attend(*arguments, **options)

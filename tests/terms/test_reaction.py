@@ -1,0 +1,160 @@
+"""The feed-forward term against scalar loops, its external source, and the trace of its Jacobian."""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pdejax.solvers import Grid
+from pdejax.terms import FeedForward, LayerNorm, RMSNorm
+
+N, D, HIDDEN = 5, 4, 6
+
+ACTIVATIONS = {
+    "relu": lambda z: z if z > 0 else 0.0,
+    "gelu": lambda z: 0.5 * z * (1 + math.erf(z / math.sqrt(2))),
+    "gelu_tanh": lambda z: 0.5 * z * (1 + math.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3))),
+    "silu": lambda z: z / (1 + math.exp(-z)),
+    "tanh": math.tanh,
+    "identity": lambda z: z,
+}
+
+
+def field(seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal((N, D)))
+
+
+def build(key, **options):
+    """A feed-forward with random biases and random scales of its norms."""
+    term = FeedForward(D, HIDDEN, key=key, **options)
+
+    def where(module):
+        norms = [norm for norm in (module.norm, module.norm_out) if norm is not None]
+        return [module.b1, module.b2, *(norm.scale for norm in norms)]
+
+    random = np.random.default_rng(5)
+    return eqx.tree_at(where, term, [x + 0.5 * random.standard_normal(x.shape) for x in where(term)])
+
+
+def twin_norm(norm, row):
+    centre = np.mean(row) if isinstance(norm, LayerNorm) else 0.0
+    shift = np.asarray(norm.bias) if isinstance(norm, LayerNorm) else 0.0
+    return np.asarray(norm.scale) * (row - centre) / np.sqrt(np.mean((row - centre) ** 2) + norm.eps) + shift
+
+
+def twin_token(term, row):
+    """Everything but leak and source for one token, one hidden unit at a time."""
+    w1, b1, w2, b2 = (np.asarray(x) for x in (term.w1, term.b1, term.w2, term.b2))
+    x = row if term.norm is None else twin_norm(term.norm, row)
+    out = b2
+    for h in range(HIDDEN):
+        z = b1[h] + sum(x[k] * w1[k, h] for k in range(D))
+        out = out + ACTIVATIONS[term.activation](z) * w2[h]
+    return out if term.norm_out is None else twin_norm(term.norm_out, out)
+
+
+CASES = {
+    **{name: {"activation": name} for name in ACTIVATIONS},
+    "leak": {"leak": True, "strength": 0.6},
+    "pre": {"norm": LayerNorm(D, eps=1e-2), "strength": -1.2},
+    "peri": {"norm": RMSNorm(D), "norm_out": RMSNorm(D), "leak": True, "activation": "silu"},
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_twin(name, getkey):
+    term, u = build(getkey(), **CASES[name]), field()
+    slow = np.stack([twin_token(term, row) - (row if term.leak else 0.0) for row in np.asarray(u)])
+    np.testing.assert_allclose(term(0.0, u, None), float(term.strength) * slow, rtol=1e-12, atol=1e-14)
+
+
+def test_pointwise(getkey):
+    """A token's reaction depends on that token alone."""
+    term, u = build(getkey(), norm=LayerNorm(D)), field()
+    changed = u.at[2].add(1.0)
+    same = np.array([0, 1, 3, 4])
+    np.testing.assert_array_equal(term(0.0, u, None)[same], term(0.0, changed, None)[same])
+    np.testing.assert_allclose(term(0.0, u[2:3], None), term(0.0, u, None)[2:3], rtol=1e-13)
+
+
+def test_linear_reaction_is_a_matrix(getkey):
+    term, u = FeedForward(D, HIDDEN, activation="identity", key=getkey()), field()
+    np.testing.assert_allclose(term(0.0, u, None), np.asarray(u) @ np.asarray(term.w1) @ np.asarray(term.w2), rtol=1e-12)
+
+
+@pytest.mark.parametrize("grid", [None, Grid(N, "dirichlet"), Grid(N, "periodic", length=3.0)])
+def test_source_sees_positions_and_depth(grid, getkey):
+    def source(x, t):
+        return jnp.stack([jnp.sin(x) * t, x**2, t + 0 * x, jnp.cos(t * x)], axis=1)
+
+    term, u = build(getkey(), source=source, grid=grid, strength=0.3, leak=True), field()
+    bare = eqx.tree_at(lambda m: m.source, term, None)
+    x = {
+        None: [(i + 0.5) / N for i in range(N)],
+        "dirichlet": [(i + 1) / (N + 1) for i in range(N)],
+        "periodic": [3.0 * i / N for i in range(N)],
+    }[None if grid is None else grid.boundary]
+    for t in (0.4, 2.5):
+        slow = [[math.sin(s) * t, s**2, t, math.cos(t * s)] for s in x]
+        # The source is external: α scales neither it nor does the leak reach it.
+        np.testing.assert_allclose(term(t, u, None) - bare(t, u, None), slow, rtol=1e-12, atol=1e-14)
+    du = term(0.4, u.astype(jnp.float32), None)
+    assert du.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_jacobian_trace(activation, getkey):
+    term, u = build(getkey(), activation=activation), field()
+    jacobian = np.asarray(jax.jacfwd(lambda v: term(0.0, v, None))(u))
+    slow = [sum(jacobian[i, k, i, k] for k in range(D)) for i in range(N)]
+    np.testing.assert_allclose(term.jacobian_trace(u), slow, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("norms", [{"norm": LayerNorm(D)}, {"norm_out": RMSNorm(D)}, CASES["peri"]])
+def test_jacobian_trace_through_norms(norms, getkey):
+    """By central differences of the scalar twin; leak and strength are no part of ∂FFN/∂u."""
+    term, u = build(getkey(), **norms), np.asarray(field())
+    h = 1e-5
+    slow = np.zeros(N)
+    for i in range(N):
+        for k in range(D):
+            step = h * np.eye(D)[k]
+            slow[i] += (twin_token(term, u[i] + step)[k] - twin_token(term, u[i] - step)[k]) / (2 * h)
+    np.testing.assert_allclose(term.jacobian_trace(jnp.asarray(u)), slow, rtol=1e-7, atol=1e-8)
+
+
+def test_damping(getkey):
+    assert float(build(getkey(), leak=True, strength=1.5).damping()) == 1.5
+    assert float(build(getkey(), strength=1.5).damping()) == 0.0
+
+
+@pytest.mark.parametrize("name", ["gelu", "silu", "peri"])
+def test_float32_stays_float32(name, getkey):
+    term, u = build(getkey(), **CASES[name]), field()
+    single = u.astype(jnp.float32)
+    assert term(0.0, single, None).dtype == term.jacobian_trace(single).dtype == jnp.float32
+    np.testing.assert_allclose(term(0.0, single, None), term(0.0, u, None), rtol=1e-5, atol=1e-5)
+
+
+def test_transformations(getkey):
+    term = build(getkey(), **CASES["peri"])
+    batch = jnp.stack([field(s) for s in range(3)])
+    batched = eqx.filter_jit(jax.vmap(lambda u: term(0.0, u, None)))(batch)
+    np.testing.assert_allclose(batched, jnp.stack([term(0.0, u, None) for u in batch]), rtol=1e-12, atol=1e-14)
+    arrays, static = eqx.partition(term, eqx.is_inexact_array)
+
+    @jax.jit
+    def loss(arrays, u):
+        return jnp.sum(field(9) * eqx.combine(arrays, static)(0.0, u, None))
+
+    point, random, h = (arrays, batch[0]), np.random.default_rng(2), 1e-6
+    direction = jax.tree.map(lambda x: jnp.asarray(random.standard_normal(x.shape)), point)
+    ends = (jax.tree.map(lambda p, v, s=s: p + s * h * v, point, direction) for s in (1, -1))
+    ahead, behind = (float(loss(*end)) for end in ends)
+    gradient = jax.grad(loss, argnums=(0, 1))(*point)
+    reverse = float(sum(jax.tree.leaves(jax.tree.map(lambda g, v: jnp.sum(g * v), gradient, direction))))
+    assert reverse == pytest.approx((ahead - behind) / (2 * h), rel=1e-7)
+    assert reverse == pytest.approx(float(jax.jvp(loss, point, direction)[1]), rel=1e-11)

@@ -1,0 +1,712 @@
+"""Closed forms of pdejax.exact against independent numerics: plain NumPy token systems integrated by SciPy at 1e-12,
+dense matrix exponentials, quadrature and complex-step derivatives. Nothing here uses pdejax's terms or solvers."""
+
+import ast
+import math
+import pathlib
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+from scipy.integrate import solve_ivp
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal
+
+from pdejax import exact
+
+BOUNDARIES = ("neumann", "periodic", "dirichlet")
+
+
+def laplacian(n, boundary, dx):
+    """Dense second-difference matrix from the ghost values of each boundary."""
+    a = np.zeros((n, n))
+    for i in range(n):
+        for j in (i - 1, i + 1):
+            a[i, i] -= 1
+            if 0 <= j < n:
+                a[i, j] += 1
+            elif boundary == "periodic":
+                a[i, j % n] += 1
+            elif boundary == "neumann":
+                a[i, i] += 1  # the ghost cell mirrors its neighbour
+    return a / dx**2
+
+
+def integrate(field, u0, t, **tolerances):
+    """State at depth t of u' = field(u), by an 8th-order Runge–Kutta method near rounding."""
+    options = {"rtol": 3e-14, "atol": 1e-14, "method": "DOP853", **tolerances}
+    shape = np.shape(u0)
+    solution = solve_ivp(lambda _, y: field(y.reshape(shape)).ravel(), (0.0, t), np.ravel(u0), **options)
+    assert solution.success
+    return solution.y[:, -1].reshape(shape)
+
+
+def softmax_attention(x, beta, log_weights=0.0):
+    logits = beta * x @ x.T + log_weights
+    return np.exp(logits - logsumexp(logits, axis=1, keepdims=True)) @ x
+
+
+def sphere_field(x, beta):
+    mixed = softmax_attention(x, beta)
+    return mixed - np.sum(mixed * x, axis=1, keepdims=True) * x
+
+
+def complex_step_jacobian(f, x):
+    """Jacobian of an analytic vector function, to rounding."""
+    return np.stack([np.imag(f(x + 1e-30j * e)) / 1e-30 for e in np.eye(len(x))], axis=1)
+
+
+# 1. Heat
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+@pytest.mark.parametrize("n", [1, 2, 5, 8])
+def test_heat_modes_are_eigenvectors(boundary, n):
+    a = laplacian(n, boundary, 0.25)
+    first = 1 if boundary == "dirichlet" else 0
+    values = np.asarray(exact.heat_eigenvalues(n, boundary, 3.0, 0.25))
+    modes = []
+    for k in range(first, n + first):
+        mode = np.asarray(exact.heat_mode(n, boundary, k))
+        value = float(exact.heat_mode_eigenvalue(n, boundary, k, 3.0, 0.25))
+        np.testing.assert_allclose(3.0 * a @ mode, value * mode, atol=1e-12)
+        assert values[k - first] == value
+        assert float(exact.heat_mode_factor(n, boundary, k, 3.0, 0.25, 0.1)) == pytest.approx(1 + 0.1 * value)
+        assert abs(mode).max() <= 1 + 1e-15
+        modes.append(mode)
+    gram = np.array(modes) @ np.array(modes).T
+    np.testing.assert_allclose(gram, np.diag(np.diag(gram)), atol=1e-13)
+    assert np.all(np.diag(gram) > 0)
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+@pytest.mark.parametrize("kind", ["scalar", "features", "matrix"])
+def test_heat_solution(boundary, kind, relative):
+    rng = np.random.default_rng(0)
+    n, d, length, t = 7, 3, 2.0, 0.3
+    u0 = rng.standard_normal((n, d))
+    root = rng.standard_normal((d, d))
+    diffusivity = {"scalar": np.array(0.7), "features": np.array([0.1, 0.0, 2.0]), "matrix": root @ root.T}[
+        kind
+    ]
+    matrix = diffusivity if kind == "matrix" else np.diag(np.broadcast_to(diffusivity, (d,)))
+    if kind == "matrix":
+        matrix = diffusivity = matrix + np.array(
+            [[0, 1, 0], [-1, 0, 0], [0, 0, 0]]
+        )  # not symmetric: tells D from D.T
+    dx = length / (n + 1 if boundary == "dirichlet" else n)
+    expected = scipy.linalg.expm(t * np.kron(laplacian(n, boundary, dx), matrix)) @ u0.ravel()
+    got = exact.heat_solution(jnp.asarray(u0), jnp.asarray(diffusivity), t, boundary, length)
+    assert relative(got, expected.reshape(n, d)) < 1e-13
+    np.testing.assert_allclose(
+        exact.mode_sum(exact.mode_amplitudes(got, boundary), boundary), got, atol=1e-14
+    )
+
+
+# 2 and 3. Linear terms
+
+
+@pytest.mark.parametrize("leak", [True, False])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_uniform_attention(leak, weighted, relative):
+    rng = np.random.default_rng(1)
+    n, d, t = 6, 4, 1.7
+    u0, v = rng.standard_normal((n, d)), rng.standard_normal((d, d))
+    weights = rng.uniform(0.5, 2.0, n) if weighted else None
+    keys = rng.standard_normal((n, d))
+    log_weights = 0.0 if weights is None else np.log(weights)[None]
+
+    def field(u):
+        logits = np.zeros_like(u) @ keys.T + log_weights
+        return np.exp(logits - logsumexp(logits, axis=1, keepdims=True)) @ u @ v - leak * u
+
+    got = exact.uniform_attention(jnp.asarray(u0), v, t, leak, weights)
+    assert relative(got, integrate(field, u0, t)) < 1e-12
+
+
+@pytest.mark.parametrize("leak", [True, False])
+def test_linear_reaction(leak, relative):
+    rng = np.random.default_rng(2)
+    u0, w1, w2 = rng.standard_normal((3, 4)), rng.standard_normal((4, 2)), rng.standard_normal((2, 4))
+    b1, b2 = rng.standard_normal(2), rng.standard_normal(4)
+    got = exact.linear_reaction(jnp.asarray(u0), w1 @ w2, 0.8, leak, b1 @ w2 + b2)
+    assert relative(got, integrate(lambda u: (u @ w1 + b1) @ w2 + b2 - leak * u, u0, 0.8)) < 1e-12
+    homogeneous = exact.linear_reaction(jnp.asarray(u0), w1 @ w2, 0.8, leak)
+    expected = u0 @ scipy.linalg.expm(0.8 * (w1 @ w2 - leak * np.eye(4)))
+    assert relative(homogeneous, expected) < 1e-13
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("leak", [True, False])
+def test_linear_master_equation(boundary, weighted, leak, relative):
+    rng = np.random.default_rng(3)
+    n, d, t, diffusivity, length = 6, 3, 0.9, 0.05, 1.5
+    u0, m = rng.standard_normal((n, d)), rng.standard_normal((d, d))
+    weights = rng.uniform(0.5, 2.0, n) if weighted else None
+    share = np.full(n, 1 / n) if weights is None else weights / weights.sum()
+    dx = length / (n + 1 if boundary == "dirichlet" else n)
+    spatial = np.outer(np.ones(n), share) - leak * np.eye(n) + diffusivity * laplacian(n, boundary, dx)
+    generator = np.kron(spatial, np.eye(d)) + np.kron(np.eye(n), m.T)
+    expected = (scipy.linalg.expm(t * generator) @ u0.ravel()).reshape(n, d)
+    got = exact.linear_master_equation(jnp.asarray(u0), m, t, diffusivity, boundary, length, leak, weights)
+    assert relative(got, expected) < 1e-12
+
+
+def test_linear_master_equation_over_a_long_depth():
+    """‖tA‖ ≈ 5e6: beyond the default of jax's matrix exponential, which returns NaN there."""
+    u0 = jnp.sin(jnp.arange(24.0).reshape(12, 2))
+    got = exact.linear_master_equation(u0, -np.eye(2), 1000.0, 10.0, "dirichlet", leak=True)
+    assert np.all(np.abs(got) < 1e-300)
+
+
+# 4. Spatial normalization
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize(("eps", "t"), [(1.0, 2.0), (0.04, 3.0), (1e-4, 0.7)])
+def test_spatial_norm_solution(weighted, eps, t, relative):
+    rng = np.random.default_rng(4)
+    u0, gamma = 1 + rng.standard_normal((5, 3)), 0.6
+    weights = rng.uniform(0.5, 2.0, 5) if weighted else None
+    share = np.full(5, 0.2) if weights is None else weights / weights.sum()
+
+    def field(u):
+        deviation = u - share @ u
+        return -gamma * deviation / np.sqrt(share @ np.sum(deviation**2, axis=1) + eps)
+
+    got = exact.spatial_norm_solution(jnp.asarray(u0), gamma, eps, t, weights)
+    assert relative(got, integrate(field, u0, t)) < 1e-12
+    constant = jnp.ones((5, 3))
+    np.testing.assert_array_equal(exact.spatial_norm_solution(constant, gamma, eps, t), constant)
+
+
+def test_spatial_norm_radius_satisfies_its_equation():
+    """F(s0) − F(s) = γt and ds/dt = −γs/√(s²+ε), from 1e-3 √ε to 1e5 √ε, decades apart in one call."""
+    s0, eps, gamma = jnp.logspace(-6, 2, 9), 1e-6, 2.0
+    for t in (1e-5, 1e-3, 0.3):
+        s = exact.spatial_norm_radius(s0, gamma, eps, t)
+        assert np.all(s > 0) and np.all(s < s0)
+        error = np.abs(exact.spatial_norm_time(s0, s, gamma, eps) - t)
+        assert np.all(error <= 1e-15 * np.maximum(1, np.asarray(s0)))
+        rate = jax.vmap(jax.grad(exact.spatial_norm_radius, 3), (0, None, None, None))(s0, gamma, eps, t)
+        np.testing.assert_allclose(rate, -gamma * s / jnp.sqrt(s**2 + eps), rtol=1e-12)
+
+
+def test_spatial_norm_without_eps_ends():
+    assert float(exact.spatial_norm_extinction_time(1.5, 0.5)) == 3.0
+    assert math.isinf(float(exact.spatial_norm_extinction_time(1.5, 0.5, 1e-8)))
+    assert math.isinf(float(exact.spatial_norm_extinction_time(1.5, 0.0)))
+    assert float(exact.spatial_norm_extinction_time(0.0, 0.0)) == 0.0
+    s = exact.spatial_norm_radius(1.5, 0.5, 0.0, jnp.array([0.0, 2.0, 3.0, 4.0]))
+    np.testing.assert_array_equal(s, [1.5, 0.5, 0.0, 0.0])
+    near = exact.spatial_norm_radius(1.5, 0.5, 1e-20, 2.0)
+    assert float(near) == pytest.approx(0.5, abs=1e-15)
+    assert float(exact.spatial_norm_radius(0.0, 0.5, 0.1, 2.0)) == 0.0
+
+
+def test_spatial_norm_against_growth():
+    gamma, growth, eps = 3.0, 0.8, 0.5
+    radius = float(exact.spatial_norm_basin_radius(gamma, growth, eps))
+
+    def rate(s):
+        return growth * s - gamma * s / np.sqrt(s**2 + eps)
+
+    assert abs(rate(radius)) < 1e-14
+    assert integrate(rate, np.array(0.99 * radius), 8.0) < 0.2 * radius
+    assert integrate(rate, np.array(1.01 * radius), 8.0) > 2 * radius
+    assert float(exact.spatial_norm_basin_radius(1.0, 2.0, 0.3)) == 0.0
+    assert rate(1e-3) < 0 and 2.0 * 1e-3 - 1e-3 / np.sqrt(1e-6 + 0.25) >= -1e-8
+    # ε = 0, above, at and below γ/λ, and without growth.
+    for s0, t in ((5.0, 1.3), (3.75, 2.0), (2.0, 0.9)):
+        expected = integrate(lambda s: growth * s - gamma, np.array(s0), t)
+        assert float(exact.spatial_norm_growth_radius(s0, gamma, growth, t)) == pytest.approx(
+            expected, abs=1e-12
+        )
+    assert float(exact.spatial_norm_growth_radius(2.0, gamma, growth, 2.0)) == 0.0
+    assert float(exact.spatial_norm_growth_radius(2.0, 0.5, 0.0, 1.0)) == 1.5
+
+
+# 5 and 6. Equiangular tokens
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "gamma"), [(1, 3, 0.4), (2, 2, -0.9), (5, 7, 0.0), (4, 4, -0.3), (6, 9, 1.0)]
+)
+def test_equiangular_tokens(n, d, gamma, getkey):
+    expected = gamma * np.ones((n, n)) + (1 - gamma) * np.eye(n)
+    for key in (None, getkey()):
+        x = exact.equiangular_tokens(n, d, gamma, key)
+        assert x.shape == (n, d)
+        np.testing.assert_allclose(x @ x.T, expected, atol=3e-15)
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.0, 4.0])
+@pytest.mark.parametrize(("n", "d", "gamma0"), [(2, 3, -0.8), (5, 6, 0.0), (5, 6, -0.2), (7, 7, 0.6)])
+def test_equiangular_cosine_is_the_token_system(beta, n, d, gamma0):
+    x = np.asarray(exact.equiangular_tokens(n, d, gamma0, jax.random.key(1)))
+    t = 0.0
+    for step in (0.05, 0.75, 2.2):
+        x = integrate(lambda y: sphere_field(y, beta), x, step)
+        t += step
+        gram = x @ x.T
+        cosine = float(exact.equiangular_cosine(gamma0, beta, n, t))
+        np.testing.assert_allclose(gram[~np.eye(n, dtype=bool)], cosine, atol=1e-12)
+        rate = sphere_field(x, beta) @ x.T
+        expected = float(exact.equiangular_rate(cosine, beta, n))
+        np.testing.assert_allclose((rate + rate.T)[0, 1], expected, atol=1e-12)
+        np.testing.assert_allclose(
+            exact.sphere_attention(jnp.asarray(x), beta), sphere_field(x, beta), atol=1e-14
+        )
+
+
+def test_equiangular_without_temperature_has_the_closed_form():
+    t, n = jnp.linspace(0.0, 15.0, 31), 6
+    decayed = np.exp(-2 * np.asarray(t))
+    np.testing.assert_allclose(
+        exact.equiangular_cosine(0.0, 0.0, n, t), (1 - decayed) / (1 + (n - 1) * decayed), atol=1e-15
+    )
+    np.testing.assert_allclose(
+        exact.equiangular_gap(0.0, 0.0, n, t), n * decayed / (1 + (n - 1) * decayed), rtol=1e-13
+    )
+    tiny = exact.equiangular_cosine(0.3, 1e-13, n, t)
+    np.testing.assert_allclose(tiny, exact.equiangular_cosine(0.3, 0.0, n, t), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("n", "beta", "gamma0"), [(2, 40.0, 0.0), (8, 15.0, -0.14), (100, 8.0, 0.0), (3, 100.0, 0.7)]
+)
+def test_equiangular_through_a_metastable_phase(n, beta, gamma0):
+    """At large β tokens rest near γ0 for a depth like e^{β(1−γ0)}/2n; compared in y = ln w, where the equation is mild."""
+    unit = math.exp(beta * (1 - gamma0)) / (2 * n)
+    y0 = math.log1p((n - 1) * gamma0) - math.log1p(-gamma0)
+
+    def rate(y):
+        return 2 * n / (np.exp(beta * n / (np.exp(y) + n - 1)) + n - 1)
+
+    for t in (1e-3 * unit, 0.1 * unit):
+        y = integrate(rate, np.array(y0), t)
+        gap = float(exact.equiangular_gap(gamma0, beta, n, t))
+        assert gap == pytest.approx(float(n / (np.exp(y) + n - 1)), rel=1e-11)
+
+
+def test_equiangular_gap_closes_at_rate_two():
+    t = jnp.array([10.0, 40.0, 200.0])
+    gap = exact.equiangular_gap(0.1, 3.0, 5, t)
+    np.testing.assert_allclose(np.diff(np.log(gap)), -2 * np.diff(t), rtol=1e-8)
+    np.testing.assert_array_equal(exact.equiangular_cosine(1.0, 3.0, 5, t), 1.0)
+    assert float(exact.equiangular_cosine(0.25, 3.0, 5, 0.0)) == 0.25
+
+
+@pytest.mark.parametrize("beta", [0.0, 2.0, 5.0])
+@pytest.mark.parametrize(("n", "gamma0", "r0"), [(2, -0.8, 1.0), (5, 0.0, 0.3), (6, 0.5, 4.0)])
+def test_preln_equiangular_is_the_token_system(beta, n, gamma0, r0):
+    def field(x):
+        return softmax_attention(x / np.linalg.norm(x, axis=1, keepdims=True), beta)
+
+    x = r0 * np.asarray(exact.equiangular_tokens(n, n + 1, gamma0, jax.random.key(2)))
+    t = 0.0
+    for step in (0.1, 1.4, 6.5):
+        x = integrate(field, x, step)
+        t += step
+        state = exact.preln_equiangular(gamma0, r0, beta, n, t)
+        radius = np.linalg.norm(x, axis=1)
+        np.testing.assert_allclose(radius, state.radius, rtol=1e-12)
+        gram = (x @ x.T) / np.outer(radius, radius)
+        np.testing.assert_allclose(gram[~np.eye(n, dtype=bool)], state.cosine, atol=1e-12)
+        assert float(state.gap + state.cosine) == pytest.approx(1.0, abs=1e-15)
+        # Rates: θ' and r' from the token field itself.
+        v = field(x)
+        theta = x / radius[:, None]
+        radial = np.sum(v * theta, axis=1)
+        turn = (v - radial[:, None] * theta) / radius[:, None]
+        angular, outward = exact.preln_equiangular_rates(state.cosine, state.radius, beta, n)
+        assert (turn @ theta.T + theta @ turn.T)[0, 1] == pytest.approx(float(angular), abs=1e-12)
+        np.testing.assert_allclose(radial, outward, atol=1e-12)
+
+
+def test_preln_gap_closes_like_the_inverse_square():
+    t = jnp.array([1e3, 1e5, 1e7])
+    state = exact.preln_equiangular(0.1, 1.0, 1.0, 5, t)
+    np.testing.assert_allclose(np.diff(np.log(state.gap)) / np.diff(np.log(t)), -2, atol=5e-3)
+    np.testing.assert_allclose(state.radius / t, 1, atol=3e-3)
+    uniform = exact.preln_equiangular(0.1, 1.0, 0.0, 5, t)
+    np.testing.assert_allclose(uniform.radius**2 * uniform.gap, 0.9, rtol=1e-12)
+    together = exact.preln_equiangular(1.0, 2.0, 3.0, 5, 7.0)
+    assert tuple(map(float, together)) == (1.0, 0.0, 9.0)
+    frozen = exact.preln_equiangular(-1 + 1e-9, 0.7, 15.0, 2, 1000.0)
+    # z' = z/r with z = 1 + γ ≪ 1 and r' = 1 to 1e-12, since e^{−30} ≈ 1e-13.
+    assert float(frozen.radius) == pytest.approx(1000.7, rel=1e-11)
+
+
+# 7, 8 and 12. On the sphere
+
+
+@pytest.mark.parametrize(("n", "d", "beta"), [(4, 3, 2.0), (3, 5, 0.0), (1, 4, 1.0)])
+def test_consensus_exponents(n, d, beta):
+    direction = np.ones(d) / math.sqrt(d)
+    x = np.tile(direction, (n, 1))
+
+    def field(y):
+        y = y.reshape(n, d)
+        weight = np.exp(beta * y @ y.T)
+        mixed = weight / np.sum(weight, axis=1, keepdims=True) @ y
+        return (mixed - np.sum(mixed * y, axis=1, keepdims=True) * y).ravel()
+
+    jacobian = complex_step_jacobian(field, x.ravel())
+    tangent = np.kron(np.eye(n), scipy.linalg.null_space(direction[None]))
+    values = np.sort(np.linalg.eigvals(tangent.T @ jacobian @ tangent).real)[::-1]
+    np.testing.assert_allclose(values, exact.consensus_exponents(n, d), atol=1e-12)
+    ambient = np.sort(np.linalg.eigvals(jacobian).real)
+    np.testing.assert_allclose(ambient[:n], -2, atol=1e-12)
+
+
+def test_single_token(relative):
+    rng = np.random.default_rng(5)
+    v, x0 = rng.standard_normal((4, 4)), rng.standard_normal((3, 4))
+    start = x0 / np.linalg.norm(x0, axis=1, keepdims=True)
+
+    def field(x):
+        y = x @ v
+        return y - np.sum(y * x, axis=1, keepdims=True) * x
+
+    got = exact.sphere_retraction_single_token(jnp.asarray(x0), v, 2.3)
+    assert relative(got, integrate(field, start, 2.3)) < 1e-12
+    assert relative(exact.sphere_retraction_single_token(jnp.asarray(x0[1]), v, 2.3), got[1]) < 1e-14
+    # e^{2000} overflows, the direction does not.
+    far = exact.sphere_retraction_single_token(jnp.array([1.0, 1.0]), np.diag([2000.0, 1999.0]), 1.0)
+    np.testing.assert_allclose(far, np.array([1, math.exp(-1)]) / math.hypot(1, math.exp(-1)), rtol=1e-12)
+
+
+def test_energy_rises_at_the_stated_rate():
+    rng = np.random.default_rng(6)
+    x = rng.standard_normal((5, 3))
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+
+    def energy(y, beta):
+        return np.sum(np.exp(beta * y @ y.T)) / (2 * beta * len(y) ** 2)
+
+    for beta in (0.1, 1.0, 6.0):
+        assert float(exact.interaction_energy(jnp.asarray(x), beta)) == pytest.approx(
+            energy(x, beta), rel=1e-14
+        )
+        slope = np.imag(energy(x + 1e-30j * sphere_field(x, beta), beta)) / 1e-30
+        assert float(exact.interaction_energy_rate(jnp.asarray(x), beta)) == pytest.approx(slope, rel=1e-13)
+        assert slope > 0
+    equiangular = exact.equiangular_tokens(4, 4, 0.3)
+    expected = (math.exp(2.0) + 3 * math.exp(0.6)) / (2 * 2.0 * 4)
+    assert float(exact.interaction_energy(equiangular, 2.0)) == pytest.approx(expected, rel=1e-14)
+
+
+# 9. Gaussian tokens
+
+
+@pytest.mark.parametrize(("v", "a", "t"), [(1.0, 0.5, 0.6), (-0.8, 0.5, 3.0)])
+def test_gaussian_tokens(v, a, t):
+    """Gauss–Hermite tokens with quadrature weights stand for the Gaussian: every token must move by s(t)/s0."""
+    tokens, weights = exact.gaussian_quadrature_tokens(80, 0.9)
+    x0, log_weights = np.asarray(tokens), np.log(np.asarray(weights))[None]
+    assert np.sum(weights) == pytest.approx(1.0, abs=1e-15)
+    assert np.sum(weights * x0[:, 0] ** 2) == pytest.approx(0.9, rel=1e-13)
+    x = integrate(lambda x: v * softmax_attention(x, a, log_weights), x0, t)
+    variance = float(exact.gaussian_token_variance(0.9, v * a, t))
+    # Some of the outermost tokens, of weight 1e-30 and less, feel that the quadrature is finite.
+    core = np.abs(x0[:, 0]) < 8
+    np.testing.assert_allclose(x[core] / x0[core], math.sqrt(variance / 0.9), rtol=1e-11)
+    np.testing.assert_allclose(np.sum(np.asarray(weights) * x[:, 0] ** 2), variance, rtol=1e-11)
+
+
+def test_gaussian_blowup():
+    assert float(exact.gaussian_blowup_time(0.5, 2.0)) == 0.5
+    assert math.isinf(float(exact.gaussian_blowup_time(0.5, -2.0)))
+    times = jnp.array([0.0, 0.25, 0.5, 0.7])
+    np.testing.assert_array_equal(
+        exact.gaussian_token_variance(0.5, 2.0, times), [0.5, 1.0, math.inf, math.inf]
+    )
+    np.testing.assert_allclose(
+        exact.gaussian_token_variance(0.5, -2.0, times), 0.5 / (1 + 2 * times), rtol=1e-15
+    )
+
+
+# 10. Stability
+
+
+@pytest.mark.parametrize(
+    ("name", "solver"),
+    [
+        ("heun", diffrax.Heun),
+        ("midpoint", diffrax.Midpoint),
+        ("bosh3", diffrax.Bosh3),
+        ("dopri5", diffrax.Dopri5),
+        ("tsit5", diffrax.Tsit5),
+        ("dopri8", diffrax.Dopri8),
+    ],
+)
+def test_stability_polynomials_are_those_of_the_tableaus(name, solver):
+    tableau = solver.tableau
+    weights = tableau.b_sol
+    a = np.zeros((len(weights), len(weights)))
+    for i, row in enumerate(tableau.a_lower, start=1):
+        a[i, :i] = row
+    powers, column = [1.0], np.ones(len(weights))
+    for _ in weights:
+        powers.append(float(weights @ column))
+        column = a @ column
+    stated = exact.stability_polynomial(name)
+    np.testing.assert_allclose(powers[: len(stated)], stated, rtol=1e-13)
+    np.testing.assert_allclose(powers[len(stated) :], 0, atol=1e-18)
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "digits"),
+    [
+        ("euler", 2.0, 1e-14),
+        ("heun", 2.0, 1e-14),
+        ("midpoint", 2.0, 1e-14),
+        ("rk4", 2.78529, 5e-6),
+        ("bosh3", 2.5127, 5e-5),
+        ("dopri5", 3.3066, 5e-5),
+        ("tsit5", 3.5068, 5e-5),
+        ("dopri8", 5.1666, 5e-5),
+    ],
+)
+def test_real_axis_limits(name, limit, digits):
+    found = exact.real_axis_limit(name)
+    assert abs(found - limit) <= digits
+    polynomial = np.polynomial.Polynomial(exact.stability_polynomial(name))
+    assert np.all(np.abs(polynomial(-np.linspace(0, found, 20_001))) <= 1 + 1e-12)
+    assert np.all(np.abs(polynomial(-found * np.linspace(1 + 1e-9, 1.5, 1000))) > 1)
+
+
+def test_real_axis_limit_of_other_polynomials():
+    # Runge–Kutta–Chebyshev T_s(1 + z/s²) touches ±1 inside and leaves at −2s².
+    for s in (2, 3, 5):
+        chebyshev = np.polynomial.Chebyshev.basis(s).convert(kind=np.polynomial.Polynomial)
+        coefficients = chebyshev(np.polynomial.Polynomial([1.0, 1 / s**2])).coef
+        assert exact.real_axis_limit(coefficients / coefficients[0]) == pytest.approx(2 * s**2, rel=1e-6)
+    assert exact.real_axis_limit([1.0, -1.0]) == 0.0
+    assert exact.real_axis_limit([1.0, 1.0, 0.5, 0.0]) == pytest.approx(2.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+@pytest.mark.parametrize("name", ["euler", "rk4", "dopri8"])
+def test_diffusive_step_limit(boundary, name):
+    n, diffusivity, dx = 9, 0.3, 0.1
+    h = float(exact.diffusive_step_limit(name, diffusivity, dx, n, boundary))
+    polynomial = np.polynomial.Polynomial(exact.stability_polynomial(name))
+    values = np.linalg.eigvalsh(diffusivity * laplacian(n, boundary, dx))
+    assert np.abs(polynomial(h * (1 - 1e-9) * values)).max() <= 1 + 1e-12
+    assert np.abs(polynomial(h * (1 + 1e-6) * values)).max() > 1
+    large = float(exact.diffusive_step_limit(name, diffusivity, dx))
+    assert large == pytest.approx(exact.real_axis_limit(name) * dx**2 / (4 * diffusivity), rel=1e-15)
+    assert large < h
+    assert math.isinf(float(exact.diffusive_step_limit(name, 0.0, dx)))
+
+
+# 11. Information
+
+
+def test_bivariate_normal_information():
+    for rho in (-0.99, 0.0, 1e-5, 0.6):
+        joint = multivariate_normal(cov=[[1, rho], [rho, 1]]).entropy()
+        marginal = multivariate_normal(cov=[[1]]).entropy()
+        assert float(exact.bivariate_normal_information(rho)) == pytest.approx(
+            2 * marginal - joint, abs=1e-14
+        )
+    assert float(exact.bivariate_normal_information(1e-9)) == pytest.approx(5e-19, rel=1e-6)
+    assert math.isinf(float(exact.bivariate_normal_information(1.0)))
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+def test_diffusion_channel_information(boundary):
+    """Against I = ½ ln det(cov of input) det(cov of output)/det(joint cov) of the dense token vectors."""
+    rng = np.random.default_rng(7)
+    n, diffusivity, dx, t, noise = 6, 0.02, 0.2, 0.8, 0.3
+    prior = rng.uniform(0.2, 2.0, n)
+    modes = np.asarray(exact.mode_amplitudes(jnp.eye(n), boundary)).T
+    np.testing.assert_allclose(modes.T @ modes, np.eye(n), atol=1e-14)
+    source = modes @ np.diag(prior) @ modes.T
+    gain = scipy.linalg.expm(t * diffusivity * laplacian(n, boundary, dx))
+    output = gain @ source @ gain.T + noise**2 * np.eye(n)
+    joint = np.block([[source, source @ gain.T], [gain @ source, output]])
+    expected = 0.5 * sum(s * np.linalg.slogdet(c)[1] for s, c in ((1, source), (1, output), (-1, joint)))
+    rates = exact.heat_eigenvalues(n, boundary, diffusivity, dx)
+    got = exact.diffusion_channel_information(prior, rates, t, noise)
+    assert float(got) == pytest.approx(expected, rel=1e-12)
+    later = exact.diffusion_channel_information(prior, rates, 2 * t, noise)
+    assert float(later) < float(got)
+
+
+# Transformations, types, errors
+
+SCALAR_CASES = {
+    "radius": (exact.spatial_norm_radius, (1.3, 0.7, 0.2, 1.1)),
+    "time": (exact.spatial_norm_time, (1.3, 0.6, 0.7, 0.2)),
+    "basin": (exact.spatial_norm_basin_radius, (3.0, 0.8, 0.5)),
+    "growth": (exact.spatial_norm_growth_radius, (5.0, 3.0, 0.8, 1.3)),
+    "cosine": (lambda g, b, t: exact.equiangular_cosine(g, b, 5, t), (0.2, 2.0, 0.7)),
+    "gap": (lambda g, b, t: exact.equiangular_gap(g, b, 5, t), (-0.1, 3.0, 9.0)),
+    "rate": (lambda g, b: exact.equiangular_rate(g, b, 5), (0.2, 2.0)),
+    "preln cosine": (lambda g, r, b, t: exact.preln_equiangular(g, r, b, 5, t).cosine, (0.2, 0.5, 2.0, 3.0)),
+    "preln radius": (lambda g, r, b, t: exact.preln_equiangular(g, r, b, 5, t).radius, (0.2, 0.5, 2.0, 3.0)),
+    "variance": (exact.gaussian_token_variance, (0.9, 0.5, 0.6)),
+    "blow-up": (exact.gaussian_blowup_time, (0.9, 0.5)),
+    "step": (lambda d, dx: exact.diffusive_step_limit("rk4", d, dx, 7), (0.3, 0.1)),
+    "information": (exact.bivariate_normal_information, (0.4,)),
+    "eigenvalue": (lambda d, dx: exact.heat_mode_eigenvalue(7, "neumann", 3, d, dx), (0.3, 0.1)),
+}
+
+
+@pytest.mark.parametrize("name", SCALAR_CASES)
+def test_derivatives_jit_and_vmap(name):
+    function, point = SCALAR_CASES[name]
+    value = function(*point)
+    arrays = tuple(map(jnp.asarray, point))
+    compiled = jax.jit(function)
+    np.testing.assert_allclose(compiled(*arrays), value, rtol=1e-14)
+    batch = tuple(jnp.stack([a, 1.001 * a]) for a in arrays)
+    np.testing.assert_allclose(function(*batch)[0], value, rtol=1e-14)
+    np.testing.assert_allclose(jax.vmap(function)(*batch), function(*batch), rtol=1e-14)
+    everything = tuple(range(len(point)))
+    forward = jax.jit(jax.jacfwd(function, everything))(*arrays)
+    reverse = jax.jit(jax.jacrev(function, everything))(*arrays)
+    np.testing.assert_allclose(forward, reverse, rtol=1e-11)
+    for k, slope in enumerate(forward):
+        # Fourth-order differences.
+        h = 1e-3 * abs(point[k])
+        shifted = [compiled(*(a + s * h * (i == k) for i, a in enumerate(arrays))) for s in (-2, -1, 1, 2)]
+        difference = (shifted[0] - 8 * shifted[1] + 8 * shifted[2] - shifted[3]) / (12 * h)
+        assert float(slope) == pytest.approx(float(difference), rel=1e-8, abs=1e-10)
+
+
+def test_derivatives_at_the_start_and_second_order():
+    rate = exact.equiangular_rate(0.0, 2.0, 5)
+    start = jax.grad(exact.equiangular_cosine, 3)(0.0, 2.0, 5, 0.0)
+    assert float(start) == pytest.approx(float(rate), rel=1e-13)
+    begin = jax.jacfwd(exact.preln_equiangular, 4)(0.0, 0.5, 2.0, 5, 0.0)
+    angular, outward = exact.preln_equiangular_rates(0.0, 0.5, 2.0, 5)
+    assert float(begin.cosine) == pytest.approx(float(angular), rel=1e-12)
+    assert float(begin.radius) == pytest.approx(float(outward), rel=1e-12)
+    cosine, slope = jax.jvp(lambda t: exact.equiangular_cosine(0.1, 2.0, 5, t), (1.0,), (1.0,))
+    curvature = jax.hessian(exact.equiangular_cosine, 3)(0.1, 2.0, 5, 1.0)
+    expected = jax.grad(exact.equiangular_rate)(cosine, 2.0, 5) * slope
+    assert float(curvature) == pytest.approx(float(expected), rel=1e-11)
+    assert float(jax.grad(exact.spatial_norm_radius)(1.0, 1.0, 0.0, 0.3)) == 1.0
+
+
+FIELD_CASES = {
+    "heat": lambda u, m, t: exact.heat_solution(u, 0.1, t, "neumann"),
+    "heat matrix": lambda u, m, t: exact.heat_solution(u, m @ m.T, t, "dirichlet"),
+    "uniform": lambda u, m, t: exact.uniform_attention(u, m, t),
+    "reaction": lambda u, m, t: exact.linear_reaction(u, m, t, offset=m[0]),
+    "master": lambda u, m, t: exact.linear_master_equation(u, m, t, 0.1, "periodic"),
+    "master dirichlet": lambda u, m, t: exact.linear_master_equation(u, m, t, 0.1, "dirichlet"),
+    "single": lambda u, m, t: exact.sphere_retraction_single_token(u, m, t),
+    "spatial": lambda u, m, t: exact.spatial_norm_solution(u, 0.5, 0.1, t),
+    "field": lambda u, m, t: exact.sphere_attention(u, t),
+}
+
+
+@pytest.mark.parametrize("name", FIELD_CASES)
+def test_fields_keep_their_type_and_compile(name):
+    function = FIELD_CASES[name]
+    u = jax.random.normal(jax.random.key(3), (5, 3))
+    m = 0.3 * jax.random.normal(jax.random.key(4), (3, 3))
+    value = jax.jit(function)(u, m, 0.6)
+    assert value.dtype == jnp.float64
+    np.testing.assert_allclose(value, function(u, m, 0.6), rtol=1e-13, atol=1e-14)
+    single = function(u.astype(jnp.float32), m.astype(jnp.float32), 0.6)
+    assert single.dtype == jnp.float32
+    np.testing.assert_allclose(single, value, atol=2e-5)
+    gradient = jax.grad(lambda t: jnp.sum(jnp.sin(function(u, m, t))))(0.6)
+    h = 1e-4
+    difference = [jnp.sum(jnp.sin(function(u, m, 0.6 + s * h))) for s in (-1, 1)]
+    assert float(gradient) == pytest.approx(
+        float(difference[1] - difference[0]) / (2 * h), rel=1e-5, abs=1e-7
+    )
+
+
+def test_scalars_in_float32():
+    for function, point in SCALAR_CASES.values():
+        value = function(*(jnp.asarray(v, jnp.float32) for v in point))
+        assert value.dtype == jnp.float32
+        assert float(value) == pytest.approx(float(function(*point)), rel=2e-4)
+
+
+U = jnp.ones((4, 3))
+V = np.eye(3)
+BAD = {
+    "n is 0": (lambda: exact.heat_mode(0, "neumann", 0), "n must be at least 1"),
+    "n is a float": (lambda: exact._heat._check_mode(2.0, "neumann", 0), "n must be an integer"),
+    "mode too high": (lambda: exact.heat_mode(4, "neumann", 4), "at most 3 for a neumann grid"),
+    "Dirichlet mode 0": (lambda: exact.heat_mode(4, "dirichlet", 0), "k must be at least 1"),
+    "negative diffusivity": (lambda: exact.heat_solution(U, -1.0, 1.0, "neumann"), "diffusivity"),
+    "diffusivity shape": (lambda: exact.heat_solution(U, jnp.ones(2), 1.0, "neumann"), r"\(3,\) or \(3, 3\)"),
+    "negative depth": (lambda: exact.heat_solution(U, 1.0, -0.1, "neumann"), "t .* not negative; got -0.1"),
+    "depth NaN": (lambda: exact.uniform_attention(U, V, math.nan), "t .* finite"),
+    "length": (lambda: exact.heat_solution(U, 1.0, 1.0, "neumann", 0.0), "length must be positive"),
+    "spacing": (lambda: exact.heat_eigenvalues(4, "neumann", 1.0, 0.0), "spacing must be positive"),
+    "value matrix": (lambda: exact.uniform_attention(U, np.eye(2), 1.0), r"value_matrix .* \(3, 3\)"),
+    "weights shape": (lambda: exact.uniform_attention(U, V, 1.0, weights=np.ones(3)), r"weights .* \(4,\)"),
+    "weight 0": (lambda: exact.uniform_attention(U, V, 1.0, weights=np.zeros(4)), "weights must be positive"),
+    "offset": (lambda: exact.linear_reaction(U, V, 1.0, offset=np.ones(2)), r"offset .* \(3,\)"),
+    "zero token": (lambda: exact.sphere_retraction_single_token(jnp.zeros(3), V, 1.0), "zero tokens"),
+    "gamma": (
+        lambda: exact.spatial_norm_radius(1.0, -1.0, 0.1, 1.0),
+        "gamma must be finite and not negative",
+    ),
+    "eps": (lambda: exact.spatial_norm_radius(1.0, 1.0, -0.1, 1.0), "eps must be finite and not negative"),
+    "no growth": (lambda: exact.spatial_norm_basin_radius(1.0, 0.0), "growth must be positive"),
+    "cosine at the simplex": (
+        lambda: exact.equiangular_cosine(-0.5, 1.0, 3, 1.0),
+        r"\(−1/\(n−1\), 1\].*got -0.5",
+    ),
+    "cosine above 1": (lambda: exact.equiangular_tokens(3, 4, 1.01), "gamma must be in"),
+    "one token": (lambda: exact.equiangular_cosine(0.0, 1.0, 1, 1.0), "n must be at least 2; got 1"),
+    "too few dimensions": (lambda: exact.equiangular_tokens(5, 4, 0.1), "d must be at least n=5"),
+    "negative beta": (lambda: exact.equiangular_cosine(0.0, -1.0, 3, 1.0), "beta must be finite and not"),
+    "large beta": (lambda: exact.equiangular_cosine(0.0, 101.0, 3, 1.0), "beta must be at most 100"),
+    "radius 0": (lambda: exact.preln_equiangular(0.0, 0.0, 1.0, 3, 1.0), "radius0 must be positive"),
+    "circle": (lambda: exact.consensus_exponents(3, 1), "d must be at least 2"),
+    "energy": (lambda: exact.interaction_energy(U, 0.0), "beta must be positive"),
+    "variance": (lambda: exact.gaussian_token_variance(0.0, 1.0, 1.0), "variance0 must be positive"),
+    "too many nodes": (lambda: exact.gaussian_quadrature_tokens(200), "at most 180"),
+    "scheme": (lambda: exact.real_axis_limit("dopri"), "Did you mean 'dopri[58]'.*Known: euler"),
+    "polynomial": (lambda: exact.real_axis_limit([2.0, 1.0]), "starts with 1"),
+    "correlation": (lambda: exact.bivariate_normal_information(1.1), r"in \[−1, 1\]; got 1.1"),
+    "growing modes": (
+        lambda: exact.diffusion_channel_information(np.ones(2), np.ones(2), 1.0, 1.0),
+        "eigenvalues",
+    ),
+    "noise": (
+        lambda: exact.diffusion_channel_information(np.ones(2), -np.ones(2), 1.0, 0.0),
+        "noise must be",
+    ),
+    "shapes": (lambda: exact.linear_master_equation(U, np.eye(2), 1.0, 1.0, "neumann"), r"m must have shape"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_arguments(name):
+    call, message = BAD[name]
+    with pytest.raises((ValueError, TypeError), match=message):
+        call()
+
+
+def test_depends_on_nothing_that_it_checks():
+    for path in pathlib.Path(exact.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for name in names:
+                inside = name.startswith(("pdejax.exact", "pdejax._types"))
+                assert inside or name.split(".")[0] in {"jax", "jaxtyping", "numpy"} | _STANDARD, (
+                    path.name,
+                    name,
+                )
+
+
+_STANDARD = {"collections", "difflib", "functools", "math", "numbers", "typing"}
