@@ -80,7 +80,8 @@ class DepthVarying(AbstractEquation):
             return _combine(self.layer(left), self.layer(right), position - floor)
         basis = self._cosines(s / self.size) if self.kind == "cosine" else _spline_basis(s - 0.5, self.size)
         return jax.tree.map(
-            lambda leaf: jnp.tensordot(basis.astype(leaf.dtype), leaf, axes=1) if eqx.is_array(leaf) else leaf, self.stacked
+            lambda leaf: jnp.tensordot(basis.astype(leaf.dtype), leaf, axes=1) if eqx.is_array(leaf) else leaf,
+            self.stacked,
         )
 
     def __call__(self, t: Depth, u: Field, args: FieldArgs | None = None) -> Field:
@@ -161,7 +162,7 @@ def smooth_random(
 
 
 def iid(
-    make: Callable[[PRNGKeyArray], MasterEquation], layers: int, *, key: PRNGKeyArray, scaling: Scaling = "1/L"
+    make: Callable[[PRNGKeyArray], MasterEquation], layers: int, *, key: PRNGKeyArray, scaling: str = "1/L"
 ) -> DepthVarying:
     r"""Independent random layers on [0, 1], the counterexample to v2 Thm 3.2: `u ← u + s(L)·F_l(u)`, l = 1…L.
 

@@ -196,7 +196,9 @@ def stack(modules: Sequence[T]) -> T:
     dynamic, static = zip(*(eqx.partition(m, eqx.is_array) for m in modules), strict=True)
     first = jax.tree.structure(dynamic[0])
     if any(jax.tree.structure(d) != first for d in dynamic) or any(not eqx.tree_equal(s, static[0]) for s in static):
-        raise ValueError("layers must have the same structure (same terms, sizes, activations and options) to be stacked.")
+        raise ValueError(
+            "layers must have the same structure (same terms, sizes, activations and options) to be stacked."
+        )
     return eqx.combine(jax.tree.map(lambda *leaves: jnp.stack(leaves), *dynamic), static[0])
 
 

@@ -178,7 +178,9 @@ class Diffrax(eqx.Module):
 
         subs = {"end": diffrax.SubSaveAt(t1=True)}
         if plan.save == "depths":
-            subs["depths"] = diffrax.SubSaveAt(ts=wanted[0].astype(t0.dtype), fn=save)
+            # Edges between layers are rounded: a depth on one may lie a last digit outside.
+            ts = jnp.clip(wanted[0].astype(t0.dtype), t0, t1)
+            subs["depths"] = diffrax.SubSaveAt(ts=ts, fn=save)
         elif plan.save == "steps":
             subs["steps"] = diffrax.SubSaveAt(steps=True, fn=save)
         meter = diffrax.TextProgressMeter() if plan.progress and not plan.layers else diffrax.NoProgressMeter()

@@ -4,13 +4,13 @@ import math
 import operator
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 from jaxtyping import ArrayLike
 
 from pdejax._depth import DepthVarying
 from pdejax._equation import AbstractEquation
 from pdejax._integrate import Plan, Save, Split
+from pdejax._types import traced
 
 
 def check_steps(steps, rtol, atol) -> int | None:
@@ -26,12 +26,16 @@ def check_steps(steps, rtol, atol) -> int | None:
     if steps is None:
         for name, value in (("rtol", rtol), ("atol", atol)):
             if value is None:
-                raise ValueError(f"simulate: adaptive steps need both tolerances, but {name} is missing; try {name}=1e-6.")
-            if not isinstance(value, jax.core.Tracer) and not (float(value) >= 0 and math.isfinite(float(value))):
+                raise ValueError(
+                    f"simulate: adaptive steps need both tolerances, but {name} is missing; try {name}=1e-6."
+                )
+            if not traced(value) and not (float(value) >= 0 and math.isfinite(float(value))):
                 raise ValueError(f"simulate: {name}={value} must be finite and not negative.")
         return None
-    if isinstance(steps, jax.core.Tracer):
-        raise TypeError("simulate: steps is traced; it must be a Python integer (the step size itself is traced for you).")
+    if traced(steps):
+        raise TypeError(
+            "simulate: steps is traced; it must be a Python integer (the step size itself is traced for you)."
+        )
     try:
         number = operator.index(steps)
     except TypeError:
@@ -46,9 +50,9 @@ def check_steps(steps, rtol, atol) -> int | None:
 
 def check_depths(t0, t1) -> None:
     for name, value in (("t0", t0), ("t1", t1)):
-        if not isinstance(value, jax.core.Tracer) and (np.ndim(value) or not math.isfinite(float(value))):
+        if not traced(value) and (np.ndim(value) or not math.isfinite(float(value))):
             raise ValueError(f"simulate: {name}={value} must be one finite depth.")
-    if not any(isinstance(v, jax.core.Tracer) for v in (t0, t1)) and not float(t1) > float(t0):
+    if not traced(t0, t1) and not float(t1) > float(t0):
         hint = "t1 must be positive" if float(t0) == 0 else f"t1 must be greater than t0={t0}"
         raise ValueError(f"simulate: t1={t1}: {hint}; depth runs forwards.")
 
@@ -57,8 +61,10 @@ def crossed_layers(equation: AbstractEquation, t0, t1, steps: int | None) -> tup
     """The layers a piecewise-constant equation crosses, or () where the weights are smooth in depth."""
     if not (isinstance(equation, DepthVarying) and equation.kind == "constant"):
         return ()
-    if any(isinstance(v, jax.core.Tracer) for v in (t0, t1)):
-        raise TypeError("simulate: t0 and t1 must be plain numbers for piecewise-constant weights, which are taken layer by layer.")
+    if traced(t0, t1):
+        raise TypeError(
+            "simulate: t0 and t1 must be plain numbers for piecewise-constant weights, which are taken layer by layer."
+        )
     ends = []
     for name, value in (("t0", t0), ("t1", t1)):
         position = float(value) * equation.size / equation.t1
@@ -83,7 +89,7 @@ def make_plan(
     t0,
     t1,
     steps: int | None,
-    save: str | ArrayLike | None,
+    save: str | ArrayLike | Sequence[float] | None,
     split: Split,
     limit: float,
     progress: bool,
@@ -91,13 +97,15 @@ def make_plan(
 ) -> tuple[Plan, np.ndarray | None]:
     """The plan and the saved depths if they are known before the solve (else None)."""
     layers = crossed_layers(equation, t0, t1, steps)
-    traced = any(isinstance(v, jax.core.Tracer) for v in (t0, t1))
+    unknown = traced(t0, t1)
     if save is None:
         save = "layers" if layers else "end"
     if isinstance(save, str):
         kind: Save
         if save not in ("end", "steps", "layers"):
-            raise ValueError(f"simulate: save={save!r} is unknown; choose 'end', 'steps', 'layers' or give an array of depths.")
+            raise ValueError(
+                f"simulate: save={save!r} is unknown; choose 'end', 'steps', 'layers' or give an array of depths."
+            )
         kind = save  # pyright: ignore[reportAssignmentType]
         if save == "layers" and not isinstance(equation, DepthVarying):
             raise ValueError(
@@ -108,7 +116,15 @@ def make_plan(
             assert isinstance(equation, DepthVarying)
             edges = equation.edges()
             return make_plan(
-                equation, t0, t1, steps, edges[(edges >= float(t0)) & (edges <= float(t1))], split, limit, progress, cost
+                equation,
+                t0,
+                t1,
+                steps,
+                edges[(edges >= float(t0)) & (edges <= float(t1))],
+                split,
+                limit,
+                progress,
+                cost,
             )
         if save == "steps" and layers and steps is None:
             raise ValueError(
@@ -116,22 +132,26 @@ def make_plan(
                 "give save='layers' or an array of depths."
             )
         plan = Plan(kind, split, layers, limit, progress, cost)
-        if traced:
+        if unknown:
             return plan, None
         if kind == "end":
             return plan, np.asarray([float(t1)])
         if kind == "layers":
             return plan, np.linspace(float(t0), float(t1), len(layers) + 1)
         return plan, None
-    if traced or isinstance(save, jax.core.Tracer):
-        raise TypeError("simulate: saving at given depths needs t0, t1 and the depths as plain numbers, not traced values.")
+    if unknown or traced(save):
+        raise TypeError(
+            "simulate: saving at given depths needs t0, t1 and the depths as plain numbers, not traced values."
+        )
     depths = np.atleast_1d(np.asarray(save, dtype=float))
     start, stop = float(t0), float(t1)
     if depths.ndim != 1 or depths.size == 0:
         raise ValueError(f"simulate: save must be a non-empty 1-D array of depths, got shape {np.shape(save)}.")
     slack = 1e-9 * (stop - start)
     if not np.all(np.isfinite(depths)) or depths.min() < start - slack or depths.max() > stop + slack:
-        raise ValueError(f"simulate: the depths to save must lie in [t0, t1] = [{start}, {stop}], got {depths.tolist()}.")
+        raise ValueError(
+            f"simulate: the depths to save must lie in [t0, t1] = [{start}, {stop}], got {depths.tolist()}."
+        )
     if np.any(np.diff(depths) < 0):
         raise ValueError("simulate: the depths to save must be in increasing order.")
     depths = np.clip(depths, start, stop)
@@ -168,7 +188,9 @@ def _by_step(inside: np.ndarray, edges: np.ndarray, n: int) -> tuple[np.ndarray,
     return slots, where
 
 
-def check_split(equation: AbstractEquation, split: Sequence[Sequence[str]] | None, parts: int | None, solver: str) -> Split:
+def check_split(
+    equation: AbstractEquation, split: Sequence[Sequence[str]] | None, parts: int | None, solver: str
+) -> Split:
     """One group of term names per part of a splitting solver, or None for a solver that takes the whole field."""
     if parts is None:
         if split is not None:

@@ -18,7 +18,7 @@ from pdejax._integrate import CheckpointedScan, Diffrax, Outcome, Plan, Problem,
 from pdejax._plan import check_depths, check_split, check_steps, make_plan
 from pdejax._start import starting_step
 from pdejax._trajectory import Trajectory
-from pdejax._types import Mask
+from pdejax._types import Mask, traced
 from pdejax.solvers import evaluations, get_solver
 from pdejax.terms import FieldArgs
 
@@ -32,7 +32,7 @@ class DivergenceError(RuntimeError):
 
 def simulate(
     equation: AbstractEquation,
-    u0: Array,
+    u0: ArrayLike,
     *,
     t1: ArrayLike,
     steps: int | None = None,
@@ -40,9 +40,9 @@ def simulate(
     atol: ArrayLike | None = None,
     solver: str | diffrax.AbstractSolver = "tsit5",
     t0: ArrayLike = 0.0,
-    save: str | ArrayLike | None = None,
+    save: str | ArrayLike | Sequence[float] | None = None,
     reduce: Callable[[Array, Array, FieldArgs], Any] | None = None,
-    mask: Mask | None = None,
+    mask: ArrayLike | None = None,
     split: Sequence[Sequence[str]] | None = None,
     adjoint: AdjointName | diffrax.AbstractAdjoint | None = None,
     max_steps: int | None = None,
@@ -146,7 +146,11 @@ def _adaptive(
 
 def _check_field(equation: AbstractEquation, u0) -> Array:
     if not isinstance(equation, AbstractEquation):
-        raise TypeError(f"simulate: equation is a {type(equation).__name__}; pass a MasterEquation or pdejax.lift(model).")
+        raise TypeError(
+            f"simulate: equation is a {type(equation).__name__}; pass a MasterEquation or pdejax.lift(model)."
+        )
+    # Looked at in NumPy: under an outer jit even a concrete field gives traced results.
+    known = None if traced(u0) else np.asarray(u0)
     u0 = jnp.asarray(u0)
     if u0.dtype not in (jnp.float32, jnp.float64):
         raise TypeError(
@@ -154,10 +158,12 @@ def _check_field(equation: AbstractEquation, u0) -> Array:
             "accumulates over steps."
         )
     if u0.size == 0:
-        raise ValueError(f"simulate: the field of shape {u0.shape} is empty; it needs at least one token and one feature.")
+        raise ValueError(
+            f"simulate: the field of shape {u0.shape} is empty; it needs at least one token and one feature."
+        )
     equation.check(u0.shape)
-    if not isinstance(u0, jax.core.Tracer) and not bool(jnp.all(jnp.isfinite(u0))):
-        bad = int(jnp.sum(~jnp.isfinite(u0)))
+    if known is not None and not np.isfinite(known).all():
+        bad = int(np.sum(~np.isfinite(known)))
         raise ValueError(f"simulate: the initial field has {bad} NaN or infinite entries of {u0.size}; clean it first.")
     return u0
 
@@ -165,13 +171,14 @@ def _check_field(equation: AbstractEquation, u0) -> Array:
 def _check_mask(mask, u0: Array):
     if mask is None:
         return None
+    known = None if traced(mask) else np.asarray(mask)
     mask = jnp.asarray(mask)
     n = u0.shape[-2]
     if mask.shape != (n,) or mask.dtype != bool:
         raise ValueError(
             f"simulate: mask must be {n} booleans, one per token (True = real), got shape {mask.shape} and dtype {mask.dtype}."
         )
-    if not isinstance(mask, jax.core.Tracer) and not bool(jnp.any(mask)):
+    if known is not None and not known.any():
         raise ValueError("simulate: mask hides every token; at least one must be real.")
     return mask
 
@@ -213,7 +220,9 @@ def _resolve_adjoint(adjoint, equation, solver, groups, t0, t1) -> diffrax.Abstr
     }
     if isinstance(adjoint, str):
         if adjoint not in named:
-            raise ValueError(f"simulate: adjoint={adjoint!r} is unknown; choose one of {tuple(named)} or a diffrax adjoint.")
+            raise ValueError(
+                f"simulate: adjoint={adjoint!r} is unknown; choose one of {tuple(named)} or a diffrax adjoint."
+            )
         adjoint = named[adjoint]()
     if isinstance(adjoint, diffrax.BacksolveAdjoint):
         if groups is not None:
@@ -222,9 +231,11 @@ def _resolve_adjoint(adjoint, equation, solver, groups, t0, t1) -> diffrax.Abstr
                 "leave adjoint out."
             )
         if isinstance(equation, DepthVarying) and equation.kind == "constant":
-            raise ValueError("simulate: the backsolve adjoint cannot cross layers of piecewise-constant weights; leave adjoint out.")
+            raise ValueError(
+                "simulate: the backsolve adjoint cannot cross layers of piecewise-constant weights; leave adjoint out."
+            )
         damping = equation.damping()
-        if not any(isinstance(v, jax.core.Tracer) for v in (damping, t0, t1)):
+        if not traced(damping, t0, t1):
             folds = float(damping) * (float(t1) - float(t0))
             if folds > BACKSOLVE_LIMIT:
                 raise ValueError(
@@ -232,7 +243,9 @@ def _resolve_adjoint(adjoint, equation, solver, groups, t0, t1) -> diffrax.Abstr
                     f"depth, at most {BACKSOLVE_LIMIT:g} allowed), which loses the gradient; leave adjoint out."
                 )
     elif adjoint is not None and not isinstance(adjoint, diffrax.AbstractAdjoint):
-        raise TypeError(f"simulate: adjoint is a {type(adjoint).__name__}; give one of {tuple(named)} or a diffrax adjoint.")
+        raise TypeError(
+            f"simulate: adjoint is a {type(adjoint).__name__}; give one of {tuple(named)} or a diffrax adjoint."
+        )
     return adjoint
 
 
@@ -240,7 +253,7 @@ def _trajectory(problem: Problem, plan: Plan, outcome: Outcome, depths, steps: i
     us, ts, t0, t1 = outcome.us, depths, problem.t0, problem.t1
     if plan.save == "steps":
         ts, us = us["t"], us["u"]
-        if steps is None and not isinstance(outcome.stats.steps, jax.core.Tracer):
+        if steps is None and not traced(outcome.stats.steps):
             # An adaptive solve is saved into a buffer of max_steps: drop what it did not reach.
             keep = int(outcome.stats.steps) + 1
             ts, us = jax.tree.map(lambda x: x[:keep], (ts, us))
@@ -266,10 +279,12 @@ def _cost(solver: diffrax.AbstractSolver, groups, *, adaptive: bool) -> tuple[in
 
 
 def _checked(trajectory: Trajectory, steps: int | None, throw: bool) -> Trajectory:
-    if any(isinstance(x, jax.core.Tracer) for x in (trajectory.diverged, trajectory.stats.steps)):
+    if traced(trajectory.diverged, trajectory.stats.steps):
         if not throw:
             return trajectory
-        return eqx.error_if(trajectory, ~trajectory.complete, "simulate: the solve did not reach t1 (blow-up or max_steps).")
+        return eqx.error_if(
+            trajectory, ~trajectory.complete, "simulate: the solve did not reach t1 (blow-up or max_steps)."
+        )
     if steps is not None and bool(trajectory.complete) and int(trajectory.stats.steps) != steps:
         raise AssertionError(f"simulate: asked for {steps} steps, the solver took {int(trajectory.stats.steps)}.")
     if throw and bool(np.any(trajectory.diverged)):

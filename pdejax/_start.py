@@ -30,7 +30,9 @@ def starting_step(equation: AbstractEquation, terms, t0: Array, t1: Array, u: Ar
     d2 = norm(field(t0 + h0, u + h0 * f0) - f0) / h0
     curvature = jnp.maximum(d1, d2)
     h1 = jnp.where(
-        curvature <= 1e-15, jnp.maximum(1e-6, h0 * 1e-3), (0.01 / jnp.where(curvature > 0, curvature, 1)) ** (1 / (order + 1))
+        curvature <= 1e-15,
+        jnp.maximum(1e-6, h0 * 1e-3),
+        (0.01 / jnp.where(curvature > 0, curvature, 1)) ** (1 / (order + 1)),
     )
     rate = equation.damping().astype(u.dtype)
     cap = jnp.where(jnp.isfinite(rate) & (rate > 0), 2 / jnp.where(rate > 0, rate, 1), jnp.inf)

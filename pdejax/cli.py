@@ -28,14 +28,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         kept = getattr(options, "out", None)
-        hint = f" Finished parts are in {kept}; the same command goes on from them." if kept else " Use --out DIR to keep parts."
+        hint = (
+            f" Finished parts are in {kept}; the same command goes on from them."
+            if kept
+            else " Use --out DIR to keep parts."
+        )
         print(f"\npdejax {options.command}: interrupted.{hint}", file=sys.stderr)
         return 130
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="pdejax", description="A Transformer as a PDE in depth.", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="pdejax",
+        description="A Transformer as a PDE in depth.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     verify = commands.add_parser("verify", help="integrate the closed-form cases and compare")
@@ -62,17 +69,27 @@ def _add_convergence(commands) -> None:
         name, hint = f"--{field.name}", hints[field.name]
         default = "" if field.default is None else f" (default {_shown(field.default)})"
         if typing.get_origin(hint) is typing.Literal:
-            command.add_argument(name, choices=typing.get_args(hint), default=field.default, help=f"default {field.default}")
+            command.add_argument(
+                name, choices=typing.get_args(hint), default=field.default, help=f"default {field.default}"
+            )
         elif field.name in ("steps", "spatial", "regimes"):
-            command.add_argument(name, type=int, nargs="*", metavar="N", default=None, help=f"positive integers{default}")
+            command.add_argument(
+                name, type=int, nargs="*", metavar="N", default=None, help=f"positive integers{default}"
+            )
         elif field.name == "dt":
-            command.add_argument(name, type=float, nargs="+", metavar="H", default=None, help="step sizes, instead of --steps")
+            command.add_argument(
+                name, type=float, nargs="+", metavar="H", default=None, help="step sizes, instead of --steps"
+            )
         elif field.name == "solvers":
             command.add_argument(name, nargs="+", metavar="NAME", default=None, help=f"schemes{default}")
         elif field.name in numbers:
-            command.add_argument(name, type=int, metavar=numbers[field.name], default=field.default, help=f"integer{default}")
+            command.add_argument(
+                name, type=int, metavar=numbers[field.name], default=field.default, help=f"integer{default}"
+            )
         elif field.name in ("checkpoint", "out"):
-            metavar, text = ("FILE", "saved Transformer") if field.name == "checkpoint" else ("DIR", "folder for results")
+            metavar, text = (
+                ("FILE", "saved Transformer") if field.name == "checkpoint" else ("DIR", "folder for results")
+            )
             command.add_argument(name, metavar=metavar, default=None, help=text)
         else:
             command.add_argument(name, type=float, metavar="X", default=field.default, help=f"number{default}")

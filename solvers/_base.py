@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 import diffrax
 from jaxtyping import Array, ArrayLike, PyTree, Real
 
+from pdejax.solvers._tableau import explicit_step, is_explicit, tableau
+
 Time = Real[Array, ""]
 Terms = PyTree
 Y = PyTree
@@ -49,9 +51,7 @@ def slope(solver: diffrax.AbstractSolver, terms: Terms, t: Time, y: Y, args: Any
     return terms.vf_prod(t, y, args, control)
 
 
-def hermite(
-    solver: AbstractHermiteSolver, terms: Terms, t0: Time, t1: Time, y0: Y, y1: Y, args: Any
-) -> dict[str, Any]:
+def hermite(solver: AbstractHermiteSolver, terms: Terms, t0: Time, t1: Time, y0: Y, y1: Y, args: Any) -> dict[str, Any]:
     """The `dense_info` of a step from (t0, y0) to (t1, y1)."""
     control = terms.contr(t0, t1)
     k0 = solver.slope(terms, t0, y0, args, control)
@@ -63,7 +63,11 @@ def fresh_step(
     solver: diffrax.AbstractSolver, terms: Terms, t0: Time, t1: Time, y0: Y, args: Any
 ) -> tuple[Y, diffrax.RESULTS]:
     """One step of `solver` that remembers nothing: what it might have kept (the last stage of an FSAL method)
-    belongs to a state that something else has moved since."""
+    belongs to a state that something else has moved since. Explicit Runge–Kutta steps are taken here, from
+    their tableau: without that stage, and differentiable in forward mode too."""
+    method = tableau(solver)
+    if method is not None and is_explicit(method):
+        return explicit_step(method, terms, t0, t1, y0, args), diffrax.RESULTS.successful
     state = solver.init(terms, t0, t1, y0, args)
     y1, _, _, _, result = solver.step(terms, t0, t1, y0, args, state, made_jump=False)
     return y1, result
@@ -78,7 +82,7 @@ def check_sub_solver(solver: Any, name: str) -> None:
     finder = getattr(solver, "root_finder", None)
     if finder is not None and not isinstance(finder.rtol, int | float | ArrayLike):
         raise ValueError(
-            f"{name} is {type(solver).__name__} without tolerances for its root finder. Inside another "
-            "solver it cannot take them from a step-size controller: give them, for example root_finder="
-            "diffrax.VeryChord(rtol=1e-8, atol=1e-8, norm=optimistix.max_norm)."
+            f"{name} is {type(solver).__name__} without tolerances for its root finder. Inside another solver it "
+            "cannot take them from a step-size controller: give them, for example "
+            f"{type(solver).__name__}(root_finder=optimistix.Newton(rtol=1e-8, atol=1e-8))."
         )

@@ -28,9 +28,7 @@ def inverse_square_spacing(grid: Grid, dtype) -> Float[Array, ""]:
 def check_diffusible(grid: Grid) -> None:
     """Raise `ValueError` for a grid of one token, which has no neighbour to exchange with."""
     if grid.n < 2:
-        raise ValueError(
-            "diffusion needs at least 2 tokens; the grid has n=1. Use a longer sequence, or no diffusion."
-        )
+        raise ValueError("diffusion needs at least 2 tokens; the grid has n=1. Use a longer sequence, or no diffusion.")
 
 
 @jax.named_scope("pdejax.solvers.divergence")

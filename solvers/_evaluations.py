@@ -5,6 +5,7 @@ import numbers
 import diffrax
 
 from pdejax.solvers._base import AbstractHermiteSolver
+from pdejax.solvers._tableau import is_explicit, tableau
 
 
 def _count(solver: diffrax.AbstractSolver) -> tuple[int, int] | None:
@@ -14,12 +15,13 @@ def _count(solver: diffrax.AbstractSolver) -> tuple[int, int] | None:
         return None if per_step is None else (per_step, 0)
     if isinstance(solver, diffrax.AbstractImplicitSolver):
         return None
-    if isinstance(solver, diffrax.AbstractRungeKutta) and isinstance(solver.tableau, diffrax.ButcherTableau):
-        # First same as last: the last stage of a step is the first of the next one, except in the first step.
-        saved = int(solver.tableau.fsal)
-        return solver.tableau.num_stages - saved, saved
+    method = tableau(solver)
     if isinstance(solver, diffrax.Euler):
         return 1, 0
+    if method is not None:
+        # First same as last: the last stage of a step is the first of the next one, except in the first step.
+        saved = int(type(solver).tableau.fsal)  # pyright: ignore[reportAttributeAccessIssue]
+        return len(method.weights) - saved, saved
     raise TypeError(
         f"the evaluations of {type(solver).__name__} are not known; they are for the solvers of "
         "pdejax.solvers.SOLVERS, their combinations, and explicit Runge-Kutta methods with a tableau."
@@ -28,6 +30,9 @@ def _count(solver: diffrax.AbstractSolver) -> tuple[int, int] | None:
 
 def fresh_step_evaluations(solver: diffrax.AbstractSolver) -> int | None:
     """Evaluations of a single step that starts without memory, as inside a splitting."""
+    method = tableau(solver)
+    if method is not None and is_explicit(method):
+        return len(method.stages())
     counts = _count(solver)
     return None if counts is None else sum(counts)
 

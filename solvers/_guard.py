@@ -40,9 +40,7 @@ def _above(size: Array, limit: Real[ArrayLike, ""]) -> Array:
     return size > jnp.asarray(limit, size.dtype)
 
 
-def _init(
-    guard: "AbstractBlowupGuard", terms, t0, t1, y0, dt0, args, func, error_order
-) -> tuple[Any, GuardState]:
+def _init(guard: "AbstractBlowupGuard", terms, t0, t1, y0, dt0, args, func, error_order) -> tuple[Any, GuardState]:
     t_next, inner = guard.controller.init(terms, t0, t1, y0, dt0, args, func, error_order)
     dtype = jnp.result_type(t0)
     span = jnp.abs(jnp.asarray(t1 - t0, dtype))
@@ -50,9 +48,7 @@ def _init(
     return t_next, GuardState(jnp.array(False), jnp.full((), jnp.inf, dtype), resolution.astype(dtype), inner)
 
 
-def _adapt(
-    guard: "AbstractBlowupGuard", t0, t1, y0, y1, args, y_error, error_order, state: GuardState
-) -> Adapted:
+def _adapt(guard: "AbstractBlowupGuard", t0, t1, y0, y1, args, y_error, error_order, state: GuardState) -> Adapted:
     size, finite = _largest(y1)
     # A controller that scales inf by inf would make its next step NaN and never end: show it a plain failure.
     shown = jax.tree.map(lambda new, old: jnp.where(finite, new, old), y1, y0)
@@ -142,9 +138,7 @@ class AdaptiveBlowupGuard(AbstractBlowupGuard, diffrax.AbstractAdaptiveStepSizeC
         return self.controller.norm
 
 
-def BlowupGuard(
-    controller: diffrax.AbstractStepSizeController, limit: Real[ArrayLike, ""]
-) -> AbstractBlowupGuard:
+def BlowupGuard(controller: diffrax.AbstractStepSizeController, limit: Real[ArrayLike, ""]) -> AbstractBlowupGuard:
     """Step-size controller that ends the solve when the state blows up.
 
     The solve ends, with `sol.result` not successful, when
@@ -175,8 +169,7 @@ def BlowupGuard(
     """
     if isinstance(controller, type) or not isinstance(controller, diffrax.AbstractStepSizeController):
         raise TypeError(
-            "controller must be a diffrax step-size controller such as diffrax.ConstantStepSize(); "
-            f"got {controller!r}."
+            f"controller must be a diffrax step-size controller such as diffrax.ConstantStepSize(); got {controller!r}."
         )
     if isinstance(controller, diffrax.AbstractAdaptiveStepSizeController):
         # pyright takes the three abstract properties of the base for fields of the constructor.

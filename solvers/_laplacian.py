@@ -100,9 +100,7 @@ class Laplacian(eqx.Module):
                 return jnp.fft.ifft(coefficients, axis=0, norm="ortho")
 
     @jax.named_scope("pdejax.solvers.Laplacian.apply")
-    def apply(
-        self, f: Callable[[Array], Array], u: Inexact[Array, "n *features"]
-    ) -> Inexact[Array, "n *features"]:
+    def apply(self, f: Callable[[Array], Array], u: Inexact[Array, "n *features"]) -> Inexact[Array, "n *features"]:
         """f(L)u, O(n log n), for example `L.apply(lambda z: jnp.exp(t * z), u)` for the heat semigroup.
 
         **Arguments:**
@@ -125,8 +123,7 @@ class Laplacian(eqx.Module):
         values = jnp.asarray(f(self.eigenvalues(real_type)))
         if values.shape not in ((n,), u.shape):
             raise ValueError(
-                f"f returned shape {values.shape} for the {n} eigenvalues; "
-                f"it must return ({n},), or {u.shape} like u."
+                f"f returned shape {values.shape} for the {n} eigenvalues; it must return ({n},), or {u.shape} like u."
             )
         values = values.reshape(values.shape + (1,) * (u.ndim - values.ndim))
         if jnp.iscomplexobj(values) or jnp.iscomplexobj(work):

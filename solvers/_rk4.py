@@ -3,22 +3,9 @@
 from typing import Any, ClassVar
 
 import diffrax
-import jax
 
 from pdejax.solvers._base import AbstractHermiteSolver, StepResult, Terms, Time, Y, hermite
-
-# Butcher tableau: stage i is evaluated at t0 + c_i h, y0 + Σ_j a_ij k_j, and y1 = y0 + Σ_i b_i k_i.
-NODES = (0.0, 0.5, 0.5, 1.0)
-MATRIX = ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0))
-WEIGHTS = (1 / 6, 1 / 3, 1 / 3, 1 / 6)
-
-
-def _combine(y: Y, coefficients: tuple[float, ...], increments: list[Y]) -> Y:
-    """y + Σ_j a_j k_j, leaving out the zeros."""
-    for a, k in zip(coefficients, increments, strict=False):
-        if a != 0.0:
-            y = jax.tree.map(lambda yi, ki, a=a: yi + a * ki, y, k)
-    return y
+from pdejax.solvers._tableau import Tableau, explicit_step
 
 
 class RK4(AbstractHermiteSolver):
@@ -37,12 +24,18 @@ class RK4(AbstractHermiteSolver):
     II.1.2. Not the 3/8 rule that some libraries call "rk4"."""
 
     term_structure: ClassVar = diffrax.AbstractTerm
+    tableau: ClassVar = Tableau(
+        nodes=(0.0, 0.5, 0.5, 1.0),
+        rows=((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)),
+        diagonal=(0.0, 0.0, 0.0, 0.0),
+        weights=(1 / 6, 1 / 3, 1 / 3, 1 / 6),
+    )
 
     def order(self, terms: Terms) -> int:
         return 4
 
     def step_evaluations(self) -> int:
-        return len(WEIGHTS)
+        return len(self.tableau.stages())
 
     def slope(self, terms: Terms, t: Time, y: Y, args: Any, control: Any) -> Y:
         return terms.vf_prod(t, y, args, control)
@@ -50,11 +43,5 @@ class RK4(AbstractHermiteSolver):
     def step(
         self, terms: Terms, t0: Time, t1: Time, y0: Y, args: Any, solver_state: None, made_jump: Any
     ) -> StepResult:
-        control = terms.contr(t0, t1)
-        increments: list[Y] = []
-        for node, row in zip(NODES, MATRIX, strict=True):
-            # t0 + (t1 − t0) may miss t1 by a rounding error, and the field may jump there.
-            t = t1 if node == 1.0 else t0 + node * (t1 - t0)
-            increments.append(terms.vf_prod(t, _combine(y0, row, increments), args, control))
-        y1 = _combine(y0, WEIGHTS, increments)
+        y1 = explicit_step(self.tableau, terms, t0, t1, y0, args)
         return y1, None, hermite(self, terms, t0, t1, y0, y1, args), None, diffrax.RESULTS.successful

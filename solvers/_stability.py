@@ -6,28 +6,7 @@ import diffrax
 import numpy as np
 from numpy.polynomial import polynomial
 
-from pdejax.solvers import _rk4
-
-
-def tableau(solver: diffrax.AbstractSolver) -> tuple[np.ndarray, np.ndarray] | None:
-    """(A, b) of a Runge–Kutta method, shapes (s, s) and (s,); None if `solver` is not one with a single
-    tableau."""
-    if isinstance(solver, diffrax.Euler):
-        return np.zeros((1, 1)), np.ones(1)
-    if isinstance(solver, _rk4.RK4):
-        rows, weights, diagonal = _rk4.MATRIX[1:], np.array(_rk4.WEIGHTS), None
-    elif isinstance(solver, diffrax.AbstractRungeKutta) and isinstance(
-        solver.tableau, diffrax.ButcherTableau
-    ):
-        rows, weights, diagonal = solver.tableau.a_lower, solver.tableau.b_sol, solver.tableau.a_diagonal
-    else:
-        return None
-    matrix = np.zeros((len(weights), len(weights)))
-    for i, row in enumerate(rows, start=1):
-        matrix[i, :i] = row
-    if diagonal is not None:
-        matrix += np.diag(diagonal)
-    return matrix, np.asarray(weights)
+from pdejax.solvers._tableau import tableau
 
 
 def stability_function(solver: diffrax.AbstractSolver) -> tuple[np.ndarray, np.ndarray] | None:
@@ -40,16 +19,19 @@ def stability_function(solver: diffrax.AbstractSolver) -> tuple[np.ndarray, np.n
 
     Source: Hairer and Wanner, *Solving Ordinary Differential Equations II*, (IV.3.2), (IV.3.3).
     """
-    coefficients = tableau(solver)
-    if coefficients is None:
+    method = tableau(solver)
+    if method is None:
         return None
-    matrix, weights = coefficients
+    weights = np.array(method.weights)
+    matrix = np.diag(method.diagonal)
+    for i, row in enumerate(method.rows):
+        matrix[i, :i] = row
     series, column = [1.0], np.ones(len(weights))
     for _ in weights:
         series.append(float(weights @ column))
         column = matrix @ column
     denominator = np.ones(1)
-    for a in np.diag(matrix):
+    for a in method.diagonal:
         denominator = polynomial.polymul(denominator, [1.0, -a])
     numerator = polynomial.polymul(denominator, series)[: len(weights) + 1]
     return numerator, denominator
@@ -75,7 +57,6 @@ def real_stability_limit(solver: diffrax.AbstractSolver) -> float | None:
     if len(beyond) == 0:
         return math.inf
     low, high = grid[beyond[0] - 1], grid[beyond[0]]
-    while high - low > 1e-13 * high:
-        middle = 0.5 * (low + high)
+    while low < (middle := 0.5 * (low + high)) < high:
         low, high = (low, middle) if unstable(middle) else (middle, high)
     return float(low)

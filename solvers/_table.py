@@ -117,17 +117,11 @@ def get_solver(solver: Any, terms: int = 1) -> diffrax.AbstractSolver:
     if isinstance(solver, diffrax.AbstractSolver):
         return solver
     if isinstance(solver, type) and issubclass(solver, diffrax.AbstractSolver):
-        raise TypeError(
-            f"solver is the class {solver.__name__}; call it to make a solver: {solver.__name__}()."
-        )
+        raise TypeError(f"solver is the class {solver.__name__}; call it to make a solver: {solver.__name__}().")
     if not isinstance(solver, str):
-        raise TypeError(
-            f"solver must be a name or a diffrax solver; got {solver!r} ({type(solver).__name__})."
-        )
+        raise TypeError(f"solver must be a name or a diffrax solver; got {solver!r} ({type(solver).__name__}).")
     if solver not in SOLVERS:
         close = difflib.get_close_matches(solver.lower(), SOLVERS, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(
-            f"unknown solver {solver!r}.{hint} Known: {', '.join(SOLVERS)}; or pass a diffrax solver."
-        )
+        raise ValueError(f"unknown solver {solver!r}.{hint} Known: {', '.join(SOLVERS)}; or pass a diffrax solver.")
     return SOLVERS[solver].make(int(terms))

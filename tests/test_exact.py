@@ -1,5 +1,5 @@
-"""Closed forms of pdejax.exact against independent numerics: plain NumPy token systems integrated by SciPy at 1e-12,
-dense matrix exponentials, quadrature and complex-step derivatives. Nothing here uses pdejax's terms or solvers."""
+"""Closed forms of pdejax.exact against independent numerics: plain NumPy token systems integrated by SciPy
+near rounding, dense matrix exponentials, complex-step derivatives; nothing of pdejax's terms or solvers."""
 
 import ast
 import math
@@ -89,21 +89,15 @@ def test_heat_solution(boundary, kind, relative):
     n, d, length, t = 7, 3, 2.0, 0.3
     u0 = rng.standard_normal((n, d))
     root = rng.standard_normal((d, d))
-    diffusivity = {"scalar": np.array(0.7), "features": np.array([0.1, 0.0, 2.0]), "matrix": root @ root.T}[
-        kind
-    ]
+    diffusivity = {"scalar": np.array(0.7), "features": np.array([0.1, 0.0, 2.0]), "matrix": root @ root.T}[kind]
     matrix = diffusivity if kind == "matrix" else np.diag(np.broadcast_to(diffusivity, (d,)))
     if kind == "matrix":
-        matrix = diffusivity = matrix + np.array(
-            [[0, 1, 0], [-1, 0, 0], [0, 0, 0]]
-        )  # not symmetric: tells D from D.T
+        matrix = diffusivity = matrix + np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 0]])  # not symmetric: tells D from D.T
     dx = length / (n + 1 if boundary == "dirichlet" else n)
     expected = scipy.linalg.expm(t * np.kron(laplacian(n, boundary, dx), matrix)) @ u0.ravel()
     got = exact.heat_solution(jnp.asarray(u0), jnp.asarray(diffusivity), t, boundary, length)
     assert relative(got, expected.reshape(n, d)) < 1e-13
-    np.testing.assert_allclose(
-        exact.mode_sum(exact.mode_amplitudes(got, boundary), boundary), got, atol=1e-14
-    )
+    np.testing.assert_allclose(exact.mode_sum(exact.mode_amplitudes(got, boundary), boundary), got, atol=1e-14)
 
 
 # 2 and 3. Linear terms
@@ -158,8 +152,8 @@ def test_linear_master_equation(boundary, weighted, leak, relative):
 
 def test_linear_master_equation_over_a_long_depth():
     """‖tA‖ ≈ 5e6: beyond the default of jax's matrix exponential, which returns NaN there."""
-    u0 = jnp.sin(jnp.arange(24.0).reshape(12, 2))
-    got = exact.linear_master_equation(u0, -np.eye(2), 1000.0, 10.0, "dirichlet", leak=True)
+    u0 = jnp.sin(jnp.arange(18.0).reshape(6, 3))
+    got = exact.linear_master_equation(u0, -np.eye(3), 1000.0, 20.0, "dirichlet", leak=True)
     assert np.all(np.abs(got) < 1e-300)
 
 
@@ -223,9 +217,7 @@ def test_spatial_norm_against_growth():
     # ε = 0, above, at and below γ/λ, and without growth.
     for s0, t in ((5.0, 1.3), (3.75, 2.0), (2.0, 0.9)):
         expected = integrate(lambda s: growth * s - gamma, np.array(s0), t)
-        assert float(exact.spatial_norm_growth_radius(s0, gamma, growth, t)) == pytest.approx(
-            expected, abs=1e-12
-        )
+        assert float(exact.spatial_norm_growth_radius(s0, gamma, growth, t)) == pytest.approx(expected, abs=1e-12)
     assert float(exact.spatial_norm_growth_radius(2.0, gamma, growth, 2.0)) == 0.0
     assert float(exact.spatial_norm_growth_radius(2.0, 0.5, 0.0, 1.0)) == 1.5
 
@@ -233,9 +225,7 @@ def test_spatial_norm_against_growth():
 # 5 and 6. Equiangular tokens
 
 
-@pytest.mark.parametrize(
-    ("n", "d", "gamma"), [(1, 3, 0.4), (2, 2, -0.9), (5, 7, 0.0), (4, 4, -0.3), (6, 9, 1.0)]
-)
+@pytest.mark.parametrize(("n", "d", "gamma"), [(1, 3, 0.4), (3, 3, -0.4), (5, 7, 0.0), (6, 7, 1.0)])
 def test_equiangular_tokens(n, d, gamma, getkey):
     expected = gamma * np.ones((n, n)) + (1 - gamma) * np.eye(n)
     for key in (None, getkey()):
@@ -258,9 +248,7 @@ def test_equiangular_cosine_is_the_token_system(beta, n, d, gamma0):
         rate = sphere_field(x, beta) @ x.T
         expected = float(exact.equiangular_rate(cosine, beta, n))
         np.testing.assert_allclose((rate + rate.T)[0, 1], expected, atol=1e-12)
-        np.testing.assert_allclose(
-            exact.sphere_attention(jnp.asarray(x), beta), sphere_field(x, beta), atol=1e-14
-        )
+        np.testing.assert_allclose(exact.sphere_attention(jnp.asarray(x), beta), sphere_field(x, beta), atol=1e-14)
 
 
 def test_equiangular_without_temperature_has_the_closed_form():
@@ -269,28 +257,25 @@ def test_equiangular_without_temperature_has_the_closed_form():
     np.testing.assert_allclose(
         exact.equiangular_cosine(0.0, 0.0, n, t), (1 - decayed) / (1 + (n - 1) * decayed), atol=1e-15
     )
-    np.testing.assert_allclose(
-        exact.equiangular_gap(0.0, 0.0, n, t), n * decayed / (1 + (n - 1) * decayed), rtol=1e-13
-    )
+    np.testing.assert_allclose(exact.equiangular_gap(0.0, 0.0, n, t), n * decayed / (1 + (n - 1) * decayed), rtol=1e-13)
     tiny = exact.equiangular_cosine(0.3, 1e-13, n, t)
     np.testing.assert_allclose(tiny, exact.equiangular_cosine(0.3, 0.0, n, t), atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("n", "beta", "gamma0"), [(2, 40.0, 0.0), (8, 15.0, -0.14), (100, 8.0, 0.0), (3, 100.0, 0.7)]
-)
+@pytest.mark.parametrize(("n", "beta", "gamma0"), [(2, 40.0, 0.0), (8, 15.0, -0.14), (100, 8.0, 0.0), (3, 100.0, 0.7)])
 def test_equiangular_through_a_metastable_phase(n, beta, gamma0):
-    """At large β tokens rest near γ0 for a depth like e^{β(1−γ0)}/2n; compared in y = ln w, where the equation is mild."""
-    unit = math.exp(beta * (1 - gamma0)) / (2 * n)
+    """At large β tokens rest near γ0 for a depth like e^{β(1−γ0)}/2nβ. Compared in y = ln w, where the
+    equation is mild; the token system itself would hold no digit of so slow a motion."""
+    unit = math.exp(beta * (1 - gamma0)) / (2 * n * beta)
     y0 = math.log1p((n - 1) * gamma0) - math.log1p(-gamma0)
 
-    def rate(y):
-        return 2 * n / (np.exp(beta * n / (np.exp(y) + n - 1)) + n - 1)
+    def gap_at(y):
+        return n * np.exp(-np.logaddexp(y, math.log(n - 1)))
 
-    for t in (1e-3 * unit, 0.1 * unit):
-        y = integrate(rate, np.array(y0), t)
+    for t in (0.01 * unit, 0.5 * unit, 2 * unit):
+        y = integrate(lambda y: 2 * n / (np.exp(beta * gap_at(y)) + n - 1), np.array(y0), t, rtol=1e-13)
         gap = float(exact.equiangular_gap(gamma0, beta, n, t))
-        assert gap == pytest.approx(float(n / (np.exp(y) + n - 1)), rel=1e-11)
+        assert gap == pytest.approx(float(gap_at(y)), rel=1e-9)
 
 
 def test_equiangular_gap_closes_at_rate_two():
@@ -390,9 +375,7 @@ def test_energy_rises_at_the_stated_rate():
         return np.sum(np.exp(beta * y @ y.T)) / (2 * beta * len(y) ** 2)
 
     for beta in (0.1, 1.0, 6.0):
-        assert float(exact.interaction_energy(jnp.asarray(x), beta)) == pytest.approx(
-            energy(x, beta), rel=1e-14
-        )
+        assert float(exact.interaction_energy(jnp.asarray(x), beta)) == pytest.approx(energy(x, beta), rel=1e-14)
         slope = np.imag(energy(x + 1e-30j * sphere_field(x, beta), beta)) / 1e-30
         assert float(exact.interaction_energy_rate(jnp.asarray(x), beta)) == pytest.approx(slope, rel=1e-13)
         assert slope > 0
@@ -423,12 +406,8 @@ def test_gaussian_blowup():
     assert float(exact.gaussian_blowup_time(0.5, 2.0)) == 0.5
     assert math.isinf(float(exact.gaussian_blowup_time(0.5, -2.0)))
     times = jnp.array([0.0, 0.25, 0.5, 0.7])
-    np.testing.assert_array_equal(
-        exact.gaussian_token_variance(0.5, 2.0, times), [0.5, 1.0, math.inf, math.inf]
-    )
-    np.testing.assert_allclose(
-        exact.gaussian_token_variance(0.5, -2.0, times), 0.5 / (1 + 2 * times), rtol=1e-15
-    )
+    np.testing.assert_array_equal(exact.gaussian_token_variance(0.5, 2.0, times), [0.5, 1.0, math.inf, math.inf])
+    np.testing.assert_allclose(exact.gaussian_token_variance(0.5, -2.0, times), 0.5 / (1 + 2 * times), rtol=1e-15)
 
 
 # 10. Stability
@@ -513,9 +492,7 @@ def test_bivariate_normal_information():
     for rho in (-0.99, 0.0, 1e-5, 0.6):
         joint = multivariate_normal(cov=[[1, rho], [rho, 1]]).entropy()
         marginal = multivariate_normal(cov=[[1]]).entropy()
-        assert float(exact.bivariate_normal_information(rho)) == pytest.approx(
-            2 * marginal - joint, abs=1e-14
-        )
+        assert float(exact.bivariate_normal_information(rho)) == pytest.approx(2 * marginal - joint, abs=1e-14)
     assert float(exact.bivariate_normal_information(1e-9)) == pytest.approx(5e-19, rel=1e-6)
     assert math.isinf(float(exact.bivariate_normal_information(1.0)))
 
@@ -544,14 +521,12 @@ def test_diffusion_channel_information(boundary):
 
 SCALAR_CASES = {
     "radius": (exact.spatial_norm_radius, (1.3, 0.7, 0.2, 1.1)),
+    "cosine": (lambda g, b, t: exact.equiangular_cosine(g, b, 5, t), (0.2, 2.0, 0.7)),
+    "pre-LN": (lambda g, r, b, t: sum(exact.preln_equiangular(g, r, b, 5, t)[1:]), (0.2, 0.5, 2.0, 3.0)),
     "time": (exact.spatial_norm_time, (1.3, 0.6, 0.7, 0.2)),
     "basin": (exact.spatial_norm_basin_radius, (3.0, 0.8, 0.5)),
     "growth": (exact.spatial_norm_growth_radius, (5.0, 3.0, 0.8, 1.3)),
-    "cosine": (lambda g, b, t: exact.equiangular_cosine(g, b, 5, t), (0.2, 2.0, 0.7)),
-    "gap": (lambda g, b, t: exact.equiangular_gap(g, b, 5, t), (-0.1, 3.0, 9.0)),
     "rate": (lambda g, b: exact.equiangular_rate(g, b, 5), (0.2, 2.0)),
-    "preln cosine": (lambda g, r, b, t: exact.preln_equiangular(g, r, b, 5, t).cosine, (0.2, 0.5, 2.0, 3.0)),
-    "preln radius": (lambda g, r, b, t: exact.preln_equiangular(g, r, b, 5, t).radius, (0.2, 0.5, 2.0, 3.0)),
     "variance": (exact.gaussian_token_variance, (0.9, 0.5, 0.6)),
     "blow-up": (exact.gaussian_blowup_time, (0.9, 0.5)),
     "step": (lambda d, dx: exact.diffusive_step_limit("rk4", d, dx, 7), (0.3, 0.1)),
@@ -561,49 +536,46 @@ SCALAR_CASES = {
 
 
 @pytest.mark.parametrize("name", SCALAR_CASES)
-def test_derivatives_jit_and_vmap(name):
+def test_derivatives_jit_and_broadcasting(name):
     function, point = SCALAR_CASES[name]
-    value = function(*point)
-    arrays = tuple(map(jnp.asarray, point))
-    compiled = jax.jit(function)
-    np.testing.assert_allclose(compiled(*arrays), value, rtol=1e-14)
-    batch = tuple(jnp.stack([a, 1.001 * a]) for a in arrays)
-    np.testing.assert_allclose(function(*batch)[0], value, rtol=1e-14)
-    np.testing.assert_allclose(jax.vmap(function)(*batch), function(*batch), rtol=1e-14)
+    # Row 0 the point itself, then fourth-order differences in each argument.
+    shifts = [np.zeros(len(point))]
+    for k, value in enumerate(point):
+        shifts += [s * 1e-3 * abs(value) * np.eye(len(point))[k] for s in (-2, -1, 1, 2)]
+    arguments = [jnp.asarray(column) for column in (np.array(point) + np.array(shifts)).T]
+    values = np.asarray(jax.jit(function)(*arguments))
+    assert values[0] == pytest.approx(float(function(*point)), rel=1e-14)
     everything = tuple(range(len(point)))
-    forward = jax.jit(jax.jacfwd(function, everything))(*arrays)
-    reverse = jax.jit(jax.jacrev(function, everything))(*arrays)
-    np.testing.assert_allclose(forward, reverse, rtol=1e-11)
-    for k, slope in enumerate(forward):
-        # Fourth-order differences.
-        h = 1e-3 * abs(point[k])
-        shifted = [compiled(*(a + s * h * (i == k) for i, a in enumerate(arrays))) for s in (-2, -1, 1, 2)]
-        difference = (shifted[0] - 8 * shifted[1] + 8 * shifted[2] - shifted[3]) / (12 * h)
-        assert float(slope) == pytest.approx(float(difference), rel=1e-8, abs=1e-10)
+    slopes = jax.jit(jax.jacfwd(function, everything))(*map(jnp.asarray, point))
+    for k, slope in enumerate(slopes):
+        a, b, c, d = values[1 + 4 * k : 5 + 4 * k]
+        difference = (a - 8 * b + 8 * c - d) / (12 * 1e-3 * abs(point[k]))
+        assert float(slope) == pytest.approx(difference, rel=1e-8, abs=1e-10)
+    if name in ("radius", "cosine"):  # the implicit function theorem, backwards
+        reverse = jax.jit(jax.jacrev(function, everything))(*map(jnp.asarray, point))
+        np.testing.assert_allclose(slopes, reverse, rtol=1e-11)
 
 
 def test_derivatives_at_the_start_and_second_order():
     rate = exact.equiangular_rate(0.0, 2.0, 5)
-    start = jax.grad(exact.equiangular_cosine, 3)(0.0, 2.0, 5, 0.0)
+    start = jax.jit(jax.jacfwd(lambda t: exact.equiangular_cosine(0.0, 2.0, 5, t)))(0.0)
     assert float(start) == pytest.approx(float(rate), rel=1e-13)
-    begin = jax.jacfwd(exact.preln_equiangular, 4)(0.0, 0.5, 2.0, 5, 0.0)
+    begin = jax.jit(jax.jacfwd(lambda t: exact.preln_equiangular(0.0, 0.5, 2.0, 5, t)))(0.0)
     angular, outward = exact.preln_equiangular_rates(0.0, 0.5, 2.0, 5)
     assert float(begin.cosine) == pytest.approx(float(angular), rel=1e-12)
     assert float(begin.radius) == pytest.approx(float(outward), rel=1e-12)
-    cosine, slope = jax.jvp(lambda t: exact.equiangular_cosine(0.1, 2.0, 5, t), (1.0,), (1.0,))
-    curvature = jax.hessian(exact.equiangular_cosine, 3)(0.1, 2.0, 5, 1.0)
-    expected = jax.grad(exact.equiangular_rate)(cosine, 2.0, 5) * slope
+    s, slope = jax.jvp(lambda t: exact.spatial_norm_radius(1.0, 1.0, 0.3, t), (0.4,), (1.0,))
+    curvature = jax.jit(jax.hessian(exact.spatial_norm_radius, 3))(1.0, 1.0, 0.3, 0.4)
+    expected = jax.grad(lambda s: -s / jnp.sqrt(s**2 + 0.3))(s) * slope
     assert float(curvature) == pytest.approx(float(expected), rel=1e-11)
     assert float(jax.grad(exact.spatial_norm_radius)(1.0, 1.0, 0.0, 0.3)) == 1.0
 
 
 FIELD_CASES = {
     "heat": lambda u, m, t: exact.heat_solution(u, 0.1, t, "neumann"),
-    "heat matrix": lambda u, m, t: exact.heat_solution(u, m @ m.T, t, "dirichlet"),
     "uniform": lambda u, m, t: exact.uniform_attention(u, m, t),
     "reaction": lambda u, m, t: exact.linear_reaction(u, m, t, offset=m[0]),
     "master": lambda u, m, t: exact.linear_master_equation(u, m, t, 0.1, "periodic"),
-    "master dirichlet": lambda u, m, t: exact.linear_master_equation(u, m, t, 0.1, "dirichlet"),
     "single": lambda u, m, t: exact.sphere_retraction_single_token(u, m, t),
     "spatial": lambda u, m, t: exact.spatial_norm_solution(u, 0.5, 0.1, t),
     "field": lambda u, m, t: exact.sphere_attention(u, t),
@@ -615,22 +587,27 @@ def test_fields_keep_their_type_and_compile(name):
     function = FIELD_CASES[name]
     u = jax.random.normal(jax.random.key(3), (5, 3))
     m = 0.3 * jax.random.normal(jax.random.key(4), (3, 3))
-    value = jax.jit(function)(u, m, 0.6)
+    value = function(u, m, 0.6)
     assert value.dtype == jnp.float64
-    np.testing.assert_allclose(value, function(u, m, 0.6), rtol=1e-13, atol=1e-14)
-    single = function(u.astype(jnp.float32), m.astype(jnp.float32), 0.6)
+    single = jax.jit(function)(u.astype(jnp.float32), m.astype(jnp.float32), 0.6)
     assert single.dtype == jnp.float32
     np.testing.assert_allclose(single, value, atol=2e-5)
-    gradient = jax.grad(lambda t: jnp.sum(jnp.sin(function(u, m, t))))(0.6)
+
+
+@pytest.mark.parametrize("name", ["heat", "reaction", "spatial"])
+def test_fields_have_gradients(name):
+    u = jax.random.normal(jax.random.key(3), (5, 3))
+    m = 0.3 * jax.random.normal(jax.random.key(4), (3, 3))
+    loss = jax.jit(jax.value_and_grad(lambda t: jnp.sum(jnp.sin(FIELD_CASES[name](u, m, t)))))
     h = 1e-4
-    difference = [jnp.sum(jnp.sin(function(u, m, 0.6 + s * h))) for s in (-1, 1)]
-    assert float(gradient) == pytest.approx(
-        float(difference[1] - difference[0]) / (2 * h), rel=1e-5, abs=1e-7
-    )
+    difference = float(loss(0.6 + h)[0] - loss(0.6 - h)[0]) / (2 * h)
+    assert float(loss(0.6)[1]) == pytest.approx(difference, rel=1e-6)
 
 
 def test_scalars_in_float32():
-    for function, point in SCALAR_CASES.values():
+    for name, (function, point) in SCALAR_CASES.items():
+        if name == "pre-LN":  # as "cosine", and slow to compile
+            continue
         value = function(*(jnp.asarray(v, jnp.float32) for v in point))
         assert value.dtype == jnp.float32
         assert float(value) == pytest.approx(float(function(*point)), rel=2e-4)

@@ -41,7 +41,9 @@ def field_constants(
     log_norms, lipschitz = [], []
     for t, u in zip(ts, us, strict=True):
         log_norms.append(_largest_eigenvalue(lambda v, t=t, u=u: _symmetric_product(equation, t, u, args, v), u))
-        lipschitz.append(math.sqrt(max(_largest_eigenvalue(lambda v, t=t, u=u: _gram_product(equation, t, u, args, v), u), 0)))
+        lipschitz.append(
+            math.sqrt(max(_largest_eigenvalue(lambda v, t=t, u=u: _gram_product(equation, t, u, args, v), u), 0))
+        )
     curvature = jnp.max(_curvatures(equation, ts, us, args))
     return FieldConstants(max(log_norms), max(lipschitz), float(curvature))
 
@@ -53,7 +55,9 @@ def growth_factor(rate: float, t1: float) -> float:
     return math.expm1(rate * t1) / rate if rate * t1 < 700 else math.inf
 
 
-def continuum_bound(step: float, constants: FieldConstants, t1: float, *, consistency: float = 0.0, rate: str = "log_norm") -> float:
+def continuum_bound(
+    step: float, constants: FieldConstants, t1: float, *, consistency: float = 0.0, rate: str = "log_norm"
+) -> float:
     r"""Bound on $\sup_t\|u^L(t) - u(t)\|_\Omega$ for forward Euler with step h, the constants of v2 (12) made explicit:
 
     $$\big(\sup_l\|F_l - F\| + \tfrac12 h\,\sup\|u''\|\big)\,\frac{e^{\lambda T} - 1}{\lambda}.$$
@@ -103,10 +107,18 @@ def _largest_eigenvalue(product, u: Field) -> float:
     def matvec(v):
         return np.asarray(product(jnp.asarray(v, u.dtype).reshape(u.shape))).ravel()
 
-    operator = LinearOperator((size, size), matvec=matvec, dtype=np.dtype(u.dtype))
+    operator = LinearOperator(shape=(size, size), matvec=matvec, dtype=np.dtype(u.dtype))  # pyright: ignore[reportCallIssue]
     start = np.random.default_rng(0).standard_normal(size)
     try:
-        values = eigsh(operator, k=1, which="LA", v0=start, tol=1e-3, ncv=min(size, 20), return_eigenvectors=False)
+        values = eigsh(
+            operator,
+            k=1,
+            which="LA",
+            v0=start,
+            tol=1e-3,  # pyright: ignore[reportArgumentType]  (scipy's stub asks for an int)
+            ncv=min(size, 20),
+            return_eigenvectors=False,
+        )
     except ArpackNoConvergence as error:
         raise RuntimeError(
             "field_constants: the Lanczos iteration for the Jacobian did not converge; the field may have NaN or be very stiff."

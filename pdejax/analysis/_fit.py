@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +34,10 @@ def fit_order(step_sizes: Sequence[float], errors: Sequence[float], *, floor: fl
     chosen = usable[-last:]
     if len(chosen) < 2:
         return OrderFit(math.nan, math.nan, tuple(int(i) for i in chosen))
-    fit = stats.linregress(np.log(h[chosen]), np.log(e[chosen]))
-    ci = math.nan
-    if len(chosen) > 2:
-        ci = float(stats.t.ppf(0.975, len(chosen) - 2) * fit.stderr)
-    return OrderFit(float(fit.slope), ci, tuple(int(i) for i in chosen))
+    x, y = np.log(h[chosen]), np.log(e[chosen])
+    slope, intercept = np.polyfit(x, y, 1)
+    free, ci = len(chosen) - 2, math.nan
+    if free > 0:
+        variance = np.sum((y - slope * x - intercept) ** 2) / free / np.sum((x - x.mean()) ** 2)
+        ci = float(stdtrit(free, 0.975) * math.sqrt(variance))
+    return OrderFit(float(slope), ci, tuple(int(i) for i in chosen))

@@ -161,9 +161,7 @@ def evaluate(expression: Expression | str) -> int:
     raise ValueError(f"expression: unknown operator {name!r}; use MIN, MAX, MED or SM")
 
 
-def _draw(
-    uniform: Callable[[], float], max_length: int, max_depth: int, max_args: int
-) -> tuple[list[int], int] | None:
+def _draw(uniform: Callable[[], float], max_length: int, max_depth: int, max_args: int) -> tuple[list[int], int] | None:
     """Tokens and value of one tree, or `None` as soon as it must reach `max_length`."""
     tokens: list[int] = []
     values: list[list[int]] = []  # of the operators that are open, outermost first

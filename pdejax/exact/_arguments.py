@@ -19,13 +19,15 @@ Values = Real[ArrayLike, "..."]
 
 
 def as_float(*values: Any) -> tuple[Array, ...]:
-    """The arguments as arrays of one floating type: that of the floating arrays among them, else the
-    default.
-    """
+    """The arguments as arrays of one floating type: that of the floating arrays among them, else the default.
+
+    Python numbers, also traced ones (weakly typed), have no say."""
     dtypes = [
         v.dtype
         for v in values
-        if isinstance(v, jax.Array | np.ndarray) and jnp.issubdtype(v.dtype, jnp.floating)
+        if isinstance(v, jax.Array | np.ndarray)
+        and jnp.issubdtype(v.dtype, jnp.floating)
+        and not getattr(v, "weak_type", False)
     ]
     dtype = jnp.result_type(*dtypes) if dtypes else jnp.result_type(float)
     return tuple(jnp.asarray(v, dtype) for v in values)
@@ -58,9 +60,7 @@ def depth(t: Any) -> None:
 
 def count(name: str, value: Any, least: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(
-            f"{name} must be an integer of at least {least}; got {value!r} ({type(value).__name__})."
-        )
+        raise TypeError(f"{name} must be an integer of at least {least}; got {value!r} ({type(value).__name__}).")
     if value < least:
         raise ValueError(f"{name} must be at least {least}; got {value}.")
     return int(value)
@@ -68,9 +68,7 @@ def count(name: str, value: Any, least: int = 1) -> int:
 
 def known_boundary(boundary: Any) -> Boundary:
     if boundary not in get_args(Boundary):
-        raise ValueError(
-            f"boundary must be one of {', '.join(map(repr, get_args(Boundary)))}; got {boundary!r}."
-        )
+        raise ValueError(f"boundary must be one of {', '.join(map(repr, get_args(Boundary)))}; got {boundary!r}.")
     return boundary
 
 

@@ -10,7 +10,6 @@ for β = 0. Hence the depth τ(y) is a quadrature, which is inverted here.
 """
 
 import functools
-import math
 from typing import NamedTuple
 
 import jax
@@ -135,15 +134,13 @@ def preln_equiangular(gamma0: Values, radius0: Values, beta: Values, n: int, t: 
     g, r, b, time = as_float(gamma0, radius0, beta, t)
     _check(n, g, b, time)
     positive("radius0", r)
-    return PreLNState(*_preln_values(n, g, r, b, time))
+    return PreLNState(*_preln_values(jnp.asarray(n, g.dtype), g, r, b, time))
 
 
 def _check_cosine(n: int, gamma: Values) -> None:
     if n > 1:
         low = -1.0 / (n - 1)
-        require(
-            "gamma", gamma, lambda g: (g > low) & (g <= 1), f"in (−1/(n−1), 1] = ({low:.6g}, 1] for n={n}"
-        )
+        require("gamma", gamma, lambda g: (g > low) & (g <= 1), f"in (−1/(n−1), 1] = ({low:.6g}, 1] for n={n}")
     else:
         require("gamma", gamma, lambda g: g <= 1, "at most 1")
 
@@ -160,20 +157,20 @@ def _from_coordinate(gamma0: Values, beta: Values, n: int, t: Values) -> tuple[A
     count("n", n, 2)
     start = as_float(gamma0, beta, t)
     _check(n, *start)
-    return _sphere_values(n, *start)
+    return _sphere_values(jnp.asarray(n, start[0].dtype), *start)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _sphere_values(n: int, gamma0: Array, beta: Array, t: Array) -> tuple[Array, Array]:
-    return jnp.vectorize(functools.partial(_sphere, n))(gamma0, beta, t)
+@jax.jit
+def _sphere_values(n: Array, gamma0: Array, beta: Array, t: Array) -> tuple[Array, Array]:
+    return jnp.vectorize(_sphere)(n, gamma0, beta, t)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _preln_values(n: int, gamma0: Array, radius0: Array, beta: Array, t: Array) -> tuple[Array, Array, Array]:
-    return jnp.vectorize(functools.partial(_preln, n))(gamma0, radius0, beta, t)
+@jax.jit
+def _preln_values(n: Array, gamma0: Array, radius0: Array, beta: Array, t: Array) -> tuple[Array, Array, Array]:
+    return jnp.vectorize(_preln)(n, gamma0, radius0, beta, t)
 
 
-def _sphere(n: int, gamma0: Array, beta: Array, t: Array) -> tuple[Array, Array]:
+def _sphere(n: Array, gamma0: Array, beta: Array, t: Array) -> tuple[Array, Array]:
     y0, apart = _coordinate(n, gamma0)
     # The speed y' only grows along the path, and it ends at 2: both give a bound of the way.
     least = 2 * n * t / (jnp.exp(beta * _gap(n, y0)) + (n - 1))
@@ -181,7 +178,7 @@ def _sphere(n: int, gamma0: Array, beta: Array, t: Array) -> tuple[Array, Array]
     return jnp.where(apart, _cosine(n, y0 + moved), 1.0), jnp.where(apart, _gap(n, y0 + moved), 0.0)
 
 
-def _preln(n: int, gamma0: Array, radius0: Array, beta: Array, t: Array) -> tuple[Array, Array, Array]:
+def _preln(n: Array, gamma0: Array, radius0: Array, beta: Array, t: Array) -> tuple[Array, Array, Array]:
     y0, apart = _coordinate(n, gamma0)
     ratio = t / radius0
     # For β = 0 the depth is at least r0(√((e^y+n−1)/(e^y0+n−1)) − 1), and β > 0 only delays.
@@ -201,40 +198,38 @@ def _preln(n: int, gamma0: Array, radius0: Array, beta: Array, t: Array) -> tupl
     )
 
 
-def _coordinate(n: int, gamma: Array) -> tuple[Array, Array]:
+def _coordinate(n: Array, gamma: Array) -> tuple[Array, Array]:
     """y of γ and whether γ < 1; tokens that coincide (y = ∞) get any y, their result is replaced."""
     apart = gamma < 1
     g = jnp.where(apart, gamma, 0)
     return jnp.log1p((n - 1) * g) - jnp.log1p(-g), apart
 
 
-def _log_sum(n: int, y: Array) -> Array:
-    return jnp.logaddexp(y, jnp.full_like(y, math.log(n - 1)))
+def _log_sum(n: Array, y: Array) -> Array:
+    return jnp.logaddexp(y, jnp.broadcast_to(jnp.log(n - 1), y.shape))
 
 
-def _gap(n: int, y: Array) -> Array:
+def _gap(n: Array, y: Array) -> Array:
     return n * jnp.exp(-_log_sum(n, y))
 
 
-def _cosine(n: int, y: Array) -> Array:
+def _cosine(n: Array, y: Array) -> Array:
     above, below = jnp.where(y > 0, y, 0), jnp.where(y > 0, 0, y)
     decayed = jnp.exp(-above)
-    return jnp.where(
-        y > 0, (1 - decayed) / (1 + (n - 1) * decayed), jnp.expm1(below) / (jnp.exp(below) + (n - 1))
-    )
+    return jnp.where(y > 0, (1 - decayed) / (1 + (n - 1) * decayed), jnp.expm1(below) / (jnp.exp(below) + (n - 1)))
 
 
-def _clock(n: int, beta: Array, y0: Array, moved: Array) -> Array:
+def _clock(n: Array, beta: Array, y0: Array, moved: Array) -> Array:
     """Depth on the sphere from y0 to y0 + moved, ∫ (e^{β(1−γ)} + n − 1)/2n dy."""
     nodes, weights, _ = _rule()
     # β(1−γ) < βn e^{−y}: beyond this y the integrand is ½ to below rounding.
-    end = 40 + jnp.log1p(beta) + math.log(n)
+    end = 40 + jnp.log1p(beta) + jnp.log(n)
     span = jnp.where(y0 + moved < end, moved, jnp.maximum(end - y0, 0))
     excess = jnp.expm1(beta * _gap(n, y0 + span * jnp.asarray(nodes, y0.dtype)))
     return 0.5 * moved + span * jnp.sum(jnp.asarray(weights, y0.dtype) * excess) / (2 * n)
 
 
-def _preln_clock(n: int, beta: Array, y0: Array, moved: Array) -> tuple[Array, Array]:
+def _preln_clock(n: Array, beta: Array, y0: Array, moved: Array) -> tuple[Array, Array]:
     """(t/r0, r/r0) of pre-LN attention after the way from y0 to y0 + moved."""
     nodes, weights, partial = _rule()
     y = y0 + moved * jnp.asarray(nodes, y0.dtype)
@@ -249,9 +244,7 @@ def _preln_clock(n: int, beta: Array, y0: Array, moved: Array) -> tuple[Array, A
     def growth(tau, y):
         return jnp.exp(tau + 0.5 * (log_spread(y0) - log_spread(y)))
 
-    return jnp.sum(jnp.asarray(weights, y0.dtype) * growth(tau, y) * speed), growth(
-        jnp.sum(parts), y0 + moved
-    )
+    return jnp.sum(jnp.asarray(weights, y0.dtype) * growth(tau, y) * speed), growth(jnp.sum(parts), y0 + moved)
 
 
 @functools.cache

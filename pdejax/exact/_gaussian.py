@@ -40,9 +40,7 @@ def gaussian_blowup_time(variance0: Values, coupling: Values) -> Float[Array, ".
     return jnp.where(c > 0, 1 / (2 * jnp.where(c > 0, c, 1) * s), jnp.inf)
 
 
-def gaussian_quadrature_tokens(
-    n: int, variance: Values = 1.0
-) -> tuple[Float[Array, "n 1"], Float[Array, " n"]]:
+def gaussian_quadrature_tokens(n: int, variance: Values = 1.0) -> tuple[Float[Array, "n 1"], Float[Array, " n"]]:
     r"""n tokens (n, 1) and weights (n,), Σ = 1, that stand for N(0, `variance`) in attention with these
     quadrature weights: Gauss–Hermite nodes. Random tokens would reach the Gaussian limit only like
     n^{−1/2}; these reach it to rounding if the softmax exponent $a s\,x_{max}$ at the outermost token stays
@@ -57,6 +55,4 @@ def gaussian_quadrature_tokens(
     positive("variance", variance)
     (s2,) = as_float(variance)
     nodes, weights = np.polynomial.hermite_e.hermegauss(n)
-    return jnp.sqrt(s2) * jnp.asarray(nodes, s2.dtype)[:, None], jnp.asarray(
-        weights / weights.sum(), s2.dtype
-    )
+    return jnp.sqrt(s2) * jnp.asarray(nodes, s2.dtype)[:, None], jnp.asarray(weights / weights.sum(), s2.dtype)

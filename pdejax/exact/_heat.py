@@ -50,7 +50,7 @@ def heat_mode_eigenvalue(
     nonnegative("diffusivity", diffusivity)
     positive("spacing", spacing)
     d, dx = as_float(diffusivity, spacing)
-    return _wave_numbers(n, boundary)[k - (boundary == "dirichlet")] * d / dx**2
+    return float(_wave_numbers(n, boundary)[k - (boundary == "dirichlet")]) * d / dx**2
 
 
 def heat_eigenvalues(
@@ -89,9 +89,7 @@ def heat_mode(n: int, boundary: Boundary, k: int) -> Float[Array, " n"]:
     return jnp.asarray(_modes(n, boundary)[:, k - (boundary == "dirichlet")], jnp.result_type(float))
 
 
-def heat_solution(
-    u0: Field, diffusivity: Values, t: Depth, boundary: Boundary, length: Values = 1.0
-) -> Field:
+def heat_solution(u0: Field, diffusivity: Values, t: Depth, boundary: Boundary, length: Values = 1.0) -> Field:
     r"""Exact solution of the semi-discrete heat equation $u' = D\,\nabla_h^2u$ from `u0` (n, d) at depth t,
     shape (n, d):
 

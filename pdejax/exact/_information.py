@@ -19,7 +19,7 @@ def bivariate_normal_information(correlation: Values) -> Float[Array, "..."]:
 
 
 def diffusion_channel_information(
-    prior_variances: Real[ArrayLike, " k"], eigenvalues: Real[ArrayLike, " k"], t: Depth, noise: Depth
+    prior_variances: Real[ArrayLike, " _"], eigenvalues: Real[ArrayLike, " _"], t: Depth, noise: Depth
 ) -> Float[Array, ""]:
     r"""Information about the initial field left after diffusion, $I(u_0;\,u(t) + \sigma\xi)$ in nats, for
     independent Gaussian modes and white noise ξ of unit variance on every token:
@@ -40,7 +40,5 @@ def diffusion_channel_information(
     positive("noise", noise)
     s, rates, time, sigma = as_float(prior_variances, eigenvalues, t, noise)
     if s.shape != rates.shape:
-        raise ValueError(
-            f"prior_variances has shape {s.shape}, eigenvalues {rates.shape}; they must be equal."
-        )
+        raise ValueError(f"prior_variances has shape {s.shape}, eigenvalues {rates.shape}; they must be equal.")
     return 0.5 * jnp.sum(jnp.log1p(s * jnp.exp(2 * rates * time) / sigma**2))

@@ -27,10 +27,10 @@ from pdejax.exact._heat import heat_eigenvalues, mode_amplitudes, mode_sum
 
 def uniform_attention(
     u0: Field,
-    value_matrix: Real[ArrayLike, "d d"],
+    value_matrix: Real[ArrayLike, "_ _"],
     t: Depth,
     leak: bool = True,
-    weights: Real[ArrayLike, " n"] | None = None,
+    weights: Real[ArrayLike, " _"] | None = None,
 ) -> Field:
     r"""Attention with equal logits (W_Q = 0 or W_K = 0): $u_i' = \bar u V - c\,u_i$, $\bar u = \sum_j
     w_ju_j$, c = 1 with `leak`, else 0. The mean and the deviations from it separate:
@@ -55,10 +55,10 @@ def uniform_attention(
 
 def linear_reaction(
     u0: Field,
-    m: Real[ArrayLike, "d d"],
+    m: Real[ArrayLike, "_ _"],
     t: Depth,
     leak: bool = False,
-    offset: Real[ArrayLike, " d"] | None = None,
+    offset: Real[ArrayLike, " _"] | None = None,
 ) -> Field:
     r"""Reaction with identity activation, $u' = uM + b - c\,u$, c = 1 with `leak`, else 0:
 
@@ -80,21 +80,19 @@ def linear_reaction(
     (b,) = as_float(jnp.asarray(offset, u.dtype))
     if b.shape != (d,):
         raise ValueError(f"offset must have shape {(d,)}; got {b.shape}.")
-    propagator = matrix_exponential(
-        time * jnp.zeros((d + 1, d + 1), u.dtype).at[:d, :d].set(a).at[d, :d].set(b)
-    )
+    propagator = matrix_exponential(time * jnp.zeros((d + 1, d + 1), u.dtype).at[:d, :d].set(a).at[d, :d].set(b))
     return u @ propagator[:d, :d] + propagator[d, :d][None]
 
 
 def linear_master_equation(
     u0: Field,
-    m: Real[ArrayLike, "d d"],
+    m: Real[ArrayLike, "_ _"],
     t: Depth,
     diffusivity: Depth,
     boundary: Boundary,
     length: Depth = 1.0,
     leak: bool = True,
-    weights: Real[ArrayLike, " n"] | None = None,
+    weights: Real[ArrayLike, " _"] | None = None,
 ) -> Field:
     r"""Master equation of linear terms, $u' = (\bar u - c\,u) + uM + D\,\nabla_h^2u$: uniform attention
     with V = I and leak (c = 1, without 0), linear reaction, diffusion. For Neumann and periodic boundaries
@@ -137,7 +135,7 @@ def linear_master_equation(
 
 
 def sphere_retraction_single_token(
-    x0: Float[Array, "*n d"], value_matrix: Real[ArrayLike, "d d"], t: Depth
+    x0: Float[Array, "*n d"], value_matrix: Real[ArrayLike, "_ _"], t: Depth
 ) -> Float[Array, "*n d"]:
     r"""One token on the unit sphere, $x' = P_x(xV)$ with $P_x(y) = y - \langle x, y\rangle x$, equivalently
     $x' = xV$ with retraction $x \leftarrow x/\|x\|$ at any time:

@@ -55,7 +55,7 @@ def spatial_norm_time(s0: Values, s: Values, gamma: Values, eps: Values) -> Floa
 
 
 def spatial_norm_solution(
-    u0: Field, gamma: Depth, eps: Depth, t: Depth, weights: Real[ArrayLike, " n"] | None = None
+    u0: Field, gamma: Depth, eps: Depth, t: Depth, weights: Real[ArrayLike, " _"] | None = None
 ) -> Field:
     r"""Field of spatial normalization alone, $u(t) = \mu_0 + (u_0 - \mu_0)\,s(t)/s_0$, with s from
     [`spatial_norm_radius`][pdejax.exact.spatial_norm_radius]: the mean stays, the deviations shrink in

@@ -59,9 +59,7 @@ def real_axis_limit(solver: str | Sequence[float] | np.ndarray) -> float:
     """
     c = stability_polynomial(solver) if isinstance(solver, str) else np.asarray(solver, float)
     if c.ndim != 1 or len(c) < 2 or not np.all(np.isfinite(c)) or c[0] != 1 or not np.any(c[1:]):
-        raise ValueError(
-            f"a stability polynomial starts with 1 and is not constant (coefficients c_0 … c_s); got {c}."
-        )
+        raise ValueError(f"a stability polynomial starts with 1 and is not constant (coefficients c_0 … c_s); got {c}.")
     poly = np.polynomial.Polynomial(c)(np.polynomial.Polynomial([0.0, -1.0]))
     roots = [np.polynomial.Polynomial((poly - 1).coef[1:]).roots(), (poly + 1).roots()]
     candidates = np.concatenate(roots)

@@ -110,12 +110,8 @@ class FeedForward(nnx.Module):
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
         self.config = config
-        self.first = nnx.Linear(
-            config.dim, config.ffn, dtype=config.dtype, param_dtype=config.param_dtype, rngs=rngs
-        )
-        self.second = nnx.Linear(
-            config.ffn, config.dim, dtype=config.dtype, param_dtype=config.param_dtype, rngs=rngs
-        )
+        self.first = nnx.Linear(config.dim, config.ffn, dtype=config.dtype, param_dtype=config.param_dtype, rngs=rngs)
+        self.second = nnx.Linear(config.ffn, config.dim, dtype=config.dtype, param_dtype=config.param_dtype, rngs=rngs)
 
     def __call__(self, u: Field) -> Field:
         return self.second(_ACTIVATIONS[self.config.activation](self.first(u)))
@@ -148,9 +144,7 @@ class Block(nnx.Module):
         u = self._substep(u, mixed, scale, "norm1")
         return self._substep(u, self._reaction(u), scale, "norm2"), weights
 
-    def _interaction(
-        self, u: Field, allowed: Allowed | None, maps: bool
-    ) -> tuple[Field, AttentionMaps | None]:
+    def _interaction(self, u: Field, allowed: Allowed | None, maps: bool) -> tuple[Field, AttentionMaps | None]:
         with jax.named_scope("attention"):
             if self.norm1 is not None and self.config.norm != "post":
                 u = apply_norm(self.norm1, u)

@@ -86,16 +86,13 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[Transformer, dict[str
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f"no checkpoint at {str(path)!r}: check the path, or write one with "
-            "pdejax.save_checkpoint(path, model)"
+            f"no checkpoint at {str(path)!r}: check the path, or write one with pdejax.save_checkpoint(path, model)"
         )
     with path.open("rb") as file:
         _verify(file, path)
         header, arrays = _read_archive(file, path)
     if header.get("format") != _FORMAT:
-        raise ValueError(
-            f"{str(path)!r} is not a pdejax Transformer checkpoint: format {header.get('format')!r}"
-        )
+        raise ValueError(f"{str(path)!r} is not a pdejax Transformer checkpoint: format {header.get('format')!r}")
     if header.get("version") != _VERSION:
         raise ValueError(
             f"checkpoint {str(path)!r} has version {header.get('version')!r} and this pdejax reads version "

@@ -135,9 +135,7 @@ class TransformerConfig:
             )
         if self.dim % self.heads:
             divisors = [h for h in range(1, self.dim + 1) if self.dim % h == 0]
-            raise ValueError(
-                f"heads must divide dim={self.dim}, got heads={self.heads}; use one of {divisors}"
-            )
+            raise ValueError(f"heads must divide dim={self.dim}, got heads={self.heads}; use one of {divisors}")
         if self.positions == "rotary" and self.head_dim % 2:
             raise ValueError(
                 f"positions='rotary' turns pairs of features and needs an even head size dim/heads, got "
@@ -151,9 +149,7 @@ class TransformerConfig:
                 f"and classes={self.classes}"
             )
         if self.head == "lm" and self.vocab is None:
-            raise ValueError(
-                "head='lm' predicts token ids: give vocab, or use another head for continuous inputs"
-            )
+            raise ValueError("head='lm' predicts token ids: give vocab, or use another head for continuous inputs")
 
     def _check_block(self) -> None:
         if self.block == "parallel" and self.norm == "post":

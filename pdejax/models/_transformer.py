@@ -105,9 +105,7 @@ class Transformer(nnx.Module):
         """
         return self.run(self.embed(tokens), mask)
 
-    def attention_maps(
-        self, tokens: ArrayLike, mask: ArrayLike | None = None
-    ) -> Float[Array, "layers H n n"]:
+    def attention_maps(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Float[Array, "layers H n n"]:
         """Attention weights `(L, H, n, n)`: entry (l, h, i, j) is the weight query i gives key j.
 
         Rows sum to 1; in float32 at least. Raises as `embed` and `run`.
@@ -178,9 +176,7 @@ class Transformer(nnx.Module):
             value = jnp.asarray(parameters[name], dtype=config.param_dtype)
             expected = variable.get_value().shape
             if value.shape != expected:
-                raise ValueError(
-                    f"parameter {name!r} must have shape {expected} for this config, got {value.shape}"
-                )
+                raise ValueError(f"parameter {name!r} must have shape {expected} for this config, got {value.shape}")
             variable.set_value(value)
         return model
 
@@ -197,9 +193,7 @@ class Transformer(nnx.Module):
     def _check_field(self, u0: ArrayLike) -> Field:
         u = jnp.asarray(u0)
         if u.ndim != 2 or u.shape[1] != self.config.dim:
-            raise ValueError(
-                f"u0 must have shape (n, {self.config.dim}), got {u.shape}; for batches use jax.vmap"
-            )
+            raise ValueError(f"u0 must have shape (n, {self.config.dim}), got {u.shape}; for batches use jax.vmap")
         if not jnp.issubdtype(u.dtype, jnp.floating):
             raise TypeError(f"u0 must be real and floating, got dtype {u.dtype}")
         _check_length("u0", u.shape[0], self.config)
@@ -212,9 +206,7 @@ _Collect = Literal["last", "states", "maps"]
 
 # Compiled here, once per architecture and shape: lax.scan outside jit would compile anew at every call.
 @functools.partial(jax.jit, static_argnums=(0, 4, 5))
-def _scan_layers(
-    graph: Any, weights: Any, u0: Field, mask: Mask | None, causal: bool, collect: _Collect
-) -> Array:
+def _scan_layers(graph: Any, weights: Any, u0: Field, mask: Mask | None, causal: bool, collect: _Collect) -> Array:
     allowed = attention_mask(mask, u0.shape[0], causal)
 
     def layer(u, layer_weights):
@@ -283,9 +275,7 @@ def _check_finite(name: str, x: Array) -> None:
 def _check_ids(ids: Array, config: TransformerConfig) -> Array:
     assert config.vocab is not None
     if ids.ndim != 1:
-        raise ValueError(
-            f"tokens must have shape (n,), one sequence, got {ids.shape}; for batches use jax.vmap"
-        )
+        raise ValueError(f"tokens must have shape (n,), one sequence, got {ids.shape}; for batches use jax.vmap")
     _check_length("tokens", ids.shape[0], config)
     if not jnp.issubdtype(ids.dtype, jnp.integer):
         raise TypeError(f"tokens must be integer ids for vocab={config.vocab}, got dtype {ids.dtype}")
@@ -301,14 +291,11 @@ def _check_values(values: Array, config: TransformerConfig) -> Array:
         values = values[:, None]
     if values.ndim != 2 or values.shape[1] != config.inputs:
         raise ValueError(
-            f"tokens must have shape (n, {config.inputs}), one sequence, got {values.shape}; for batches "
-            "use jax.vmap"
+            f"tokens must have shape (n, {config.inputs}), one sequence, got {values.shape}; for batches use jax.vmap"
         )
     _check_length("tokens", values.shape[0], config)
     if not jnp.issubdtype(values.dtype, jnp.floating):
-        raise TypeError(
-            f"tokens must be floating values for inputs={config.inputs}, got dtype {values.dtype}"
-        )
+        raise TypeError(f"tokens must be floating values for inputs={config.inputs}, got dtype {values.dtype}")
     _check_finite("tokens", values)
     return values.astype(config.dtype)
 

@@ -40,7 +40,16 @@ class ConvergenceResult:
         """Errors, bounds and costs as a dataset over (solver, steps)."""
         orders = self.results["orders"]
         counts = sorted({n for row in orders for n in row["steps"]})
-        keys = ("errors", "max_errors", "uniform_errors", "dense_errors", "bounds", "lipschitz_bounds", "evaluations", "seconds")
+        keys = (
+            "errors",
+            "max_errors",
+            "uniform_errors",
+            "dense_errors",
+            "bounds",
+            "lipschitz_bounds",
+            "evaluations",
+            "seconds",
+        )
         data = {key: np.full((len(orders), len(counts)), np.nan) for key in keys}
         for i, row in enumerate(orders):
             for j, n in enumerate(row["steps"]):
@@ -111,7 +120,9 @@ def _measure(config: ConvergenceConfig, case: Case, steps, parts: Parts, say, ro
         # Arrays are cheap to solve for again and large to keep: only their summary is a part.
         if "reference" not in state:
             say("reference solution")
-            state["reference"] = analysis.solve_reference(case.equation, case.u0, t1=case.t1, tolerance=config.tolerance)
+            state["reference"] = analysis.solve_reference(
+                case.equation, case.u0, t1=case.t1, tolerance=config.tolerance
+            )
         return state["reference"]
 
     def summary():
@@ -137,7 +148,14 @@ def _measure(config: ConvergenceConfig, case: Case, steps, parts: Parts, say, ro
 
         def measure(solver=solver):
             return analysis.measure_scheme(
-                case.equation, case.u0, t1=case.t1, steps=steps, solver=solver, reference=reference(), constants=known, report=say
+                case.equation,
+                case.u0,
+                t1=case.t1,
+                steps=steps,
+                solver=solver,
+                reference=reference(),
+                constants=known,
+                report=say,
             )
 
         record = parts.get(f"scheme-{solver}-" + "-".join(map(str, steps)), measure)

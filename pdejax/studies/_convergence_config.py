@@ -72,7 +72,9 @@ class ConvergenceConfig:
             ("activation", get_args(Activation)),
         ):
             if getattr(self, name) not in allowed:
-                hint = " (post-LN projects after every step: its limit is a flow on the normalized fields)" * (name == "norm")
+                hint = " (post-LN projects after every step: its limit is a flow on the normalized fields)" * (
+                    name == "norm"
+                )
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose one of {allowed}{hint}.")
         for name in ("length", "dim", "layers", "heads", "draws"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
@@ -116,7 +118,9 @@ class ConvergenceConfig:
             counts = self.steps if self.steps is not None else tuple(first * 2**k for k in range(7))
         wrong = [n for n in counts if n % layers]
         if wrong:
-            raise ValueError(f"steps={wrong} are not multiples of the {layers} layers, which are integrated one by one.")
+            raise ValueError(
+                f"steps={wrong} are not multiples of the {layers} layers, which are integrated one by one."
+            )
         if len(set(counts)) < 2:
             raise ValueError(f"steps={tuple(counts)} must hold at least two different step counts to show an order.")
         return tuple(sorted(set(counts)))
@@ -158,7 +162,9 @@ def _model_and_input(config: ConvergenceConfig):
         model, _ = load_checkpoint(pathlib.Path(config.checkpoint))
         model = model.astype("float64")
         if model.config.norm == "post":
-            raise ValueError("checkpoint: a post-LN model projects after every step; choose a pre-LN, peri-LN or unnormalized one.")
+            raise ValueError(
+                "checkpoint: a post-LN model projects after every step; choose a pre-LN, peri-LN or unnormalized one."
+            )
         dataset = "listops" if model.config.vocab is not None else "digits"
     else:
         dataset = config.dataset
@@ -183,4 +189,8 @@ def _model_and_input(config: ConvergenceConfig):
         return model, jnp.asarray(tokens), f"ListOps: {listops.to_text(np.asarray(tokens))} = {int(record.labels[0])}"
     images = digits.load()
     index = config.seed % len(images.labels)
-    return model, jnp.asarray(images.values[index], jnp.float64), f"digits image {index} of class {int(images.labels[index])}"
+    return (
+        model,
+        jnp.asarray(images.values[index], jnp.float64),
+        f"digits image {index} of class {int(images.labels[index])}",
+    )

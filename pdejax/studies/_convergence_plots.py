@@ -18,7 +18,11 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 def error_plot(content: dict[str, Any]) -> Figure:
     """Error against step size, one line per scheme, with the fitted slope and its confidence interval."""
-    figure, axes = _axes(content, "step size h = T/steps (layers of depth)", "relative error at depth T, $\\|u_h - u\\|_\\Omega/\\|u\\|_\\Omega$")
+    figure, axes = _axes(
+        content,
+        "step size h = T/steps (layers of depth)",
+        "relative error at depth T, $\\|u_h - u\\|_\\Omega/\\|u\\|_\\Omega$",
+    )
     for style, record in _styled(content):
         h, errors = np.asarray(record["step_sizes"]), _values(record["errors"])
         axes.loglog(h, errors, label=_slope_label(record), **style)
@@ -36,7 +40,9 @@ def error_plot(content: dict[str, Any]) -> Figure:
 
 def work_precision_plot(content: dict[str, Any]) -> Figure:
     """Error against field evaluations: what each scheme buys for its work."""
-    figure, axes = _axes(content, "field evaluations (a splitting: whole-field equivalents)", "relative error at depth T")
+    figure, axes = _axes(
+        content, "field evaluations (a splitting: whole-field equivalents)", "relative error at depth T"
+    )
     for style, record in _styled(content):
         work = np.asarray(record["evaluations"], float)
         shown = np.where(work > 0, work, np.nan)

@@ -2,7 +2,18 @@
 
 from typing import Any
 
-HEADER = f"{'solver':<11}{'order':>8}{'± 95%':>8}{'expect':>8}{'steps':>7}{'error':>10}{'max-norm':>10}{'uniform':>10}{'bound/err':>11}{'evals':>7}{'ms':>9}"
+COLUMNS = (
+    ("± 95%", 8),
+    ("expect", 8),
+    ("steps", 7),
+    ("error", 10),
+    ("max-norm", 10),
+    ("uniform", 10),
+    ("bound/err", 11),
+    ("evals", 7),
+    ("ms", 9),
+)
+HEADER = f"{'solver':<11}{'order':>8}" + "".join(f"{name:>{width}}" for name, width in COLUMNS)
 
 
 def scheme_row(record: dict[str, Any]) -> str:
@@ -35,21 +46,26 @@ def summary(content: dict[str, Any]) -> str:
         "",
         f"reference   Dopri8 at {reference['tolerance']:.0e}, own error {reference['error']:.1e} at T "
         f"({reference['uniform_error']:.1e} over depth), {reference['evaluations']} evaluations",
-        f"constants   log-norm {constants['log_norm']:.3f}, Lipschitz {constants['lipschitz']:.3f}, sup|u''| {constants['curvature']:.3f}",
+        f"constants   log-norm {constants['log_norm']:.3f}, Lipschitz {constants['lipschitz']:.3f}, "
+        f"sup|u''| {constants['curvature']:.3f}",
     ]
     if results["network"]:
         network = results["network"]
-        lines.append(f"network     {network['layers']} layers stand {network['distance']:.1%} away from their continuum limit")
+        lines.append(
+            f"network     {network['layers']} layers stand {network['distance']:.1%} away from their continuum limit"
+        )
     spatial = results["spatial"]
     if spatial:
         lines.append(
-            f"space       q = {_cell(spatial['order'], '.3f').strip()} from N = {spatial['tokens']}, D = {spatial['diffusivity']:g} "
-            f"({spatial['boundary']})"
+            f"space       q = {_cell(spatial['order'], '.3f').strip()} from N = {spatial['tokens']}, "
+            f"D = {spatial['diffusivity']:g} ({spatial['boundary']})"
         )
     lines.append("verdicts")
     lines += [f"  {question:<26} {answer}" for question, answer in content["verdicts"].items()]
     device = f"{where['backend']} ({where['device']}, {where['cores']} cores)"
-    lines.append(f"measured in {results['seconds']:.1f} s on {device}, jax {where['versions']['jax']}, seed {content['config']['seed']}")
+    lines.append(
+        f"measured in {results['seconds']:.1f} s on {device}, jax {where['versions']['jax']}, seed {content['config']['seed']}"
+    )
     return "\n".join(lines)
 
 

@@ -78,7 +78,9 @@ def write_whole(path: pathlib.Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(name, path)
     except OSError as error:
-        raise ResultError(f"cannot write {path}: {error.strerror}. Choose another --out folder or free the disk.") from error
+        raise ResultError(
+            f"cannot write {path}: {error.strerror}. Choose another --out folder or free the disk."
+        ) from error
 
 
 def check_folder(folder: pathlib.Path) -> None:

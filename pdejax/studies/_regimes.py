@@ -13,6 +13,7 @@ from pdejax._equation import MasterEquation
 from pdejax._simulate import simulate
 from pdejax._types import Field
 from pdejax.analysis import fit_order, mesh_norm
+from pdejax.terms._base import gaussian
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,7 @@ def iid_spread(
     base: MasterEquation, u0: Field, *, layers: Sequence[int], scaling: str, draws: int, key: PRNGKeyArray
 ) -> Regime:
     """Spread between `draws` networks of independent layers, each `u ← u + s(L)F_l(u)`, as L grows."""
-    spreads = tuple(_spread(base, u0, count, scaling, draws, key) for count in layers)
+    spreads = tuple(float(_spread(base, u0, count, scaling, draws, key)) for count in layers)
     return regime(f"iid {scaling}", "spread between draws", layers, spreads)
 
 
@@ -63,7 +64,7 @@ def verdict(quantity: str, exponent: float) -> str:
 @eqx.filter_jit
 def _spread(base: MasterEquation, u0: Field, layers: int, scaling: str, draws: int, key: PRNGKeyArray):
     def end(k):
-        network = iid(lambda kk: redraw(base, kk), layers, key=k, scaling=scaling)  # pyright: ignore[reportArgumentType]
+        network = iid(lambda kk: redraw(base, kk), layers, key=k, scaling=scaling)
         return simulate(network, u0, t1=1.0, steps=layers, solver="euler", save="end").us[-1]
 
     ends = jax.vmap(end)(jax.random.split(key, draws))
@@ -74,11 +75,12 @@ def _spread(base: MasterEquation, u0: Field, layers: int, scaling: str, draws: i
 def redraw(equation: MasterEquation, key: PRNGKeyArray) -> MasterEquation:
     """The same equation with every weight matrix drawn anew, Gaussian of the same root mean square."""
     leaves, treedef = jax.tree.flatten(equation)
-    keys = jax.random.split(key, len(leaves))
+    matrices = [leaf for leaf in leaves if eqx.is_inexact_array(leaf) and leaf.ndim >= 2]
+    drawn = iter(gaussian(key, *(leaf.shape for leaf in matrices)))
 
-    def draw(leaf, k):
+    def draw(leaf):
         if not (eqx.is_inexact_array(leaf) and leaf.ndim >= 2):
             return leaf
-        return jnp.sqrt(jnp.mean(leaf**2)) * jax.random.normal(k, leaf.shape, leaf.dtype)
+        return (jnp.sqrt(jnp.mean(leaf**2)) * next(drawn)).astype(leaf.dtype)
 
-    return jax.tree.unflatten(treedef, [draw(leaf, k) for leaf, k in zip(leaves, keys, strict=True)])
+    return jax.tree.unflatten(treedef, [draw(leaf) for leaf in leaves])

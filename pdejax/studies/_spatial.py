@@ -1,6 +1,7 @@
 """The spatial order q of v1 (24): the field refined in the number of tokens."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -43,7 +44,7 @@ def spatial_convergence(
     The function is the real embedded sequence `u0` smoothed to its lowest cosine modes, so that it can be sampled on any
     grid. Every solve is at a tolerance far below the spatial error. Raises `ValueError` unless `tokens` doubles.
     """
-    if len(tokens) < 3 or any(b != 2 * a for a, b in zip(tokens, tokens[1:], strict=False)):
+    if len(tokens) < 3 or any(b != 2 * a for a, b in itertools.pairwise(tokens)):
         raise ValueError(f"spatial={tuple(tokens)} must double from one entry to the next, at least three entries.")
     modes = cosine_coefficients(u0)[:MODES]
     coefficients = []
@@ -54,9 +55,7 @@ def spatial_convergence(
         end = simulate(equation, start, t1=depth, rtol=1e-10, atol=1e-10, solver="tsit5", save="end").us[-1]
         coefficients.append(np.asarray(cosine_coefficients(end)[:MODES]))
     scale = np.linalg.norm(coefficients[-1])
-    differences = [
-        float(np.linalg.norm(a - b) / scale) for a, b in zip(coefficients, coefficients[1:], strict=False)
-    ]
+    differences = [float(np.linalg.norm(a - b) / scale) for a, b in itertools.pairwise(coefficients)]
     fit = fit_order([1 / n for n in tokens[:-1]], differences, last=len(differences))
     return SpatialConvergence("neumann", diffusivity, tuple(tokens), tuple(differences), fit.order, fit.ci, 2.0)
 

@@ -5,6 +5,7 @@ from typing import Literal, get_args
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from pdejax._types import Depth, Field, Mask
@@ -15,7 +16,9 @@ from pdejax.terms._base import (
     at_least_float32,
     check_features,
     check_grid,
+    concrete,
     constant,
+    gaussian,
     mask_of,
 )
 from pdejax.terms._kernels import attend
@@ -109,11 +112,10 @@ class Attention(AbstractTerm):
             raise ValueError("Attention: give grid or weights, not both.")
         if grid is not None and grid.boundary == "dirichlet":
             weights = grid.weights
-        kq, kk, kv, ko = jax.random.split(key, 4)
-        self.wq = jax.random.normal(kq, (dim, heads, dk)) / dim**0.5
-        self.wk = jax.random.normal(kk, (dim, heads, dk)) / dim**0.5
-        self.wv = jax.random.normal(kv, (dim, heads, dk)) / dim**0.5
-        self.wo = jax.random.normal(ko, (heads, dk, dim)) / (heads * dk) ** 0.5
+        inward, outward = (dim, heads, dk), (heads, dk, dim)
+        wq, wk, wv, wo = gaussian(key, inward, inward, inward, outward)
+        self.wq, self.wk, self.wv = wq / dim**0.5, wk / dim**0.5, wv / dim**0.5
+        self.wo = wo / (heads * dk) ** 0.5
         self.bq = self.bk = self.bv = jnp.zeros((heads, dk)) if bias else None
         self.bo = jnp.zeros(dim) if bias else None
         self.strength = constant(strength)
@@ -212,7 +214,6 @@ def _project(x: Field, w: Float[Array, "d H dk"], b: Float[Array, "H dk"] | None
 def _positive(weights):
     if weights is None:
         return None
-    weights = constant(weights)
-    if not isinstance(weights, jax.core.Tracer) and not bool(jnp.all(weights > 0)):
+    if concrete(weights) and not np.all(np.asarray(weights) > 0):
         raise ValueError("Attention: quadrature weights must all be positive, since the softmax needs log w_j.")
-    return weights
+    return constant(weights)

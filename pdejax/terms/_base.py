@@ -1,13 +1,15 @@
 """The interface every term of the master equation keeps, and what is passed along with the field."""
 
 import abc
+import itertools
+import math
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from pdejax._types import Depth, Field, Mask
+from pdejax._types import Depth, Field, Mask, traced
 
 
 class FieldArgs(eqx.Module):
@@ -54,6 +56,17 @@ def at_least_float32(dtype):
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
 
 
+def gaussian(key: PRNGKeyArray, *shapes: tuple[int, ...]) -> list[Array]:
+    """Standard normal arrays of these shapes, from a single draw.
+
+    One draw, because XLA compiles a random generator anew for every array: six of them under `vmap` took 4× as long.
+    """
+    sizes = [math.prod(shape) for shape in shapes]
+    flat = jax.random.normal(key, (sum(sizes),))
+    parts = jnp.split(flat, list(itertools.accumulate(sizes))[:-1])
+    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
 def token_average(values: Float[Array, "n d"], weights: Float[Array, " n"] | None, mask: Mask | None) -> Array:
     """Quadrature mean over real tokens, `Σ w_i v_i / Σ w_i`, of shape `(d,)`."""
     if weights is None and mask is None:
@@ -66,7 +79,7 @@ def token_average(values: Float[Array, "n d"], weights: Float[Array, " n"] | Non
 
 def concrete(x) -> bool:
     """Whether a value can be looked at, i.e. is not traced."""
-    return not isinstance(x, jax.core.Tracer)
+    return not traced(x)
 
 
 def check_features(owner: str, expected: int, d: int) -> None:

@@ -44,8 +44,8 @@ class Diffusion(AbstractTerm):
         d = constant(diffusivity)
         if d.ndim > 2 or (d.ndim == 2 and d.shape[0] != d.shape[1]):
             raise ValueError(f"Diffusion: diffusivity has shape {d.shape}; allowed are a scalar, (d,) and (d, d).")
-        if concrete(d):
-            _well_posed(np.asarray(d))
+        if concrete(diffusivity):
+            _well_posed(np.asarray(diffusivity))
         self.grid, self.diffusivity = grid, d
 
     @jax.named_scope("pdejax.Diffusion")
@@ -143,7 +143,7 @@ class EffectiveDiffusion(AbstractTerm):
         if self.grid.boundary == "periodic":
             slope = (jnp.roll(p, -1, axis=0) - jnp.roll(p, 1, axis=0)) / (2 * dx)
         else:
-            slope = jnp.gradient(p, axis=0) / dx
+            slope = jnp.asarray(jnp.gradient(p, axis=0)) / dx
         return jnp.sum(slope**2, axis=-1)
 
     def _spread(self, u: Field, mask: Mask | None) -> Float[Array, " n"]:

@@ -1,7 +1,7 @@
-"""Attention kernels: one function, `attend`, in three implementations that return the same numbers.
+"""Attention kernels: one function, `attend`, in several implementations of the same sum.
 
-Everything is written in plain JAX operations (`lax.map` over blocks, `jax.checkpoint` on a block), so that
-`vmap`, forward mode, reverse mode and their compositions all work.
+All but cuDNN's are plain JAX operations (`lax.map` over blocks, `jax.checkpoint` on a block), so that `vmap`,
+forward mode, reverse mode and their compositions all work.
 """
 
 from collections.abc import Callable
@@ -49,10 +49,9 @@ def attend(
 
     **Implementations.** `"dense"` forms the (H, n, m) map. `"blocked"` takes one head and one block of
     queries at a time and computes a block again in reverse mode: memory grows as n + m, and on a CPU the
-    scores stay in the cache. `"fused"` is `jax.nn.dot_product_attention`: its cuDNN kernel where that is
-    eligible (a GPU, half precision, no bias, dk = dv a multiple of 8 up to 128), which has reverse mode only,
-    else XLA's. `"auto"` is settled while tracing, by platform, type and shape: cuDNN where eligible, dense for
-    small maps, blocked for the others.
+    scores stay in the cache. `"fused"` is the cuDNN kernel of `jax.nn.dot_product_attention`, for a GPU, half
+    precision, no bias and dk = dv a multiple of 8 up to 128; it has reverse mode only. `"auto"` is settled
+    while tracing, by platform, type and shape: fused where possible, dense for small maps, else blocked.
 
     Args:
         q: queries, `(n, H, dk)`.
@@ -66,7 +65,7 @@ def attend(
         The weighted means of the values, `(n, H, dv)`.
 
     Raises:
-        ValueError: wrong rank or size, `causal` with n != m, or an unknown implementation.
+        ValueError: wrong rank or size, `causal` with n != m, an implementation unknown or not possible here.
         TypeError: arrays that are not floating point, or `q`, `k`, `v` of different types.
 
     Source: v2 (5) and v1 (9)-(11), the weights of the integrals explicit. Dividing after the product with `v`
@@ -77,14 +76,17 @@ def attend(
     accumulator = _accumulator(q.dtype)
     platform = _platform()
     kind = "cpu" if platform == "cpu" else "other"
+    refusal = _refusal(platform, q, v, bias)
     if implementation == "auto":
         scores = heads * n * k.shape[0] * accumulator.itemsize
-        if platform != "cpu" and _cudnn(platform, q, v, bias):
-            implementation = "fused"
-        else:
-            implementation = "dense" if scores <= _DENSE_BYTES[kind] else "blocked"
+        implementation = "dense" if scores <= _DENSE_BYTES[kind] else "blocked"
+        implementation = implementation if refusal else "fused"
     if implementation == "fused":
-        return _fused(q, k, v, bias, causal, "cudnn" if _cudnn(platform, q, v, bias) else "xla")
+        if refusal:
+            raise ValueError(f"implementation 'fused' needs {refusal}: choose 'auto', 'dense' or 'blocked'")
+        # The library's own arithmetic mixes types and ranks, which a caller may have forbidden.
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            return jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation="cudnn")
     if bias is not None:
         bias = jnp.broadcast_to(bias.astype(accumulator), (heads, k.shape[0]))
     # The scale goes into q, n dk products instead of n m. In half precision it is applied before rounding.
@@ -93,9 +95,7 @@ def attend(
     values = v.swapaxes(0, 1)
     if implementation == "dense":
         positions = jnp.arange(n) if causal else None
-        out = jax.vmap(_softmax, in_axes=(0, 0, 0, None if bias is None else 0, None))(
-            q, keys, values, bias, positions
-        )
+        out = jax.vmap(_softmax, in_axes=(0, 0, 0, None if bias is None else 0, None))(q, keys, values, bias, positions)
     else:
         rows = max(_BLOCK_BYTES[kind] // (k.shape[0] * accumulator.itemsize), _MIN_ROWS)
         out = _blocked(q, keys, values, bias, causal, rows)
@@ -139,25 +139,6 @@ def _blocked(q: Array, k: Array, v: Array, bias: Array | None, causal: bool, row
     return out.reshape(heads, blocks * rows, -1)[:, :n]
 
 
-def _fused(q: Array, k: Array, v: Array, bias: Array | None, causal: bool, implementation) -> Array:
-    """`jax.nn.dot_product_attention`, which has no rule for queries without a key."""
-
-    def call(**extra):
-        # The library's own arithmetic mixes types and ranks, which a caller may have forbidden.
-        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            return jax.nn.dot_product_attention(
-                q, k, v, is_causal=causal, implementation=implementation, **extra
-            )
-
-    if bias is None:
-        return call()
-    bias = jnp.broadcast_to(bias, (q.shape[1], k.shape[0])).astype(_accumulator(q.dtype))
-    kept = bias > -jnp.inf
-    out = call(bias=jnp.where(kept, bias, float(jnp.finfo(bias.dtype).min) / 2)[None, :, None, :])
-    left = jax.lax.cummax(kept.astype(jnp.int32), axis=1) > 0 if causal else kept.any(axis=1, keepdims=True)
-    return jnp.where(left.T[:, :, None], out, jnp.zeros((), out.dtype))
-
-
 def _platform() -> str:
     """The platform that a computation traced now is meant for: `jax.default_device` first, then the backend.
 
@@ -174,25 +155,24 @@ def _accumulator(dtype) -> jnp.dtype:
     return jnp.dtype(dtype) if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 
-def _cudnn(platform: str, q: Array, v: Array, bias: Array | None) -> bool:
+def _refusal(platform: str, q: Array, v: Array, bias: Array | None) -> str | None:
+    """What cuDNN's attention needs and does not get; None if it can be used."""
     dk = q.shape[-1]
-    half = q.dtype in (jnp.float16, jnp.bfloat16)
-    return (
-        platform in ("gpu", "cuda")
-        and half
-        and bias is None
-        and dk == v.shape[-1]
-        and dk % 8 == 0
-        and dk <= 128
-    )
+    if platform not in ("gpu", "cuda"):
+        return f"an NVIDIA GPU, not the platform {platform!r}"
+    if q.dtype not in (jnp.float16, jnp.bfloat16):
+        return f"float16 or bfloat16, not {q.dtype}"
+    if bias is not None:
+        return "bias=None"
+    if dk != v.shape[-1] or dk % 8 or dk > 128:
+        return f"dk = dv, a multiple of 8 up to 128, not dk = {dk} and dv = {v.shape[-1]}"
+    return None
 
 
 def _check(q: Array, k: Array, v: Array, bias: Array | None, causal: bool, implementation: str) -> None:
     for name, x in (("q", q), ("k", k), ("v", v)):
         if x.ndim != 3 or 0 in x.shape:
-            raise ValueError(
-                f"{name} has shape {x.shape}: it must be (tokens, heads, features), none of them 0"
-            )
+            raise ValueError(f"{name} has shape {x.shape}: it must be (tokens, heads, features), none of them 0")
         if not jnp.issubdtype(x.dtype, jnp.floating):
             raise TypeError(f"{name} has type {x.dtype}: attention needs floating point, cast it first")
     if not q.dtype == k.dtype == v.dtype:

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from pdejax._types import Depth, Field
@@ -37,7 +38,7 @@ class SpatialNorm(AbstractTerm):
     def __init__(self, gamma: ArrayLike = 1.0, *, eps: ArrayLike = 1e-5, grid: Grid | None = None):
         self.gamma = _rate("SpatialNorm", gamma)
         self.eps = constant(eps)
-        if concrete(self.eps) and not bool(jnp.all(self.eps > 0)):
+        if concrete(eps) and not np.all(np.asarray(eps) > 0):
             raise ValueError(f"SpatialNorm: eps={eps} must be positive, else the term is singular at σ = 0.")
         self.grid = grid
 
@@ -114,11 +115,13 @@ def _rate(owner: str, gamma: ArrayLike) -> Array:
     rate = constant(gamma)
     if rate.ndim > 1:
         raise ValueError(f"{owner}: gamma has shape {rate.shape}; allowed are a scalar and (n,).")
-    if concrete(rate) and not bool(jnp.all((rate >= 0) & jnp.isfinite(rate))):
-        raise ValueError(f"{owner}: gamma={gamma} must be finite and not negative; a negative rate makes the field grow.")
+    if concrete(gamma) and not np.all((np.asarray(gamma) >= 0) & np.isfinite(np.asarray(gamma))):
+        raise ValueError(
+            f"{owner}: gamma={gamma} must be finite and not negative; a negative rate makes the field grow."
+        )
     return rate
 
 
-def _check_rate(owner: str, gamma: Array, n: int) -> None:
+def _check_rate(owner: str, gamma: Array | jax.ShapeDtypeStruct, n: int) -> None:
     if gamma.ndim == 1:
         check_grid(f"{owner} (its gamma)", gamma.shape[0], n)

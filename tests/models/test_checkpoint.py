@@ -15,9 +15,7 @@ from pdejax.models import _checkpoint as module
 
 @pytest.fixture(scope="module")
 def model():
-    config = TransformerConfig(
-        vocab=5, dim=4, heads=2, layers=2, ffn=3, norm="peri", head="classification", classes=3
-    )
+    config = TransformerConfig(vocab=5, dim=4, heads=2, layers=2, ffn=3, norm="peri", head="classification", classes=3)
     return Transformer(config, rngs=nnx.Rngs(0))
 
 
@@ -105,9 +103,7 @@ def test_missing_file(tmp_path):
 
 def test_other_files(tmp_path):
     path = tmp_path / "other"
-    path.write_text(
-        "not a checkpoint, and longer than the seventy-one bytes that a checkpoint's digest takes"
-    )
+    path.write_text("not a checkpoint, and longer than the seventy-one bytes that a checkpoint's digest takes")
     with pytest.raises(ValueError, match="no pdejax checkpoint"):
         load_checkpoint(path)
     with path.open("wb") as file:

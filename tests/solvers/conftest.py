@@ -40,16 +40,12 @@ def fixed_steps(terms, solver, u0, steps, ts, t0=0.0, t1=T1, adjoint=None):
     saveat = diffrax.SaveAt(subs=[diffrax.SubSaveAt(ts=ts), diffrax.SubSaveAt(t1=True)])
     # Arrays, so that they are traced: another number of steps is no new compilation.
     t0, t1, dt0 = (jnp.asarray(t) for t in (t0, t1, (t1 - t0) / steps))
-    return _solve(
-        terms, solver, u0, dt0, t0, t1, saveat, diffrax.ForwardMode() if adjoint is None else adjoint
-    )
+    return _solve(terms, solver, u0, dt0, t0, t1, saveat, diffrax.ForwardMode() if adjoint is None else adjoint)
 
 
 @eqx.filter_jit
 def _solve(terms, solver, u0, dt0, t0, t1, saveat, adjoint):
-    solution = diffrax.diffeqsolve(
-        terms, solver, t0, t1, dt0, u0, saveat=saveat, adjoint=adjoint, max_steps=4096
-    )
+    solution = diffrax.diffeqsolve(terms, solver, t0, t1, dt0, u0, saveat=saveat, adjoint=adjoint, max_steps=4096)
     return jax.tree.map(lambda *ys: jnp.concatenate(ys), *solution.ys), solution.stats["num_steps"]
 
 
@@ -92,9 +88,7 @@ def make_problem() -> Problem:
         source = jnp.sin(3.0 * t) * jnp.cos(2.0 * jnp.pi * x)
         return jax.tree.map(lambda v: source * signs + 1.5 * v - v**3 + 0.7 * jnp.sin(jnp.flip(v, 1)), u)
 
-    u0 = jnp.concatenate(
-        [jnp.sin(2.0 * jnp.pi * x) + 0.3, 0.5 * jnp.cos(4.0 * jnp.pi * x + 0.4) - 0.2], axis=1
-    )
+    u0 = jnp.concatenate([jnp.sin(2.0 * jnp.pi * x) + 0.3, 0.5 * jnp.cos(4.0 * jnp.pi * x + 0.4) - 0.2], axis=1)
     ts = jnp.sort(jnp.asarray((np.arange(1, 302) * np.sqrt(2.0)) % 1.0))
     problem = Problem(interaction, reaction, dict.fromkeys(KINDS, u0), ts, {})
     return problem._replace(exact=tight(problem.field, problem.u0, ts))

@@ -184,9 +184,7 @@ def test_precision_is_kept(boundary, dtype, getkey):
     np.testing.assert_allclose(result.astype(jnp.float64), run(u)[1], atol=tolerance)
     if dtype == jnp.float32:
         assert jax.eval_shape(laplacian.transform, u.astype(dtype)).dtype in (jnp.float32, jnp.complex64)
-    rotated = jax.eval_shape(
-        lambda v: laplacian.apply(lambda z: jax.lax.complex(0.0 * z, z), v), u.astype(dtype)
-    )
+    rotated = jax.eval_shape(lambda v: laplacian.apply(lambda z: jax.lax.complex(0.0 * z, z), v), u.astype(dtype))
     assert rotated.dtype == jnp.complex64
 
 

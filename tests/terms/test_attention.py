@@ -335,7 +335,9 @@ def test_spectral_in_space(getkey):
     key = getkey()
     x = Grid(48, "periodic").points
     term = Attention(D, H, key=key, grid=Grid(48, "periodic"))
-    np.testing.assert_allclose(term(T, jnp.asarray(periodic(np.asarray(x))), None), integral(term, periodic, x), atol=1e-10)
+    np.testing.assert_allclose(
+        term(T, jnp.asarray(periodic(np.asarray(x))), None), integral(term, periodic, x), atol=1e-10
+    )
     nodes, weights = np.polynomial.legendre.leggauss(16)
     x = 0.5 * (nodes + 1)
     term = Attention(D, H, key=key, weights=jnp.asarray(0.5 * weights))

@@ -26,7 +26,9 @@ def test_layer_norm_twin():
     for row, result in zip(u, np.asarray(norm(field())), strict=True):
         mean = sum(row) / D
         variance = sum((x - mean) ** 2 for x in row) / D
-        slow = [g * (x - mean) / (variance + 0.03) ** 0.5 + b for x, g, b in zip(row, norm.scale, norm.bias, strict=True)]
+        slow = [
+            g * (x - mean) / (variance + 0.03) ** 0.5 + b for x, g, b in zip(row, norm.scale, norm.bias, strict=True)
+        ]
         np.testing.assert_allclose(result, slow, rtol=1e-13)
 
 

@@ -82,7 +82,9 @@ def test_pointwise(getkey):
 
 def test_linear_reaction_is_a_matrix(getkey):
     term, u = FeedForward(D, HIDDEN, activation="identity", key=getkey()), field()
-    np.testing.assert_allclose(term(0.0, u, None), np.asarray(u) @ np.asarray(term.w1) @ np.asarray(term.w2), rtol=1e-12)
+    np.testing.assert_allclose(
+        term(0.0, u, None), np.asarray(u) @ np.asarray(term.w1) @ np.asarray(term.w2), rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize("grid", [None, Grid(N, "dirichlet"), Grid(N, "periodic", length=3.0)])

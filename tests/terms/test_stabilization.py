@@ -80,7 +80,7 @@ def test_layer_norm_relaxation():
     np.testing.assert_allclose(per_token, np.asarray(PER_TOKEN)[:, None] / GAMMA * slow, rtol=1e-12)
 
 
-@pytest.mark.parametrize("norm", [LayerNorm(D, eps=1e-12), RMSNorm(D, eps=1e-12)])
+@pytest.mark.parametrize("norm", [LayerNorm(D, eps=1e-15), RMSNorm(D, eps=1e-15)])
 def test_layer_norm_relaxation_rests_on_normalized_fields(norm):
     """Normalized fields are its fixed points, and they attract: distances fall like e^{−γt} to first order."""
     term = LayerNormRelaxation(D, GAMMA, norm=norm)
@@ -97,7 +97,9 @@ def test_layer_norm_relaxation_rests_on_normalized_fields(norm):
 def test_linear_damping():
     u = np.asarray(field())
     np.testing.assert_allclose(LinearDamping(GAMMA)(0.0, field(), None), -GAMMA * u, rtol=1e-15)
-    np.testing.assert_allclose(LinearDamping(PER_TOKEN)(0.0, field(), None), -np.asarray(PER_TOKEN)[:, None] * u, rtol=1e-15)
+    np.testing.assert_allclose(
+        LinearDamping(PER_TOKEN)(0.0, field(), None), -np.asarray(PER_TOKEN)[:, None] * u, rtol=1e-15
+    )
     # The inequality of v2 Thm 3.3, with equality: ⟨u, S⟩ = −2γE.
     product = np.mean(np.sum(u * np.asarray(LinearDamping(GAMMA)(0.0, field(), None)), axis=1))
     assert product == pytest.approx(-2 * GAMMA * 0.5 * np.mean(np.sum(u**2, axis=1)), rel=1e-13)
@@ -111,7 +113,9 @@ def test_gamma_zero_turns_it_off_and_dtype_is_kept(make):
     for gamma in (2, GAMMA, PER_TOKEN):
         single = make(gamma)(0.0, field().astype(jnp.float32), FieldArgs(jnp.asarray(MASK)))
         assert single.dtype == jnp.float32
-        np.testing.assert_allclose(single, make(gamma)(0.0, field(), FieldArgs(jnp.asarray(MASK))), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            single, make(gamma)(0.0, field(), FieldArgs(jnp.asarray(MASK))), rtol=1e-4, atol=1e-5
+        )
 
 
 def test_gradients_of_spatial_norm():

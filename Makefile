@@ -1,0 +1,64 @@
+# Everything starts from Python 3.11 or newer and make: each target makes its own virtual environment.
+PYTHON ?= python3
+VENV ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
+BIN := $(VENV)/bin
+OUT ?= out
+
+.DEFAULT_GOAL := help
+.PHONY: help convergence verify test check format wheel speed clean
+
+help:
+	@echo "make convergence   measure the continuum limit on real input (results in $(OUT)/)"
+	@echo "make test          run the tests"
+	@echo "make verify        check this machine's numbers against closed forms"
+	@echo "make check         formatting, lint and types"
+	@echo "make speed         speed and memory benchmarks (installs PyTorch)"
+	@echo "make wheel         build the wheel and compare its contents"
+	@echo "Another Python:    make test PYTHON=python3.13"
+
+$(VENV)/.base: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "pdejax needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Use: make ... PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.base
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,dev]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.base
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
+	@touch $@
+
+convergence: $(VENV)/.base
+	$(BIN)/python benchmarks/convergence.py --out $(OUT) $(ARGS)
+
+verify: $(VENV)/.base
+	$(BIN)/pdejax verify $(ARGS)
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+wheel: $(VENV)/.test
+	$(BIN)/python -m pytest tests/test_layout.py -m wheel $(ARGS)
+
+speed: $(VENV)/.bench
+	$(BIN)/python benchmarks/speed.py --out $(OUT) $(ARGS)
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .jax_cache
