@@ -150,7 +150,10 @@ def terms_of(equation: AbstractEquation, split: Split) -> diffrax.AbstractTerm:
 
 
 def reduced(reduce, t, u, args):
-    return u if reduce is None else reduce(t, u, args)
+    """What to keep of the field: numbers of its type, so that NaN can say that there is none."""
+    if reduce is None:
+        return u
+    return jax.tree.map(lambda x: jnp.asarray(x, u.dtype), reduce(t, u, args))
 
 
 def saved_value(plan: Plan, reduce, t, u, args):

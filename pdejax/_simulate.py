@@ -79,7 +79,7 @@ def simulate(
     check_depths(t0, t1)
     u0 = _check_field(equation, u0)
     args = FieldArgs(_check_mask(mask, u0))
-    resolved, groups = _resolve_solver(equation, solver, split, number)
+    resolved, groups = _resolve_solver(equation, solver, split, number, u0.dtype)
     limit = _check_limit(blowup, u0.dtype)
     cost = _cost(resolved, groups, adaptive=number is None)
     plan, depths = make_plan(equation, t0, t1, number, save, groups, limit, progress, cost)
@@ -191,7 +191,7 @@ def _check_limit(blowup: float | None, dtype) -> float:
     return float(blowup)
 
 
-def _resolve_solver(equation, solver, split, steps: int | None):
+def _resolve_solver(equation, solver, split, steps: int | None, dtype):
     parts = len(equation.names()) if split is None else len(split)
     resolved = get_solver(solver, terms=parts)
     structure = resolved.term_structure
@@ -206,8 +206,10 @@ def _resolve_solver(equation, solver, split, steps: int | None):
             f"solver (tsit5, dopri5, dopri8, bosh3, heun, kvaerno5), or step doubling: diffrax.HalfSolver({name}(...))."
         )
     if steps is not None and isinstance(resolved, diffrax.AbstractImplicitSolver):
-        # Fixed steps carry no tolerances for the nonlinear solve: take it to round-off.
-        resolved = eqx.tree_at(lambda s: s.root_finder, resolved, optx.Newton(rtol=1e-9, atol=1e-11))
+        # Fixed steps carry no tolerances for the nonlinear solve: take it near round-off, unless told otherwise.
+        if not isinstance(getattr(resolved.root_finder, "rtol", None), float | int | Array):
+            tight = (1e-9, 1e-11) if dtype == jnp.float64 else (1e-5, 1e-6)
+            resolved = eqx.tree_at(lambda s: s.root_finder, resolved, optx.Newton(*tight))
     return resolved, groups
 
 

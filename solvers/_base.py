@@ -82,7 +82,7 @@ def check_sub_solver(solver: Any, name: str) -> None:
     finder = getattr(solver, "root_finder", None)
     if finder is not None and not isinstance(finder.rtol, int | float | ArrayLike):
         raise ValueError(
-            f"{name} is {type(solver).__name__} without tolerances for its root finder. Inside another solver it "
-            "cannot take them from a step-size controller: give them, for example "
+            f"{name} is {type(solver).__name__} without tolerances for its root finder. It cannot take them from "
+            "a step-size controller inside another solver: give them, for example "
             f"{type(solver).__name__}(root_finder=optimistix.Newton(rtol=1e-8, atol=1e-8))."
         )

@@ -236,7 +236,8 @@ def _preln_clock(n: Array, beta: Array, y0: Array, moved: Array) -> tuple[Array,
     speed = moved * (jnp.expm1(beta * _gap(n, y)) + n) / (2 * n)
     parts = (jnp.asarray(weights, y0.dtype) * speed).sum(axis=1)
     before = jnp.cumsum(parts) - parts
-    tau = before[:, None] + jnp.matmul(speed, jnp.asarray(partial.T, y0.dtype), precision="highest")
+    # Term by term: XLA fuses the equivalent matrix product wrongly on CPU (jaxlib 0.10.2: garbage in derivatives).
+    tau = before[:, None] + sum(speed[:, j, None] * jnp.asarray(partial[:, j], y0.dtype)[None] for j in range(_NODES))
 
     def log_spread(y):  # ln((1 + (n−1)γ)/n)
         return y - _log_sum(n, y)

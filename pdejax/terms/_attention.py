@@ -151,7 +151,8 @@ class Attention(AbstractTerm):
         return strength * (out - u) if self.leak else strength * out
 
     def weights(self, u: Field, mask: Mask | None = None) -> Float[Array, "H n n"]:
-        """Attention maps `K^h_ij` of shape `(H, n, n)`; for softmax kernels every row sums to 1."""
+        """Attention maps `K^h_ij` of shape `(H, n, n)`; for softmax kernels every row sums to 1 (to 0 where a causal
+        query sees only padding)."""
         x = u if self.norm is None else self.norm(u)
         n = x.shape[0]
         w = self._normalized_weights(n, x.dtype, mask)
@@ -167,7 +168,10 @@ class Attention(AbstractTerm):
         if self.causal:
             visible = jnp.tril(jnp.ones((n, n), bool))
             logits = jnp.where(visible[None], logits, -jnp.inf)
-        return jax.nn.softmax(logits.astype(at_least_float32(x.dtype)), axis=-1).astype(x.dtype)
+        logits = logits.astype(at_least_float32(x.dtype))
+        # A causal query whose every key is padding attends to nothing, as in `attend`.
+        seen = jnp.any(jnp.isfinite(logits), axis=-1, keepdims=True)
+        return jnp.where(seen, jax.nn.softmax(jnp.where(seen, logits, 0), axis=-1), 0).astype(x.dtype)
 
     def damping(self) -> Float[Array, ""]:
         return jnp.max(self.strength) if self.leak else jnp.zeros(())
@@ -190,7 +194,7 @@ class Attention(AbstractTerm):
         if self.quadrature is not None:
             bias = jnp.log(self.quadrature).astype(x.dtype)
         if mask is not None:
-            padding = jnp.where(mask, 0.0, float(jnp.finfo(x.dtype).min) / 2).astype(x.dtype)
+            padding = jnp.where(mask, 0.0, -jnp.inf).astype(x.dtype)
             bias = padding if bias is None else bias + padding
         if self.kernel == "l2":
             # −‖q − k‖² = 2 q·k − ‖k‖² − ‖q‖², and the last part cancels in every row.

@@ -1,0 +1,73 @@
+"""The picture in the README: one Transformer, its continuous limit, and how each scheme gets there.
+
+python examples/04_picture.py [--out DIR]
+"""
+
+import argparse
+import pathlib
+
+import jax
+
+jax.config.update("jax_enable_x64", True)
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from matplotlib.figure import Figure
+
+import pdejax as pj
+
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("out"))
+out = parser.parse_args().out
+
+config = pj.TransformerConfig(vocab=16, dim=32, heads=4, layers=6, ffn=128, dtype="float64", param_dtype="float64")
+model = pj.Transformer(config, rngs=nnx.Rngs(0))
+tokens = jnp.asarray(pj.data.listops.generate(1, min_length=39, max_length=41, seed=0).tokens[0, :40])
+u0, equation = model.embed(tokens), pj.lift(model)
+depths = np.linspace(0, 6, 121)
+network = pj.simulate(equation, u0, t1=6.0, steps=6, solver=pj.native_solver(model))
+limit = pj.simulate(equation, u0, t1=6.0, rtol=1e-10, atol=1e-10, solver="dopri8", save=depths)
+
+figure = Figure(figsize=(10, 3.6), layout="constrained")
+left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.2))
+scale = float(jnp.abs(limit.us[:, :, 0]).max())
+for axes, states, title, span in (
+    (left, network.us, "the network: embedding and 6 layers", (-0.5, 6.5)),
+    (middle, limit.us, "its continuous limit", (0, 6)),
+):
+    image = axes.imshow(
+        np.asarray(states[:, :, 0]),
+        aspect="auto",
+        origin="lower",
+        cmap="RdBu_r",
+        vmin=-scale,
+        vmax=scale,
+        extent=(0, 40, *span),
+        interpolation="nearest",
+    )
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel("token position")
+    axes.set_ylabel("depth t (layers)")
+figure.colorbar(image, ax=middle, label="first feature of u(x, t)")
+
+smooth = pj.smooth_random(equation.layer(0), 2.0, key=jax.random.key(0))
+truth = pj.simulate(smooth, u0, t1=2.0, rtol=1e-13, atol=1e-13, solver="dopri8").us[-1]
+norm = pj.analysis.mesh_norm
+counts = (4, 8, 16, 32, 64, 128)
+for solver, colour, marker in (
+    ("lietrotter", "#E69F00", "s"),
+    ("strang", "#D55E00", "D"),
+    ("rk4", "#CC79A7", "v"),
+    ("tsit5", "#56B4E9", "P"),
+):
+    errors = [float(norm(pj.simulate(smooth, u0, t1=2.0, steps=k, solver=solver).us[-1] - truth)) for k in counts]
+    fit = pj.analysis.fit_order([2.0 / k for k in counts], errors, floor=1e-12)
+    right.loglog(counts, errors, color=colour, marker=marker, markersize=4, label=f"{solver}: order {fit.order:.2f}")
+right.set_xlabel("steps")
+right.set_ylabel("error at depth T = 2")
+right.set_title("smooth weights: measured orders", fontsize=10)
+right.legend(frameon=False, fontsize=8)
+out.mkdir(parents=True, exist_ok=True)
+figure.savefig(out / "pdejax.png", dpi=110)
+print(f"saved {out / 'pdejax.png'}")

@@ -1,0 +1,220 @@
+"""The project's shape: imports run one way, classes are abstract or final, the public names are pinned, the wheel is whole."""
+
+import ast
+import importlib
+import inspect
+import pathlib
+import pkgutil
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import diffrax
+import equinox as eqx
+import pytest
+
+import pdejax
+
+ROOT = pathlib.Path(__file__).parent.parent
+# Each layer may import those before it (and itself): solvers <- terms <- equation <- simulate <- analysis <- studies <- cli.
+LAYERS = (
+    ("pdejax.solvers", "pdejax._types"),
+    ("pdejax.exact",),
+    ("pdejax.terms",),
+    ("pdejax._equation",),
+    ("pdejax._depth",),
+    ("pdejax._trajectory",),
+    ("pdejax._integrate",),
+    ("pdejax._plan", "pdejax._start"),
+    ("pdejax._simulate",),
+    ("pdejax.models", "pdejax.data"),
+    ("pdejax.analysis",),
+    ("pdejax.studies",),
+    ("pdejax.cli",),
+)
+# fmt: off
+PUBLIC = [
+    "Attention", "DepthVarying", "Diffusion", "DivergenceError", "EffectiveDiffusion", "Exchange", "FeedForward",
+    "FieldArgs", "Grid", "Laplacian", "LayerNorm", "LayerNormRelaxation", "LayerStack", "LinearDamping",
+    "MasterEquation", "MultilayerEquation", "RMSNorm", "SpatialNorm", "SphereProjection", "Stats", "Trajectory",
+    "Transformer", "TransformerConfig", "analysis", "data", "exact", "iid", "lift", "load_checkpoint", "models",
+    "native_solver", "save_checkpoint", "simulate", "smooth_random", "solvers", "terms",
+]
+# fmt: on
+
+
+def sources():
+    for folder, package in ((ROOT / "pdejax", "pdejax"), (ROOT / "solvers", "pdejax.solvers")):
+        for path in sorted(folder.rglob("*.py")):
+            relative = path.relative_to(folder)
+            if relative.parts[0] == "solvers" and package == "pdejax":
+                continue
+            parts = [package, *relative.with_suffix("").parts]
+            yield ".".join(part for part in parts if part != "__init__"), path
+
+
+def layer_of(module: str) -> int | None:
+    for number, names in enumerate(LAYERS):
+        if any(module == name or module.startswith(name + ".") for name in names):
+            return number
+    return None
+
+
+def imported(path: pathlib.Path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("pdejax"):
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if layer_of(full) is not None and node.module == "pdejax" else node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("pdejax"))
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            raise AssertionError(f"{path}: relative import")
+
+
+def test_imports_run_one_way():
+    wrong = []
+    for module, path in sources():
+        here = layer_of(module)
+        for other in imported(path):
+            there = layer_of(other)
+            if here is not None and there is not None and there > here:
+                wrong.append(f"{module} imports {other}")
+    assert not wrong
+
+
+def test_solvers_import_nothing_of_the_transformer():
+    for module, path in sources():
+        if module.startswith("pdejax.solvers"):
+            assert all(name.startswith("pdejax.solvers") for name in imported(path)), module
+
+
+def test_every_module_has_a_layer():
+    missing = [module for module, _ in sources() if layer_of(module) is None and module != "pdejax"]
+    assert not missing
+
+
+def test_an_arrow_that_runs_back_would_be_seen(tmp_path):
+    bad = tmp_path / "bad.py"
+    bad.write_text("from pdejax.studies import convergence\n")
+    assert [layer_of(name) for name in imported(bad)] == [layer_of("pdejax.studies")]
+    assert layer_of("pdejax.studies") > layer_of("pdejax.solvers._grid")
+
+
+def all_classes():
+    for info in pkgutil.walk_packages(pdejax.__path__, "pdejax."):
+        if info.name.startswith("pdejax.solvers.") and "solvers.solvers" in info.name:
+            continue
+        module = importlib.import_module(info.name)
+        for _, cls in inspect.getmembers(module, inspect.isclass):
+            if cls.__module__.startswith("pdejax") and issubclass(cls, eqx.Module):
+                yield cls
+
+
+def test_classes_are_abstract_or_final():
+    classes = set(all_classes())
+    assert len(classes) > 20
+    for cls in classes:
+        children = [c for c in cls.__subclasses__() if c.__module__.startswith("pdejax")]
+        if children:
+            assert inspect.isabstract(cls) or cls.__name__.startswith(("Abstract", "_Abstract")), (cls, children)
+
+
+def test_no_super():
+    for module, path in sources():
+        calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Name) and n.id == "super"]
+        assert not calls, module
+
+
+def test_public_names_are_pinned():
+    names = [name for name in vars(pdejax) if not name.startswith("_")]
+    ignored = {"PackageNotFoundError", "version", "cli", "studies", "jaxtyping"}
+    assert sorted(set(names) - ignored) == sorted(PUBLIC)
+    assert pdejax.studies.convergence is not None  # loaded when asked for
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_names_are_documented(name):
+    thing = getattr(pdejax, name)
+    assert thing.__doc__ and len(thing.__doc__) > 20
+
+
+def test_files_are_short_and_named():
+    for module, path in sources():
+        assert len(path.read_text().splitlines()) <= 500, module
+        assert path.stem not in {"utils", "helpers", "common", "_utils", "_helpers", "_common"}, module
+
+
+def test_terms_and_solvers_are_what_they_say():
+    for name, info in pdejax.solvers.SOLVERS.items():
+        assert info.name == name
+        assert isinstance(info.make(2), diffrax.AbstractSolver)
+
+
+def run_python(code: str, cwd: pathlib.Path) -> subprocess.CompletedProcess[str]:
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "JAX_PLATFORMS": "cpu"}
+    return subprocess.run([sys.executable, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_solvers_refuse_another_name():
+    result = run_python("import solvers", ROOT)
+    assert result.returncode != 0 and "pdejax.solvers" in result.stderr
+
+
+@pytest.mark.slow
+def test_a_users_own_solvers_module_is_left_alone(tmp_path):
+    (tmp_path / "solvers.py").write_text("answer = 42\n")
+    result = run_python(
+        "import solvers, pdejax; assert solvers.answer == 42; print(pdejax.solvers.Grid(3).n)", tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "3"
+
+
+@pytest.mark.slow
+def test_import_leaves_global_settings_alone(tmp_path):
+    code = """
+import jax
+before = {k: v for k, v in jax.config.values.items()}
+import pdejax, sys
+after = jax.config.values
+assert all(after[k] == v for k, v in before.items()), [k for k, v in before.items() if after[k] != v]
+heavy = [m for m in ("matplotlib.pyplot", "sklearn", "xarray", "orbax.checkpoint.checkpoint_manager") if m in sys.modules]
+print(heavy)
+"""
+    result = run_python(code, tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "matplotlib" not in result.stdout and "sklearn" not in result.stdout and "xarray" not in result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.wheel
+def test_wheel_holds_every_module_once(tmp_path):
+    # From a copy, so that nothing an earlier build left behind can get in.
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    for name in ("pdejax", "solvers"):
+        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    build = subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(source)],
+        capture_output=True,
+        text=True,
+    )
+    assert build.returncode == 0, build.stdout[-2000:] + build.stderr[-2000:]
+    [wheel] = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        packed = sorted(name for name in archive.namelist() if ".dist-info/" not in name)
+        licences = [name for name in archive.namelist() if name.endswith("LICENSE")]
+    expected = sorted(
+        [
+            *(str(p.relative_to(ROOT)) for p in (ROOT / "pdejax").rglob("*.py") if "pdejax/solvers" not in str(p)),
+            *("pdejax/" + str(p.relative_to(ROOT)) for p in (ROOT / "solvers").rglob("*.py")),
+            "pdejax/py.typed",
+        ]
+    )
+    assert packed == expected
+    assert licences
