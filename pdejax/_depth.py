@@ -175,13 +175,22 @@ def iid(
         raise ValueError(f"iid: layers={layers} must be at least 1.")
     if scaling not in get_args(Scaling):
         raise ValueError(f"iid: scaling={scaling!r} is unknown; choose one of {get_args(Scaling)}.")
-    factor = {"1/L": 1.0, "1/sqrt(L)": layers**0.5, "1": float(layers)}[scaling]
-
-    def strengths(equation):
-        return [t.strength for t in (equation.interaction, equation.reaction) if t is not None]
-
     stacked = eqx.filter_vmap(make)(jax.random.split(key, layers))
-    return DepthVarying(eqx.tree_at(strengths, stacked, replace_fn=lambda s: s * factor), 1.0, "constant")
+    return DepthVarying(scale_strength(stacked, strength_factor(scaling, layers)), 1.0, "constant")
+
+
+def strength_factor(scaling: str, layers: int) -> float:
+    """s(L)·L: what a residual scale s(L) is as a `strength`, with step 1/L."""
+    return {"1/L": 1.0, "1/sqrt(L)": layers**0.5, "1": float(layers)}[scaling]
+
+
+def scale_strength(equation: MasterEquation, factor) -> MasterEquation:
+    """The equation with the strengths of attention and reaction multiplied by `factor`."""
+
+    def strengths(e):
+        return [term.strength for term in (e.interaction, e.reaction) if term is not None]
+
+    return eqx.tree_at(strengths, equation, replace_fn=lambda s: s * jnp.asarray(factor, s.dtype))
 
 
 def _combine(a: MasterEquation, b: MasterEquation, weight) -> MasterEquation:

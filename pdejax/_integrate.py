@@ -1,5 +1,6 @@
 """The jitted solves behind `simulate`: one interval, or one interval per layer, by diffrax or by a checkpointed scan."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -8,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optimistix as optx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from pdejax._depth import DepthVarying, take_layer
@@ -15,6 +17,7 @@ from pdejax._equation import AbstractEquation
 from pdejax._trajectory import Stats
 from pdejax.solvers import BlowupGuard, GuardState
 from pdejax.terms import FieldArgs
+from pdejax.terms._kernels import SAVED
 
 Save = Literal["end", "steps", "layers", "depths"]
 Split = tuple[tuple[str, ...], ...] | None
@@ -145,6 +148,42 @@ def _assemble(problem: Problem, plan: Plan, end: Array, saved: PyTree[Array]) ->
     return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), start, saved)
 
 
+def with_root_tolerances(problem: Problem) -> Problem:
+    """Fixed steps carry no tolerances for the nonlinear solve of an implicit solver: take it near round-off.
+
+    The residual is a slope, so its round-off is that of the largest slope. A root finder with tolerances is kept.
+    """
+    solver = problem.solver
+    if not isinstance(solver, diffrax.AbstractImplicitSolver) or isinstance(solver, diffrax.AbstractWrappedSolver):
+        return problem
+    if isinstance(getattr(solver.root_finder, "rtol", None), float | int | Array):
+        return problem
+    slope = jnp.max(jnp.abs(problem.equation(problem.t0, problem.u0, problem.args)))
+    size = jax.lax.stop_gradient(slope + jnp.max(jnp.abs(problem.u0)))
+    eps = float(jnp.finfo(size.dtype).eps)
+    finder = optx.Newton(rtol=eps**0.6, atol=1000 * eps * size)  # pyright: ignore[reportArgumentType]
+    return eqx.tree_at(lambda p: p.solver.root_finder, problem, finder)
+
+
+def with_loops(problem: Problem, kind: Literal["lax", "bounded"] | None) -> Problem:
+    """Choose how Runge–Kutta solvers loop over their stages, sub-solvers included.
+
+    Their default is reverse-mode only; `"bounded"` serves both modes, `"lax"` forward mode with less overhead.
+    """
+
+    def is_runge_kutta(node):
+        return isinstance(node, diffrax.AbstractRungeKutta)
+
+    def choose(node):
+        if kind is None or not is_runge_kutta(node) or node.scan_kind is not None:
+            return node
+        return eqx.tree_at(lambda s: s.scan_kind, node, kind, is_leaf=lambda x: x is None)
+
+    return eqx.tree_at(
+        lambda p: p.solver, problem, jax.tree.map(choose, problem.solver, is_leaf=is_runge_kutta)
+    )
+
+
 def terms_of(equation: AbstractEquation, split: Split) -> diffrax.AbstractTerm:
     return diffrax.ODETerm(equation) if split is None else equation.multiterm(split)  # pyright: ignore[reportArgumentType]
 
@@ -225,8 +264,9 @@ def _beyond(saved: PyTree[Array] | None, diverged: Array) -> PyTree[Array]:
 class CheckpointedScan(eqx.Module):
     """Integrates an interval in exactly `steps` steps of `lax.scan`, one `jax.checkpoint` per step.
 
-    Differentiable forwards and backwards; the backward pass stores one state per step and recomputes the rest (measured:
-    0.85 of a plain scan's gradient time, a fifteenth of its memory).
+    Differentiable forwards and backwards; the backward pass stores one state per step and what attention kept of its
+    softmax, and recomputes the rest. Measured (N = 1000, d = 128, eight Euler steps, CPU time on one core): 0.91 of a plain
+    scan's gradient time and 0.85 of full checkpointing's, in 22 MiB against 135 and 18.
     """
 
     steps: int = eqx.field(static=True)
@@ -236,7 +276,7 @@ class CheckpointedScan(eqx.Module):
         depths, slots, where = wanted
         limit = jnp.asarray(plan.limit, u.dtype)
 
-        @jax.checkpoint
+        @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(*SAVED))
         def step(carry, k):
             y, state, time = carry
             start = t0 + (t1 - t0) * (k.astype(t0.dtype) / n)

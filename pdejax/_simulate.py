@@ -9,16 +9,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optimistix as optx
 from jaxtyping import Array, ArrayLike
 
 from pdejax._depth import DepthVarying
 from pdejax._equation import AbstractEquation
-from pdejax._integrate import CheckpointedScan, Diffrax, Outcome, Plan, Problem, run
+from pdejax._integrate import CheckpointedScan, Diffrax, Outcome, Plan, Problem, run, with_loops, with_root_tolerances
 from pdejax._plan import check_depths, check_split, check_steps, make_plan
 from pdejax._start import starting_step
 from pdejax._trajectory import Trajectory
-from pdejax._types import Mask, traced
+from pdejax._types import traced
 from pdejax.solvers import evaluations, get_solver
 from pdejax.terms import FieldArgs
 
@@ -79,7 +78,7 @@ def simulate(
     check_depths(t0, t1)
     u0 = _check_field(equation, u0)
     args = FieldArgs(_check_mask(mask, u0))
-    resolved, groups = _resolve_solver(equation, solver, split, number, u0.dtype)
+    resolved, groups = _resolve_solver(equation, solver, split, number)
     limit = _check_limit(blowup, u0.dtype)
     cost = _cost(resolved, groups, adaptive=number is None)
     plan, depths = make_plan(equation, t0, t1, number, save, groups, limit, progress, cost)
@@ -116,6 +115,7 @@ def _fixed_jvp(primals, tangents, *, plan: Plan, steps: int):
 
 @eqx.filter_jit
 def _by_scan(problem: Problem, plan: Plan, steps: int) -> Outcome:
+    problem = with_loops(with_root_tolerances(problem), "bounded")
     return run(problem, plan, CheckpointedScan(steps))
 
 
@@ -126,6 +126,7 @@ def _fixed_by_diffrax(
     def step(terms, t0, t1, u, args):
         return (t1 - t0) / steps.astype(t0.dtype)
 
+    problem = with_loops(with_root_tolerances(problem), _loops(adjoint))
     return run(problem, plan, Diffrax(diffrax.ConstantStepSize(), step, adjoint, max_steps))
 
 
@@ -141,7 +142,15 @@ def _adaptive(
 
     controller = diffrax.PIDController(rtol=rtol, atol=atol)
     adjoint = diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint
+    problem = with_loops(problem, _loops(adjoint))
     return run(problem, plan, Diffrax(controller, first, adjoint, max_steps))
+
+
+def _loops(adjoint: diffrax.AbstractAdjoint) -> Literal["lax", "bounded"] | None:
+    """diffrax chooses this for a Runge–Kutta solver, but not for those inside a splitting."""
+    if isinstance(adjoint, diffrax.ForwardMode):
+        return "lax"
+    return "bounded" if isinstance(adjoint, diffrax.DirectAdjoint) else None
 
 
 def _check_field(equation: AbstractEquation, u0) -> Array:
@@ -191,7 +200,7 @@ def _check_limit(blowup: float | None, dtype) -> float:
     return float(blowup)
 
 
-def _resolve_solver(equation, solver, split, steps: int | None, dtype):
+def _resolve_solver(equation, solver, split, steps: int | None):
     parts = len(equation.names()) if split is None else len(split)
     resolved = get_solver(solver, terms=parts)
     structure = resolved.term_structure
@@ -205,11 +214,6 @@ def _resolve_solver(equation, solver, split, steps: int | None, dtype):
             f"simulate: {name} has no error estimate, so it cannot choose steps by rtol and atol. Give steps=…, use an adaptive "
             f"solver (tsit5, dopri5, dopri8, bosh3, heun, kvaerno5), or step doubling: diffrax.HalfSolver({name}(...))."
         )
-    if steps is not None and isinstance(resolved, diffrax.AbstractImplicitSolver):
-        # Fixed steps carry no tolerances for the nonlinear solve: take it near round-off, unless told otherwise.
-        if not isinstance(getattr(resolved.root_finder, "rtol", None), float | int | Array):
-            tight = (1e-9, 1e-11) if dtype == jnp.float64 else (1e-5, 1e-6)
-            resolved = eqx.tree_at(lambda s: s.root_finder, resolved, optx.Newton(*tight))
     return resolved, groups
 
 

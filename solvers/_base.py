@@ -1,5 +1,4 @@
-"""What the solvers of this package share: no state between steps, cubic Hermite dense output, a count of
-evaluations."""
+"""What the solvers of this package share: no state between steps, and cubic Hermite dense output."""
 
 import abc
 from collections.abc import Callable
@@ -20,9 +19,10 @@ class AbstractHermiteSolver(diffrax.AbstractSolver[None]):
     """A solver for fixed steps, without memory, whose dense output is the cubic Hermite interpolant through
     (y0, y1) with the slopes at both ends.
 
-    The slopes are exact evaluations at (t0, y0) and (t1, y1), so interpolation costs O(h⁴) and no accuracy up
-    to order 4. They are extra work only in a solve that asks for values between the steps (`SaveAt(ts=…)`,
-    `SaveAt(dense=True)`): otherwise nothing reads them and the compiler removes them."""
+    The slopes are exact evaluations at (t0, y0) and (t1, y1), so interpolation adds an error O(h⁴): no order is
+    lost up to order 4. They are extra work only in a solve that asks for values between the steps (`SaveAt(ts=…)`,
+    `SaveAt(dense=True)`): otherwise nothing reads them and the compiler removes them.
+    """
 
     interpolation_cls: ClassVar[Callable[..., diffrax.ThirdOrderHermitePolynomialInterpolation]] = (
         diffrax.ThirdOrderHermitePolynomialInterpolation
@@ -30,8 +30,9 @@ class AbstractHermiteSolver(diffrax.AbstractSolver[None]):
 
     @abc.abstractmethod
     def slope(self, terms: Terms, t: Time, y: Y, args: Any, control: PyTree) -> Y:
-        """h · du/dt at (t, y) of the path that the scheme approximates, h the signed step `terms.contr(t0,
-        t1)`."""
+        """h du/dt at (t, y) of the path that the scheme approximates, with `control` = `terms.contr(t0, t1)`, which
+        carries the signed step h.
+        """
 
     @abc.abstractmethod
     def step_evaluations(self) -> int | None:
@@ -64,7 +65,8 @@ def fresh_step(
 ) -> tuple[Y, diffrax.RESULTS]:
     """One step of `solver` that remembers nothing: what it might have kept (the last stage of an FSAL method)
     belongs to a state that something else has moved since. Explicit Runge–Kutta steps are taken here, from
-    their tableau: without that stage, and differentiable in forward mode too."""
+    their tableau: without that stage, and differentiable in forward mode too.
+    """
     method = tableau(solver)
     if method is not None and is_explicit(method):
         return explicit_step(method, terms, t0, t1, y0, args), diffrax.RESULTS.successful

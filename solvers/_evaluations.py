@@ -1,6 +1,7 @@
 """How many times a fixed-step solve evaluates its vector fields."""
 
 import numbers
+from typing import Any
 
 import diffrax
 
@@ -10,13 +11,14 @@ from pdejax.solvers._tableau import is_explicit, tableau
 
 def _count(solver: diffrax.AbstractSolver) -> tuple[int, int] | None:
     """(evaluations per step, evaluations once at the start), or None where root finding decides."""
-    if isinstance(solver, AbstractHermiteSolver):
+    wrapped = isinstance(solver, diffrax.AbstractWrappedSolver)  # passes for what it wraps, but costs more
+    if isinstance(solver, AbstractHermiteSolver) and not wrapped:
         per_step = solver.step_evaluations()
         return None if per_step is None else (per_step, 0)
     if isinstance(solver, diffrax.AbstractImplicitSolver):
         return None
-    method = tableau(solver)
-    if isinstance(solver, diffrax.Euler):
+    method = None if wrapped else tableau(solver)
+    if isinstance(solver, diffrax.Euler) and not wrapped:
         return 1, 0
     if method is not None:
         # First same as last: the last stage of a step is the first of the next one, except in the first step.
@@ -37,7 +39,7 @@ def fresh_step_evaluations(solver: diffrax.AbstractSolver) -> int | None:
     return None if counts is None else sum(counts)
 
 
-def evaluations(solver: diffrax.AbstractSolver, steps: int) -> int | None:
+def evaluations(solver: diffrax.AbstractSolver, steps: Any) -> int | None:
     """Vector-field evaluations of a solve with `steps` fixed steps that saves no values between them.
 
     First-same-as-last methods (Bosh3, Tsit5, Dopri5, Dopri8) evaluate their last stage once for two steps. A
@@ -49,7 +51,8 @@ def evaluations(solver: diffrax.AbstractSolver, steps: int) -> int | None:
     root finder decides.
 
     **Raises:** `TypeError` for a solver whose evaluations are not known or `steps` that is not an integer,
-    `ValueError` for `steps` below 1."""
+    `ValueError` for `steps` below 1.
+    """
     if isinstance(steps, bool) or not isinstance(steps, numbers.Integral):
         raise TypeError(f"steps must be an integer of at least 1; got {steps!r}.")
     if steps < 1:

@@ -70,7 +70,8 @@ class Grid(eqx.Module):
     **Raises:** `TypeError` or `ValueError` if an argument is not as above.
 
     The domain is Ω of v1 (1) and v2 (4) with `length` = 1 as default; the papers leave the grid open. Cell
-    centres are the default because equal weights are then second order with no condition at the ends."""
+    centres are the default because equal weights are then second order with no condition at the ends.
+    """
 
     n: int = eqx.field(static=True, converter=_to_count)
     boundary: Boundary = eqx.field(static=True, converter=_to_boundary, default="neumann")

@@ -6,6 +6,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree, Real
 
@@ -14,14 +15,15 @@ Adapted = tuple[Any, Any, Any, Any, "GuardState", diffrax.RESULTS]
 
 class GuardState(eqx.Module):
     """What a [`BlowupGuard`][pdejax.solvers.BlowupGuard] knows; `sol.controller_state` with
-    `diffrax.SaveAt(controller_state=True)`."""
+    `diffrax.SaveAt(controller_state=True)`.
+    """
 
     diverged: Bool[Array, ""]
     """Whether the solve was ended as a blow-up."""
     blowup_time: Float[Array, ""]
     """End of the step that failed, or the time beyond which no step was small enough; inf if none."""
     resolution: Float[Array, ""]
-    """Shortest step tried at t = 0, where time itself sets no scale."""
+    """Shortest step that is tried near t = 0, where t itself sets no scale."""
     controller: PyTree
     """State of the wrapped controller."""
 
@@ -84,7 +86,7 @@ def _adapt(guard: "AbstractBlowupGuard", t0, t1, y0, y1, args, y_error, error_or
 def _to_limit(limit: Any) -> Any:
     if isinstance(limit, Tracer):
         return limit
-    if isinstance(limit, bool) or not isinstance(limit, int | float | jax.Array) or jnp.shape(limit) != ():
+    if isinstance(limit, bool) or not isinstance(limit, int | float | np.number | jax.Array) or jnp.shape(limit) != ():
         raise TypeError(f"limit must be a positive number, the largest allowed |y|; got {limit!r}.")
     if not limit > 0:
         raise ValueError(f"limit must be positive (inf: only NaN and infinities end the solve); got {limit}.")
@@ -119,7 +121,8 @@ class FixedBlowupGuard(AbstractBlowupGuard):
 
 class AdaptiveBlowupGuard(AbstractBlowupGuard, diffrax.AbstractAdaptiveStepSizeController[GuardState, Any]):
     """The guard of an adaptive controller; made by `BlowupGuard`. Passes its tolerances on to implicit
-    solvers."""
+    solvers.
+    """
 
     controller: diffrax.AbstractAdaptiveStepSizeController
     limit: Real[ArrayLike, ""] = eqx.field(converter=_to_limit)
@@ -138,7 +141,7 @@ class AdaptiveBlowupGuard(AbstractBlowupGuard, diffrax.AbstractAdaptiveStepSizeC
         return self.controller.norm
 
 
-def BlowupGuard(controller: diffrax.AbstractStepSizeController, limit: Real[ArrayLike, ""]) -> AbstractBlowupGuard:
+def BlowupGuard(controller: Any, limit: Any) -> AbstractBlowupGuard:
     """Step-size controller that ends the solve when the state blows up.
 
     The solve ends, with `sol.result` not successful, when

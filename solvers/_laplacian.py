@@ -13,8 +13,7 @@ from pdejax.solvers._grid import Grid
 
 
 def _dst(u: Array) -> Array:
-    """Orthonormal DST-I along the first axis, its own inverse; an FFT of the odd extension (0, u, 0, −u
-    reversed)."""
+    """Orthonormal DST-I along the first axis, its own inverse: an FFT of the odd extension (0, u, 0, −u reversed)."""
     n = u.shape[0]
     zero = jnp.zeros_like(u[:1])
     odd = jnp.concatenate([zero, u, zero, -u[::-1]])
@@ -51,8 +50,8 @@ class Laplacian(eqx.Module):
 
     **Raises:** `ValueError` for a grid of one token, and where an array's first axis is not n.
 
-    Source: v1 (8) with D = 1; eigenvalues as in LeVeque, *Finite Difference Methods*, SIAM 2007, (2.23),
-    §2.12."""
+    Source: v1 (8) with D = 1; eigenvalues as in LeVeque, *Finite Difference Methods*, SIAM 2007, (2.23).
+    """
 
     grid: Grid
 
@@ -62,13 +61,15 @@ class Laplacian(eqx.Module):
     @jax.named_scope("pdejax.solvers.Laplacian")
     def __call__(self, u: Inexact[Array, "n *features"]) -> Inexact[Array, "n *features"]:
         """Lu by the three-point stencil, written as a difference of face fluxes: for Neumann and periodic
-        grids its sum over the tokens is 0 up to rounding."""
+        grids its sum over the tokens is 0 up to rounding.
+        """
         self.grid.check(u)
         return jnp.diff(face_differences(self.grid, u), axis=0) * inverse_square_spacing(self.grid, u.dtype)
 
     def eigenvalues(self, dtype=None) -> Float[Array, " n"]:
         """λ_k ≤ 0, shape (n,), unit length⁻², in the order of `transform`; default float type unless `dtype`
-        is given."""
+        is given.
+        """
         n, boundary = self.grid.n, self.grid.boundary
         dtype = jnp.asarray(self.grid.length).dtype if dtype is None else jnp.finfo(dtype).dtype
         k = jnp.arange(n, dtype=dtype) + (1.0 if boundary == "dirichlet" else 0.0)
@@ -77,7 +78,8 @@ class Laplacian(eqx.Module):
 
     def transform(self, u: Inexact[Array, "n *features"]) -> Inexact[Array, "n *features"]:
         """Coefficients of `u` in the orthonormal eigenvectors of L, so that Σ|û_k|² = Σ|u_i|². Real for real
-        `u`, except on a periodic grid (complex)."""
+        `u`, except on a periodic grid (complex).
+        """
         self.grid.check(u)
         match self.grid.boundary:
             case "neumann":
@@ -89,7 +91,8 @@ class Laplacian(eqx.Module):
 
     def inverse(self, coefficients: Inexact[Array, "n *features"]) -> Inexact[Array, "n *features"]:
         """The array whose `transform` is `coefficients`. Complex on a periodic grid, where a real field's
-        imaginary part is rounding error."""
+        imaginary part is rounding error.
+        """
         self.grid.check(coefficients, "coefficients")
         match self.grid.boundary:
             case "neumann":

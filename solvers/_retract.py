@@ -66,8 +66,9 @@ class Retract(AbstractHermiteSolver):
     **Raises:** `TypeError` for anything else as `solver` or `retraction`; `ValueError` if ρ changes the shape
     or type.
 
-    Source: projection methods, Hairer, Lubich, Wanner, *Geometric Numerical Integration*, algorithm IV.4.2;
-    v2 §3.4 for LayerNorm, whose (9) is a different, spatial term."""
+    Source: projection methods, Hairer, Lubich, Wanner, *Geometric Numerical Integration*, algorithm IV.4.2. It is
+    how a Transformer applies LayerNorm; v2 (9) is a different, spatial term.
+    """
 
     solver: diffrax.AbstractSolver = eqx.field(converter=_to_solver)
     retraction: Callable[[Y], Y] = eqx.field(converter=_to_retraction)

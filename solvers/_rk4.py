@@ -11,9 +11,14 @@ from pdejax.solvers._tableau import Tableau, explicit_step
 class RK4(AbstractHermiteSolver):
     """Classic Runge–Kutta method: order 4, 4 evaluations per step, fixed steps only.
 
-    k1 = h f(t, y), k2 = h f(t + h/2, y + k1/2), k3 = h f(t + h/2, y + k2/2), k4 = h f(t + h, y + k3), y ← y +
-    (k1 + 2 k2 + 2 k3 + k4) / 6. Stable on [−2.785, 0] of the real axis and [−2.828i, 2.828i] of the imaginary
-    one. Cubic Hermite dense output keeps order 4 between the steps, for one more evaluation per step.
+        k1 = h f(t, y)
+        k2 = h f(t + h/2, y + k1/2)
+        k3 = h f(t + h/2, y + k2/2)
+        k4 = h f(t + h, y + k3)
+        y ← y + (k1 + 2 k2 + 2 k3 + k4) / 6
+
+    Stable on [−2.785, 0] of the real axis and [−2.828i, 2.828i] of the imaginary one. Cubic Hermite dense output
+    keeps order 4 between the steps, for one more evaluation per step.
 
     It has no error estimate: with `diffrax.PIDController` diffrax raises `RuntimeError`. For adaptive steps
     use Tsit5 or Dopri5, or `diffrax.HalfSolver(RK4())`. Accepts any term, a `MultiTerm` as a whole. Order 4
@@ -21,7 +26,8 @@ class RK4(AbstractHermiteSolver):
     or 1.
 
     Source: W. Kutta (1901); Hairer, Nørsett, Wanner, *Solving Ordinary Differential Equations I*, table
-    II.1.2. Not the 3/8 rule that some libraries call "rk4"."""
+    II.1.2. Not the 3/8 rule that some libraries call "rk4".
+    """
 
     term_structure: ClassVar = diffrax.AbstractTerm
     tableau: ClassVar = Tableau(

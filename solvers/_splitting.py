@@ -36,19 +36,19 @@ def _to_solvers(solvers: Any) -> SubSolvers:
 
 
 class AbstractSplitting(AbstractHermiteSolver):
-    """A composition of flows: sub-step j integrates one term alone, with that term's own solver, over a part
-    of the step.
+    """A composition of flows: each sub-step integrates one term alone, with that term's own solver, over a part of
+    the step.
 
     The terms reach `step` inside diffrax's wrapper; each sub-solver is given its own wrapped term, which
     carries the direction of time and its own control. Dense output takes its slopes from the sum of all
-    terms."""
+    terms.
+    """
 
     solvers: eqx.AbstractVar[SubSolvers]
 
     @abc.abstractmethod
     def schedule(self) -> tuple[tuple[int, float, float], ...]:
-        """(index of the term, start, end) of every sub-step, in order; start and end are 0, ½ or 1 of the
-        step."""
+        """(index of the term, start, end) of every sub-step, in order; start and end are 0, ½ or 1 of the step."""
 
     @property
     def term_structure(self) -> Any:
@@ -92,8 +92,7 @@ class AbstractSplitting(AbstractHermiteSolver):
 
 
 class LieTrotter(AbstractSplitting):
-    """Lie–Trotter splitting Φ_k(h) ∘ … ∘ Φ_1(h): the first term over the whole step, then the second, and so
-    on.
+    """Lie–Trotter splitting Φ_k(h) ∘ … ∘ Φ_1(h): the first term over the whole step, then the second, and so on.
 
     Order 1, whatever the sub-solvers (unless the flows commute); fixed steps only. `solvers[i]` integrates
     term i of `diffrax.MultiTerm(term_0, …, term_{k−1})`.
@@ -108,15 +107,16 @@ class LieTrotter(AbstractSplitting):
     **Arguments:**
 
     - `solvers`: a tuple of k diffrax solvers, one per term. Any that can take a single step: explicit,
-        implicit (with explicit tolerances), adaptive ones (their error estimate is not used), other
-        splittings.
+        implicit (with its own tolerances; derivatives in reverse mode only), adaptive (the error estimate is not
+        used), other splittings.
 
     **Raises:** `TypeError`, `ValueError` if `solvers` is not that; with `diffrax.PIDController` diffrax
     raises `RuntimeError`, for there is no error estimate.
 
     Source: H. F. Trotter (1959), DOI 10.1090/S0002-9939-1959-0108732-6; Hairer, Lubich, Wanner, *Geometric
-    Numerical Integration*, (II.5.2). v2 §3.1 identifies a residual layer with forward Euler; a sequential
-    block is this instead."""
+    Numerical Integration*, §II.5. v2 §3.1 identifies a residual layer with forward Euler; a sequential
+    block is this instead.
+    """
 
     solvers: SubSolvers = eqx.field(converter=_to_solvers)
 
@@ -128,11 +128,11 @@ class LieTrotter(AbstractSplitting):
 
 
 class Strang(AbstractSplitting):
-    """Strang splitting Φ_{k}(h/2) ∘ … ∘ Φ_2(h/2) ∘ Φ_1(h) ∘ Φ_2(h/2) ∘ … ∘ Φ_k(h/2): a palindrome around the
-    **first** term.
+    """Strang splitting Φ_k(h/2) ∘ … ∘ Φ_2(h/2) ∘ Φ_1(h) ∘ Φ_2(h/2) ∘ … ∘ Φ_k(h/2): a palindrome around the **first**
+    term.
 
-    The last term of `diffrax.MultiTerm(term_0, …, term_{k−1})` comes first and last, in half steps over [t0,
-    t0 + h/2] and [t0 + h/2, t1]; the first term takes the whole step in the middle. So the terms keep the
+    The last term of `diffrax.MultiTerm(term_0, …, term_{k−1})` comes first and last, in half steps over
+    [t0, t0 + h/2] and [t0 + h/2, t1]; the first term takes the whole step in the middle. So the terms keep the
     order (interaction, reaction, …), the expensive interaction is evaluated once per stage, and with Euler
     sub-steps at h = 1 one step is the **Macaron block** ½FFN, Attn, ½FFN.
 
@@ -147,7 +147,7 @@ class Strang(AbstractSplitting):
 
     **Arguments:** and **Raises:** as for [`LieTrotter`][pdejax.solvers.LieTrotter].
 
-    Source: G. Strang (1968), DOI 10.1137/0705041. Macaron: Lu et al., arXiv 1906.02762, (7).
+    Source: G. Strang (1968), DOI 10.1137/0705041. Macaron: Lu et al., arXiv 1906.02762.
     """
 
     solvers: SubSolvers = eqx.field(converter=_to_solvers)

@@ -10,8 +10,7 @@ from pdejax.solvers._tableau import tableau
 
 
 def stability_function(solver: diffrax.AbstractSolver) -> tuple[np.ndarray, np.ndarray] | None:
-    """Coefficients (P, Q), constant term first, of R(z) = P(z)/Q(z): one step on y' = λy multiplies y by
-    R(hλ).
+    """Coefficients (P, Q), constant term first, of R(z) = P(z)/Q(z): one step on y' = λy multiplies y by R(hλ).
 
     R(z) = 1 + z bᵀ(I − zA)⁻¹1 for the tableau (A, b) of s stages, A lower triangular: Q(z) = Π(1 − z a_ii),
     which is 1 for explicit methods, and P the terms up to degree s of Q(z)(1 + Σ_k z^k bᵀA^{k−1}1). None
@@ -42,7 +41,8 @@ def real_stability_limit(solver: diffrax.AbstractSolver) -> float | None:
 
     For diffusion D on a grid of spacing dx this means h ≤ β dx² / 4D (a little more on a short grid). inf for
     A-stable methods (as far as |z| = 10⁶), None for solvers without a tableau, such as splittings, whose
-    limit is their sub-solvers'."""
+    limit is their sub-solvers'.
+    """
     function = stability_function(solver)
     if function is None:
         return None

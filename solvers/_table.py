@@ -98,7 +98,7 @@ SOLVERS: dict[str, SolverInfo] = {row.name: row for row in _ROWS}
 """Name ↦ [`SolverInfo`][pdejax.solvers.SolverInfo]."""
 
 
-def get_solver(solver: Any, terms: int = 1) -> diffrax.AbstractSolver:
+def get_solver(solver: Any, terms: Any = 1) -> diffrax.AbstractSolver:
     """A solver from its name in `SOLVERS`, or the solver itself.
 
     **Arguments:**
@@ -109,7 +109,8 @@ def get_solver(solver: Any, terms: int = 1) -> diffrax.AbstractSolver:
         sub-solvers.
 
     **Raises:** `ValueError` for an unknown name (the text lists the names), `TypeError` for a class or
-    anything else."""
+    anything else.
+    """
     if isinstance(terms, bool) or not isinstance(terms, numbers.Integral):
         raise TypeError(f"terms is the number of terms, an integer of at least 1; got {terms!r}.")
     if terms < 1:

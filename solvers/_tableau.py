@@ -11,7 +11,8 @@ class Tableau(NamedTuple):
     """Stage i is k_i = h f(t0 + c_i h, y0 + Σ_{j<i} a_ij k_j + a_ii k_i), and y1 = y0 + Σ_i b_i k_i.
 
     Python floats, so that they take the precision of the field. `rows[i]` holds a_ij for j < i, `diagonal`
-    the a_ii, which are 0 for explicit methods."""
+    the a_ii, which are 0 for explicit methods.
+    """
 
     nodes: tuple[float, ...]
     rows: tuple[tuple[float, ...], ...]

@@ -2,6 +2,7 @@
 near rounding, dense matrix exponentials, complex-step derivatives; nothing of pdejax's terms or solvers."""
 
 import ast
+import functools
 import math
 import pathlib
 
@@ -16,6 +17,7 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
 from pdejax import exact
+from pdejax.exact._arguments import count
 
 BOUNDARIES = ("neumann", "periodic", "dirichlet")
 
@@ -37,7 +39,7 @@ def laplacian(n, boundary, dx):
 
 def integrate(field, u0, t, **tolerances):
     """State at depth t of u' = field(u), by an 8th-order Runge–Kutta method near rounding."""
-    options = {"rtol": 3e-14, "atol": 1e-14, "method": "DOP853", **tolerances}
+    options = {"rtol": 1e-13, "atol": 1e-14, "method": "DOP853", **tolerances}
     shape = np.shape(u0)
     solution = solve_ivp(lambda _, y: field(y.reshape(shape)).ravel(), (0.0, t), np.ravel(u0), **options)
     assert solution.success
@@ -107,7 +109,7 @@ def test_heat_solution(boundary, kind, relative):
 @pytest.mark.parametrize("weighted", [True, False])
 def test_uniform_attention(leak, weighted, relative):
     rng = np.random.default_rng(1)
-    n, d, t = 6, 4, 1.7
+    n, d, t = 6, 3, 1.7
     u0, v = rng.standard_normal((n, d)), rng.standard_normal((d, d))
     weights = rng.uniform(0.5, 2.0, n) if weighted else None
     keys = rng.standard_normal((n, d))
@@ -124,12 +126,12 @@ def test_uniform_attention(leak, weighted, relative):
 @pytest.mark.parametrize("leak", [True, False])
 def test_linear_reaction(leak, relative):
     rng = np.random.default_rng(2)
-    u0, w1, w2 = rng.standard_normal((3, 4)), rng.standard_normal((4, 2)), rng.standard_normal((2, 4))
-    b1, b2 = rng.standard_normal(2), rng.standard_normal(4)
+    u0, w1, w2 = rng.standard_normal((4, 3)), rng.standard_normal((3, 2)), rng.standard_normal((2, 3))
+    b1, b2 = rng.standard_normal(2), rng.standard_normal(3)
     got = exact.linear_reaction(jnp.asarray(u0), w1 @ w2, 0.8, leak, b1 @ w2 + b2)
     assert relative(got, integrate(lambda u: (u @ w1 + b1) @ w2 + b2 - leak * u, u0, 0.8)) < 1e-12
     homogeneous = exact.linear_reaction(jnp.asarray(u0), w1 @ w2, 0.8, leak)
-    expected = u0 @ scipy.linalg.expm(0.8 * (w1 @ w2 - leak * np.eye(4)))
+    expected = u0 @ scipy.linalg.expm(0.8 * (w1 @ w2 - leak * np.eye(3)))
     assert relative(homogeneous, expected) < 1e-13
 
 
@@ -195,8 +197,8 @@ def test_spatial_norm_without_eps_ends():
     assert math.isinf(float(exact.spatial_norm_extinction_time(1.5, 0.5, 1e-8)))
     assert math.isinf(float(exact.spatial_norm_extinction_time(1.5, 0.0)))
     assert float(exact.spatial_norm_extinction_time(0.0, 0.0)) == 0.0
-    s = exact.spatial_norm_radius(1.5, 0.5, 0.0, jnp.array([0.0, 2.0, 3.0, 4.0]))
-    np.testing.assert_array_equal(s, [1.5, 0.5, 0.0, 0.0])
+    s = [float(exact.spatial_norm_radius(1.5, 0.5, 0.0, t)) for t in (0.0, 2.0, 3.0, 4.0)]
+    assert s == [1.5, 0.5, 0.0, 0.0]
     near = exact.spatial_norm_radius(1.5, 0.5, 1e-20, 2.0)
     assert float(near) == pytest.approx(0.5, abs=1e-15)
     assert float(exact.spatial_norm_radius(0.0, 0.5, 0.1, 2.0)) == 0.0
@@ -225,7 +227,7 @@ def test_spatial_norm_against_growth():
 # 5 and 6. Equiangular tokens
 
 
-@pytest.mark.parametrize(("n", "d", "gamma"), [(1, 3, 0.4), (3, 3, -0.4), (5, 7, 0.0), (6, 7, 1.0)])
+@pytest.mark.parametrize(("n", "d", "gamma"), [(1, 7, 0.4), (3, 3, -0.4), (5, 7, 0.0), (6, 7, 1.0)])
 def test_equiangular_tokens(n, d, gamma, getkey):
     expected = gamma * np.ones((n, n)) + (1 - gamma) * np.eye(n)
     for key in (None, getkey()):
@@ -234,12 +236,12 @@ def test_equiangular_tokens(n, d, gamma, getkey):
         np.testing.assert_allclose(x @ x.T, expected, atol=3e-15)
 
 
-@pytest.mark.parametrize("beta", [0.0, 1.0, 4.0])
-@pytest.mark.parametrize(("n", "d", "gamma0"), [(2, 3, -0.8), (5, 6, 0.0), (5, 6, -0.2), (7, 7, 0.6)])
+@pytest.mark.parametrize("beta", [0.0, 3.0])
+@pytest.mark.parametrize(("n", "d", "gamma0"), [(2, 7, -0.8), (5, 7, 0.0), (5, 7, -0.2), (7, 7, 0.6)])
 def test_equiangular_cosine_is_the_token_system(beta, n, d, gamma0):
     x = np.asarray(exact.equiangular_tokens(n, d, gamma0, jax.random.key(1)))
     t = 0.0
-    for step in (0.05, 0.75, 2.2):
+    for step in (0.3, 2.2):
         x = integrate(lambda y: sphere_field(y, beta), x, step)
         t += step
         gram = x @ x.T
@@ -252,7 +254,7 @@ def test_equiangular_cosine_is_the_token_system(beta, n, d, gamma0):
 
 
 def test_equiangular_without_temperature_has_the_closed_form():
-    t, n = jnp.linspace(0.0, 15.0, 31), 6
+    t, n = jnp.array([0.0, 1.0, 15.0]), 6
     decayed = np.exp(-2 * np.asarray(t))
     np.testing.assert_allclose(
         exact.equiangular_cosine(0.0, 0.0, n, t), (1 - decayed) / (1 + (n - 1) * decayed), atol=1e-15
@@ -286,15 +288,15 @@ def test_equiangular_gap_closes_at_rate_two():
     assert float(exact.equiangular_cosine(0.25, 3.0, 5, 0.0)) == 0.25
 
 
-@pytest.mark.parametrize("beta", [0.0, 2.0, 5.0])
+@pytest.mark.parametrize("beta", [0.0, 4.0])
 @pytest.mark.parametrize(("n", "gamma0", "r0"), [(2, -0.8, 1.0), (5, 0.0, 0.3), (6, 0.5, 4.0)])
 def test_preln_equiangular_is_the_token_system(beta, n, gamma0, r0):
     def field(x):
         return softmax_attention(x / np.linalg.norm(x, axis=1, keepdims=True), beta)
 
-    x = r0 * np.asarray(exact.equiangular_tokens(n, n + 1, gamma0, jax.random.key(2)))
+    x = r0 * np.asarray(exact.equiangular_tokens(n, 7, gamma0, jax.random.key(2)))
     t = 0.0
-    for step in (0.1, 1.4, 6.5):
+    for step in (0.4, 6.6):
         x = integrate(field, x, step)
         t += step
         state = exact.preln_equiangular(gamma0, r0, beta, n, t)
@@ -351,7 +353,7 @@ def test_consensus_exponents(n, d, beta):
 
 def test_single_token(relative):
     rng = np.random.default_rng(5)
-    v, x0 = rng.standard_normal((4, 4)), rng.standard_normal((3, 4))
+    v, x0 = rng.standard_normal((3, 3)), rng.standard_normal((2, 3))
     start = x0 / np.linalg.norm(x0, axis=1, keepdims=True)
 
     def field(x):
@@ -362,8 +364,8 @@ def test_single_token(relative):
     assert relative(got, integrate(field, start, 2.3)) < 1e-12
     assert relative(exact.sphere_retraction_single_token(jnp.asarray(x0[1]), v, 2.3), got[1]) < 1e-14
     # e^{2000} overflows, the direction does not.
-    far = exact.sphere_retraction_single_token(jnp.array([1.0, 1.0]), np.diag([2000.0, 1999.0]), 1.0)
-    np.testing.assert_allclose(far, np.array([1, math.exp(-1)]) / math.hypot(1, math.exp(-1)), rtol=1e-12)
+    far = exact.sphere_retraction_single_token(jnp.ones(3), np.diag([2000.0, 1999.0, 0.0]), 1.0)
+    np.testing.assert_allclose(far, np.array([1, math.exp(-1), 0]) / math.hypot(1, math.exp(-1)), rtol=1e-12)
 
 
 def test_energy_rises_at_the_stated_rate():
@@ -535,35 +537,35 @@ SCALAR_CASES = {
 }
 
 
+@functools.cache
+def directional_derivative(name):
+    function, _ = SCALAR_CASES[name]
+    return jax.jit(lambda point, direction: jax.jvp(function, point, direction)[1])
+
+
 @pytest.mark.parametrize("name", SCALAR_CASES)
 def test_derivatives_jit_and_broadcasting(name):
     function, point = SCALAR_CASES[name]
-    # Row 0 the point itself, then fourth-order differences in each argument.
-    shifts = [np.zeros(len(point))]
-    for k, value in enumerate(point):
-        shifts += [s * 1e-3 * abs(value) * np.eye(len(point))[k] for s in (-2, -1, 1, 2)]
-    arguments = [jnp.asarray(column) for column in (np.array(point) + np.array(shifts)).T]
-    values = np.asarray(jax.jit(function)(*arguments))
-    assert values[0] == pytest.approx(float(function(*point)), rel=1e-14)
-    everything = tuple(range(len(point)))
-    slopes = jax.jit(jax.jacfwd(function, everything))(*map(jnp.asarray, point))
-    for k, slope in enumerate(slopes):
-        a, b, c, d = values[1 + 4 * k : 5 + 4 * k]
-        difference = (a - 8 * b + 8 * c - d) / (12 * 1e-3 * abs(point[k]))
-        assert float(slope) == pytest.approx(difference, rel=1e-8, abs=1e-10)
-    if name in ("radius", "cosine"):  # the implicit function theorem, backwards
-        reverse = jax.jit(jax.jacrev(function, everything))(*map(jnp.asarray, point))
-        np.testing.assert_allclose(slopes, reverse, rtol=1e-11)
+    direction = tuple(0.7**k * value for k, value in enumerate(point))
+    # One call, compiled, for the point itself and the four others of a fourth-order difference.
+    h = 1e-3 * np.array([0, -2, -1, 1, 2])
+    values = np.asarray(jax.jit(function)(*(jnp.asarray(p + h * d) for p, d in zip(point, direction, strict=True))))
+    assert values[0] == pytest.approx(float(function(*point)), rel=1e-13)
+    difference = (values[1] - 8 * values[2] + 8 * values[3] - values[4]) / 12e-3
+    slope = float(directional_derivative(name)(point, direction))
+    assert slope == pytest.approx(difference, rel=1e-9)
+    if name == "radius":  # the implicit function theorem, backwards
+        gradient = jax.jit(jax.grad(function, (0, 1, 2, 3)))(*point)
+        assert float(np.dot(gradient, direction)) == pytest.approx(slope, rel=1e-12)
 
 
 def test_derivatives_at_the_start_and_second_order():
-    rate = exact.equiangular_rate(0.0, 2.0, 5)
-    start = jax.jit(jax.jacfwd(lambda t: exact.equiangular_cosine(0.0, 2.0, 5, t)))(0.0)
-    assert float(start) == pytest.approx(float(rate), rel=1e-13)
-    begin = jax.jit(jax.jacfwd(lambda t: exact.preln_equiangular(0.0, 0.5, 2.0, 5, t)))(0.0)
+    rate = float(exact.equiangular_rate(0.0, 2.0, 5))
+    start = directional_derivative("cosine")((0.0, 2.0, 0.0), (0.0, 0.0, 1.0))
+    assert float(start) == pytest.approx(rate, rel=1e-13)
     angular, outward = exact.preln_equiangular_rates(0.0, 0.5, 2.0, 5)
-    assert float(begin.cosine) == pytest.approx(float(angular), rel=1e-12)
-    assert float(begin.radius) == pytest.approx(float(outward), rel=1e-12)
+    start = directional_derivative("pre-LN")((0.0, 0.5, 2.0, 0.0), (0.0, 0.0, 0.0, 1.0))  # of gap + radius
+    assert float(start) == pytest.approx(float(outward - angular), rel=1e-12)
     s, slope = jax.jvp(lambda t: exact.spatial_norm_radius(1.0, 1.0, 0.3, t), (0.4,), (1.0,))
     curvature = jax.jit(jax.hessian(exact.spatial_norm_radius, 3))(1.0, 1.0, 0.3, 0.4)
     expected = jax.grad(lambda s: -s / jnp.sqrt(s**2 + 0.3))(s) * slope
@@ -585,8 +587,8 @@ FIELD_CASES = {
 @pytest.mark.parametrize("name", FIELD_CASES)
 def test_fields_keep_their_type_and_compile(name):
     function = FIELD_CASES[name]
-    u = jax.random.normal(jax.random.key(3), (5, 3))
-    m = 0.3 * jax.random.normal(jax.random.key(4), (3, 3))
+    rng = np.random.default_rng(8)
+    u, m = jnp.asarray(rng.standard_normal((5, 3))), jnp.asarray(0.3 * rng.standard_normal((3, 3)))
     value = function(u, m, 0.6)
     assert value.dtype == jnp.float64
     single = jax.jit(function)(u.astype(jnp.float32), m.astype(jnp.float32), 0.6)
@@ -594,10 +596,10 @@ def test_fields_keep_their_type_and_compile(name):
     np.testing.assert_allclose(single, value, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", ["heat", "reaction", "spatial"])
+@pytest.mark.parametrize("name", ["heat", "spatial"])
 def test_fields_have_gradients(name):
-    u = jax.random.normal(jax.random.key(3), (5, 3))
-    m = 0.3 * jax.random.normal(jax.random.key(4), (3, 3))
+    rng = np.random.default_rng(8)
+    u, m = jnp.asarray(rng.standard_normal((5, 3))), jnp.asarray(0.3 * rng.standard_normal((3, 3)))
     loss = jax.jit(jax.value_and_grad(lambda t: jnp.sum(jnp.sin(FIELD_CASES[name](u, m, t)))))
     h = 1e-4
     difference = float(loss(0.6 + h)[0] - loss(0.6 - h)[0]) / (2 * h)
@@ -605,9 +607,8 @@ def test_fields_have_gradients(name):
 
 
 def test_scalars_in_float32():
-    for name, (function, point) in SCALAR_CASES.items():
-        if name == "pre-LN":  # as "cosine", and slow to compile
-            continue
+    for name in ("radius", "cosine", "eigenvalue"):
+        function, point = SCALAR_CASES[name]
         value = function(*(jnp.asarray(v, jnp.float32) for v in point))
         assert value.dtype == jnp.float32
         assert float(value) == pytest.approx(float(function(*point)), rel=2e-4)
@@ -617,7 +618,7 @@ U = jnp.ones((4, 3))
 V = np.eye(3)
 BAD = {
     "n is 0": (lambda: exact.heat_mode(0, "neumann", 0), "n must be at least 1"),
-    "n is a float": (lambda: exact._heat._check_mode(2.0, "neumann", 0), "n must be an integer"),
+    "n is a float": (lambda: count("n", 2.0), "n must be an integer"),
     "mode too high": (lambda: exact.heat_mode(4, "neumann", 4), "at most 3 for a neumann grid"),
     "Dirichlet mode 0": (lambda: exact.heat_mode(4, "dirichlet", 0), "k must be at least 1"),
     "negative diffusivity": (lambda: exact.heat_solution(U, -1.0, 1.0, "neumann"), "diffusivity"),

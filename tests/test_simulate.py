@@ -219,9 +219,10 @@ def test_adaptive_reaches_its_tolerance(smooth):
 
 def test_order_off_the_grid_and_one_trace(smooth):
     """Saved depths between the steps keep order 4, the initial depth is the initial field, and depths that fall on
-    steps or on both ends are right too. Ten numbers of steps, one trace."""
+    steps, on both ends or on each other are right too. Ten numbers of steps, one trace."""
     tally, varying, u0, _ = smooth
-    depths = np.array([0.0, 0.1, 0.377, 0.75, 0.75, 1.001, T1])
+    irrational = T1 * ((np.arange(1, 30) * np.sqrt(2)) % 1)
+    depths = np.sort(np.concatenate([[0.0, 0.75, 0.75, T1], irrational]))
     unique, copies = np.unique(depths, return_inverse=True)
     exact = scipy_solve(numpy_cosine_field(varying), u0, T1, ts=unique)[copies]
     errors, traced = {}, []
@@ -229,16 +230,15 @@ def test_order_off_the_grid_and_one_trace(smooth):
         run = simulate(varying, u0, t1=T1, steps=steps, solver="rk4", save=depths)
         np.testing.assert_array_equal(run.ts, depths)
         np.testing.assert_array_equal(run.us[0], u0)
-        errors[steps] = np.abs(np.asarray(run.us) - exact).max(axis=(1, 2))[1:]
+        # The mean over many depths: at one of them the error depends on where in its step it lies.
+        errors[steps] = np.sqrt(np.mean((np.asarray(run.us) - exact) ** 2))
         traced.append(tally.traced)
     assert len(set(traced)) == 1
-    worst = np.array([errors[steps].max() for steps in (32, 64, 128)])
-    assert worst.min() > 1e-12
-    np.testing.assert_allclose(np.log2(worst[:-1] / worst[1:]), 4, atol=0.25)
-    end = simulate(varying, u0, t1=T1, steps=32, solver="rk4").us[0]
-    np.testing.assert_allclose(
-        simulate(varying, u0, t1=T1, steps=32, solver="rk4", save=depths).us[-1], end, rtol=1e-12
-    )
+    measured = np.array([errors[steps] for steps in (32, 64, 128)])
+    assert measured.min() > 1e-12
+    np.testing.assert_allclose(np.log2(measured[:-1] / measured[1:]), 4, atol=0.15)
+    end = simulate(varying, u0, t1=T1, steps=128, solver="rk4", save="end").us[0]
+    np.testing.assert_allclose(run.us[-1], end, rtol=1e-12)
 
 
 def test_relu_caps_rk4_at_order_two():

@@ -19,9 +19,11 @@ Values = Real[ArrayLike, "..."]
 
 
 def as_float(*values: Any) -> tuple[Array, ...]:
-    """The arguments as arrays of one floating type: that of the floating arrays among them, else the default.
+    """The arguments as arrays of one floating type: that of the floating arrays among them, else the
+    default.
 
-    Python numbers, also traced ones (weakly typed), have no say."""
+    Python numbers, also traced ones (weakly typed), have no say.
+    """
     dtypes = [
         v.dtype
         for v in values

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from pdejax.exact._arguments import Values, as_float, count, depth, nonnegative, positive, require
+from pdejax.exact._matrix import product
 from pdejax.exact._roots import increasing_root
 
 _PANELS, _NODES = 128, 16
@@ -51,7 +52,7 @@ def equiangular_tokens(n: int, d: int, gamma: Values, key: PRNGKeyArray | None =
     if key is None:
         return tokens
     rotation, _ = jnp.linalg.qr(jax.random.normal(key, (d, d), g.dtype))
-    return tokens @ rotation
+    return product(tokens, rotation)
 
 
 def equiangular_rate(gamma: Values, beta: Values, n: int) -> Float[Array, "..."]:
@@ -81,16 +82,17 @@ def equiangular_cosine(gamma0: Values, beta: Values, n: int, t: Values) -> Float
     quadrature and Newton's method, to about 1e-14. Tokens stay apart for a depth of about
     $e^{\beta(1-\gamma_0)}/2n$.
 
-    `gamma0` in (−1/(n−1), 1], 0 ≤ `beta` ≤ 100 (30 in float32), `t` ≥ 0 broadcast;
-    n ≥ 2. Differentiable in all three. Raises `ValueError` outside these ranges. Source: arXiv 2312.10794,
-    §6 (Theorem 6.9), whose initial tokens are orthogonal, γ0 = 0.
+    `gamma0` in (−1/(n−1), 1], 0 ≤ `beta` ≤ 100 (30 in float32), `t` ≥ 0 broadcast; n ≥ 2. Differentiable in
+    all three. Raises `ValueError` outside these ranges. Source: arXiv 2312.10794, §6 (Theorem 6.9), whose
+    initial tokens are orthogonal, γ0 = 0.
     """
     return _from_coordinate(gamma0, beta, n, t)[0]
 
 
 def equiangular_gap(gamma0: Values, beta: Values, n: int, t: Values) -> Float[Array, "..."]:
     r"""The gap 1 − γ(t) of [`equiangular_cosine`][pdejax.exact.equiangular_cosine] to full relative
-    accuracy: it closes like $e^{-2t}$, below the rounding of γ itself from t ≈ 18 on.
+    accuracy: it closes like $e^{-2t}$, below the rounding of γ itself from t ≈ 18 on. Arguments and errors
+    as there.
     """
     return _from_coordinate(gamma0, beta, n, t)[1]
 
@@ -236,8 +238,10 @@ def _preln_clock(n: Array, beta: Array, y0: Array, moved: Array) -> tuple[Array,
     speed = moved * (jnp.expm1(beta * _gap(n, y)) + n) / (2 * n)
     parts = (jnp.asarray(weights, y0.dtype) * speed).sum(axis=1)
     before = jnp.cumsum(parts) - parts
-    # Term by term: XLA fuses the equivalent matrix product wrongly on CPU (jaxlib 0.10.2: garbage in derivatives).
-    tau = before[:, None] + sum(speed[:, j, None] * jnp.asarray(partial[:, j], y0.dtype)[None] for j in range(_NODES))
+    # Term by term: the equal matrix product is compiled wrongly on CPU by jaxlib 0.10.2, which then reads memory
+    # that nobody has written (a product plus a product with a broadcast zero, as in the derivative).
+    inside = sum(speed[:, j, None] * jnp.asarray(partial[:, j], y0.dtype)[None] for j in range(_NODES))
+    tau = before[:, None] + inside
 
     def log_spread(y):  # ln((1 + (n−1)γ)/n)
         return y - _log_sum(n, y)

@@ -2,8 +2,8 @@ r"""Gaussian tokens under softmax attention without normalization, THEORY §5.9:
 tokens.
 
 For tokens distributed as N(0, s²) the softmax average of exponent $a\,xy$ is that of a tilted Gaussian,
-$\int y\,e^{axy}d\mu/\int e^{axy}d\mu = a s^2x$. So $x' = va\,s^2x$: tokens stay Gaussian and $(s^2)' =
-2va\,s^4$.
+$\int y\,e^{axy}d\mu/\int e^{axy}d\mu = a s^2x$. So $x' = va\,s^2x$: tokens stay Gaussian and
+$(s^2)' = 2va\,s^4$.
 """
 
 import jax.numpy as jnp
@@ -43,8 +43,8 @@ def gaussian_blowup_time(variance0: Values, coupling: Values) -> Float[Array, ".
 def gaussian_quadrature_tokens(n: int, variance: Values = 1.0) -> tuple[Float[Array, "n 1"], Float[Array, " n"]]:
     r"""n tokens (n, 1) and weights (n,), Σ = 1, that stand for N(0, `variance`) in attention with these
     quadrature weights: Gauss–Hermite nodes. Random tokens would reach the Gaussian limit only like
-    n^{−1/2}; these reach it to rounding if the softmax exponent $a s\,x_{max}$ at the outermost token stays
-    well below √n (as $s^2$ grows it is lost in the end).
+    n^{−1/2}; these reach it to rounding, for every token x with |a s x| below about √n; further ones matter
+    only where their weight does, once $a s^2$ passes 1 or so.
 
     Raises `ValueError` for n outside 2 … 180 (beyond, outer weights underflow) or variance ≤ 0.
     Source: Golub and Welsch 1969, DOI 10.1090/S0025-5718-69-99647-1.

@@ -24,14 +24,14 @@ from pdejax.exact._arguments import (
     positive,
     require,
 )
-from pdejax.exact._expm import matrix_exponential
+from pdejax.exact._matrix import matrix_exponential, product
 
 
 def heat_mode_eigenvalue(
     n: int, boundary: Boundary, k: int, diffusivity: Values = 1.0, spacing: Values = 1.0
 ) -> Float[Array, "..."]:
-    r"""Eigenvalue $\lambda_k \le 0$ of $D\,\nabla_h^2$ for mode k, with $(\nabla_h^2u)_i = (u_{i-1} - 2u_i
-    + u_{i+1})/\Delta x^2$:
+    r"""Eigenvalue $\lambda_k \le 0$ of $D\,\nabla_h^2$ for mode k, with
+    $(\nabla_h^2u)_i = (u_{i-1} - 2u_i + u_{i+1})/\Delta x^2$:
 
     | boundary | k | $\lambda_k\,\Delta x^2/D$ |
     |---|---|---|
@@ -115,7 +115,7 @@ def heat_solution(u0: Field, diffusivity: Values, t: Depth, boundary: Boundary, 
     exponents = heat_eigenvalues(n, boundary, jnp.ones_like(time), spacing) * time
     amplitudes = mode_amplitudes(u, boundary)
     if rate.ndim == 2:
-        decayed = jax.vmap(lambda z, a: matrix_exponential(z * rate) @ a)(exponents, amplitudes)
+        decayed = jax.vmap(lambda z, a: product(matrix_exponential(z * rate), a))(exponents, amplitudes)
     else:
         decayed = jnp.exp(exponents[:, None] * jnp.broadcast_to(rate, (1, d))) * amplitudes
     return mode_sum(decayed, boundary)
@@ -128,7 +128,7 @@ def mode_amplitudes(u: Field, boundary: Boundary) -> Field:
     """
     known_boundary(boundary)
     basis = jnp.asarray(_orthonormal_modes(u.shape[0], boundary), u.dtype)
-    return jnp.matmul(basis.T, u, precision="highest")
+    return product(basis.T, u)
 
 
 def mode_sum(amplitudes: Field, boundary: Boundary) -> Field:
@@ -137,7 +137,7 @@ def mode_sum(amplitudes: Field, boundary: Boundary) -> Field:
     """
     known_boundary(boundary)
     basis = jnp.asarray(_orthonormal_modes(amplitudes.shape[0], boundary), amplitudes.dtype)
-    return jnp.matmul(basis, amplitudes, precision="highest")
+    return product(basis, amplitudes)
 
 
 def largest_wave_number(n: int | None, boundary: Boundary) -> float:

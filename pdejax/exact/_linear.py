@@ -21,8 +21,8 @@ from pdejax.exact._arguments import (
     shares,
     square,
 )
-from pdejax.exact._expm import matrix_exponential
 from pdejax.exact._heat import heat_eigenvalues, mode_amplitudes, mode_sum
+from pdejax.exact._matrix import matrix_exponential, product
 
 
 def uniform_attention(
@@ -32,8 +32,8 @@ def uniform_attention(
     leak: bool = True,
     weights: Real[ArrayLike, " _"] | None = None,
 ) -> Field:
-    r"""Attention with equal logits (W_Q = 0 or W_K = 0): $u_i' = \bar u V - c\,u_i$, $\bar u = \sum_j
-    w_ju_j$, c = 1 with `leak`, else 0. The mean and the deviations from it separate:
+    r"""Attention with equal logits (W_Q = 0 or W_K = 0): $u_i' = \bar u V - c\,u_i$,
+    $\bar u = \sum_j w_ju_j$, c = 1 with `leak`, else 0. The mean and the deviations from it separate:
 
     $$u_i(t) = \bar u_0\,e^{t(V - cI)} + e^{-ct}(u_{i,0} - \bar u_0).$$
 
@@ -47,9 +47,9 @@ def uniform_attention(
     n, d = u0.shape
     u, v, time = as_float(u0, value_matrix, t)
     square("value_matrix", v, d)
-    mean = shares(weights, n, u.dtype) @ u
+    mean = product(shares(weights, n, u.dtype), u)
     c = 1.0 if leak else 0.0
-    moved = mean @ matrix_exponential(time * (v - c * jnp.eye(d, dtype=u.dtype)))
+    moved = product(mean, matrix_exponential(time * (v - c * jnp.eye(d, dtype=u.dtype))))
     return moved[None] + jnp.exp(-c * time) * (u - mean[None])
 
 
@@ -65,8 +65,8 @@ def linear_reaction(
     $$u(t) = u_0e^{tA} + b\int_0^te^{sA}ds,\qquad A = M - cI,$$
 
     from the exponential of the (d+1, d+1) matrix [[A, 0], [b, 0]], so A may be singular. `u0` (n, d), `m` M
-    (d, d) acting from the right, `offset` b (d,), zero for None: for the feed-forward term b = `b1 @ w2 +
-    b2`. Returns (n, d).
+    (d, d) acting from the right, `offset` b (d,), zero for None: for the feed-forward term b =
+    `b1 @ w2 + b2`. Returns (n, d).
 
     Raises `ValueError` for t < 0 or a wrong shape of M or b. Source: v2 (6) with σ(x) = x.
     """
@@ -76,12 +76,12 @@ def linear_reaction(
     square("m", a, d)
     a = a - (1.0 if leak else 0.0) * jnp.eye(d, dtype=u.dtype)
     if offset is None:
-        return u @ matrix_exponential(time * a)
-    (b,) = as_float(jnp.asarray(offset, u.dtype))
+        return product(u, matrix_exponential(time * a))
+    b = jnp.asarray(offset, u.dtype)
     if b.shape != (d,):
         raise ValueError(f"offset must have shape {(d,)}; got {b.shape}.")
     propagator = matrix_exponential(time * jnp.zeros((d + 1, d + 1), u.dtype).at[:d, :d].set(a).at[d, :d].set(b))
-    return u @ propagator[:d, :d] + propagator[d, :d][None]
+    return product(u, propagator[:d, :d]) + propagator[d, :d][None]
 
 
 def linear_master_equation(
@@ -120,7 +120,7 @@ def linear_master_equation(
     u, matrix, time, rate, size = as_float(u0, m, t, diffusivity, length)
     square("m", matrix, d)
     c = 1.0 if leak else 0.0
-    reacted = u @ matrix_exponential(time * matrix)
+    reacted = product(u, matrix_exponential(time * matrix))
     if weights is None and boundary != "dirichlet":
         spacing = size / n
         growth = (jnp.arange(n) == 0).astype(u.dtype) - c + heat_eigenvalues(n, boundary, rate, spacing)
@@ -131,7 +131,7 @@ def linear_master_equation(
         heat_eigenvalues(n, boundary, rate, spacing)[:, None] * mode_amplitudes(eye, boundary), boundary
     )
     averaging = jnp.broadcast_to(shares(weights, n, u.dtype)[None], (n, n))
-    return matrix_exponential(time * (averaging - c * eye + curvature)) @ reacted
+    return product(matrix_exponential(time * (averaging - c * eye + curvature)), reacted)
 
 
 def sphere_retraction_single_token(
@@ -155,5 +155,5 @@ def sphere_retraction_single_token(
     square("value_matrix", v, x.shape[-1])
     # A multiple of I leaves the direction alone; with the log-norm subtracted nothing can overflow.
     log_norm = jnp.linalg.eigvalsh(0.5 * (v + v.T))[-1]
-    y = x @ matrix_exponential(time * (v - log_norm * jnp.eye(x.shape[-1], dtype=x.dtype)))
+    y = product(x, matrix_exponential(time * (v - log_norm * jnp.eye(x.shape[-1], dtype=x.dtype))))
     return y / jnp.linalg.norm(y, axis=-1, keepdims=True)

@@ -11,6 +11,7 @@ from jaxtyping import Array, ArrayLike, Float, Real
 
 from pdejax._types import Depth, Field
 from pdejax.exact._arguments import Values, as_float, depth, finite, nonnegative, positive, shares
+from pdejax.exact._matrix import product
 from pdejax.exact._roots import increasing_root
 
 
@@ -22,8 +23,8 @@ def spatial_norm_radius(s0: Values, gamma: Values, eps: Values, t: Values) -> Fl
 
     With $s = \sqrt\varepsilon/\sinh z$ this is $\coth z - z = F/\sqrt\varepsilon$, solved for z to
     round-off between the roots of $1/z - z = F/\sqrt\varepsilon$ and $1/z - z + 1 = F/\sqrt\varepsilon$.
-    For ε = 0, $s = \max(s_0 - \gamma t, 0)$. For ε > 0 the radius never reaches 0; it ends like $e^{-\gamma
-    t/\sqrt\varepsilon}$.
+    For ε = 0, $s = \max(s_0 - \gamma t, 0)$. For ε > 0 the radius never reaches 0; it ends like
+    $e^{-\gamma t/\sqrt\varepsilon}$.
 
     All arguments ≥ 0, broadcast against each other; derivatives by the implicit function theorem (ε > 0).
     Raises `ValueError` for a negative or non-finite argument. Source: derived here from v2 (9).
@@ -67,7 +68,7 @@ def spatial_norm_solution(
     """
     u, *_ = as_float(u0)
     w = shares(weights, u.shape[0], u.dtype)
-    mean = w @ u
+    mean = product(w, u)
     deviation = u - mean[None]
     squared = jnp.sum(w * jnp.sum(deviation**2, axis=1))
     s0 = jnp.sqrt(jnp.where(squared > 0, squared, 1))
@@ -87,10 +88,10 @@ def spatial_norm_extinction_time(s0: Values, gamma: Values, eps: Values = 0.0) -
 
 
 def spatial_norm_basin_radius(gamma: Values, growth: Values, eps: Values = 0.0) -> Float[Array, "..."]:
-    r"""Radius $\sqrt{\gamma^2/\lambda^2 - \varepsilon}$ of the basin of s = 0 under $s' = \lambda s -
-    \gamma s/\sqrt{s^2+\varepsilon}$, `growth` λ > 0: below it the field shrinks, above it grows, at it the
-    radius stands still (unstably). 0 if γ ≤ λ√ε: no basin. So spatial normalization does not tame linear
-    growth (claim C4). Raises `ValueError` for λ ≤ 0, γ < 0, ε < 0.
+    r"""Radius $\sqrt{\gamma^2/\lambda^2 - \varepsilon}$ of the basin of s = 0 under
+    $s' = \lambda s - \gamma s/\sqrt{s^2+\varepsilon}$, `growth` λ > 0: below it the field shrinks, above it
+    grows, at it the radius stands still (unstably). 0 if γ ≤ λ√ε: no basin. So spatial normalization does
+    not tame linear growth (claim C4). Raises `ValueError` for λ ≤ 0, γ < 0, ε < 0.
     Source: derived here from v2 (9).
     """
     nonnegative("gamma", gamma)

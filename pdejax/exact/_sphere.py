@@ -6,6 +6,7 @@ from jaxtyping import Array, Float
 
 from pdejax._types import Depth, Field
 from pdejax.exact._arguments import as_float, count, positive
+from pdejax.exact._matrix import product
 
 
 def sphere_attention(x: Field, beta: Depth) -> Field:
@@ -18,19 +19,18 @@ def sphere_attention(x: Field, beta: Depth) -> Field:
     Source: arXiv 2312.10794, (2.2) (there called SA).
     """
     u, b = as_float(x, beta)
-    mixed = jax.nn.softmax(b * (u @ u.T), axis=1) @ u
+    mixed = product(jax.nn.softmax(b * product(u, u.T), axis=1), u)
     return mixed - jnp.sum(mixed * u, axis=1, keepdims=True) * u
 
 
 def interaction_energy(x: Field, beta: Depth) -> Float[Array, ""]:
     r"""Interaction energy of tokens, $E = \frac1{2\beta n^2}\sum_{ij}e^{\beta\langle x_i,x_j\rangle}$,
-    between $1/2\beta$ times e^{−β} and e^β; it is largest at consensus. `x` (n, d) of unit rows. Raises
-    `ValueError` for β ≤ 0.
+    largest at consensus: $e^\beta/2\beta$. `x` (n, d) of unit rows. Raises `ValueError` for β ≤ 0.
     Source: arXiv 2312.10794, §3.
     """
     positive("beta", beta)
     u, b = as_float(x, beta)
-    return jnp.mean(jnp.exp(b * (u @ u.T))) / (2 * b)
+    return jnp.mean(jnp.exp(b * product(u, u.T))) / (2 * b)
 
 
 def interaction_energy_rate(x: Field, beta: Depth) -> Float[Array, ""]:
@@ -39,24 +39,25 @@ def interaction_energy_rate(x: Field, beta: Depth) -> Float[Array, ""]:
 
     $$\frac{dE}{dt} = \frac1{n^2}\sum_iZ_i\,\|x_i'\|^2 \ge 0.$$
 
-    It holds on the sphere only, where $x_i'$ is the projection of $\frac1{Z_i}\sum_je^{\beta\langle
-    x_i,x_j\rangle}x_j$: then $\langle x_i', Z_i^{-1}\sum_j\dots\rangle = \|x_i'\|^2$. Raises `ValueError`
-    for β ≤ 0. Source: arXiv 2312.10794, §3.
+    It holds on the sphere only, where $x_i'$ is the projection of
+    $\frac1{Z_i}\sum_je^{\beta\langle x_i,x_j\rangle}x_j$: then
+    $\langle x_i', Z_i^{-1}\sum_j\dots\rangle = \|x_i'\|^2$. Raises `ValueError` for β ≤ 0. Source: arXiv
+    2312.10794, §3.
     """
     positive("beta", beta)
     u, b = as_float(x, beta)
-    partition = jnp.sum(jnp.exp(b * (u @ u.T)), axis=1)
+    partition = jnp.sum(jnp.exp(b * product(u, u.T)), axis=1)
     return jnp.sum(partition * jnp.sum(sphere_attention(u, b) ** 2, axis=1)) / u.shape[0] ** 2
 
 
 def consensus_exponents(n: int, d: int) -> Float[Array, " k"]:
-    r"""Lyapunov exponents of [`sphere_attention`][pdejax.exact.sphere_attention] at consensus $x_1 = \dots
-    = x_n$, descending, shape (n(d−1),): 0 with multiplicity d−1 (the common direction turns freely) and −1
-    with multiplicity (n−1)(d−1).
+    r"""Lyapunov exponents of [`sphere_attention`][pdejax.exact.sphere_attention] at consensus
+    $x_1 = \dots = x_n$, descending, shape (n(d−1),): 0 with multiplicity d−1 (the common direction turns
+    freely) and −1 with multiplicity (n−1)(d−1).
 
-    To first order the softmax weights do not matter (they multiply equal tokens), so $\xi_i' = \bar\xi -
-    \xi_i$ for tangent ξ, at every β. The field extended to R^d as written there has n further exponents −2,
-    radial ones.
+    To first order the softmax weights do not matter (they multiply equal tokens), so
+    $\xi_i' = \bar\xi - \xi_i$ for tangent ξ, at every β. The field extended to R^d as written there has n
+    further exponents −2, radial ones.
     Raises `ValueError` for n < 1, d < 2. Source: linearization of arXiv 2312.10794, (2.2), derived here.
     """
     count("n", n)

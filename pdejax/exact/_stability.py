@@ -1,7 +1,7 @@
 r"""Stability of explicit schemes on the negative real axis, THEORY §5.10, from their stability polynomials.
 
-On y' = λy a step h multiplies y by $R(h\lambda)$, $R(z) = 1 + \sum_kc_kz^k$ with $c_k = b^\top
-A^{k-1}\mathbf 1$ for the tableau (A, b); order p fixes $c_k = 1/k!$ up to k = p.
+On y' = λy a step h multiplies y by $R(h\lambda)$, $R(z) = 1 + \sum_kc_kz^k$ with
+$c_k = b^\top A^{k-1}\mathbf 1$ for the tableau (A, b); order p fixes $c_k = 1/k!$ up to k = p.
 """
 
 import difflib

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
-from pdejax._depth import iid
+from pdejax._depth import iid, scale_strength, strength_factor
 from pdejax._equation import MasterEquation
 from pdejax._simulate import simulate
 from pdejax._types import Field
@@ -37,7 +37,10 @@ def iid_spread(
     base: MasterEquation, u0: Field, *, layers: Sequence[int], scaling: str, draws: int, key: PRNGKeyArray
 ) -> Regime:
     """Spread between `draws` networks of independent layers, each `u ← u + s(L)F_l(u)`, as L grows."""
-    spreads = tuple(float(_spread(base, u0, count, scaling, draws, key)) for count in layers)
+    # The scaling enters as a traced factor, so that all scalings share one compilation per L.
+    spreads = tuple(
+        float(_spread(scale_strength(base, strength_factor(scaling, count)), u0, count, draws, key)) for count in layers
+    )
     return regime(f"iid {scaling}", "spread between draws", layers, spreads)
 
 
@@ -62,9 +65,9 @@ def verdict(quantity: str, exponent: float) -> str:
 
 
 @eqx.filter_jit
-def _spread(base: MasterEquation, u0: Field, layers: int, scaling: str, draws: int, key: PRNGKeyArray):
+def _spread(base: MasterEquation, u0: Field, layers: int, draws: int, key: PRNGKeyArray):
     def end(k):
-        network = iid(lambda kk: redraw(base, kk), layers, key=k, scaling=scaling)
+        network = iid(lambda kk: redraw(base, kk), layers, key=k)
         return simulate(network, u0, t1=1.0, steps=layers, solver="euler", save="end").us[-1]
 
     ends = jax.vmap(end)(jax.random.split(key, draws))

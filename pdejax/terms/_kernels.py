@@ -21,7 +21,8 @@ IMPLEMENTATIONS: tuple[Implementation, ...] = ("auto", "dense", "blocked", "fuse
 _DENSE_BYTES = {"cpu": 2**20, "other": 2**28}
 _BLOCK_BYTES = {"cpu": 2**20, "other": 2**26}
 _MIN_ROWS = 16
-_SAVED = ("attention shift", "attention numerator", "attention normaliser")
+# What reverse mode keeps of a block of scores, by name, for `jax.checkpoint` policies: O(n), not O(n²).
+SAVED = ("attention shift", "attention numerator", "attention normaliser")
 
 
 def attend(
@@ -111,12 +112,12 @@ def _softmax(q: Array, k: Array, v: Array, bias: Array | None, positions: Array 
     if positions is not None:
         z = jnp.where(jnp.arange(k.shape[1])[None, :] <= positions[:, None], z, -jnp.inf)
     shift = jax.lax.stop_gradient(z.max(axis=1, keepdims=True))
-    shift = checkpoint_name(jnp.where(shift > -jnp.inf, shift, 0.0), _SAVED[0])
+    shift = checkpoint_name(jnp.where(shift > -jnp.inf, shift, 0.0), SAVED[0])
     e = jnp.exp(z - shift)
     # Normalising the (r, dv) product instead of the (r, m) map saves a pass over the map.
     numerator = jnp.matmul(e.astype(v.dtype), v, preferred_element_type=accumulator)
-    numerator = checkpoint_name(numerator, _SAVED[1])
-    normaliser = checkpoint_name(e.sum(axis=1, keepdims=True), _SAVED[2])
+    numerator = checkpoint_name(numerator, SAVED[1])
+    normaliser = checkpoint_name(e.sum(axis=1, keepdims=True), SAVED[2])
     return numerator / jnp.where(normaliser > 0, normaliser, 1.0)
 
 
@@ -128,7 +129,7 @@ def _blocked(q: Array, k: Array, v: Array, bias: Array | None, causal: bool, row
     q = jnp.pad(q, ((0, 0), (0, blocks * rows - n), (0, 0))).reshape(heads, blocks, rows, dk)
     positions = jnp.arange(blocks * rows).reshape(blocks, rows) if causal else None
     # With the shift, the product and the sum kept, reverse mode repeats one product and the exponential only.
-    policy = jax.checkpoint_policies.save_only_these_names(*_SAVED)
+    policy = jax.checkpoint_policies.save_only_these_names(*SAVED)
     block: Callable[..., Array] = jax.checkpoint(_softmax, policy=policy, prevent_cse=False)
 
     def head(operands):

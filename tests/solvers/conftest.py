@@ -2,7 +2,8 @@
 nonlinear.
 
 Its state is a pair of independent fields, one with a diffusive and one with a dispersive linear part, so that
-one compilation measures both."""
+one compilation measures both.
+"""
 
 import functools
 from typing import NamedTuple

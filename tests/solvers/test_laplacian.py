@@ -143,7 +143,8 @@ def test_symmetric_negative_and_conservative(boundary, getkey):
 
 def test_derivatives_and_batches(boundary, getkey, relative):
     """Reverse and forward derivatives with respect to u, t and the length, and `vmap`, against plain
-    evaluation."""
+    evaluation.
+    """
 
     def heat(u, t, length):
         laplacian = Laplacian(Grid(7, boundary=boundary, length=length))

@@ -10,7 +10,7 @@ import pytest
 
 from pdejax.solvers import (
     RK4,
-    Dopri5,
+    Bosh3,
     Euler,
     Grid,
     Laplacian,
@@ -28,7 +28,7 @@ CASES = {
     "lietrotter-euler": (LieTrotter((Euler(), Euler())), 1, 128),
     "lietrotter-accurate": (LieTrotter((Tsit5(), RK4())), 1, 64),
     "strang-midpoint": (get_solver("strang", terms=2), 2, 64),
-    "strang-accurate": (Strang((RK4(), Dopri5())), 2, 32),
+    "strang-accurate": (Strang((RK4(), Bosh3())), 2, 32),
     "macaron": (get_solver("macaron", terms=2), 1, 128),
     "strang-of-strang": (Strang((Strang((Midpoint(), Midpoint())), Midpoint())), 2, 64),
 }
@@ -95,7 +95,8 @@ def on_sphere():
 )
 def test_order_of_retraction(problem, measured_orders, reference, on_sphere, inner, tangent, order, steps):
     """Onto the sphere: the wrapped order for a tangent field, 1 for a general one; both on and between
-    steps."""
+    steps.
+    """
     projected, u0, exact = on_sphere(problem, reference)
     term = diffrax.ODETerm(projected if tangent else problem.field)
     solver = Retract(inner, _sphere)

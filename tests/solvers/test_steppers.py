@@ -1,5 +1,6 @@
 """RK4, splittings and retraction, step by step: textbook twins, Transformer blocks, gradients, cost,
-refusals."""
+refusals.
+"""
 
 import diffrax
 import equinox as eqx
@@ -237,7 +238,8 @@ END, BETWEEN = diffrax.SaveAt(t1=True), diffrax.SaveAt(ts=jnp.array([0.37, 1.0])
 )
 def test_gradients(name, save, reverse, u0, getkey):
     """With respect to the start, the field's parameter and the retraction's: reverse mode, forward mode and
-    central differences agree."""
+    central differences agree.
+    """
     terms = diffrax.MultiTerm(diffrax.ODETerm(lambda t, u, args: args * jnp.sin(u + t)), diffrax.ODETerm(_feed_forward))
 
     def loss(parameters, adjoint):
@@ -288,7 +290,8 @@ def test_sub_solvers_may_be_implicit_or_nested(u0, relative):
 
 def test_failure_of_a_sub_solver_is_reported(u0):
     """A root finder that gives up in the first sub-step is the result of the solve, though later ones
-    succeed."""
+    succeed.
+    """
     hopeless = Kvaerno5(root_finder=diffrax.VeryChord(rtol=1e-15, atol=1e-300, norm=optimistix.max_norm))
     stiff = diffrax.MultiTerm(diffrax.ODETerm(lambda t, u, args: -1e6 * jnp.sin(u**3)), SPLIT.terms[1])
     solution = diffrax.diffeqsolve(stiff, LieTrotter((hopeless, Euler())), 0.0, 1.0, 0.5, u0, throw=False, max_steps=4)
@@ -298,7 +301,8 @@ def test_failure_of_a_sub_solver_is_reported(u0):
 @pytest.mark.parametrize("save", ["end", "between"])
 def test_dense_output_is_free_unless_asked_for(save):
     """The slopes at the ends are dead code in a solve that saves no values between the steps. Otherwise they
-    cost two evaluations, less the one that the first stage shares."""
+    cost two evaluations, less the one that the first stage shares.
+    """
     matrices = (jnp.eye(64), 2.0 * jnp.eye(64))
     one, two = (diffrax.ODETerm(lambda t, u, args, m=m: jnp.tanh(u @ m)) for m in matrices)
     saveat = diffrax.SaveAt(t1=True) if save == "end" else diffrax.SaveAt(ts=jnp.array([0.3]))

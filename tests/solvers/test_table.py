@@ -1,10 +1,12 @@
 """The table of solvers: names, counts of evaluations, stability limits, refusals; and the package's
-surface."""
+surface.
+"""
 
 import ast
 import pathlib
 import subprocess
 import sys
+import types
 
 import diffrax
 import equinox as eqx
@@ -66,7 +68,8 @@ def test_table():
 @pytest.mark.parametrize("name", [name for name, row in EXPECTED.items() if row[3] not in (None, np.inf)])
 def test_stability_limit_is_that_of_the_steps(name):
     """40 steps from noise on u' = λu: decay at 0.95 of the limit, growth at 1.10; and R(z) is the computed
-    step."""
+    step.
+    """
     limit, (numerator, denominator) = SOLVERS[name].real_limit, stability_function(get_solver(name))
 
     @jax.jit
@@ -192,8 +195,11 @@ def test_get_solver():
 def test_public_names():
     expected = """BlowupGuard Bosh3 Dopri5 Dopri8 Euler Grid GuardState Heun Kvaerno5 Laplacian LieTrotter
     Midpoint RK4 Retract SOLVERS SolverInfo Strang Tsit5 divergence evaluations get_solver
-    real_stability_limit stability_function"""
-    assert sorted(name for name in vars(solvers) if not name.startswith("_")) == sorted(expected.split())
+    real_stability_limit stability_function
+               """
+    # Modules aside: the type checker of the test run puts some there.
+    names = (name for name, value in vars(solvers).items() if not isinstance(value, types.ModuleType))
+    assert sorted(name for name in names if not name.startswith("_")) == sorted(expected.split())
 
 
 def test_imports_nothing_of_the_other_half():
