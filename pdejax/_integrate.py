@@ -90,7 +90,7 @@ def run(problem: Problem, plan: Plan, interval: Interval) -> Outcome:
     part = interval(
         terms, problem.solver, problem.t0, problem.t1, problem.u0, problem.args, plan, wanted, problem.reduce
     )
-    end = jnp.where(part.diverged, jnp.nan, part.end)
+    end = jnp.where(part.complete, part.end, jnp.nan)  # else it belongs to an earlier depth
     us = _assemble(problem, plan, end, jax.tree.map(lambda x: x[None], part.saved))
     stats = _stats(plan, part.steps[None], part.rejected[None])
     return Outcome(us, stats, part.diverged, part.blowup_time, part.complete)
@@ -110,12 +110,13 @@ def _run_layers(problem: Problem, plan: Plan, interval: Interval) -> Outcome:
         terms = terms_of(equation.layer(index), plan.split)
         solver = take_layer(problem.solver, index)
         part = interval(terms, solver, start, stop, u, problem.args, plan, wanted, problem.reduce)
-        now = lost | part.diverged
+        now = lost | ~part.complete
         if plan.save in ("steps", "depths"):
             saved = jax.tree.map(lambda v: jnp.where(lost, jnp.nan, v), part.saved)
         else:
             saved = reduced(problem.reduce, stop, jnp.where(now, jnp.nan, part.end), problem.args)
-        rest = eqx.tree_at(lambda p: (p.end, p.saved), part, (None, None), is_leaf=lambda leaf: leaf is None)
+        kept = (None, None, part.diverged & ~lost)
+        rest = eqx.tree_at(lambda p: (p.end, p.saved, p.diverged), part, kept, is_leaf=lambda leaf: leaf is None)
         return (part.end, now), (rest, saved)
 
     wanted = jax.tree.map(jnp.asarray, (plan.depths, plan.slots, plan.where))
@@ -124,7 +125,7 @@ def _run_layers(problem: Problem, plan: Plan, interval: Interval) -> Outcome:
     us = _assemble(problem, plan, jnp.where(lost, jnp.nan, end), saved)
     first_bad = jnp.argmax(parts.diverged)
     stats = _stats(plan, parts.steps, parts.rejected)
-    return Outcome(us, stats, lost, parts.blowup_time[first_bad], jnp.all(parts.complete))
+    return Outcome(us, stats, jnp.any(parts.diverged), parts.blowup_time[first_bad], jnp.all(parts.complete))
 
 
 def _stats(plan: Plan, steps: Int[Array, " segments"], rejected: Int[Array, " segments"]) -> Stats:
@@ -247,7 +248,7 @@ class Diffrax(eqx.Module):
         diverged = guarded.diverged
         return Part(
             sol.ys["end"][0],
-            _beyond(sol.ys.get(plan.save), diverged),
+            _beyond(sol.ys.get(plan.save), sol.result != diffrax.RESULTS.successful),
             jnp.asarray(sol.stats["num_accepted_steps"], jnp.int32),
             jnp.asarray(sol.stats["num_rejected_steps"], jnp.int32),
             diverged,
@@ -256,9 +257,9 @@ class Diffrax(eqx.Module):
         )
 
 
-def _beyond(saved: PyTree[Array] | None, diverged: Array) -> PyTree[Array]:
-    """diffrax leaves +inf where it saved nothing; after a blow-up that reads as data, so make it NaN."""
-    return jax.tree.map(lambda x: jnp.where(diverged & jnp.isinf(x), jnp.nan, x), saved)
+def _beyond(saved: PyTree[Array] | None, stopped: Array) -> PyTree[Array]:
+    """diffrax leaves +inf where it saved nothing; where a solve stopped early that reads as data, so make it NaN."""
+    return jax.tree.map(lambda x: jnp.where(stopped & jnp.isinf(x), jnp.nan, x), saved)
 
 
 class CheckpointedScan(eqx.Module):

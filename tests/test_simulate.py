@@ -10,7 +10,7 @@ from scipy.integrate import solve_ivp
 from scipy.special import erf
 
 from pdejax import DepthVarying, DivergenceError, MasterEquation, MultilayerEquation, simulate, smooth_random
-from pdejax.solvers import RK4, Euler, Grid, Kvaerno5, LieTrotter, Midpoint, Strang
+from pdejax.solvers import RK4, Euler, Grid, Kvaerno5, LieTrotter, Midpoint
 from pdejax.terms import AbstractTerm, Attention, Diffusion, Exchange, FeedForward, LinearDamping, SpatialNorm
 
 N, D, T1 = 6, 4, 1.5
@@ -294,25 +294,44 @@ def test_layer_by_layer_keeps_order_four(layered):
     np.testing.assert_allclose(np.log2(np.divide(errors[:-1], errors[1:])), 4, atol=0.25)
 
 
+def euler_by_layers(layers, u, steps):
+    """States after every step of Euler, `steps` in each layer of length 0.5."""
+    states = [np.asarray(u)]
+    for part in layers:
+        f = numpy_field(part)
+        for _ in range(steps):
+            states.append(states[-1] + 0.5 / steps * f(0.0, states[-1]))
+    return np.stack(states)
+
+
 def test_layers_are_the_default_and_part_of_the_depth(layered):
-    equation, layers, exact = layered
-    reference = exact(field(), [0.0, 0.5, 1.0, 1.5])
-    run = simulate(equation, field(), t1=T1, steps=48, solver="rk4")
+    equation, layers, _ = layered
+    states = euler_by_layers(layers, field(), 2)
+    run = simulate(equation, field(), t1=T1, steps=6, solver="euler")
     np.testing.assert_allclose(run.ts, [0.0, 0.5, 1.0, 1.5])
     np.testing.assert_array_equal(run.us[0], field())
-    assert distance(run.us, reference) < 1e-6
+    np.testing.assert_allclose(run.us, states[::2], rtol=1e-12, atol=1e-13)
     # Starting inside: layers 1 and 2 only, with their own weights.
-    part = simulate(equation, run.us[1], t0=0.5, t1=T1, steps=32, solver="rk4")
-    np.testing.assert_allclose(part.us, run.us[1:], rtol=1e-12, atol=1e-13)
-    np.testing.assert_allclose(part.ts, [0.5, 1.0, 1.5])
-    # One Euler step per layer by hand.
-    u = np.asarray(field())
-    one = simulate(equation, field(), t1=T1, steps=3, solver="euler", save="steps")
-    np.testing.assert_allclose(one.ts, [0.0, 0.5, 1.0, 1.5])
-    for l, part in enumerate(layers):
-        np.testing.assert_allclose(one.us[l], u, rtol=1e-12, atol=1e-13)
-        u = u + 0.5 * numpy_field(part)(0.0, u)
-    np.testing.assert_allclose(one.us[3], u, rtol=1e-12, atol=1e-13)
+    part = simulate(equation, run.us[1], t0=0.5, t1=T1, steps=4, solver="euler", save="steps")
+    np.testing.assert_allclose(part.us, states[2:], rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(part.ts, [0.5, 0.75, 1.0, 1.25, 1.5])
+
+
+def test_to_xarray(layered):
+    equation, _, _ = layered
+    run = simulate(equation, field(), t1=T1, steps=6, solver="euler")
+    data = run.to_xarray()
+    assert data["u"].dims == ("depth", "token", "feature") and data["u"].shape == (4, N, D)
+    np.testing.assert_array_equal(data["u"].sel(depth=1.0), run.us[2])
+    assert data.attrs["steps"] == data.attrs["evaluations"] == 6 and data.attrs["diverged"] == 0
+    assert np.isnan(data.attrs["blowup_time"])
+
+
+def test_reduce_over_layers(layered):
+    equation, layers, _ = layered
+    run = simulate(equation, field(), t1=T1, steps=6, solver="euler", reduce=lambda t, u, args: jnp.mean(u) + 10 * t)
+    slow = euler_by_layers(layers, field(), 2)[::2].mean(axis=(1, 2)) + 10 * np.array([0.0, 0.5, 1.0, 1.5])
+    np.testing.assert_allclose(run.us, slow, rtol=1e-12)
 
 
 def test_adaptive_across_layers(layered):
@@ -365,17 +384,6 @@ def test_save_steps_and_reduce(smooth):
     np.testing.assert_allclose(between.us["depth"], between.ts, rtol=1e-13)
 
 
-def test_reduce_over_layers(layered):
-    equation, _, _ = layered
-
-    def mean(t, u, args):
-        return jnp.mean(u) + 10 * t
-
-    full = simulate(equation, field(), t1=T1, steps=6, solver="rk4")
-    run = simulate(equation, field(), t1=T1, steps=6, solver="rk4", reduce=mean)
-    np.testing.assert_allclose(run.us, np.mean(full.us, axis=(1, 2)) + 10 * np.asarray(full.ts), rtol=1e-12)
-
-
 def test_adaptive_steps_are_saved_as_taken(smooth):
     _, varying, u0, exact = smooth
     run = simulate(varying, u0, t1=T1, rtol=1e-6, atol=1e-6, save="steps")
@@ -385,73 +393,70 @@ def test_adaptive_steps_are_saved_as_taken(smooth):
     assert np.isfinite(run.us).all() and distance(run.us[-1], exact) < 1e-5
 
 
-def test_to_xarray(layered):
-    equation, _, _ = layered
-    run = simulate(equation, field(), t1=T1, steps=6, solver="rk4")
-    data = run.to_xarray()
-    assert data["u"].dims == ("depth", "token", "feature") and data["u"].shape == (4, N, D)
-    np.testing.assert_array_equal(data["u"].sel(depth=1.0), run.us[2])
-    assert data.attrs["steps"] == 6 and data.attrs["evaluations"] == 24 and data.attrs["diverged"] == 0
-    assert np.isnan(data.attrs["blowup_time"])
-
-
 # --- Masks, batches, splittings, coupled layers -------------------------------------------------------------
 
 
 def test_mask_is_dropping_the_padding(getkey):
-    """Attention, FFN and SpatialNorm under a mask: real tokens move as if the padding were not there."""
+    """Attention, FFN and SpatialNorm under a mask: four Euler steps of the real tokens alone."""
     parts = master(getkey())
     equation = MasterEquation(parts.interaction, parts.reaction, stabilization=SpatialNorm(0.4, eps=0.1))
-    mask = jnp.array([True, False, True, True, False, True])
-    padded = simulate(equation, field(), t1=1.0, steps=4, solver="rk4", mask=mask)
-    short = simulate(equation, field()[mask], t1=1.0, steps=4, solver="rk4")
-    np.testing.assert_allclose(padded.us[-1][mask], short.us[-1], rtol=1e-12, atol=1e-13)
+    mask = np.array([True, False, True, True, False, True])
+    f, u = numpy_field(parts), np.asarray(field())[mask]
+    for _ in range(4):
+        centred = u - u.mean(axis=0)
+        spread = np.mean(np.sum(centred**2, axis=1))
+        u = u + 0.25 * (f(0.0, u) - 0.4 * centred / np.sqrt(spread + 0.1))
+    run = simulate(equation, field(), t1=1.0, steps=4, solver="euler", mask=mask)
+    np.testing.assert_allclose(run.us[-1][mask], u, rtol=1e-12, atol=1e-13)
 
 
 def test_batches_by_vmap_and_jit(getkey):
     equation, batch = master(getkey()), field(3, (3, N, D))
 
+    @jax.jit
+    @jax.vmap
     def run(u):
-        return simulate(equation, u, t1=1.0, steps=8, solver="heun", save=[0.3, 1.0])
+        return simulate(equation, u, t1=1.0, steps=8, solver="heun", save=[0.25, 1.0])
 
-    together, alone = jax.jit(jax.vmap(run))(batch), [run(u) for u in batch]
-    np.testing.assert_allclose(together.us, np.stack([one.us for one in alone]), rtol=1e-12, atol=1e-13)
+    together, f = run(batch), numpy_field(equation)
+    for u, states in zip(np.asarray(batch), together.us, strict=True):
+        for k in range(8):
+            first = f(0.0, u)
+            u = u + 0.125 / 2 * (first + f(0.0, u + 0.125 * first))
+            if k in (1, 7):
+                np.testing.assert_allclose(states[(1, 7).index(k)], u, rtol=1e-12, atol=1e-13)
     np.testing.assert_array_equal(together.stats.steps, [8, 8, 8])
     np.testing.assert_array_equal(together.stats.evaluations, [16, 16, 16])
     assert together.ts.shape == (3, 2) and not together.diverged.any()
 
 
-def numpy_flow(solver, f, t, h, u):
+def numpy_flow(solver, f, h, u):
     """One step of Euler or the midpoint rule."""
     return u + h * (f(u) if solver == "euler" else f(u + h / 2 * f(u)))
 
 
 def test_splittings_are_the_compositions(getkey):
-    """Lie–Trotter A then R; Strang ½R, A, ½R; regrouped and reordered by `split`."""
+    """Lie–Trotter in the order of `split`; Strang ½R, A, ½R."""
     equation = master(getkey())
     a, r = numpy_terms(equation)
-    h = 1.0 / 4
+    h = 1.0 / 3
 
     def loop(schedule):
         u = np.asarray(field())
-        for _ in range(4):
+        for _ in range(3):
             for kind, f, part in schedule:
-                u = numpy_flow(kind, f, 0.0, part * h, u)
+                u = numpy_flow(kind, f, part * h, u)
         return u
 
     swapped = (("reaction",), ("interaction",))
-    together = (("interaction", "reaction"),)
     cases = [
-        ({"solver": "lietrotter"}, [("euler", a, 1), ("euler", r, 1)], 1),
         ({"solver": LieTrotter((Midpoint(), Euler())), "split": swapped}, [("midpoint", r, 1), ("euler", a, 1)], 1.5),
         ({"solver": "strang"}, [("midpoint", r, 0.5), ("midpoint", a, 1), ("midpoint", r, 0.5)], 3),
-        ({"solver": "macaron", "split": swapped}, [("euler", a, 0.5), ("euler", r, 1), ("euler", a, 0.5)], 1.5),
-        ({"solver": Strang((Euler(),)), "split": together}, [("euler", lambda u: a(u) + r(u), 1)], 1),
     ]
     for options, schedule, cost in cases:
-        run = simulate(equation, field(), t1=1.0, steps=4, **options)
+        run = simulate(equation, field(), t1=1.0, steps=3, **options)
         np.testing.assert_allclose(run.us[0], loop(schedule), rtol=1e-12, atol=1e-13)
-        assert int(run.stats.evaluations) == np.ceil(4 * cost)
+        assert int(run.stats.evaluations) == np.ceil(3 * cost)
 
 
 def test_coupled_layers(getkey):
@@ -592,6 +597,14 @@ def test_steps_that_run_out_are_reported():
     run = simulate(equation, u0, t1=10.0, rtol=1e-6, atol=1e-6, max_steps=50)
     assert not bool(run.complete) and not bool(run.diverged)
     assert int(run.stats.steps) + int(run.stats.rejected) == 50
+    assert np.isnan(run.us).all()  # not the state of some earlier depth under the label t1
+    depths = simulate(equation, u0, t1=10.0, rtol=1e-6, atol=1e-6, max_steps=50, save=[0.0, 1e-4, 10.0])
+    np.testing.assert_allclose(depths.us[:2, 0, 0], [1.0, np.exp(-1.0)], rtol=1e-5)
+    assert np.isnan(depths.us[2]).all()
+    layers = DepthVarying.from_layers([equation, equation], 10.0)
+    halves = simulate(layers, u0, t1=10.0, rtol=1e-6, atol=1e-6, max_steps=50)
+    assert not bool(halves.complete) and not bool(halves.diverged)
+    assert halves.us[0] == 1.0 and np.isnan(halves.us[1:]).all()
     with pytest.raises(DivergenceError, match="did not reach t1; raise max_steps"):
         simulate(equation, u0, t1=10.0, rtol=1e-6, atol=1e-6, max_steps=50, throw=True)
 
@@ -606,11 +619,11 @@ def test_progress_meter(capsys, getkey):
 def test_float32_all_the_way(getkey):
     """float64 weights, a float32 field: everything stays float32 and agrees to its precision."""
     equation = master(getkey())
-    for options in ({"steps": 8, "solver": "strang"}, {"rtol": 1e-5, "atol": 1e-5}):
+    exact = scipy_solve(numpy_field(equation), field(), 1.0)
+    for options in ({"steps": 32, "solver": "rk4"}, {"rtol": 1e-5, "atol": 1e-5}):
         single = simulate(equation, field().astype(jnp.float32), t1=1.0, **options)
         assert {single.us.dtype, single.ts.dtype, single.blowup_time.dtype} == {jnp.dtype("float32")}
-        double = simulate(equation, field(), t1=1.0, **options)
-        np.testing.assert_allclose(single.us, double.us, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(single.us, exact, rtol=1e-4, atol=1e-4)
 
 
 def test_one_token_and_one_feature(getkey):

@@ -46,13 +46,15 @@ def gaussian_quadrature_tokens(n: int, variance: Values = 1.0) -> tuple[Float[Ar
     n^{−1/2}; these reach it to rounding, for every token x with |a s x| below about √n; further ones matter
     only where their weight does, once $a s^2$ passes 1 or so.
 
-    Raises `ValueError` for n outside 2 … 180 (beyond, outer weights underflow) or variance ≤ 0.
+    Raises `ValueError` for n < 2, an n whose outermost weights underflow (above 360, in float32 above 50) or
+    variance ≤ 0.
     Source: Golub and Welsch 1969, DOI 10.1090/S0025-5718-69-99647-1.
     """
     count("n", n, 2)
-    if n > 180:
-        raise ValueError(f"n must be at most 180, where the outermost weights are near 1e-300; got {n}.")
     positive("variance", variance)
     (s2,) = as_float(variance)
+    most = 360 if s2.dtype == jnp.float64 else 50
+    if n > most:
+        raise ValueError(f"n must be at most {most} in {s2.dtype}, or the outermost weights underflow; got {n}.")
     nodes, weights = np.polynomial.hermite_e.hermegauss(n)
     return jnp.sqrt(s2) * jnp.asarray(nodes, s2.dtype)[:, None], jnp.asarray(weights / weights.sum(), s2.dtype)
