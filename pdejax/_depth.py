@@ -35,10 +35,10 @@ class DepthVarying(AbstractEquation):
 
     stacked: MasterEquation
     t1: float = eqx.field(static=True)
-    kind: Kind = eqx.field(static=True)
+    kind: str = eqx.field(static=True)
     size: int = eqx.field(static=True)
 
-    def __init__(self, stacked: MasterEquation, t1: float, kind: Kind = "constant"):
+    def __init__(self, stacked: MasterEquation, t1: float, kind: str = "constant"):
         if kind not in get_args(Kind):
             raise ValueError(f"DepthVarying: kind={kind!r} is unknown; choose one of {get_args(Kind)}.")
         if not t1 > 0:
@@ -53,7 +53,7 @@ class DepthVarying(AbstractEquation):
         self.size = sizes.pop()[0]
 
     @classmethod
-    def from_layers(cls, layers: Sequence[MasterEquation], t1: float, kind: Kind = "constant") -> "DepthVarying":
+    def from_layers(cls, layers: Sequence[MasterEquation], t1: float, kind: str = "constant") -> "DepthVarying":
         """From one `MasterEquation` per layer, all of the same structure."""
         if not layers:
             raise ValueError("DepthVarying.from_layers: no layers given.")

@@ -219,13 +219,19 @@ class Diffrax(eqx.Module):
         def save(t, y, args):
             return saved_value(plan, reduce, t, y, args)
 
-        subs = {"end": diffrax.SubSaveAt(t1=True)}
-        if plan.save == "depths":
-            # Edges between layers are rounded: a depth on one may lie a last digit outside.
-            ts = jnp.clip(wanted[0].astype(t0.dtype), t0, t1)
-            subs["depths"] = diffrax.SubSaveAt(ts=ts, fn=save)
-        elif plan.save == "steps":
-            subs["steps"] = diffrax.SubSaveAt(steps=True, fn=save)
+        backsolve = isinstance(self.adjoint, diffrax.BacksolveAdjoint)
+        # Edges between layers are rounded: a depth on one may lie a last digit outside.
+        ts = jnp.clip(wanted[0].astype(t0.dtype), t0, t1) if plan.save == "depths" else t1[None]
+        if backsolve:
+            # It can save states at given depths and nothing else: they are reduced afterwards.
+            saveat = diffrax.SaveAt(ts=jnp.append(ts, t1), controller_state=True)
+        else:
+            subs = {"end": diffrax.SubSaveAt(t1=True)}
+            if plan.save == "depths":
+                subs["depths"] = diffrax.SubSaveAt(ts=ts, fn=save)
+            elif plan.save == "steps":
+                subs["steps"] = diffrax.SubSaveAt(steps=True, fn=save)
+            saveat = diffrax.SaveAt(subs=subs, controller_state=True)
         meter = diffrax.TextProgressMeter() if plan.progress and not plan.layers else diffrax.NoProgressMeter()
         sol = diffrax.diffeqsolve(
             terms,
@@ -235,7 +241,7 @@ class Diffrax(eqx.Module):
             self.dt0(terms, t0, t1, u, args),
             u,
             args,
-            saveat=diffrax.SaveAt(subs=subs, controller_state=True),
+            saveat=saveat,
             stepsize_controller=guard,
             adjoint=self.adjoint,
             max_steps=self.max_steps,
@@ -246,9 +252,12 @@ class Diffrax(eqx.Module):
         guarded = sol.controller_state
         assert isinstance(guarded, GuardState)
         diverged = guarded.diverged
+        ys = _beyond(sol.ys, sol.result != diffrax.RESULTS.successful)
+        if backsolve:
+            ys = {"end": ys[-1:], "depths": jax.vmap(lambda t, y: save(t, y, args))(ts, ys[:-1])}
         return Part(
-            sol.ys["end"][0],
-            _beyond(sol.ys.get(plan.save), sol.result != diffrax.RESULTS.successful),
+            ys["end"][0],
+            ys.get(plan.save),
             jnp.asarray(sol.stats["num_accepted_steps"], jnp.int32),
             jnp.asarray(sol.stats["num_rejected_steps"], jnp.int32),
             diverged,
@@ -257,7 +266,7 @@ class Diffrax(eqx.Module):
         )
 
 
-def _beyond(saved: PyTree[Array] | None, stopped: Array) -> PyTree[Array]:
+def _beyond(saved: PyTree[Array], stopped: Array) -> PyTree[Array]:
     """diffrax leaves +inf where it saved nothing; where a solve stopped early that reads as data, so make it NaN."""
     return jax.tree.map(lambda x: jnp.where(stopped & jnp.isinf(x), jnp.nan, x), saved)
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin, no_type_check
 
 import diffrax
 import equinox as eqx
@@ -18,7 +18,7 @@ from pdejax._plan import check_depths, check_split, check_steps, make_plan
 from pdejax._start import starting_step
 from pdejax._trajectory import Trajectory
 from pdejax._types import traced
-from pdejax.solvers import evaluations, get_solver
+from pdejax.solvers import Retract, evaluations, get_solver
 from pdejax.terms import FieldArgs
 
 AdjointName = Literal["recursive", "direct", "forward", "backsolve"]
@@ -29,6 +29,8 @@ class DivergenceError(RuntimeError):
     """Raised by `simulate(..., throw=True)` when the field blows up or the steps run out."""
 
 
+# Checked below with messages that say what to do, so a runtime type checker need not come first.
+@no_type_check
 def simulate(
     equation: AbstractEquation,
     u0: ArrayLike,
@@ -82,7 +84,7 @@ def simulate(
     limit = _check_limit(blowup, u0.dtype)
     cost = _cost(resolved, groups, adaptive=number is None)
     plan, depths = make_plan(equation, t0, t1, number, save, groups, limit, progress, cost)
-    method = _resolve_adjoint(adjoint, equation, resolved, groups, t0, t1)
+    method = _resolve_adjoint(adjoint, equation, resolved, groups, t0, t1, plan)
     time = jnp.asarray(t0, u0.dtype), jnp.asarray(t1, u0.dtype)
     problem = Problem(equation, u0, args, resolved, *time, reduce)
     segments = max(len(plan.layers), 1)
@@ -217,7 +219,7 @@ def _resolve_solver(equation, solver, split, steps: int | None):
     return resolved, groups
 
 
-def _resolve_adjoint(adjoint, equation, solver, groups, t0, t1) -> diffrax.AbstractAdjoint | None:
+def _resolve_adjoint(adjoint, equation, solver, groups, t0, t1, plan: Plan) -> diffrax.AbstractAdjoint | None:
     named = {
         "recursive": diffrax.RecursiveCheckpointAdjoint,
         "direct": diffrax.DirectAdjoint,
@@ -240,8 +242,25 @@ def _resolve_adjoint(adjoint, equation, solver, groups, t0, t1) -> diffrax.Abstr
             raise ValueError(
                 "simulate: the backsolve adjoint cannot cross layers of piecewise-constant weights; leave adjoint out."
             )
-        damping = equation.damping()
-        if not traced(damping, t0, t1):
+        if plan.save == "steps":
+            raise ValueError(
+                "simulate: the backsolve adjoint cannot save every step; give an array of depths, or leave adjoint out."
+            )
+        if any(isinstance(s, Retract) for s in jax.tree.leaves(solver, is_leaf=lambda s: isinstance(s, Retract))):
+            raise ValueError(
+                "simulate: the backsolve adjoint integrates the field backwards and would miss the retraction of the "
+                "solver; leave adjoint out."
+            )
+        # Inside jax.grad this uncovers the value; inside jax.jit there is none to see.
+        damping, t0, t1 = (jax.lax.stop_gradient(x) for x in (equation.damping(), t0, t1))
+        dissipative = {"diffusion", "stabilization"} & set(equation.names())
+        if traced(damping, t0, t1):
+            if dissipative:
+                raise ValueError(
+                    f"simulate: the backsolve adjoint loses the gradient of a field that damps, and inside jax.jit the size "
+                    f"of its {' and '.join(sorted(dissipative))} cannot be seen; leave adjoint out."
+                )
+        else:
             folds = float(damping) * (float(t1) - float(t0))
             if folds > BACKSOLVE_LIMIT:
                 raise ValueError(

@@ -22,7 +22,8 @@ class Trajectory(eqx.Module):
     - `stats`: steps, rejected steps, field evaluations.
     - `diverged`: whether the field became non-finite or exceeded the blow-up limit; then `blowup_time` is the depth at which
       the solve ended (else NaN) and everything saved beyond it is NaN.
-    - `complete`: whether the solve reached t1. False with `diverged` False means that `max_steps` ran out.
+    - `complete`: whether the solve reached t1. False with `diverged` False means that `max_steps` ran out, or that the
+      nonlinear solver of an implicit scheme did not converge. What was not reached is NaN.
 
     Under `jax.vmap` every entry gains the batch axis in front.
     """

@@ -5,3 +5,4 @@ from pdejax.studies._convergence import convergence as convergence
 from pdejax.studies._convergence_config import ConvergenceConfig as ConvergenceConfig
 from pdejax.studies._records import ResultError as ResultError
 from pdejax.studies._records import environment as environment
+from pdejax.studies._verify import verify as verify

@@ -37,7 +37,9 @@ class Check:
         return bool(self.error <= self.expected)  # NaN never passes
 
 
-def solve(equation: AbstractEquation, u0: Array, t1: float, save: Sequence[float] | None = None, **options: Any) -> Array:
+def solve(
+    equation: AbstractEquation, u0: Array, t1: float, save: Sequence[float] | None = None, **options: Any
+) -> Array:
     """The field at t1 `(n, d)`, or at the depths `save` `(k, n, d)`, by a tight-tolerance solve."""
     trajectory = simulate(
         equation,
@@ -71,9 +73,7 @@ def attention(logit: float, value: Array, **options: Any) -> Attention:
     dim = value.shape[0]
     term = Attention(dim, key=jax.random.key(0), **options)
     eye = jnp.eye(dim)
-    return with_weights(
-        term, wq=(logit * dim**0.5) * eye[:, None], wk=eye[:, None], wv=eye[:, None], wo=value[None]
-    )
+    return with_weights(term, wq=(logit * dim**0.5) * eye[:, None], wk=eye[:, None], wv=eye[:, None], wo=value[None])
 
 
 def reaction(w1: Array, w2: Array, b1: Array, b2: Array, **options: Any) -> FeedForward:

@@ -41,7 +41,8 @@ def heat() -> Iterator[Check]:
     rates = 0.05 + 0.01 * np.arange(WIDTH)
     for boundary in BOUNDARIES:
         grid = Grid(N, boundary, LENGTH)
-        spacing, first = float(grid.spacing), int(boundary == "dirichlet")
+        first = int(boundary == "dirichlet")
+        spacing = LENGTH / (N + first)
         modes = np.stack([exact.heat_mode(N, boundary, first + j) for j in range(N)], axis=1)
         u0 = jnp.concatenate([modes, normal(1, N, WIDTH - N)], axis=1)
         equation = MasterEquation(diffusion=Diffusion(grid, rates))
@@ -94,7 +95,7 @@ def linear() -> Iterator[Check]:
         )
         expected = exact.linear_master_equation(u0, m, t1, 0.05, boundary, LENGTH, leak)
         expected = expected if leak else np.exp(-gamma * t1) * expected
-        what = "leak" if leak else "linear damping"
+        what = "leak" if leak else "damping"
         error = relative(solve(equation, u0, t1), expected)
         yield Check(f"linear master equation, {boundary}, {what}", TIGHT, error, REACHED)
 
@@ -154,7 +155,7 @@ def stability() -> Iterator[Check]:
         def excess(h: float, end=end) -> float:
             return abs(float(end(mode, h, 1)[0, 0] / highest[0])) - 1
 
-        limit = float(exact.diffusive_step_limit(name, 0.3, float(grid.spacing), N))
+        limit = float(exact.diffusive_step_limit(name, 0.3, LENGTH / N, N))
         low, high = 0.97 * limit, 1.03 * limit
         found = brentq(excess, low, high, xtol=1e-15) if excess(low) < 0 < excess(high) else np.nan
         polynomial = np.polynomial.Polynomial(exact.stability_polynomial(name))
@@ -165,7 +166,13 @@ def stability() -> Iterator[Check]:
         yield Check("diffusive step limit and factor per step", name, max(errors), REACHED)
         below, above = (np.linalg.norm(end(noise, f * limit, 400)) / np.linalg.norm(noise) for f in (0.95, 1.05))
         note = "" if below <= 1 <= above else f"noise grows {below:.1e} times below the limit, {above:.1e} times above"
-        yield Check("growth of noise at 0.95, decay at 1.05 of it", f"{name}, 400 steps", max(below, 1 / above), 1.0, note)
+        yield Check(
+            "growth of noise at 0.95, decay at 1.05 of it",
+            f"{name}, 400 steps",
+            float(max(below, 1 / above)),
+            1.0,
+            note,
+        )
 
 
 def information() -> Iterator[Check]:
@@ -176,12 +183,12 @@ def information() -> Iterator[Check]:
     yield Check("information, bivariate normal", "determinant", relative(found, expected), ROUNDING)
     grid, t1, sigma = Grid(N, "neumann", LENGTH), 0.7, 0.3
     prior = np.exp(-0.5 * np.arange(N))
-    basis = np.asarray(exact.mode_sum(jnp.eye(N), "neumann"))
-    covariance = (basis * prior) @ basis.T
+    amplitudes = exact.mode_amplitudes(jnp.eye(N), "neumann")
+    covariance = np.asarray(exact.mode_sum(jnp.asarray(prior)[:, None] * amplitudes, "neumann"))
     start = jnp.eye(N, WIDTH)
     propagator = np.asarray(solve(MasterEquation(diffusion=Diffusion(grid, np.full(WIDTH, 0.05))), start, t1))[:, :N]
     found = 0.5 * np.linalg.slogdet(np.eye(N) + propagator @ covariance @ propagator.T / sigma**2)[1]
-    rates = exact.heat_eigenvalues(N, "neumann", 0.05, float(grid.spacing))
+    rates = exact.heat_eigenvalues(N, "neumann", 0.05, LENGTH / N)
     expected = exact.diffusion_channel_information(prior, rates, t1, sigma)
     yield Check("information, diffusion channel", TIGHT, relative(found, expected), REACHED)
 

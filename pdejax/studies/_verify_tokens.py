@@ -3,6 +3,7 @@ the identity of a Transformer with its field (THEORY §5.5–5.9, 5.12, §2)."""
 
 import math
 from collections.abc import Iterator
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,7 @@ from pdejax.studies._verify_case import (
 )
 from pdejax.terms import AbstractTerm, Attention, FieldArgs, RMSNorm, SphereProjection
 
+Norm = Literal["pre", "post"]
 N = 4  # tokens, and features
 NODES, QUADRATURE = np.polynomial.legendre.leggauss(12)
 
@@ -70,7 +72,7 @@ def equiangular() -> Iterator[Check]:
         yield Check(f"{case}, cosine", TIGHT, relative(_cosines(us), expected), REACHED)
         expected = exact.equiangular_gap(gamma, beta, n, jnp.asarray(depths))
         gaps = 0.5 * np.sum((us[:, 0] - us[:, 1]) ** 2, axis=-1)
-        yield Check(f"{case}, gap", TIGHT, float(np.max(np.abs(gaps / np.asarray(expected) - 1))), 1e-9)
+        yield Check(f"{case}, gap", TIGHT, float(np.max(np.abs(gaps / np.asarray(expected) - 1))), REACHED)
         start, velocity = np.asarray(u0)[:n], np.asarray(_evaluate(equation, u0, FieldArgs(mask)))[:n]
         rate = velocity[0] @ start[1] + start[0] @ velocity[1]
         yield Check(f"{case}, rate", "field", relative(rate, exact.equiangular_rate(gamma, beta, n)), ROUNDING)
@@ -106,7 +108,9 @@ def preln() -> Iterator[Check]:
     yield Check("pre-LN equiangular tokens, cosine", TIGHT, relative(_cosines(us), expected.cosine), REACHED)
     yield Check("pre-LN equiangular tokens, radius", TIGHT, relative(sizes, expected.radius), REACHED)
     gaps = 0.5 * np.sum((us[:, 0] - us[:, 1]) ** 2, axis=-1) / sizes**2
-    yield Check("pre-LN equiangular tokens, gap", TIGHT, float(np.max(np.abs(gaps / np.asarray(expected.gap) - 1))), 1e-9)
+    yield Check(
+        "pre-LN equiangular tokens, gap", TIGHT, float(np.max(np.abs(gaps / np.asarray(expected.gap) - 1))), REACHED
+    )
     start, velocity = np.asarray(u0), np.asarray(_evaluate(equation, u0, None))
     growth = velocity[0] @ start[0] / radius
     turning = (velocity[0] @ start[1] + start[0] @ velocity[1]) / radius**2 - 2 * gamma * growth / radius
@@ -180,7 +184,8 @@ def gaussian() -> Iterator[Check]:
 def transformer() -> Iterator[Check]:
     """§2: a Flax Transformer is its lifted field at one step of its native solver per layer."""
     tokens, mask = jnp.asarray([3, 1, 4, 1, 5, 0]), jnp.asarray([True] * 5 + [False])
-    for norm, causal in (("pre", False), ("post", True)):
+    kinds: tuple[tuple[Norm, bool], ...] = (("pre", False), ("post", True))
+    for norm, causal in kinds:
         config = TransformerConfig(
             vocab=6, dim=8, heads=2, layers=3, ffn=12, norm=norm, causal=causal, dtype="float64", param_dtype="float64"
         )

@@ -70,7 +70,7 @@ class Attention(AbstractTerm):
     norm: Norm | None
     norm_out: Norm | None
     leak: bool = eqx.field(static=True)
-    kernel: Kernel = eqx.field(static=True)
+    kernel: str = eqx.field(static=True)
     causal: bool = eqx.field(static=True)
     rotary: float | None = eqx.field(static=True)
     implementation: str = eqx.field(static=True)
@@ -84,7 +84,7 @@ class Attention(AbstractTerm):
         head_dim: int | None = None,
         leak: bool = False,
         strength: ArrayLike = 1.0,
-        kernel: Kernel = "softmax",
+        kernel: str = "softmax",
         causal: bool = False,
         grid: Grid | None = None,
         weights: Float[Array, " n"] | None = None,

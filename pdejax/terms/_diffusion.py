@@ -93,7 +93,7 @@ class EffectiveDiffusion(AbstractTerm):
     reaction: FeedForward
     positions: Float[Array, "n d"]
     scale: Array
-    form: Form = eqx.field(static=True)
+    form: str = eqx.field(static=True)
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class EffectiveDiffusion(AbstractTerm):
         positions: Float[Array, "n d"],
         *,
         scale: ArrayLike = 1.0,
-        form: Form = "raw",
+        form: str = "raw",
     ):
         _needs_neighbours("EffectiveDiffusion", grid)
         if form not in get_args(Form):

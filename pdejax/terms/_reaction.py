@@ -50,7 +50,7 @@ class FeedForward(AbstractTerm):
     norm: Norm | None
     norm_out: Norm | None
     grid: Grid | None
-    activation: Activation = eqx.field(static=True)
+    activation: str = eqx.field(static=True)
     leak: bool = eqx.field(static=True)
     source: Callable[[Array, Array], Array] | None
 
@@ -60,7 +60,7 @@ class FeedForward(AbstractTerm):
         hidden: int,
         *,
         key: PRNGKeyArray,
-        activation: Activation = "gelu",
+        activation: str = "gelu",
         leak: bool = False,
         strength: ArrayLike = 1.0,
         source: Callable[[Array, Array], Array] | None = None,

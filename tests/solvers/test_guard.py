@@ -5,7 +5,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optimistix
 import pytest
 
 from pdejax.solvers import RK4, BlowupGuard, Euler, GuardState, Kvaerno5, Tsit5
@@ -160,7 +159,7 @@ def test_vmap_ends_each_lane_by_itself():
         np.testing.assert_allclose(solution.ys[1, 0], 1.0, rtol=1e-6)  # 0.5 / (1 − 0.5)
 
 
-@pytest.mark.parametrize("controller, limit", [(FIXED, 0.9), (PID, 1e3), (PID, 0.9)])
+@pytest.mark.parametrize("controller, limit", [(FIXED, 0.9), (PID, 1e3)])
 def test_derivatives(controller, limit):
     """Forward and reverse mode, of a bounded solve (u → u/(1 − u), slope 1/(1 − u)²) and of one that is
     ended.
@@ -184,9 +183,6 @@ def test_implicit_solvers_take_their_tolerances_through_the_guard():
     solution = run(stiff, jnp.zeros((2, 1)), guard(PID, 1e3), Kvaerno5(), dt0=1e-4)
     assert bool(diffrax.is_successful(solution.result))
     np.testing.assert_allclose(solution.ys[0], np.cos(1.0), atol=1e-3)
-    tolerant = Kvaerno5(root_finder=optimistix.Newton(rtol=1e-8, atol=1e-8))
-    solution = run(stiff, jnp.zeros((2, 1)), guard(FIXED, 1e3), tolerant, dt0=0.1)
-    assert bool(diffrax.is_successful(solution.result))
     with pytest.raises(ValueError, match="tolerances for the implicit solver have not been specified"):
         run(stiff, jnp.zeros((2, 1)), guard(FIXED, 1e3), Kvaerno5(), dt0=0.1)
 

@@ -90,8 +90,8 @@ def on_sphere():
 
 @pytest.mark.parametrize(
     "inner, tangent, order, steps",
-    [(RK4(), True, 4, 48), (Midpoint(), True, 2, 32), (RK4(), False, 1, 64), (Euler(), False, 1, 64)],
-    ids=["rk4-tangent", "midpoint-tangent", "rk4-general", "euler-general"],
+    [(RK4(), True, 4, 48), (Midpoint(), True, 2, 32), (RK4(), False, 1, 64)],
+    ids=["rk4-tangent", "midpoint-tangent", "rk4-general"],
 )
 def test_order_of_retraction(problem, measured_orders, reference, on_sphere, inner, tangent, order, steps):
     """Onto the sphere: the wrapped order for a tangent field, 1 for a general one; both on and between
@@ -182,10 +182,9 @@ def test_orders_need_no_recompilation(problem, solve):
     assert len(traces) == first
 
 
-@pytest.mark.parametrize("name", ["rk4", "strang-midpoint"])
-def test_reverse_time(solve, name):
+def test_reverse_time(solve):
     """From 1 to 0 the steps are those of v' = −f(1 − s, v) from 0 to 1, v(s) = u(1 − s); dense output too."""
-    solver = CASES[name][0]
+    solver = Strang((Midpoint(), RK4()))
     parts = (lambda t, u, args: jnp.cos(t) * jnp.flip(u, 1), lambda t, u, args: t - u**3)
 
     def mirrored(part):
