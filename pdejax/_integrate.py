@@ -224,7 +224,7 @@ class Diffrax(eqx.Module):
         ts = jnp.clip(wanted[0].astype(t0.dtype), t0, t1) if plan.save == "depths" else t1[None]
         if backsolve:
             # It can save states at given depths and nothing else: they are reduced afterwards.
-            saveat = diffrax.SaveAt(ts=jnp.append(ts, t1), controller_state=True)
+            saveat = diffrax.SaveAt(ts=ts, controller_state=True)
         else:
             subs = {"end": diffrax.SubSaveAt(t1=True)}
             if plan.save == "depths":
@@ -233,12 +233,13 @@ class Diffrax(eqx.Module):
                 subs["steps"] = diffrax.SubSaveAt(steps=True, fn=save)
             saveat = diffrax.SaveAt(subs=subs, controller_state=True)
         meter = diffrax.TextProgressMeter() if plan.progress and not plan.layers else diffrax.NoProgressMeter()
+        dt0 = self.dt0(terms, t0, t1, u, args)
         sol = diffrax.diffeqsolve(
             terms,
             solver,
             t0,
             t1,
-            self.dt0(terms, t0, t1, u, args),
+            jax.lax.stop_gradient(dt0) if backsolve else dt0,
             u,
             args,
             saveat=saveat,
@@ -254,7 +255,7 @@ class Diffrax(eqx.Module):
         diverged = guarded.diverged
         ys = _beyond(sol.ys, sol.result != diffrax.RESULTS.successful)
         if backsolve:
-            ys = {"end": ys[-1:], "depths": jax.vmap(lambda t, y: save(t, y, args))(ts, ys[:-1])}
+            ys = {"end": ys[-1:], "depths": jax.vmap(lambda t, y: save(t, y, args))(ts, ys)}
         return Part(
             ys["end"][0],
             ys.get(plan.save),

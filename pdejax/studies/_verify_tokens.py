@@ -39,8 +39,8 @@ class TangentAttention(AbstractTerm):
     r"""Attention projected on the tangent space of the sphere, $x_i' = D\rho(x)\,A(x)_i$ with ρ(x) = x/‖x‖: the flow that
     Euler steps followed by the retraction ρ tend to as h → 0 (post-LN, arXiv 2312.10794, (2.2)).
 
-    The retraction itself is of first order in h whatever the solver, which no closed form can be checked with tightly; a
-    solve of this field is of the solver's order.
+    Stepping with the retraction is of first order in h whatever the solver, too coarse to check a closed form with; a solve
+    of this field has the solver's own order.
     """
 
     attention: Attention

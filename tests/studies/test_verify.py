@@ -1,0 +1,144 @@
+"""`verify`: every case passes, every closed form is in it, and one that is off by 1e-6 is found out."""
+
+import contextlib
+import inspect
+import io
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from pdejax import cli, exact
+from pdejax.studies import _verify, _verify_fields, _verify_tokens, verify
+
+CLOSED_FORMS = sorted(name for name in dir(exact) if not name.startswith("_") and callable(getattr(exact, name)))
+CLOSED_FORMS.remove("PreLNState")  # a record, not a formula
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """One run from the command line: exit code, printed lines, saved JSON."""
+    path = tmp_path_factory.mktemp("verify") / "verify.json"
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        code = cli.main(["verify", "--json", str(path)])
+    return code, printed.getvalue().splitlines(), json.loads(path.read_text()), path
+
+
+def test_all_cases_pass(table):
+    code, lines, content, path = table
+    assert [result for result in content["results"] if not result["passed"]] == []
+    assert content["study"] == "verify" and content["cases"] == content["passed"] == len(content["results"]) > 60
+    assert code == 0
+    assert lines[0] == _verify.HEADER
+    assert lines[-2] == f"{content['cases']} of {content['cases']} cases passed"
+    assert lines[-1] == f"saved {path}"
+
+
+def test_the_table_says_what_the_json_says(table):
+    _, lines, content, _ = table
+    rows = lines[1:-2]
+    assert len(rows) == content["cases"]
+    for row, result in zip(rows, content["results"], strict=True):
+        assert row[:48].rstrip() == result["case"] and row[48:70].rstrip() == result["scheme"]
+        assert float(row[70:80]) == pytest.approx(result["error"], rel=0.06)
+        assert float(row[80:90]) == pytest.approx(result["expected"], rel=0.5)
+        assert row[90:] == "  pass"
+        # Fixed width: no entry runs into the next column.
+        assert row[47] == row[69] == row[80] == " "
+    assert content["environment"]["x64"] is True
+    assert content["seconds"] > 0
+
+
+def test_what_is_expected_is_tight(table):
+    """All that a tight-tolerance solve can reach is held to far less than 1e-8."""
+    _, _, content, _ = table
+    loose = {r["case"] for r in content["results"] if r["expected"] > 1e-10}
+    assert loose == {
+        "growth of noise at 0.95, decay at 1.05 of it",
+        "equiangular tokens, order of retraction − 1",
+        "Gaussian tokens, reported blow-up",
+    }
+
+
+def group_of(name):
+    """The first group of cases that uses a closed form."""
+    for group in _verify.GROUPS:
+        if f"exact.{name}(" in inspect.getsource(group):
+            return group
+    raise AssertionError(f"pdejax.exact.{name} is not verified")
+
+
+@pytest.mark.parametrize("name", CLOSED_FORMS)
+def test_a_wrong_closed_form_is_found_out(table, name, monkeypatch):
+    """Every public formula, one by one, off by a few 1e-6 (unevenly, so that no scaling hides it)."""
+    right = getattr(exact, name)
+
+    def shift(x):
+        x = jnp.asarray(x)
+        return x * (1 + 1e-6 * jnp.linspace(1.0, 2.0, x.size).reshape(x.shape))
+
+    monkeypatch.setattr(exact, name, lambda *args, **kwargs: jax.tree.map(shift, right(*args, **kwargs)))
+    checks = list(group_of(name)())
+    failed = [check for check in checks if not check.passed]
+    assert failed
+    assert len(failed) < len(checks) or name in ("exact.heat_mode", "gaussian_blowup_time", "gaussian_quadrature_tokens")
+
+
+def test_failure_is_shown_and_changes_the_exit_code(table, monkeypatch, capsys, tmp_path):
+    right = exact.bivariate_normal_information
+    monkeypatch.setattr(exact, "bivariate_normal_information", lambda r: right(r) * (1 + 1e-6))
+    monkeypatch.setattr(_verify, "GROUPS", (_verify_fields.information,))
+    path = tmp_path / "verify.json"
+    assert cli.main(["verify", "--json", str(path)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].endswith("FAIL") and "bivariate" in lines[1]
+    assert lines[2].endswith("pass")
+    assert lines[3] == "1 of 2 cases passed"
+    first, second = json.loads(path.read_text())["results"]
+    assert not first["passed"] and first["error"] == pytest.approx(1e-6, rel=1e-3)
+    assert second["passed"]
+
+
+def test_nan_fails(table, monkeypatch):
+    monkeypatch.setattr(exact, "bivariate_normal_information", lambda r: jnp.full(r.shape, jnp.nan))
+    monkeypatch.setattr(_verify, "GROUPS", (_verify_fields.information,))
+    lines: list[str] = []
+    content = verify(lines.append)
+    assert content["passed"] == 1 and content["cases"] == 2
+    assert content["results"][0]["error"] is None
+    assert lines[1].endswith("FAIL") and " nan " in lines[1]
+
+
+def test_a_crash_fails_its_group_only(table, monkeypatch):
+    def broken(*args):
+        raise RuntimeError("no such device")
+
+    monkeypatch.setattr(exact, "preln_equiangular", broken)
+    monkeypatch.setattr(_verify, "GROUPS", (_verify_tokens.preln, _verify_fields.information))
+    lines: list[str] = []
+    content = verify(lines.append)
+    assert [r["passed"] for r in content["results"]] == [False, True, True]
+    assert content["results"][0]["note"] == "RuntimeError: no such device"
+    assert lines[1].endswith("FAIL  RuntimeError: no such device")
+    assert lines[-1] == "2 of 3 cases passed"
+
+
+def test_instability_below_the_limit_is_seen(table, monkeypatch):
+    """A limit that is stated twice too large: noise grows at 0.95 of it."""
+    right = exact.diffusive_step_limit
+    monkeypatch.setattr(exact, "diffusive_step_limit", lambda *args: 2 * right(*args))
+    monkeypatch.setattr(_verify_fields, "EXPLICIT", ("euler",))
+    limit, noise = _verify_fields.stability()
+    assert not limit.passed and not noise.passed
+    assert noise.error > 1 and "below the limit" in noise.note
+
+
+def test_the_callers_precision_is_left_alone(table, monkeypatch):
+    monkeypatch.setattr(_verify, "GROUPS", (_verify_fields.information,))
+    with jax.enable_x64(False):
+        content = verify()
+        assert jnp.zeros(1).dtype == jnp.float32
+    assert content["passed"] == content["cases"] == 2
+    assert content["environment"]["x64"] is True
