@@ -180,9 +180,7 @@ def with_loops(problem: Problem, kind: Literal["lax", "bounded"] | None) -> Prob
             return node
         return eqx.tree_at(lambda s: s.scan_kind, node, kind, is_leaf=lambda x: x is None)
 
-    return eqx.tree_at(
-        lambda p: p.solver, problem, jax.tree.map(choose, problem.solver, is_leaf=is_runge_kutta)
-    )
+    return eqx.tree_at(lambda p: p.solver, problem, jax.tree.map(choose, problem.solver, is_leaf=is_runge_kutta))
 
 
 def terms_of(equation: AbstractEquation, split: Split) -> diffrax.AbstractTerm:

@@ -104,7 +104,7 @@ def test_solvers(equation):
         pj.simulate(equation, U0, solver="tsit4", **OK)
     with pytest.raises(TypeError, match=r"RK4\(\)"):
         pj.simulate(equation, U0, solver=pj.solvers.RK4, **OK)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match="2 sub-solvers.*3 parts"):
+    with pytest.raises(ValueError, match=r"2 sub-solvers.*3 parts"):
         three = pj.MasterEquation(equation.interaction, equation.reaction, stabilization=pj.LinearDamping(1.0))
         pj.simulate(three, U0, solver=pj.solvers.LieTrotter((diffrax.Euler(), diffrax.Euler())), **OK)
     with pytest.raises(ValueError, match="exactly once"):
@@ -156,7 +156,7 @@ def test_what_to_save(equation, save, word):
 
 
 def test_layers(layered):
-    with pytest.raises(ValueError, match="3 layers.*such as 3 or 6"):
+    with pytest.raises(ValueError, match=r"3 layers.*such as 3 or 6"):
         pj.simulate(layered, U0, t1=3.0, steps=4)
     with pytest.raises(ValueError, match="not a layer boundary"):
         pj.simulate(layered, U0, t1=2.5, steps=3)

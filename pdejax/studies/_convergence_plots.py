@@ -13,6 +13,7 @@ from pdejax.studies._records import write_whole
 
 # Okabe & Ito's palette: told apart by every kind of colour vision; markers repeat the distinction in print.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#999999")
+NORMS = {"pre": "pre-LN field", "peri": "peri-LN field", "none": "field without LN"}
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
@@ -34,7 +35,7 @@ def error_plot(content: dict[str, Any]) -> Figure:
     if floor:
         axes.axhline(floor, color="0.4", linestyle=":", linewidth=1.2, label="reference's own error (estimate)")
     axes.invert_xaxis()
-    axes.legend(title="scheme: fitted order ± 95 %", fontsize=9, frameon=False, loc="lower left")
+    axes.legend(title="scheme: fitted order ± 95 %", fontsize=9, loc="lower left", edgecolor="none", framealpha=0.9)
     return figure
 
 
@@ -47,7 +48,7 @@ def work_precision_plot(content: dict[str, Any]) -> Figure:
         work = np.asarray(record["evaluations"], float)
         shown = np.where(work > 0, work, np.nan)
         axes.loglog(shown, _values(record["errors"]), label=record["solver"], **style)
-    axes.legend(title="scheme", fontsize=9, frameon=False, loc="lower left")
+    axes.legend(title="scheme", fontsize=9, loc="lower left", edgecolor="none", framealpha=0.9)
     return figure
 
 
@@ -67,7 +68,7 @@ def _axes(content: dict[str, Any], x: str, y: str) -> tuple[Figure, Axes]:
     axes.set_ylabel(y)
     axes.set_title(
         f"{config['weights']} weights, {config['dataset']}: n = {results['tokens']} tokens, d = {results['features']}, "
-        f"T = {results['depth']:g}, {config['norm']}-LN field, {config['activation']}",
+        f"T = {results['depth']:g}, {NORMS[config['norm']]}, {config['activation']}",
         fontsize=10,
     )
     axes.grid(True, which="major", color="0.9")

@@ -164,7 +164,8 @@ def stability() -> Iterator[Check]:
         errors = [relative(found, limit), relative(SOLVERS[name].real_limit, stated)]
         errors.append(relative(factor, polynomial(-0.9 * stated)))
         yield Check("diffusive step limit and factor per step", name, max(errors), REACHED)
-        below, above = (np.linalg.norm(end(noise, f * limit, 400)) / np.linalg.norm(noise) for f in (0.95, 1.05))
+        ends = [np.linalg.norm(end(noise, f * limit, 400)) / np.linalg.norm(noise) for f in (0.95, 1.05)]
+        below, above = np.where(np.isnan(ends), np.inf, ends)  # NaN: the solve ended as a blow-up
         note = "" if below <= 1 <= above else f"noise grows {below:.1e} times below the limit, {above:.1e} times above"
         yield Check(
             "growth of noise at 0.95, decay at 1.05 of it",

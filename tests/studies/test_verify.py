@@ -12,6 +12,8 @@ import pytest
 from pdejax import cli, exact
 from pdejax.studies import _verify, _verify_fields, _verify_tokens, verify
 
+pytestmark = pytest.mark.slow  # all share one full run
+
 CLOSED_FORMS = sorted(name for name in dir(exact) if not name.startswith("_") and callable(getattr(exact, name)))
 CLOSED_FORMS.remove("PreLNState")  # a record, not a formula
 
@@ -81,9 +83,7 @@ def test_a_wrong_closed_form_is_found_out(table, name, monkeypatch):
 
     monkeypatch.setattr(exact, name, lambda *args, **kwargs: jax.tree.map(shift, right(*args, **kwargs)))
     checks = list(group_of(name)())
-    failed = [check for check in checks if not check.passed]
-    assert failed
-    assert len(failed) < len(checks) or name in ("exact.heat_mode", "gaussian_blowup_time", "gaussian_quadrature_tokens")
+    assert not all(check.passed for check in checks)
 
 
 def test_failure_is_shown_and_changes_the_exit_code(table, monkeypatch, capsys, tmp_path):
@@ -132,7 +132,7 @@ def test_instability_below_the_limit_is_seen(table, monkeypatch):
     monkeypatch.setattr(_verify_fields, "EXPLICIT", ("euler",))
     limit, noise = _verify_fields.stability()
     assert not limit.passed and not noise.passed
-    assert noise.error > 1 and "below the limit" in noise.note
+    assert noise.error == float("inf") and "below the limit" in noise.note
 
 
 def test_the_callers_precision_is_left_alone(table, monkeypatch):

@@ -1,0 +1,298 @@
+"""Gradients of `simulate` by every rule it offers, against central differences and closed forms, in float64."""
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from pdejax import (
+    DepthVarying,
+    MasterEquation,
+    MultilayerEquation,
+    Transformer,
+    TransformerConfig,
+    lift,
+    native_solver,
+    simulate,
+    smooth_random,
+)
+from pdejax.solvers import Euler, Grid, Retract
+from pdejax.terms import (
+    Attention,
+    Diffusion,
+    EffectiveDiffusion,
+    Exchange,
+    FeedForward,
+    LinearDamping,
+    SpatialNorm,
+    SphereProjection,
+)
+
+N, D = 5, 4
+STEP = 1e-5
+
+
+def field(seed=0, shape=(N, D)):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape))
+
+
+def master(leak=False):
+    k1, k2 = jax.random.split(jax.random.key(1))
+    return MasterEquation(Attention(D, 2, leak=leak, key=k1), FeedForward(D, 6, leak=leak, key=k2))
+
+
+def damped():
+    return MasterEquation(stabilization=LinearDamping(0.7))
+
+
+def direction(point, seed=3):
+    """A random direction over every float in `point`, weights and initial field alike."""
+    random = np.random.default_rng(seed)
+    arrays = eqx.filter(point, eqx.is_inexact_array)
+    return jax.tree.map(lambda x: jnp.asarray(random.standard_normal(x.shape)), arrays)
+
+
+def shifted(point, v, s):
+    """`point + s·v`, what is not a float array unchanged."""
+    return eqx.apply_updates(point, jax.tree.map(lambda x: s * x, v))
+
+
+def functional(run):
+    """A scalar of a trajectory that sees every saved number with a weight of its own."""
+    us = jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(run.us)])
+    return jnp.sum(us * jnp.asarray(np.cos(np.arange(us.size))))
+
+
+def differences(loss, point, v):
+    return float(loss(shifted(point, v, STEP)) - loss(shifted(point, v, -STEP))) / (2 * STEP)
+
+
+def forward(loss, point, v):
+    return float(eqx.filter_jvp(loss, (point,), (v,))[1])
+
+
+def reverse(loss, point, v):
+    products = jax.tree.map(lambda g, x: jnp.sum(g * x), eqx.filter_grad(loss)(point), v)
+    return float(sum(jax.tree.leaves(products)))
+
+
+# --- The default for fixed steps serves both modes ----------------------------------------------------------
+
+
+def plain():
+    return (master(), field()), lambda p: simulate(p[0], p[1], t1=1.0, steps=6, solver="rk4")
+
+
+def smooth_strang():
+    """Depths on and off the grid, midpoint steps inside Strang, weights smooth in depth."""
+    varying = smooth_random(master(leak=True), 1.0, key=jax.random.key(2))
+    return (varying, field()), lambda p: simulate(
+        p[0], p[1], t1=1.0, steps=5, solver="strang", save=[0.0, 0.2, 0.5, 1.0]
+    )
+
+
+def first_same_as_last():
+    return (master(), field()), lambda p: simulate(p[0], p[1], t1=1.0, steps=4, solver="tsit5", save=[0.1, 1.0])
+
+
+def diffusive():
+    """Every kind of term, a mask, a reduced quantity at every step."""
+    grid = Grid(N)
+    parts = master()
+    equation = MasterEquation(parts.interaction, parts.reaction, Diffusion(grid, 0.02), SpatialNorm(0.5, eps=0.1))
+    mask = jnp.array([True, True, False, True, True])
+
+    def energy(t, u, args):
+        return {"energy": jnp.sum(jnp.where(args.mask[:, None], u, 0) ** 2), "first": u[0]}
+
+    return (equation, field()), lambda p: simulate(
+        p[0], p[1], t1=0.5, steps=8, solver="heun", save="steps", reduce=energy, mask=mask
+    )
+
+
+def post_norm():
+    """A lifted post-LN model: layers, Lie–Trotter, and retractions whose weights sit in the solver."""
+    sizes = {"dim": D, "heads": 2, "layers": 3, "ffn": 5, "norm": "post", "dtype": "float64", "param_dtype": "float64"}
+    model = Transformer(TransformerConfig(vocab=7, **sizes), rngs=nnx.Rngs(0))
+    point = (lift(model), native_solver(model), field())
+    return point, lambda p: simulate(p[0], p[2], t1=3.0, steps=6, solver=p[1])
+
+
+CASES = {case.__name__: case for case in (plain, smooth_strang, first_same_as_last, diffusive, post_norm)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_both_modes_agree_with_differences(name):
+    point, run = CASES[name]()
+
+    def loss(p):
+        return functional(run(p))
+
+    v = direction(point)
+    expected = differences(loss, point, v)
+    assert forward(loss, point, v) == pytest.approx(expected, rel=1e-6)
+    assert reverse(loss, point, v) == pytest.approx(expected, rel=1e-6)
+
+
+def test_closed_forms():
+    """Euler on u' = −γu: u_k = (1 − γT/n)^k u0, so ∂u_k/∂γ = −k(T/n)(1 − γT/n)^{k−1} u0, and alike for T."""
+    n, gamma, t1 = 7, 0.7, 1.3
+
+    def run(u0, gamma, t1):
+        equation = MasterEquation(stabilization=LinearDamping(gamma))
+        return simulate(equation, u0, t1=t1, steps=n, solver="euler", save="steps").us[:, 0, 0]
+
+    point = (jnp.full((1, 1), 2.0), jnp.asarray(gamma), jnp.asarray(t1))
+    k, q = np.arange(n + 1), 1 - gamma * t1 / n
+    exact = (q**k, -k * t1 / n * q ** (k - 1.0) * 2, -k * gamma / n * q ** (k - 1.0) * 2)
+    for jacobian in (jax.jacfwd(run, argnums=(0, 1, 2))(*point), jax.jacrev(run, argnums=(0, 1, 2))(*point)):
+        for ours, theirs in zip(jacobian, exact, strict=True):
+            np.testing.assert_allclose(np.ravel(ours), theirs, rtol=1e-12)
+
+
+def test_implicit_fixed_steps():
+    """Kvaerno5 by the implicit function theorem: both modes give d/dγ of e^{−γ} to its own accuracy."""
+
+    def end(gamma):
+        equation = MasterEquation(stabilization=LinearDamping(gamma))
+        return simulate(equation, jnp.ones((1, 1)), t1=1.0, steps=16, solver="kvaerno5").us[0, 0, 0]
+
+    gamma = jnp.asarray(3.0)
+    assert float(jax.grad(end)(gamma)) == pytest.approx(-np.exp(-3.0), rel=1e-6)
+    assert float(jax.jvp(end, (gamma,), (jnp.ones(()),))[1]) == pytest.approx(-np.exp(-3.0), rel=1e-6)
+
+
+def test_coupled_layers():
+    layers = [master(), jax.tree.map(lambda x: 1.1 * x if eqx.is_inexact_array(x) else x, master())]
+    point = (MultilayerEquation(layers, [Exchange(D, key=jax.random.key(4))]), field(5, (2, N, D)))
+
+    def loss(p):
+        return functional(simulate(p[0], p[1], t1=0.5, steps=3, solver="euler"))
+
+    v = direction(point)
+    assert reverse(loss, point, v) == pytest.approx(differences(loss, point, v), rel=1e-6)
+
+
+def test_second_order():
+    """Hessian-vector product, forward over reverse, against differences of the gradient."""
+    equation = master()
+
+    def loss(u0):
+        return functional(simulate(equation, u0, t1=1.0, steps=3, solver="rk4"))
+
+    gradient = jax.jit(jax.grad(loss))
+    u, v = field(), field(7)
+    product = jax.jit(lambda u, v: jax.jvp(jax.grad(loss), (u,), (v,))[1])(u, v)
+    expected = (gradient(u + STEP * v) - gradient(u - STEP * v)) / (2 * STEP)
+    np.testing.assert_allclose(product, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_gradients_under_jit_and_vmap():
+    equation, batch = master(), field(1, (3, N, D))
+
+    def loss(u0):
+        return functional(simulate(equation, u0, t1=1.0, steps=4, solver="euler", save=[0.3, 1.0]))
+
+    together = jax.jit(jax.vmap(jax.grad(loss)))(batch)
+    v = field(8)
+    for u, gradient in zip(batch, together, strict=True):
+        assert float(jnp.sum(gradient * v)) == pytest.approx(differences(loss, u, v), rel=1e-6)
+
+
+def test_gradient_passes_through_what_does_not_diverge():
+    """A forward solve that blows up reports it under grad as well, instead of failing."""
+
+    def loss(gamma):
+        equation = MasterEquation(stabilization=LinearDamping(gamma))
+        run = simulate(equation, jnp.ones((1, 1)), t1=10.0, steps=20, solver="euler", save="steps", blowup=10.0)
+        return run.us[1, 0, 0], (run.diverged, run.blowup_time)
+
+    (_, (diverged, time)), gradient = jax.value_and_grad(loss, has_aux=True)(jnp.asarray(6.0))
+    assert bool(diverged) and float(time) == pytest.approx(2.0)  # factors of −2: 16 > 10 after four steps
+    assert float(gradient) == pytest.approx(-0.5)
+
+
+# --- Other adjoints -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_adaptive_steps_in_both_modes():
+    """Reverse mode by default, forward mode on request, to the accuracy of the tolerance."""
+    point, v = (master(), field()), direction((master(), field()))
+
+    def loss(p, adjoint=None):
+        run = simulate(p[0], p[1], t1=1.0, rtol=1e-11, atol=1e-11, save=[0.5, 1.0], adjoint=adjoint)
+        return functional(run)
+
+    expected = differences(loss, point, v)
+    assert reverse(loss, point, v) == pytest.approx(expected, rel=1e-6)
+    assert forward(lambda p: loss(p, "forward"), point, v) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_named_adjoints_with_fixed_steps():
+    """Direct in both modes, also for the Runge–Kutta steps inside a splitting; recursive and forward as named."""
+    point, v = (master(), field()), direction((master(), field()))
+
+    def loss(p, adjoint=None):
+        return functional(simulate(p[0], p[1], t1=1.0, steps=4, solver="strang", adjoint=adjoint))
+
+    expected = differences(loss, point, v)
+    assert forward(lambda p: loss(p, "direct"), point, v) == pytest.approx(expected, rel=1e-6)
+    assert reverse(lambda p: loss(p, "direct"), point, v) == pytest.approx(expected, rel=1e-6)
+    assert reverse(lambda p: loss(p, "recursive"), point, v) == pytest.approx(expected, rel=1e-6)
+    assert forward(lambda p: loss(p, diffrax.ForwardMode()), point, v) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_backsolve_on_a_field_without_damping():
+    """It solves the adjoint equation anew, so it agrees to the scheme's error: fifth order here, reductions included."""
+    point, v = (master(), field()), direction((master(), field()))
+
+    def loss(p, adjoint=None, **options):
+        run = simulate(
+            *p, t1=1.0, save=[0.25, 1.0], reduce=lambda t, u, args: jnp.sin(u), adjoint=adjoint, **options
+        )
+        return functional(run)
+
+    exact = differences(lambda p: loss(p, steps=16), point, v)
+    assert reverse(lambda p: loss(p, "backsolve", steps=16), point, v) == pytest.approx(exact, rel=1e-4)
+    adaptive = reverse(lambda p: loss(p, "backsolve", rtol=1e-9, atol=1e-9), point, v)
+    assert adaptive == pytest.approx(exact, rel=1e-5)
+
+
+def test_backsolve_is_refused_where_it_would_be_wrong(getkey):
+    u, grid = field(), Grid(N)
+    parts = master()
+    emergent = EffectiveDiffusion(grid, parts.interaction, parts.reaction, jnp.zeros((N, D)))
+
+    def run(equation, t1=10.0, **options):
+        return simulate(equation, u, t1=t1, steps=4, adjoint="backsolve", **options)
+
+    for equation in (
+        MasterEquation(reaction=parts.reaction, diffusion=Diffusion(grid, 0.01)),
+        MasterEquation(reaction=parts.reaction, diffusion=emergent),
+        MasterEquation(reaction=parts.reaction, stabilization=SpatialNorm(1.0)),
+        master(leak=True),
+        damped(),
+    ):
+        with pytest.raises(ValueError, match="backsolve adjoint integrates the field's damping backwards"):
+            run(equation)
+    # Also where the damping itself is what one differentiates by, and where it cannot be seen.
+    with pytest.raises(ValueError, match="damping backwards"):
+        eqx.filter_grad(lambda equation: functional(run(equation)))(damped())
+    with pytest.raises(ValueError, match="stabilization cannot be seen"):
+        eqx.filter_jit(run)(damped())
+    assert run(damped(), t1=1.0).us.shape == (1, N, D)  # 0.7 e-foldings lose nothing
+    with pytest.raises(ValueError, match="backsolve adjoint cannot differentiate a splitting"):
+        run(master(), solver="lietrotter")
+    with pytest.raises(ValueError, match="backsolve adjoint cannot cross layers"):
+        run(DepthVarying.from_layers([master(), master()], 10.0))
+    with pytest.raises(ValueError, match="would miss the retraction"):
+        run(master(), solver=Retract(Euler(), SphereProjection()))
+    with pytest.raises(ValueError, match="backsolve adjoint cannot save every step"):
+        run(master(), save="steps")
