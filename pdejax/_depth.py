@@ -13,6 +13,7 @@ from scipy.interpolate import CubicSpline
 from pdejax._equation import AbstractEquation, MasterEquation, stack, unstack, unstack_shapes
 from pdejax._types import Depth, Field
 from pdejax.terms import FieldArgs
+from pdejax.terms._base import gaussian
 
 Kind = Literal["constant", "linear", "cubic", "cosine"]
 Scaling = Literal["1/L", "1/sqrt(L)", "1"]
@@ -41,8 +42,8 @@ class DepthVarying(AbstractEquation):
     def __init__(self, stacked: MasterEquation, t1: float, kind: str = "constant"):
         if kind not in get_args(Kind):
             raise ValueError(f"DepthVarying: kind={kind!r} is unknown; choose one of {get_args(Kind)}.")
-        if not t1 > 0:
-            raise ValueError(f"DepthVarying: t1={t1} must be positive: it is the depth the weights span.")
+        if isinstance(t1, str | None) or not 0 < t1 < float("inf"):
+            raise ValueError(f"DepthVarying: t1={t1} must be positive and finite: it is the depth the weights span.")
         sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(eqx.filter(stacked, eqx.is_array))}
         if len(sizes) != 1 or () in sizes:
             raise ValueError(
@@ -57,6 +58,11 @@ class DepthVarying(AbstractEquation):
         """From one `MasterEquation` per layer, all of the same structure."""
         if not layers:
             raise ValueError("DepthVarying.from_layers: no layers given.")
+        for layer in layers:
+            if not isinstance(layer, MasterEquation):
+                raise TypeError(
+                    f"DepthVarying.from_layers: layers has a {type(layer).__name__}; it must hold MasterEquation objects."
+                )
         return cls(stack(layers), t1, kind)
 
     def layer(self, index) -> MasterEquation:
@@ -143,22 +149,30 @@ def smooth_random(
     if modes < 0:
         raise ValueError(f"smooth_random: modes={modes} must not be negative.")
 
-    def varies(path, leaf) -> bool:
-        return eqx.is_inexact_array(leaf) and leaf.ndim >= 2 and path[0].name in ("interaction", "reaction")
+    return DepthVarying(_waves(equation, key, modes, amplitude), t1, "cosine")
 
+
+@eqx.filter_jit
+def _waves(equation: MasterEquation, key: PRNGKeyArray, modes: int, amplitude: float) -> MasterEquation:
+    """The stack of cosine coefficients (modes + 1, ...) of `smooth_random`."""
     paths, treedef = jax.tree_util.tree_flatten_with_path(equation)
-    keys = jax.random.split(key, len(paths))
+    varying = [
+        leaf
+        for path, leaf in paths
+        if eqx.is_inexact_array(leaf) and leaf.ndim >= 2 and path[0].name in ("interaction", "reaction")
+    ]
+    drawn = iter(gaussian(key, *((modes, *leaf.shape) for leaf in varying)))
     leaves = []
-    for (path, leaf), k in zip(paths, keys, strict=True):
+    for path, leaf in paths:
         if not eqx.is_array(leaf):
             leaves.append(leaf)
             continue
         waves = jnp.zeros((modes, *leaf.shape), leaf.dtype)
-        if varies(path, leaf):
+        if eqx.is_inexact_array(leaf) and leaf.ndim >= 2 and path[0].name in ("interaction", "reaction"):
             decay = (jnp.arange(1, modes + 1, dtype=leaf.dtype) ** -2).reshape(-1, *(1,) * leaf.ndim)
-            waves = amplitude * jnp.sqrt(jnp.mean(leaf**2)) * decay * jax.random.normal(k, waves.shape, leaf.dtype)
+            waves = amplitude * jnp.sqrt(jnp.mean(leaf**2)) * decay * next(drawn).astype(leaf.dtype)
         leaves.append(jnp.concatenate([leaf[None], waves]))
-    return DepthVarying(jax.tree.unflatten(treedef, leaves), t1, "cosine")
+    return jax.tree.unflatten(treedef, leaves)
 
 
 def iid(
@@ -176,6 +190,8 @@ def iid(
     if scaling not in get_args(Scaling):
         raise ValueError(f"iid: scaling={scaling!r} is unknown; choose one of {get_args(Scaling)}.")
     stacked = eqx.filter_vmap(make)(jax.random.split(key, layers))
+    if stacked.interaction is None and stacked.reaction is None:
+        raise ValueError("iid: make must return attention or feed-forward, whose strength carries the scaling.")
     return DepthVarying(scale_strength(stacked, strength_factor(scaling, layers)), 1.0, "constant")
 
 

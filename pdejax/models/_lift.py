@@ -71,7 +71,7 @@ def lift(model: Transformer) -> DepthVarying:
         reaction = _replace(reaction, {name: w[name] for name in ("w1", "b1", "w2", "b2")})
         return MasterEquation(interaction=attention, reaction=reaction)
 
-    return DepthVarying(eqx.filter_vmap(layer)(weights), config.layers * _step(config), "constant")
+    return DepthVarying(eqx.filter_jit(eqx.filter_vmap(layer))(weights), config.layers * _step(config), "constant")
 
 
 def native_solver(model: Transformer) -> diffrax.AbstractSolver:

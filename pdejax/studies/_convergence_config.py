@@ -56,7 +56,7 @@ class ConvergenceConfig:
     depth: float | None = None
     steps: tuple[int, ...] | None = None
     dt: tuple[float, ...] | None = None
-    solvers: tuple[str, ...] = ("euler", "lietrotter", "heun", "strang", "rk4", "tsit5")
+    solvers: tuple[str, ...] = ("euler", "lietrotter", "heun", "strang", "rk4")
     tolerance: float = 1e-13
     spatial: tuple[int, ...] = (16, 32, 64, 128)
     diffusivity: float = 0.02

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from pdejax._depth import iid, scale_strength, strength_factor
+from pdejax._depth import DepthVarying, scale_strength, strength_factor
 from pdejax._equation import MasterEquation
 from pdejax._simulate import simulate
 from pdejax._types import Field
@@ -37,10 +37,12 @@ def iid_spread(
     base: MasterEquation, u0: Field, *, layers: Sequence[int], scaling: str, draws: int, key: PRNGKeyArray
 ) -> Regime:
     """Spread between `draws` networks of independent layers, each `u ← u + s(L)F_l(u)`, as L grows."""
-    # The scaling enters as a traced factor, so that all scalings share one compilation per L.
-    spreads = tuple(
-        float(_spread(scale_strength(base, strength_factor(scaling, count)), u0, count, draws, key)) for count in layers
-    )
+    longest = max(layers)
+    spreads = []
+    for count in layers:
+        # A network of fewer layers is the longest one with the others switched off: everything compiles once.
+        strength = strength_factor(scaling, count) * longest / count
+        spreads.append(float(_spread(base, u0, jnp.where(jnp.arange(longest) < count, strength, 0.0), draws, key)))
     return regime(f"iid {scaling}", "spread between draws", layers, spreads)
 
 
@@ -65,9 +67,14 @@ def verdict(quantity: str, exponent: float) -> str:
 
 
 @eqx.filter_jit
-def _spread(base: MasterEquation, u0: Field, layers: int, draws: int, key: PRNGKeyArray):
+def _spread(base: MasterEquation, u0: Field, strengths: Float[Array, " layers"], draws: int, key: PRNGKeyArray):
+    layers = strengths.shape[0]
+
+    def layer(k, strength):
+        return scale_strength(redraw(base, k), strength)
+
     def end(k):
-        network = iid(lambda kk: redraw(base, kk), layers, key=k)
+        network = DepthVarying(eqx.filter_vmap(layer)(jax.random.split(k, layers), strengths), 1.0, "constant")
         return simulate(network, u0, t1=1.0, steps=layers, solver="euler", save="end").us[-1]
 
     ends = jax.vmap(end)(jax.random.split(key, draws))

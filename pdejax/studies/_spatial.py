@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from pdejax._equation import MasterEquation
 from pdejax._simulate import simulate
 from pdejax._types import Field
 from pdejax.analysis import fit_order
-from pdejax.solvers import Grid, Laplacian
+from pdejax.solvers import Grid
 from pdejax.terms import Diffusion
 
 MODES = 6  # Fourier-cosine coefficients that are compared between meshes
@@ -42,7 +43,7 @@ def spatial_convergence(
     """Solve `base` with diffusion on finer and finer Neumann grids from one smooth function.
 
     The function is the real embedded sequence `u0` smoothed to its lowest cosine modes, so that it can be sampled on any
-    grid. Every solve is at a tolerance far below the spatial error. Raises `ValueError` unless `tokens` doubles.
+    grid. Every solve is far more accurate in depth than in space. Raises `ValueError` unless `tokens` doubles.
     """
     if len(tokens) < 3 or any(b != 2 * a for a, b in itertools.pairwise(tokens)):
         raise ValueError(f"spatial={tuple(tokens)} must double from one entry to the next, at least three entries.")
@@ -52,7 +53,9 @@ def spatial_convergence(
         grid = Grid(n)
         equation = MasterEquation(base.interaction, base.reaction, Diffusion(grid, diffusivity), base.stabilization)
         start = sample_cosines(modes, n)
-        end = simulate(equation, start, t1=depth, rtol=1e-10, atol=1e-10, solver="tsit5", save="end").us[-1]
+        # RK4 well inside its stability limit: the error in depth is many orders below that in space.
+        steps = math.ceil(depth * float(equation.damping()) / 2) + 24
+        end = simulate(equation, start, t1=depth, steps=steps, solver="rk4", save="end").us[-1]
         coefficients.append(np.asarray(cosine_coefficients(end)[:MODES]))
     scale = np.linalg.norm(coefficients[-1])
     differences = [float(np.linalg.norm(a - b) / scale) for a, b in itertools.pairwise(coefficients)]
@@ -61,18 +64,16 @@ def spatial_convergence(
 
 
 def cosine_coefficients(u: Field) -> Float[Array, "n d"]:
-    """Coefficients a_k of u(x) = Σ a_k cos(πkx) from samples at cell centres (discrete cosine transform)."""
+    """Coefficients a_k of u(x) = Σ a_k cos(πkx), k < n, from samples at cell centres: a discrete cosine transform."""
     n = u.shape[0]
-    transformed = Laplacian(Grid(n)).transform(u)
-    # The transform's own basis vectors, sampled, fix its normalization.
-    basis = Laplacian(Grid(n)).transform(cosines(n, n).T.astype(u.dtype))
-    return transformed / jnp.diagonal(basis)[:, None]
+    scale = np.where(np.arange(n) == 0, 1.0, 2.0)[:, None] / n
+    return jnp.asarray(scale * (cosines(n, n) @ np.asarray(u)), u.dtype)
 
 
 def sample_cosines(modes: Float[Array, "m d"], n: int) -> Field:
     """Σ a_k cos(πkx) at n cell centres."""
-    return cosines(modes.shape[0], n).T.astype(modes.dtype) @ modes
+    return jnp.asarray(cosines(modes.shape[0], n).T @ np.asarray(modes), modes.dtype)
 
 
-def cosines(m: int, n: int) -> Float[Array, "m n"]:
-    return jnp.cos(jnp.pi * jnp.arange(m)[:, None] * ((jnp.arange(n) + 0.5) / n)[None, :])
+def cosines(m: int, n: int) -> Float[np.ndarray, "m n"]:
+    return np.cos(np.pi * np.arange(m)[:, None] * ((np.arange(n) + 0.5) / n)[None, :])
