@@ -66,7 +66,8 @@ def equation_and_state(n: int, batch: int | None = None):
 def take_turns(candidates: dict, rounds: int, quiet: bool = False) -> dict[str, dict[str, float]]:
     """Minimum and median seconds of every candidate; one call each, turn by turn, after two to warm up."""
     for call in candidates.values():
-        call(), call()
+        for _ in range(2):
+            call()
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, call in candidates.items():
@@ -142,7 +143,7 @@ def field(n: int, rounds: int) -> dict:
     a = jnp.asarray(np.random.default_rng(0).normal(size=(2048, 2048)), jnp.float32)
     product = jax.jit(lambda x: x @ x)
     flops = 2 * n * (4 * D * D + 2 * D * FFN) + 4 * n * n * D
-    out = {"flops": flops}
+    out: dict = {"flops": flops}
     torch = _torch()
     for batch in (1, 4, 8):
         equation, u = equation_and_state(n, batch)
@@ -180,6 +181,7 @@ def memory(n: int, rounds: int) -> dict:
             sizes = {}
             for name, function in (("forward", forward), ("gradient", gradient)):
                 analysis = jax.jit(function).lower(x, x, x).compile().memory_analysis()
+                assert analysis is not None
                 sizes[name] = analysis.temp_size_in_bytes / 2**20
             out[f"N={tokens} {kind}"] = sizes
             print(
@@ -280,8 +282,8 @@ def against_torch(n: int, rounds: int) -> dict:
 def _torch():
     """The PyTorch side, or None where it is not installed."""
     try:
-        import torch
-        import torchdiffeq
+        import torch  # pyright: ignore[reportMissingImports]
+        import torchdiffeq  # pyright: ignore[reportMissingImports]
         from torch_twin import TorchField
     except ImportError:
         return None

@@ -1,8 +1,8 @@
 """The benchmark's field once more in PyTorch, with fused attention and the same weights, for torchdiffeq."""
 
 import numpy as np
-import torch
-import torch.nn.functional as F
+import torch  # pyright: ignore[reportMissingImports]
+import torch.nn.functional as F  # pyright: ignore[reportMissingImports]
 
 
 class TorchField(torch.nn.Module):

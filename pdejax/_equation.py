@@ -133,6 +133,12 @@ class MultilayerEquation(AbstractEquation):
                 f"MultilayerEquation: {len(layers)} layers need {max(len(layers) - 1, 0)} exchanges between them, "
                 f"but {len(exchange)} were given."
             )
+        for name, given, kind in (("layers", layers, MasterEquation), ("exchange", exchange, Exchange)):
+            for item in given:
+                if not isinstance(item, kind):
+                    raise TypeError(
+                        f"MultilayerEquation: {name} has a {type(item).__name__}; it must hold {kind.__name__} objects."
+                    )
         self.layers = stack(layers)
         self.exchange = stack(exchange) if exchange else None
         self.size = len(layers)
@@ -164,6 +170,11 @@ class MultilayerEquation(AbstractEquation):
         if len(shape) != 3 or shape[0] != self.size:
             raise ValueError(f"MultilayerEquation: the state must have shape ({self.size}, n, d), got {shape}.")
         unstack_shapes(self.layers).check(shape[1:])
+        if self.exchange is not None and self.exchange.w.shape[-1] != shape[-1]:
+            raise ValueError(
+                f"MultilayerEquation: exchange was built for fields of width dim={self.exchange.w.shape[-1]}, but the state "
+                f"has {shape[-1]} features."
+            )
 
 
 class _ExchangeOnly(AbstractEquation):

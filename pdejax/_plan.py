@@ -29,8 +29,10 @@ def check_steps(steps, rtol, atol) -> int | None:
                 raise ValueError(
                     f"simulate: adaptive steps need both tolerances, but {name} is missing; try {name}=1e-6."
                 )
-            if not traced(value) and not (float(value) >= 0 and math.isfinite(float(value))):
+            if not traced(value) and not (_number(name, value) >= 0 and math.isfinite(value)):
                 raise ValueError(f"simulate: {name}={value} must be finite and not negative.")
+        if not traced(rtol, atol) and rtol == 0 and atol == 0:
+            raise ValueError("simulate: rtol and atol are both 0, which no step can meet; make one of them positive.")
         return None
     if traced(steps):
         raise TypeError(
@@ -48,13 +50,31 @@ def check_steps(steps, rtol, atol) -> int | None:
     return number
 
 
+def check_max_steps(max_steps, steps: int | None) -> None:
+    if max_steps is None:
+        return
+    if steps is not None:
+        raise ValueError(
+            f"simulate: max_steps={max_steps} limits adaptive steps, but steps={steps} says how many there are; leave one out."
+        )
+    if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
+        raise ValueError(f"simulate: max_steps={max_steps!r} must be an integer of at least 1.")
+
+
 def check_depths(t0, t1) -> None:
     for name, value in (("t0", t0), ("t1", t1)):
-        if not traced(value) and (np.ndim(value) or not math.isfinite(float(value))):
+        if not traced(value) and not math.isfinite(_number(name, value)):
             raise ValueError(f"simulate: {name}={value} must be one finite depth.")
     if not traced(t0, t1) and not float(t1) > float(t0):
         hint = "t1 must be positive" if float(t0) == 0 else f"t1 must be greater than t0={t0}"
         raise ValueError(f"simulate: t1={t1}: {hint}; depth runs forwards.")
+
+
+def _number(name: str, value) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"simulate: {name}={value!r} must be a single number.") from None
 
 
 def crossed_layers(equation: AbstractEquation, t0, t1, steps: int | None) -> tuple[int, ...]:
@@ -199,6 +219,11 @@ def check_split(
                 "LieTrotter or Strang."
             )
         return None
+    if split is not None and any(isinstance(group, str) for group in split):
+        raise TypeError(
+            f"simulate: split={split!r} must be groups of term names, such as "
+            '(("interaction",), ("reaction", "diffusion")).'
+        )
     groups = tuple((name,) for name in equation.names()) if split is None else tuple(tuple(group) for group in split)
     equation.multiterm(groups)
     if len(groups) != parts:

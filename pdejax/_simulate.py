@@ -14,7 +14,7 @@ from jaxtyping import Array, ArrayLike
 from pdejax._depth import DepthVarying
 from pdejax._equation import AbstractEquation
 from pdejax._integrate import CheckpointedScan, Diffrax, Outcome, Plan, Problem, run, with_loops, with_root_tolerances
-from pdejax._plan import check_depths, check_split, check_steps, make_plan
+from pdejax._plan import check_depths, check_max_steps, check_split, check_steps, make_plan
 from pdejax._start import starting_step
 from pdejax._trajectory import Trajectory
 from pdejax._types import traced
@@ -77,6 +77,7 @@ def simulate(
     Raises `ValueError`/`TypeError` for shapes, steps, tolerances, depths, solvers or masks that do not fit, before compiling.
     """
     number = check_steps(steps, rtol, atol)
+    check_max_steps(max_steps, number)
     check_depths(t0, t1)
     u0 = _check_field(equation, u0)
     args = FieldArgs(_check_mask(mask, u0))
@@ -203,7 +204,7 @@ def _check_limit(blowup: float | None, dtype) -> float:
 
 
 def _resolve_solver(equation, solver, split, steps: int | None):
-    parts = len(equation.names()) if split is None else len(split)
+    parts = len(split) if split else len(equation.names())
     resolved = get_solver(solver, terms=parts)
     structure = resolved.term_structure
     name = type(resolved).__name__

@@ -18,7 +18,9 @@ class OrderFit:
     used: tuple[int, ...]
 
 
-def fit_order(step_sizes: Sequence[float], errors: Sequence[float], *, floor: float = 0.0, last: int = 4) -> OrderFit:
+def fit_order(
+    step_sizes: Sequence[float] | np.ndarray, errors: Sequence[float] | np.ndarray, *, floor: float = 0.0, last: int = 4
+) -> OrderFit:
     r"""Least-squares slope of $\log e$ against $\log h$ over the `last` smallest steps whose error is above `floor`.
 
     The largest steps are not asymptotic and errors below `floor` are round-off or the reference's own error, so neither

@@ -15,7 +15,7 @@ def mesh_norm(u: Float[Array, "... n d"], mask: Mask | None = None) -> Float[Arr
     squares = jnp.sum(u**2, axis=-1)
     if mask is None:
         return jnp.sqrt(jnp.mean(squares, axis=-1))
-    return jnp.sqrt(jnp.sum(jnp.where(mask, squares, 0), axis=-1) / jnp.sum(mask))
+    return jnp.sqrt(jnp.sum(jnp.where(mask, squares, 0), axis=-1) / jnp.sum(mask, dtype=u.dtype))
 
 
 def token_max_norm(u: Float[Array, "... n d"], mask: Mask | None = None) -> Float[Array, "..."]:

@@ -16,12 +16,14 @@ from pdejax.terms._base import (
     at_least_float32,
     check_features,
     check_grid,
+    check_norms,
     concrete,
     constant,
     gaussian,
     mask_of,
+    scalar,
 )
-from pdejax.terms._kernels import attend
+from pdejax.terms._kernels import IMPLEMENTATIONS, attend
 from pdejax.terms._normalization import Norm
 from pdejax.terms._rotary import rotate
 
@@ -94,8 +96,8 @@ class Attention(AbstractTerm):
         norm_out: Norm | None = None,
         implementation: str = "auto",
     ):
-        if dim < 1 or heads < 1:
-            raise ValueError(f"Attention: dim={dim} and heads={heads} must be at least 1.")
+        if dim < 1 or heads < 1 or (head_dim is not None and head_dim < 1):
+            raise ValueError(f"Attention: dim={dim}, heads={heads} and head_dim={head_dim} must be at least 1.")
         if head_dim is None and dim % heads:
             divisors = [h for h in range(1, dim + 1) if dim % h == 0]
             raise ValueError(
@@ -108,6 +110,10 @@ class Attention(AbstractTerm):
         dk = dim // heads if head_dim is None else head_dim
         if rotary is not None and dk % 2:
             raise ValueError(f"Attention: rotary positions turn pairs of features, so dk={dk} must be even.")
+        if implementation not in IMPLEMENTATIONS:
+            raise ValueError(
+                f"Attention: implementation={implementation!r} is unknown; choose one of {IMPLEMENTATIONS}."
+            )
         if grid is not None and weights is not None:
             raise ValueError("Attention: give grid or weights, not both.")
         if grid is not None and grid.boundary == "dirichlet":
@@ -118,7 +124,7 @@ class Attention(AbstractTerm):
         self.wo = wo / (heads * dk) ** 0.5
         self.bq = self.bk = self.bv = jnp.zeros((heads, dk)) if bias else None
         self.bo = jnp.zeros(dim) if bias else None
-        self.strength = constant(strength)
+        self.strength = scalar("Attention", "strength", strength)
         self.quadrature = _positive(weights)
         self.norm, self.norm_out = norm, norm_out
         self.leak, self.kernel, self.causal, self.rotary = leak, kernel, causal, rotary
@@ -178,6 +184,7 @@ class Attention(AbstractTerm):
 
     def check(self, n: int, d: int) -> None:
         check_features("Attention", self.wq.shape[-3], d)
+        check_norms("Attention", d, self.norm, self.norm_out)
         if self.quadrature is not None:
             check_grid("Attention (its quadrature weights)", self.quadrature.shape[-1], n)
 
@@ -220,4 +227,6 @@ def _positive(weights):
         return None
     if concrete(weights) and not np.all(np.asarray(weights) > 0):
         raise ValueError("Attention: quadrature weights must all be positive, since the softmax needs log w_j.")
+    if jnp.ndim(weights) != 1:
+        raise ValueError(f"Attention: weights has shape {jnp.shape(weights)}; it must be (n,), one weight per token.")
     return constant(weights)

@@ -7,6 +7,7 @@ import math
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from pdejax._types import Depth, Field, Mask, traced
@@ -48,7 +49,23 @@ def mask_of(args: FieldArgs | None) -> Mask | None:
 def constant(value: ArrayLike) -> Array:
     """A coefficient as an inexact array leaf, so that changing its value never recompiles."""
     array = jnp.asarray(value)
-    return array if jnp.issubdtype(array.dtype, jnp.inexact) else array.astype(jnp.result_type(float))
+    inexact = jnp.issubdtype(array.dtype, jnp.inexact)
+    # A type of its own: a weak one would change, and recompile, as soon as the number is updated.
+    return jnp.asarray(array, array.dtype if inexact else jnp.result_type(float))
+
+
+def check_norms(owner: str, d: int, *norms) -> None:
+    """Raise `ValueError` unless every norm that is there has the width of the field."""
+    for norm in norms:
+        if norm is not None:
+            check_features(f"{owner} (its norm)", norm.scale.shape[-1], d)
+
+
+def scalar(owner: str, name: str, value: ArrayLike) -> Array:
+    """A coefficient that is one number."""
+    if jnp.ndim(value) or (concrete(value) and not np.isfinite(value)):
+        raise ValueError(f"{owner}: {name}={value} must be one finite number.")
+    return constant(value)
 
 
 def at_least_float32(dtype):

@@ -108,6 +108,8 @@ class EffectiveDiffusion(AbstractTerm):
         _needs_neighbours("EffectiveDiffusion", grid)
         if form not in get_args(Form):
             raise ValueError(f"EffectiveDiffusion: form={form!r} is unknown; choose one of {get_args(Form)}.")
+        if positions.ndim != 2:
+            raise ValueError(f"EffectiveDiffusion: positions has shape {positions.shape}; it must be (n, d).")
         check_grid("EffectiveDiffusion", grid.n, positions.shape[0])
         self.grid, self.interaction, self.reaction = grid, interaction, reaction
         self.positions, self.scale, self.form = positions, constant(scale), form

@@ -11,7 +11,15 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from pdejax._types import Activation, Depth, Field
 from pdejax.solvers import Grid
-from pdejax.terms._base import AbstractTerm, FieldArgs, check_features, check_grid, constant, gaussian
+from pdejax.terms._base import (
+    AbstractTerm,
+    FieldArgs,
+    check_features,
+    check_grid,
+    check_norms,
+    gaussian,
+    scalar,
+)
 from pdejax.terms._normalization import Norm
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -77,7 +85,7 @@ class FeedForward(AbstractTerm):
         w1, w2 = gaussian(key, (dim, hidden), (hidden, dim))
         self.w1, self.b1 = w1 / dim**0.5, jnp.zeros(hidden)
         self.w2, self.b2 = w2 / hidden**0.5, jnp.zeros(dim)
-        self.strength = constant(strength)
+        self.strength = scalar("FeedForward", "strength", strength)
         self.norm, self.norm_out, self.grid = norm, norm_out, grid
         self.activation, self.leak, self.source = activation, leak, source
 
@@ -90,7 +98,13 @@ class FeedForward(AbstractTerm):
         strength = self.strength.astype(u.dtype)
         du = strength * (out - u) if self.leak else strength * out
         if self.source is not None:
-            du = du + jnp.asarray(self.source(self._positions(u), jnp.asarray(t, u.dtype)), u.dtype)
+            source = jnp.asarray(self.source(self._positions(u), jnp.asarray(t, u.dtype)), u.dtype)
+            if source.shape != u.shape:
+                raise ValueError(
+                    f"FeedForward: source returned shape {source.shape} for a field of shape {u.shape}; "
+                    "it must return one value per token and feature."
+                )
+            du = du + source
         return du
 
     def network(self, x: Field) -> Field:
@@ -115,6 +129,7 @@ class FeedForward(AbstractTerm):
 
     def check(self, n: int, d: int) -> None:
         check_features("FeedForward", self.w1.shape[-2], d)
+        check_norms("FeedForward", d, self.norm, self.norm_out)
         if self.grid is not None:
             check_grid("FeedForward", self.grid.n, n)
 
