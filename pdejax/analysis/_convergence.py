@@ -220,8 +220,8 @@ def error_floor(reference_error: float) -> float:
 
 def expected_order(equation: AbstractEquation, name: str) -> float:
     """The scheme's order, capped at 2 where the field has kinks (ReLU, claim C17)."""
-    order = SOLVERS[name].order if name in SOLVERS else math.nan
-    return min(order, 2) if _has_kinks(equation) else order
+    order = float(SOLVERS[name].order) if name in SOLVERS else math.nan
+    return min(order, 2.0) if _has_kinks(equation) else order
 
 
 def check_depths(t1: float) -> np.ndarray:

@@ -1,150 +1,193 @@
-"""Block = field + solver + step: every row of the table, for the whole stack, against the Flax Transformer."""
+"""Block = field + solver + step: every block a `Transformer` can have, for the whole stack, against Flax."""
 
+import itertools
+import typing
+
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
 import pdejax as pj
-from pdejax.solvers import LieTrotter, Retract, Strang
+from pdejax.models import _config
+from pdejax.solvers import Euler, LieTrotter, Retract, Strang
 
-ROWS = {
-    "pre-LN sequential": {"norm": "pre"},
-    "pre-LN sequential, scaled": {"norm": "pre", "residual_scale": 0.35},
-    "no norm": {"norm": "none", "residual_scale": 0.5},
-    "parallel": {"norm": "pre", "block": "parallel"},
-    "parallel, no norm": {"norm": "none", "block": "parallel", "residual_scale": 0.5},
-    "parallel, peri": {"norm": "peri", "block": "parallel"},
-    "macaron": {"norm": "pre", "block": "macaron"},
-    "macaron, peri": {"norm": "peri", "block": "macaron"},
-    "macaron, post": {"norm": "post", "block": "macaron"},
-    "peri-LN": {"norm": "peri"},
-    "post-LN": {"norm": "post"},
-    "post-LN, scaled, rms": {"norm": "post", "norm_type": "rmsnorm", "residual_scale": 0.5},
-    "non-residual": {"norm": "none", "residual": "none"},
-    "non-residual, pre": {"norm": "pre", "residual": "none"},
-    "non-residual, post": {"norm": "post", "residual": "none"},
-    "gated": {"norm": "pre", "residual": "gated", "residual_scale": 0.3},
-    "gated, macaron": {"norm": "none", "residual": "gated", "residual_scale": 0.3, "block": "macaron"},
-    "gated, post": {"norm": "post", "residual": "gated", "residual_scale": 0.3},
-}
-# Each entry rides along with some rows, so that every option meets several blocks without compiling the product of all.
+# Each entry rides along with some blocks, so that every option meets several of them without the product of all.
 OPTIONS = (
-    {"positions": "rotary", "activation": "gelu"},
-    {"positions": "learned", "max_length": 20, "activation": "relu", "causal": True},
-    {"positions": "sinusoidal", "bias": True, "activation": "silu"},
+    {"positions": "rotary", "activation": "gelu", "dim": 12, "heads": 3},
+    {"positions": "learned", "max_length": 20, "activation": "relu", "causal": True, "norm_type": "rmsnorm"},
+    {"positions": "sinusoidal", "bias": True, "activation": "silu", "heads": 1, "layers": 2},
     {"positions": "none", "norm_type": "rmsnorm", "activation": "gelu_tanh", "bias": True, "causal": True},
+    {"positions": "rotary", "bias": True, "activation": "tanh", "causal": True, "ffn": 20, "norm_eps": 1e-3},
 )
+TOKENS = np.array([3, 1, 10, 0, 7, 3, 3, 8, 5])
+MASK = np.array([True, True, False, True, True, True, False, True, False])
 
 
-def build(row: dict, option: dict, dtype: str = "float64", **sizes) -> pj.Transformer:
-    sizes = {"vocab": 11, "dim": 12, "heads": 3, "layers": 3, "ffn": 20} | sizes
-    config = pj.TransformerConfig(**(sizes | option | row | {"dtype": dtype, "param_dtype": dtype}))
-    return perturbed(pj.Transformer(config, rngs=nnx.Rngs(1)))
+def config(dtype="float64", **options) -> pj.TransformerConfig:
+    sizes = {"vocab": 11, "dim": 8, "heads": 2, "layers": 3, "ffn": 5, "dtype": dtype, "param_dtype": dtype}
+    return pj.TransformerConfig(**sizes | options)
 
 
-def perturbed(model: pj.Transformer) -> pj.Transformer:
-    """Norm scales and biases away from their trivial initial values, so that losing one of them shows."""
-    rng = np.random.default_rng(0)
+def allowed_blocks():
+    """Every (block, norm, residual) that `TransformerConfig` accepts."""
+    found = []
+    names = (_config.BlockForm, _config.Norm, _config.Residual)
+    for block, norm, residual in itertools.product(*map(typing.get_args, names)):
+        scale = 1.0 if residual == "none" else 0.35
+        try:
+            config(block=block, norm=norm, residual=residual, residual_scale=scale)
+        except ValueError:
+            continue
+        found.append({"block": block, "norm": norm, "residual": residual, "residual_scale": scale})
+    return found
+
+
+BLOCKS = allowed_blocks()
+
+
+def name(block: dict) -> str:
+    return "-".join(str(block[key]) for key in ("block", "norm", "residual"))
+
+
+def build(**options) -> pj.Transformer:
+    """A model with every parameter random: losing a norm's scale or a bias would show."""
+    model = pj.Transformer(config(**options), rngs=nnx.Rngs(1))
+    random = np.random.default_rng(0)
     moved = {
-        name: value + 0.3 * rng.normal(size=value.shape).astype(value.dtype)
-        for name, value in model.parameters().items()
+        key: value + 0.3 * random.normal(size=value.shape).astype(value.dtype)
+        for key, value in model.parameters().items()
     }
     return pj.Transformer.from_parameters(model.config, moved)
 
 
 def stack_error(model: pj.Transformer, tokens, mask=None) -> float:
-    equation = pj.lift(model)
-    layers = model.config.layers
-    ours = pj.simulate(
-        equation, model.embed(tokens), t1=equation.t1, steps=layers, solver=pj.native_solver(model), mask=mask
-    )
+    """Largest relative distance over the layers between `simulate`, one step per layer, and the hidden states."""
+    equation, layers = pj.lift(model), model.config.layers
     theirs = model.hidden_states(tokens, mask)
-    assert ours.us.shape == theirs.shape == (layers + 1, tokens.shape[0], model.config.dim)
-    assert ours.us.dtype == theirs.dtype
-    valid = slice(None) if mask is None else np.flatnonzero(mask)
-    return float(jnp.linalg.norm((ours.us - theirs)[:, valid]) / jnp.linalg.norm(theirs[:, valid]))
+    ours = pj.simulate(
+        equation, theirs[0], t1=equation.t1, steps=layers, solver=pj.native_solver(model), mask=mask
+    )
+    assert ours.us.shape == theirs.shape == (layers + 1, len(tokens), model.config.dim)
+    assert ours.us.dtype == theirs.dtype and bool(ours.complete)
+    np.testing.assert_allclose(ours.ts, np.linspace(0, equation.t1, layers + 1), rtol=1e-6)
+    real = slice(None) if mask is None else mask  # the row of a padded query reaches no real token
+    ours, theirs = (np.asarray(x, float)[:, real] for x in (ours.us, theirs))
+    return float(np.max(np.linalg.norm(ours - theirs, axis=(1, 2)) / np.linalg.norm(theirs, axis=(1, 2))))
 
 
-@pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-12), ("float32", 1e-5)])
-@pytest.mark.parametrize("name", ROWS)
-def test_every_row_is_an_identity(name, dtype, tolerance):
-    option = OPTIONS[list(ROWS).index(name) % len(OPTIONS)]
-    model = build(ROWS[name], option, dtype)
-    tokens = jnp.arange(9) * 7 % 11
-    mask = jnp.arange(9) < 7
-    assert stack_error(model, tokens, mask) <= tolerance
+def test_every_allowed_block_is_here():
+    """4 norms and 3 residuals in sequence; 3 parallel ones; Macaron with 4 norms, added or gated."""
+    assert len(BLOCKS) == 4 * 3 + 3 + 4 * 2
+
+
+@pytest.mark.parametrize("index", range(len(BLOCKS)), ids=map(name, BLOCKS))
+def test_block_is_an_identity(index):
+    model = build(**BLOCKS[index] | OPTIONS[index % len(OPTIONS)])
+    assert stack_error(model, TOKENS, MASK) <= 1e-12
 
 
 @pytest.mark.parametrize(
-    "sizes, n", [({"dim": 8, "heads": 1, "layers": 1}, 1), ({"dim": 10, "heads": 5, "layers": 5, "ffn": 7}, 17)]
+    "block",
+    [
+        {"norm": "pre"},
+        {"norm": "post", "norm_type": "rmsnorm", "bias": True},
+        {"norm": "peri", "block": "parallel", "causal": True},
+        {"norm": "none", "block": "macaron", "residual_scale": 0.5},
+        {"norm": "pre", "residual": "gated", "residual_scale": 0.3},
+        {"norm": "none", "residual": "none"},
+    ],
+    ids=lambda block: "-".join(map(str, block.values())),
 )
-@pytest.mark.parametrize("name", ["pre-LN sequential", "post-LN"])
-def test_other_shapes(name, sizes, n):
-    model = build(ROWS[name], {"positions": "sinusoidal"}, **sizes)
-    assert stack_error(model, jnp.arange(n) % 11) <= 1e-12
+def test_float32(block):
+    """Every row of the table in single precision, on the sequence without padding."""
+    assert stack_error(build(dtype="float32", positions="rotary", **block), TOKENS) <= 1e-5
+
+
+@pytest.mark.parametrize("sizes, n", [({"heads": 1, "layers": 1}, 1), ({"dim": 10, "heads": 5, "layers": 5}, 17)])
+def test_other_shapes(sizes, n):
+    assert stack_error(build(norm="post", **sizes), np.arange(n) % 11) <= 1e-12
+
+
+def test_rotary_positions_far_out_in_float32():
+    """Angles near 1000 radians have lost four digits of single precision: both sides must take them in double."""
+    model = build(dtype="float32", positions="rotary", layers=1, norm="pre")
+    assert stack_error(model, np.arange(1000) * 7 % 11) <= 1e-5
 
 
 def test_a_wrong_weight_would_be_seen():
-    model = build(ROWS["pre-LN sequential"], OPTIONS[2])
-    tokens = jnp.arange(9)
+    model = build(norm="pre")
     moved = dict(model.parameters())
-    name = next(k for k in moved if k.endswith("bias") and "norm2" in k)
-    moved[name] = moved[name] + 1e-6
+    key = next(k for k in moved if k.endswith("bias") and "norm2" in k)
+    moved[key] = moved[key] + 1e-6
     other = pj.Transformer.from_parameters(model.config, moved)
-    equation = pj.lift(other)
-    ours = pj.simulate(equation, model.embed(tokens), t1=3.0, steps=3, solver=pj.native_solver(other)).us
-    assert float(jnp.linalg.norm(ours - model.hidden_states(tokens)) / jnp.linalg.norm(ours)) > 1e-9
+    run = pj.simulate(pj.lift(other), model.embed(TOKENS), t1=3.0, steps=3, solver=pj.native_solver(other))
+    theirs = model.hidden_states(TOKENS)
+    assert float(jnp.linalg.norm(run.us - theirs) / jnp.linalg.norm(theirs)) > 1e-9
 
 
-@pytest.mark.parametrize("option", OPTIONS, ids=lambda o: o["positions"])
-def test_attention_maps_are_the_models(option):
-    model = build(ROWS["pre-LN sequential"], option)
-    tokens, mask = jnp.arange(8), jnp.arange(8) < 6
-    equation, maps = pj.lift(model), model.attention_maps(tokens, mask)
-    states = model.hidden_states(tokens, mask)
-    for layer in range(3):
-        ours = equation.layer(layer).interaction.weights(states[layer], mask)
-        np.testing.assert_allclose(ours[:, :6], maps[layer][:, :6], atol=1e-12)
+@pytest.mark.parametrize(
+    "options", [*OPTIONS, {"norm": "post"}, {"norm": "pre", "block": "parallel"}], ids=range(len(OPTIONS) + 2)
+)
+def test_attention_maps_are_the_models(options):
+    """For blocks whose attention reads the state of the layer (Macaron's reads it after half a feed-forward)."""
+    model = build(**{"norm": "pre"} | options)
+    equation, maps, states = (
+        pj.lift(model),
+        model.attention_maps(TOKENS, MASK),
+        model.hidden_states(TOKENS, MASK),
+    )
+    weights = eqx.filter_jit(lambda layer, u: layer.interaction.weights(u, jnp.asarray(MASK)))
+    for l in range(model.config.layers):
+        ours = np.asarray(weights(equation.layer(l), states[l]))
+        np.testing.assert_allclose(ours[:, MASK], maps[l][:, MASK], atol=1e-13)
+        np.testing.assert_array_equal(ours[..., ~MASK], 0.0)
 
 
 def test_native_solvers_are_those_of_the_table():
-    def solver(name):
-        return pj.native_solver(build(ROWS[name], OPTIONS[0]))
+    def solver(**block):
+        return pj.native_solver(build(**block))
 
-    assert type(solver("pre-LN sequential")) is LieTrotter
-    assert type(solver("macaron")) is Strang
-    assert type(solver("parallel")).__name__ == "Euler"
-    assert all(isinstance(sub, Retract) for sub in solver("post-LN").solvers)
-
-
-def test_gate_is_the_step():
-    # A gated residual of scale h over L layers is explicit Euler of the leaky field over depth h·L: depth, not layers, counts.
-    model = build(ROWS["gated"], OPTIONS[0])
-    equation = pj.lift(model)
-    assert equation.t1 == pytest.approx(0.9)
-    plain = build(ROWS["non-residual, pre"], OPTIONS[0])
-    np.testing.assert_allclose(np.asarray(pj.lift(plain).t1), 3.0)
+    assert eqx.tree_equal(solver(norm="pre"), LieTrotter((Euler(), Euler())))
+    assert eqx.tree_equal(solver(norm="none", block="macaron"), Strang((Euler(), Euler())))
+    assert eqx.tree_equal(solver(norm="pre", block="parallel"), Euler())
+    post = solver(norm="post")
+    assert type(post) is LieTrotter
+    assert all(type(sub) is Retract and type(sub.solver) is Euler for sub in post.solvers)
 
 
-def test_refining_a_non_residual_network_makes_it_residual():
-    # One leaky layer at h = 1 forgets its input; the same field at small h keeps part of it (v2 Thm 3.4 is about the step).
-    model = build(ROWS["non-residual"], {"positions": "sinusoidal"}, layers=1)
-    u0 = model.embed(jnp.arange(9))
-    equation, native = pj.lift(model), pj.native_solver(model)
-    coarse = pj.simulate(equation, u0, t1=1.0, steps=1, solver=native).us[-1]
-    np.testing.assert_allclose(coarse, model.run(u0)[-1], atol=1e-12)
-    limit = pj.simulate(equation, u0, t1=1.0, rtol=1e-10, atol=1e-10, solver="dopri8").us[-1]
-    errors = [
-        float(jnp.linalg.norm(pj.simulate(equation, u0, t1=1.0, steps=m, solver=native).us[-1] - limit))
-        for m in (32, 64, 128)
-    ]
-    ratios = np.asarray(errors[:-1]) / np.asarray(errors[1:])
-    np.testing.assert_allclose(ratios, 2.0, atol=0.15)
+def test_field_of_a_residual_and_of_a_leak():
+    """`add` gives A and R with the scale as strength over depth L; `gated` the leaky field over depth L·s."""
+    add = pj.lift(build(norm="pre", residual_scale=0.35))
+    assert add.t1 == 3.0 and not add.stacked.interaction.leak
+    np.testing.assert_allclose(add.stacked.interaction.strength, np.full(3, 0.35))
+    for residual, scale, depth in (("gated", 0.3, 0.9), ("none", 1.0, 3.0)):
+        leaky = pj.lift(build(norm="pre", residual=residual, residual_scale=scale))
+        assert leaky.t1 == pytest.approx(depth) and leaky.stacked.reaction.leak
+        np.testing.assert_array_equal(leaky.stacked.reaction.strength, np.ones(3))
+
+
+def test_gates_are_smaller_steps_of_the_non_residual_network():
+    """Four gated layers with s = ¼ and equal weights are four steps h = ¼ of the one leaky layer whose h = 1 step has
+    no residual at all (v2 Thm 3.4 is about the step)."""
+    single = build(norm="pre", residual="none", layers=1, positions="rotary", bias=True)
+    repeated = {
+        key: jnp.concatenate([value] * 4) if key.startswith("layers/") else value
+        for key, value in single.parameters().items()
+    }
+    gates = pj.Transformer.from_parameters(
+        config(norm="pre", residual="gated", residual_scale=0.25, layers=4, positions="rotary", bias=True), repeated
+    )
+    theirs = gates.hidden_states(TOKENS)
+    native = pj.native_solver(single)
+    ours = pj.simulate(pj.lift(single), theirs[0], t1=1.0, steps=4, solver=native, save="steps")
+    np.testing.assert_allclose(ours.us, theirs, rtol=1e-12, atol=1e-12)
 
 
 def test_a_layered_retraction_needs_its_own_equation():
-    model = build(ROWS["post-LN"], OPTIONS[0])
-    single = pj.lift(model).layer(0)
+    model = build(norm="post")
     with pytest.raises(ValueError, match="one retraction per layer"):
-        pj.simulate(single, model.embed(jnp.arange(5)), t1=1.0, steps=1, solver=pj.native_solver(model))
+        pj.simulate(
+            pj.lift(model).layer(0), model.embed(TOKENS), t1=1.0, steps=1, solver=pj.native_solver(model)
+        )

@@ -1,0 +1,202 @@
+"""The continuum limit measured on tiny fields: orders, bounds, references, masks, layers."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import pdejax as pj
+from pdejax.analysis import (
+    check_depths,
+    convergence,
+    expected_order,
+    measure_constants,
+    measure_scheme,
+    mesh_norm,
+    solve_reference,
+)
+
+N, D, T = 5, 4, 2.0
+
+
+def base(seed=0, activation="gelu"):
+    keys = jax.random.split(jax.random.key(seed), 2)
+    return pj.MasterEquation(
+        interaction=pj.Attention(D, 2, key=keys[0], norm=pj.LayerNorm(D)),
+        reaction=pj.FeedForward(D, 7, key=keys[1], activation=activation),
+    )
+
+
+@pytest.fixture(scope="module")
+def smooth():
+    return pj.smooth_random(base(), T, key=jax.random.key(5))
+
+
+@pytest.fixture(scope="module")
+def u0():
+    return jax.random.normal(jax.random.key(6), (N, D))
+
+
+@pytest.fixture(scope="module")
+def measured(smooth, u0):
+    solvers = ("euler", "rk4", "lietrotter")
+    return convergence(smooth, u0, t1=T, steps=(64, 8, 16, 32), solvers=solvers)
+
+
+def record(result, solver):
+    return next(scheme for scheme in result.schemes if scheme.solver == solver)
+
+
+@pytest.mark.parametrize("solver, order", [("euler", 1), ("rk4", 4), ("lietrotter", 1)])
+def test_orders(measured, solver, order):
+    found = record(measured, solver)
+    assert found.expected == order
+    assert found.order == pytest.approx(order, abs=0.1)
+    assert found.ci < 0.3
+    assert found.steps == (8, 16, 32, 64)
+    assert found.step_sizes == tuple(T / n for n in found.steps)
+    assert all(a > b for a, b in zip(found.errors, found.errors[1:], strict=False))
+    assert not any(found.diverged)
+
+
+@pytest.mark.parametrize("solver", ["euler", "rk4", "lietrotter"])
+def test_errors_are_what_they_are_called(measured, smooth, u0, solver):
+    """One step count recomputed plainly from the definitions."""
+    found, truth = record(measured, solver), measured.reference
+    end = pj.simulate(smooth, u0, t1=T, steps=16, solver=solver, save="end").us[-1]
+    difference = np.asarray(end - truth.us[-1])
+    tokens = np.linalg.norm(difference, axis=1)
+    sizes = np.linalg.norm(np.asarray(truth.us[-1]), axis=1)
+    assert found.errors[1] == pytest.approx(np.linalg.norm(tokens) / np.linalg.norm(sizes), rel=1e-9)
+    assert found.max_errors[1] == pytest.approx(tokens.max() / sizes.max(), rel=1e-9)
+    # v2 (10): straight lines between the steps, compared off the grid.
+    us = np.asarray(pj.simulate(smooth, u0, t1=T, steps=16, solver=solver, save=np.linspace(0, T, 17)).us)
+    worst = 0.0
+    for t, u in zip(truth.ts[:-1], np.asarray(truth.us[:-1]), strict=True):
+        i = int(t / T * 16)
+        w = t / T * 16 - i
+        worst = max(worst, np.linalg.norm((1 - w) * us[i] + w * us[i + 1] - u))
+    assert found.uniform_errors[1] == pytest.approx(worst / np.linalg.norm(sizes), rel=1e-9)
+
+
+@pytest.mark.parametrize("solver", ["euler", "rk4", "lietrotter"])
+def test_the_linear_interpolant_is_of_order_two_at_most(measured, solver):
+    found = record(measured, solver)
+    assert found.uniform_order == pytest.approx(min(found.expected, 2), abs=0.15)
+
+
+def test_dense_output_keeps_the_order(measured):
+    found = record(measured, "rk4")
+    rates = -np.diff(np.log2(found.dense_errors))
+    assert np.all(rates > 3.5)
+    assert found.dense_errors[-1] < 1e-3 * found.uniform_errors[-1]
+
+
+@pytest.mark.parametrize("solver, kind", [("euler", "a-priori"), ("rk4", "defect"), ("lietrotter", "defect")])
+def test_bounds_hold_and_shrink_with_the_error(measured, solver, kind):
+    found = record(measured, solver)
+    assert found.bound_kind == kind
+    for error, bound, loose in zip(found.errors, found.bounds, found.lipschitz_bounds, strict=True):
+        assert error <= bound <= loose
+    rate = math.log2(found.bounds[-2] / found.bounds[-1])
+    assert rate == pytest.approx(found.expected, abs=0.2)
+
+
+def test_evaluations_and_times(measured):
+    assert record(measured, "euler").evaluations == (8, 16, 32, 64)
+    assert record(measured, "rk4").evaluations == (32, 64, 128, 256)
+    # Two terms, one evaluation of each per step: one of the whole field.
+    assert record(measured, "lietrotter").evaluations == (8, 16, 32, 64)
+    assert all(s > 0 for scheme in measured.schemes for s in scheme.seconds)
+
+
+def test_the_reference_knows_its_own_error(measured, smooth, u0):
+    reference = measured.reference
+    assert 0 <= reference.error <= reference.uniform_error < 1e-10
+    better = pj.simulate(smooth, u0, t1=T, rtol=1e-14, atol=1e-14, solver="tsit5", save=reference.ts).us
+    true = float(jnp.max(mesh_norm(reference.us - better)) / mesh_norm(better[-1]))
+    assert true <= max(3 * reference.uniform_error, 1e-12)
+    assert reference.ts[-1] == T and np.all(np.diff(reference.ts) > 0)
+
+
+@pytest.mark.slow
+def test_layers_are_refined_one_by_one(u0):
+    """Piecewise-constant weights keep every order, because no step crosses a layer."""
+    equation = pj.DepthVarying.from_layers([base(seed) for seed in (1, 2, 3)], T)
+    result = convergence(equation, u0, t1=T, steps=(6, 12, 24, 48), solvers=("euler", "rk4"))
+    for scheme in result.schemes:
+        assert scheme.order == pytest.approx(scheme.expected, abs=0.1)
+        assert scheme.uniform_order == pytest.approx(min(scheme.expected, 2), abs=0.2)
+        assert all(e <= b for e, b in zip(scheme.errors, scheme.bounds, strict=True))
+    with pytest.raises(ValueError, match="3 layers"):
+        convergence(equation, u0, t1=T, steps=(4, 8), solvers=("euler",), reference=result.reference)
+
+
+@pytest.mark.slow
+def test_padding_changes_nothing(smooth, u0, measured):
+    """A padded sequence and its mask give the numbers of the sequence alone."""
+    padded = jnp.concatenate([u0, jnp.full((2, D), 7.0)])
+    mask = jnp.arange(N + 2) < N
+    reference = solve_reference(smooth, padded, t1=T, mask=mask, tolerance=1e-13)
+    constants = measure_constants(smooth, reference, mask)
+    found = measure_scheme(
+        smooth, padded, t1=T, steps=(8, 16), solver="euler", reference=reference, constants=constants, mask=mask
+    )
+    plain = record(measured, "euler")
+    for name in ("errors", "max_errors", "uniform_errors", "dense_errors"):
+        np.testing.assert_allclose(getattr(found, name), getattr(plain, name)[:2], rtol=1e-8)
+
+
+def test_constants_can_be_given_by_an_existing_reference(measured, smooth, u0):
+    again = convergence(smooth, u0, t1=T, steps=(8, 16), solvers=("euler",), reference=measured.reference)
+    assert again.reference is measured.reference
+    assert again.constants == measured.constants
+    assert record(again, "euler").errors == record(measured, "euler").errors[:2]
+    assert math.isnan(record(again, "euler").ci)
+
+
+def test_schemes_can_be_solvers_of_ones_own(measured, smooth, u0):
+    own = measure_scheme(
+        smooth,
+        u0,
+        t1=T,
+        steps=(8, 16),
+        solver=pj.solvers.RK4(),
+        reference=measured.reference,
+        constants=measured.constants,
+    )
+    assert own.solver == "RK4" and math.isnan(own.expected)
+    np.testing.assert_allclose(own.errors, record(measured, "rk4").errors[:2], rtol=1e-12)
+
+
+def test_expected_orders():
+    assert [expected_order(base(), name) for name in ("euler", "heun", "rk4", "dopri8")] == [1, 2, 4, 8]
+    kinked = base(activation="relu")
+    assert [expected_order(kinked, name) for name in ("euler", "heun", "rk4", "dopri8")] == [1, 2, 2, 2]
+    assert expected_order(pj.smooth_random(kinked, 1.0, key=jax.random.key(0)), "rk4") == 2
+
+
+def test_check_depths_lie_off_every_step_grid():
+    depths = check_depths(3.0)
+    assert np.all(np.diff(depths) > 0) and depths[0] > 0 and depths[-1] < 3
+    assert np.max(np.diff(depths)) < 3 * 3 / len(depths)
+    for n in (2, 3, 4, 6, 8, 64, 1000):
+        steps = depths / 3 * n
+        assert np.min(np.abs(steps - np.round(steps))) > 1e-4
+
+
+def test_a_reference_that_blows_up():
+    explosive = pj.MasterEquation(interaction=pj.Attention(2, key=jax.random.key(0), kernel="linear", strength=50.0))
+    with pytest.raises(RuntimeError, match=r"did not reach t1=5.*blow-up depth"):
+        solve_reference(explosive, 3 * jnp.eye(2), t1=5.0)
+
+
+def test_bad_input(measured, smooth, u0):
+    with pytest.raises(ValueError, match="at least two step counts"):
+        convergence(smooth, u0, t1=T, steps=(8,))
+    with pytest.raises(ValueError, match=r"float32.*enable_x64"):
+        convergence(smooth, u0.astype(jnp.float32), t1=T)
+    with pytest.raises(ValueError, match="rk4"):
+        convergence(smooth, u0, t1=T, steps=(8, 16), solvers=("rk44",), reference=measured.reference)
