@@ -1,6 +1,7 @@
 """The jitted solves behind `simulate`: one interval, or one interval per layer, by diffrax or by a checkpointed scan."""
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -110,6 +111,8 @@ def _run_layers(problem: Problem, plan: Plan, interval: Interval) -> Outcome:
         terms = terms_of(equation.layer(index), plan.split)
         solver = take_layer(problem.solver, index)
         part = interval(terms, solver, start, stop, u, problem.args, plan, wanted, problem.reduce)
+        if plan.progress:
+            jax.debug.callback(_tell, index - first + 1, count)
         now = lost | ~part.complete
         if plan.save in ("steps", "depths"):
             saved = jax.tree.map(lambda v: jnp.where(lost, jnp.nan, v), part.saved)
@@ -126,6 +129,10 @@ def _run_layers(problem: Problem, plan: Plan, interval: Interval) -> Outcome:
     first_bad = jnp.argmax(parts.diverged)
     stats = _stats(plan, parts.steps, parts.rejected)
     return Outcome(us, stats, jnp.any(parts.diverged), parts.blowup_time[first_bad], jnp.all(parts.complete))
+
+
+def _tell(done, count) -> None:
+    print(f"layer {int(done)} of {int(count)}", file=sys.stderr, flush=True)
 
 
 def _stats(plan: Plan, steps: Int[Array, " segments"], rejected: Int[Array, " segments"]) -> Stats:

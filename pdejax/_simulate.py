@@ -69,7 +69,8 @@ def simulate(
       field damps: it would integrate the damping backwards), or a diffrax adjoint.
     - `max_steps`: ceiling for adaptive steps (default 65,536; 4,096 with `save="steps"`).
     - `blowup`: end the solve when max|u| exceeds this (default: the square root of the largest float).
-    - `progress`: show a progress meter. `throw`: raise `DivergenceError` instead of reporting.
+    - `progress`: show a progress meter (by layers for piecewise-constant weights).
+    - `throw`: raise `DivergenceError` instead of reporting.
 
     Returns a `Trajectory`. A field that blows up is a result (`diverged`, `blowup_time`), not an exception. The step size is a
     traced value: one compiled function serves every number of steps. Batches go through `jax.vmap`.

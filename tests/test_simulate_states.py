@@ -234,6 +234,13 @@ def test_progress_meter(capsys, getkey):
     assert "100.00%" in shown.out + shown.err
 
 
+def test_progress_of_layers(capsys, getkey):
+    layers = DepthVarying.from_layers([master(getkey()) for _ in range(3)], 3.0)
+    simulate(layers, field(), t1=3.0, steps=3, solver="euler", progress=True)
+    jax.effects_barrier()
+    assert capsys.readouterr().err.splitlines() == ["layer 1 of 3", "layer 2 of 3", "layer 3 of 3"]
+
+
 def test_float32_all_the_way(getkey):
     """float64 weights, a float32 field: everything stays float32 and agrees to its precision."""
     equation = master(getkey())

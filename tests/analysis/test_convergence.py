@@ -18,14 +18,14 @@ from pdejax.analysis import (
     solve_reference,
 )
 
-N, D, T = 5, 4, 2.0
+N, D, T = 5, 6, 1.0
 
 
 def base(seed=0, activation="gelu"):
     keys = jax.random.split(jax.random.key(seed), 2)
     return pj.MasterEquation(
         interaction=pj.Attention(D, 2, key=keys[0], norm=pj.LayerNorm(D)),
-        reaction=pj.FeedForward(D, 7, key=keys[1], activation=activation),
+        reaction=pj.FeedForward(D, 7, key=keys[1], norm=pj.LayerNorm(D), activation=activation),
     )
 
 
@@ -36,7 +36,7 @@ def smooth():
 
 @pytest.fixture(scope="module")
 def u0():
-    return jax.random.normal(jax.random.key(6), (N, D))
+    return 2 * jax.random.normal(jax.random.key(6), (N, D))
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_the_linear_interpolant_is_of_order_two_at_most(measured, solver):
 def test_dense_output_keeps_the_order(measured):
     found = record(measured, "rk4")
     rates = -np.diff(np.log2(found.dense_errors))
-    assert np.all(rates > 3.5)
+    assert np.all(np.abs(rates - 4) < 0.3)
     assert found.dense_errors[-1] < 1e-3 * found.uniform_errors[-1]
 
 
@@ -182,9 +182,9 @@ def test_check_depths_lie_off_every_step_grid():
     depths = check_depths(3.0)
     assert np.all(np.diff(depths) > 0) and depths[0] > 0 and depths[-1] < 3
     assert np.max(np.diff(depths)) < 3 * 3 / len(depths)
-    for n in (2, 3, 4, 6, 8, 64, 1000):
+    for n in (2, 3, 4, 6, 8, 64):
         steps = depths / 3 * n
-        assert np.min(np.abs(steps - np.round(steps))) > 1e-4
+        assert np.min(np.abs(steps - np.round(steps))) > 1e-3
 
 
 def test_a_reference_that_blows_up():

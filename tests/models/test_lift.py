@@ -66,9 +66,7 @@ def stack_error(model: pj.Transformer, tokens, mask=None) -> float:
     """Largest relative distance over the layers between `simulate`, one step per layer, and the hidden states."""
     equation, layers = pj.lift(model), model.config.layers
     theirs = model.hidden_states(tokens, mask)
-    ours = pj.simulate(
-        equation, theirs[0], t1=equation.t1, steps=layers, solver=pj.native_solver(model), mask=mask
-    )
+    ours = pj.simulate(equation, theirs[0], t1=equation.t1, steps=layers, solver=pj.native_solver(model), mask=mask)
     assert ours.us.shape == theirs.shape == (layers + 1, len(tokens), model.config.dim)
     assert ours.us.dtype == theirs.dtype and bool(ours.complete)
     np.testing.assert_allclose(ours.ts, np.linspace(0, equation.t1, layers + 1), rtol=1e-6)
@@ -188,6 +186,4 @@ def test_gates_are_smaller_steps_of_the_non_residual_network():
 def test_a_layered_retraction_needs_its_own_equation():
     model = build(norm="post")
     with pytest.raises(ValueError, match="one retraction per layer"):
-        pj.simulate(
-            pj.lift(model).layer(0), model.embed(TOKENS), t1=1.0, steps=1, solver=pj.native_solver(model)
-        )
+        pj.simulate(pj.lift(model).layer(0), model.embed(TOKENS), t1=1.0, steps=1, solver=pj.native_solver(model))
