@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import inspect
 import json
 import os
 import pathlib
@@ -63,7 +64,7 @@ def _add_convergence(commands) -> None:
         help="measure the continuum limit on real input",
         description="Errors, orders and bounds of each scheme as the step is refined; see pdejax.studies.ConvergenceConfig.",
     )
-    hints = typing.get_type_hints(ConvergenceConfig)
+    hints = inspect.get_annotations(ConvergenceConfig)
     numbers = {"length": "N", "dim": "D", "layers": "L", "heads": "H", "ffn": "F", "seed": "S", "draws": "K"}
     for field in dataclasses.fields(ConvergenceConfig):
         name, hint = f"--{field.name}", hints[field.name]

@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import math
 import pathlib
-from typing import Literal, get_args
+from typing import Literal, get_args, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,8 @@ Weights = Literal["smooth", "iid", "checkpoint"]
 FieldNorm = Literal["pre", "peri", "none"]
 
 
+# Checked in __post_init__ with messages that say what to do, so a runtime type checker need not come first.
+@no_type_check
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConvergenceConfig:
     """Configuration of the convergence study.

@@ -1,0 +1,306 @@
+"""The convergence study: its files, its resuming, its verdicts, and its command."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray as xr
+from flax import nnx
+
+import pdejax as pj
+from pdejax import analysis, cli
+from pdejax.studies import ConvergenceConfig, ResultError, convergence
+from pdejax.studies import _convergence as study
+from pdejax.studies._convergence_config import build_case
+from pdejax.studies._convergence_table import HEADER, scheme_row, summary
+from pdejax.studies._regimes import regime, verdict
+from pdejax.studies._spatial import cosine_coefficients, sample_cosines, spatial_convergence
+
+SMALL = {"length": 10, "dim": 8, "heads": 2, "layers": 2, "ffn": 12, "spatial": (), "regimes": (), "steps": (4, 8, 16)}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("convergence")
+
+
+@pytest.fixture(scope="module")
+def config(folder):
+    return ConvergenceConfig(**SMALL, solvers=("euler", "rk4"), out=str(folder))
+
+
+@pytest.fixture(scope="module")
+def result(config):
+    return convergence(config)
+
+
+@pytest.fixture
+def content(folder, result):
+    return json.loads((folder / "convergence.json").read_text())
+
+
+def test_json_holds_what_was_promised(content):
+    assert set(content) == {"study", "config", "environment", "results", "verdicts"}
+    assert content["study"] == "convergence" and content["config"]["length"] == 10
+    assert content["environment"]["versions"]["jax"] == jax.__version__
+    rows = {row["solver"]: row for row in content["results"]["orders"]}
+    assert list(rows) == ["euler", "rk4"]
+    for row in rows.values():
+        keys = {"solver", "expected", "order", "ci", "steps", "errors", "bounds", "evaluations", "seconds"}
+        assert keys <= set(row)
+        assert len(row["errors"]) == len(row["bounds"]) == len(row["seconds"]) == 3
+    assert rows["euler"]["evaluations"] == [4, 8, 16] and rows["rk4"]["evaluations"] == [16, 32, 64]
+
+
+def test_orders_are_measured_on_real_input(result):
+    euler, rk4 = result.results["orders"]
+    assert abs(euler["order"] - 1) < 0.15 and abs(rk4["order"] - 4) < 0.4
+    assert result.results["input"].startswith("ListOps: [")
+    assert all(error < bound for row in (euler, rk4) for error, bound in zip(row["errors"], row["bounds"], strict=True))
+
+
+def test_dataset_and_plots(folder, content):
+    with xr.open_dataset(folder / "convergence.nc", engine="scipy") as data:
+        assert list(data.solver.values) == ["euler", "rk4"]
+        np.testing.assert_allclose(data.errors.sel(solver="rk4"), content["results"]["orders"][1]["errors"])
+    for name in ("error_step.png", "work_precision.png"):
+        image = (folder / name).read_bytes()
+        assert image.startswith(b"\x89PNG") and len(image) > 10_000
+
+
+def test_a_second_run_measures_nothing(config, result, monkeypatch):
+    def never(*args, **kwargs):
+        raise AssertionError("measured again")
+
+    for name in ("measure_scheme", "measure_constants", "solve_reference"):
+        monkeypatch.setattr(analysis, name, never)
+    again = convergence(config)
+    assert again.results["orders"] == result.results["orders"]
+
+
+def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
+    config = ConvergenceConfig(**SMALL, solvers=("euler", "heun"), out=str(tmp_path))
+    measure, seen = analysis.measure_scheme, []
+
+    def interrupted(*args, solver, **kwargs):
+        seen.append(solver)
+        if solver == "heun" and seen.count("heun") == 1:
+            raise KeyboardInterrupt
+        return measure(*args, solver=solver, **kwargs)
+
+    monkeypatch.setattr(analysis, "measure_scheme", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        convergence(config)
+    assert not (tmp_path / "convergence.json").exists()
+    assert [row["solver"] for row in convergence(config).results["orders"]] == ["euler", "heun"]
+    assert seen == ["euler", "heun", "heun"]
+
+
+def test_damaged_parts_and_half_written_results(config, folder, result):
+    [part] = (folder / "parts").glob("*/scheme-euler-*.json")
+    part.write_text(part.read_text()[:40])
+    (folder / "convergence.json").write_text('{"study": "conv')
+    notices = []
+    again = convergence(config, report=notices.append)
+    assert any("damaged" in text and part.name in text for text in notices)
+    assert json.loads((folder / "convergence.json").read_text())["study"] == "convergence"
+    np.testing.assert_allclose(again.results["orders"][0]["errors"], result.results["orders"][0]["errors"], rtol=1e-9)
+
+
+def test_output_that_cannot_be_written(tmp_path):
+    taken = tmp_path / "taken"
+    taken.write_text("a file")
+    for out in (taken, taken / "below"):
+        with pytest.raises(ResultError, match="taken"):
+            convergence(ConvergenceConfig(**SMALL, out=str(out)))
+
+
+@pytest.mark.parametrize(
+    "change, word",
+    [
+        ({"dataset": "cifar"}, "dataset"),
+        ({"weights": "rough"}, "weights"),
+        ({"norm": "post"}, "flow on the normalized"),
+        ({"activation": "relu6"}, "activation"),
+        ({"length": 0}, "length"),
+        ({"heads": 3}, "heads=3"),
+        ({"depth": -1.0}, "depth"),
+        ({"tolerance": 1e-20}, "tolerance"),
+        ({"dt": (0.5, 0.25)}, "steps or dt"),
+        ({"checkpoint": "x.npz"}, "belong together"),
+        ({"solvers": ()}, "solvers"),
+        ({"solvers": ("eulr",)}, "Did you mean 'euler'"),
+        ({"steps": (4, 0)}, "steps"),
+    ],
+)
+def test_bad_configurations(change, word):
+    with pytest.raises(ValueError, match=word):
+        ConvergenceConfig(**(SMALL | change))
+
+
+def test_step_sizes():
+    free = ConvergenceConfig(**{k: v for k, v in SMALL.items() if k != "steps"}, dt=(0.5, 0.25))
+    assert free.step_counts(2.0, 1) == (4, 8)
+    with pytest.raises(ValueError, match=r"dt=0.3"):
+        dataclasses.replace(free, dt=(0.3, 0.15)).step_counts(2.0, 1)
+    with pytest.raises(ValueError, match="multiples of the 3 layers"):
+        ConvergenceConfig(**SMALL).step_counts(3.0, 3)
+    with pytest.raises(ValueError, match="at least two"):
+        ConvergenceConfig(**(SMALL | {"steps": (4, 4)})).step_counts(2.0, 1)
+    assert ConvergenceConfig().step_counts(2.0, 1) == (4, 8, 16, 32, 64, 128, 256)
+    assert ConvergenceConfig().step_counts(6.0, 6)[:2] == (6, 12)
+
+
+@pytest.mark.slow
+def test_digits_and_independent_layers():
+    found = convergence(
+        ConvergenceConfig(**(SMALL | {"dataset": "digits", "weights": "iid", "steps": (2, 4, 8)}), solvers=("euler",))
+    )
+    assert found.results["input"].startswith("digits image 0 of class")
+    assert found.results["tokens"] == 64
+    assert abs(found.results["orders"][0]["order"] - 1) < 0.2
+
+
+@pytest.mark.slow
+def test_checkpoints(tmp_path):
+    path = tmp_path / "model.npz"
+    options = {"vocab": 16, "dim": 8, "heads": 2, "layers": 2, "ffn": 12, "residual_scale": 0.5}
+    model = pj.Transformer(pj.TransformerConfig(**options), rngs=nnx.Rngs(3))
+    pj.save_checkpoint(path, model)
+    config = ConvergenceConfig(**(SMALL | {"weights": "checkpoint", "checkpoint": str(path), "steps": (2, 4)}))
+    case = build_case(config)
+    assert case.t1 == 2.0 and case.layers == 2
+    np.testing.assert_allclose(
+        case.base.interaction.wq, np.asarray(model.layer_weights()["wq"][0], np.float64), rtol=1e-6
+    )
+
+
+def record(**changes):
+    base = {
+        "solver": "euler",
+        "expected": 1.0,
+        "order": 1.01,
+        "ci": 0.01,
+        "used": [4, 8],
+        "steps": [4, 8],
+        "step_sizes": [0.5, 0.25],
+        "errors": [0.1, 0.05],
+        "max_errors": [0.1, 0.05],
+        "uniform_errors": [0.1, 0.05],
+        "bounds": [1.0, 0.5],
+        "evaluations": [4, 8],
+        "seconds": [0.1, 0.2],
+        "diverged": [False, False],
+    }
+    return base | changes
+
+
+def verdicts(**changes):
+    results = {"orders": [record(**changes)], "spatial": None, "regimes": [], "reference": {"error": 1e-14}}
+    return study._verdicts(results)
+
+
+def test_verdicts_follow_the_numbers():
+    assert verdicts()["order euler"].startswith("as expected")
+    assert verdicts(order=1.3)["order euler"].startswith("NOT as expected")
+    assert verdicts(order=None)["order euler"].startswith("not measurable")
+    assert "blew up" in verdicts(diverged=[True, False])["order euler"]
+    assert verdicts()["a-priori bound v2 (12)"].startswith("holds")
+    assert "VIOLATED by euler" in verdicts(errors=[2.0, 0.05])["a-priori bound v2 (12)"]
+
+
+def test_table_shows_missing_numbers_as_such():
+    assert len(scheme_row(record())) == len(HEADER)
+    assert " - " in scheme_row(record(order=None, ci=None))
+
+
+def test_summary_names_what_was_measured(content):
+    text = summary(content)
+    for word in ("reference", "log-norm", "verdicts", "order rk4", "seed 0"):
+        assert word in text
+
+
+@pytest.mark.parametrize(
+    "exponent, words", [(-0.5, "averaged field"), (0.0, "SDE-like"), (0.5, "unclassified"), (-1.0, "unclassified")]
+)
+def test_regimes_of_independent_layers(exponent, words):
+    layers = (8, 32, 128)
+    found = regime("iid", "spread between draws", layers, [0.3 * count**exponent for count in layers])
+    assert found.exponent == pytest.approx(exponent, abs=1e-9)
+    assert words in found.verdict
+
+
+def test_regime_of_smooth_weights():
+    assert "ODE limit" in verdict("distance to the ODE's solution", -1.0)
+    assert "no first-order" in verdict("distance to the ODE's solution", -0.5)
+
+
+def test_cosine_coefficients_are_a_transform_and_back(getkey):
+    u = jax.random.normal(getkey(), (7, 3))
+    np.testing.assert_allclose(sample_cosines(cosine_coefficients(u), 7), u, atol=1e-12)
+    # Coefficients belong to the function, not to the grid.
+    modes = cosine_coefficients(u)[:3]
+    np.testing.assert_allclose(cosine_coefficients(sample_cosines(modes, 20))[:3], modes, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_spatial_order(getkey):
+    base = pj.MasterEquation(interaction=pj.Attention(4, 2, key=getkey()), reaction=pj.FeedForward(4, 8, key=getkey()))
+    found = spatial_convergence(base, jax.random.normal(getkey(), (12, 4)), tokens=(12, 24, 48), diffusivity=0.05)
+    assert abs(found.order - 2) < 0.15
+    with pytest.raises(ValueError, match="double"):
+        spatial_convergence(base, jnp.ones((4, 4)), tokens=(8, 12, 16), diffusivity=0.05)
+
+
+def test_command(tmp_path, capsys):
+    arguments = [
+        "convergence",
+        "--quiet",
+        "--length",
+        "10",
+        "--dim",
+        "8",
+        "--heads",
+        "2",
+        "--layers",
+        "2",
+        "--ffn",
+        "12",
+    ]
+    arguments += ["--steps", "4", "8", "16", "--solvers", "euler", "--spatial", "--regimes", "--out", str(tmp_path)]
+    assert cli.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert HEADER in printed and "euler" in printed and "saved" in printed
+    assert (tmp_path / "convergence.json").exists()
+
+
+def test_commands_refuse_bad_input(tmp_path, capsys):
+    taken = tmp_path / "file"
+    taken.write_text("")
+    assert cli.main(["convergence", "--out", str(taken)]) == 2
+    assert "--out" in capsys.readouterr().err
+    assert cli.main(["convergence", "--solvers", "eulr"]) == 2
+    assert "Did you mean 'euler'" in capsys.readouterr().err
+    for arguments in ([], ["convergence", "--nothing"], ["convergence", "--norm", "batch"]):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(arguments)
+        assert stop.value.code == 2
+
+
+def test_interrupt_says_how_to_go_on(monkeypatch, capsys, tmp_path):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pdejax.studies.convergence", interrupted)
+    assert cli.main(["convergence", "--out", str(tmp_path)]) == 130
+    assert "goes on" in capsys.readouterr().err
+
+
+def test_info(capsys):
+    assert cli.main(["info", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["versions"]["jax"] == jax.__version__
+    assert cli.main(["info"]) == 0
+    assert "backend" in capsys.readouterr().out
