@@ -56,12 +56,14 @@ def test_order(solver, sweep, smooth):
     np.testing.assert_allclose(np.log2(errors[:-1] / errors[1:]), ORDERS[solver], atol=0.15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ORDERS)
 def test_one_trace_serves_every_step_size(solver, sweep):
     traces = [sweep[solver, steps][4] for steps in STEPS]
     assert traces[0] > 0 and traces[1:] == [0] * 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ORDERS)
 def test_steps_and_evaluations_are_those_taken(solver, sweep):
     """Both terms tick once in an evaluation of the field."""
@@ -72,6 +74,7 @@ def test_steps_and_evaluations_are_those_taken(solver, sweep):
         assert ticks == 2 * reported
 
 
+@pytest.mark.slow
 def test_euler_is_the_plain_loop(smooth, sweep):
     _, varying, u0, _ = smooth
     f, u = numpy_cosine_field(varying), np.asarray(u0)

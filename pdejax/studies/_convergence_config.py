@@ -17,6 +17,7 @@ from pdejax._types import Activation, Field
 from pdejax.data import digits, listops
 from pdejax.models import Transformer, TransformerConfig, lift, load_checkpoint
 from pdejax.solvers import SOLVERS
+from pdejax.studies._spatial import check_tokens
 
 Dataset = Literal["listops", "digits"]
 Weights = Literal["smooth", "iid", "checkpoint"]
@@ -78,19 +79,27 @@ class ConvergenceConfig:
                     name == "norm"
                 )
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose one of {allowed}{hint}.")
-        for name in ("length", "dim", "layers", "heads", "draws"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be an integer of at least 1.")
+        least = {"length": 1, "dim": 1, "layers": 1, "heads": 1, "ffn": 1, "draws": 2, "seed": 0}
+        for name, smallest in least.items():
+            value = getattr(self, name)
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if not ((whole and value >= smallest) or (name == "ffn" and value is None)):
+                raise ValueError(f"{name}={value!r} must be an integer of at least {smallest}.")
         if self.dim % self.heads:
             raise ValueError(f"heads={self.heads} must divide dim={self.dim}.")
-        if self.depth is not None and not (math.isfinite(self.depth) and self.depth > 0):
-            raise ValueError(f"depth={self.depth} must be positive.")
-        if not self.tolerance > 0 or self.tolerance < 1e-14:
-            raise ValueError(f"tolerance={self.tolerance} must be at least 1e-14, the limit of float64.")
+        if self.depth is not None and not (_is_number(self.depth) and self.depth > 0):
+            raise ValueError(f"depth={self.depth!r} must be positive and finite.")
+        if not (_is_number(self.tolerance) and 1e-14 <= self.tolerance <= 1e-3):
+            raise ValueError(f"tolerance={self.tolerance!r} must lie between 1e-14, the limit of float64, and 1e-3.")
+        if not (_is_number(self.diffusivity) and self.diffusivity >= 0):
+            raise ValueError(f"diffusivity={self.diffusivity!r} must be finite and not negative.")
         if self.steps is not None and self.dt is not None:
             raise ValueError("give steps or dt, not both.")
         if (self.weights == "checkpoint") != (self.checkpoint is not None):
             raise ValueError("weights='checkpoint' and checkpoint=PATH belong together: give both or neither.")
+        for name in ("solvers", "steps", "dt", "spatial", "regimes"):
+            if not isinstance(getattr(self, name), tuple | list | None):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be a tuple, such as ({getattr(self, name)!r},).")
         if not self.solvers:
             raise ValueError("solvers is empty; name at least one.")
         for name in self.solvers:
@@ -102,7 +111,11 @@ class ConvergenceConfig:
             values = getattr(self, name)
             if values is not None and any(not isinstance(v, int) or v < 1 for v in values):
                 raise ValueError(f"{name}={values} must be positive integers.")
-        if self.dt is not None and any(not (math.isfinite(h) and h > 0) for h in self.dt):
+        if self.spatial:
+            check_tokens(self.spatial)
+        if self.regimes and len(set(self.regimes)) < 2:
+            raise ValueError(f"regimes={self.regimes} must hold at least two numbers of layers, or none.")
+        if self.dt is not None and any(not (_is_number(h) and h > 0) for h in self.dt):
             raise ValueError(f"dt={self.dt} must be positive step sizes.")
 
     def step_counts(self, t1: float, layers: int) -> tuple[int, ...]:
@@ -138,6 +151,10 @@ class Case:
     t1: float
     layers: int
     source: str
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def build_case(config: ConvergenceConfig) -> Case:

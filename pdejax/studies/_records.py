@@ -118,7 +118,7 @@ class Parts:
         if path.exists():
             try:
                 return json.loads(path.read_text())["value"]
-            except (ValueError, KeyError, OSError):
+            except (ValueError, KeyError, TypeError, OSError):
                 self.notice(f"{path} is damaged and is measured again")
         value = plain(measure())
         write_json(path, {"name": name, "value": value})

@@ -1,6 +1,7 @@
 """Which continuum regime a family of random networks is in as the number of layers grows (claim C1)."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import equinox as eqx
@@ -55,6 +56,8 @@ def regime(family: str, quantity: str, layers: Sequence[int], values: Sequence[f
 
 def verdict(quantity: str, exponent: float) -> str:
     """The regime that an exponent of L shows, within ±0.15."""
+    if math.isnan(exponent):
+        return "not measurable: fewer than two usable values"
     if quantity != "spread between draws":
         if exponent < -0.85:
             return f"ODE limit, reached at rate L^{exponent:.2f}"

@@ -45,8 +45,7 @@ def spatial_convergence(
     The function is the real embedded sequence `u0` smoothed to its lowest cosine modes, so that it can be sampled on any
     grid. Every solve is far more accurate in depth than in space. Raises `ValueError` unless `tokens` doubles.
     """
-    if len(tokens) < 3 or any(b != 2 * a for a, b in itertools.pairwise(tokens)):
-        raise ValueError(f"spatial={tuple(tokens)} must double from one entry to the next, at least three entries.")
+    check_tokens(tokens)
     modes = cosine_coefficients(u0)[:MODES]
     coefficients = []
     for n in tokens:
@@ -61,6 +60,16 @@ def spatial_convergence(
     differences = [float(np.linalg.norm(a - b) / scale) for a, b in itertools.pairwise(coefficients)]
     fit = fit_order([1 / n for n in tokens[:-1]], differences, last=len(differences))
     return SpatialConvergence("neumann", diffusivity, tuple(tokens), tuple(differences), fit.order, fit.ci, 2.0)
+
+
+def check_tokens(tokens: Sequence[int]) -> None:
+    """Raise `ValueError` unless these numbers of tokens can show an order."""
+    if len(tokens) < 3 or any(b != 2 * a for a, b in itertools.pairwise(tokens)):
+        raise ValueError(f"spatial={tuple(tokens)} must double from one entry to the next, at least three entries.")
+    if tokens[0] < MODES:
+        raise ValueError(
+            f"spatial={tuple(tokens)} must start with at least {MODES} tokens, to hold as many cosine modes."
+        )
 
 
 def cosine_coefficients(u: Field) -> Float[Array, "n d"]:
