@@ -143,6 +143,38 @@ def test_closed_forms():
             np.testing.assert_allclose(np.ravel(ours), theirs, rtol=1e-12)
 
 
+class Ramp(eqx.Module):
+    """A source or a reduced quantity with a parameter of its own."""
+
+    slope: jax.Array
+
+    def __call__(self, x, t):
+        return self.slope * t * jnp.ones((N, D))
+
+
+class Scaled(eqx.Module):
+    factor: jax.Array
+
+    def __call__(self, t, u, args):
+        return self.factor * jnp.sum(u)
+
+
+def test_parameters_inside_source_and_reduce():
+    """u' = a t from zero, times b, summed: N D a b T²/2 exactly, by the midpoint rule in any number of steps."""
+    silent = eqx.tree_at(lambda m: m.w2, FeedForward(D, 2, key=jax.random.key(0)), jnp.zeros((2, D)))
+
+    def total(a, b):
+        equation = MasterEquation(
+            reaction=eqx.tree_at(lambda m: m.source, silent, Ramp(a), is_leaf=lambda x: x is None)
+        )
+        run = simulate(equation, jnp.zeros((N, D)), t1=3.0, steps=2, solver="midpoint", reduce=Scaled(b))
+        return run.us[0]
+
+    a, b = jnp.asarray(0.7), jnp.asarray(-2.0)
+    np.testing.assert_allclose(jax.grad(total, argnums=(0, 1))(a, b), [N * D * 4.5 * b, N * D * 4.5 * a], rtol=1e-12)
+    np.testing.assert_allclose(jax.jvp(total, (a, b), (b, a))[1], N * D * 4.5 * (b * b + a * a), rtol=1e-12)
+
+
 def test_implicit_fixed_steps():
     """Kvaerno5 by the implicit function theorem: both modes give d/dγ of e^{−γ} to its own accuracy."""
 

@@ -141,6 +141,14 @@ def test_order_off_the_grid_and_one_trace(smooth):
     np.testing.assert_allclose(run.us[-1], end, rtol=1e-12)
 
 
+def test_layers_of_smooth_weights(smooth):
+    """Smooth weights are integrated in one go, but the depths that divide them into layers can still be asked for."""
+    _, varying, u0, _ = smooth
+    run = simulate(varying, u0, t1=T1, steps=64, solver="rk4", save="layers")
+    np.testing.assert_allclose(run.ts, np.linspace(0, T1, varying.size + 1))
+    assert distance(run.us, scipy_solve(numpy_cosine_field(varying), u0, T1, ts=run.ts)) < 1e-7
+
+
 def test_relu_caps_rk4_at_order_two():
     """u' = 1 + relu(u) has a kink at u = 0: u = −a + t until t = a, e^{t−a} − 1 after. Many a, the worst counts."""
     reaction = FeedForward(1, 1, activation="relu", key=jax.random.key(0))
@@ -164,7 +172,8 @@ def test_relu_caps_rk4_at_order_two():
 @pytest.fixture(scope="module")
 def layered():
     """Three layers over [0, 1.5], and the exact states at given depths, layer by layer by SciPy."""
-    layers = [master(key) for key in jax.random.split(jax.random.key(2), 3)]
+    tally = Tally()
+    layers = [master(key, tally) for key in jax.random.split(jax.random.key(2), 3)]
 
     def exact(u0, depths):
         u, out, start = np.asarray(u0), [], 0.0
@@ -182,14 +191,16 @@ def layered():
 @pytest.mark.slow
 def test_layer_by_layer_keeps_order_four(layered):
     """Jumps of the weights cost nothing if no step crosses them, on the layers' ends and between the steps."""
-    equation, _, exact = layered
+    equation, layers, exact = layered
     depths = np.array([0.0, 0.2, 0.5, 0.61, 0.93, 1.0, 1.3, 1.5])
     reference = exact(field(), depths)
-    errors = []
+    errors, traced = [], []
     for steps in (24, 48, 96):
         run = simulate(equation, field(), t1=T1, steps=steps, solver="rk4", save=depths)
         assert int(run.stats.steps) == steps and int(run.stats.evaluations) == 4 * steps
         errors.append(distance(run.us, reference))
+        traced.append(layers[0].interaction.tally.traced)
+    assert len(set(traced)) == 1
     assert min(errors) > 1e-12
     np.testing.assert_allclose(np.log2(np.divide(errors[:-1], errors[1:])), 4, atol=0.25)
 
@@ -236,11 +247,14 @@ def test_reduce_over_layers(layered):
 
 def test_adaptive_across_layers(layered):
     """Tight tolerances on jumping weights, at the layers' ends and between, with few steps: none may cross a jump."""
-    equation, _, exact = layered
+    equation, layers, exact = layered
     depths = np.array([0.25, 0.5, 0.9, 1.5])
+    tally = layers[0].interaction.tally
+    before = tally.evaluated
     run = simulate(equation, field(), t1=T1, rtol=1e-8, atol=1e-8, save=depths)
     assert distance(run.us, exact(field(), depths)) < 1e-6
     assert bool(run.complete)
+    assert tally.evaluated - before == 2 * int(run.stats.evaluations)
     assert int(run.stats.steps) + int(run.stats.rejected) < 60  # 338 and worse order when steps cross (NUMERICS §1)
 
 

@@ -197,6 +197,23 @@ def test_finite_time_blow_up(adaptive):
     assert np.isnan(run.us[3]).all()
 
 
+def test_divergence_in_a_batch_and_under_jit():
+    """One lane of a batch blows up, the other does not notice; under jit `throw` raises when the result arrives."""
+
+    def run(gamma, throw=False):
+        equation = MasterEquation(stabilization=LinearDamping(gamma))
+        return simulate(equation, jnp.ones((1, 1)), t1=10.0, steps=100, solver="euler", blowup=1e6, throw=throw)
+
+    both = jax.vmap(run)(jnp.array([1.0, 25.0]))
+    np.testing.assert_array_equal(both.diverged, [False, True])
+    np.testing.assert_array_equal(both.complete, [True, False])
+    np.testing.assert_allclose(both.us[:, 0, 0, 0], [0.9**100, np.nan], rtol=1e-10)
+    np.testing.assert_allclose(both.blowup_time, [np.nan, 3.5], rtol=1e-12)
+    np.testing.assert_array_equal(both.stats.steps, [100, 35])
+    with pytest.raises(RuntimeError, match="did not reach t1"):
+        jax.jit(lambda gamma: run(gamma, throw=True).us)(25.0).block_until_ready()
+
+
 def test_blow_up_across_layers():
     """Layer 1 of three grows: what follows is NaN, and so is nothing before."""
     layers = [MasterEquation(stabilization=LinearDamping(rate)) for rate in (1.0, 50.0, 1.0)]

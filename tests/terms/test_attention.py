@@ -145,6 +145,15 @@ def test_mask_is_dropping_the_tokens(name, getkey):
     np.testing.assert_allclose(term(T, spoilt, FieldArgs(MASK))[MASK], kept, rtol=1e-12, atol=1e-14)
 
 
+def test_left_padding_of_a_decoder(getkey):
+    """Padding in front shifts all positions alike, which rotary attention cannot see, and leaves the first rows no key."""
+    term, u = build(getkey(), causal=True, rotary=30.0, bias=True), field()
+    mask = jnp.arange(N) >= 2
+    du = term(T, u, FieldArgs(mask))
+    assert np.isfinite(du).all() and np.isfinite(term.weights(u, mask)).all()
+    np.testing.assert_allclose(du[2:], term(T, u[2:], None), rtol=1e-11, atol=1e-13)
+
+
 def test_weighted_mask_is_dropping_tokens_and_weights(getkey):
     key, u = getkey(), field()
     for kernel in ("softmax", "linear"):
