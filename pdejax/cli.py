@@ -145,11 +145,12 @@ def _convergence(options: argparse.Namespace) -> int:
 
 def _verify(options: argparse.Namespace) -> int:
     from pdejax.studies import verify
+    from pdejax.studies._records import check_folder, write_json
 
+    if options.json is not None:
+        check_folder(options.json.absolute().parent, "--json: the folder")  # before minutes of work, not after
     table = verify(report=lambda line: print(line, flush=True))
     if options.json is not None:
-        from pdejax.studies._records import write_json
-
         write_json(options.json, table)
         print(f"saved {options.json}")
     return 0 if table["passed"] == table["cases"] else 1

@@ -135,3 +135,13 @@ def test_the_benchmark_is_the_same_command(monkeypatch, capsys):
         runpy.run_path(str(ROOT / "benchmarks" / "convergence.py"), run_name="__main__")
     assert stop.value.code == 2
     assert "Did you mean 'euler'" in capsys.readouterr().err
+
+
+def test_verify_refuses_an_unwritable_file_before_any_work(tmp_path, capsys, monkeypatch):
+    def never(**kwargs):
+        raise AssertionError("the checks ran although their table cannot be saved")
+
+    monkeypatch.setattr("pdejax.studies.verify", never)
+    (tmp_path / "file").write_text("")
+    assert cli.main(["verify", "--json", str(tmp_path / "file" / "table.json")]) == 2
+    assert "--json" in capsys.readouterr().err

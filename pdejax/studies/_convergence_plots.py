@@ -66,9 +66,11 @@ def _axes(content: dict[str, Any], x: str, y: str) -> tuple[Figure, Axes]:
     config, results = content["config"], content["results"]
     axes.set_xlabel(x)
     axes.set_ylabel(y)
+    # A checkpoint brings its own norm and activation, whatever the configuration says.
+    field = "" if config["weights"] == "checkpoint" else f", {NORMS[config['norm']]}, {config['activation']}"
     axes.set_title(
         f"{config['weights']} weights, {config['dataset']}: n = {results['tokens']} tokens, d = {results['features']}, "
-        f"T = {results['depth']:g}, {NORMS[config['norm']]}, {config['activation']}",
+        f"T = {results['depth']:g}{field}",
         fontsize=10,
     )
     axes.grid(True, which="major", color="0.9")

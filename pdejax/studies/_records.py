@@ -83,16 +83,16 @@ def write_whole(path: pathlib.Path, content: bytes) -> None:
         ) from error
 
 
-def check_folder(folder: pathlib.Path) -> None:
+def check_folder(folder: pathlib.Path, option: str = "--out") -> None:
     """Fail before any work if results could not be written to `folder`."""
     if folder.exists() and not folder.is_dir():
-        raise ResultError(f"--out {folder} is a file; give a folder.")
+        raise ResultError(f"{option} {folder} is a file; give a folder.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise ResultError(f"--out {folder} is not writable ({error.strerror}); choose another folder.") from error
+        raise ResultError(f"{option} {folder} is not writable ({error.strerror}); choose another folder.") from error
 
 
 class Parts:

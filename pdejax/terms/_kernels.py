@@ -21,6 +21,8 @@ IMPLEMENTATIONS: tuple[Implementation, ...] = ("auto", "dense", "blocked", "fuse
 _DENSE_BYTES = {"cpu": 2**20, "other": 2**28}
 _BLOCK_BYTES = {"cpu": 2**20, "other": 2**26}
 _MIN_ROWS = 16
+# Heads whose loops over blocks are independent pieces of one program, so that a CPU runs them side by side.
+_HEADS_AT_ONCE = 4
 # What reverse mode keeps of a block of scores, by name, for `jax.checkpoint` policies: O(n), not O(n²).
 SAVED = ("attention shift", "attention numerator", "attention normaliser")
 
@@ -136,7 +138,12 @@ def _blocked(q: Array, k: Array, v: Array, bias: Array | None, causal: bool, row
         queries, keys, values, logits = operands
         return jax.lax.map(lambda x: block(x[0], keys, values, logits, x[1]), (queries, positions))
 
-    out = jax.lax.map(head, (q, k, v, bias))
+    def group(operands):
+        return jnp.stack([head(jax.tree.map(lambda x, h=h: x[h], operands)) for h in range(together)])
+
+    together = max(h for h in range(1, _HEADS_AT_ONCE + 1) if heads % h == 0)
+    groups = jax.tree.map(lambda x: x.reshape(heads // together, together, *x.shape[1:]), (q, k, v, bias))
+    out = jax.lax.map(group, groups)
     return out.reshape(heads, blocks * rows, -1)[:, :n]
 
 
