@@ -15,13 +15,15 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from pdejax._depth import DepthVarying, take_layer
 from pdejax._equation import AbstractEquation
+from pdejax._linear import split_linear
 from pdejax._trajectory import Stats
 from pdejax.solvers import BlowupGuard, GuardState
 from pdejax.terms import FieldArgs
 from pdejax.terms._kernels import SAVED
 
 Save = Literal["end", "steps", "layers", "depths"]
-Split = tuple[tuple[str, ...], ...] | None
+# Groups of term names for a splitting, "linear" for solvers that take the linear part on its own.
+Split = tuple[tuple[str, ...], ...] | Literal["linear"] | None
 
 
 class Problem(eqx.Module):
@@ -86,7 +88,7 @@ def run(problem: Problem, plan: Plan, interval: Interval) -> Outcome:
     """Integrate over the whole depth with `interval`, layer by layer where weights are piecewise constant."""
     if plan.layers:
         return _run_layers(problem, plan, interval)
-    terms = terms_of(problem.equation, plan.split)
+    terms = terms_of(problem.equation, plan.split, problem.u0, problem.args)
     wanted = jax.tree.map(lambda x: jnp.asarray(x)[0], (plan.depths, plan.slots, plan.where))
     part = interval(
         terms, problem.solver, problem.t0, problem.t1, problem.u0, problem.args, plan, wanted, problem.reduce
@@ -108,7 +110,7 @@ def _run_layers(problem: Problem, plan: Plan, interval: Interval) -> Outcome:
     def layer(carry, x):
         u, lost = carry
         index, start, stop, wanted = x
-        terms = terms_of(equation.layer(index), plan.split)
+        terms = terms_of(equation.layer(index), plan.split, u, problem.args)
         solver = take_layer(problem.solver, index)
         part = interval(terms, solver, start, stop, u, problem.args, plan, wanted, problem.reduce)
         if plan.progress:
@@ -190,8 +192,13 @@ def with_loops(problem: Problem, kind: Literal["lax", "bounded"] | None) -> Prob
     return eqx.tree_at(lambda p: p.solver, problem, jax.tree.map(choose, problem.solver, is_leaf=is_runge_kutta))
 
 
-def terms_of(equation: AbstractEquation, split: Split) -> diffrax.AbstractTerm:
-    return diffrax.ODETerm(equation) if split is None else equation.multiterm(split)  # pyright: ignore[reportArgumentType]
+def terms_of(equation: AbstractEquation, split: Split, u: Array, args: FieldArgs) -> diffrax.AbstractTerm:
+    if split is None:
+        return diffrax.ODETerm(equation)  # pyright: ignore[reportArgumentType]
+    if split == "linear":
+        operator, rest = split_linear(equation, u.shape[0], args)
+        return diffrax.MultiTerm(diffrax.ODETerm(rest), diffrax.ODETerm(operator))  # pyright: ignore[reportArgumentType]
+    return equation.multiterm(split)
 
 
 def reduced(reduce, t, u, args):
@@ -292,7 +299,9 @@ class CheckpointedScan(eqx.Module):
         depths, slots, where = wanted
         limit = jnp.asarray(plan.limit, u.dtype)
 
-        @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(*SAVED))
+        @functools.partial(
+            jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(*SAVED), prevent_cse=False
+        )
         def step(carry, k):
             y, state, time = carry
             start = t0 + (t1 - t0) * (k.astype(t0.dtype) / n)

@@ -1,6 +1,7 @@
 """`simulate`: a field, a solver and a step."""
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args, get_origin, no_type_check
 
@@ -11,14 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike
 
+from pdejax._choose import Choice, choose_solver
 from pdejax._depth import DepthVarying
 from pdejax._equation import AbstractEquation
 from pdejax._integrate import CheckpointedScan, Diffrax, Outcome, Plan, Problem, run, with_loops, with_root_tolerances
+from pdejax._linear import linear_rate, split_linear
 from pdejax._plan import check_depths, check_max_steps, check_split, check_steps, make_plan
 from pdejax._start import starting_step
 from pdejax._trajectory import Trajectory
 from pdejax._types import traced
-from pdejax.solvers import Retract, evaluations, get_solver
+from pdejax.solvers import Retract, evaluations, get_solver, linear_part, real_stability_limit
 from pdejax.terms import FieldArgs
 
 AdjointName = Literal["recursive", "direct", "forward", "backsolve"]
@@ -57,8 +60,10 @@ def simulate(
 
     - `equation`: a `MasterEquation`, `DepthVarying` or `MultilayerEquation`. Piecewise-constant weights are integrated layer
       by layer, `steps` shared equally among the layers; smooth ones in one go.
-    - `solver`: a name from `pdejax.solvers.SOLVERS` or any diffrax solver. A splitting (`LieTrotter`, `Strang`) gets one term
-      per sub-solver; `split` regroups them, e.g. `split=(("interaction",), ("reaction", "diffusion"))`.
+    - `solver`: a name from `pdejax.solvers.SOLVERS` or any diffrax solver; `"auto"` picks one from the stiffness and says why in
+      `trajectory.choice`. A splitting (`LieTrotter`, `Strang`) gets one term per sub-solver; `split` regroups them, e.g.
+      `split=(("interaction",), ("reaction", "diffusion"))`. Exponential and implicit-explicit solvers get the linear
+      part (diffusion, damping, leaks) apart from the rest by themselves.
     - `save`: `"end"`; `"steps"` (t0 and every step); `"layers"` (t0 and every layer's end); or increasing depths `(k,)`.
       Default: `"layers"` for piecewise-constant weights, else `"end"`.
     - `reduce(t, u, args)`: save this instead of the field, so that long trajectories need no memory.
@@ -82,7 +87,13 @@ def simulate(
     check_depths(t0, t1)
     u0 = _check_field(equation, u0)
     args = FieldArgs(_check_mask(mask, u0))
-    resolved, groups = _resolve_solver(equation, solver, split, number)
+    choice = None
+    if isinstance(solver, str) and solver == "auto":
+        choice = choose_solver(equation, t0=t0, t1=t1, steps=number, masked=mask is not None)
+        solver = choice.name
+        if progress:
+            print(f"simulate: {choice}", file=sys.stderr, flush=True)
+    resolved, groups = _resolve_solver(equation, solver, split, number, u0.shape, args)
     limit = _check_limit(blowup, u0.dtype)
     cost = _cost(resolved, groups, adaptive=number is None)
     plan, depths = make_plan(equation, t0, t1, number, save, groups, limit, progress, cost)
@@ -99,7 +110,7 @@ def simulate(
         outcome = _fixed(problem, plan=plan, steps=number // segments)
     else:
         outcome = _fixed_by_diffrax(problem, plan, jnp.asarray(number // segments), method, number // segments)
-    trajectory = _trajectory(problem, plan, outcome, depths, number)
+    trajectory = _trajectory(problem, plan, outcome, depths, number, choice)
     return _checked(trajectory, number, throw)
 
 
@@ -142,12 +153,30 @@ def _adaptive(
     order = problem.solver.error_order(None) or problem.solver.order(None) or 1  # pyright: ignore[reportArgumentType]
 
     def first(terms, t0, t1, u, args):
-        return starting_step(problem.equation, terms, t0, t1, u, args, order, rtol, atol)
+        # Where the steps lie changes the result by less than the tolerance: their own derivative is left out.
+        # A linear part taken exactly or implicitly does not limit the first step.
+        rate = None if plan.split == "linear" else problem.equation.damping()
+        return jax.lax.stop_gradient(starting_step(rate, terms, t0, t1, u, args, order, rtol, atol))
 
-    controller = diffrax.PIDController(rtol=rtol, atol=atol)
+    longest = _longest_step(problem, plan)
+    controller = diffrax.PIDController(rtol=rtol, atol=atol, dtmax=longest)
     adjoint = diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint
     problem = with_loops(problem, _loops(adjoint))
     return run(problem, plan, Diffrax(controller, first, adjoint, max_steps))
+
+
+def _longest_step(problem: Problem, plan: Plan) -> Array | None:
+    """The stability limit of an explicit solver for the linear rates of the field, with a margin of 5 %; None if it has none.
+
+    Beyond it a smooth solution passes unharmed for a while, because the modes that grow are not in it: the error estimate
+    sees them late. Derivatives see them at once. A Tsit5 gradient of a field with diffusion, tolerance 1e-8, was wrong by a
+    factor of 600 without this limit; finite differences of the same solves were right.
+    """
+    limit = None if plan.split is not None else real_stability_limit(problem.solver)
+    if limit is None or not math.isfinite(limit):
+        return None
+    rate = jax.lax.stop_gradient(linear_rate(problem.equation)).astype(problem.u0.dtype)
+    return jnp.where(rate > 0, 0.95 * limit / jnp.where(rate > 0, rate, 1.0), jnp.inf)
 
 
 def _loops(adjoint: diffrax.AbstractAdjoint) -> Literal["lax", "bounded"] | None:
@@ -204,21 +233,51 @@ def _check_limit(blowup: float | None, dtype) -> float:
     return float(blowup)
 
 
-def _resolve_solver(equation, solver, split, steps: int | None):
+def _resolve_solver(equation, solver, split, steps: int | None, shape: tuple[int, ...], args: FieldArgs):
     parts = len(split) if split else len(equation.names())
     resolved = get_solver(solver, terms=parts)
+    linear = linear_part(resolved)
     structure = resolved.term_structure
     name = type(resolved).__name__
     number = None
     if get_origin(structure) is diffrax.MultiTerm:
         number = len(get_args(get_args(structure)[0]))
-    groups = check_split(equation, split, number, name)
+    if linear is None:
+        groups = check_split(equation, split, number, name)
+    else:
+        groups = "linear"
+        _check_linear(equation, name, linear, split, number, shape, args)
     if steps is None and not isinstance(resolved, diffrax.AbstractAdaptiveSolver):
         raise ValueError(
             f"simulate: {name} has no error estimate, so it cannot choose steps by rtol and atol. Give steps=…, use an adaptive "
             f"solver (tsit5, dopri5, dopri8, bosh3, heun, kvaerno5), or step doubling: diffrax.HalfSolver({name}(...))."
         )
     return resolved, groups
+
+
+def _check_linear(equation, name: str, wanted: type, split, number, shape: tuple[int, ...], args: FieldArgs) -> None:
+    """Raise unless the equation's linear part has the structure that the solver needs."""
+    if split is not None:
+        raise ValueError(
+            f"simulate: split={split} was given, but {name} splits the field itself, into its linear part and the rest; leave "
+            "split out."
+        )
+    if number not in (None, 2):
+        raise ValueError(
+            f"simulate: {name} has {number} sub-solvers, but a LinearFlow goes with exactly one other, for the rest of the "
+            "field: Strang((Midpoint(), LinearFlow()))."
+        )
+    layered = isinstance(equation, DepthVarying) and equation.kind == "constant"
+    try:
+        operator, _ = split_linear(equation.layer(0) if layered else equation, shape[0], args)
+        operator.check(shape)
+    except ValueError as error:
+        raise ValueError(f"simulate: {name} needs the linear part of the field, but {error}") from error
+    if not isinstance(operator, wanted):
+        raise ValueError(
+            f"simulate: {name} takes the diffusion exactly, and a padding mask makes it variable; use solver='ark4' (solves it "
+            "implicitly) or 'rkc2' (explicit)."
+        )
 
 
 def _resolve_adjoint(adjoint, equation, solver, groups, t0, t1, plan: Plan) -> diffrax.AbstractAdjoint | None:
@@ -276,7 +335,9 @@ def _resolve_adjoint(adjoint, equation, solver, groups, t0, t1, plan: Plan) -> d
     return adjoint
 
 
-def _trajectory(problem: Problem, plan: Plan, outcome: Outcome, depths, steps: int | None) -> Trajectory:
+def _trajectory(
+    problem: Problem, plan: Plan, outcome: Outcome, depths, steps: int | None, choice: Choice | None
+) -> Trajectory:
     us, ts, t0, t1 = outcome.us, depths, problem.t0, problem.t1
     if plan.save == "steps":
         ts, us = us["t"], us["u"]
@@ -288,7 +349,8 @@ def _trajectory(problem: Problem, plan: Plan, outcome: Outcome, depths, steps: i
         k = jax.tree.leaves(us)[0].shape[0]
         ts = t1[None] if k == 1 else t0 + (t1 - t0) * jnp.linspace(0.0, 1.0, k, dtype=t0.dtype)
     ts = jnp.asarray(ts, problem.u0.dtype)
-    return Trajectory(ts, us, outcome.stats, outcome.diverged, outcome.blowup_time, outcome.complete)
+    why = None if choice is None else str(choice)
+    return Trajectory(ts, us, outcome.stats, outcome.diverged, outcome.blowup_time, outcome.complete, why)
 
 
 def _cost(solver: diffrax.AbstractSolver, groups, *, adaptive: bool) -> tuple[int, int, int] | None:
@@ -302,7 +364,8 @@ def _cost(solver: diffrax.AbstractSolver, groups, *, adaptive: bool) -> tuple[in
     per_step = second - first
     # The starting-step heuristic of an adaptive solve looks at the field twice per segment. A splitting evaluates single
     # terms, as many as it has parts for one evaluation of the field.
-    return per_step, first - per_step + (2 if adaptive else 0), 1 if groups is None else len(groups)
+    parts = len(groups) if isinstance(groups, tuple) else 1
+    return per_step, first - per_step + (2 if adaptive else 0), parts
 
 
 def _checked(trajectory: Trajectory, steps: int | None, throw: bool) -> Trajectory:

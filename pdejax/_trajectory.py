@@ -24,6 +24,7 @@ class Trajectory(eqx.Module):
       the solve ended (else NaN) and everything saved beyond it is NaN.
     - `complete`: whether the solve reached t1. False with `diverged` False means that `max_steps` ran out, or that the
       nonlinear solver of an implicit scheme did not converge. What was not reached is NaN.
+    - `choice`: with `solver="auto"`, the solver that was taken and why; else None.
 
     Under `jax.vmap` every entry gains the batch axis in front.
     """
@@ -34,6 +35,7 @@ class Trajectory(eqx.Module):
     diverged: Bool[Array, "..."]
     blowup_time: Float[Array, "..."]
     complete: Bool[Array, "..."]
+    choice: str | None = eqx.field(static=True, default=None)
 
     def to_xarray(self):
         """An `xarray.Dataset` with dimensions depth, token and feature (single trajectories with array states)."""

@@ -20,11 +20,19 @@ from diffrax import Midpoint as Midpoint
 from diffrax import Tsit5 as Tsit5
 
 from pdejax.solvers._divergence import divergence as divergence
+from pdejax.solvers._etdrk import ETDRK1 as ETDRK1
+from pdejax.solvers._etdrk import ETDRK2 as ETDRK2
+from pdejax.solvers._etdrk import ETDRK4 as ETDRK4
 from pdejax.solvers._evaluations import evaluations as evaluations
 from pdejax.solvers._grid import Grid as Grid
 from pdejax.solvers._guard import BlowupGuard as BlowupGuard
 from pdejax.solvers._guard import GuardState as GuardState
 from pdejax.solvers._laplacian import Laplacian as Laplacian
+from pdejax.solvers._linear_flow import LinearFlow as LinearFlow
+from pdejax.solvers._linear_part import linear_part as linear_part
+from pdejax.solvers._operator import AbstractLinearOperator as AbstractLinearOperator
+from pdejax.solvers._operator import DiagonalizableOperator as DiagonalizableOperator
+from pdejax.solvers._operator import TridiagonalOperator as TridiagonalOperator
 from pdejax.solvers._retract import Retract as Retract
 from pdejax.solvers._rk4 import RK4 as RK4
 from pdejax.solvers._splitting import LieTrotter as LieTrotter

@@ -6,6 +6,7 @@ from typing import Any
 import diffrax
 
 from pdejax.solvers._base import AbstractHermiteSolver
+from pdejax.solvers._etdrk import AbstractETDRK
 from pdejax.solvers._tableau import is_explicit, tableau
 
 
@@ -15,6 +16,8 @@ def _count(solver: diffrax.AbstractSolver) -> tuple[int, int] | None:
     if isinstance(solver, AbstractHermiteSolver) and not wrapped:
         per_step = solver.step_evaluations()
         return None if per_step is None else (per_step, 0)
+    if isinstance(solver, AbstractETDRK) and not wrapped:
+        return solver.step_evaluations(), 1
     if isinstance(solver, diffrax.AbstractImplicitSolver):
         return None
     method = None if wrapped else tableau(solver)

@@ -8,7 +8,10 @@ from typing import Any
 
 import diffrax
 
+from pdejax.solvers._etdrk import ETDRK1, ETDRK2, ETDRK4
 from pdejax.solvers._evaluations import evaluations
+from pdejax.solvers._linear_flow import LinearFlow
+from pdejax.solvers._linear_part import linear_part
 from pdejax.solvers._rk4 import RK4
 from pdejax.solvers._splitting import AbstractSplitting, LieTrotter, Strang
 from pdejax.solvers._stability import real_stability_limit
@@ -27,6 +30,8 @@ class SolverInfo:
     - `real_limit`: stable for h|λ| up to this on the negative real axis; inf if A-stable, None for
         splittings.
     - `splitting`: whether it wants a `MultiTerm`.
+    - `linear`: whether it takes the linear part (diffusion, damping, leaks) apart from the rest; `evaluations` and
+        `real_limit` are of the rest then.
     - `note`: one line.
     """
 
@@ -37,6 +42,7 @@ class SolverInfo:
     evaluations: int | None
     real_limit: float | None
     splitting: bool
+    linear: bool
     note: str
 
 
@@ -51,6 +57,7 @@ def _info(name: str, make: Callable[[int], diffrax.AbstractSolver], order: int, 
         evaluations=None if two is None or one is None else two - one,
         real_limit=real_stability_limit(solver),
         splitting=isinstance(solver, AbstractSplitting),
+        linear=linear_part(solver) is not None,
         note=note,
     )
 
@@ -91,6 +98,21 @@ _ROWS = (
         lambda terms: Strang((diffrax.Euler(),) * terms),
         1,
         "palindrome of Euler steps: a Macaron block is one step",
+    ),
+    _info(
+        "strangflow",
+        lambda terms: Strang((diffrax.Midpoint(), LinearFlow())),
+        2,
+        "midpoint for the rest between two exact half steps of the linear part",
+    ),
+    _info("etdrk1", _whole(ETDRK1), 1, "exponential Euler: the linear part is exact"),
+    _info("etdrk2", _whole(ETDRK2), 2, "exponential, order 2 at any boundary"),
+    _info("etdrk4", _whole(ETDRK4), 4, "exponential (Krogstad); the linear part is exact"),
+    _info(
+        "etdrk4ho",
+        lambda terms: ETDRK4(variant="hochbruck-ostermann"),
+        4,
+        "exponential (Hochbruck-Ostermann), keeps its order at Dirichlet walls",
     ),
 )
 
