@@ -5,10 +5,12 @@ BIN := $(VENV)/bin
 OUT ?= out
 
 .DEFAULT_GOAL := help
-.PHONY: help convergence verify test check format wheel speed clean
+.PHONY: help convergence stability stiff verify test check format wheel speed clean
 
 help:
 	@echo "make convergence   measure the continuum limit on real input (results in $(OUT)/)"
+	@echo "make stability     largest stable steps and maps of stability"
+	@echo "make stiff         what each solver costs on a stiff field"
 	@echo "make test          run the tests"
 	@echo "make verify        check this machine's numbers against closed forms"
 	@echo "make check         formatting, lint and types"
@@ -38,6 +40,12 @@ $(VENV)/.bench: $(VENV)/.base
 
 convergence: $(VENV)/.base
 	$(BIN)/python benchmarks/convergence.py --out $(OUT) $(ARGS)
+
+stability: $(VENV)/.base
+	$(BIN)/python benchmarks/stability.py --out $(OUT) $(ARGS)
+
+stiff: $(VENV)/.base
+	$(BIN)/python benchmarks/stiff.py --out $(OUT) $(ARGS)
 
 verify: $(VENV)/.base
 	$(BIN)/pdejax verify $(ARGS)

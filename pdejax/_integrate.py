@@ -17,7 +17,8 @@ from pdejax._depth import DepthVarying, take_layer
 from pdejax._equation import AbstractEquation
 from pdejax._linear import split_linear
 from pdejax._trajectory import Stats
-from pdejax.solvers import BlowupGuard, GuardState
+from pdejax.solvers import BlowupGuard, GuardState, StabilizedState
+from pdejax.solvers._stabilized import AbstractStabilized
 from pdejax.terms import FieldArgs
 from pdejax.terms._kernels import SAVED
 
@@ -69,6 +70,7 @@ class Part(eqx.Module):
     diverged: Bool[Array, ""]
     blowup_time: Float[Array, ""]
     complete: Bool[Array, ""]
+    evaluations: Int[Array, ""]  # as the solver counted them; −1 if it does not
 
 
 class Outcome(eqx.Module):
@@ -95,7 +97,7 @@ def run(problem: Problem, plan: Plan, interval: Interval) -> Outcome:
     )
     end = jnp.where(part.complete, part.end, jnp.nan)  # else it belongs to an earlier depth
     us = _assemble(problem, plan, end, jax.tree.map(lambda x: x[None], part.saved))
-    stats = _stats(plan, part.steps[None], part.rejected[None])
+    stats = _stats(plan, part.steps[None], part.rejected[None], part.evaluations[None])
     return Outcome(us, stats, part.diverged, part.blowup_time, part.complete)
 
 
@@ -129,7 +131,7 @@ def _run_layers(problem: Problem, plan: Plan, interval: Interval) -> Outcome:
     (end, lost), (parts, saved) = jax.lax.scan(layer, (problem.u0, jnp.asarray(False)), xs)
     us = _assemble(problem, plan, jnp.where(lost, jnp.nan, end), saved)
     first_bad = jnp.argmax(parts.diverged)
-    stats = _stats(plan, parts.steps, parts.rejected)
+    stats = _stats(plan, parts.steps, parts.rejected, parts.evaluations)
     return Outcome(us, stats, jnp.any(parts.diverged), parts.blowup_time[first_bad], jnp.all(parts.complete))
 
 
@@ -137,12 +139,23 @@ def _tell(done, count) -> None:
     print(f"layer {int(done)} of {int(count)}", file=sys.stderr, flush=True)
 
 
-def _stats(plan: Plan, steps: Int[Array, " segments"], rejected: Int[Array, " segments"]) -> Stats:
-    evaluations = jnp.asarray(-1, jnp.int32)
-    if plan.cost is not None:
+def _stats(
+    plan: Plan, steps: Int[Array, " segments"], rejected: Int[Array, " segments"], counted: Int[Array, " segments"]
+) -> Stats:
+    if plan.cost is None:
+        evaluations = jnp.where(jnp.any(counted < 0), -1, jnp.sum(counted))
+    else:
         per_step, once, parts = plan.cost
         evaluations = -(-jnp.sum(per_step * (steps + rejected) + once) // parts)
-    return Stats(jnp.sum(steps), jnp.sum(rejected), evaluations)
+    return Stats(jnp.sum(steps), jnp.sum(rejected), evaluations.astype(jnp.int32))
+
+
+def _counted(state: Any, steps: Int[Array, ""], rejected: Int[Array, ""]) -> Int[Array, ""]:
+    """Evaluations that a stabilized solver counted; those of refused steps, which its state forgets, at the mean rate."""
+    if not isinstance(state, StabilizedState):
+        return jnp.asarray(-1, jnp.int32)
+    count = state.evaluations.astype(jnp.int32)
+    return count + count * rejected // jnp.maximum(steps, 1)
 
 
 def _assemble(problem: Problem, plan: Plan, end: Array, saved: PyTree[Array]) -> PyTree[Array]:
@@ -176,20 +189,20 @@ def with_root_tolerances(problem: Problem) -> Problem:
 
 
 def with_loops(problem: Problem, kind: Literal["lax", "bounded"] | None) -> Problem:
-    """Choose how Runge–Kutta solvers loop over their stages, sub-solvers included.
+    """Choose how Runge–Kutta and stabilized solvers loop over their stages, sub-solvers included.
 
     Their default is reverse-mode only; `"bounded"` serves both modes, `"lax"` forward mode with less overhead.
     """
 
-    def is_runge_kutta(node):
-        return isinstance(node, diffrax.AbstractRungeKutta)
+    def has_stages(node):
+        return isinstance(node, diffrax.AbstractRungeKutta | AbstractStabilized)
 
     def choose(node):
-        if kind is None or not is_runge_kutta(node) or node.scan_kind is not None:
+        if kind is None or not has_stages(node) or node.scan_kind is not None:
             return node
         return eqx.tree_at(lambda s: s.scan_kind, node, kind, is_leaf=lambda x: x is None)
 
-    return eqx.tree_at(lambda p: p.solver, problem, jax.tree.map(choose, problem.solver, is_leaf=is_runge_kutta))
+    return eqx.tree_at(lambda p: p.solver, problem, jax.tree.map(choose, problem.solver, is_leaf=has_stages))
 
 
 def terms_of(equation: AbstractEquation, split: Split, u: Array, args: FieldArgs) -> diffrax.AbstractTerm:
@@ -234,6 +247,7 @@ class Diffrax(eqx.Module):
         backsolve = isinstance(self.adjoint, diffrax.BacksolveAdjoint)
         # Edges between layers are rounded: a depth on one may lie a last digit outside.
         ts = jnp.clip(wanted[0].astype(t0.dtype), t0, t1) if plan.save == "depths" else t1[None]
+        counts = isinstance(solver, AbstractStabilized)
         if backsolve:
             # It can save states at given depths and nothing else: they are reduced afterwards.
             saveat = diffrax.SaveAt(ts=ts, controller_state=True)
@@ -243,7 +257,7 @@ class Diffrax(eqx.Module):
                 subs["depths"] = diffrax.SubSaveAt(ts=ts, fn=save)
             elif plan.save == "steps":
                 subs["steps"] = diffrax.SubSaveAt(steps=True, fn=save)
-            saveat = diffrax.SaveAt(subs=subs, controller_state=True)
+            saveat = diffrax.SaveAt(subs=subs, controller_state=True, solver_state=counts)
         meter = diffrax.TextProgressMeter() if plan.progress and not plan.layers else diffrax.NoProgressMeter()
         dt0 = self.dt0(terms, t0, t1, u, args)
         sol = diffrax.diffeqsolve(
@@ -268,14 +282,16 @@ class Diffrax(eqx.Module):
         ys = _beyond(sol.ys, sol.result != diffrax.RESULTS.successful)
         if backsolve:
             ys = {"end": ys[-1:], "depths": jax.vmap(lambda t, y: save(t, y, args))(ts, ys)}
+        steps, rejected = (jnp.asarray(sol.stats[f"num_{kind}_steps"], jnp.int32) for kind in ("accepted", "rejected"))
         return Part(
             ys["end"][0],
             ys.get(plan.save),
-            jnp.asarray(sol.stats["num_accepted_steps"], jnp.int32),
-            jnp.asarray(sol.stats["num_rejected_steps"], jnp.int32),
+            steps,
+            rejected,
             diverged,
             jnp.where(diverged, guarded.blowup_time, jnp.nan).astype(t0.dtype),
             (sol.result == diffrax.RESULTS.successful) & ~diverged,
+            _counted(sol.solver_state, steps, rejected),
         )
 
 
@@ -324,8 +340,9 @@ class CheckpointedScan(eqx.Module):
 
         state = solver.init(terms, t0, t0 + (t1 - t0) / n, u, args)
         never = jnp.full((), jnp.nan, t0.dtype)
-        (end, _, time), out = jax.lax.scan(step, (u, state, never), jnp.arange(n))
+        (end, state, time), out = jax.lax.scan(step, (u, state, never), jnp.arange(n))
         if plan.save == "depths":
             out = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[where], out)
         diverged = ~jnp.isnan(time)
-        return Part(end, out, jnp.asarray(n, jnp.int32), jnp.asarray(0, jnp.int32), diverged, time, ~diverged)
+        steps, none = jnp.asarray(n, jnp.int32), jnp.asarray(0, jnp.int32)
+        return Part(end, out, steps, none, diverged, time, ~diverged, _counted(state, steps, none))

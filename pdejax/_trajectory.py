@@ -8,7 +8,8 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 class Stats(eqx.Module):
     """What a solve cost: accepted `steps`, `rejected` steps, and `evaluations` of the whole field. A splitting evaluates single
-    terms: k evaluations of one of k terms count as one. −1 for implicit solvers, where the nonlinear solver decides."""
+    terms: k evaluations of one of k terms count as one. Stabilized solvers count their own, those of refused steps at the mean
+    rate. −1 for implicit solvers, where the nonlinear solver decides."""
 
     steps: Int[Array, "..."]
     rejected: Int[Array, "..."]

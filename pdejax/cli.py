@@ -1,4 +1,4 @@
-"""The command line: `pdejax verify | convergence | info`."""
+"""The command line: `pdejax verify | convergence | stability | stiff | info`."""
 
 import argparse
 import dataclasses
@@ -14,6 +14,8 @@ EXAMPLES = """examples:
   pdejax verify                                      check this machine's numbers against closed forms
   pdejax convergence --out out                       measure the continuum limit, save data and plots
   pdejax convergence --steps 4 8 16 --solvers euler rk4
+  pdejax stability --out out                         largest stable steps, predicted and measured, and maps
+  pdejax stiff --out out                             what each solver costs on a stiff field
   pdejax info                                        versions, devices, precision
 """
 
@@ -53,7 +55,25 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("--json", action="store_true", help="print JSON")
     info.set_defaults(run=_info)
     _add_convergence(commands)
+    _add_studies(commands)
     return parser
+
+
+def _add_studies(commands) -> None:
+    from pdejax.studies import _stability_command, _stiff_command
+
+    command = commands.add_parser(
+        "stability", help="largest stable steps and maps of stability", description=_stability_command.DESCRIPTION
+    )
+    _stability_command.add_arguments(command)
+    command.set_defaults(run=_stability_command.run)
+    command = commands.add_parser(
+        "stiff",
+        help="cost to accuracy as diffusion makes the field stiff",
+        description="Field evaluations, time and memory to a given error; see pdejax.studies.StiffConfig.",
+    )
+    _stiff_command.add_arguments(command)
+    command.set_defaults(run=_stiff_command.run)
 
 
 def _add_convergence(commands) -> None:

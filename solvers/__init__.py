@@ -27,6 +27,9 @@ from pdejax.solvers._evaluations import evaluations as evaluations
 from pdejax.solvers._grid import Grid as Grid
 from pdejax.solvers._guard import BlowupGuard as BlowupGuard
 from pdejax.solvers._guard import GuardState as GuardState
+from pdejax.solvers._imex import ARK3 as ARK3
+from pdejax.solvers._imex import ARK4 as ARK4
+from pdejax.solvers._imex import ARS222 as ARS222
 from pdejax.solvers._laplacian import Laplacian as Laplacian
 from pdejax.solvers._linear_flow import LinearFlow as LinearFlow
 from pdejax.solvers._linear_part import linear_part as linear_part
@@ -35,10 +38,13 @@ from pdejax.solvers._operator import DiagonalizableOperator as DiagonalizableOpe
 from pdejax.solvers._operator import TridiagonalOperator as TridiagonalOperator
 from pdejax.solvers._retract import Retract as Retract
 from pdejax.solvers._rk4 import RK4 as RK4
+from pdejax.solvers._rkc import RKC2 as RKC2
+from pdejax.solvers._rock2 import ROCK2 as ROCK2
 from pdejax.solvers._splitting import LieTrotter as LieTrotter
 from pdejax.solvers._splitting import Strang as Strang
 from pdejax.solvers._stability import real_stability_limit as real_stability_limit
 from pdejax.solvers._stability import stability_function as stability_function
+from pdejax.solvers._stabilized import StabilizedState as StabilizedState
 from pdejax.solvers._table import SOLVERS as SOLVERS
 from pdejax.solvers._table import SolverInfo as SolverInfo
 from pdejax.solvers._table import get_solver as get_solver

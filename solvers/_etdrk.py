@@ -220,9 +220,14 @@ class ETDRK4(AbstractETDRK):
     | `"cox-matthews"` | 4 | mean of stages 2 and 3 | Cox and Matthews (2002), (26)–(29) |
     | `"hochbruck-ostermann"` | 5 | stage 5 | Hochbruck and Ostermann (2005), (5.19) |
 
-    All have order 4 where the rest keeps the boundary condition: on periodic and Neumann grids. Where it does
-    not vanish at a Dirichlet wall, the order of the first two falls on fine grids; the third keeps it. With
-    L = 0 the first two are the classic Runge–Kutta method: a rest with rate λ < 0 is stable for h|λ| ≤ 2.785.
+    All have order 4 where the rest keeps the boundary condition: on Neumann and periodic grids. Where it does not
+    vanish at a Dirichlet wall, and the solution is smooth in t, fine grids leave order 2.5 of Cox and Matthews' method
+    (2 in theory) and 3.1 of Krogstad's (3 in theory), while Hochbruck and Ostermann's keeps 4. A start that does not
+    fit the rest at the wall makes an initial layer, which costs every method order with equal steps; adaptive
+    steps resolve it.
+
+    With L = 0 all three have the stability of the classic Runge–Kutta method: a rest with rate λ < 0 is stable for
+    h|λ| ≤ 2.785.
 
     The error estimate is the difference from the Adams–Moulton formula of order 3, of order h⁴; the step goes on with
     the solution of order 4.

@@ -7,6 +7,7 @@ import diffrax
 
 from pdejax.solvers._base import AbstractHermiteSolver
 from pdejax.solvers._etdrk import AbstractETDRK
+from pdejax.solvers._stabilized import AbstractStabilized
 from pdejax.solvers._tableau import is_explicit, tableau
 
 
@@ -16,8 +17,9 @@ def _count(solver: diffrax.AbstractSolver) -> tuple[int, int] | None:
     if isinstance(solver, AbstractHermiteSolver) and not wrapped:
         per_step = solver.step_evaluations()
         return None if per_step is None else (per_step, 0)
-    if isinstance(solver, AbstractETDRK) and not wrapped:
-        return solver.step_evaluations(), 1
+    if isinstance(solver, AbstractETDRK | AbstractStabilized) and not wrapped:
+        per_step = solver.step_evaluations()
+        return None if per_step is None else (per_step, 1)  # the slope at the end serves the next step
     if isinstance(solver, diffrax.AbstractImplicitSolver):
         return None
     method = None if wrapped else tableau(solver)
@@ -50,8 +52,8 @@ def evaluations(solver: diffrax.AbstractSolver, steps: Any) -> int | None:
     as much as one of the whole field. Dense output adds two evaluations of the whole field per step to the
     solvers made here (one to RK4, whose first stage is the slope at the start).
 
-    **Returns:** the count, or None for implicit solvers (Kvaerno5, or a splitting that contains it): their
-    root finder decides.
+    **Returns:** the count, or None where it is not known beforehand: implicit solvers (Kvaerno5, or a splitting
+    that contains it), whose root finder decides, and stabilized ones that choose their stages in every step.
 
     **Raises:** `TypeError` for a solver whose evaluations are not known or `steps` that is not an integer,
     `ValueError` for `steps` below 1.

@@ -5,6 +5,7 @@ from typing import Any
 import diffrax
 
 from pdejax.solvers._etdrk import AbstractETDRK
+from pdejax.solvers._imex import AbstractAdditive
 from pdejax.solvers._linear_flow import LinearFlow
 from pdejax.solvers._operator import AbstractLinearOperator, DiagonalizableOperator
 from pdejax.solvers._splitting import AbstractSplitting
@@ -23,6 +24,8 @@ def linear_part(solver: Any) -> type[AbstractLinearOperator] | None:
         solver = solver.solver
     if isinstance(solver, AbstractETDRK):
         return DiagonalizableOperator
+    if isinstance(solver, AbstractAdditive):
+        return AbstractLinearOperator
     if isinstance(solver, AbstractSplitting) and any(isinstance(s, LinearFlow) for s in solver.solvers):
         if not isinstance(solver.solvers[-1], LinearFlow):
             raise ValueError(

@@ -98,6 +98,7 @@ class DiagonalizableOperator(AbstractLinearOperator):
     @jax.named_scope("pdejax.solvers.DiagonalizableOperator")
     def __call__(self, t: Any, u: Num[Array, "n d"], args: Any) -> Num[Array, "n d"]:
         del t, args
+        self.check(u.shape)
         out = _act(self.diffusivity, on_parts(Laplacian(self.grid), u))
         if self.matrix is None:
             return out
@@ -206,6 +207,7 @@ class TridiagonalOperator(AbstractLinearOperator):
     @jax.named_scope("pdejax.solvers.TridiagonalOperator")
     def __call__(self, t: Any, u: Num[Array, "n d"], args: Any) -> Num[Array, "n d"]:
         del t, args
+        self.check(u.shape)
         real = jnp.finfo(u.dtype).dtype
         out = on_parts(lambda v: divergence(self.grid, self.coefficient.astype(real), v, mask=self.mask), u)
         return out if self.shift is None else out + _act(self.shift.astype(real), u)

@@ -10,9 +10,12 @@ import diffrax
 
 from pdejax.solvers._etdrk import ETDRK1, ETDRK2, ETDRK4
 from pdejax.solvers._evaluations import evaluations
+from pdejax.solvers._imex import ARK3, ARK4, ARS222
 from pdejax.solvers._linear_flow import LinearFlow
 from pdejax.solvers._linear_part import linear_part
 from pdejax.solvers._rk4 import RK4
+from pdejax.solvers._rkc import RKC2
+from pdejax.solvers._rock2 import ROCK2
 from pdejax.solvers._splitting import AbstractSplitting, LieTrotter, Strang
 from pdejax.solvers._stability import real_stability_limit
 
@@ -26,7 +29,7 @@ class SolverInfo:
     - `order`: order in h for smooth fields.
     - `adaptive`: whether it estimates its error, so that a PID controller can use it.
     - `evaluations`: field evaluations per step, first-same-as-last respected; for a splitting evaluations of
-        single terms, with two terms. None for implicit solvers.
+        single terms, with two terms. None for implicit solvers and where the stages are chosen in every step.
     - `real_limit`: stable for h|λ| up to this on the negative real axis; inf if A-stable, None for
         splittings.
     - `splitting`: whether it wants a `MultiTerm`.
@@ -114,6 +117,11 @@ _ROWS = (
         4,
         "exponential (Hochbruck-Ostermann), keeps its order at Dirichlet walls",
     ),
+    _info("ars222", _whole(ARS222), 2, "implicit-explicit (Ascher, Ruuth, Spiteri): the linear part is implicit"),
+    _info("ark3", _whole(ARK3), 3, "implicit-explicit (Kennedy and Carpenter), L-stable for the linear part"),
+    _info("ark4", _whole(ARK4), 4, "implicit-explicit (Kennedy and Carpenter); also for variable diffusion and masks"),
+    _info("rkc2", _whole(RKC2), 2, "stabilized explicit (Chebyshev); stages chosen in every step, no structure needed"),
+    _info("rock2", _whole(ROCK2), 2, "stabilized explicit (orthogonal polynomials), a longer interval than rkc2"),
 )
 
 SOLVERS: dict[str, SolverInfo] = {row.name: row for row in _ROWS}

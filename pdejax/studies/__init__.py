@@ -1,8 +1,17 @@
 """Studies: one question each, from a configuration to numbers, figures and a verdict."""
 
+from pdejax.studies._claims_stability import Evidence as Evidence
+from pdejax.studies._claims_stability import claim_c4 as claim_c4
+from pdejax.studies._claims_stability import claim_c5 as claim_c5
+from pdejax.studies._claims_stability import claim_c6 as claim_c6
+from pdejax.studies._claims_stability import claim_c7 as claim_c7
+from pdejax.studies._claims_stability import claim_c12 as claim_c12
 from pdejax.studies._convergence import ConvergenceResult as ConvergenceResult
 from pdejax.studies._convergence import convergence as convergence
 from pdejax.studies._convergence_config import ConvergenceConfig as ConvergenceConfig
 from pdejax.studies._records import ResultError as ResultError
 from pdejax.studies._records import environment as environment
+from pdejax.studies._stiff import StiffResult as StiffResult
+from pdejax.studies._stiff import stiff as stiff
+from pdejax.studies._stiff_config import StiffConfig as StiffConfig
 from pdejax.studies._verify import verify as verify

@@ -19,8 +19,12 @@ import pytest
 import pdejax.solvers as solvers
 from pdejax.solvers import (
     RK4,
+    RKC2,
+    ROCK2,
     SOLVERS,
+    DiagonalizableOperator,
     Euler,
+    Grid,
     Kvaerno5,
     LieTrotter,
     Midpoint,
@@ -29,6 +33,7 @@ from pdejax.solvers import (
     Tsit5,
     evaluations,
     get_solver,
+    linear_part,
     real_stability_limit,
     stability_function,
 )
@@ -47,7 +52,19 @@ EXPECTED = {
     "lietrotter": (1, False, 2, None),
     "strang": (2, False, 6, None),
     "macaron": (1, False, 3, None),
+    "strangflow": (2, False, 2, None),
+    "etdrk1": (1, True, 1, None),
+    "etdrk2": (2, True, 2, None),
+    "etdrk4": (4, True, 4, None),
+    "etdrk4ho": (4, True, 5, None),
+    "ars222": (2, True, 2, None),
+    "ark3": (3, True, 4, None),
+    "ark4": (4, True, 6, None),
+    "rkc2": (2, True, None, None),
+    "rock2": (2, True, None, None),
 }
+SPLITTINGS = {"lietrotter", "strang", "macaron", "strangflow"}
+LINEAR = {"strangflow", "etdrk1", "etdrk2", "etdrk4", "etdrk4ho", "ars222", "ark3", "ark4"}
 
 
 def test_table():
@@ -56,7 +73,7 @@ def test_table():
         info = SOLVERS[name]
         assert info.name == name and info.note
         assert (info.order, info.adaptive, info.evaluations) == (order, adaptive, count)
-        assert info.splitting == (limit is None)
+        assert info.splitting == (name in SPLITTINGS) and info.linear == (name in LINEAR)
         if limit is None:
             assert info.real_limit is None
         else:
@@ -116,7 +133,9 @@ def test_no_limit_without_a_tableau():
 
 
 COUNTED = [
-    *(get_solver(name, terms=2) for name in EXPECTED if name != "kvaerno5"),
+    *(get_solver(name, terms=2) for name in EXPECTED if name not in ("kvaerno5", "rkc2", "rock2")),
+    RKC2(stages=5),
+    ROCK2(stages=5),
     Retract(RK4(), jnp.tanh),
     LieTrotter((Tsit5(), Retract(Euler(), jnp.tanh))),
     Strang((Tsit5(), Strang((Euler(), Midpoint())))),
@@ -140,13 +159,15 @@ def test_evaluations_are_those_that_happen(solver):
         return diffrax.ODETerm(field)
 
     def build(structure):
+        if linear_part(structure) is not None:
+            return diffrax.MultiTerm(term(), diffrax.ODETerm(DiagonalizableOperator(Grid(2), 0.1)))
         if isinstance(structure, LieTrotter | Strang):
             return diffrax.MultiTerm(*(build(part) for part in structure.solvers))
         return term()
 
     solve = eqx.filter_jit(
         lambda terms: diffrax.diffeqsolve(
-            terms, solver, 0.0, 1.0, 1 / 3, jnp.ones(2), max_steps=4, adjoint=diffrax.ForwardMode()
+            terms, solver, 0.0, 1.0, 1 / 3, jnp.ones((2, 1)), max_steps=4, adjoint=diffrax.ForwardMode()
         )
     )
     solution = solve(build(solver))
@@ -160,6 +181,7 @@ def test_evaluations_refuse():
     assert evaluations(implicit, 3) is None
     assert evaluations(LieTrotter((Euler(), implicit)), 3) is None
     assert evaluations(Retract(implicit, jnp.tanh), 3) is None
+    assert evaluations(RKC2(), 3) is None
     with pytest.raises(TypeError, match="HalfSolver are not known"):
         evaluations(diffrax.HalfSolver(Tsit5()), 3)
     for steps in (0, -1):
@@ -193,9 +215,10 @@ def test_get_solver():
 
 
 def test_public_names():
-    expected = """BlowupGuard Bosh3 Dopri5 Dopri8 Euler Grid GuardState Heun Kvaerno5 Laplacian LieTrotter
-    Midpoint RK4 Retract SOLVERS SolverInfo Strang Tsit5 divergence evaluations get_solver
-    real_stability_limit stability_function
+    expected = """ARK3 ARK4 ARS222 AbstractLinearOperator BlowupGuard Bosh3 DiagonalizableOperator Dopri5 Dopri8
+    ETDRK1 ETDRK2 ETDRK4 Euler Grid GuardState Heun Kvaerno5 Laplacian LieTrotter LinearFlow Midpoint RK4 RKC2 ROCK2
+    Retract SOLVERS SolverInfo StabilizedState Strang TridiagonalOperator Tsit5 divergence evaluations get_solver
+    linear_part real_stability_limit stability_function
                """
     # Modules aside: the type checker of the test run puts some there.
     names = (name for name, value in vars(solvers).items() if not isinstance(value, types.ModuleType))

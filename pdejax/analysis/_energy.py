@@ -1,0 +1,170 @@
+r"""Energy of a field, v2 (13), its exact split over the terms, v2 (14), and what v2 (9) does to it (claim C4)."""
+
+import dataclasses
+import math
+from typing import no_type_check
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+from pdejax._equation import AbstractEquation
+from pdejax._types import Depth, Field, Mask
+from pdejax.exact import spatial_norm_basin_radius
+from pdejax.terms import FieldArgs
+
+
+@dataclasses.dataclass(frozen=True)
+class EnergyBudget:
+    r"""Energy along a trajectory of k depths.
+
+    - `ts (k,)`; `energy (k,)`: E = ½‖u‖_Ω²; `mean (k,)`: ½‖μ‖², the part in the spatial mean; `deviation (k,)`:
+      σ = ‖u − μ‖_Ω. E = ½‖μ‖² + ½σ².
+    - `rates {term: (k,)}`: ⟨u, term(u)⟩_Ω, and `total (k,)` their sum, dE/dt.
+    """
+
+    ts: Array
+    energy: Array
+    mean: Array
+    deviation: Array
+    rates: dict[str, Array]
+    total: Array
+
+
+def energy(
+    u: Float[Array, "... n d"], weights: Float[Array, " n"] | None = None, mask: Mask | None = None
+) -> Float[Array, "..."]:
+    r"""$E = \tfrac12\|u\|_\Omega^2 = \tfrac12\sum_iw_i\|u_i\|_2^2$, v2 (13), with `weights` divided by their sum (equal for None;
+    0 where `mask` is False). Acts on the last two axes."""
+    return 0.5 * _inner(u, u, weights, mask)
+
+
+def energy_rates(
+    equation: AbstractEquation,
+    u: Field,
+    t: Depth = 0.0,
+    args: FieldArgs | None = None,
+    weights: Float[Array, " n"] | None = None,
+) -> dict[str, Float[Array, ""]]:
+    r"""What each term adds to dE/dt, v2 (14): $\langle u, A(u)\rangle_\Omega$ and so on, by the term's name. They sum to dE/dt
+    exactly, because the terms sum to ∂u/∂t. `weights` as in [`energy`][pdejax.analysis.energy], the mask from `args`.
+
+    For v2 (9) the rate is $-\gamma\sigma^2/\sqrt{\sigma^2+\epsilon}$, of degree 1 in the field, not −2γE (claim C4)."""
+    equation.check(u.shape)
+    mask = None if args is None else args.mask
+    return {name: _inner(u, part, weights, mask) for name, part in equation.contributions(t, u, args).items()}
+
+
+@no_type_check
+def energy_budget(
+    equation: AbstractEquation,
+    ts: Float[Array, " k"],
+    us: Float[Array, "k n d"],
+    args: FieldArgs | None = None,
+    weights: Float[Array, " n"] | None = None,
+) -> EnergyBudget:
+    """Energy, its split into mean and deviation, and every term's rate, at the points `(ts, us)` of a trajectory.
+    One field evaluation per term and point, compiled once."""
+    if ts.shape[0] != us.shape[0]:
+        raise ValueError(f"ts has {ts.shape[0]} depths, but us has {us.shape[0]} fields; they must be as many.")
+    equation.check(us.shape[1:])
+    e, mean, deviation, rates = _budget(equation, ts, us, args, weights)
+    return EnergyBudget(ts, e, mean, deviation, rates, sum(rates.values(), start=jnp.zeros_like(e)))
+
+
+@no_type_check
+def claimed_energy(initial: ArrayLike, gamma: ArrayLike, lipschitz: ArrayLike, t: ArrayLike) -> Float[Array, "..."]:
+    r"""What v2 Thm 3.3 promises, (15) with Grönwall: $E(t) \le E(0)\,e^{-2(\gamma-L)t}$, L = L_A + L_R. It rests on
+    ⟨u, S(u)⟩ ≤ −2γE, which holds for S = −γu and not for v2 (9)."""
+    return jnp.asarray(initial) * jnp.exp(-2.0 * (jnp.asarray(gamma) - jnp.asarray(lipschitz)) * jnp.asarray(t))
+
+
+@no_type_check
+def decay_rate(ts: Float[Array, " k"], energies: Float[Array, " k"]) -> Float[Array, ""]:
+    """The largest δ with E(t) ≤ E(t₀)·e^{−δ(t − t₀)} at every depth given: what to hold against 2(γ − L). Negative if the
+    energy ever exceeds its initial value; inf if it is 0 at once."""
+    if ts.shape[0] < 2:
+        raise ValueError("decay_rate needs at least two depths.")
+    return -jnp.max(jnp.log(energies[1:] / energies[0]) / (ts[1:] - ts[0]))
+
+
+@no_type_check
+def basin_radius(gamma: ArrayLike, rate: ArrayLike, eps: ArrayLike = 0.0) -> Float[Array, "..."]:
+    r"""$\sigma^* = \sqrt{\gamma^2/\lambda^2 - \varepsilon}$: v2 (9) against growth at `rate` λ > 0 shrinks deviations σ < σ* and
+    lets those above grow. 0 if γ ≤ λ√ε. The mean is not held back at all. Raises `ValueError` for λ ≤ 0, γ < 0, ε < 0.
+    See [`spatial_norm_basin_radius`][pdejax.exact.spatial_norm_basin_radius]."""
+    return spatial_norm_basin_radius(gamma, rate, eps)
+
+
+@no_type_check
+def extinction_time(sigma: float, gamma: float, *, rate: float = 0.0, eps: float = 0.0, level: float = 0.0) -> float:
+    r"""Depth at which $\sigma' = \lambda\sigma - \gamma\sigma/\sqrt{\sigma^2+\varepsilon}$ has come from `sigma` down to `level`.
+
+    With w = √(σ²+ε), e = √ε, dt = −w² dw/((w² − e²)(γ − λw)), so by partial fractions $t = T(w_0) - T(w_1)$,
+
+    $$T(w) = \frac{e\,\ln(w-e)}{2(\gamma-\lambda e)} - \frac{e\,\ln(w+e)}{2(\gamma+\lambda e)}
+      - \frac{\gamma^2}{\gamma^2-\lambda^2\varepsilon}\,\frac{\ln(\gamma-\lambda w)}{\lambda} .$$
+
+    `level` = 0 is reached in finite time only for ε = 0: σ₀/γ for λ = 0, else $-\ln(1-\lambda\sigma_0/\gamma)/\lambda$; for
+    ε > 0 the time is inf, the end being exponential at rate γ/√ε − λ. inf also for σ₀ at or above the basin radius.
+    `rate` λ may have any sign. 0 if `sigma` ≤ `level`. Raises `ValueError` for negative σ, γ, ε or level.
+    Source: derived here from v2 (9).
+    """
+    for name, value in (("sigma", sigma), ("gamma", gamma), ("eps", eps), ("level", level)):
+        if not 0 <= float(value) < math.inf:
+            raise ValueError(f"{name}={value} must be finite and not negative.")
+    if not math.isfinite(float(rate)):
+        raise ValueError(f"rate={rate} must be finite.")
+    if sigma <= level:
+        return 0.0
+    e = math.sqrt(eps)
+    start, end = math.hypot(sigma, e), math.hypot(level, e)
+    if gamma <= rate * start or (level == 0 and (eps > 0 or gamma == 0)):
+        return math.inf
+    near = 1e-5
+    if eps > 0 and abs(gamma + rate * e) < 0.5 * near * gamma:
+        # A removable pole of two of the parts: the mean of both sides, in error by O(near²).
+        sides = (rate * (1 - near), rate * (1 + near))
+        return 0.5 * sum(extinction_time(sigma, gamma, rate=side, eps=eps, level=level) for side in sides)
+    ratio = (start - end) / (gamma - rate * start)
+    # (ln(γ − λw₁) − ln(γ − λw₀))/λ with its limit at λ = 0.
+    drift = math.log1p(rate * ratio) / rate if rate != 0 else ratio
+    if eps == 0:
+        return drift
+    above, below = gamma + rate * e, gamma - rate * e
+    slow = e / (2 * below) * (_log_excess(sigma, e) - _log_excess(level, e))
+    slow -= e / (2 * above) * math.log((start + e) / (end + e))
+    return slow + gamma**2 / (above * below) * drift
+
+
+def _log_excess(sigma: float, e: float) -> float:
+    """ln(w − e) without cancellation, w = √(σ² + e²)."""
+    return 2 * math.log(sigma) - math.log(math.hypot(sigma, e) + e)
+
+
+@eqx.filter_jit
+def _budget(equation, ts, us, args, weights):
+    mask = None if args is None else args.mask
+
+    def point(x):
+        t, u = x
+        w = _shares(u.shape[0], u.dtype, weights, mask)
+        mu = jnp.sum(w[:, None] * u, axis=0)
+        deviation = jnp.sqrt(jnp.sum(w * jnp.sum((u - mu[None]) ** 2, axis=-1)))
+        rates = energy_rates(equation, u, t, args, weights)
+        return energy(u, weights, mask), 0.5 * jnp.sum(mu**2), deviation, rates
+
+    return jax.lax.map(point, (ts, us))
+
+
+def _inner(a: Array, b: Array, weights: Array | None, mask: Array | None) -> Array:
+    w = _shares(a.shape[-2], a.dtype, weights, mask)
+    return jnp.einsum("...id,...id,i->...", a, b, w)
+
+
+def _shares(n: int, dtype: np.dtype, weights: Array | None, mask: Array | None) -> Array:
+    w = jnp.ones(n, dtype) if weights is None else weights.astype(dtype)
+    w = w if mask is None else jnp.where(mask, w, 0)
+    return w / jnp.sum(w)

@@ -1,0 +1,540 @@
+"""Stabilized explicit methods: their polynomials and steps against textbook twins, orders, stability, stage choice,
+tolerances, gradients, failures.
+"""
+
+import functools
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.polynomial import chebyshev
+
+from pdejax.solvers._grid import Grid
+from pdejax.solvers._laplacian import Laplacian
+from pdejax.solvers._rkc import RKC2
+from pdejax.solvers._rock2 import ROCK2
+from pdejax.solvers._rock2_polynomials import rock2_polynomial
+
+SCHEMES = [RKC2, ROCK2]
+EPSILON = 2.0 / 13.0
+DIVERGED = diffrax.RESULTS.nonlinear_divergence  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _chebyshev(s, x):
+    """T_s, T_s', T_s'' at x, from the coefficients of the series."""
+    series = chebyshev.Chebyshev.basis(s)
+    return series(x), series.deriv()(x), series.deriv(2)(x)
+
+
+def _rkc_coefficients(s):
+    """(w0, w1, a_j, b_j for j = 0 … s)."""
+    w0 = 1.0 + EPSILON / s**2
+    _, first, second = _chebyshev(s, w0)
+    values = [_chebyshev(j, w0) for j in range(s + 1)]
+    b = [second / first**2 if j >= 2 else None for j, (_, first, second) in enumerate(values)]
+    b[0] = b[1] = b[2]
+    a = [1.0 - bj * t for bj, (t, _, _) in zip(b, values, strict=True)]
+    return w0, first / second, a, b
+
+
+def _rkc_step(f, t, h, y, s):
+    """One step as in Sommeijer, Shampine, Verwer (1997), (2.4) to (2.8), NumPy."""
+    w0, w1, a, b = _rkc_coefficients(s)
+    nodes = [0.0, b[1] * w1] + [w1 * _chebyshev(j, w0)[2] / _chebyshev(j, w0)[1] for j in range(2, s + 1)]
+    f0 = f(t, y)
+    stages = [y, y + b[1] * w1 * h * f0]
+    for j in range(2, s + 1):
+        mu, nu = 2.0 * b[j] * w0 / b[j - 1], -b[j] / b[j - 2]
+        mu_tilde = 2.0 * b[j] * w1 / b[j - 1]
+        new = (1.0 - mu - nu) * y + mu * stages[-1] + nu * stages[-2]
+        stages.append(new + mu_tilde * h * (f(t + nodes[j - 1] * h, stages[-1]) - a[j - 1] * f0))
+    return stages[-1]
+
+
+def _rock2_step(f, t, h, y, s):
+    """One step as in Abdulle, Medovikov (2001), from the polynomial's coefficients; also the error estimate."""
+    m = rock2_polynomial(s)
+    stages, nodes = [y, y + m.mu[0] * h * f(t, y)], [0.0, m.mu[0]]
+    for mu, kappa in zip(m.mu[1:], m.kappa[1:], strict=True):
+        stages.append(mu * h * f(t + nodes[-1] * h, stages[-1]) + (1.0 + kappa) * stages[-1] - kappa * stages[-2])
+        nodes.append(mu + (1.0 + kappa) * nodes[-1] - kappa * nodes[-2])
+    last = stages[-1]
+    f1 = f(t + nodes[-1] * h, last)
+    first = last + h * m.sigma * f1
+    f2 = f(t + (nodes[-1] + m.sigma) * h, first)
+    return first + h * m.sigma * f2 - h * m.sigma * (1.0 - m.tau / m.sigma**2) * (f2 - f1)
+
+
+def one_step(solver, f, t, h, y):
+    """(y1, error estimate, state, result) of a first step."""
+    term = diffrax.ODETerm(lambda t, y, args: f(t, y))
+    t, t1 = jnp.asarray(t), jnp.asarray(t + h)
+    state = solver.init(term, t, t1, y, None)
+    y1, error, _, state, result = solver.step(term, t, t1, y, None, state, False)
+    return y1, error, state, result
+
+
+# Polynomials and single steps.
+
+
+def _stability(solver, z):
+    """R(z) at real z, by a step of length 1 on y' = z y."""
+    return np.asarray(one_step(solver, lambda t, y: jnp.asarray(z) * y, 0.0, 1.0, jnp.ones(len(z)))[0])
+
+
+@pytest.mark.parametrize("s", [2, 3, 7, 20])
+def test_rkc_polynomial(s):
+    """R_s(z) = a_s + b_s T_s(w0 + w1 z)."""
+    w0, w1, a, b = _rkc_coefficients(s)
+    solver = RKC2(stages=s)
+    z = np.linspace(-1.05 * solver.stability_limit(s), 0.3, 200)
+    expected = a[s] + b[s] * _chebyshev(s, w0 + w1 * z)[0]
+    np.testing.assert_allclose(_stability(solver, z), expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("s", [3, 8, 21])
+def test_rock2_polynomial(s):
+    """R has order two, R/w is orthogonal to all lower degrees with the weight w²/√(1 − x²), and |R| stays below 0.95
+    except next to 0.
+    """
+    method, solver = rock2_polynomial(s), ROCK2(stages=s)
+    # x = −1 is z = −limit, and x = 1 + 2/s² the real part of the zeros of w; these are Gauss–Chebyshev points of [−1, 1].
+    zeros = np.roots([method.tau, 2.0 * method.sigma, 1.0])
+    real = zeros[0].real
+    right = (2.0 * real - 2.0 / s**2 * method.limit) / (2.0 + 2.0 / s**2)
+    assert right < real < 0.0 and abs(zeros[0].imag) > 0.0
+    x = np.cos((np.arange(4 * s) + 0.5) * np.pi / (4 * s))
+    z = 0.5 * (right + method.limit) * (x - 1.0) + right
+    w = 1.0 + 2.0 * method.sigma * z + method.tau * z**2
+    p = _stability(solver, z) / w
+    size = np.sqrt(np.sum((w * p) ** 2))
+    for degree in range(s - 2):
+        lower = w * np.cos(degree * np.arccos(x))
+        assert abs(np.sum(w * p * lower)) < 1e-9 * size * np.linalg.norm(lower), degree
+    assert abs(np.sum(w * p * w * np.cos((s - 2) * np.arccos(x)))) > 0.1 * size
+    h = 1e-3
+    near = _stability(solver, np.array([-h, 0.0, h]))
+    assert abs(near[1] - 1.0) < 1e-13
+    assert abs((near[2] - near[0]) / (2 * h) - 1.0) < 1e-6
+    assert abs((near[2] - 2.0 * near[1] + near[0]) / h**2 - 1.0) < 1e-5
+    inside = np.abs(_stability(solver, np.linspace(-method.limit, -1e-3, 100 * s)))
+    assert np.max(inside) < 1.0
+    assert np.max(np.abs(_stability(solver, np.linspace(-method.limit, 2.0 * right, 100 * s)))) <= 0.9501
+    assert abs(_stability(solver, np.array([-1.05 * method.limit]))[0]) > 1.0
+
+
+def _numpy_field(t, y):
+    matrix = np.array([[-9.0, 4.0, 0.0], [3.0, -12.0, 5.0], [0.0, 4.0, -7.0]])
+    return y @ matrix.T + np.sin(3.0 * t) * np.array([1.0, -2.0, 0.5]) - y**3
+
+
+def _field(t, y):
+    matrix = jnp.array([[-9.0, 4.0, 0.0], [3.0, -12.0, 5.0], [0.0, 4.0, -7.0]])
+    return y @ matrix.T + jnp.sin(3.0 * t) * jnp.array([1.0, -2.0, 0.5]) - y**3
+
+
+@pytest.mark.parametrize("s", [3, 4, 9])
+@pytest.mark.parametrize("scheme, twin", [(RKC2, _rkc_step), (ROCK2, _rock2_step)], ids=["rkc2", "rock2"])
+def test_textbook_twin(scheme, twin, s):
+    """A nonlinear, non-autonomous step; and the same stage number chosen from the spectral radius."""
+    y, t, h = np.array([0.4, -0.9, 1.1]), 0.3, 0.15
+    expected = twin(_numpy_field, t, h, y, s)
+    fixed, error, state, _ = one_step(scheme(stages=s), _field, t, h, jnp.asarray(y))
+    np.testing.assert_allclose(fixed, expected, rtol=1e-13, atol=0)
+    assert (int(state.stages), int(state.evaluations)) == (s, s + 1)
+    radius = 0.97 * scheme().stability_limit(s) / h
+    chosen, again, state, _ = one_step(scheme(spectral_radius=radius), _field, t, h, jnp.asarray(y))
+    assert int(state.stages) == s
+    np.testing.assert_allclose(chosen, expected, rtol=1e-12, atol=0)
+    np.testing.assert_allclose(again, error, rtol=1e-8, atol=1e-14)
+
+
+def test_error_estimates():
+    """RKC2: the estimate e of the paper, O(h³), made O(h²); ROCK2: O(h²). Both for a start at rest too."""
+    y = jnp.array([0.4, -0.9, 1.1])
+    for scheme in SCHEMES:
+        sizes = [float(jnp.linalg.norm(one_step(scheme(stages=5), _field, 0.3, h, y)[1])) for h in (4e-3, 2e-3, 1e-3)]
+        np.testing.assert_allclose(np.log2(np.array(sizes[:-1]) / sizes[1:]), 2.0, atol=0.1)
+        at_rest = one_step(scheme(stages=5), lambda t, y: 0.0 * y, 0.0, 0.1, y)
+        assert float(jnp.max(jnp.abs(at_rest[1]))) < 1e-14 and bool(jnp.all(at_rest[0] == y))
+    h, f = 0.1, lambda y: _numpy_field(0.0, y)
+    y = np.asarray(y)
+    y1, error, _, _ = one_step(RKC2(stages=4), lambda t, y: _field(0.0, y), 0.0, h, jnp.asarray(y))
+    y1 = np.asarray(y1)
+    plain = (12.0 * (y - y1) + 6.0 * h * (f(y) + f(y1))) / 15.0
+    factor = max(np.linalg.norm(y), np.linalg.norm(y1)) / np.linalg.norm(plain)
+    np.testing.assert_allclose(error, plain * factor ** (1 / 3), rtol=1e-9)
+
+
+# Stability and the choice of the stage number.
+
+
+def test_limits_as_stated():
+    for s in (5, 10, 50, 150):
+        assert abs(RKC2().stability_limit(s) / (2 / 3 * (s**2 - 1) * (1 - 2 * EPSILON / 15)) - 1.0) < 0.01
+    assert all(0.80 < ROCK2().stability_limit(s) / s**2 < 0.81 for s in (15, 50, 150))
+    assert ROCK2().stability_limit(3) / 9 > 0.67
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("s", [4, 13])
+def test_stability_from_noise(scheme, s, getkey):
+    """60 steps of the heat equation: decay at 0.95 of the limit, growth at 1.10, and at both with stages chosen."""
+    laplacian = Laplacian(Grid(32, boundary="periodic"))
+    radius = 4.0 * 32.0**2
+    noise = jax.random.normal(getkey(), (32, 1))
+    noise = noise - jnp.mean(noise)
+
+    @jax.jit
+    def grow(h, solver):
+        def step(y, _):
+            return one_step(solver, lambda t, y: laplacian(y), 0.0, h, y)[0], None
+
+        return jnp.linalg.norm(jax.lax.scan(step, noise, None, length=60)[0])
+
+    size = float(jnp.linalg.norm(noise))
+    fixed = scheme(stages=s)
+    limit = fixed.stability_limit(s) / radius
+    assert float(grow(0.95 * limit, fixed)) < 0.05 * size
+    assert float(grow(1.10 * limit, fixed)) > 1e3 * size
+    chosen = scheme(spectral_radius=radius)
+    assert all(float(grow(factor * limit, chosen)) < 0.05 * size for factor in (0.95, 1.10))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_chosen_stages_are_the_fewest(scheme):
+    solver = scheme(max_stages=120)
+    for z in np.concatenate([np.linspace(0.0, 40.0, 200), np.geomspace(40.0, solver.stability_limit(120), 100)]):
+        s = int(solver.choose(jnp.asarray(z)))
+        assert z <= solver.stability_limit(s), (z, s)
+        fewer = int(0.9 * s) - 1
+        assert fewer < solver.fewest or z > solver.stability_limit(fewer), (z, s)
+
+
+@pytest.mark.parametrize("boundary, width", [("neumann", 200), ("periodic", 31)])
+def test_power_iteration(boundary, width, getkey):
+    """A heat equation: between the spectral radius and 1.2 times it; the second step needs one evaluation for it."""
+    laplacian = Laplacian(Grid(width, boundary=boundary))
+    exact = float(jnp.max(-laplacian.eigenvalues()))
+    solver = RKC2(max_stages=400)
+    term = diffrax.ODETerm(lambda t, y, args: laplacian(y) + jnp.cos(y))
+    y = jax.random.normal(getkey(), (width, 2))
+    t, h = jnp.asarray(0.0), jnp.asarray(1e-3)
+    state = solver.init(term, t, h, y, None)
+    step = jax.jit(lambda t, y, state: solver.step(term, t, t + h, y, None, state, False))
+    y, _, _, first, _ = step(t, y, state)
+    _, _, _, second, _ = step(h, y, first)
+    for found in (first, second):
+        assert exact <= float(found.spectral_radius) <= 1.21 * exact
+        assert int(found.unconverged) == 0
+    assert int(second.evaluations - first.evaluations) == int(second.stages) + 1
+
+
+def test_power_iteration_that_does_not_settle():
+    """A rotation seen in a skewed metric: quotients alternate for ever between 20 and 0.05; ρ = 1. The largest is used, the
+    step is counted, and evaluations are capped.
+    """
+    solver = RKC2()
+    _, _, state, result = one_step(
+        solver, lambda t, y: jnp.flip(y) * jnp.array([20.0, -0.05]), 0.0, 0.01, jnp.array([1.0, 0.5])
+    )
+    assert int(state.unconverged) == 1
+    assert 1.0 <= float(state.spectral_radius) <= 1.2 * 20.0 + 1e-6
+    assert int(state.evaluations) == 1 + 50 + int(state.stages)
+    assert result == diffrax.RESULTS.successful
+
+
+# Whole solves.
+
+
+@functools.cache
+def stiff(boundary="neumann"):
+    """A stiff heat equation with a source that does not vanish at Dirichlet walls."""
+    laplacian = Laplacian(Grid(48, boundary=boundary))
+    x = laplacian.grid.points[:, None]
+
+    def field(t, u, args):
+        source = jnp.exp(-x) if boundary == "dirichlet" else jnp.cos(jnp.pi * x)
+        return 0.1 * laplacian(u) + (1.0 if args is None else args) * (1.0 + source * jnp.sin(3.0 * t) - u**3)
+
+    return field, jnp.sin(jnp.pi * x) if boundary == "dirichlet" else jnp.cos(jnp.pi * x)
+
+
+@eqx.filter_jit
+def _solve(field, solver, u0, dt0, t0, t1, args, saveat, controller, adjoint, max_steps):
+    return diffrax.diffeqsolve(
+        diffrax.ODETerm(field),
+        solver,
+        t0,
+        t1,
+        dt0,
+        u0,
+        args,
+        saveat=saveat,
+        stepsize_controller=controller,
+        adjoint=adjoint,
+        max_steps=max_steps,
+        throw=False,
+    )
+
+
+def solve(
+    field, solver, u0, dt0, t1=1.0, args=None, saveat=None, controller=None, adjoint=None, max_steps=16384, t0=0.0
+):
+    dt0, t0, t1 = jnp.asarray(dt0), jnp.asarray(t0), jnp.asarray(t1)
+    saveat = diffrax.SaveAt(t1=True, solver_state=True) if saveat is None else saveat
+    controller = diffrax.ConstantStepSize() if controller is None else controller
+    adjoint = diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint
+    return _solve(field, solver, u0, dt0, t0, t1, args, saveat, controller, adjoint, max_steps)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_order(scheme, problem, measured_orders):
+    """Diffusive and, at steps short enough for it to be stable, dispersive; on and between the steps."""
+    term = diffrax.ODETerm(problem.field)
+    orders, smallest = measured_orders(term, scheme(stages=5), problem.u0, problem.ts, problem.exact, 48)
+    for kind, found in orders.items():
+        print(scheme.__name__, kind, found.round(3).tolist())
+        np.testing.assert_allclose(found, 2.0, atol=0.15, err_msg=kind)
+    assert smallest > 1e-11
+    assert scheme().order(term) == 2
+
+
+TS = (0.237, 0.5011, 0.793)
+
+
+def _orders(scheme, field, u0, exact, steps):
+    errors = []
+    for count in steps:
+        saveat = diffrax.SaveAt(ts=jnp.array([*TS, 1.0]), solver_state=True)
+        solution = solve(field, scheme, u0, 1.0 / count, saveat=saveat)
+        assert int(solution.stats["num_steps"]) == count and solution.result == diffrax.RESULTS.successful
+        difference = solution.ys - exact
+        errors.append([float(jnp.linalg.norm(difference[-1])), float(jnp.linalg.norm(difference[:-1]))])
+    return np.log2(np.array(errors[:-1]) / errors[1:])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_dirichlet_walls_do_not_reduce_the_order(scheme, reference):
+    """A source that does not vanish at the walls, ρ = 920: the order is never below 2 and tends to it from above."""
+    field, u0 = stiff("dirichlet")
+    orders = _orders(scheme(stages=12), field, u0, reference(field, u0, jnp.array(TS)), (16, 32, 64, 128, 256))
+    print(scheme.__name__, "Dirichlet (on, between)", orders.round(3).tolist())
+    assert np.all(orders > 1.95)
+    assert abs(orders[-1, 0] - 2.0) < 0.15
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_order_and_tolerance_on_a_stiff_problem(scheme, reference):
+    """ρ = 920: order 2 with stages chosen per step, on and between the steps; adaptive runs within a factor of ten of the
+    tolerance from 1e-3 to 1e-8.
+    """
+    field, u0 = stiff()
+    exact = reference(field, u0, jnp.array(TS))
+    saveat = diffrax.SaveAt(ts=jnp.array([*TS, 1.0]), solver_state=True)
+    orders = _orders(scheme(), field, u0, exact, (8, 16, 32))
+    print(scheme.__name__, "stiff (on, between)", orders.round(3).tolist())
+    np.testing.assert_allclose(orders, 2.0, atol=0.15)
+    for tolerance in (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8):
+        controller = diffrax.PIDController(rtol=jnp.asarray(tolerance), atol=jnp.asarray(tolerance))
+        solution = solve(field, scheme(), u0, 1e-3, saveat=saveat, controller=controller)
+        assert solution.result == diffrax.RESULTS.successful
+        error = float(jnp.sqrt(jnp.mean((solution.ys[-1] - exact[-1]) ** 2)))
+        state, stats = solution.solver_state, solution.stats
+        print(
+            f"{scheme.__name__} tolerance {tolerance:.0e}: error {error:.1e}, {int(state.evaluations)} evaluations, "
+            f"{int(stats['num_steps'])} steps, {int(stats['num_rejected_steps'])} refused"
+        )
+        assert 0.1 * tolerance < error < 10.0 * tolerance
+
+
+def test_evaluations_are_those_that_happen():
+    """The count in the state against a field that counts its calls."""
+    calls = []
+
+    def counted(t, y):
+        jax.debug.callback(lambda: calls.append(None))
+        return _field(t, y)
+
+    y = jnp.array([0.4, -0.9, 1.1])
+    for solver in (RKC2(stages=6), ROCK2(stages=6), RKC2(), ROCK2(spectral_radius=300.0)):
+        calls.clear()
+        state = jax.block_until_ready(one_step(solver, counted, 0.0, 0.5, y)[2])
+        jax.effects_barrier()
+        assert len(calls) == int(state.evaluations) > 6
+
+
+# Gradients.
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_gradients(scheme):
+    """Reverse mode by diffrax's checkpoints and by a checkpointed scan, forward mode, and central differences."""
+    field, u0 = stiff()
+    steps, end = 3, 0.3
+    radius = None if scheme is RKC2 else 4 * 0.1 * 48.0**2 + 10.0  # one scheme suffices for the power iteration
+
+    def by_diffrax(args, scan_kind=None, adjoint=None):
+        solver = scheme(spectral_radius=radius, scan_kind=scan_kind, max_stages=40)
+        saveat = diffrax.SaveAt(ts=jnp.array([0.17, end]))
+        return jnp.sum(jnp.sin(solve(field, solver, u0, end / steps, end, args, saveat, None, adjoint, 8).ys))
+
+    def by_scan(args):
+        solver, term = scheme(spectral_radius=radius, max_stages=40), diffrax.ODETerm(field)
+        state = solver.init(term, jnp.asarray(0.0), jnp.asarray(end / steps), u0, args)
+
+        @jax.checkpoint
+        def step(carry, k):
+            y, state = carry
+            t0, t1 = (end * (k + i) / steps for i in (0.0, 1.0))
+            y, _, dense, state, _ = solver.step(term, t0, t1, y, args, state, False)
+            path = diffrax.ThirdOrderHermitePolynomialInterpolation(t0=t0, t1=t1, **dense)
+            return (y, state), path.evaluate(0.17)
+
+        (y, _), between = jax.lax.scan(step, (u0, state), jnp.arange(float(steps)))
+        return jnp.sum(jnp.sin(y)) + jnp.sum(jnp.sin(between[1]))
+
+    at = jnp.asarray(1.3)
+    expected = (by_diffrax(at + 1e-4) - by_diffrax(at - 1e-4)) / 2e-4
+    found = {
+        "recursive": jax.grad(by_diffrax)(at),
+        "scan": jax.jit(jax.grad(by_scan))(at),
+        "forward": jax.jvp(lambda a: by_diffrax(a, "lax", diffrax.ForwardMode()), (at,), (jnp.asarray(1.0),))[1],
+    }
+    for name, value in found.items():
+        np.testing.assert_allclose(value, expected, rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_gradients_with_fixed_stages(scheme):
+    """No loop of unknown length: forward over reverse mode of one step."""
+
+    def loss(y):
+        return jnp.sum(one_step(scheme(stages=5), _field, 0.3, 0.1, y)[0] ** 2)
+
+    y, v = jnp.array([0.4, -0.9, 1.1]), jnp.array([1.0, 0.3, -0.5])
+    slope = jax.grad(loss)(y)
+    np.testing.assert_allclose(slope @ v, (loss(y + 1e-5 * v) - loss(y - 1e-5 * v)) / 2e-5, rtol=1e-7)
+    curvature = jax.jvp(jax.grad(loss), (y,), (v,))[1]
+    difference = (jax.grad(loss)(y + 1e-5 * v) - jax.grad(loss)(y - 1e-5 * v)) / 2e-5
+    np.testing.assert_allclose(curvature, difference, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.slow
+def test_a_refused_step_leaves_no_nan_in_gradients():
+    """A first step far beyond the stage limit, in which the stages would overflow, is refused; the gradient is that of the
+    steps taken.
+    """
+
+    def loss(a, adjoint=None):
+        def field(t, u, args):
+            return -args * u**3
+
+        solver = RKC2(spectral_radius=lambda t, y, args: 3.0 * args * jnp.max(y**2), max_stages=3)
+        controller = diffrax.PIDController(rtol=1e-6, atol=1e-6)
+        out = solve(field, solver, jnp.array([2.0]), 50.0, 0.1, a, diffrax.SaveAt(t1=True), controller)
+        return out.ys[0, 0]
+
+    a = jnp.asarray(40.0)
+    np.testing.assert_allclose(loss(a), 1.0 / np.sqrt(1 / 4 + 2 * 40.0 * 0.1), rtol=1e-5)
+    np.testing.assert_allclose(jax.grad(loss)(a), -0.1 * (1 / 4 + 8.0) ** -1.5, rtol=1e-4)
+
+
+# Failures, and what must not matter.
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_too_few_stages_for_the_step(scheme):
+    """Constant steps end with a result that says so, and with no numbers; a controller finds the step that fits."""
+    field, u0 = stiff()
+    radius = 4 * 0.1 * 48.0**2 + 10.0
+    solver = scheme(spectral_radius=radius, max_stages=8)
+    short = 0.9 * solver.stability_limit(8) / radius
+    for solver_, dt0, good in ((solver, short, True), (solver, 1.2 * short, False)):
+        solution = solve(field, solver_, u0, dt0)
+        assert (solution.result == diffrax.RESULTS.successful) == good
+        assert bool(jnp.all(jnp.isfinite(solution.ys))) == good
+        assert good or solution.result == DIVERGED
+    for fixed in (scheme(stages=8, spectral_radius=radius), scheme(spectral_radius=lambda t, y, args: jnp.nan)):
+        y1, _, _, result = one_step(fixed, lambda t, y: field(t, y, None), 0.0, 1.2 * short, u0)
+        assert result == DIVERGED and bool(jnp.all(jnp.isnan(y1)))
+    controller = diffrax.PIDController(rtol=jnp.asarray(1e-3), atol=jnp.asarray(1e-3))
+    solution = solve(field, solver, u0, 1.0, controller=controller)
+    assert solution.result == diffrax.RESULTS.successful and int(solution.stats["num_rejected_steps"]) > 0
+    assert bool(jnp.all(jnp.isfinite(solution.ys)))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize(
+    "kwargs, error, match",
+    [
+        ({"stages": 1}, ValueError, "stages must be at least"),
+        ({"stages": 0}, ValueError, "stages must be at least"),
+        ({"stages": 2.0}, TypeError, "stages must be an integer"),
+        ({"stages": True}, TypeError, "stages must be an integer"),
+        ({"max_stages": 1}, ValueError, "max_stages must be at least"),
+        ({"max_stages": None}, TypeError, "max_stages must be an integer"),
+        ({"spectral_radius": -3.0}, ValueError, "non-negative"),
+        ({"spectral_radius": float("nan")}, ValueError, "non-negative"),
+        ({"spectral_radius": "large"}, TypeError, "spectral_radius must be None"),
+        ({"spectral_radius": [1.0, 2.0]}, TypeError, "spectral_radius must be None"),
+        ({"scan_kind": "fast"}, ValueError, "scan_kind must be"),
+    ],
+)
+def test_bad_input(scheme, kwargs, error, match):
+    with pytest.raises(error, match=match):
+        scheme(**kwargs)
+
+
+def test_rock2_needs_three_stages():
+    with pytest.raises(ValueError, match="at least 3"):
+        ROCK2(stages=2)
+
+
+@pytest.mark.slow
+def test_backwards_and_vmap_and_multiterm():
+    """With time running backwards a function for the radius sees the user's depth; lanes of a vmap choose their own
+    stages; a MultiTerm is taken as a whole; float32 stays float32.
+    """
+    seen = []
+
+    def radius(t, y, args):
+        jax.debug.callback(lambda t: seen.append(float(t)), t)
+        return 40.0
+
+    def field(t, y, args):
+        return jnp.sin(t) * jnp.flip(y) - y**3
+
+    u0 = jnp.array([0.3, -0.4])
+    backward = solve(field, RKC2(spectral_radius=radius), u0, -0.125, 0.0, t0=1.0).ys
+    jax.effects_barrier()
+    np.testing.assert_allclose(sorted(set(seen)), np.arange(1, 9) / 8, atol=1e-12)
+    mirrored = solve(lambda t, y, args: -field(1.0 - t, y, args), RKC2(spectral_radius=40.0), u0, 0.125).ys
+    np.testing.assert_allclose(backward, mirrored, rtol=0, atol=1e-14)
+
+    def linear(rate):
+        return one_step(ROCK2(spectral_radius=rate), lambda t, y: -rate * y, 0.0, 1.0, jnp.ones(1))[::2]
+
+    values, states = jax.vmap(linear)(jnp.array([1.0, 30.0, 500.0]))
+    single = [linear(jnp.asarray(rate)) for rate in (1.0, 30.0, 500.0)]
+    np.testing.assert_allclose(values, [value for value, _ in single], atol=1e-13)
+    assert (
+        states.stages.tolist() == [int(state.stages) for _, state in single] and len(set(states.stages.tolist())) == 3
+    )
+
+    both = diffrax.MultiTerm(
+        diffrax.ODETerm(lambda t, y, args: jnp.sin(t) * jnp.flip(y)), diffrax.ODETerm(lambda t, y, args: -(y**3))
+    )
+    for dtype, solver in ((jnp.float64, RKC2()), (jnp.float32, RKC2()), (jnp.float32, ROCK2(stages=4))):
+        y, t, h = u0.astype(dtype), jnp.zeros((), dtype), jnp.full((), 0.1, dtype)
+        state = solver.init(both, t, h, y, None)
+        y1, error, _, state, _ = solver.step(both, t, h, y, None, state, jnp.asarray(True))
+        assert y1.dtype == error.dtype == dtype
+        whole = one_step(solver, lambda t, y: field(t, y, None), 0.0, 0.1, u0)[0]
+        np.testing.assert_allclose(y1, whole, rtol=1e-5 if dtype == jnp.float32 else 1e-13)
