@@ -1,5 +1,7 @@
 """Studies: one question each, from a configuration to numbers, figures and a verdict."""
 
+from pdejax.studies._claim_c3 import ClaimC3 as ClaimC3
+from pdejax.studies._claim_c3 import claim_c3 as claim_c3
 from pdejax.studies._claims_stability import Evidence as Evidence
 from pdejax.studies._claims_stability import claim_c4 as claim_c4
 from pdejax.studies._claims_stability import claim_c5 as claim_c5
@@ -11,6 +13,9 @@ from pdejax.studies._convergence import convergence as convergence
 from pdejax.studies._convergence_config import ConvergenceConfig as ConvergenceConfig
 from pdejax.studies._records import ResultError as ResultError
 from pdejax.studies._records import environment as environment
+from pdejax.studies._stability import StabilityResult as StabilityResult
+from pdejax.studies._stability import stability as stability
+from pdejax.studies._stability_config import StabilityConfig as StabilityConfig
 from pdejax.studies._stiff import StiffResult as StiffResult
 from pdejax.studies._stiff import stiff as stiff
 from pdejax.studies._stiff_config import StiffConfig as StiffConfig

@@ -20,7 +20,7 @@ from pdejax.studies._records import Parts, environment, plain, write_json, write
 from pdejax.studies._stiff_config import StiffConfig, build_field
 
 MOST_STEPS = 2048
-REFERENCE_STEPS = 256
+REFERENCE_STEPS = 96
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +92,7 @@ def _measure(config: StiffConfig, make, u0: Array, parts: Parts, say, row) -> di
     cost: list[dict[str, Any]] = []
     references: dict[float, tuple[Array, float]] = {}
     summary: list[dict[str, float]] = []
+    peaks: dict[str, float | None] = {}
     for d in config.diffusivities:
         equation = make(d)
 
@@ -110,7 +111,9 @@ def _measure(config: StiffConfig, make, u0: Array, parts: Parts, say, row) -> di
 
             def runs(name=name, equation=equation, d=d, reference=reference):
                 say(f"D = {d:g}: {name}")
-                return _runs(config, name, equation, d, u0, reference)
+                if name not in peaks:  # the program, and so its memory, does not depend on D
+                    peaks[name] = _peak(equation, u0, name, config.length)
+                return _runs(config, name, equation, d, u0, reference, peaks[name])
 
             records = parts.get(f"{name}-{d:g}", runs)
             cost += records
@@ -135,9 +138,8 @@ def _reference(equation: MasterEquation, u0: Array, depth: float) -> tuple[Array
     return a, float(mesh_norm(a - b) / mesh_norm(a))
 
 
-def _runs(config: StiffConfig, name: str, equation, d: float, u0: Array, reference) -> list[dict[str, Any]]:
+def _runs(config: StiffConfig, name: str, equation, d: float, u0: Array, reference, peak) -> list[dict[str, Any]]:
     info = SOLVERS[name]
-    peak = _peak(equation, u0, name, config.length)
     if info.adaptive and not info.linear:
         return _explicit(config, name, equation, d, u0, reference, peak)
     records, steps = [], 1
@@ -165,7 +167,7 @@ def _explicit(config: StiffConfig, name: str, equation, d, u0, reference, peak) 
         needed = float(equation.damping()) * depth / limit
         fraction = min(1.0, config.explicit_steps / needed)
     records = []
-    first = 100 if limit is None else 1
+    first = 10 if limit is None else 1
     for tolerance in (config.target * first / 10**k for k in range(5)):
         record = _run(config, name, equation, d, u0, reference, depth * fraction, peak, rtol=tolerance, atol=tolerance)
         record["tolerance"] = tolerance
@@ -183,14 +185,16 @@ def _explicit(config: StiffConfig, name: str, equation, d, u0, reference, peak) 
 def _run(config: StiffConfig, name, equation, d, u0, reference, depth, peak, **how) -> dict[str, Any]:
     expected, _ = reference(depth)
 
-    def solve():
+    def solve(t1: float):
         start = time.perf_counter()
-        trajectory = simulate(equation, u0, t1=depth, solver=name, save="end", **how)
+        trajectory = simulate(equation, u0, t1=t1, solver=name, save="end", **how)
         jax.block_until_ready(trajectory.us)
         return trajectory, time.perf_counter() - start
 
-    trajectory, seconds = solve()  # compiles
-    repeats = [solve()[1] for _ in range(3 if seconds < 5 else 1)] if seconds < 60 else [seconds]
+    solve(1e-4 * depth)  # compiles: the depth and the number of steps are traced
+    trajectory, seconds = solve(depth)
+    if seconds < 1.0:
+        seconds = min(seconds, *(solve(depth)[1] for _ in range(2)))
     error = float(mesh_norm(trajectory.us[-1] - expected) / mesh_norm(expected))
     return {
         "solver": name,
@@ -202,7 +206,7 @@ def _run(config: StiffConfig, name, equation, d, u0, reference, depth, peak, **h
         "error": error,
         "reached": bool(error <= config.target),
         "extrapolated": False,
-        "seconds": min(repeats),
+        "seconds": seconds,
         "peak_mb": peak,
     }
 

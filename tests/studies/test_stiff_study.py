@@ -54,7 +54,7 @@ def test_an_interrupted_study_goes_on(finished, monkeypatch, capsys):
     out, _ = finished
     measured = []
 
-    def counted(config, name, equation, d, u0, reference):
+    def counted(config, name, equation, d, u0, reference, peak):
         measured.append(name)
         return [{"solver": name, "D": d, "tolerance": None, "steps": 1, "rejected": 0, "evaluations": 1, "error": 1e-9,
                  "reached": True, "extrapolated": False, "seconds": 1.0, "peak_mb": 1.0}]  # fmt: skip

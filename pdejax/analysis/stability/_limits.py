@@ -287,7 +287,7 @@ def _growth(
 
     def lane(h):
         # Linearized once: what depends on u alone stays out of the loop.
-        _, advance = jax.linearize(lambda y: fresh_step(solver, terms, t, t + h, y, args)[0], u)
+        end, advance = jax.linearize(lambda y: fresh_step(solver, terms, t, t + h, y, args)[0], u)
 
         def body(v, _):
             new = advance(v)
@@ -297,6 +297,7 @@ def _growth(
             return jnp.where(alive, new, v), jnp.where(size == 0, -jnp.inf, jnp.where(alive, jnp.log(size), jnp.inf))
 
         _, logs = jax.lax.scan(body, noise / jnp.linalg.norm(jnp.ravel(noise)), length=steps)
-        return jnp.sum(logs[steps // 2 :])
+        # A step that failed has no derivative worth the name.
+        return jnp.where(jnp.all(jnp.isfinite(end)), jnp.sum(logs[steps // 2 :]), jnp.inf)
 
     return jax.vmap(lane)(sizes)
