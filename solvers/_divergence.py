@@ -70,6 +70,10 @@ def divergence(
     if mask is not None and mask.shape != (grid.n,):
         raise ValueError(f"mask has shape {mask.shape}; it must be ({grid.n},), one entry per token.")
 
+    if jnp.iscomplexobj(u):  # by parts: strict promotion multiplies no complex array by a real one
+        parts = (divergence(grid, coefficient, part, mask) for part in (u.real, u.imag))
+        return jax.lax.complex(*parts)
+
     def column(values):
         return values.reshape(values.shape + (1,) * (u.ndim - values.ndim))
 

@@ -64,7 +64,9 @@ class Laplacian(eqx.Module):
         grids its sum over the tokens is 0 up to rounding.
         """
         self.grid.check(u)
-        return jnp.diff(face_differences(self.grid, u), axis=0) * inverse_square_spacing(self.grid, u.dtype)
+        scale = inverse_square_spacing(self.grid, u.dtype)
+        # By parts: strict promotion multiplies no complex array by a real scalar.
+        return _on_parts(lambda v: jnp.diff(face_differences(self.grid, v), axis=0) * scale, u)
 
     def eigenvalues(self, dtype=None) -> Float[Array, " n"]:
         """λ_k ≤ 0, shape (n,), unit length⁻², in the order of `transform`; default float type unless `dtype`

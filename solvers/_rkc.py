@@ -163,8 +163,8 @@ class RKC2(AbstractStabilized):
 
     **Raises:** `TypeError`, `ValueError` for stages below 2, a negative radius, or arguments of another kind.
 
-    Source: Sommeijer, Shampine, Verwer, J. Comput. Appl. Math. 88 (1998) 315, DOI 10.1016/S0377-0427(97)00219-7, (2.2)
-    to (2.9). Tolerance proportionality: Söderlind, Wang, J. Comput. Appl. Math. 185 (2006) 225.
+    Source: Sommeijer, Shampine, Verwer, J. Comput. Appl. Math. 88 (1998) 315, DOI 10.1016/S0377-0427(97)00219-7.
+    Tolerance proportionality: Söderlind, Wang, J. Comput. Appl. Math. 185 (2006) 225.
     """
 
     stages: Any = eqx.field(default=None, converter=to_stages, static=True)

@@ -42,7 +42,7 @@ class ROCK2(AbstractStabilized):
     **Arguments**, **Raises**, state and steps that fail: as for [`RKC2`][pdejax.solvers.RKC2], with at least 3 stages. A
     stage number chosen per step is one of 3 … 12 or of a sequence that grows by at most 10 %, up to `max_stages`.
 
-    Source: Abdulle, Medovikov, Numer. Math. 90 (2001) 1, DOI 10.1007/s002110100292, (25) to (30). The weight's zeros are
+    Source: Abdulle, Medovikov, Numer. Math. 90 (2001) 1, DOI 10.1007/s002110100292. The weight's zeros are
     chosen by a rule of our own, see `rock2_polynomial`.
     """
 

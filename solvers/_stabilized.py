@@ -89,7 +89,7 @@ def power_iteration(
     `previous`. Returns (quotient, last direction, evaluations, converged). Quotients that do not settle, as for a
     dominant pair of complex eigenvalues, return their largest, which is not below their geometric mean.
 
-    Source: Sommeijer, Shampine, Verwer (1997), section 3.3.
+    Source: Sommeijer, Shampine, Verwer, J. Comput. Appl. Math. 88 (1998) 315.
     """
     dtype = real_dtype(y)
     length = norm(y, dtype)

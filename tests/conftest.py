@@ -4,6 +4,9 @@ import os
 import pathlib
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Most of a test's time is compilation: without LLVM's optimizations the suite takes two thirds of it. What users run is
+# compiled in full by `make verify`, `make convergence` and the benchmarks.
+os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}".strip()
 
 import jax
 import jax.numpy as jnp

@@ -31,7 +31,7 @@ class StiffResult:
     environment: dict[str, Any]
     results: dict[str, Any]
     verdicts: dict[str, str]
-    files: tuple[pathlib.Path, ...] = ()
+    files: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -75,7 +75,7 @@ def stiff(
     say = report if report is not None else lambda text: None
     started = time.perf_counter()
     out = None if config.out is None else pathlib.Path(config.out)
-    identity = plain(config)
+    identity = {"study": "stiff", **plain(config)}
     for key in ("out", "solvers", "diffusivities"):
         identity.pop(key)
     parts = Parts(out, identity, notice=say)
@@ -249,7 +249,7 @@ def _verdicts(config: StiffConfig, results: dict[str, Any]) -> dict[str, str]:
     return verdicts
 
 
-def _write(out: pathlib.Path, result: StiffResult) -> tuple[pathlib.Path, ...]:
+def _write(out: pathlib.Path, result: StiffResult) -> tuple[str, ...]:
     from pdejax.studies._convergence_plots import save_figure
     from pdejax.studies._stiff_plots import cost_plot
 
@@ -258,4 +258,4 @@ def _write(out: pathlib.Path, result: StiffResult) -> tuple[pathlib.Path, ...]:
     write_json(paths[0], content)
     write_whole(paths[1], bytes(result.to_xarray().to_netcdf(engine="scipy", format="NETCDF3_64BIT")))
     save_figure(cost_plot(content), paths[2])
-    return paths
+    return tuple(map(str, paths))

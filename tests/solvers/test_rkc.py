@@ -38,7 +38,7 @@ def _rkc_coefficients(s):
 
 
 def _rkc_step(f, t, h, y, s):
-    """One step as in Sommeijer, Shampine, Verwer (1997), (2.4) to (2.8), NumPy."""
+    """One step as in Sommeijer, Shampine, Verwer (1998), NumPy."""
     w0, w1, a, b = _rkc_coefficients(s)
     nodes = [0.0, b[1] * w1] + [w1 * _chebyshev(j, w0)[2] / _chebyshev(j, w0)[1] for j in range(2, s + 1)]
     f0 = f(t, y)

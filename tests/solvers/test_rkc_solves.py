@@ -18,6 +18,20 @@ SCHEMES = [RKC2, ROCK2]
 DIVERGED = diffrax.RESULTS.nonlinear_divergence  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def one_step(solver, f, t, h, y):
+    """(y1, error estimate, state, result) of a first step."""
+    term = diffrax.ODETerm(lambda t, y, args: f(t, y))
+    t, t1 = jnp.asarray(t), jnp.asarray(t + h)
+    state = solver.init(term, t, t1, y, None)
+    y1, error, _, state, result = solver.step(term, t, t1, y, None, state, False)
+    return y1, error, state, result
+
+
+def _field(t, y):
+    matrix = jnp.array([[-9.0, 4.0, 0.0], [3.0, -12.0, 5.0], [0.0, 4.0, -7.0]])
+    return y @ matrix.T + jnp.sin(3.0 * t) * jnp.array([1.0, -2.0, 0.5]) - y**3
+
+
 @functools.cache
 def stiff(boundary="neumann"):
     """A stiff heat equation with a source that does not vanish at Dirichlet walls."""
