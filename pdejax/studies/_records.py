@@ -71,12 +71,13 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 def write_whole(path: pathlib.Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-        with os.fdopen(handle, "wb") as file:
+        # Not by tempfile, whose files only their owner may read.
+        part = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        with open(part, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)
+        os.replace(part, path)
     except OSError as error:
         raise ResultError(
             f"cannot write {path}: {error.strerror}. Choose another --out folder or free the disk."
