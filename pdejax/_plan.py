@@ -50,6 +50,19 @@ def check_steps(steps, rtol, atol) -> int | None:
     return number
 
 
+def check_resolvable(rtol, atol, u0) -> None:
+    """Refuse tolerances that lie below the rounding of the field: no step, however short, would meet them."""
+    if rtol is None or traced(rtol, atol, u0):
+        return
+    eps = float(np.finfo(u0.dtype).eps)
+    size = float(np.max(np.abs(np.asarray(u0))))
+    if float(rtol) < eps and float(atol) < eps * size:
+        raise ValueError(
+            f"simulate: rtol={rtol} and atol={atol} lie below the rounding of a {u0.dtype} field of size {size:.3g}; use "
+            f"rtol ≥ {10 * eps:.1g}" + (", or a float64 field." if u0.dtype == np.float32 else ".")
+        )
+
+
 def check_max_steps(max_steps, steps: int | None) -> None:
     if max_steps is None:
         return

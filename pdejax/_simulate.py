@@ -17,7 +17,7 @@ from pdejax._depth import DepthVarying
 from pdejax._equation import AbstractEquation
 from pdejax._integrate import CheckpointedScan, Diffrax, Outcome, Plan, Problem, run, with_loops, with_root_tolerances
 from pdejax._linear import linear_rate, split_linear
-from pdejax._plan import check_depths, check_max_steps, check_split, check_steps, make_plan
+from pdejax._plan import check_depths, check_max_steps, check_resolvable, check_split, check_steps, make_plan
 from pdejax._start import starting_step
 from pdejax._trajectory import Trajectory
 from pdejax._types import traced
@@ -86,6 +86,7 @@ def simulate(
     check_max_steps(max_steps, number)
     check_depths(t0, t1)
     u0 = _check_field(equation, u0)
+    check_resolvable(rtol, atol, u0)
     args = FieldArgs(_check_mask(mask, u0))
     choice = None
     if isinstance(solver, str) and solver == "auto":

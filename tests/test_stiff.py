@@ -208,3 +208,16 @@ def test_state_dependent_diffusion_is_refused():
 def test_one_token_has_nothing_to_take_exactly():
     with pytest.raises(ValueError, match="one token"):
         pj.simulate(pj.MasterEquation(reaction=equation().reaction), jnp.ones((1, D)), t1=1.0, steps=4, solver="etdrk4")
+
+
+def test_tolerances_below_the_precision_of_the_field_are_refused():
+    field = pj.MasterEquation(stabilization=pj.terms.LinearDamping(jnp.asarray(1.0, jnp.float32)))
+    single, double = jnp.ones((2, D), jnp.float32), jnp.ones((N, D))
+    with pytest.raises(ValueError, match=r"rtol=1e-09 and atol=1e-09 lie below the rounding of a float32 .*float64"):
+        pj.simulate(field, single, t1=1.0, rtol=1e-9, atol=1e-9)
+    with pytest.raises(ValueError, match="rounding of a float64 field of size 1"):
+        pj.simulate(equation(), double, t1=1.0, rtol=1e-17, atol=0.0)
+    # One of the two is enough, and the size of the field counts.
+    for tolerances in ({"rtol": 0.0, "atol": 1e-3}, {"rtol": 1e-4, "atol": 0.0}):
+        end = pj.simulate(field, single, t1=1.0, **tolerances)
+        np.testing.assert_allclose(end.us[-1], np.exp(-1.0), rtol=2e-3)
