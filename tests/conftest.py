@@ -1,5 +1,6 @@
 """Test configuration: float64, strict promotion, and a compilation cache that outlives the run."""
 
+import gc
 import os
 import pathlib
 
@@ -20,6 +21,21 @@ _cache = pathlib.Path(__file__).parent.parent / ".jax_cache"
 jax.config.update("jax_compilation_cache_dir", str(_cache))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+_MAPS = pathlib.Path("/proc/self/maps")
+_MOST_MAPS = 30_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_memory_maps():
+    """Drop compiled programs before the kernel refuses another: each takes several memory maps, of which Linux allows
+    a process 65,530, and a whole run makes thousands of programs.
+    """
+    yield
+    if _MAPS.exists() and len(_MAPS.read_bytes().splitlines()) > _MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
