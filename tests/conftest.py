@@ -23,6 +23,14 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+def pytest_collection_modifyitems(items):
+    """Files with the most slow tests first, so that two processes end together."""
+    slow: dict[pathlib.Path, int] = {}
+    for item in items:
+        slow[item.path] = slow.get(item.path, 0) + (item.get_closest_marker("slow") is not None)
+    items.sort(key=lambda item: -slow[item.path])
+
+
 _MAPS = pathlib.Path("/proc/self/maps")
 _MOST_MAPS = 30_000
 
