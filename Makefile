@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= out
 
 .DEFAULT_GOAL := help
-.PHONY: help convergence stability stiff verify test check format wheel speed clean
+.PHONY: help convergence stability stiff verify test slow check format wheel speed clean
 
 help:
 	@echo "make convergence   measure the continuum limit on real input (results in $(OUT)/)"
@@ -13,6 +13,7 @@ help:
 	@echo "make stiff         what each solver costs on a stiff field"
 	@echo "make test          run the tests"
 	@echo "make verify        check this machine's numbers against closed forms"
+	@echo "make slow          run the tests of more than about five seconds, which CI runs too"
 	@echo "make check         formatting, lint and types"
 	@echo "make speed         speed and memory benchmarks (installs PyTorch)"
 	@echo "make wheel         build the wheel and compare its contents"
@@ -50,8 +51,13 @@ stiff: $(VENV)/.base
 verify: $(VENV)/.base
 	$(BIN)/pdejax verify $(ARGS)
 
+PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python $(PYTEST) -m "not slow" $(ARGS)
+
+slow: $(VENV)/.test
+	$(BIN)/python $(PYTEST) -m slow $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
