@@ -87,6 +87,7 @@ def test_start_at_another_depth(smooth):
     """t0 ≠ 0: the weights are those of the actual depth, and two halves make a whole."""
     tally, varying, u0, _ = smooth
     f = numpy_cosine_field(varying)
+    simulate(varying, u0, t1=T1, steps=20, solver="rk4", save="end")
     traced = tally.traced
     late = simulate(varying, u0, t0=0.4, t1=1.1, steps=64, solver="rk4", save="end")
     assert distance(late.us[0], scipy_solve(f, u0, 1.1, 0.4)[0]) < 1e-8
