@@ -45,7 +45,7 @@ def main() -> int:
         if options.out is not None:
             content = {
                 "study": "speed",
-                "config": vars(options) | {"dim": D},
+                "config": {k: v for k, v in vars(options).items() if k != "out"} | {"dim": D},
                 "environment": environment(),
                 "results": results,
             }

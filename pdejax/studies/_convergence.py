@@ -13,7 +13,7 @@ import xarray as xr
 from pdejax import analysis
 from pdejax.analysis import FieldConstants, Reference
 from pdejax.studies._convergence_config import Case, ConvergenceConfig, build_case
-from pdejax.studies._records import Parts, environment, plain, write_json, write_whole
+from pdejax.studies._records import Parts, environment, plain, settings, write_json, write_whole
 from pdejax.studies._regimes import iid_spread, regime
 from pdejax.studies._spatial import spatial_convergence
 
@@ -95,7 +95,7 @@ def convergence(
         where = environment()
     results["seconds"] = time.perf_counter() - started
     verdicts = _verdicts(results)
-    result = ConvergenceResult(plain(config), where, results, verdicts)
+    result = ConvergenceResult(settings(config), where, results, verdicts)
     if out is None:
         return result
     say("plots and files")
@@ -104,8 +104,8 @@ def convergence(
 
 def _identity(config: ConvergenceConfig) -> dict[str, Any]:
     """What parts depend on: everything but where they are kept and which schemes and step counts are asked for."""
-    asked = plain(config)
-    for key in ("out", "solvers", "steps", "dt", "spatial", "regimes", "draws", "diffusivity"):
+    asked = settings(config)
+    for key in ("solvers", "steps", "dt", "spatial", "regimes", "draws", "diffusivity"):
         asked.pop(key)
     if config.checkpoint is not None:
         asked["checkpoint_bytes"] = pathlib.Path(config.checkpoint).stat().st_size

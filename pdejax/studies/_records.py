@@ -62,6 +62,11 @@ def plain(value: Any) -> Any:
     return value
 
 
+def settings(config: Any) -> dict[str, Any]:
+    """A study's configuration as it is saved: all but `out`, for where results lie is no part of what was measured."""
+    return {key: value for key, value in plain(config).items() if key != "out"}
+
+
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Write JSON so that a reader sees the old file or the new one, never half of it."""
     text = json.dumps(plain(value), indent=1, allow_nan=False) + "\n"

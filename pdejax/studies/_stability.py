@@ -15,7 +15,7 @@ import xarray as xr
 from pdejax._equation import MasterEquation
 from pdejax.analysis.stability import measure_dt_max, predict_dt_max
 from pdejax.solvers import RKC2, Grid
-from pdejax.studies._records import Parts, environment, plain, write_json, write_whole
+from pdejax.studies._records import Parts, environment, settings, write_json, write_whole
 from pdejax.studies._stability_config import StabilityConfig
 from pdejax.studies._stability_maps import (
     AXES,
@@ -85,7 +85,7 @@ def stability(
             runs[name] = measured
         where = environment()
     results = {"dt_max": records, "maps": maps, "seconds": time.perf_counter() - started}
-    result = StabilityResult(plain(config), where, results, verdicts(results), _dataset(config, runs))
+    result = StabilityResult(settings(config), where, results, verdicts(results), _dataset(config, runs))
     if out is None:
         return result
     say("plot and files")
@@ -94,8 +94,8 @@ def stability(
 
 def _identity(config: StabilityConfig) -> dict[str, Any]:
     """What parts depend on: everything but where they are kept and which solvers and families are asked for."""
-    asked = plain(config)
-    for key in ("out", "solvers", "families"):
+    asked = settings(config)
+    for key in ("solvers", "families"):
         asked.pop(key)
     return {"study": "stability", **asked}
 

@@ -16,7 +16,7 @@ from pdejax._equation import MasterEquation
 from pdejax._simulate import simulate
 from pdejax.analysis import mesh_norm
 from pdejax.solvers import SOLVERS, real_stability_limit
-from pdejax.studies._records import Parts, environment, plain, write_json, write_whole
+from pdejax.studies._records import Parts, environment, plain, settings, write_json, write_whole
 from pdejax.studies._stiff_config import StiffConfig, build_field
 
 MOST_STEPS = 2048
@@ -75,8 +75,8 @@ def stiff(
     say = report if report is not None else lambda text: None
     started = time.perf_counter()
     out = None if config.out is None else pathlib.Path(config.out)
-    identity = {"study": "stiff", **plain(config)}
-    for key in ("out", "solvers", "diffusivities"):
+    identity = {"study": "stiff", **settings(config)}
+    for key in ("solvers", "diffusivities"):
         identity.pop(key)
     parts = Parts(out, identity, notice=say)
     with jax.enable_x64(True):
@@ -84,7 +84,7 @@ def stiff(
         results = _measure(config, make, u0, parts, say, row)
         where = environment()
     results["seconds"] = time.perf_counter() - started
-    result = StiffResult(plain(config), where, results, _verdicts(config, results))
+    result = StiffResult(settings(config), where, results, _verdicts(config, results))
     return result if out is None else dataclasses.replace(result, files=_write(out, result))
 
 
