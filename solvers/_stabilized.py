@@ -294,7 +294,7 @@ class AbstractStabilized(diffrax.AbstractAdaptiveSolver[StabilizedState]):
             spectral_radius=state.spectral_radius if rho is None else rho,
             stages=count,
             evaluations=state.evaluations + count + iterations + fresh,
-            unconverged=state.unconverged + jnp.asarray(converged == False, jnp.int32),  # noqa: E712
+            unconverged=state.unconverged + jnp.logical_not(converged).astype(jnp.int32),
         )
         # pyright does not see that this member is inherited.
         divergence: Any = diffrax.RESULTS.nonlinear_divergence  # pyright: ignore[reportAttributeAccessIssue]

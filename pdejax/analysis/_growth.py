@@ -1,4 +1,4 @@
-"""Linear growth bounds of a master equation: the corrected form of v2 Thm 3.3 (docs/stability.md, Theorem 1)."""
+"""Linear growth bounds of a master equation: the corrected form of v2 Thm 3.3 (docs/stability.md, Theorems 1 and 2)."""
 
 import dataclasses
 import math

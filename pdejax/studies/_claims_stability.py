@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,8 @@ from pdejax.analysis._lipschitz_sampled import adversarial_lipschitz
 from pdejax.analysis._norms import mesh_norm, token_max_norm
 from pdejax.analysis._residual import adversarial_update, claimed_fidelity, fidelity, fidelity_report, residual_ratio
 from pdejax.exact import spatial_norm_growth_radius
-from pdejax.solvers import Grid
+from pdejax.solvers import RK4, Grid
+from pdejax.solvers._base import fresh_step
 from pdejax.studies._verify_case import attention, normal, reaction
 from pdejax.terms import (
     Attention,
@@ -331,21 +333,18 @@ def _leaky_runs(seeds: int, depths: int, t1: float, gain: float) -> tuple[Array,
             eqx.tree_at(lambda r: r.w2, network, gain * network.w2),
         )
         u0 = jax.random.normal(keys[2], (16, 16))
-        return u0, _steps(lambda u: equation(0.0, u, None), u0, t1 / depths, depths, None)[1]
+        return u0, _steps(lambda u: equation(0.0, u, None), u0, jnp.asarray(t1 / depths), depths, None)[1]
 
     return jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(6), seeds))
 
 
-def _steps(field, u0: Array, step, number: int, retraction) -> tuple[Array, Array]:
-    """The last and all fields after `number` classic Runge–Kutta steps, each retracted. A scan of its own, because these
-    fields are tiny: compiling `simulate` for each of them would take longer than the evidence is worth."""
+def _steps(field, u0: Array, step: Array, number: int, retraction) -> tuple[Array, Array]:
+    """The last and all fields after `number` RK4 steps, each retracted. A scan of its own, because these fields are tiny:
+    compiling `simulate` for each of them would take longer than the evidence is worth."""
+    term = diffrax.ODETerm(lambda t, u, args: field(u))
 
     def advance(u, _):
-        k1 = field(u)
-        k2 = field(u + 0.5 * step * k1)
-        k3 = field(u + 0.5 * step * k2)
-        k4 = field(u + step * k3)
-        u = u + step / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+        u, _ = fresh_step(RK4(), term, jnp.zeros_like(step), step, u, None)
         u = u if retraction is None else retraction(u)
         return u, u
 
@@ -358,7 +357,7 @@ def _flow(equation, u0s: Array, t1: float, steps: int, retraction=None) -> Array
 
     def one(u0):
         def advance(_, u):
-            return _steps(lambda v: equation(0.0, v, None), u, t1 / steps, 1, retraction)[0]
+            return _steps(lambda v: equation(0.0, v, None), u, jnp.asarray(t1 / steps), 1, retraction)[0]
 
         return jax.lax.fori_loop(0, steps, advance, u0)
 

@@ -96,7 +96,10 @@ def test_negative_fraction_counts_tokens():
     """Against a loop over tokens with the dense Jacobian of the network at each."""
     diffusion = emergent(jax.random.key(0))
     us = jax.random.normal(jax.random.key(1), (5, N, D))
-    network = lambda x: diffusion.reaction.network(x[None])[0]  # noqa: E731
+
+    def network(x):
+        return diffusion.reaction.network(x[None])[0]
+
     jacobians = np.asarray(jax.jit(jax.vmap(jax.vmap(jax.jacfwd(network))))(us))
     traces = np.trace(jacobians, axis1=2, axis2=3)
     expected = np.mean(traces < 0, axis=1)

@@ -140,7 +140,10 @@ def test_basin_and_extinction_against_simulation():
 )
 def test_extinction_time_is_the_integral(sigma, gamma, rate, eps, part):
     level = part * sigma
-    speed = lambda s: gamma * s / math.sqrt(s**2 + eps) - rate * s  # noqa: E731
+
+    def speed(s):
+        return gamma * s / math.sqrt(s**2 + eps) - rate * s
+
     found = extinction_time(sigma, gamma, rate=rate, eps=eps, level=level)
     # σ/(√(σ²+ε)) rises with σ: the margin over growth is least at the upper end.
     if gamma <= rate * math.hypot(sigma, math.sqrt(eps)):
@@ -226,7 +229,10 @@ def test_growth_bound_holds_pointwise(name):
         else:
             size = token_max_norm(us)
             largest = jnp.argmax(jnp.sum(us**2, axis=-1), axis=-1)
-            pick = lambda x: jnp.take_along_axis(x, largest[:, None, None], axis=1)[:, 0]  # noqa: E731, B023
+
+            def pick(x, largest=largest):
+                return jnp.take_along_axis(x, largest[:, None, None], axis=1)[:, 0]
+
             slope = jnp.sum(pick(us) * pick(rates), axis=-1) / size
         room = bound.rate * size + bound.offset - slope
         assert float(jnp.min(room / (1 + size))) > -1e-12

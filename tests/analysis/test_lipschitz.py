@@ -354,7 +354,10 @@ def test_euler_contracts_pairs_of_a_damped_field():
     fu, fv, _ = measure(equation, us, vs, None)
     assert found.rest < found.decay
     limit = 2 / (found.parts["diffusion"] + found.decay + found.rest)
-    distance = lambda x: np.linalg.norm(np.asarray(x), axis=2).max(1)  # noqa: E731
+
+    def distance(x):
+        return np.linalg.norm(np.asarray(x), axis=2).max(1)
+
     for h in (0.3 * limit, limit):
         kappa = max(1 + h * (found.rest - found.decay), h * (found.bound) - 1)
         assert np.all(distance(us + h * fu - vs - h * fv) <= kappa * distance(us - vs) * (1 + 1e-12))

@@ -38,7 +38,10 @@ def test_fidelity_and_ratio_by_numpy():
 @pytest.mark.parametrize("r", [0.1, 0.5, 0.9, 0.99])
 def test_sharp_bound_is_the_minimum(r):
     """Minimized over the angle of I in the plane that u₀ and I span: by symmetry nothing else matters."""
-    cosine = lambda a: (1 + r * math.cos(a)) / math.hypot(1 + r * math.cos(a), r * math.sin(a))  # noqa: E731
+
+    def cosine(a):
+        return (1 + r * math.cos(a)) / math.hypot(1 + r * math.cos(a), r * math.sin(a))
+
     least = minimize_scalar(cosine, bounds=(0, math.pi), method="bounded", options={"xatol": 1e-12}).fun
     assert float(sharp_fidelity(r)) == pytest.approx(least, rel=1e-9)
     assert float(claimed_fidelity(r)) < least

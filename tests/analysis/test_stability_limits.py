@@ -168,3 +168,18 @@ def test_growth_that_did_not_converge_is_said(u, monkeypatch):
     monkeypatch.setattr(_jacobian.Jacobian, "support", lambda self, angle: _jacobian.Found(np.zeros(0), False))
     measured = measure_dt_max(transformer(1.0, 5.0), u, "euler")
     assert "interaction" in measured.note and "diffusion" not in measured.note
+
+
+def test_a_solver_without_forward_derivative_is_named(u):
+    with pytest.raises(TypeError, match=r"RKC2 has no forward-mode derivative"):
+        measure_dt_max(transformer(1.0, 0.0), u, solvers.RKC2(scan_kind="checkpointed"))
+
+
+def test_an_exponential_solver_gets_the_terms_it_is_handed(u):
+    """φ-functions integrate the diffusion exactly: what is left of the limit is the damping's, at h γ = 2 for ETDRK1 (exponential
+    Euler): on the mean, where diffusion is zero, it is explicit Euler."""
+    gamma = 40.0
+    equation = pj.MasterEquation(diffusion=pj.Diffusion(pj.Grid(N), 0.5), stabilization=pj.LinearDamping(gamma))
+    operator = solvers.DiagonalizableOperator(pj.Grid(N), 0.5)
+    terms = diffrax.MultiTerm(diffrax.ODETerm(equation.only(["stabilization"])), diffrax.ODETerm(operator))
+    np.testing.assert_allclose(measure_dt_max(equation, u, "etdrk1", terms=terms).dt_max, 2 / gamma, rtol=0.02)

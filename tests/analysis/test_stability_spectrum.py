@@ -85,7 +85,10 @@ def test_diffusion_is_exact(diffusivity, u):
     d = np.asarray(diffusivity, float)
     matrix = np.kron(laplacian(N), d if d.ndim == 2 else np.diag(np.broadcast_to(d, D)))
     values = np.linalg.eigvals(matrix)
-    order = lambda z: np.sort_complex(np.round(np.asarray(z, complex), 8))  # noqa: E731
+
+    def order(z):
+        return np.sort_complex(np.round(np.asarray(z, complex), 8))
+
     np.testing.assert_allclose(order(bounds.eigenvalues), order(values), atol=1e-7)
     symmetric = np.linalg.eigvalsh(0.5 * (matrix + matrix.T))
     np.testing.assert_allclose([bounds.log_norm, bounds.lower_log_norm], [symmetric[-1], symmetric[0]], atol=1e-10)

@@ -128,7 +128,10 @@ def test_infinities_do_not_trap_the_controller():
     """An infinite candidate makes diffrax's scaled error inf/inf and its next step NaN; here it is a
     refusal.
     """
-    field = lambda t, u, args: jnp.where(t > 0.3, jnp.inf, 1.0) * jnp.ones_like(u)  # noqa: E731
+
+    def field(t, u, args):
+        return jnp.where(t > 0.3, jnp.inf, 1.0) * jnp.ones_like(u)
+
     guarded = run(field, jnp.zeros((1, 1)), guard(PID, jnp.inf), dt0=0.1)
     np.testing.assert_allclose(float(guarded.controller_state.blowup_time), 0.3, rtol=1e-12)
     np.testing.assert_allclose(guarded.ys, 0.3, rtol=1e-6)
@@ -137,7 +140,10 @@ def test_infinities_do_not_trap_the_controller():
 
 def test_a_jump_in_depth_is_no_blow_up():
     """Steps to just before and after a jump, as short as the floats allow, pass."""
-    field = lambda t, u, args: jnp.where(t > 1 / 3, 5.0, -1.0) * u  # noqa: E731
+
+    def field(t, u, args):
+        return jnp.where(t > 1 / 3, 5.0, -1.0) * u
+
     jump = jnp.array([1 / 3])
     for controller in (
         guard(diffrax.ClipStepSizeController(PID, jump_ts=jump), 1e3),
@@ -179,7 +185,9 @@ def test_derivatives(controller, limit):
 
 
 def test_implicit_solvers_take_their_tolerances_through_the_guard():
-    stiff = lambda t, u, args: -1e4 * (u - jnp.cos(t))  # noqa: E731
+    def stiff(t, u, args):
+        return -1e4 * (u - jnp.cos(t))
+
     solution = run(stiff, jnp.zeros((2, 1)), guard(PID, 1e3), Kvaerno5(), dt0=1e-4)
     assert bool(diffrax.is_successful(solution.result))
     np.testing.assert_allclose(solution.ys[0], np.cos(1.0), atol=1e-3)

@@ -179,7 +179,7 @@ def measure_dt_max(
     noise = jax.random.normal(jax.random.key(seed), jacobian.u.shape, jacobian.u.dtype)
 
     def unstable(sizes):
-        grown = _growth(
+        grown = _measured(
             resolved, handed, jacobian.t, jacobian.u, args, noise, jnp.asarray(sizes, noise.dtype), int(steps)
         )
         return ~(np.asarray(grown) <= growth * sizes * (steps - steps // 2) + 1e-3)
