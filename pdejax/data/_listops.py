@@ -10,11 +10,11 @@ Sources: Nangia and Bowman, arXiv:1804.06028; Tay et al., arXiv:2011.04006.
 import operator
 import random
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
-from jaxtyping import Bool, Int, Int32
+from jaxtyping import Bool, Int32, Integer
 
 VOCABULARY = (
     "<pad>",
@@ -63,7 +63,7 @@ def generate(
     operator alone is right for 36.3 %.
 
     The same arguments give the same arrays on every platform, and a smaller `count` gives the first of them.
-    For several splits without common examples, generate once and cut.
+    For several splits without common examples, use [`load`][pdejax.data.load].
 
     **Arguments**
 
@@ -78,35 +78,54 @@ def generate(
     Raises `ValueError` for bounds that no expression meets and when new expressions become too rare to find.
     """
     count, seed = _integer("count", count, 1), _integer("seed", seed, 0)
-    min_length, max_length = _integer("min_length", min_length, 0), _integer("max_length", max_length, 1)
-    max_depth, max_args = _integer("max_depth", max_depth, 1), _integer("max_args", max_args, 2)
-    _check_lengths(min_length, max_length, max_depth, max_args)
-    # Only Random.random is promised to give the same sequence in every Python version.
-    uniform = random.Random(seed).random
-    seen: set[bytes] = set()
+    source = Expressions(min_length, max_length, max_depth, max_args)
+    tokens = np.zeros((count, source.max_length), dtype=np.int32)
     labels = np.zeros(count, dtype=np.int32)
-    tokens = np.zeros((count, max_length), dtype=np.int32)
-    failures, patience = 0, 200_000
-    while len(seen) < count:
-        drawn = _draw(uniform, max_length, max_depth, max_args)
-        if drawn is not None and len(drawn[0]) > min_length and (key := bytes(drawn[0])) not in seen:
-            row = len(seen)
-            tokens[row, : len(key)], labels[row] = drawn
-            seen.add(key)
-            failures = 0
-            continue
-        failures += 1
-        if failures == patience:
-            raise ValueError(
-                f"found {len(seen)} of count={count} different expressions with {min_length} < length < "
-                f"{max_length} (max_depth={max_depth}, max_args={max_args}), and none in {patience} further "
-                "draws: widen min_length and max_length, or lower count"
-            )
+    for row, (key, value) in enumerate(source.stream(count, seed, set())):
+        tokens[row, : len(key)], labels[row] = np.frombuffer(key, dtype=np.uint8), value
     mask = tokens != 0
     return ListOps(tokens, mask, labels, mask.sum(axis=1, dtype=np.int32))
 
 
-def to_text(tokens: Int[np.ndarray, " length"] | Sequence[int]) -> str:
+class Expressions:
+    """The expressions of one range of lengths; the arguments, and what they raise, are those of `generate`."""
+
+    def __init__(
+        self, min_length: SupportsIndex, max_length: SupportsIndex, max_depth: SupportsIndex, max_args: SupportsIndex
+    ):
+        self.min_length = _integer("min_length", min_length, 0)
+        self.max_length = _integer("max_length", max_length, 1)
+        self.max_depth = _integer("max_depth", max_depth, 1)
+        self.max_args = _integer("max_args", max_args, 2)
+        _check_lengths(self.min_length, self.max_length, self.max_depth, self.max_args)
+
+    def stream(self, count: int, seed: int, seen: set[bytes]) -> Iterator[tuple[bytes, int]]:
+        """`count` expressions that are not in `seen`, to which they are added: token ids as bytes, and the value.
+
+        Raises `ValueError` when new expressions become too rare to find.
+        """
+        # Only Random.random is promised to give the same sequence in every Python version.
+        uniform = random.Random(seed).random
+        least, most, depth, args = self.min_length, self.max_length, self.max_depth, self.max_args
+        found, failures, patience = 0, 0, 200_000
+        while found < count:
+            drawn = _tree(uniform, most, depth, args)
+            if drawn is not None and len(drawn) > least and (key := bytes(drawn)) not in seen:
+                seen.add(key)
+                found += 1
+                failures = 0
+                yield key, _value(drawn)
+                continue
+            failures += 1
+            if failures == patience:
+                raise ValueError(
+                    f"found {found} of count={count} different expressions with {least} < length < {most} "
+                    f"(max_depth={depth}, max_args={args}), and none in {patience} further draws: widen "
+                    "min_length and max_length, or lower count"
+                )
+
+
+def to_text(tokens: Integer[np.ndarray, " length"] | Sequence[int]) -> str:
     """One expression in words, `[MAX 3 [SM 4 5 ] 9 ]`; padding is left out.
 
     Raises `ValueError` for ids outside the vocabulary.
@@ -163,32 +182,53 @@ def evaluate(expression: Expression | str) -> int:
 
 def _draw(uniform: Callable[[], float], max_length: int, max_depth: int, max_args: int) -> tuple[list[int], int] | None:
     """Tokens and value of one tree, or `None` as soon as it must reach `max_length`."""
-    tokens: list[int] = []
-    values: list[list[int]] = []  # of the operators that are open, outermost first
-    opened: list[tuple[int, int]] = []  # the same: operator, number of arguments
-    owed = 1  # tokens still to come at the least
-    while True:
-        if len(opened) + 1 < max_depth and uniform() < _OPERATOR_PROBABILITY:
-            kind, arguments = int(4 * uniform()), 2 + int((max_args - 1) * uniform())
-            tokens.append(_FIRST_OPERATOR + kind)
-            opened.append((kind, arguments))
-            values.append([])
-            owed += arguments
-            if len(tokens) + owed >= max_length:
-                return None
+    tokens = _tree(uniform, max_length, max_depth, max_args)
+    return None if tokens is None else (tokens, _value(tokens))
+
+
+def _tree(uniform: Callable[[], float], max_length: int, max_depth: int, max_args: int) -> list[int] | None:
+    """Tokens of one tree. Most are thrown away for their length, so that this loop is most of the work."""
+    if max_depth < 2 or uniform() >= _OPERATOR_PROBABILITY:
+        return [_ZERO + int(10 * uniform())]
+    tokens = [_FIRST_OPERATOR + int(4 * uniform())]
+    spread, innermost = max_args - 1, max_depth - 1
+    missing = 2 + int(spread * uniform())  # arguments of the innermost open operator
+    outer: list[int] = []  # the same of those around it
+    depth = 1
+    room = max_length - 2 - missing  # what is left beside the tokens that must come
+    while room > 0:
+        if depth < innermost and uniform() < _OPERATOR_PROBABILITY:
+            tokens.append(_FIRST_OPERATOR + int(4 * uniform()))
+            outer.append(missing - 1)
+            missing = 2 + int(spread * uniform())
+            room -= missing + 1
+            depth += 1
             continue
-        value = int(10 * uniform())
-        tokens.append(_ZERO + value)
-        owed -= 1
-        while opened:
-            values[-1].append(value)
-            if len(values[-1]) < opened[-1][1]:
-                break
-            value = _apply(opened.pop()[0], values.pop())
+        tokens.append(_ZERO + int(10 * uniform()))
+        missing -= 1
+        while missing == 0:
             tokens.append(_CLOSE)
-            owed -= 1
-        if not opened:
-            return tokens, value
+            if not outer:
+                return tokens
+            missing = outer.pop()
+            depth -= 1
+    return None
+
+
+def _value(tokens: Sequence[int]) -> int:
+    """The value of a complete expression."""
+    stack: list[list[int]] = [[]]
+    for token in tokens:
+        if token >= _FIRST_OPERATOR and token != _CLOSE:
+            stack.append([token])
+            continue
+        if token == _CLOSE:
+            kind, *values = stack.pop()
+            value = _apply(kind - _FIRST_OPERATOR, values)
+        else:
+            value = token - _ZERO
+        stack[-1].append(value)
+    return stack[0][0]
 
 
 def _apply(kind: int, values: list[int]) -> int:

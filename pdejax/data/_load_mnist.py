@@ -1,0 +1,97 @@
+"""MNIST as three splits of sequences."""
+
+import os
+import pathlib
+from typing import Any, no_type_check
+
+import numpy as np
+
+from pdejax.data._batches import permutation
+from pdejax.data._cache import cached
+from pdejax.data._dataset import Dataset
+from pdejax.data._images import check_form, sequences
+from pdejax.data._options import carve, data_folder, integer
+from pdejax.data._prepare import Archive, ensure, find_archives, records
+
+_URL = "https://storage.googleapis.com/cvdf-datasets/mnist/"
+VERSION = "3.0.1"
+# The checksums of TensorFlow Datasets, url_checksums/mnist.txt.
+ARCHIVES = tuple(
+    Archive(name, sha256, _URL + name)
+    for name, sha256 in (
+        ("train-images-idx3-ubyte.gz", "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"),
+        ("train-labels-idx1-ubyte.gz", "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"),
+        ("t10k-images-idx3-ubyte.gz", "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"),
+        ("t10k-labels-idx1-ubyte.gz", "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
+    )
+)
+
+
+@no_type_check
+def load_split(
+    split: str,
+    *,
+    form: str = "pixels",
+    patch: int | None = None,
+    validation: int = 5000,
+    seed: int = 0,
+    data_dir: str | os.PathLike[str] | None = None,
+    manual_dir: str | os.PathLike[str] | None = None,
+    download: bool | None = None,
+    limit: int | None = None,
+) -> Dataset:
+    """See `load`."""
+    patch = check_form(form, patch, 28, 7)
+    validation = integer("validation", validation, 0, 59_999)
+    seed = integer("seed", seed, 0, 2**64 - 1)
+    if split == "validation" and validation == 0:
+        raise ValueError("the split 'validation' is empty: validation is 0")
+    images, labels = _arrays("test" if split == "test" else "train", data_folder(data_dir), manual_dir, download)
+    if split != "test":
+        rows = carve(permutation(len(labels), seed, 0), split, validation)[:limit]
+        images, labels = images[rows], labels[rows]
+    inputs = sequences(images[:limit], patch)
+    return Dataset(
+        name="mnist",
+        split=split,
+        values=inputs,
+        divisor=255,
+        mask=np.broadcast_to(True, inputs.shape[:2]),
+        labels=labels[:limit],
+        classes=tuple(str(digit) for digit in range(10)),
+        source="Y. LeCun, C. Cortes and C. J. C. Burges, The MNIST database of handwritten digits, " + _URL,
+        license="CC BY-SA 3.0",
+    )
+
+
+@no_type_check
+def prepare(
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    manual_dir: str | os.PathLike[str] | None = None,
+    download: bool | None = None,
+) -> Any:
+    """See `prepare` of `_load`."""
+    folder = data_folder(data_dir)
+
+    def find() -> dict[str, pathlib.Path] | None:
+        return find_archives("MNIST", [ARCHIVES], folder, manual_dir, download)
+
+    def make() -> Any:
+        from pdejax.data._build_mnist import Mnist  # only now, for TFDS takes a second
+
+        return Mnist(data_dir=folder, file_format="array_record")
+
+    return ensure(folder, f"mnist/{VERSION}", make, find)
+
+
+def _arrays(
+    stored: str, folder: pathlib.Path, manual_dir: str | os.PathLike[str] | None, download: bool | None
+) -> tuple[np.ndarray, np.ndarray]:
+    def read() -> dict[str, np.ndarray]:
+        examples = records(prepare(data_dir=folder, manual_dir=manual_dir, download=download), stored)
+        images = np.stack([example["image"][:, :, 0] for example in examples])
+        return {"images": images, "labels": np.array([example["label"] for example in examples], dtype=np.int32)}
+
+    arrays = cached(folder / "pdejax_arrays" / f"mnist-{VERSION}-{stored}.npz", read)
+    return arrays["images"], arrays["labels"]
