@@ -20,7 +20,7 @@ from pdejax._trajectory import Stats
 from pdejax.solvers import BlowupGuard, GuardState, StabilizedState
 from pdejax.solvers._stabilized import AbstractStabilized
 from pdejax.terms import FieldArgs
-from pdejax.terms._kernels import SAVED
+from pdejax.terms._kernels import keep_saved
 
 Save = Literal["end", "steps", "layers", "depths"]
 # Groups of term names for a splitting, "linear" for solvers that take the linear part on its own.
@@ -315,9 +315,7 @@ class CheckpointedScan(eqx.Module):
         depths, slots, where = wanted
         limit = jnp.asarray(plan.limit, u.dtype)
 
-        @functools.partial(
-            jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(*SAVED), prevent_cse=False
-        )
+        @functools.partial(jax.checkpoint, policy=keep_saved, prevent_cse=False)
         def step(carry, k):
             y, state, time = carry
             start = t0 + (t1 - t0) * (k.astype(t0.dtype) / n)

@@ -311,3 +311,17 @@ def test_backsolve_is_refused_where_it_would_be_wrong(getkey):
         run(master(), solver=Retract(Euler(), SphereProjection()))
     with pytest.raises(ValueError, match="backsolve adjoint cannot save every step"):
         run(master(), save="steps")
+
+
+def test_implicit_explicit_solvers_with_a_mask():
+    """Diffusion between real tokens only is a tridiagonal solve in each stage, and reverse mode goes through it."""
+    keys = jax.random.split(jax.random.key(8), 3)
+    equation = MasterEquation(interaction=Attention(4, 2, key=keys[0]), diffusion=Diffusion(Grid(6, length=6.0), 0.3))
+    u, direction, mask = jax.random.normal(keys[1], (6, 4)), jax.random.normal(keys[2], (6, 4)), jnp.arange(6) < 4
+
+    def loss(u):
+        return jnp.sum(jnp.sin(simulate(equation, u, t1=1.0, steps=3, solver="ars222", mask=mask).us[-1])[:4])
+
+    step = 1e-5
+    slope = (loss(u + step * direction) - loss(u - step * direction)) / (2 * step)
+    np.testing.assert_allclose(jnp.vdot(jax.grad(loss)(u), direction), slope, rtol=1e-7)

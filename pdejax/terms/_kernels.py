@@ -5,7 +5,7 @@ forward mode, reverse mode and their compositions all work.
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,12 @@ _MIN_ROWS = 16
 _HEADS_AT_ONCE = 4
 # What reverse mode keeps of a block of scores, by name, for `jax.checkpoint` policies: O(n), not O(n²).
 SAVED = ("attention shift", "attention numerator", "attention normaliser")
+
+
+def keep_saved(primitive: Any, /, *_: Any, **parameters: Any) -> bool:
+    """The `jax.checkpoint` policy that keeps `SAVED`. JAX's own, `save_only_these_names`, fails for a primitive that has a
+    parameter called `prim`, such as those of the tridiagonal solves."""
+    return primitive.name == "name" and parameters["name"] in SAVED
 
 
 def attend(
@@ -131,8 +137,7 @@ def _blocked(q: Array, k: Array, v: Array, bias: Array | None, causal: bool, row
     q = jnp.pad(q, ((0, 0), (0, blocks * rows - n), (0, 0))).reshape(heads, blocks, rows, dk)
     positions = jnp.arange(blocks * rows).reshape(blocks, rows) if causal else None
     # With the shift, the product and the sum kept, reverse mode repeats one product and the exponential only.
-    policy = jax.checkpoint_policies.save_only_these_names(*SAVED)
-    block: Callable[..., Array] = jax.checkpoint(_softmax, policy=policy, prevent_cse=False)
+    block: Callable[..., Array] = jax.checkpoint(_softmax, policy=keep_saved, prevent_cse=False)
 
     def head(operands):
         queries, keys, values, logits = operands
