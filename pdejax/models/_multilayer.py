@@ -1,0 +1,158 @@
+"""v1's multi-layer coupled system as a trainable model."""
+
+from collections.abc import Mapping
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from pdejax._equation import MultilayerEquation, unstack
+from pdejax._simulate import simulate
+from pdejax._types import Field, Mask
+from pdejax.models._ends import Embedding, Readout, cast
+from pdejax.models._multilayer_config import MultilayerSimulatorConfig
+from pdejax.models._simulator import attention_map, named_parameters, trainable, with_parameters
+from pdejax.models._simulator_field import FieldWeights, make_weights, stacked_equation
+from pdejax.models._transformer import _check_mask
+from pdejax.solvers import Retract, get_solver
+from pdejax.terms import Exchange, LayerNorm, RMSNorm
+
+
+class MultilayerSimulator(eqx.Module):
+    r"""The coupled system v1 (4), (17) as a trainable model: L fields that evolve together,
+
+    $$\partial_t u_l = D_l\nabla^2 u_l + \alpha_l A_l(u_l) + R_l(u_l) + S_l(u_l) + C_{l-1,l}(u_{l-1}) - C_{l,l+1}(u_l),$$
+
+    $C(u) = Wu + b$ of v1 (18)–(19) and $C_{0,1} = C_{L,L+1} = 0$, on a state `(L, n, d)`; S is off unless asked for.
+    Explicit Euler is v1 (20); any solver without a linear part will do. The logits are read from layer L at t1.
+
+    Called like every model, `model(tokens, mask) -> logits` of one sequence. Raises as `Simulator`.
+    """
+
+    embedding: Embedding
+    stacked: FieldWeights
+    exchange: Exchange | None
+    readout: Readout
+    config: MultilayerSimulatorConfig = eqx.field(static=True)
+
+    def __init__(self, config: MultilayerSimulatorConfig, *, key: PRNGKeyArray):
+        first, second, third, fourth = jax.random.split(key, 4)
+        layer = config.layer
+        self.embedding = Embedding(layer.twin, key=first)
+        stacked, _ = make_weights(layer, second)
+        assert stacked is not None  # weights that are constant in depth all are
+        self.stacked = stacked
+        self.readout = Readout(layer.twin, bool(layer.head_norm), key=third)
+        self.exchange = None
+        if layer.layers > 1:
+            make = eqx.filter_vmap(lambda k: Exchange(layer.dim, key=k, scale=config.exchange))
+            self.exchange = cast(make(jax.random.split(fourth, layer.layers - 1)), layer.param_dtype)
+        self.config = config
+
+    def equation(self, n: int) -> MultilayerEquation:
+        """The coupled field on n tokens."""
+        count = self.config.layers
+        stacked = stacked_equation(self.config.layer, self.stacked, None, n)
+        between = [] if self.exchange is None else [unstack(self.exchange, i) for i in range(count - 1)]
+        return MultilayerEquation([unstack(stacked, i) for i in range(count)], between)
+
+    def solver(self) -> str | diffrax.AbstractSolver:
+        """The solver of the config, with the retraction of every layer if there is one."""
+        name, norms = self.config.solver, self.stacked.retractions
+        return name if norms is None else Retract(get_solver(name), _EachLayer(norms[0]))
+
+    def embed(self, tokens: ArrayLike) -> Field:
+        """E + P `(n, d)`; v2 (2). As `Transformer.embed`, errors included."""
+        return self.embedding(tokens)
+
+    def start(self, tokens: ArrayLike) -> Float[Array, "L n d"]:
+        """The initial state of all layers, see `MultilayerSimulatorConfig.start`."""
+        u0 = self.embed(tokens)
+        shape = (self.config.layers, *u0.shape)
+        if self.config.start == "embedding":
+            return jnp.broadcast_to(u0[None], shape)
+        return jnp.zeros(shape, u0.dtype).at[0].set(u0)
+
+    def trajectory(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Float[Array, "times L n d"]:
+        """All layers at t = 0 and after every step, `(steps + 1, L, n, d)`."""
+        state = self.start(tokens)
+        return _trajectory(self, state, _check_mask(mask, state.shape[1]))
+
+    def hidden_states(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Float[Array, "layers n d"]:
+        """The embedding, then every layer's field at t1: `(L + 1, n, d)`."""
+        return self.observe(tokens, mask)[1]
+
+    def attention_maps(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Float[Array, "layers H n n"]:
+        """Attention weights of every layer on its own field at t1, `(L, H, n, n)`."""
+        return self.observe(tokens, mask)[2]
+
+    def observe(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> tuple[Array, Array, Array]:
+        """`(model(tokens), hidden_states, attention_maps)` of one solve."""
+        state = self.start(tokens)
+        return _observe(self, state, _check_mask(mask, state.shape[1]))
+
+    def __call__(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Float[Array, "..."]:
+        """Class logits `(classes,)`, token logits `(n, vocab)`, or without a head the last layer `(n, d)`."""
+        state = self.start(tokens)
+        return _logits(self, state, _check_mask(mask, state.shape[1]))
+
+    def trainable(self) -> PyTree[bool]:
+        """A tree of booleans like the model, true at parameters: all float arrays, α_l only with `train_strength`."""
+        return trainable(self, self.config.train_strength)
+
+    def parameters(self) -> dict[str, Array]:
+        """Every parameter by its path, such as `exchange/w` `(L − 1, d, d)`."""
+        return named_parameters(self)
+
+    @property
+    def parameter_count(self) -> int:
+        """Number of trained numbers."""
+        return sum(leaf.size for leaf in self.parameters().values())
+
+    @classmethod
+    def from_parameters(
+        cls, config: MultilayerSimulatorConfig, parameters: Mapping[str, ArrayLike]
+    ) -> "MultilayerSimulator":
+        """The model with these parameters, named and shaped as `parameters()` gives them; else `ValueError`."""
+        return with_parameters(cls(config, key=jax.random.key(0)), parameters)
+
+
+@eqx.filter_jit
+def _logits(model: MultilayerSimulator, state: Float[Array, "L n d"], mask: Mask | None) -> Float[Array, "..."]:
+    return model.readout(_solve(model, state, mask, "end")[0, -1], mask)
+
+
+@eqx.filter_jit
+def _observe(model: MultilayerSimulator, state: Float[Array, "L n d"], mask: Mask | None) -> tuple[Array, Array, Array]:
+    end = _solve(model, state, mask, "end")[0]
+    stacked = stacked_equation(model.config.layer, model.stacked, None, end.shape[1])
+    maps = eqx.filter_vmap(lambda field, u: attention_map(field, u, mask))(stacked, end)
+    # Layer 1 starts from the embedding in either case.
+    return model.readout(end[-1], mask), jnp.concatenate([state[:1], end]), maps
+
+
+@eqx.filter_jit
+def _trajectory(
+    model: MultilayerSimulator, state: Float[Array, "L n d"], mask: Mask | None
+) -> Float[Array, "times L n d"]:
+    return _solve(model, state, mask, "steps")
+
+
+def _solve(
+    model: MultilayerSimulator, state: Float[Array, "L n d"], mask: Mask | None, save: str
+) -> Float[Array, "times L n d"]:
+    config, equation = model.config, model.equation(state.shape[1])
+    options = {"t1": config.layer.span, "steps": config.count, "solver": model.solver()}
+    return simulate(equation, state, save=save, mask=mask, **options).us
+
+
+class _EachLayer(eqx.Module):
+    """A norm per layer, each on its own field of a state `(L, n, d)`."""
+
+    norms: LayerNorm | RMSNorm
+
+    def __call__(self, state: Float[Array, "L n d"]) -> Float[Array, "L n d"]:
+        return eqx.filter_vmap(lambda norm, u: norm(u))(self.norms, state)

@@ -1,0 +1,262 @@
+"""The trainable PDE simulator: embedding, master equation, head; a solver and a step."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from pdejax._depth import DepthVarying, take_layer
+from pdejax._equation import MasterEquation
+from pdejax._simulate import simulate
+from pdejax._types import Field, Mask
+from pdejax.models._ends import Embedding, Readout
+from pdejax.models._simulator_config import SimulatorConfig
+from pdejax.models._simulator_field import (
+    FieldWeights,
+    HalfPrecision,
+    make_solver,
+    make_weights,
+    single_equation,
+    stacked_equation,
+)
+from pdejax.models._transformer import _check_mask
+from pdejax.solvers import LieTrotter, Strang, linear_part
+from pdejax.solvers._base import fresh_step
+from pdejax.terms import Attention, FieldArgs
+
+
+class Simulator(eqx.Module):
+    r"""The master equation as a trainable model of one sequence: $u(\cdot,0) = E + P$, then
+    $\partial_t u = A(u) + R(u) + D(u) + S(u)$ by [`simulate`][pdejax.simulate] in `config.steps` steps, then a head.
+
+    What the field consists of, the solver and the step are those of the
+    [`SimulatorConfig`][pdejax.models.SimulatorConfig], with a table of the switches between the papers' bare simulator, a
+    Transformer and the full equation. With a Transformer's weights and solver it computes what the Transformer does
+    (`shared_simulator`), and it has as many parameters.
+
+    Symbols: n tokens, d features, H heads, K = `config.layers`. Batches by `jax.vmap`: `jax.vmap(model)(tokens, mask)`;
+    gradients by `jax.grad`, which stores one field per step and computes the rest of the step again.
+
+    Initial weights are distributed as a `Transformer`'s: LeCun normal kernels, zero biases, unit scales, token embedding
+    N(0, 1); the same `key` gives the same weights. Masks are those of a `Transformer`.
+
+    Raises `ValueError` for a float64 model while JAX's 64-bit mode is off.
+
+    Sources: v2 (2), (4)–(9); v1 (1), (9)–(13).
+    """
+
+    embedding: Embedding
+    stacked: FieldWeights | None
+    common: FieldWeights | None
+    readout: Readout
+    config: SimulatorConfig = eqx.field(static=True)
+
+    def __init__(self, config: SimulatorConfig, *, key: PRNGKeyArray):
+        first, second, third = jax.random.split(key, 3)
+        self.embedding = Embedding(config.twin, key=first)
+        self.stacked, self.common = make_weights(config, second)
+        self.readout = Readout(config.twin, bool(config.head_norm), key=third)
+        self.config = config
+
+    @classmethod
+    def bare(cls, *, key: PRNGKeyArray, **options: Any) -> "Simulator":
+        """The papers' simulator without residual connection, LayerNorm, D and S: see `SimulatorConfig.bare`."""
+        return cls(SimulatorConfig.bare(**options), key=key)
+
+    def equation(self, n: int | None = None) -> DepthVarying | MasterEquation:
+        """The field on n tokens: a `DepthVarying` over [0, t1], or a `MasterEquation` where weights are shared.
+
+        n is needed for diffusion only, whose grid has one point per token. Raises `ValueError` where it is missing.
+        """
+        config = self.config
+        if n is None and config.diffusion != "none":
+            raise ValueError(f"n: diffusion={config.diffusion!r} needs a grid; give the number of tokens n, an integer")
+        if self.stacked is None:
+            assert self.common is not None
+            return single_equation(config, self.common, n or 1)
+        stacked = stacked_equation(config, self.stacked, self.common, n or 1)
+        return DepthVarying(stacked, config.span, config.depth)
+
+    def solver(self) -> diffrax.AbstractSolver:
+        """The solver of the config, with the model's own retraction if it has one."""
+        return make_solver(self.config, self.stacked, self.common)
+
+    def embed(self, tokens: ArrayLike) -> Field:
+        """The initial field u(·, 0) = E + P `(n, d)`; v2 (2). As `Transformer.embed`, errors included."""
+        return self.embedding(tokens)
+
+    def run(self, u0: ArrayLike, mask: ArrayLike | None = None) -> Float[Array, "layers n d"]:
+        """The field `(K + 1, n, d)` at the depths l t1/K, l = 0 … K, from an initial field `(n, d)`.
+
+        Raises `ValueError`/`TypeError` for a field or mask of the wrong shape or type.
+        """
+        return _states(self, *self._check(u0, mask))
+
+    def hidden_states(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Float[Array, "layers n d"]:
+        """The field at the depths l t1/K, `(K + 1, n, d)`: the embedding first. Raises as `embed` and `run`."""
+        return self.run(self.embed(tokens), mask)
+
+    def attention_maps(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Float[Array, "layers H n n"]:
+        """Attention weights `(K, H, n, n)` at the beginning of every layer; entry (l, h, i, j) is what query i gives key j.
+
+        Rows sum to 1. A Strang splitting takes half a step of the other terms before it evaluates A, and the map is the
+        one it uses then, as in a Macaron block. Raises as `embed` and `run`.
+        """
+        return _observe(self, *self._check(self.embed(tokens), mask))[2]
+
+    def observe(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> tuple[Array, Array, Array]:
+        """`(model(tokens), hidden_states, attention_maps)` of one solve."""
+        return _observe(self, *self._check(self.embed(tokens), mask))
+
+    def __call__(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Float[Array, "..."]:
+        """Class logits `(classes,)`, token logits `(n, vocab)`, or without a head the last field `(n, d)`.
+
+        A field that blows up gives NaN. Raises as `embed` and `run`.
+        """
+        return _logits(self, *self._check(self.embed(tokens), mask))
+
+    def trainable(self) -> PyTree[bool]:
+        """A tree of booleans like the model, true at parameters: all float arrays, α only with `train_strength`."""
+        return trainable(self, self.config.train_strength)
+
+    def parameters(self) -> dict[str, Array]:
+        """Every parameter by its path, such as `stacked/interaction/wq` `(K, d, H, dk)`, `common/…` where there
+        is no axis of layers."""
+        return named_parameters(self)
+
+    @property
+    def parameter_count(self) -> int:
+        """Number of trained numbers."""
+        return sum(leaf.size for leaf in self.parameters().values())
+
+    @classmethod
+    def from_parameters(cls, config: SimulatorConfig, parameters: Mapping[str, ArrayLike]) -> "Simulator":
+        """The model with these parameters, named and shaped as `parameters()` gives them.
+
+        Raises `ValueError` for names that are missing or too many and for shapes that differ.
+        """
+        return with_parameters(cls(config, key=jax.random.key(0)), parameters)
+
+    def _check(self, u0: ArrayLike, mask: ArrayLike | None) -> tuple[Field, Mask | None]:
+        u = jnp.asarray(u0)
+        if u.ndim != 2 or u.shape[1] != self.config.dim:
+            raise ValueError(f"u0 must have shape (n, {self.config.dim}), got {u.shape}; for batches use jax.vmap")
+        if not jnp.issubdtype(u.dtype, jnp.floating):
+            raise TypeError(f"u0 must be real and floating, got dtype {u.dtype}")
+        return u.astype(self.config.state_dtype), _check_mask(mask, u.shape[0])
+
+
+# Compiled here, so that a call outside jit is one program; inside jit they are part of the caller's.
+@eqx.filter_jit
+def _logits(model: Simulator, u0: Field, mask: Mask | None) -> Float[Array, "..."]:
+    return model.readout(_solve(model, u0, mask, "end")[0], mask)
+
+
+@eqx.filter_jit
+def _states(model: Simulator, u0: Field, mask: Mask | None) -> Float[Array, "layers n d"]:
+    if model.config.depth == "constant":
+        return _solve(model, u0, mask, "layers")
+    return _solve(model, u0, mask, "steps")[:: model.config.steps_per_layer]
+
+
+@eqx.filter_jit
+def _observe(model: Simulator, u0: Field, mask: Mask | None) -> tuple[Array, Array, Array]:
+    states = _states(model, u0, mask)
+    return model.readout(states[-1], mask), states, _maps(model, states, mask)
+
+
+def _solve(model: Simulator, u0: Field, mask: Mask | None, save: str) -> Float[Array, "depths n d"]:
+    config = model.config
+    return simulate(
+        model.equation(u0.shape[0]),
+        u0,
+        t1=config.span,
+        steps=config.steps_per_layer * config.layers,
+        solver=model.solver(),
+        save=save,
+        mask=mask,
+    ).us
+
+
+def _maps(model: Simulator, states: Float[Array, "layers n d"], mask: Mask | None) -> Float[Array, "maps H n n"]:
+    config, equation = model.config, model.equation(states.shape[1])
+    solver, args = model.solver(), FieldArgs(mask)
+    starts = jnp.arange(config.layers, dtype=states.dtype) * (config.span / config.layers)
+
+    def one(index, t, u):
+        field = equation
+        if isinstance(equation, DepthVarying):
+            field = equation.layer(index) if config.depth == "constant" else equation.at(t)
+        assert isinstance(field, MasterEquation)
+        u = _before_interaction(take_layer(solver, index), field, t, config.step, u, args)
+        return attention_map(field, u, mask)
+
+    return jax.vmap(one)(jnp.arange(config.layers), starts, states[:-1])
+
+
+def attention_map(field: MasterEquation, u: Field, mask: Mask | None) -> Float[Array, "H n n"]:
+    """The attention weights of a field's interaction at u."""
+    term = field.interaction
+    if isinstance(term, HalfPrecision):
+        inner = term.term
+        assert isinstance(inner, Attention)
+        return inner.weights(u.astype(term.dtype), mask).astype(u.dtype)
+    assert isinstance(term, Attention)
+    return term.weights(u, mask)
+
+
+def _before_interaction(solver, field: MasterEquation, t: Array, h: float, u: Field, args: FieldArgs) -> Field:
+    """The field at which the first step from (t, u) evaluates A: in a Strang splitting, after the halves before it."""
+    if not isinstance(solver, LieTrotter | Strang) or linear_part(solver) is not None:
+        return u
+    for i, start, end in solver.schedule():
+        if i == 0:
+            break
+        term = field.multiterm().terms[i]
+        u, _ = fresh_step(solver.solvers[i], term, t + start * h, t + end * h, u, args)
+    return u
+
+
+def trainable(model: Any, strength: bool) -> PyTree[bool]:
+    """True at the float arrays of a simulator, at the strengths of A and R only if they are learned."""
+    marked = jax.tree.map(eqx.is_inexact_array, model)
+    where = "common" if model.stacked is None else "stacked"
+
+    def strengths(m):
+        weights = getattr(m, where)
+        return weights.interaction.strength, weights.reaction.strength
+
+    return marked if strength else eqx.tree_at(strengths, marked, (False, False))
+
+
+def named_parameters(model: Any) -> dict[str, Array]:
+    """The leaves that `model.trainable()` marks, by their paths."""
+    kept = eqx.filter(model, model.trainable())
+    leaves, _ = jax.tree_util.tree_flatten_with_path(kept)
+    return {_name(path): leaf for path, leaf in leaves}
+
+
+def with_parameters(model: Any, parameters: Mapping[str, ArrayLike]) -> Any:
+    """The model with its parameters replaced by those of the same names."""
+    old, rest = eqx.partition(model, model.trainable())
+    leaves, structure = jax.tree_util.tree_flatten_with_path(old)
+    names = [_name(path) for path, _ in leaves]
+    missing, unknown = sorted(set(names) - parameters.keys()), sorted(parameters.keys() - set(names))
+    if missing or unknown:
+        raise ValueError(f"parameters do not belong to this config: missing {missing}, unknown {unknown}")
+    new = []
+    for name, (_, leaf) in zip(names, leaves, strict=True):
+        value = jnp.array(parameters[name], leaf.dtype)  # a copy: a training step gives its arrays away
+        if value.shape != leaf.shape:
+            raise ValueError(f"parameter {name!r} must have shape {leaf.shape} for this config, got {value.shape}")
+        new.append(value)
+    return eqx.combine(jax.tree.unflatten(structure, new), rest)
+
+
+def _name(path: tuple) -> str:
+    return "/".join(str(getattr(key, "name", getattr(key, "idx", key))) for key in path)

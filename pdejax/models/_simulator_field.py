@@ -1,0 +1,200 @@
+"""The learnable field of a simulator: weights of A, R, D and S, one set per layer, and the equation they make."""
+
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from pdejax._depth import LayerStack
+from pdejax._equation import MasterEquation
+from pdejax._types import Depth, Field
+from pdejax.models._ends import cast, lecun, make_norm
+from pdejax.models._simulator_config import SimulatorConfig
+from pdejax.solvers import Grid, LieTrotter, Retract, Strang, get_solver
+from pdejax.terms import (
+    AbstractTerm,
+    Attention,
+    Diffusion,
+    FeedForward,
+    FieldArgs,
+    LayerNorm,
+    LayerNormRelaxation,
+    LinearDamping,
+    RMSNorm,
+    SpatialNorm,
+)
+
+
+class HalfPrecision(AbstractTerm):
+    """A term evaluated in a narrower type than the field's, `term(t, u.astype(dtype)).astype(u.dtype)`."""
+
+    term: AbstractTerm
+    dtype: str = eqx.field(static=True)
+
+    def __call__(self, t: Depth, u: Field, args: FieldArgs | None) -> Field:
+        return self.term(t, u.astype(self.dtype), args).astype(u.dtype)
+
+    def damping(self) -> Float[Array, ""]:
+        return self.term.damping()
+
+    def check(self, n: int, d: int) -> None:
+        self.term.check(n, d)
+
+
+class FieldWeights(eqx.Module):
+    """Weights of A, R, D and S, or some of them.
+
+    `diffusivity` and `gamma` hold ϑ, of which D and γ are the softplus: `(1,)`, or `(d,)` per feature. `relaxation` is the LN
+    of S = −γ(u − LN(u)), `retractions` are the norms applied after steps: one per term of a splitting, else one.
+    """
+
+    interaction: Attention | None = None
+    reaction: FeedForward | None = None
+    diffusivity: Float[Array, "*layers features"] | None = None
+    gamma: Float[Array, "*layers one"] | None = None
+    relaxation: LayerNorm | RMSNorm | None = None
+    retractions: tuple[LayerNorm | RMSNorm, ...] | None = None
+
+
+def make_weights(config: SimulatorConfig, key: PRNGKeyArray) -> tuple[FieldWeights | None, FieldWeights | None]:
+    """Fresh weights as `(stacked, common)`: those with a leading axis over the K layers, and those that serve all depths.
+
+    Piecewise-constant weights are all stacked, a shared field's all common. Between knots a spline of D or γ could fall below
+    0 and a retraction is not interpolated, so cubic weights have the former in common, linear and cubic ones the latter.
+    """
+
+    def all_of(key: PRNGKeyArray) -> FieldWeights:
+        interaction, reaction = _terms(config, key)
+        columns = config.dim if config.diffusion == "feature" else 1
+        rated = config.stabilization in ("damping", "spatial", "layernorm")
+        return FieldWeights(
+            interaction,
+            reaction,
+            None if config.diffusion == "none" else _rate(config, config.diffusivity, columns),
+            _rate(config, config.gamma, 1) if rated else None,
+            make_norm(config.twin) if config.stabilization == "layernorm" else None,
+            tuple(make_norm(config.twin) for _ in range(2 if splits(config) else 1))
+            if config.stabilization == "retraction"
+            else None,
+        )
+
+    if config.depth == "shared":
+        return None, eqx.filter_jit(all_of)(key)
+    stacked = eqx.filter_jit(eqx.filter_vmap(all_of))(jax.random.split(key, config.layers))
+    moved = {"constant": (), "linear": ("retractions",), "cubic": ("retractions", "diffusivity", "gamma")}[config.depth]
+    held = {name: jax.tree.map(lambda x: x[0], getattr(stacked, name)) for name in moved}
+    if all(part is None for part in held.values()):
+        return stacked, None
+    stacked = FieldWeights(**{n: v for n, v in vars(stacked).items() if n not in moved})
+    return stacked, FieldWeights(**held)
+
+
+def stacked_equation(
+    config: SimulatorConfig, stacked: FieldWeights, common: FieldWeights | None, n: int
+) -> MasterEquation:
+    """The master equation on n tokens, its array leaves with a leading axis over the layers."""
+    # Retractions belong to the solver.
+    given = {name: part for name, part in vars(stacked).items() if part is not None and name != "retractions"}
+    rest = {} if common is None else vars(common)
+    return eqx.filter_vmap(lambda layer: _master(config, n, FieldWeights(**rest | layer)))(given)
+
+
+def single_equation(config: SimulatorConfig, common: FieldWeights, n: int) -> MasterEquation:
+    """The master equation of a shared field on n tokens."""
+    return _master(config, n, common)
+
+
+def make_solver(
+    config: SimulatorConfig, stacked: FieldWeights | None, common: FieldWeights | None
+) -> diffrax.AbstractSolver:
+    """The solver by its name, with the retractions where there are any."""
+    terms = 2 + (config.diffusion != "none") + (config.stabilization in ("damping", "spatial", "layernorm"))
+    solver = get_solver(config.solver, terms=terms)
+    layered = stacked is not None and stacked.retractions is not None
+    holder = stacked if layered else common
+    if holder is None or holder.retractions is None:
+        return solver
+    maps: tuple[Any, ...] = holder.retractions
+    if layered:
+        maps = tuple(LayerStack(norm) for norm in maps)
+    if not splits(config):
+        return Retract(solver, maps[0])
+    assert isinstance(solver, LieTrotter | Strang)
+    first, second, *rest = solver.solvers
+    return type(solver)((Retract(first, maps[0]), Retract(second, maps[1]), *rest))
+
+
+def splits(config: SimulatorConfig) -> bool:
+    """Whether the solver takes A and R one after the other."""
+    return config.solver in ("lietrotter", "strang", "macaron")
+
+
+def _rate(config: SimulatorConfig, value: float, size: int) -> Array:
+    """ϑ `(size,)` with softplus(ϑ) = value > 0."""
+    return jnp.full(size, value + np.log(-np.expm1(-value)), config.param_dtype)
+
+
+def _terms(config: SimulatorConfig, key: PRNGKeyArray) -> tuple[Attention, FeedForward]:
+    """A and R of one layer, with the initialization of a Transformer layer."""
+    twin, d, hidden, heads = config.twin, config.dim, config.ffn, config.heads
+    inside, outside = config.norm in ("pre", "peri"), config.norm == "peri"
+
+    def norm(wanted: bool) -> LayerNorm | RMSNorm | None:
+        return make_norm(twin) if wanted else None
+
+    interaction = Attention(
+        d,
+        heads,
+        key=key,
+        leak=config.leak,
+        strength=config.strength,
+        causal=config.causal,
+        rotary=config.rotary_theta if config.positions == "rotary" else None,
+        bias=config.bias,
+        norm=norm(inside),
+        norm_out=norm(outside),
+        implementation=config.implementation,
+    )
+    reaction = FeedForward(
+        d,
+        hidden,
+        key=key,
+        activation=config.activation,
+        leak=config.leak,
+        strength=config.strength,
+        norm=norm(inside),
+        norm_out=norm(outside),
+    )
+    interaction, reaction = cast((interaction, reaction), config.param_dtype)
+    inward, outward = (d, heads, config.head_dim), (heads, config.head_dim, d)
+    shapes = ((inward, d), (inward, d), (inward, d), (outward, d), ((d, hidden), d), ((hidden, d), hidden))
+    drawn = [lecun(k, *shape, config.param_dtype) for k, shape in zip(jax.random.split(key, 6), shapes, strict=True)]
+    return eqx.tree_at(lambda p: (p[0].wq, p[0].wk, p[0].wv, p[0].wo, p[1].w1, p[1].w2), (interaction, reaction), drawn)
+
+
+def _master(config: SimulatorConfig, n: int, weights: FieldWeights) -> MasterEquation:
+    """The equation of one layer on n tokens."""
+    interaction, reaction = weights.interaction, weights.reaction
+    diffusion = stabilization = None
+    if weights.diffusivity is not None:
+        outer = n + 1 if config.boundary == "dirichlet" else n
+        grid = Grid(n, config.boundary, float(outer) if config.length is None else config.length)
+        d = jax.nn.softplus(weights.diffusivity)
+        diffusion = Diffusion(grid, d[0] if config.diffusion == "scalar" else d)
+    if weights.gamma is not None:
+        rate = jax.nn.softplus(weights.gamma[0])
+        if config.stabilization == "damping":
+            stabilization = LinearDamping(rate)
+        elif config.stabilization == "spatial":
+            stabilization = SpatialNorm(rate, eps=jnp.asarray(1e-5, rate.dtype))
+        else:
+            stabilization = LayerNormRelaxation(config.dim, rate, norm=weights.relaxation)
+    narrow = str(config.dtype)
+    if narrow in ("bfloat16", "float16"):
+        assert interaction is not None and reaction is not None
+        interaction, reaction = HalfPrecision(interaction, narrow), HalfPrecision(reaction, narrow)
+    return MasterEquation(interaction, reaction, diffusion, stabilization)

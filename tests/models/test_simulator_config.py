@@ -1,0 +1,168 @@
+"""What a simulator's configuration refuses, and the presets between bare and full."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import pdejax as pj
+from pdejax.models import MultilayerSimulatorConfig, Simulator, SimulatorConfig
+
+SIZES = {"vocab": 11, "dim": 8, "heads": 2, "layers": 3, "ffn": 12}
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"vocab": None}, ValueError, "either vocab"),
+        ({"heads": 3}, ValueError, "heads must divide dim=8"),
+        ({"dim": 0}, ValueError, "dim must be a positive integer"),
+        ({"layers": 2.5}, TypeError, "layers must be a positive integer"),
+        ({"depth": "quadratic"}, ValueError, "depth must be one of 'constant'"),
+        ({"depth": "lineal"}, ValueError, "did you mean 'linear'"),
+        ({"steps": 4}, ValueError, "multiple of layers=3.*use 3 or 6"),
+        ({"steps": 0}, ValueError, "steps must be a positive integer"),
+        ({"t1": -1.0}, ValueError, "t1 must be positive"),
+        ({"t1": "3"}, ValueError, None),
+        ({"solver": "eulers"}, ValueError, "did you mean 'euler'"),
+        ({"solver": 3}, ValueError, "solver must be one of"),
+        ({"norm": "post"}, ValueError, "norm must be one of 'pre', 'peri', 'none'"),
+        ({"leak": 1}, TypeError, "leak must be True or False"),
+        ({"train_strength": "yes"}, TypeError, "train_strength must be True or False"),
+        ({"strength": 0.0}, ValueError, "strength must be positive"),
+        ({"diffusion": "matrix"}, ValueError, "diffusion must be one of 'none', 'scalar', 'feature'"),
+        ({"diffusivity": -0.1}, ValueError, "diffusivity must be positive"),
+        ({"gamma": float("nan")}, ValueError, "gamma must be positive and finite"),
+        ({"boundary": "open"}, ValueError, "boundary must be one of"),
+        ({"length": 0.0}, ValueError, "length must be positive"),
+        ({"stabilization": "post"}, ValueError, "stabilization must be one of"),
+        ({"implementation": "flash"}, ValueError, "implementation must be one of"),
+        ({"dtype": "int8"}, ValueError, "dtype must be one of"),
+        ({"param_dtype": "bfloat16"}, ValueError, "param_dtype must be one of"),
+        ({"head": "classification"}, ValueError, "classes belongs to head"),
+        ({"head_norm": True}, ValueError, "head_norm=True needs a head"),
+        ({"head_norm": 1, "head": "lm"}, TypeError, "head_norm must be True or False"),
+        ({"positions": "learned"}, ValueError, "give max_length"),
+        ({"causal": True, "diffusion": "scalar"}, ValueError, "leak the future.*diffusion='none'"),
+        ({"causal": True, "stabilization": "spatial"}, ValueError, "leak the future.*'layernorm'"),
+        ({"solver": "etdrk4", "depth": "linear"}, ValueError, "varies within a step"),
+        ({"solver": "ark4", "stabilization": "retraction"}, ValueError, "cannot be followed by a retraction"),
+    ],
+)
+def test_bad_configs(options, error, says):
+    if says is None:  # a number in words is a number
+        assert SimulatorConfig(**SIZES | options).t1 == 3.0
+        return
+    with pytest.raises(error, match=says):
+        SimulatorConfig(**SIZES | options)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"start": "zero"}, ValueError, "start must be one of 'embedding', 'first'"),
+        ({"exchange": 0.0}, ValueError, "exchange must be positive"),
+        ({"solver": "etdrk2"}, ValueError, "coupled layers do not have"),
+        ({"solver": "lietrotter", "stabilization": "retraction"}, ValueError, "not defined for coupled layers"),
+        ({"start": "first", "steps": 1}, ValueError, "layer 3 stays empty; use at least 2 steps"),
+        ({"steps": 2.0}, TypeError, "steps must be a positive integer"),
+        ({"heads": 3}, ValueError, "heads must divide"),
+        ({"causal": True, "diffusion": "feature"}, ValueError, "leak the future"),
+    ],
+)
+def test_bad_multilayer_configs(options, error, says):
+    with pytest.raises(error, match=says):
+        MultilayerSimulatorConfig(**SIZES | options)
+
+
+def test_presets_are_the_ends_of_the_table():
+    bare, full = SimulatorConfig.bare(**SIZES), SimulatorConfig.full(**SIZES)
+    assert (bare.leak, bare.norm, bare.stabilization, bare.diffusion, bare.step) == (True, "none", "none", "none", 1.0)
+    assert (full.leak, full.norm, full.stabilization, full.diffusion) == (False, "pre", "layernorm", "feature")
+    assert SimulatorConfig.bare(**SIZES, stabilization="damping").stabilization == "damping"
+    assert SimulatorConfig.full(**SIZES, steps=6).step == 0.5
+
+
+@pytest.mark.slow
+def test_every_single_switch_away_from_bare_is_reachable():
+    """One at a time, all others bare."""
+    bare = SimulatorConfig.bare(**SIZES)
+    for name, values in {
+        "leak": (False,),
+        "norm": ("pre", "peri"),
+        "stabilization": ("damping", "spatial", "layernorm", "retraction"),
+        "diffusion": ("scalar", "feature"),
+        "steps": (6, 12),
+        "depth": ("linear", "cubic", "shared"),
+    }.items():
+        for value in values:
+            model = Simulator(dataclasses.replace(bare, **{name: value}), key=jax.random.key(0))
+            shapes = jax.eval_shape(model.observe, np.array([1, 2, 3]))
+            assert [shape.shape for shape in shapes] == [(3, 8), (4, 3, 8), (3, 2, 3, 3)]
+
+
+@pytest.mark.parametrize("cls", [SimulatorConfig, MultilayerSimulatorConfig])
+def test_configs_survive_json(cls):
+    config = cls(**SIZES, t1=1.5, steps=6, dtype="float32", head="lm", bias=True)
+    assert cls(**json.loads(json.dumps(dataclasses.asdict(config)))) == config
+    assert hash(config) == hash(dataclasses.replace(config))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.dim = 3
+
+
+@pytest.fixture(scope="module")
+def model():
+    return Simulator(SimulatorConfig(**SIZES, max_length=6, head="classification", classes=3), key=jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "mask", "error", "says"),
+    [
+        (np.array([1, 11]), None, ValueError, r"ids in \[0, 10\]"),
+        (np.array([[1, 2]]), None, ValueError, "one sequence"),
+        (np.array([0.5, 1.0]), None, TypeError, "integer ids"),
+        (np.array([], int), None, ValueError, "at least one token"),
+        (np.arange(7), None, ValueError, "more than max_length=6"),
+        (np.array([1, 2]), np.array([True]), ValueError, "mask must have shape"),
+        (np.array([1, 2]), np.array([1, 0]), TypeError, "mask must be boolean"),
+        (np.array([1, 2]), np.array([False, False]), ValueError, "no valid token"),
+    ],
+)
+def test_bad_inputs(model, tokens, mask, error, says):
+    for call in (model, model.hidden_states, model.attention_maps, model.observe):
+        with pytest.raises(error, match=says):
+            call(tokens, mask)
+
+
+def test_bad_fields_and_parameters(model):
+    with pytest.raises(ValueError, match=r"u0 must have shape \(n, 8\)"):
+        model.run(np.zeros((4, 7)))
+    with pytest.raises(TypeError, match="real and floating"):
+        model.run(np.zeros((4, 8), int))
+    parameters = dict(model.parameters())
+    with pytest.raises(ValueError, match="parameter 'readout/bias' must have shape"):
+        Simulator.from_parameters(model.config, parameters | {"readout/bias": np.zeros(4)})
+    parameters.pop("readout/bias")
+    with pytest.raises(ValueError, match=r"missing \['readout/bias'\], unknown \['bias'\]"):
+        Simulator.from_parameters(model.config, parameters | {"bias": np.zeros(3)})
+
+
+def test_a_grid_needs_to_know_how_many_tokens():
+    model = Simulator(SimulatorConfig(**SIZES, diffusion="scalar"), key=jax.random.key(0))
+    with pytest.raises(ValueError, match="give the number of tokens"):
+        model.equation()
+    with pytest.raises(ValueError, match="at least 2 tokens"):
+        model.hidden_states(np.array([1]))
+
+
+def test_float64_needs_x64():
+    with jax.enable_x64(False), pytest.raises(ValueError, match="64-bit mode"):
+        Simulator(SimulatorConfig(**SIZES, dtype="float64", param_dtype="float64"), key=jax.random.key(0))
+
+
+def test_from_transformer_refuses_what_the_config_refuses():
+    config = pj.TransformerConfig(**SIZES, causal=True)
+    with pytest.raises(ValueError, match="leak the future"):
+        SimulatorConfig.from_transformer(config, diffusion="scalar")
