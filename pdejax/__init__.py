@@ -7,6 +7,7 @@ from pdejax import data as data
 from pdejax import exact as exact
 from pdejax import solvers as solvers
 from pdejax import terms as terms
+from pdejax import training as training
 from pdejax._depth import (
     DepthVarying as DepthVarying,
 )
@@ -26,6 +27,18 @@ from pdejax._simulate import simulate as simulate
 from pdejax._trajectory import Stats as Stats
 from pdejax._trajectory import Trajectory as Trajectory
 from pdejax.models import (
+    MultilayerSimulator as MultilayerSimulator,
+)
+from pdejax.models import (
+    MultilayerSimulatorConfig as MultilayerSimulatorConfig,
+)
+from pdejax.models import (
+    Simulator as Simulator,
+)
+from pdejax.models import (
+    SimulatorConfig as SimulatorConfig,
+)
+from pdejax.models import (
     Transformer as Transformer,
 )
 from pdejax.models import (
@@ -39,6 +52,9 @@ from pdejax.models import (
 )
 from pdejax.models import (
     native_solver as native_solver,
+)
+from pdejax.models import (
+    pair as pair,
 )
 from pdejax.models import (
     save_checkpoint as save_checkpoint,

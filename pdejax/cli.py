@@ -1,4 +1,4 @@
-"""The command line: `pdejax verify | convergence | stability | stiff | info`."""
+"""The command line: `pdejax verify | convergence | stability | stiff | train | info`."""
 
 import argparse
 import dataclasses
@@ -16,6 +16,7 @@ EXAMPLES = """examples:
   pdejax convergence --steps 4 8 16 --solvers euler rk4
   pdejax stability --out out                         largest stable steps, predicted and measured, and maps
   pdejax stiff --out out                             what each solver costs on a stiff field
+  pdejax train digits --out out/digits               train a Transformer; the same command goes on after a stop
   pdejax info                                        versions, devices, precision
 """
 
@@ -56,7 +57,22 @@ def _parser() -> argparse.ArgumentParser:
     info.set_defaults(run=_info)
     _add_convergence(commands)
     _add_studies(commands)
+    _add_training(commands)
     return parser
+
+
+def _add_training(commands) -> None:
+    from pdejax.training import _command
+
+    command = commands.add_parser(
+        "train",
+        help="train a Transformer or a PDE simulator",
+        description=_command.DESCRIPTION,
+        epilog=_command.EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _command.add_arguments(command)
+    command.set_defaults(run=_command.run)
 
 
 def _add_studies(commands) -> None:

@@ -30,6 +30,7 @@ LAYERS = (
     ("pdejax._simulate",),
     ("pdejax.models", "pdejax.data"),
     ("pdejax.analysis",),
+    ("pdejax.training",),
     ("pdejax.studies",),
     ("pdejax.cli",),
 )
@@ -37,9 +38,10 @@ LAYERS = (
 PUBLIC = [
     "Attention", "DepthVarying", "Diffusion", "DivergenceError", "EffectiveDiffusion", "Exchange", "FeedForward",
     "FieldArgs", "Grid", "Laplacian", "LayerNorm", "LayerNormRelaxation", "LayerStack", "LinearDamping",
-    "MasterEquation", "MultilayerEquation", "RMSNorm", "SpatialNorm", "SphereProjection", "Stats", "Trajectory",
-    "Transformer", "TransformerConfig", "analysis", "data", "exact", "iid", "lift", "load_checkpoint", "models",
-    "native_solver", "save_checkpoint", "simulate", "smooth_random", "solvers", "terms",
+    "MasterEquation", "MultilayerEquation", "MultilayerSimulator", "MultilayerSimulatorConfig", "RMSNorm", "Simulator",
+    "SimulatorConfig", "SpatialNorm", "SphereProjection", "Stats", "Trajectory", "Transformer", "TransformerConfig",
+    "analysis", "data", "exact", "iid", "lift", "load_checkpoint", "models", "native_solver", "pair", "save_checkpoint",
+    "simulate", "smooth_random", "solvers", "terms", "training",
 ]
 # fmt: on
 

@@ -1,5 +1,6 @@
 """Analyses of fields and trajectories: pure functions on arrays and equations."""
 
+from pdejax.analysis import information as information
 from pdejax.analysis import stability as stability
 from pdejax.analysis._bounds import FieldConstants as FieldConstants
 from pdejax.analysis._bounds import continuum_bound as continuum_bound

@@ -1,0 +1,173 @@
+"""What `train` is asked to do, checked before anything is loaded or compiled."""
+
+import dataclasses
+import math
+import numbers
+from collections.abc import Mapping
+from typing import Any, Literal, get_args, no_type_check
+
+from pdejax.training._optimizer import OptimizerName, ScheduleName, make_optimizer, make_schedule
+
+DatasetName = Literal["listops", "mnist", "newsgroups", "digits"]
+ModelName = Literal["transformer", "simulator", "bare", "full", "multilayer"]
+Precision = Literal["float32", "bfloat16"]
+Signs = Literal["v1 (14)", "v1 (3)", "algorithm 1"]
+Estimate = Literal["infonce", "club", "barber_agakov", "paper"]
+
+_NAMES = {
+    "dataset": get_args(DatasetName),
+    "model": get_args(ModelName),
+    "task": ("classification", "lm"),
+    "precision": get_args(Precision),
+    "optimizer": get_args(OptimizerName),
+    "schedule": get_args(ScheduleName),
+    "signs": get_args(Signs),
+}
+
+
+# A runtime type checker would come before __post_init__, whose messages say what is allowed.
+@no_type_check
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A training run, whole: the same configuration gives the same curve on the same machine.
+
+    **Data**
+
+    - `dataset`: a name of [`pdejax.data.load`][pdejax.data.load]; `data`: its options. `task`: `"classification"`, or `"lm"`,
+      next-token prediction with a causal model, for the sets that offer it.
+
+    **Model**
+
+    - `model`: `"transformer"`; `"simulator"`, the field that a Transformer of these sizes discretizes; `"bare"` and `"full"`,
+      see `SimulatorConfig`; `"multilayer"`, v1's coupled system (4).
+    - `dim`, `heads`, `layers`, `ffn`, `norm`, `activation`, `positions`: as in `TransformerConfig`. `norm="post"` gives a
+      simulator the retraction. `solver`, `steps_per_layer`: of a simulator. `options`: more arguments of the model's config.
+    - `teacher`: folder of a trained Transformer; the simulator is fitted to its hidden states and attention maps (`distilled`).
+
+    **Optimization**
+
+    - `batch_size`, `steps`; `optimizer`, `learning_rate`, `schedule`, `warmup`, `weight_decay`, `clip` (off by default: it hides
+      instability), `label_smoothing`. `precision`: of A, R and the layers; parameters and softmax stay float32.
+    - `bottleneck`: an estimate of I(X; T), `"infonce"`, `"club"`, `"barber_agakov"` or `"paper"` (v1 (16)), with `beta`,
+      `decay` λ and `signs` of the flow v1 (14); T is the mean token of layer `bottleneck_layer` (default: the last) plus noise of
+      standard deviation `noise`.
+    - `seed`: of the weights, and of the order of the data. `data_seed`, if given, is that of the order.
+
+    **Record**
+
+    - `save_every` steps a checkpoint, `keep` of them; `eval_every` steps an evaluation on the validation split, of
+      `eval_examples` at most. `out`: folder; `None` keeps nothing.
+
+    Raises `ValueError` or `TypeError` naming the argument.
+    """
+
+    dataset: DatasetName = "listops"
+    data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    task: Literal["classification", "lm"] = "classification"
+    model: ModelName = "transformer"
+    dim: int = 128
+    heads: int = 4
+    layers: int = 6
+    ffn: int = 512
+    norm: Literal["pre", "post", "peri", "none"] = "pre"
+    activation: str = "gelu"
+    positions: str = "sinusoidal"
+    solver: str | None = None
+    steps_per_layer: int = 1
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    teacher: str | None = None
+    batch_size: int = 64
+    steps: int = 1000
+    optimizer: OptimizerName = "adam"
+    learning_rate: float = 1e-3
+    schedule: ScheduleName = "constant"
+    warmup: int = 0
+    weight_decay: float = 0.0
+    clip: float | None = None
+    label_smoothing: float = 0.0
+    precision: Precision = "float32"
+    bottleneck: Estimate | None = None
+    beta: float = 1e-3
+    decay: float = 0.0
+    signs: Signs = "v1 (14)"
+    bottleneck_layer: int = -1
+    noise: float = 0.1
+    seed: int = 0
+    data_seed: int | None = None
+    save_every: int = 500
+    keep: int = 3
+    eval_every: int = 500
+    eval_examples: int | None = 2000
+    out: str | None = None
+
+    def __post_init__(self):
+        for name, allowed in _NAMES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose one of {allowed}.")
+        if self.bottleneck is not None and self.bottleneck not in get_args(Estimate):
+            raise ValueError(f"bottleneck={self.bottleneck!r} is unknown; choose None or one of {get_args(Estimate)}.")
+        for name in ("data", "options"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise TypeError(f"{name} is a {type(getattr(self, name)).__name__}; it must map names to values.")
+            object.__setattr__(self, name, dict(getattr(self, name)))
+        for name in ("dim", "heads", "layers", "ffn", "steps_per_layer", "batch_size", "steps", "save_every", "keep"):
+            _integer(name, getattr(self, name), 1)
+        for name in ("eval_every",):
+            _integer(name, getattr(self, name), 1)
+        _integer("warmup", self.warmup, 0)
+        _integer("seed", self.seed, 0)
+        for name, least in (("data_seed", 0), ("eval_examples", 1)):
+            if getattr(self, name) is not None:
+                _integer(name, getattr(self, name), least)
+        self.make_optimizer()
+        if isinstance(self.label_smoothing, bool) or not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing={self.label_smoothing!r} must lie in [0, 1).")
+        self._check_bottleneck()
+        self._check_model()
+
+    def make_schedule(self):
+        """The learning rate of each step."""
+        return make_schedule(self.schedule, self.learning_rate, self.steps, self.warmup)
+
+    def make_optimizer(self):
+        """The optimizer, for the whole run."""
+        return make_optimizer(
+            self.optimizer, learning_rate=self.make_schedule(), weight_decay=self.weight_decay, clip=self.clip
+        )
+
+    def _check_model(self) -> None:
+        if self.model == "transformer" and (self.solver is not None or self.steps_per_layer != 1):
+            raise ValueError(
+                "solver and steps_per_layer are a simulator's: a Transformer takes one step per layer. Use model='simulator'."
+            )
+        if self.teacher is not None and self.model in ("transformer", "multilayer"):
+            raise ValueError(
+                f"teacher with model={self.model!r}: distillation fits a simulator; use 'simulator', 'bare' or 'full'."
+            )
+        if self.teacher is not None and self.bottleneck is not None:
+            raise ValueError("teacher and bottleneck cannot be combined: distillation has no task loss. Leave one out.")
+        if self.model == "bare" and self.norm != "none":
+            # The bare simulator has no normalization: what the papers mean by it.
+            object.__setattr__(self, "norm", "none")
+        if self.task == "lm" and self.model == "full":
+            raise ValueError("task='lm' with model='full': diffusion would leak the future; use 'simulator'.")
+
+    def _check_bottleneck(self) -> None:
+        for name in ("beta", "decay"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, float | int) or not 0 <= value < math.inf:
+                raise ValueError(f"{name}={value!r} must be a number, not negative.")
+        if not 0 < self.noise < math.inf:
+            raise ValueError(
+                f"noise={self.noise!r} must be positive: a noiseless flow is a bijection, for which I(X; T) cannot fall."
+            )
+        if not -self.layers - 1 <= self.bottleneck_layer <= self.layers:
+            raise ValueError(
+                f"bottleneck_layer={self.bottleneck_layer} must be from 0 (the embedding) to layers={self.layers}, or counted "
+                "from the end by negative numbers."
+            )
+
+
+def _integer(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+        raise ValueError(f"{name}={value!r} must be an integer of at least {least}.")

@@ -1,0 +1,300 @@
+"""Fitting a PDE simulator to a Transformer by its trajectory, and how well that went on held-out data."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple, no_type_check
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
+
+from pdejax.data._batch import Batch
+from pdejax.models import untrained_field
+from pdejax.training._losses import AbstractTask
+from pdejax.training._state import Static, merge_model, split_model
+
+States = Float[Array, "b depths n d"]
+Maps = Float[Array, "b layers H n n"]
+_SMALLEST = 1e-30  # of an attention weight, in the logarithm
+
+
+class Distillation(AbstractTask):
+    r"""Trajectory matching: a student is fitted to a frozen teacher's hidden states and attention maps,
+
+    $$\mathcal{L} = \frac{\lambda_u}{K+1}\sum_{l=0}^{K} \frac{\|u_l - z_l\|^2}{\|z_l\|^2}
+      + \frac{\lambda_a}{KH}\sum_{l,h} \frac1n\sum_i \mathrm{KL}(p^{lh}_{i\cdot}\,\|\,q^{lh}_{i\cdot})
+      + \lambda_y\,\mathrm{KL}(p_y\,\|\,q_y),$$
+
+    averaged over the batch: z_l, p the teacher's hidden states, attention rows and class (or token) probabilities, u_l, q the
+    student's. Norms and sums run over real tokens only. Where the layers differ in number, the more are taken every so many:
+    depth as a fraction of t1 is what is matched.
+
+    - `teacher`: a `Transformer` or a simulator; its parameters are kept, and no gradient reaches them. `student`: what will be
+      fitted, if its depths are to be checked now; nothing of it is kept.
+    - `hidden_weight` λ_u, `attention_weight` λ_a, `logit_weight` λ_y ≥ 0, not all 0; a term of weight 0 is not computed.
+
+    A task: `loss(model, batch, key) -> (scalar, metrics)` with metrics `hidden_error`, `attention_kl` and `logit_kl`, those
+    that are computed. Relative errors are ratios of squares: 1 is what a student of zeros has.
+
+    Raises `TypeError` for other teachers, `ValueError` for weights.
+    """
+
+    parameters: PyTree[Array]
+    static: Static
+    hidden_weight: float = eqx.field(static=True)
+    attention_weight: float = eqx.field(static=True)
+    logit_weight: float = eqx.field(static=True)
+
+    @no_type_check
+    def __init__(
+        self,
+        teacher: Any,
+        student: Any = None,
+        *,
+        hidden_weight: float = 1.0,
+        attention_weight: float = 1.0,
+        logit_weight: float = 0.0,
+    ):
+        weights = {
+            "hidden_weight": hidden_weight,
+            "attention_weight": attention_weight,
+            "logit_weight": logit_weight,
+        }
+        for name, value in weights.items():
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise TypeError(f"{name} must be a number, got {value!r}")
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} must be finite and not negative, got {value}")
+        if not any(weights.values()):
+            raise ValueError("hidden_weight, attention_weight and logit_weight are all 0: there is nothing to fit")
+        parameters, self.static = split_model(teacher)
+        if student is not None:
+            check_depths(student.config.layers, teacher.config.layers)
+        # Copies: the teacher may be trained on, which gives its arrays away.
+        self.parameters = jax.tree.map(jnp.array, parameters)
+        self.hidden_weight, self.attention_weight = float(hidden_weight), float(attention_weight)
+        self.logit_weight = float(logit_weight)
+
+    @property
+    def teacher(self) -> Any:
+        """The teacher, its parameters behind a `stop_gradient`."""
+        return merge_model(jax.lax.stop_gradient(self.parameters), self.static)
+
+    @no_type_check
+    def loss(self, model: Any, batch: Batch, key: PRNGKeyArray | None = None) -> tuple[Array, dict[str, Array]]:
+        """The loss on one batch, and its terms before weighting. `key` is not used."""
+        del key
+        inputs, mask = jnp.asarray(batch.inputs), jnp.asarray(batch.mask)
+        wanted = (self.logit_weight > 0, self.hidden_weight > 0, self.attention_weight > 0)
+        theirs = jax.lax.stop_gradient(observe(self.teacher, inputs, mask, wanted))
+        ours = observe(model, inputs, mask, wanted)
+        metrics, weighted = {}, []
+        if wanted[1]:
+            u, z = matching(ours.states, theirs.states, 1)
+            metrics["hidden_error"] = jnp.mean(relative_error(u, z, mask))
+            weighted.append(self.hidden_weight * metrics["hidden_error"])
+        if wanted[2]:
+            q, p = matching(ours.maps, theirs.maps, 0)
+            metrics["attention_kl"] = jnp.mean(attention_divergence(p, q, mask))
+            weighted.append(self.attention_weight * metrics["attention_kl"])
+        if wanted[0]:
+            metrics["logit_kl"] = _logit_divergence(theirs.logits, ours.logits, mask)
+            weighted.append(self.logit_weight * metrics["logit_kl"])
+        return sum(weighted[1:], start=weighted[0]), metrics
+
+    def weight(self, batch: Batch) -> Float[Array, ""]:
+        return jnp.asarray(len(batch.inputs), jnp.float32)
+
+
+class Observed(NamedTuple):
+    """What is compared, over a batch: logits, hidden states `(b, K + 1, n, d)`, attention maps `(b, K, H, n, n)`."""
+
+    logits: Array | None
+    states: States | None
+    maps: Maps | None
+
+
+@no_type_check
+def observe(model: Any, inputs: Array, mask: Bool[Array, "b n"], wanted: tuple[bool, bool, bool]) -> Observed:
+    """The wanted ones of logits, hidden states and attention maps; by one solve where the model can."""
+    if sum(wanted) > 1 and hasattr(model, "observe"):
+        found = jax.vmap(model.observe)(inputs, mask)
+        return Observed(*(x if want else None for x, want in zip(found, wanted, strict=True)))
+    calls = (model, model.hidden_states, model.attention_maps)
+    return Observed(*(jax.vmap(f)(inputs, mask) if want else None for f, want in zip(calls, wanted, strict=True)))
+
+
+def check_depths(student: int, teacher: int) -> None:
+    """Raise `ValueError` unless the depths of one trajectory are among those of the other."""
+    if student % teacher and teacher % student:
+        raise ValueError(
+            f"a student of {student} layers has only the ends in common with a teacher of {teacher}: one number must be a "
+            "multiple of the other"
+        )
+
+
+@no_type_check
+def matching(ours: Array, theirs: Array, ends: int) -> tuple[Array, Array]:
+    """Both at the depths they share; axis 1 runs over the layers, and over `ends` more."""
+    a, b = ours.shape[1] - ends, theirs.shape[1] - ends
+    check_depths(a, b)
+    return ours[:, :: max(a // b, 1)], theirs[:, :: max(b // a, 1)]
+
+
+@no_type_check
+def relative_error(u: States, z: States, mask: Bool[Array, "b n"]) -> Float[Array, "b depths"]:
+    """‖u − z‖² / ‖z‖² over real tokens, for each example and depth."""
+    real = mask[:, None, :, None]
+    size = jnp.sum(jnp.where(real, z, 0) ** 2, axis=(2, 3))
+    return jnp.sum(jnp.where(real, u - z, 0) ** 2, axis=(2, 3)) / jnp.where(size > 0, size, 1)
+
+
+@no_type_check
+def attention_divergence(p: Maps, q: Maps, mask: Bool[Array, "b n"]) -> Float[Array, "b layers H"]:
+    """KL(p ‖ q) in nats per row, averaged over the rows of real tokens, for each example, layer and head."""
+    # Where p is 0 the row contributes nothing; there q may be 0 as well.
+    ratio = jnp.log(jnp.maximum(p, _SMALLEST)) - jnp.log(jnp.maximum(q, _SMALLEST))
+    rows = jnp.sum(jnp.where(p > 0, p * ratio, 0), axis=-1)
+    return _over_rows(rows, mask)
+
+
+@no_type_check
+def attention_cosine(p: Maps, q: Maps, mask: Bool[Array, "b n"]) -> Float[Array, "b layers H"]:
+    """Cosine of the rows p_i and q_i, averaged over the rows of real tokens, for each example, layer and head."""
+    norms = jnp.linalg.norm(p, axis=-1) * jnp.linalg.norm(q, axis=-1)
+    return _over_rows(jnp.sum(p * q, axis=-1) / jnp.where(norms > 0, norms, 1), mask)
+
+
+def _over_rows(rows: Float[Array, "b layers H n"], mask: Bool[Array, "b n"]) -> Float[Array, "b layers H"]:
+    real = mask[:, None, None, :]
+    return jnp.sum(jnp.where(real, rows, 0), axis=-1) / jnp.sum(real.astype(rows.dtype), axis=-1)
+
+
+def _logit_divergence(theirs: Array, ours: Array, mask: Bool[Array, "b n"]) -> Float[Array, ""]:
+    """KL(teacher ‖ student) of the classes, or of the tokens at real places, in nats."""
+    p, q = jax.nn.log_softmax(theirs), jax.nn.log_softmax(ours)
+    kl = jnp.sum(jnp.exp(p) * (p - q), axis=-1)
+    if kl.ndim == 1:
+        return jnp.mean(kl)
+    return jnp.mean(jnp.sum(jnp.where(mask, kl, 0), axis=-1) / jnp.sum(mask.astype(kl.dtype), axis=-1))
+
+
+class TrajectoryMatch(NamedTuple):
+    """How close a trajectory is to the teacher's, means over examples.
+
+    - per depth `(K + 1,)`: `mse` ‖u − z‖² per entry, `relative_error` ‖u − z‖²/‖z‖², `cosine` of each token's u_i and z_i
+      averaged over tokens;
+    - per layer and head `(K, H)`: `attention_kl` in nats, `attention_cosine`.
+    """
+
+    mse: np.ndarray
+    relative_error: np.ndarray
+    cosine: np.ndarray
+    attention_kl: np.ndarray
+    attention_cosine: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillationReport:
+    """Held-out agreement of a student with its teacher, beside what needs no fit.
+
+    - `student`: the fitted student. `untrained`: one with a fresh field between the same embedding and head.
+    - `uniform_kl`, `uniform_cosine` `(K, H)`: uniform attention over the keys that a query may see, in the student's place.
+    - `examples`: how many sequences were seen.
+    """
+
+    student: TrajectoryMatch
+    untrained: TrajectoryMatch
+    uniform_kl: np.ndarray
+    uniform_cosine: np.ndarray
+    examples: int
+
+    def gain(self) -> dict[str, float]:
+        """Untrained over fitted, of the mean relative error after the embedding and the mean attention KL: above 1 is better."""
+
+        def ratio(a: np.ndarray, b: np.ndarray) -> float:
+            return float(np.mean(a) / np.mean(b)) if np.mean(b) > 0 else math.inf
+
+        return {
+            "relative_error": ratio(self.untrained.relative_error[1:], self.student.relative_error[1:]),
+            "attention_kl": ratio(self.untrained.attention_kl, self.student.attention_kl),
+        }
+
+
+@no_type_check
+def distillation_report(
+    teacher: Any,
+    student: Any,
+    batches: Iterable[Batch] | Batch,
+    *,
+    untrained: Any = None,
+    key: PRNGKeyArray | None = None,
+) -> DistillationReport:
+    """How well a student follows its teacher on held-out batches, with nulls: see `DistillationReport`.
+
+    - `batches`: one `Batch` or finitely many, not those that the student was fitted on.
+    - `untrained`: the null student; by default one with a fresh field, drawn from `key` (default `jax.random.key(0)`), between
+      the student's own embedding and head.
+
+    Raises `ValueError` for no batches, and `TypeError` where no untrained student can be made.
+    """
+    if untrained is None:
+        if not hasattr(student, "readout"):
+            raise TypeError(
+                f"untrained: a {type(student).__name__} gives no null by itself; pass an untrained model of its kind"
+            )
+        untrained = untrained_field(student, jax.random.key(0) if key is None else key)
+    models = tuple(split_model(model) for model in (teacher, student, untrained))
+    parameters, statics = zip(*models, strict=True)
+    compare = jax.jit(functools.partial(_compare, statics))
+    total, count = None, 0
+    for batch in [batches] if isinstance(batches, Batch) else batches:
+        size = len(batch.inputs)
+        found = jax.tree.map(lambda x, size=size: np.asarray(x, float) * size, compare(parameters, *batch[:2]))
+        total = found if total is None else jax.tree.map(np.add, total, found)
+        count += size
+    if total is None:
+        raise ValueError("batches is empty: give at least one Batch of held-out data")
+    ours, null, uniform = jax.tree.map(lambda x: x / count, total)
+    return DistillationReport(ours, null, *uniform, count)
+
+
+def _compare(statics: Any, parameters: Any, inputs: Array, mask: Array) -> tuple[Any, Any, Any]:
+    every = (False, True, True)
+    teacher, ours, null = (
+        observe(merge_model(p, static), inputs, mask, every) for p, static in zip(parameters, statics, strict=True)
+    )
+    p = teacher.maps
+    assert p is not None
+    # A query sees a key if some layer or head of the teacher gives it weight.
+    visible = (jnp.any(p > 0, axis=(1, 2), keepdims=True) & mask[:, None, None, None, :]).astype(p.dtype)
+    q = jnp.broadcast_to(visible / jnp.maximum(jnp.sum(visible, axis=-1, keepdims=True), 1), p.shape)
+    floor = tuple(jnp.mean(f(p, q, mask), axis=0) for f in (attention_divergence, attention_cosine))
+    return _match(ours, teacher, mask), _match(null, teacher, mask), floor
+
+
+def _match(ours: Observed, teacher: Observed, mask: Array) -> TrajectoryMatch:
+    u, z = matching(ours.states, teacher.states, 1)
+    q, p = matching(ours.maps, teacher.maps, 0)
+    real = mask[:, None, :, None]
+    count = jnp.sum(real, axis=(2, 3)).astype(u.dtype)
+    squares = jnp.sum(jnp.where(real, u - z, 0) ** 2, axis=(2, 3)) / (count * u.shape[-1])
+    norms = jnp.linalg.norm(u, axis=-1) * jnp.linalg.norm(z, axis=-1)
+    cosines = jnp.sum(u * z, axis=-1) / jnp.where(norms > 0, norms, 1)
+    cosine = jnp.sum(jnp.where(real[..., 0], cosines, 0), axis=-1) / count
+    per_example: tuple[Any, ...] = (
+        squares,
+        relative_error(u, z, mask),
+        cosine,
+        attention_divergence(p, q, mask),
+        attention_cosine(p, q, mask),
+    )
+    return TrajectoryMatch(*(_mean(x) for x in per_example))
+
+
+def _mean(x: Any) -> Any:
+    return jnp.mean(x, axis=0)

@@ -1,0 +1,282 @@
+"""Training from a configuration, whole: data, model, loop, test, baselines, curves; and the trained model read back."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, no_type_check
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, PyTree
+
+from pdejax.data import (
+    Batch,
+    Batches,
+    Dataset,
+    load,
+    majority_accuracy,
+    root_operator_accuracy,
+    tfidf_accuracy,
+)
+from pdejax.models import (
+    MultilayerSimulator,
+    MultilayerSimulatorConfig,
+    Simulator,
+    SimulatorConfig,
+    Transformer,
+    TransformerConfig,
+)
+from pdejax.training._bottleneck_run import bottleneck_optimizer, bottleneck_step
+from pdejax.training._build import Model, build_model, build_student
+from pdejax.training._checkpoints import read_checkpoint, rebuild
+from pdejax.training._config import TrainConfig
+from pdejax.training._distillation import Distillation
+from pdejax.training._distributed import data_mesh, share
+from pdejax.training._fit import FitResult, fit
+from pdejax.training._folder import check_folder, check_run
+from pdejax.training._losses import Classification, LanguageModel
+from pdejax.training._metrics import write_summary, write_whole
+from pdejax.training._state import merge_model, split_model
+from pdejax.training._step import count_parameters, make_evaluate, make_step, start_training
+
+_KINDS = {
+    "Transformer": (Transformer, TransformerConfig),
+    "Simulator": (Simulator, SimulatorConfig),
+    "MultilayerSimulator": (MultilayerSimulator, MultilayerSimulatorConfig),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """What `train` gives.
+
+    - `config`, `parameters` (how many numbers were trained), `fit`: the curves and how training ended.
+    - `model`: the best by the validation split, or the last where nothing was kept.
+    - `test`: its figures on the test split. `baselines`: what is to be had on it without a Transformer. Both are empty for a
+      run that was interrupted.
+    - `seconds`: of this call. `files`: what was written.
+    """
+
+    config: TrainConfig
+    parameters: int
+    fit: FitResult
+    model: Model
+    test: dict[str, float]
+    baselines: dict[str, float]
+    seconds: float
+    files: tuple[str, ...]
+
+
+@no_type_check
+def train(config: TrainConfig, *, report: Callable[[str], None] | None = None, progress: bool = True) -> TrainResult:
+    """Train a model on a data set, test the best of it and set it beside the baselines.
+
+    With `config.out` everything is kept there, and the same call goes on where it was interrupted, to the same numbers. All
+    devices share the work, those of other processes too after `initialize_distributed`.
+
+    Raises `ValueError`, `TypeError` or `FileNotFoundError` before training where data, model or folder do not fit.
+    """
+    started = time.perf_counter()
+    if not isinstance(config, TrainConfig):
+        raise TypeError(f"config is a {type(config).__name__}; it must be a pdejax.training.TrainConfig.")
+    splits = {split: load(config.dataset, split, **_data_options(config)) for split in ("train", "validation", "test")}
+    _say(report, f"{splits['train']!r}, source: {splits['train'].source}")
+    model, task = _model_and_task(config, splits["train"])
+    params, static = split_model(model)
+    optimizer = config.make_optimizer() if config.bottleneck is None else bottleneck_optimizer(config)
+    key = jax.random.fold_in(jax.random.key(config.seed), 1)
+    state = start_training(params, optimizer, key)
+    batches = Batches(
+        splits["train"],
+        config.batch_size,
+        seed=config.seed if config.data_seed is None else config.data_seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    if config.bottleneck is None:
+        step = make_step(task, optimizer, static)
+    else:
+        step, state = bottleneck_step(config, task, static, state, splits["train"])
+    evaluate = make_evaluate(task, static)
+    held_out = _whole(splits["validation"], config)
+    mesh = data_mesh() if jax.device_count() > 1 else None
+    best = ("accuracy", "max") if isinstance(task, Classification) else ("loss", "min")
+    identity = _identity(config) | {"model_config": _model_config(model)}
+    if config.out is not None and jax.process_index() == 0:
+        _write_config(config, identity, best)
+    fitted = fit(
+        state,
+        step,
+        batches,
+        steps=config.steps,
+        folder=config.out,
+        save_every=config.save_every,
+        keep=config.keep,
+        best=best,
+        evaluate=lambda state: evaluate(state, held_out),
+        eval_every=config.eval_every,
+        log_every=10,
+        progress=progress,
+        report=report,
+        config=identity,
+        mesh=mesh,
+    )
+    final = fitted.state.params
+    stopped = fitted.stopped == "interrupted"  # whoever interrupts wants the machine back
+    if config.out is not None and fitted.best_step is not None and not stopped:
+        final = _parameters(config.out, final, "best")
+    whole = _whole(splits["test"], config, everything=True)
+    test = {} if stopped else evaluate(fitted.state._replace(params=final), whole)
+    baselines = {} if stopped else _baselines(config, splits)
+    result = TrainResult(
+        config=config,
+        parameters=count_parameters(params),
+        fit=fitted,
+        model=merge_model(final, static),
+        test=test,
+        baselines=baselines,
+        seconds=time.perf_counter() - started,
+        files=fitted.files,
+    )
+    return result if config.out is None or stopped or jax.process_index() else _kept(result, splits["train"])
+
+
+class TrainedModel(NamedTuple):
+    """A model read back from a training folder: at which step it was saved, and what it was trained with."""
+
+    model: Model
+    config: TrainConfig
+    step: int
+
+
+@no_type_check
+def load_trained(folder: str | os.PathLike[str], which: str | int = "best") -> TrainedModel:
+    """The model that `train` left in `folder`: `"best"` on the validation split, `"latest"`, or that of a step.
+
+    Raises `ValueError` for a folder without a trained model and an unknown `which`, `CheckpointError` for damaged files.
+    """
+    path = pathlib.Path(folder) / "config.json"
+    try:
+        saved = json.loads(path.read_text())
+        kind, options = saved["model"]["kind"], saved["model"]["options"]
+        config = TrainConfig(**saved["train"])
+    except FileNotFoundError:
+        raise ValueError(f"folder={str(folder)!r} has no config.json; give the folder that train wrote to.") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not of a training run, or is damaged: {error}.") from error
+    make, settings = _KINDS[kind]
+    built = settings(**options)
+    model = make(built, rngs=nnx.Rngs(0)) if make is Transformer else make(built, key=jax.random.key(0))
+    params, static = split_model(model)
+    found = read_checkpoint(folder, which)
+    return TrainedModel(merge_model(_only(found, params), static), config, found.step)
+
+
+def _parameters(folder: str | os.PathLike[str], like: PyTree[Array], which: str | int) -> PyTree[Array]:
+    # Of several processes only the first writes and reads the folder.
+    found = share(read_checkpoint(folder, which) if jax.process_index() == 0 else None)
+    return _only(found, like)
+
+
+class _Parameters(NamedTuple):
+    params: PyTree[Array]
+
+
+def _only(saved, like: PyTree[Array]) -> PyTree[Array]:
+    """The parameters alone of a saved state, which also holds the optimizer's."""
+    leaves = {name: leaf for name, leaf in saved.leaves.items() if name.startswith("params/")}
+    return rebuild(saved._replace(leaves=leaves), _Parameters(like)).params
+
+
+def _model_and_task(config: TrainConfig, dataset: Dataset) -> tuple[Model, Any]:
+    if config.teacher is None:
+        task = LanguageModel if config.task == "lm" else Classification
+        return build_model(config, dataset), task(config.label_smoothing)
+    teacher = load_trained(config.teacher).model
+    if not isinstance(teacher, Transformer):
+        raise ValueError(f"teacher={config.teacher!r} is a {type(teacher).__name__}; it must be a Transformer.")
+    return build_student(config, teacher), Distillation(teacher)
+
+
+def _data_options(config: TrainConfig) -> dict[str, Any]:
+    options = dict(config.data)
+    if config.task == "lm":
+        options["task"] = "lm"
+    return options
+
+
+def _whole(dataset: Dataset, config: TrainConfig, everything: bool = False) -> Sequence[Batch]:
+    """All examples, or the first that an evaluation while training may take."""
+    count = len(dataset) if everything or config.eval_examples is None else min(len(dataset), config.eval_examples)
+    size = max(config.batch_size, 128)
+    return [dataset.take(np.arange(i, min(i + size, count))) for i in range(0, count, size)]
+
+
+def _baselines(config: TrainConfig, splits: dict[str, Dataset]) -> dict[str, float]:
+    if config.task == "lm":
+        return {}
+    found = {"majority class": majority_accuracy(splits["train"], splits["test"])}
+    if config.dataset == "listops":
+        found["root operator"] = root_operator_accuracy(splits["train"], splits["test"])
+    if config.dataset == "newsgroups":
+        found["TF-IDF logistic regression"] = tfidf_accuracy(splits["train"], splits["test"])
+    return found
+
+
+def _identity(config: TrainConfig) -> dict[str, Any]:
+    """What makes a run what it is. A run without an end in its schedule may be made longer."""
+    values = dataclasses.asdict(config)
+    for name in ("out", "save_every", "keep"):
+        del values[name]
+    if config.schedule in ("constant", "inverse_sqrt"):
+        del values["steps"]
+    return values
+
+
+def _write_config(config: TrainConfig, identity: dict[str, Any], best: tuple[str, str]) -> None:
+    """What `load_trained` needs, once it is sure that the folder is of this run."""
+    assert config.out is not None
+    folder = pathlib.Path(config.out)
+    check_folder(folder)
+    check_run(folder, identity, best)
+    train = {name: value for name, value in dataclasses.asdict(config).items() if name != "out"}
+    write_summary(folder / "config.json", {"train": train, "model": identity["model_config"]})
+
+
+def _model_config(model: Model) -> dict[str, Any]:
+    options = {}
+    for field in dataclasses.fields(model.config):
+        value = getattr(model.config, field.name)
+        options[field.name] = value if value is None or isinstance(value, bool | int | float | str) else str(value)
+    return {"kind": type(model).__name__, "options": options}
+
+
+def _kept(result: TrainResult, dataset: Dataset) -> TrainResult:
+    """Write the outcome as JSON and the curves as a picture."""
+    from pdejax.training._curves import curves
+
+    assert result.config.out is not None
+    folder = pathlib.Path(result.config.out)
+    outcome = {
+        "config": {k: v for k, v in dataclasses.asdict(result.config).items() if k != "out"},
+        "parameters": result.parameters,
+        "data": {"source": dataset.source, "license": dataset.license, "examples": len(dataset)},
+        "test": result.test,
+        "baselines": result.baselines,
+        "training": result.fit.summary(),
+        "evaluations": result.fit.evaluations,
+        "seconds": result.seconds,
+    }
+    write_summary(folder / "result.json", outcome)
+    write_whole(folder / "curves.png", curves(result))
+    files = (*result.files, str(folder / "result.json"), str(folder / "curves.png"))
+    return dataclasses.replace(result, files=files)
+
+
+def _say(report, text: str) -> None:
+    if report is not None:
+        report(text)

@@ -1,0 +1,69 @@
+"""The command line of training, its options and what it says."""
+
+import argparse
+import dataclasses
+
+import pytest
+
+from pdejax.training import PRESETS, TrainConfig
+from pdejax.training import _command as command
+
+
+def parse(*arguments):
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return parser.parse_args(arguments)
+
+
+def configs(monkeypatch, *arguments):
+    """The configurations the command would train, caught before any data is loaded."""
+    caught = []
+
+    class Caught(Exception):
+        pass
+
+    def train(config, **_):
+        caught.append(config)
+        raise Caught
+
+    from pdejax.training import _run
+
+    monkeypatch.setattr(_run, "train", train)
+    with pytest.raises(Caught):
+        command.run(parse(*arguments))
+    return caught[0]
+
+
+def test_every_field_is_an_option():
+    options = vars(parse())
+    for field in dataclasses.fields(TrainConfig):
+        assert options[field.name] is None
+
+
+def test_the_command_line_overrides_the_preset(monkeypatch):
+    found = configs(monkeypatch, "listops", "--steps", "300", "--data", "max_length=30", "--norm", "post", "--quiet")
+    preset = TrainConfig(**PRESETS["listops"])
+    expected = dataclasses.replace(preset, steps=300, norm="post", data=dict(preset.data) | {"max_length": 30})
+    assert found == expected
+
+
+def test_values_are_read_as_python(monkeypatch):
+    found = configs(
+        monkeypatch, "--data", "sizes=(10, 2, 2)", "manual_dir=some/where", "--options", "bias=True", "--clip", "0.5"
+    )
+    assert found.data == {"sizes": (10, 2, 2), "manual_dir": "some/where"}
+    assert found.options == {"bias": True} and found.clip == 0.5
+
+
+def test_seeds_get_folders_of_their_own(monkeypatch):
+    found = configs(monkeypatch, "digits", "--seeds", "2", "--seed", "5", "--out", "out")
+    assert found.seed == 5 and found.out.endswith("seed-5")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(("--data", "length"), "NAME=VALUE"), (("--seeds", "0"), "--seeds 0"), (("--steps", "0"), "steps=0")],
+)
+def test_bad_options(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        command.run(parse(*arguments))
