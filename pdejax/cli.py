@@ -1,4 +1,4 @@
-"""The command line: `pdejax verify | convergence | stability | stiff | train | info`."""
+"""The command line: `pdejax verify | convergence | stability | stiff | train | algorithm1 | info`."""
 
 import argparse
 import dataclasses
@@ -17,6 +17,7 @@ EXAMPLES = """examples:
   pdejax stability --out out                         largest stable steps, predicted and measured, and maps
   pdejax stiff --out out                             what each solver costs on a stiff field
   pdejax train digits --out out/digits               train a Transformer; the same command goes on after a stop
+  pdejax algorithm1 --out out                        v1's Algorithm 1 with each of the signs it prints
   pdejax info                                        versions, devices, precision
 """
 
@@ -73,6 +74,13 @@ def _add_training(commands) -> None:
     )
     _command.add_arguments(command)
     command.set_defaults(run=_command.run)
+    from pdejax.studies import _algorithm1_command
+
+    command = commands.add_parser(
+        "algorithm1", help="v1's Algorithm 1 with each of its signs", description=_algorithm1_command.DESCRIPTION
+    )
+    _algorithm1_command.add_arguments(command)
+    command.set_defaults(run=_algorithm1_command.run)
 
 
 def _add_studies(commands) -> None:

@@ -31,13 +31,26 @@ def run(code: str, folder: pathlib.Path, *arguments: str) -> subprocess.Complete
 
 @pytest.mark.slow
 def test_quick_start_runs_as_written(tmp_path):
-    [code] = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    code = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)[0]
     script = tmp_path / "quick_start.py"
     script.write_text(code)
     result = run(str(script), tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
     first = float(result.stdout.splitlines()[0])
     assert first < 1e-4  # float32 rounding of the identity
+
+
+@pytest.mark.slow
+def test_training_code_runs_as_written(tmp_path):
+    """But for the number of steps."""
+    code = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)[1]
+    short = re.sub(r"steps=\d+", "steps=20", code)
+    assert short != code
+    script = tmp_path / "train.py"
+    script.write_text(short)
+    result = run(str(script), tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "majority class" in result.stdout
 
 
 @pytest.mark.slow

@@ -36,13 +36,13 @@ class Certificate:
     @property
     def decay(self) -> float:
         """c, the linear decay rates among the parts: leaks and linear damping (where γ varies over tokens, its largest)."""
-        return sum(value for name, value in self.parts.items() if _is_decay(name))
+        return sum((value for name, value in self.parts.items() if _is_decay(name)), 0.0)
 
     @property
     def rest(self) -> float:
         """G, the Lipschitz constant of everything but decay and diffusion: with `decay` what the corrected form of
         v1 (21), h ≤ 2/(4D/Δx² + c + G) for G ≤ c, is made of."""
-        return sum(value for name, value in self.parts.items() if not _is_decay(name) and name != "diffusion")
+        return sum((value for name, value in self.parts.items() if not _is_decay(name) and name != "diffusion"), 0.0)
 
 
 def certificate(
@@ -55,7 +55,7 @@ def certificate(
     conditions: tuple[str, ...] = (),
 ) -> Certificate:
     """A certificate whose bound is the sum of its parts."""
-    return Certificate(sum(parts.values()), norm, radius, n, parts, conditions, spread)
+    return Certificate(sum(parts.values(), 0.0), norm, radius, n, parts, conditions, spread)
 
 
 def check_norm(norm: object) -> None:

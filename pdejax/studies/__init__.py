@@ -1,5 +1,8 @@
 """Studies: one question each, from a configuration to numbers, figures and a verdict."""
 
+from pdejax.studies._algorithm1 import Algorithm1Result as Algorithm1Result
+from pdejax.studies._algorithm1 import algorithm1 as algorithm1
+from pdejax.studies._algorithm1_config import Algorithm1Config as Algorithm1Config
 from pdejax.studies._claim_c3 import ClaimC3 as ClaimC3
 from pdejax.studies._claim_c3 import claim_c3 as claim_c3
 from pdejax.studies._claims_stability import Evidence as Evidence

@@ -15,6 +15,7 @@ from pdejax.analysis.information import AbstractInformation
 from pdejax.data._batch import Batch
 from pdejax.training._bottleneck import takes_information
 from pdejax.training._state import Static, TrainState, merge_model
+from pdejax.training._step import gradient_norms
 
 Summary = Callable[[Batch], Array]
 
@@ -126,8 +127,8 @@ def make_bottleneck_step(
 
     `state.extra` must be [`start_estimator`][pdejax.training.start_estimator]`(estimator, estimator_optimizer)`. Metrics:
     those of the task, `loss`, `information` (nats, of this batch, which has just trained the estimator),
-    `information_saturated` (0 or 1), `information_limit`, `estimator_loss`, `gradient_norm` ‖∇L‖,
-    `information_gradient_norm` ‖∇Ĩ‖, `parameter_norm` ‖θ‖ after the step.
+    `information_saturated` (0 or 1), `information_limit`, `estimator_loss`, `gradient_norm` ‖∇L‖
+    and `layer_gradient_norms`, `information_gradient_norm` ‖∇Ĩ‖, `parameter_norm` ‖θ‖ after the step.
 
     Raises `ValueError`/`TypeError` for σ ≤ 0, an optimizer that would ignore ∇Ĩ, an estimator or state that does not fit, or
     sizes that do not fit, before anything compiles or as the first step is traced.
@@ -202,7 +203,7 @@ def make_bottleneck_step(
             "information_limit": found.limit,
             "information_saturated": found.saturated.astype(found.value.dtype),
             "estimator_loss": fit_loss,
-            "gradient_norm": optax.tree.norm(gradient),
+            **gradient_norms(gradient),
             "information_gradient_norm": optax.tree.norm(compression),
             "parameter_norm": optax.tree.norm(params),
         }
