@@ -6,7 +6,9 @@
 
 Parts: `solve` (simulate against a hand-written scan and the jitted Flax Transformer), `field` (one evaluation against
 this machine's matrix product rate and PyTorch's fused attention), `memory` (temporaries of attention), `compile`
-(seconds per scheme, traces in a sweep of ten step sizes), `torch` (whole solves and gradients against torchdiffeq).
+(seconds per scheme, traces in a sweep of ten step sizes), `training` (a training step against plain Flax and optax, the
+simulator's against the Transformer's), `adjoints` (memory of a gradient against steps), `torch` (whole solves and
+gradients against torchdiffeq).
 Timings are minima and medians over rounds in which all candidates take turns.
 """
 
@@ -279,6 +281,22 @@ def against_torch(n: int, rounds: int) -> dict:
     return out
 
 
+def train(n: int, rounds: int) -> dict:
+    """Steps of training, 64 sequences of 50 tokens whatever `--tokens` says."""
+    del n
+    from training_speed import training  # pyright: ignore[reportMissingImports]
+
+    return training(take_turns, ratio, D, HEADS, FFN, rounds)
+
+
+def adjoints(n: int, rounds: int) -> dict:
+    """Memory of a gradient through RK4, by adjoint and number of steps."""
+    del rounds
+    from training_speed import adjoint_memory  # pyright: ignore[reportMissingImports]
+
+    return adjoint_memory(*equation_and_state(n))
+
+
 def _torch():
     """The PyTorch side, or None where it is not installed."""
     try:
@@ -327,7 +345,15 @@ def _torch():
     return Side
 
 
-PARTS = {"solve": solve, "field": field, "memory": memory, "compile": compile_times, "torch": against_torch}
+PARTS = {
+    "solve": solve,
+    "field": field,
+    "memory": memory,
+    "compile": compile_times,
+    "training": train,
+    "adjoints": adjoints,
+    "torch": against_torch,
+}
 
 if __name__ == "__main__":
     sys.exit(main())
