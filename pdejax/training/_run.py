@@ -1,6 +1,7 @@
 """Training from a configuration, whole: data, model, loop, test, baselines, curves; and the trained model read back."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -106,6 +107,8 @@ def train(config: TrainConfig, *, report: Callable[[str], None] | None = None, p
     mesh = data_mesh() if jax.device_count() > 1 else None
     best = ("accuracy", "max") if isinstance(task, Classification) else ("loss", "min")
     identity = _identity(config) | {"model_config": _model_config(model)}
+    if isinstance(task, Distillation):
+        identity["teacher_parameters"] = _fingerprint(task.parameters)
     if config.out is not None and jax.process_index() == 0:
         _write_config(config, identity, best)
     fitted = fit(
@@ -227,14 +230,32 @@ def _baselines(config: TrainConfig, splits: dict[str, Dataset]) -> dict[str, flo
     return found
 
 
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    """The configuration as it is saved: without where results and data lie, which is no part of what was measured."""
+    values = dataclasses.asdict(config)
+    del values["out"]
+    if config.teacher is not None:
+        values["teacher"] = pathlib.Path(config.teacher).name
+    values["data"] = {k: v for k, v in config.data.items() if k not in ("data_dir", "manual_dir", "download")}
+    return values
+
+
 def _identity(config: TrainConfig) -> dict[str, Any]:
     """What makes a run what it is. A run without an end in its schedule may be made longer."""
-    values = dataclasses.asdict(config)
-    for name in ("out", "save_every", "keep"):
+    values = _settings(config)
+    for name in ("save_every", "keep"):
         del values[name]
     if config.schedule in ("constant", "inverse_sqrt"):
         del values["steps"]
     return values
+
+
+def _fingerprint(parameters: PyTree[Array]) -> str:
+    """SHA-256 of all numbers, the first 16 digits: which teacher it was, wherever it lies."""
+    total = hashlib.sha256()
+    for leaf in jax.tree.leaves(parameters):
+        total.update(np.asarray(leaf).tobytes())
+    return total.hexdigest()[:16]
 
 
 def _write_config(config: TrainConfig, identity: dict[str, Any], best: tuple[str, str]) -> None:
@@ -243,8 +264,7 @@ def _write_config(config: TrainConfig, identity: dict[str, Any], best: tuple[str
     folder = pathlib.Path(config.out)
     check_folder(folder)
     check_run(folder, identity, best)
-    train = {name: value for name, value in dataclasses.asdict(config).items() if name != "out"}
-    write_summary(folder / "config.json", {"train": train, "model": identity["model_config"]})
+    write_summary(folder / "config.json", {"train": _settings(config), "model": identity["model_config"]})
 
 
 def _model_config(model: Model) -> dict[str, Any]:
@@ -262,7 +282,7 @@ def _kept(result: TrainResult, dataset: Dataset) -> TrainResult:
     assert result.config.out is not None
     folder = pathlib.Path(result.config.out)
     outcome = {
-        "config": {k: v for k, v in dataclasses.asdict(result.config).items() if k != "out"},
+        "config": _settings(result.config),
         "parameters": result.parameters,
         "data": {"source": dataset.source, "license": dataset.license, "examples": len(dataset)},
         "test": result.test,

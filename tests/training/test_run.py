@@ -147,6 +147,9 @@ def test_a_field_is_fitted_to_a_trained_transformer(run, tmp_path):
     first, last = result.fit.evaluations[0], result.fit.evaluations[-1]
     assert last["hidden_error"] < 0.7 * result.fit.history["hidden_error"][0]
     assert last["loss"] < first["loss"]
+    assert str(folder) not in (tmp_path / "result.json").read_text()
+    saved = json.loads((tmp_path / "run.json").read_text())["config"]
+    assert saved["teacher"] == folder.name and len(saved["teacher_parameters"]) == 16
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_last_good_model(tmp_path):
@@ -179,6 +182,16 @@ def test_another_run_in_the_same_folder_is_refused(run):
     _, folder = run
     with pytest.raises(ValueError, match=r"learning_rate"):
         quiet(TrainConfig(**SMALL | {"learning_rate": 1e-2}, out=str(folder)))
+
+
+def test_where_data_lie_is_no_part_of_the_run():
+    from pdejax.training._run import _identity
+
+    here, there = (
+        TrainConfig(dataset="mnist", data={"form": "patches", "manual_dir": place, "data_dir": place})
+        for place in ("here", "there")
+    )
+    assert _identity(here) == _identity(there) and "here" not in json.dumps(_identity(here))
 
 
 def test_folders_without_a_model_are_refused(run, tmp_path):
