@@ -52,7 +52,9 @@ def curves(result: "TrainResult") -> bytes:
         panel.grid(True, color="0.92")
         panel.spines[["top", "right"]].set_visible(False)
         if panel.get_legend_handles_labels()[0]:
-            panel.legend(fontsize=7.5, frameon=False)
+            # Beside the last panel, whose curves may go anywhere.
+            place = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if panel is axes[2] else {}
+            panel.legend(fontsize=7.5, frameon=False, **place)
     config = result.config
     figure.suptitle(
         f"{config.dataset}, {config.model}, {config.layers} layers, d = {config.dim}, {result.parameters:,} parameters, "
