@@ -209,6 +209,8 @@ _Collect = Literal["last", "states", "maps"]
 def _scan_layers(graph: Any, weights: Any, u0: Field, mask: Mask | None, causal: bool, collect: _Collect) -> Array:
     allowed = attention_mask(mask, u0.shape[0], causal)
 
+    # Gradients keep the matrix products of a layer and compute what is cheap again: less memory, and on a CPU less time.
+    @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.dots_saveable, prevent_cse=False)
     def layer(u, layer_weights):
         block = nnx.merge(graph, layer_weights)
         u, maps = block(u, allowed, collect == "maps")
