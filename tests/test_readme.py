@@ -98,4 +98,4 @@ def test_every_dependency_is_named():
     names = [*project["dependencies"], *extras["test"], *extras["dev"], *extras["bench"]]
     section = README.split("## Dependencies")[1]
     for name in names:
-        assert f"`{re.match('[A-Za-z0-9-]+', name).group()}`" in section, name
+        assert f"`{re.match('[A-Za-z0-9_-]+', name).group()}`" in section, name
