@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 
 import jax
 import numpy as np
@@ -208,3 +209,28 @@ def test_folders_without_a_model_are_refused(run, tmp_path):
 def test_other_configurations_are_refused():
     with pytest.raises(TypeError, match="config is a dict"):
         train({"dataset": "digits"})
+
+
+REAL = pathlib.Path(__file__).parents[3] / "shared" / "data" / "newsgroups"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL.is_dir(), reason="the 20 Newsgroups archive is not beside the repository")
+def test_a_language_model_learns_frequencies(tmp_path):
+    """Forty steps on real text: from the uniform log(vocabulary) some way down to the entropy of single words."""
+    data = {
+        "length": 32,
+        "vocabulary_size": 300,
+        "manual_dir": str(REAL),
+        "data_dir": str(tmp_path / "data"),
+        "limit": 2000,
+    }
+    config = TrainConfig(
+        **SMALL
+        | {"dataset": "newsgroups", "data": data, "task": "lm", "steps": 40, "eval_every": 20, "learning_rate": 1e-2},
+        out=str(tmp_path / "run"),
+    )
+    result = quiet(config)
+    assert result.fit.stopped == "done" and result.baselines == {}
+    assert result.fit.history["loss"][0] > 0.95 * np.log(300) > result.test["loss"] + 0.5
+    assert "manual_dir" not in (tmp_path / "run" / "result.json").read_text()
