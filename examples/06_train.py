@@ -16,7 +16,7 @@ parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("out"))
 out = parser.parse_args().out
 
-base = preset("digits", dim=32, ffn=128, layers=3, steps=300, warmup=20)
+base = preset("digits", dim=32, ffn=128, layers=2, steps=300, warmup=20)
 runs = {
     "Transformer": base,
     # The field the Transformer discretizes, with another scheme and twice as many steps.

@@ -39,14 +39,14 @@ def training_plot(content: dict[str, Any]) -> Figure:
         axis.set_ylabel(label)
         axis.grid(True, which="major", color="0.9")
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_yscale("log")
     for axis in axes[2:]:
         axis.set_xlabel("training step")
     axes[0].legend(fontsize=9, frameon=False)
     figure.suptitle(
         f"Algorithm 1 on digits: L = {config['layers']}, N = {config['tokens']}, d = {config['dim']}, "
         f"T = {config['time_steps']}, "
-        f"η = {config['learning_rate']:g}, λ = {config['weight_decay']:g}, β = {config['beta']:g}, σ = {config['noise']:g}",
+        f"η = {config['learning_rate']:g}, λ = {config['weight_decay']:g}, β = {config['beta']:g}, σ = {config['noise']:g}. "
+        "Lines: training batches, running mean; markers: held-out images",
         fontsize=10,
     )
     return figure

@@ -49,6 +49,7 @@ _KINDS = {
     "Simulator": (Simulator, SimulatorConfig),
     "MultilayerSimulator": (MultilayerSimulator, MultilayerSimulatorConfig),
 }
+_EVALUATED_TOKENS = 2**15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,8 +216,9 @@ def _data_options(config: TrainConfig) -> dict[str, Any]:
 def _whole(dataset: Dataset, config: TrainConfig, everything: bool = False) -> Sequence[Batch]:
     """All examples, or the first that an evaluation while training may take."""
     count = len(dataset) if everything or config.eval_examples is None else min(len(dataset), config.eval_examples)
-    size = max(config.batch_size, 128)
-    return [dataset.take(np.arange(i, min(i + size, count))) for i in range(0, count, size)]
+    # Parts of nearly equal size, because each size is compiled for; of at most so many tokens, because all attend.
+    size = min(max(_EVALUATED_TOKENS // dataset.length, 1), count)
+    return [dataset.take(part) for part in np.array_split(np.arange(count), -(-count // size))]
 
 
 def _baselines(config: TrainConfig, splits: dict[str, Dataset]) -> dict[str, float]:
