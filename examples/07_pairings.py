@@ -84,6 +84,7 @@ left.set(xlabel="layer", ylabel="cosine with the Transformer's states")
 right.set(xlabel="layer", ylabel="KL of attention maps (nats)")
 left.legend(fontsize=7.5, frameon=False)
 for axes in (left, right):
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(True, color="0.92")
     axes.spines[["top", "right"]].set_visible(False)
 out.mkdir(parents=True, exist_ok=True)
