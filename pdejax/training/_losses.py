@@ -1,5 +1,6 @@
 """What a model is trained on: the loss of a batch and what is recorded with it."""
 
+import abc
 from typing import Any
 
 import equinox as eqx
@@ -16,13 +17,13 @@ Metrics = dict[str, Float[Array, "..."]]
 class AbstractTask(eqx.Module):
     """A loss of a model on a batch. `model(tokens, mask)` gives the logits of one sequence."""
 
+    @abc.abstractmethod
     def loss(self, model: Any, batch: Batch, key: PRNGKeyArray) -> tuple[Float[Array, ""], Metrics]:
         """The mean loss of the batch and scalars to record, themselves means."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def weight(self, batch: Batch) -> Float[Array, ""]:
         """How many terms the mean of `loss` has, so that means of batches can be joined."""
-        raise NotImplementedError
 
 
 class Classification(AbstractTask):
