@@ -1,16 +1,15 @@
 """Arrays kept in files, so that a set is read from its records once."""
 
-import contextlib
-import os
 import pathlib
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import IO
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Int64, UInt8
+
+from pdejax._files import whole_file
 
 
 def cached(path: pathlib.Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -30,18 +29,6 @@ def cached(path: pathlib.Path, make: Callable[[], dict[str, np.ndarray]]) -> dic
     except OSError as error:
         warnings.warn(f"could not keep the arrays in {path}: {error}", stacklevel=2)
     return arrays
-
-
-@contextlib.contextmanager
-def whole_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
-    """A file to write to, which takes the place of `path` when all is written, and only then."""
-    other = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(other, "wb") as file:
-            yield file
-        os.replace(other, path)
-    finally:
-        other.unlink(missing_ok=True)
 
 
 def join(rows: Sequence[bytes]) -> tuple[UInt8[np.ndarray, " total"], Int64[np.ndarray, " count_plus_1"]]:

@@ -14,7 +14,7 @@ from typing import Any, no_type_check
 import numpy as np
 from jaxtyping import Integer
 
-from pdejax.data._cache import whole_file
+from pdejax._files import whole_file
 from pdejax.data._options import integer
 
 PAD, UNKNOWN = "<pad>", "<unknown>"

@@ -15,6 +15,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from pdejax import _files
+
 PACKAGES = ("pdejax", "jax", "jaxlib", "diffrax", "equinox", "flax", "numpy", "scipy")
 
 
@@ -76,13 +78,7 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 def write_whole(path: pathlib.Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Not by tempfile, whose files only their owner may read.
-        part = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        with open(part, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        _files.write_whole(path, content)
     except OSError as error:
         raise ResultError(
             f"cannot write {path}: {error.strerror}. Choose another --out folder or free the disk."

@@ -13,6 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from pdejax._files import write_whole
+
 Row = dict[str, float]
 
 
@@ -156,20 +158,6 @@ def _append(path: pathlib.Path, content: bytes) -> None:
         except OSError:
             file.truncate(size)
             raise
-
-
-def write_whole(path: pathlib.Path, content: bytes) -> None:
-    """Replace a file so that a reader sees the old one or the new one, never half of it."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(part, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def write_summary(path: pathlib.Path, value: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, PyTree
 
+from pdejax._files import write_whole
 from pdejax.data import (
     Batch,
     Batches,
@@ -40,7 +41,7 @@ from pdejax.training._distributed import data_mesh, share
 from pdejax.training._fit import FitResult, fit
 from pdejax.training._folder import check_folder, check_run
 from pdejax.training._losses import Classification, LanguageModel
-from pdejax.training._metrics import write_summary, write_whole
+from pdejax.training._metrics import write_summary
 from pdejax.training._state import merge_model, split_model
 from pdejax.training._step import count_parameters, make_evaluate, make_step, start_training
 
