@@ -34,7 +34,7 @@ def curves(result: "TrainResult") -> bytes:
             )
         panel.set(xlabel="step", ylabel=label)
     for colour, (name, value) in zip(BASELINES, result.baselines.items(), strict=False):
-        axes[1].axhline(value, color=colour, linestyle=":", linewidth=1.4, label=name)
+        axes[1].axhline(value, color=colour, linestyle=":", linewidth=1.4, label=f"{name} (test split)")
     layers = sorted(
         (n for n in history if n.startswith("layer_gradient_norms_")), key=lambda n: int(n.rsplit("_", 1)[1])
     )
@@ -54,7 +54,7 @@ def curves(result: "TrainResult") -> bytes:
         if panel.get_legend_handles_labels()[0]:
             # Beside the last panel, whose curves may go anywhere.
             place = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if panel is axes[2] else {}
-            panel.legend(fontsize=7.5, frameon=False, **place)
+            panel.legend(fontsize=7.5, framealpha=0.9, edgecolor="none", **place)
     config = result.config
     figure.suptitle(
         f"{config.dataset}, {config.model}, {config.layers} layers, d = {config.dim}, {result.parameters:,} parameters, "
