@@ -350,6 +350,8 @@ def test_a_file_system_that_refuses(tmp_path):
     assert done.returncode == 0, done.stderr
     said, steps = json.loads(done.stdout)
     assert said == [f"cannot save the checkpoint of step {n}: File too large" for n in (2, 2, 3)]
-    assert steps == [1] and done.stderr == ""
+    assert steps == [1]
+    # Standard error is not looked at: orbax closes its event loop at the first refused write, and tensorstore's
+    # other writes may then complain there of the closed loop, or finish before and say nothing.
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "4"]
     assert Checkpoints(tmp_path).load(1).step == 1
