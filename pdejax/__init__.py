@@ -5,6 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pdejax import analysis as analysis
 from pdejax import data as data
 from pdejax import exact as exact
+from pdejax import plot as plot
 from pdejax import solvers as solvers
 from pdejax import terms as terms
 from pdejax import training as training

@@ -31,6 +31,7 @@ LAYERS = (
     ("pdejax.models", "pdejax.data"),
     ("pdejax.analysis",),
     ("pdejax.training",),
+    ("pdejax.plot",),
     ("pdejax.studies",),
     ("pdejax.cli",),
 )
@@ -40,7 +41,7 @@ PUBLIC = [
     "FieldArgs", "Grid", "Laplacian", "LayerNorm", "LayerNormRelaxation", "LayerStack", "LinearDamping",
     "MasterEquation", "MultilayerEquation", "MultilayerSimulator", "MultilayerSimulatorConfig", "RMSNorm", "Simulator",
     "SimulatorConfig", "SpatialNorm", "SphereProjection", "Stats", "Trajectory", "Transformer", "TransformerConfig",
-    "analysis", "data", "exact", "iid", "lift", "load_checkpoint", "models", "native_solver", "pair", "save_checkpoint",
+    "analysis", "data", "exact", "iid", "lift", "load_checkpoint", "models", "native_solver", "pair", "plot", "save_checkpoint",
     "simulate", "smooth_random", "solvers", "terms", "training",
 ]
 # fmt: on
@@ -131,7 +132,7 @@ def test_no_super():
 
 def test_public_names_are_pinned():
     names = [name for name in vars(pdejax) if not name.startswith("_")]
-    ignored = {"PackageNotFoundError", "version", "cli", "studies", "jaxtyping"}
+    ignored = {"PackageNotFoundError", "version", "cli", "report", "studies", "jaxtyping"}
     assert sorted(set(names) - ignored) == sorted(PUBLIC)
     assert pdejax.studies.convergence is not None  # loaded when asked for
 

@@ -54,6 +54,16 @@ def test_training_code_runs_as_written(tmp_path):
 
 
 @pytest.mark.slow
+def test_analysis_code_runs_as_written(tmp_path):
+    code = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)[2]
+    script = tmp_path / "analysis.py"
+    script.write_text(code)
+    result = run(str(script), tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert (tmp_path / "correlation.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.stem)
 def test_examples_run_and_leave_a_plot(path, tmp_path):
     result = run(str(path), tmp_path, "--out", str(tmp_path / "out"))

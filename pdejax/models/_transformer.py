@@ -270,7 +270,7 @@ def _check_length(name: str, n: int, config: TransformerConfig) -> None:
 
 
 def _check_finite(name: str, x: Array) -> None:
-    if not isinstance(x, jax.core.Tracer) and not bool(jnp.isfinite(x).all()):
+    if not isinstance(x, jax.core.Tracer) and not np.isfinite(np.asarray(x, float)).all():
         raise ValueError(f"{name} has NaN or infinite entries: clean the input first")
 
 
@@ -310,6 +310,7 @@ def _check_mask(mask: ArrayLike | None, n: int) -> Mask | None:
         raise ValueError(f"mask must have shape ({n},), one entry per token, got {valid.shape}")
     if valid.dtype != bool:
         raise TypeError(f"mask must be boolean, true at valid tokens, got dtype {valid.dtype}")
-    if not isinstance(valid, jax.core.Tracer) and not bool(valid.any()):
+    # NumPy looks at a constant mask inside jit too.
+    if not isinstance(valid, jax.core.Tracer) and not np.asarray(valid).any():
         raise ValueError("mask has no valid token: at least one entry must be true")
     return valid

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
+from pdejax.analysis import attention_cosine, attention_divergence
 from pdejax.data._batch import Batch
 from pdejax.models import untrained_field
 from pdejax.training._losses import AbstractTask
@@ -19,7 +20,6 @@ from pdejax.training._state import Static, merge_model, split_model
 
 States = Float[Array, "b depths n d"]
 Maps = Float[Array, "b layers H n n"]
-_SMALLEST = 1e-30  # of an attention weight, in the logarithm
 
 
 class Distillation(AbstractTask):
@@ -151,27 +151,6 @@ def relative_error(u: States, z: States, mask: Bool[Array, "b n"]) -> Float[Arra
     real = mask[:, None, :, None]
     size = jnp.sum(jnp.where(real, z, 0) ** 2, axis=(2, 3))
     return jnp.sum(jnp.where(real, u - z, 0) ** 2, axis=(2, 3)) / jnp.where(size > 0, size, 1)
-
-
-@no_type_check
-def attention_divergence(p: Maps, q: Maps, mask: Bool[Array, "b n"]) -> Float[Array, "b layers H"]:
-    """KL(p ‖ q) in nats per row, averaged over the rows of real tokens, for each example, layer and head."""
-    # Where p is 0 the row contributes nothing; there q may be 0 as well.
-    ratio = jnp.log(jnp.maximum(p, _SMALLEST)) - jnp.log(jnp.maximum(q, _SMALLEST))
-    rows = jnp.sum(jnp.where(p > 0, p * ratio, 0), axis=-1)
-    return _over_rows(rows, mask)
-
-
-@no_type_check
-def attention_cosine(p: Maps, q: Maps, mask: Bool[Array, "b n"]) -> Float[Array, "b layers H"]:
-    """Cosine of the rows p_i and q_i, averaged over the rows of real tokens, for each example, layer and head."""
-    norms = jnp.linalg.norm(p, axis=-1) * jnp.linalg.norm(q, axis=-1)
-    return _over_rows(jnp.sum(p * q, axis=-1) / jnp.where(norms > 0, norms, 1), mask)
-
-
-def _over_rows(rows: Float[Array, "b layers H n"], mask: Bool[Array, "b n"]) -> Float[Array, "b layers H"]:
-    real = mask[:, None, None, :]
-    return jnp.sum(jnp.where(real, rows, 0), axis=-1) / jnp.sum(real.astype(rows.dtype), axis=-1)
 
 
 def _logit_divergence(theirs: Array, ours: Array, mask: Bool[Array, "b n"]) -> Float[Array, ""]:

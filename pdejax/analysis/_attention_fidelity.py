@@ -1,0 +1,394 @@
+r"""How well attention maps agree, beside uniform attention and rows that know nothing of each other (claim C14)."""
+
+from typing import no_type_check
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
+
+from pdejax._types import traced
+from pdejax.analysis._bootstrap import Compared, Interval, check_bootstrap, compare
+from pdejax.analysis._null import shuffle_tokens
+from pdejax.analysis._states import token_mask
+
+SMALLEST_WEIGHT = 1e-30  # of an attention weight, in a logarithm
+_BLOCK = 2**14  # entries of a map that a CPU treats at once
+_FIGURES = ("cosine", "kl", "kl_reverse", "jensen_shannon", "total_variation")
+
+
+class AttentionFigures(eqx.Module):
+    r"""Agreement of rows p_i (reference) and q_i (tested), means over real rows and sequences, beside one null in q's place.
+
+    `cosine`; `kl` KL(p‖q), `kl_reverse` KL(q‖p) and `jensen_shannon` (≤ ln 2) in nats; `total_variation` ½Σ|p − q| in [0, 1].
+    """
+
+    cosine: Compared
+    kl: Compared
+    kl_reverse: Compared
+    jensen_shannon: Compared
+    total_variation: Compared
+
+
+class AttentionFidelity(eqx.Module):
+    r"""Agreement of attention maps by layer and head; arrays `(layers, heads)`.
+
+    - `uniform`: the figures beside uniform attention over allowed keys in q's place; `shuffled`: beside q's rows in another
+      order of the sequence's tokens.
+    - `independent`: the cosine beside its exact mean over all orders of a row's allowed keys (of m),
+      $\frac{1}{m\|p\|\|q\|}$: rows as peaked as these that know nothing of each other. It is the product of both cosines
+      with uniform attention.
+    - `gaussian`: the cosine beside $e^{-s^2}$, what two independent softmax rows with normal logits of standard deviation s
+      have for many keys, s of p's own row; uniform attention has $e^{-s^2/2}$, which is nearer to 1.
+    - `logit_std`: s, root of the mean over rows of the variance of ln p over allowed keys.
+    - `overall`: figures, as scalars, averaged over layers and heads: `{null: AttentionFigures or Compared}`.
+    """
+
+    uniform: AttentionFigures
+    shuffled: AttentionFigures
+    independent: Compared
+    gaussian: Compared
+    logit_std: Float[Array, "layers H"]
+    overall: dict[str, AttentionFigures | Compared]
+
+
+class AttentionEntropy(eqx.Module):
+    r"""Entropy of attention rows, means over real rows and sequences; arrays `(layers, heads)`.
+
+    `entropy` in nats beside ln m, uniform attention over the m allowed keys; `relative`: the ratio of both by row, in [0, 1],
+    over the rows with more than one allowed key (1 where there are none).
+    """
+
+    entropy: Compared
+    relative: Interval
+
+
+class AttentionRollout(eqx.Module):
+    r"""`maps (layers, [batch], n, n)`: how much of input token j is in token i after each layer; rows of real tokens sum to 1,
+    those of others are 0. `own`: the mean weight on a token's own input, arrays `(layers,)`, beside what uniform attention
+    leaves there."""
+
+    maps: Float[Array, "layers *b n n"]
+    own: Compared
+
+
+@no_type_check
+def attention_fidelity(
+    p: ArrayLike,
+    q: ArrayLike,
+    *,
+    mask: ArrayLike | None = None,
+    causal: bool = False,
+    key: PRNGKeyArray | None = None,
+    level: float = 0.95,
+    resamples: int = 500,
+) -> AttentionFidelity:
+    r"""Agreement of attention maps `q` (tested) with `p` (reference), `(layers, [batch], heads, n, n)`, rows of probabilities.
+
+    - `mask (n,)` or `(batch, n)`: True at real tokens. Rows and keys of others are not looked at; maps must give keys that
+      are not real no weight. `causal`: token i may see keys j ≤ i only, which tells the nulls what is allowed.
+    - `key`: of the shuffle and the bootstrap over sequences (default `jax.random.key(0)`).
+
+    A cosine near 1 says little where attention is flat: see the nulls of
+    [`AttentionFidelity`][pdejax.analysis.AttentionFidelity] (claim C14). Rows of independent normal logits have the cosine
+    e^{−s²}: 0.98 at s = 0.14. For `shuffled` with `causal`, both rows are cut to the keys that both may see and renormalized.
+
+    A weight of 0 where the other has some counts as 1e-30 in KL (at most 69 nats); other zeros count nothing. e^{−s²} leaves
+    out keys of weight 0. In float32 figures are good to about 1e-6, KL to about 1e-6 absolute.
+    O(layers·batch·heads·n²), one layer's head after another: a few maps `(batch, n, n)` are held beside p and q.
+
+    Raises `TypeError`/`ValueError` for shapes that do not match, types that are not floating-point, rows of real tokens that
+    are not probabilities over allowed keys (to 1e-2: half precision passes), or options out of range.
+    Sources: v1 §3.2 (cosine, KL); v2 Table 2 and its section on attention; $e^{-s^2}$ is $(E\,e^{sz})^2/E\,e^{2sz}$ for normal z.
+    """
+    check_bootstrap("attention_fidelity", level, resamples)
+    p, real, batched = attention_maps("attention_fidelity", "p", p, mask, causal)
+    q, _, also = attention_maps("attention_fidelity", "q", q, mask, causal)
+    if p.shape != q.shape or batched != also:
+        raise ValueError(
+            f"attention_fidelity: p and q have shapes {p.shape} and {q.shape} (layers, batch, heads, n, n); they must be the "
+            "same. Layers that differ in number: take those both have."
+        )
+    dtype = jnp.promote_types(p.dtype, q.dtype)
+    key = jax.random.key(0) if key is None else key
+    return _fidelity(p.astype(dtype), q.astype(dtype), real, bool(causal), key, level, resamples)
+
+
+@no_type_check
+def attention_entropy(
+    p: ArrayLike,
+    mask: ArrayLike | None = None,
+    *,
+    causal: bool = False,
+    key: PRNGKeyArray | None = None,
+    level: float = 0.95,
+    resamples: int = 500,
+) -> AttentionEntropy:
+    r"""Entropy $-\sum_jp_{ij}\ln p_{ij}$ of attention rows `p (layers, [batch], heads, n, n)`, by layer and head. Its null is
+    uniform attention, ln of the number of allowed keys. Arguments, errors and cost as
+    [`attention_fidelity`][pdejax.analysis.attention_fidelity]."""
+    check_bootstrap("attention_entropy", level, resamples)
+    p, real, _ = attention_maps("attention_entropy", "p", p, mask, causal)
+    return _entropy(p, real, bool(causal), jax.random.key(0) if key is None else key, level, resamples)
+
+
+@no_type_check
+def attention_rollout(
+    p: ArrayLike,
+    mask: ArrayLike | None = None,
+    *,
+    residual: float = 0.5,
+    causal: bool = False,
+    key: PRNGKeyArray | None = None,
+    level: float = 0.95,
+    resamples: int = 500,
+) -> AttentionRollout:
+    r"""Attention rollout of `p (layers, [batch], heads, n, n)`:
+
+    $$R_l = \hat A_lR_{l-1},\qquad \hat A_l = r\,I + (1-r)\,\tfrac1H\sum_hp^{lh},\qquad R_{-1} = I,$$
+
+    `residual` r in [0, 1] the share of the residual connection. Null: uniform attention over allowed keys; without `causal` a
+    token then keeps $r^l + (1 - r^l)/m$ of itself after l layers. Value and output matrices, normalization and feed-forward
+    parts are not in it: it follows attention weights, not information.
+
+    A scan over layers, O(layers·batch·n³), 1/H of p's memory for the result. Raises as
+    [`attention_fidelity`][pdejax.analysis.attention_fidelity], and `ValueError` for a share outside [0, 1].
+    Source: Abnar & Zuidema, arXiv 2005.00928, §3 (r = ½).
+    """
+    check_bootstrap("attention_rollout", level, resamples)
+    if not traced(residual) and not 0 <= float(residual) <= 1:
+        raise ValueError(f"attention_rollout: residual={residual} must lie in [0, 1]; ½ is usual.")
+    p, real, batched = attention_maps("attention_rollout", "p", p, mask, causal)
+    key = jax.random.key(0) if key is None else key
+    maps, own = _rollout(p, real, jnp.asarray(residual, p.dtype), bool(causal), key, level, resamples)
+    return AttentionRollout(maps if batched else maps[:, 0], own)
+
+
+@no_type_check
+def attention_divergence(
+    p: Float[Array, "b layers H n n"], q: Float[Array, "b layers H n n"], mask: Bool[Array, "b n"]
+) -> Float[Array, "b layers H"]:
+    """KL(p ‖ q) in nats per row, averaged over the rows of real tokens, for each example, layer and head: a differentiable
+    primitive, without checks, nulls or intervals."""
+    return _over_rows(row_divergence(p, q), mask[:, None, None, :])
+
+
+@no_type_check
+def attention_cosine(
+    p: Float[Array, "b layers H n n"], q: Float[Array, "b layers H n n"], mask: Bool[Array, "b n"]
+) -> Float[Array, "b layers H"]:
+    """Cosine of the rows p_i and q_i, averaged over the rows of real tokens, for each example, layer and head: a primitive
+    like [`attention_divergence`][pdejax.analysis.attention_divergence]."""
+    return _over_rows(row_cosine(p, q), mask[:, None, None, :])
+
+
+def row_divergence(p: Float[Array, "*rows n"], q: Float[Array, "*rows n"]) -> Float[Array, "*rows"]:
+    """KL(p ‖ q) of rows, in nats; where p is 0 nothing is added, where q is 0 it counts as 1e-30."""
+    ratio = jnp.log(jnp.maximum(p, SMALLEST_WEIGHT)) - jnp.log(jnp.maximum(q, SMALLEST_WEIGHT))
+    return jnp.sum(jnp.where(p > 0, p * ratio, 0), axis=-1)
+
+
+def row_cosine(p: Float[Array, "*rows n"], q: Float[Array, "*rows n"]) -> Float[Array, "*rows"]:
+    """Cosine of rows; 0 where a row is 0."""
+    norms = jnp.linalg.norm(p, axis=-1) * jnp.linalg.norm(q, axis=-1)
+    return jnp.sum(p * q, axis=-1) / jnp.where(norms > 0, norms, 1)
+
+
+@no_type_check
+def attention_maps(
+    owner: str, name: str, value: ArrayLike, mask: ArrayLike | None, causal: bool
+) -> tuple[Float[Array, "layers b H n n"], Bool[Array, "b n"], bool]:
+    """Maps `(layers, [batch], heads, n, n)`, checked, with a batch axis, in at least float32; the mask `(b, n)`; and whether
+    a batch was given."""
+    p = jnp.asarray(value)
+    if not jnp.issubdtype(p.dtype, jnp.floating):
+        raise TypeError(f"{owner}: {name} has type {p.dtype}; attention maps are real floating-point numbers.")
+    if p.ndim not in (4, 5) or p.shape[-1] != p.shape[-2] or 0 in p.shape:
+        raise ValueError(
+            f"{owner}: {name} has shape {p.shape}; it must be (layers, heads, n, n) or (layers, batch, heads, n, n), none of "
+            "them 0. Maps with the batch in front are moved by jnp.moveaxis(p, 0, 1)."
+        )
+    batched = p.ndim == 5
+    p = p if batched else p[:, None]
+    p = p if p.dtype == jnp.float64 else p.astype(jnp.float32)
+    real = token_mask(owner, mask, p.shape[1], p.shape[-1])
+    if not traced(p, real):
+        _check_rows(owner, name, p, real, causal)
+    return p, real, batched
+
+
+@no_type_check
+def _check_rows(owner: str, name: str, p: Array, real: Array, causal: bool) -> None:
+    real = np.asarray(real)
+    seen = np.tril(np.ones(p.shape[-2:], bool)) if causal else np.ones(p.shape[-2:], bool)
+    keys = real[:, None, None, :] & seen[None, None]
+    every = np.all(keys)
+    for l in range(p.shape[0]):  # layer by layer, so that the copies stay small
+        rows = np.asarray(p[l])
+        rows = rows if every else np.where(keys, rows, 0)
+        total = np.sum(rows, axis=-1)
+        wrong = ~((np.min(rows, axis=-1) >= 0) & (np.abs(total - 1) <= 1e-2))
+        wrong &= real[:, None, :]
+        if np.any(wrong):
+            s, h, i = (int(x) for x in np.argwhere(wrong)[0])
+            raise ValueError(
+                f"{owner}: {name} is no probability over the allowed keys in layer {l}, sequence {s}, head {h}, row {i} (its "
+                f"sum there is {total[s, h, i]}); it must be the softmax over real{' keys j ≤ i' if causal else ' keys'}."
+            )
+
+
+def _over_rows(rows: Float[Array, "... n"], real: Bool[Array, "... n"]) -> Float[Array, "..."]:
+    """Mean over real rows."""
+    return jnp.sum(jnp.where(real, rows, 0), axis=-1) / jnp.sum(real.astype(rows.dtype), axis=-1)
+
+
+def _allowed(real: Bool[Array, "b n"], causal: bool) -> Bool[Array, "b n n"]:
+    n = real.shape[1]
+    keys = jnp.broadcast_to(real[:, None, :], (real.shape[0], n, n))
+    return keys & jnp.tril(jnp.ones((n, n), bool))[None] if causal else keys
+
+
+def _normalized(p: Float[Array, "b n n"], keys: Bool[Array, "b n n"]) -> Float[Array, "b n n"]:
+    p = jnp.where(keys, p, 0)
+    total = jnp.sum(p, axis=-1, keepdims=True)
+    return p / jnp.where(total > 0, total, 1)
+
+
+def _figures(p: Float[Array, "b n n"], q: Float[Array, "b n n"], real: Bool[Array, "b n"]) -> Float[Array, "b 5"]:
+    b, n = real.shape
+    # A CPU is eight times as fast by blocks that its cache holds: logarithms are taken once, not once for each sum.
+    block = min(b * n, max(1, _BLOCK // n)) if jax.default_backend() == "cpu" else b * n
+    blocks = [jnp.pad(x.reshape(b * n, n), ((0, -b * n % block), (0, 0))).reshape(-1, block, n) for x in (p, q)]
+    each = jax.lax.map(lambda rows: _row_figures(*rows), tuple(blocks))
+    each = each.reshape(-1, len(_FIGURES))[: b * n].reshape(b, n, -1)
+    return jnp.moveaxis(_over_rows(jnp.moveaxis(each, -1, 0), jnp.broadcast_to(real, (len(_FIGURES), b, n))), 0, -1)
+
+
+def _row_figures(p: Float[Array, "rows n"], q: Float[Array, "rows n"]) -> Float[Array, "rows 5"]:
+    """As `row_cosine` and `row_divergence`, with logarithms shared."""
+    log_p, log_q, log_middle = (jnp.log(jnp.maximum(x, SMALLEST_WEIGHT)) for x in (p, q, 0.5 * (p + q)))
+    sums = (
+        row_cosine(p, q),
+        jnp.sum(p * (log_p - log_q), axis=-1),
+        jnp.sum(q * (log_q - log_p), axis=-1),
+        0.5 * jnp.sum(p * (log_p - log_middle) + q * (log_q - log_middle), axis=-1),
+        0.5 * jnp.sum(jnp.abs(p - q), axis=-1),
+    )
+    return jnp.stack(sums, axis=-1)
+
+
+@no_type_check
+def _by_head(one, *maps):
+    """`one` of every layer's head in turn, maps `(layers, b, H, n, n)`: results `(layers, H, ...)`."""
+    layers, _, heads = maps[0].shape[:3]
+    found = jax.lax.map(lambda k: one(*(x[k // heads, :, k % heads] for x in maps)), jnp.arange(layers * heads))
+    return jax.tree.map(lambda x: x.reshape(layers, heads, *x.shape[1:]), found)
+
+
+@eqx.filter_jit
+@no_type_check
+def _fidelity(p, q, real, causal, key, level, resamples) -> AttentionFidelity:
+    shuffle_key, draw_key = jax.random.split(key)
+    allowed = _allowed(real, causal)
+    many = jnp.maximum(jnp.sum(allowed, axis=-1), 1).astype(p.dtype)
+    b, n = real.shape
+    order = jnp.broadcast_to(jnp.arange(n)[None, None, :, None], (1, b, n, 1))
+    order = shuffle_tokens(order, real, shuffle_key)[0, :, :, 0]
+    common = allowed & jnp.take_along_axis(allowed, order[:, :, None], axis=1)
+
+    def one(p, q):
+        p, q = jnp.where(allowed, p, 0), jnp.where(allowed, q, 0)
+        uniform = allowed.astype(p.dtype) / many[:, :, None]
+        other = jnp.take_along_axis(q, order[:, :, None], axis=1)
+        cut = (_normalized(p, common), _normalized(other, common)) if causal else (p, other)
+        figures = jnp.stack([_figures(p, q, real), _figures(p, uniform, real), _figures(*cut, real)], axis=1)
+        norms = jnp.linalg.norm(p, axis=-1) * jnp.linalg.norm(q, axis=-1)
+        apart = jnp.sum(p, axis=-1) * jnp.sum(q, axis=-1) / (many * jnp.where(norms > 0, norms, 1))
+        variance = _log_variance(p)
+        nulls = jnp.stack([_over_rows(x, real) for x in (apart, jnp.exp(-variance))], axis=1)
+        return figures, nulls, _over_rows(variance, real)
+
+    figures, nulls, variance = _by_head(one, p, q)
+    figures, nulls = jnp.moveaxis(figures, 2, 0), jnp.moveaxis(nulls, 2, 0)  # (b, layers, H, ...)
+
+    std = jnp.sqrt(jnp.mean(variance, axis=-1))
+    every = jnp.mean(figures, axis=(1, 2)), jnp.mean(nulls, axis=(1, 2))
+    each, overall = _beside([(figures, nulls), every], draw_key, level, resamples)
+    return AttentionFidelity(**each, logit_std=std, overall=overall)
+
+
+@no_type_check
+def _beside(found, key, level, resamples) -> list[dict[str, AttentionFigures | Compared]]:
+    """Figures beside their nulls; all in one bootstrap, so that one loop is compiled."""
+    values, nulls = [], []
+    for figures, cosines in found:  # (b, ..., system, figure) and (b, ..., null)
+        value = figures[..., 0, :]
+        values += [value, value, value[..., 0], value[..., 0]]
+        nulls += [figures[..., 1, :], figures[..., 2, :], cosines[..., 0], cosines[..., 1]]
+    flat = [jnp.concatenate([x.reshape(x.shape[0], -1) for x in side], axis=1) for side in (values, nulls)]
+    compared = compare(*flat, key=key, level=level, resamples=resamples)
+    ends = np.cumsum([0, *(x[0].size for x in values)])
+    parts = [
+        jax.tree.map(lambda x, a=a, e=e, v=v: x[a:e].reshape(v.shape[1:]), compared)
+        for a, e, v in zip(ends[:-1], ends[1:], values, strict=True)
+    ]
+
+    def figures_of(c):
+        return AttentionFigures(*(jax.tree.map(lambda x, m=m: x[..., m], c) for m in range(len(_FIGURES))))
+
+    return [
+        {"uniform": figures_of(u), "shuffled": figures_of(s), "independent": i, "gaussian": g}
+        for u, s, i, g in zip(parts[::4], parts[1::4], parts[2::4], parts[3::4], strict=True)
+    ]
+
+
+def _log_variance(p: Float[Array, "b n n"]) -> Float[Array, "b n"]:
+    """Variance of ln p over the keys of each row that have weight."""
+    here = p > 0
+    count = jnp.maximum(jnp.sum(here, axis=-1), 1).astype(p.dtype)
+    logs = jnp.log(jnp.where(here, p, 1))
+    mean = jnp.sum(logs, axis=-1) / count
+    return jnp.sum(jnp.where(here, (logs - mean[..., None]) ** 2, 0), axis=-1) / count
+
+
+@eqx.filter_jit
+@no_type_check
+def _entropy(p, real, causal, key, level, resamples) -> AttentionEntropy:
+    allowed = _allowed(real, causal)
+    limit = jnp.log(jnp.maximum(jnp.sum(allowed, axis=-1), 1).astype(p.dtype))  # (b, n)
+    open_rows = real & (limit > 0)
+    none = jnp.logical_not(jnp.any(open_rows, axis=1))
+
+    def one(p):
+        p = jnp.where(allowed, p, 0)
+        rows = jnp.maximum(-jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1)), 0), axis=-1), 0)
+        share = jnp.sum(jnp.where(open_rows, rows / jnp.where(open_rows, limit, 1), 0), axis=1)
+        share = jnp.where(none, 1, share / jnp.maximum(jnp.sum(open_rows, axis=1), 1).astype(p.dtype))
+        return _over_rows(rows, real), share
+
+    rows, share = (jnp.moveaxis(x, 2, 0) for x in _by_head(one, p))
+    null = jnp.broadcast_to(_over_rows(limit, real)[:, None, None], rows.shape)
+    entropy = compare(rows, null, key=key, level=level, resamples=resamples)
+    return AttentionEntropy(entropy, compare(share, share, key=key, level=level, resamples=resamples).value)
+
+
+@eqx.filter_jit
+@jax.default_matmul_precision("highest")
+@no_type_check
+def _rollout(p, real, residual, causal, key, level, resamples) -> tuple[Array, Compared]:
+    allowed = _allowed(real, causal) & real[:, :, None]
+    eye = jnp.where(real[:, :, None], jnp.eye(p.shape[-1], dtype=p.dtype)[None], 0)
+    uniform = _normalized(jnp.ones_like(eye), allowed)
+
+    def diagonal(x):
+        return _over_rows(jnp.diagonal(x, axis1=-2, axis2=-1), real)
+
+    def layer(carry, maps):
+        rolled, null = carry
+        mixed = _normalized(jnp.mean(jnp.where(allowed[:, None], maps, 0), axis=1), allowed)
+        rolled, null = ((residual * eye + (1 - residual) * a) @ r for a, r in ((mixed, rolled), (uniform, null)))
+        return (rolled, null), (rolled, diagonal(rolled), diagonal(null))
+
+    _, (rolled, own, null) = jax.lax.scan(layer, (eye, eye), p)
+    return rolled, compare(own.T, null.T, key=key, level=level, resamples=resamples)

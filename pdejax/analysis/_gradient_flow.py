@@ -1,0 +1,255 @@
+"""How gradients flow back through depth: ‖∂loss/∂u_l‖ and the gradients of each layer's parameters."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, no_type_check
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
+
+from pdejax._types import Mask
+from pdejax.analysis._bootstrap import Interval, bootstrap, check_bootstrap
+from pdejax.analysis._step_maps import AbstractMaps
+from pdejax.analysis._systems import AbstractSystem, Examples, as_system, layer_norms
+from pdejax.models import Simulator, Transformer
+
+Loss = Callable[[Array, Array | None, Mask | None], Array]
+
+
+class GradientFlow(eqx.Module):
+    r"""Gradients by depth, of b sequences and L layers.
+
+    - `depths (L + 1,)`; `loss (b,)`, each sequence's own.
+    - `states (b, L + 1)`: $\|\partial\ell_i/\partial u_l\|_F$ over real tokens, the total derivative through all later layers.
+    - `parameters (b, L)`: norm of the gradient of ℓ_i by the parameters of layer l; `batch_parameters (L,)`: of the mean loss,
+      what training calls `layer_gradient_norms`. Both None where weights serve all depths.
+    - `median`: median of `states` over sequences, `(L + 1,)`, with its bootstrap interval.
+    - `null`: the same of the null model, `ratio`: median / null median with the interval from the same draws; or None.
+    """
+
+    depths: Float[Array, "..."]
+    loss: Float[Array, "..."]
+    states: Float[Array, "..."]
+    parameters: Float[Array, "..."] | None
+    batch_parameters: Float[Array, "..."] | None
+    median: Interval
+    null: Interval | None
+    ratio: Interval | None
+
+
+class GradientHistory(eqx.Module):
+    """Gradient flow over training: `steps (m,)`, and a `GradientFlow` whose arrays have the axis m in front."""
+
+    steps: Int[Array, " m"]
+    flow: GradientFlow
+
+
+# Checked inside with messages that say what to do.
+@no_type_check
+def gradient_flow(
+    system: Any,
+    inputs: ArrayLike,
+    labels: ArrayLike | None = None,
+    *,
+    key: PRNGKeyArray,
+    loss: Loss | None = None,
+    mask: ArrayLike | None = None,
+    null: Any = "labels",
+    t0: float = 0.0,
+    t1: float | None = None,
+    steps: int | None = None,
+    solver: str | diffrax.AbstractSolver | None = None,
+    depths: int | None = None,
+    split: Any = None,
+    level: float = 0.95,
+    resamples: int = 500,
+) -> GradientFlow:
+    r"""Norms of $\partial\ell/\partial u_l = \partial\ell/\partial u_{l+1}\cdot\partial u_{l+1}/\partial u_l$, v1 (22), at every
+    layer, sequence by sequence, and of the gradients of each layer's parameters.
+
+    - `system`: a `Transformer` or `Simulator`, whose layers are its own; or an equation or a field f(t, u, args), integrated
+      from `t0` to `t1` in `steps` steps of `solver` ("rk4"), looked at `depths` equally long parts of them (default: every step).
+    - `inputs`: token ids `(n,)`, `(b, n)` or values `(…, n, features)` of a model; initial states `(n, d)`, `(b, n, d)`
+      (`(…, L, n, d)` for coupled layers) of an equation. `mask (n,)` or `(b, n)`, true at real tokens.
+    - `loss(output, label, mask)`: a scalar of one sequence's logits (of a model with a head) or last state, zeros at padding.
+      Default, for models with a head: cross-entropy of the class, or the mean over real tokens of the next token's. A new
+      function compiles anew.
+    - `null`: `"labels"`: the labels of other sequences (a random cyclic exchange), which leaves what the network does and takes
+      away what it has learned about the answers; needs labels and b ≥ 2, else there is none. Or another system of the same
+      kind, such as the untrained model or `shuffle_weights(model, key=…)`. Or None.
+
+    The state derivative adds a zero to every layer's output and differentiates by it: no layer's Jacobian is formed. For one
+    linear map per layer, u' = uM, it is $(\partial\ell/\partial u_L)(M^\top)^{L-l}$. Sequences run one after another. Cost: about
+    three forward passes per sequence (twice with a null) and, beyond the batch, memory of 3 trajectories of one sequence, two
+    copies of the parameters and one layer's working set. In float32 a norm is good to about 1e-5 relative, unless gradients
+    vanish below 1e-38.
+
+    Raises `ValueError`/`TypeError` for inputs, labels, masks, losses or steps that do not fit. A sequence whose state is not
+    finite has NaN norms, and the median is NaN.
+    """
+    check_bootstrap("gradient_flow", level, resamples)
+    given = {"t0": t0, "t1": t1, "steps": steps, "solver": solver, "split": split, "maps": depths}
+    found, examples = as_system("gradient_flow", system, inputs, labels, mask, **given)
+    loss = _checked_loss(system, loss, examples)
+    one, two = jax.random.split(key)
+    b = examples.inputs.shape[0]
+    if isinstance(null, str):
+        if null != "labels":
+            raise ValueError(f"gradient_flow: null={null!r} is unknown; give 'labels', a null model, or None.")
+        if labels is None or b < 2:
+            other = None
+        else:
+            exchanged = eqx.tree_at(lambda e: e.labels, examples, examples.labels[_exchange(b, one)])
+            other = (found, exchanged)
+    elif null is None:
+        other = None
+    else:
+        if not isinstance(null, type(system)) and not (callable(null) and callable(system)):
+            raise TypeError(
+                f"gradient_flow: null is a {type(null).__name__}; it must be a {type(system).__name__} too, 'labels' or None."
+            )
+        other = as_system("gradient_flow", null, inputs, labels, mask, **given)
+    ts, value, states, parameters, mean = _flow(found, examples, loss)
+    nothing = None if other is None else _flow(*other, loss)[2]
+    if nothing is not None and nothing.shape != states.shape:
+        raise ValueError(
+            f"gradient_flow: the null has {nothing.shape[1] - 1} layers, the system {states.shape[1] - 1}."
+        )
+    medians = _compared(states, nothing, two, level, resamples)
+    return GradientFlow(ts, value, states, parameters, mean, *medians)
+
+
+@no_type_check
+def stack_gradient_flows(flows: Sequence[GradientFlow], steps: ArrayLike) -> GradientHistory:
+    """Gradient flow over training from one record per checkpoint, of the same batch, and the training `steps` they belong to.
+
+    Raises `ValueError` for no record, records of different shapes or kinds, or another number of steps.
+    """
+    flows = list(flows)
+    number = jnp.asarray(steps)
+    if not flows or number.shape != (len(flows),) or not jnp.issubdtype(number.dtype, jnp.integer):
+        raise ValueError(
+            f"stack_gradient_flows: {len(flows)} records and steps of shape {number.shape}, type {number.dtype}; give one record "
+            "at least and one whole number for each."
+        )
+    first = flows[0]
+    shapes = [jax.tree.map(jnp.shape, flow) for flow in flows]
+    if any(jax.tree.structure(f) != jax.tree.structure(first) for f in flows) or any(s != shapes[0] for s in shapes):
+        raise ValueError(
+            "stack_gradient_flows: the records differ in shape, level or null; take them of the same batch."
+        )
+    return GradientHistory(number, jax.tree.map(lambda *x: jnp.stack(x), *flows))
+
+
+def cross_entropy(logits: Array, label: Array | None, mask: Mask | None) -> Array:
+    """Of a class from logits `(classes,)`, or the mean over real tokens from `(n, vocab)`; float32 at least."""
+    logits = logits if logits.dtype == jnp.float64 else logits.astype(jnp.float32)
+    assert label is not None
+    found = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+    if logits.ndim == 1 or mask is None:
+        return jnp.mean(found)
+    return jnp.sum(jnp.where(mask, found, 0)) / jnp.sum(mask.astype(found.dtype))
+
+
+def default_loss(owner: str, system: Any, loss: Loss | None, labels: Array | None) -> Loss:
+    """The loss given, or cross-entropy where the system has logits and there are labels."""
+    if loss is None:
+        if not isinstance(system, Transformer | Simulator) or system.config.head == "none":
+            raise ValueError(
+                f"{owner}: there are no logits, so give loss=…, a function (output, label, mask) -> scalar."
+            )
+        if labels is None or not jnp.issubdtype(labels.dtype, jnp.integer):
+            raise ValueError(f"{owner}: cross-entropy needs whole-number labels; give labels, or a loss of your own.")
+        return cross_entropy
+    if not callable(loss):
+        raise TypeError(
+            f"{owner}: loss is a {type(loss).__name__}; it must be a function (output, label, mask) -> scalar."
+        )
+    return loss
+
+
+def _checked_loss(system: Any, loss: Loss | None, examples: Examples) -> Loss:
+    return default_loss("gradient_flow", system, loss, examples.labels)
+
+
+def _exchange(b: int, key: PRNGKeyArray) -> Int[Array, " b"]:
+    """One random cycle through all sequences: nobody keeps its own."""
+    order = jax.random.permutation(key, b)
+    return jnp.zeros(b, order.dtype).at[order].set(jnp.roll(order, 1))
+
+
+@eqx.filter_jit
+def _flow(system: AbstractSystem, examples: Examples, loss: Loss):
+    trained, rest = eqx.partition(system, system.trained())
+    first = jax.tree.map(lambda x: x[0], examples)
+    u = jax.eval_shape(system.begin, first.inputs, first.mask)
+    count = system.maps(jnp.zeros(u.shape, u.dtype), first.mask).count
+
+    def objective(trained, taps, inputs, label, mask):
+        system = eqx.combine(trained, rest)
+        u = system.begin(inputs, mask) + taps[0]
+        maps = system.maps(u, mask)
+        u = _tapped(maps, u, taps[1:])
+        value = loss(system.end(u, mask), label, mask)
+        if jnp.shape(value):
+            raise ValueError(f"gradient_flow: loss gave shape {jnp.shape(value)}; it must be one number per sequence.")
+        return value, maps.depths(u.dtype)
+
+    def one(total, example):
+        inputs, label, mask = example
+        taps = jnp.zeros((count + 1, *u.shape), u.dtype)
+        (value, ts), (by_weights, by_state) = jax.value_and_grad(objective, (0, 1), has_aux=True)(
+            trained, taps, inputs, label, mask
+        )
+        total = jax.tree.map(jnp.add, total, by_weights)
+        # Padded tokens do not reach real ones, so nothing flows into them; said here against 0 · NaN.
+        axes = tuple(range(1, by_state.ndim))
+        by_state = by_state if mask is None else jnp.where(mask.reshape(*(1,) * (u.ndim - 1), -1, 1), by_state, 0)
+        return total, (ts, value, jnp.sqrt(jnp.sum(by_state**2, axis=axes)), layer_norms(by_weights))
+
+    start = jax.tree.map(jnp.zeros_like, trained)
+    total, (ts, value, states, parameters) = jax.lax.scan(one, start, (examples.inputs, examples.labels, examples.mask))
+    mean = jax.tree.map(lambda x: x / x.dtype.type(examples.inputs.shape[0]), total)
+    return ts[0], value, states, parameters, layer_norms(mean)
+
+
+def _tapped(maps: AbstractMaps, u: Array, taps: Array) -> Array:
+    @jax.checkpoint
+    def step(u, x):
+        k, tap = x
+        return maps(k, u) + tap, None
+
+    return jax.lax.scan(step, u, (jnp.arange(maps.count), taps))[0]
+
+
+@eqx.filter_jit
+def _compared(states: Array, null: Array | None, key: PRNGKeyArray, level: float, resamples: int):
+    median = medians_of(states if null is None else jnp.stack([states, null], axis=1))
+
+    def medians(weights):
+        found = median(weights)
+        return found[None] if null is None else jnp.stack([*found, found[0] / found[1]])
+
+    found = bootstrap(medians, states.shape[0], key=key, level=level, resamples=resamples, dtype=states.dtype)
+    parts = [Interval(found.value[i], found.low[i], found.high[i], level) for i in range(found.value.shape[0])]
+    return (*parts, None, None)[:3]
+
+
+def medians_of(x: Float[Array, "b *shape"]) -> Callable[[Float[Array, " b"]], Array]:
+    """The median over the first axis as a function of how often each entry counts; NaN where any is NaN. Sorted once."""
+    flat = x.reshape(x.shape[0], -1)
+    order = jnp.argsort(flat, axis=0)
+    values = jnp.take_along_axis(flat, order, axis=0)
+    lost = jnp.any(jnp.isnan(flat), axis=0)
+
+    def median(weights):
+        below = jnp.cumsum(weights[order], axis=0)
+        half = 0.5 * jnp.sum(weights)
+        pick = jnp.stack([jnp.argmax(below >= half, axis=0), jnp.argmax(below > half, axis=0)])
+        found = jnp.mean(jnp.take_along_axis(values, pick, axis=0), axis=0)
+        return jnp.where(lost, jnp.nan, found).reshape(x.shape[1:])
+
+    return median

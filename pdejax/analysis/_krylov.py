@@ -1,0 +1,111 @@
+"""Krylov iterations with full reorthogonalization, from products alone: Golub–Kahan and Arnoldi."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+Product = Callable[[Array], Array]
+
+
+class Bidiagonal(NamedTuple):
+    r"""$AV = UB$, $A^\top U = VB^\top + \beta v e_m^\top$ with B `(m, m)` upper bidiagonal; rows of `left`, `right` are U, V."""
+
+    matrix: Float[Array, "m m"]
+    beta: Float[Array, ""]
+    left: Float[Array, "m N"]
+    right: Float[Array, "m N"]
+
+
+def golub_kahan(
+    product: Product, transposed: Product, support: Bool[Array, " N"], iterations: int, key: PRNGKeyArray, dtype
+) -> Bidiagonal:
+    """`iterations` m steps on the coordinates of `support`, from a random start; 2m products, 2mN numbers.
+
+    Where the Krylov space is exhausted it goes on from a fresh random vector with a zero off-diagonal, so that repeated
+    singular values are found. Where nothing is left (m above the dimension, possible only with a traced mask) the step repeats
+    a value inside the spectrum: extremes stay right.
+    """
+    size = support.shape[0]
+    tiny = 50 * float(jnp.finfo(dtype).eps)
+
+    def advance(x, basis, scale, key):
+        """The next basis vector and the coefficient: x without its part in the basis."""
+        before = _norm(x)
+        x = _orthogonal(x, basis)
+        size = _norm(x)
+        broken = size <= tiny * jnp.maximum(scale, before)
+        safe = jnp.where(broken, 1, size)
+        new = jax.lax.cond(broken, lambda: _fresh(key, support, basis), lambda: x / safe)
+        return jnp.where(broken, 0, size), new
+
+    def step(carry, j):
+        left, right, scale, first = carry
+        one, two = jax.random.split(jax.random.fold_in(key, j))
+        v = right[j]
+        alpha, u = advance(product(v), left, scale, one)
+        first = jnp.where(j == 0, alpha, first)
+        alpha = jnp.where(_norm(v) > 0.5, alpha, first)
+        scale = jnp.maximum(scale, alpha)
+        left = left.at[j].set(u)
+        beta, v = advance(transposed(u), right, scale, two)
+        return (left, right.at[j + 1].set(v), jnp.maximum(scale, beta), first), (alpha, beta)
+
+    start = _fresh(jax.random.fold_in(key, iterations), support, jnp.zeros((1, size), dtype))
+    right = jnp.zeros((iterations + 1, size), dtype).at[0].set(start)
+    zero = jnp.zeros((), dtype)
+    carry = (jnp.zeros((iterations, size), dtype), right, zero, zero)
+    (left, right, _, _), (alpha, beta) = jax.lax.scan(step, carry, jnp.arange(iterations))
+    return Bidiagonal(jnp.diag(alpha) + jnp.diag(beta[:-1], 1), beta[-1], left, right[:-1])
+
+
+def arnoldi(
+    product: Product, support: Bool[Array, " N"], iterations: int, key: PRNGKeyArray, dtype
+) -> tuple[Float[Array, "m m"], Float[Array, ""], Float[Array, "m N"]]:
+    r"""$AV = VH + h\,v\,e_m^\top$: H `(m, m)`, h, and V's vectors as rows; m products, mN numbers. Exhausted spaces as in
+    `golub_kahan`."""
+    size = support.shape[0]
+    tiny = 50 * float(jnp.finfo(dtype).eps)
+
+    def step(basis, j):
+        v = basis[j]
+        x = product(v)
+        before = _norm(x)
+        along = basis @ x
+        x = x - along @ basis
+        again = basis @ x
+        x = x - again @ basis
+        norm = _norm(x)
+        broken = norm <= tiny * before
+        new = jax.lax.cond(
+            broken, lambda: _fresh(jax.random.fold_in(key, j), support, basis), lambda: x / jnp.where(broken, 1, norm)
+        )
+        return basis.at[j + 1].set(new), (along + again, jnp.where(broken, 0, norm))
+
+    start = _fresh(jax.random.fold_in(key, iterations), support, jnp.zeros((1, size), dtype))
+    basis = jnp.zeros((iterations + 1, size), dtype).at[0].set(start)
+    basis, (columns, below) = jax.lax.scan(step, basis, jnp.arange(iterations))
+    # What was projected out lies above the diagonal (and on it); the norm of the rest is below it.
+    upper = jnp.triu(columns[:, :-1].T)
+    return upper + jnp.diag(below[:-1], -1), below[-1], basis[:-1]
+
+
+def _fresh(key: PRNGKeyArray, support: Array, basis: Array) -> Array:
+    """A random unit vector on the support, orthogonal to the basis; 0 where the basis leaves no room."""
+    x = jnp.where(support, jax.random.normal(key, support.shape, basis.dtype), 0)
+    x = _orthogonal(x / _norm(x), basis)
+    left = _norm(x)
+    return jnp.where(left > 1e-3, x / jnp.where(left > 0, left, 1), 0)
+
+
+def _orthogonal(x: Array, basis: Array) -> Array:
+    """x without its part in the rows of `basis`, twice: once is not enough in floating point."""
+    for _ in range(2):
+        x = x - (basis @ x) @ basis
+    return x
+
+
+def _norm(x: Array) -> Array:
+    return jnp.sqrt(jnp.sum(x**2))

@@ -1,0 +1,248 @@
+r"""Statistics of representations, layer by layer: effective dimension, sparsity, magnitude, diversity (v2 App. A.2)."""
+
+from typing import Literal, get_args, no_type_check
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+
+from pdejax._trajectory import Trajectory
+from pdejax._types import traced
+from pdejax.analysis._bootstrap import Compared, Interval, check_bootstrap
+from pdejax.analysis._clustering import effective_rank
+from pdejax.analysis._states import hidden_states
+from pdejax.terms._base import at_least_float32
+
+Null = Literal["gaussian", "shuffled"]
+FIGURES = 8
+
+
+class Representation(eqx.Module):
+    r"""Statistics per layer, each `(layers,)` beside its null. Samples are all real tokens of all sequences, with covariance C
+    over features, eigenvalues λ.
+
+    - `participation`: $(\sum\lambda)^2/\sum\lambda^2$, between 1 and d; `participation_ratio`: divided by d.
+    - `effective_rank`: $\exp(-\sum p\ln p)$, $p = \lambda/\sum\lambda$ (Roy & Vetterli 2007, of the covariance matrix).
+    - `sparsity`: share of entries with |u| < `threshold`, from 0 to 1. `magnitude`: mean |u|. `rms`: √(mean u²).
+    - `diversity`: variance over sequences (unbiased) of the pooled representation, the mean over real tokens, averaged over
+      features; in squared units of u. `diversity_cosine`: 1 − the mean cosine between pooled representations of two
+      sequences (those that are 0 left out). Both NaN for a single sequence, which has none.
+    """
+
+    participation: Compared
+    participation_ratio: Compared
+    effective_rank: Compared
+    sparsity: Compared
+    magnitude: Compared
+    rms: Compared
+    diversity: Compared
+    diversity_cosine: Compared
+    threshold: Float[Array, ""]
+    null: str = eqx.field(static=True)
+
+
+@no_type_check
+def representation(
+    states: Trajectory | ArrayLike,
+    *,
+    key: PRNGKeyArray,
+    mask: ArrayLike | None = None,
+    threshold: ArrayLike = 0.01,
+    null: Null = "gaussian",
+    level: float = 0.95,
+    resamples: int = 200,
+) -> Representation:
+    r"""Statistics of the representations in hidden states `(layers, [b,] n, d)`; see
+    [`Representation`][pdejax.analysis.Representation] for each.
+
+    - `threshold` θ of the sparsity, absolute, in units of u. v2 (Figure 10: 0.99 % → 0.59 %) does not give its own. A
+      Gaussian of the magnitude it states, mean |u| = 0.631, has 1.01 % of its entries below 0.01 in modulus, hence the default
+      (at the output, 0.856, it would have 0.74 %). For Gaussian u sparsity is $\mathrm{erf}(\theta/\sqrt{\pi}\,m)$, m the
+      magnitude: it says nothing that the magnitude does not. A relative threshold is `threshold` divided by the RMS before.
+    - `null`: `"gaussian"`, independent features and tokens with the mean and variance of each feature, one draw per layer;
+      `"shuffled"`, every feature's values in an order of its own over all real tokens: marginals kept, all dependence lost.
+      The null has as many samples, so a bias of the same kind: isotropic samples of N tokens have a participation ratio of
+      about d/(1 + d/N).
+    - v2's diversity (0.000115 → 0.000114 → 0.000134) is not defined there either. The variance of pooled means is σ²/n for
+      independent tokens: 6e-4 at n = 1000 for a Gaussian of v2's magnitude; 1 − cosine is the other reading.
+
+    Intervals: bootstrap over sequences (`key`, `level`, `resamples`), which counts tokens of one sequence as dependent:
+    percentiles, moved so that their median is the value (a resample repeats sequences, which lowers dimensions and
+    diversity); NaN ends for a single sequence. Constant states: participation and effective rank 0. For the dimension of
+    pooled representations give those as sequences of one token.
+
+    Cost O(layers·(b·n + `resamples`·b) d²) and two eigenvalue problems of d × d per layer, one layer at a time (the effective
+    rank is resampled to first order in the covariance: its ends are good to about a fifth of the interval's width, with 24
+    sequences); memory b·d² per layer beside two copies of a layer. Two passes: float32 is good to about 1e-5 relative.
+    Raises `ValueError`/`TypeError` for states, masks, a null that is unknown or a threshold that is not positive.
+    """
+    owner = "representation"
+    s = hidden_states(owner, "states", states, mask)
+    check_bootstrap(owner, level, resamples)
+    if null not in get_args(Null):
+        raise ValueError(f"{owner}: null={null!r} is unknown; choose one of {get_args(Null)}.")
+    if jnp.ndim(threshold) or (not traced(threshold) and not 0 < float(threshold) < jnp.inf):
+        raise ValueError(f"{owner}: threshold={threshold!r} must be one positive number, in the units of the states.")
+    limit = jnp.asarray(threshold).astype(at_least_float32(s.u.dtype))
+    found = _representation(s.u, s.mask, limit, key, null, level, resamples)
+    figures = [jax.tree.map(lambda x, i=i: x[:, i], found) for i in range(FIGURES)]
+    return Representation(*figures, limit, null)
+
+
+@eqx.filter_jit
+def _representation(u: Array, mask: Array, threshold: Array, key: Array, null: str, level: float, resamples: int):
+    b = u.shape[1]
+
+    def layer(item):
+        x, key = item
+        x = jnp.where(mask[:, :, None], x.astype(at_least_float32(x.dtype)), 0)
+        drawing, draw = jax.random.split(key)
+        here = _moments(x, mask, threshold)
+        there = _moments(_null(x, mask, drawing, null), mask, threshold)
+        bases = _entropy(here), _entropy(there)
+
+        def statistic(weights):
+            value, other = _figures(here, bases[0], weights), _figures(there, bases[1], weights)
+            return jnp.stack([value, other, value - other])
+
+        return _bootstrap(statistic, b, draw, level, resamples, x.dtype)
+
+    found = jax.lax.map(layer, (u, jax.random.split(key, u.shape[0])))
+    return Compared(*(Interval(found.value[:, i], found.low[:, i], found.high[:, i], level) for i in range(3)))
+
+
+def _bootstrap(statistic, samples: int, key: Array, level: float, resamples: int, dtype) -> Interval:
+    """Percentile interval moved by what the median of the resamples misses the value by. Sequences that are drawn twice
+    lower every dimension: the plain interval can lie below the value as a whole."""
+    value = statistic(jnp.ones(samples, dtype))
+    if samples == 1:
+        missing = jnp.full_like(value, jnp.nan)
+        return Interval(value, missing, missing, level)
+
+    def once(key):
+        drawn = jax.random.randint(key, (samples,), 0, samples)
+        return statistic(jnp.zeros(samples, dtype).at[drawn].add(1))
+
+    found = jax.lax.map(once, jax.random.split(key, resamples))
+    ends = jnp.asarray([(1 - level) / 2, 0.5, (1 + level) / 2], dtype)
+    low, middle, high = jnp.quantile(found, ends, axis=0)
+    moved = jnp.stack([low, high]) + (value - middle)[None]
+    # Figures themselves cannot be negative, differences (the last row) can.
+    moved = moved.at[:, :2].max(0)
+    return Interval(value, moved[0], moved[1], level)
+
+
+class _Moments(eqx.Module):
+    """Sums per sequence, of tokens less `centre` for `first` and `second`; pooled means less it too."""
+
+    count: Array
+    first: Array
+    second: Array
+    squares: Array
+    moduli: Array
+    small: Array
+    centre: Array
+    pooled: Array
+
+
+def _moments(x: Array, mask: Array, threshold: Array) -> _Moments:
+    real = mask[:, :, None]
+    count = jnp.sum(mask, axis=1).astype(x.dtype)
+    centre = jnp.sum(x, axis=(0, 1)) / jnp.sum(count)
+    moved = jnp.where(real, x - centre[None, None], 0)
+    first = jnp.sum(moved, axis=1)
+    return _Moments(
+        count,
+        first,
+        jnp.einsum("bnd,bne->bde", moved, moved),
+        jnp.sum(x**2, axis=(1, 2)),
+        jnp.sum(jnp.abs(x), axis=(1, 2)),
+        jnp.sum((jnp.abs(x) < threshold) & real, axis=(1, 2)).astype(x.dtype),
+        centre,
+        first / count[:, None],
+    )
+
+
+class _Entropy(eqx.Module):
+    """Logarithm of the effective rank of the covariance `scaled` to trace 1, and its gradient −log of that matrix."""
+
+    value: Array
+    gradient: Array
+    scaled: Array
+
+
+def _covariance(m: _Moments, weights: Array) -> tuple[Array, Array, Array]:
+    """Covariance over features divided by its trace, whether there is any variance, and the mean square of a token."""
+    number = jnp.sum(weights * m.count)
+    mean = jnp.tensordot(weights, m.first, axes=1) / number
+    covariance = jnp.tensordot(weights, m.second, axes=1) / number - mean[:, None] * mean[None, :]
+    # Variances that are rounding of the mean square are none.
+    squared = jnp.sum(weights * m.squares) / number
+    total = jnp.trace(covariance)
+    varies = total > 16 * jnp.finfo(mean.dtype).eps ** 2 * squared
+    return covariance / jnp.where(varies, total, 1), varies, squared
+
+
+def _entropy(m: _Moments) -> _Entropy:
+    scaled, varies, _ = _covariance(m, jnp.ones_like(m.count))
+    values, vectors = jnp.linalg.eigh(jnp.where(varies, scaled, jnp.eye(scaled.shape[0], dtype=scaled.dtype)))
+    least = scaled.shape[0] * jnp.finfo(scaled.dtype).eps
+    gradient = -(vectors * jnp.log(jnp.maximum(values, least))[None]) @ vectors.T
+    return _Entropy(jnp.log(effective_rank(values)), gradient, scaled)
+
+
+def _figures(m: _Moments, base: _Entropy, weights: Array) -> Array:
+    """The eight figures when sequence i counts `weights[i]` times."""
+    d = m.first.shape[1]
+    scaled, varies, squared = _covariance(m, weights)
+    participation = jnp.where(varies, 1 / jnp.where(varies, jnp.sum(scaled**2), 1), 0)
+    # To first order about the data themselves, where it is exact: an eigenvalue problem per resample would cost far more.
+    rank = jnp.where(varies, jnp.exp(base.value + jnp.sum(base.gradient * (scaled - base.scaled))), 0)
+    entries = jnp.sum(weights * m.count) * d
+
+    sequences = jnp.sum(weights)
+    middle = jnp.tensordot(weights, m.pooled, axes=1) / sequences
+    spread = jnp.sum(weights * jnp.sum((m.pooled - middle[None]) ** 2, axis=1))
+    several = sequences > 1
+    diversity = jnp.where(several, spread / (d * jnp.where(several, sequences - 1, 1)), jnp.nan)
+
+    # 1 − cos of two unit vectors is half their squared distance, which does not cancel. A drawn sequence and its own copy
+    # are no pair, and have no distance; pooled means that are 0 have no direction.
+    pooled = m.pooled + m.centre[None]
+    size = jnp.sqrt(jnp.sum(pooled**2, axis=1, keepdims=True))
+    unit = pooled / jnp.where(size > 0, size, 1)
+    w = jnp.where(size[:, 0] > 0, weights, 0)
+    counted = jnp.sum(w)
+    towards = jnp.tensordot(w, unit, axes=1) / jnp.where(counted > 0, counted, 1)
+    pairs = counted**2 - jnp.sum(w**2)
+    apart = counted * jnp.sum(w * jnp.sum((unit - towards[None]) ** 2, axis=1)) / jnp.where(pairs > 0, pairs, 1)
+    apart = jnp.where(several, apart, jnp.nan)
+    return jnp.stack(
+        [
+            participation,
+            participation / d,
+            rank,
+            jnp.sum(weights * m.small) / entries,
+            jnp.sum(weights * m.moduli) / entries,
+            jnp.sqrt(squared / d),
+            diversity,
+            apart,
+        ]
+    )
+
+
+def _null(x: Array, mask: Array, key: Array, null: str) -> Array:
+    real = mask[:, :, None]
+    if null == "gaussian":
+        number = jnp.sum(mask).astype(x.dtype)
+        mean = jnp.sum(x, axis=(0, 1)) / number
+        deviation = jnp.sqrt(jnp.sum(jnp.where(real, (x - mean[None, None]) ** 2, 0), axis=(0, 1)) / number)
+        drawn = mean[None, None] + deviation[None, None] * jax.random.normal(key, x.shape, x.dtype)
+        return jnp.where(real, drawn, 0)
+    flat, places = x.reshape(-1, x.shape[-1]), mask.ravel()
+    # Real values in a random order of their own for each feature, then the padding; real places take them in turn.
+    noise = jnp.where(places[:, None], jax.random.uniform(key, flat.shape, x.dtype), 2)
+    mixed = jnp.take_along_axis(flat, jnp.argsort(noise, axis=0), axis=0)
+    where = jnp.argsort(jnp.where(places, 0, 1), stable=True)
+    return jnp.zeros_like(flat).at[where].set(mixed).reshape(x.shape)

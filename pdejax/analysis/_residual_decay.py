@@ -1,0 +1,337 @@
+r"""How fidelity to the input decays with depth, with and without residual connections (v2 Thm 3.4, claim C13)."""
+
+import math
+from typing import no_type_check
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+
+from pdejax._equation import AbstractEquation, MasterEquation
+from pdejax._simulate import simulate
+from pdejax._trajectory import Trajectory
+from pdejax._types import traced
+from pdejax.analysis._bootstrap import Compared, Interval, bootstrap, check_bootstrap, compare
+from pdejax.analysis._null import shuffle_tokens
+from pdejax.analysis._residual import claimed_fidelity, sharp_fidelity
+from pdejax.analysis._similarity import relative_error, sequence_cosine
+from pdejax.analysis._states import hidden_states
+
+DECAYS = ("exponential", "algebraic", "plateau")
+_GRID = 160
+
+
+class ResidualDecay(eqx.Module):
+    r"""Fidelity ρ(t) along depth and three laws fitted to its mean over sequences.
+
+    - `ts (k,)`; `rho (k,)`, the mean, with its interval; `null (k,)`: the cosine with the input's tokens shuffled, what of ρ is
+      owed to the mean token alone; `sharp`, `claimed (k,)`: both lower bounds of ρ at r = ‖u − u₀‖/‖u₀‖, means over
+      sequences. The last three are None where fidelities were given rather than states.
+    - `rate` λ of $Ae^{-\lambda t}$; `power` a of $At^{-a}$; `plateau` c and `plateau_rate` λ of $c + Ae^{-\lambda t}$, t from
+      the first depth. An interval of c that holds 0 is no evidence of a plateau.
+    - `aicc (3,)`: corrected Akaike criterion of the three laws, in the order of `DECAYS`; the smallest describes ρ best. A
+      constant is a plateau.
+    """
+
+    ts: Float[Array, " k"]
+    rho: Interval
+    null: Interval | None
+    sharp: Float[Array, " k"] | None
+    claimed: Float[Array, " k"] | None
+    rate: Interval
+    power: Interval
+    plateau: Interval
+    plateau_rate: Interval
+    aicc: Interval
+
+    @property
+    def kind(self) -> str:
+        """The law with the smallest criterion: "exponential", "algebraic" or "plateau"."""
+        return DECAYS[int(jnp.argmin(self.aicc.value))]
+
+
+class DecayDifference(eqx.Module):
+    """Decay without and with residual connection, and what lies between them, with paired intervals.
+
+    - `bare`, `residual`: the fits. `rho (k,)`: fidelity with residual (value) beside that without (null).
+    - `rate`, `power`, `plateau`, `plateau_rate`: residual minus bare.
+    """
+
+    bare: ResidualDecay
+    residual: ResidualDecay
+    rho: Compared
+    rate: Interval
+    power: Interval
+    plateau: Interval
+    plateau_rate: Interval
+
+
+@no_type_check
+def residual_decay(
+    ts: ArrayLike,
+    values: Trajectory | ArrayLike,
+    *,
+    mask: ArrayLike | None = None,
+    start: ArrayLike | None = None,
+    tolerance: float = 1e-3,
+    key: PRNGKeyArray | None = None,
+    level: float = 0.95,
+    resamples: int = 500,
+) -> ResidualDecay:
+    r"""Decay of $\rho(t) = \langle u, u_0\rangle/(\|u\|\|u_0\|)$ (v2 Thm 3.4) over depths `ts (k,)`.
+
+    - `values`: states `(k, [batch], n, d)` or a trajectory, the first depth being u₀; or fidelities `(k,)` or `(k, batch)`.
+    - `mask (n,)` or `(batch, n)`: real tokens of states. `start`: fit from this depth on (default: all but the first, where
+      ρ = 1); the laws are asymptotic ones.
+
+    Least squares in ρ itself, which may be negative: the amplitude (and c, held in [−1, 1]) in closed form, λ or a by a search
+    over a grid and golden sections, λ up to 100 per range of depth, a up to 20. Misfits that are small beside `tolerance` (root
+    mean square, in ρ) do not count against a law: without noise even a trace of another would reject it. Intervals: percentile
+    bootstrap over sequences, each resample fitted anew; NaN for one sequence.
+
+    O(k·batch·n·d) and, by resample, O(800·k). Where u or u₀ is 0, ρ is 0.
+
+    Raises `ValueError`/`TypeError` for depths that do not increase or do not match, fewer than 5 depths to fit, states as in
+    [`trajectory_fidelity`][pdejax.analysis.trajectory_fidelity], fidelities outside [−1, 1], options out of range.
+    """
+    ts, found = _checked("residual_decay", ts, values, mask, start, tolerance, key, level, resamples)
+    return _decay(ts, *found, level, resamples)
+
+
+@no_type_check
+def decay_difference(
+    ts: ArrayLike,
+    bare: Trajectory | ArrayLike,
+    residual: Trajectory | ArrayLike,
+    *,
+    mask: ArrayLike | None = None,
+    start: ArrayLike | None = None,
+    tolerance: float = 1e-3,
+    key: PRNGKeyArray | None = None,
+    level: float = 0.95,
+    resamples: int = 500,
+) -> DecayDifference:
+    """Decay of fidelity of two systems on the same sequences at the same depths, `bare` without residual connections and
+    `residual` with them. Arguments and errors as in [`residual_decay`][pdejax.analysis.residual_decay]; `ValueError` too where
+    sequences differ in number."""
+    options = (mask, start, tolerance, key, level, resamples)
+    ts, first = _checked("decay_difference", ts, bare, *options)
+    _, second = _checked("decay_difference", ts, residual, *options)
+    if first[0].shape != second[0].shape:
+        raise ValueError(
+            f"decay_difference: bare has {first[0].shape[1]} sequences and residual {second[0].shape[1]}; pairs are compared."
+        )
+    return _difference(ts, first, second, level, resamples)
+
+
+@no_type_check
+def residual_necessity(
+    equation: AbstractEquation,
+    u0: Float[Array, "b n d"] | Float[Array, "n d"],
+    *,
+    layers: int,
+    refine: int = 16,
+    mask: ArrayLike | None = None,
+    start: ArrayLike | None = None,
+    tolerance: float = 1e-3,
+    key: PRNGKeyArray | None = None,
+    level: float = 0.95,
+    resamples: int = 500,
+) -> DecayDifference:
+    r"""The same leaky field F(u) = A(u) − u by explicit Euler at step 1, where a layer is u ← A(u) without residual connection,
+    and at step 1/`refine`, where it is `refine` layers $u \leftarrow (1-h)u + hA(u)$ with one (v2 Thm 3.4 and its "bare"
+    simulator, claim C13). Both are compared at depths 0, 1, …, `layers`.
+
+    - `equation`: a field whose interaction (and reaction) have `leak=True`; with two leaky terms a step of 1 leaves −u behind,
+      so that only one of them should leak. `u0 (batch, n, d)` or `(n, d)`.
+
+    Raises as [`residual_decay`][pdejax.analysis.residual_decay] and `ValueError` for fewer than 5 layers, `refine` below 2,
+    a `MasterEquation` without leak, or a trajectory that diverges.
+    """
+    if isinstance(layers, bool) or not isinstance(layers, int) or layers < 5:
+        raise ValueError(
+            f"residual_necessity: layers={layers!r} must be an integer of at least 5, the depths a fit needs."
+        )
+    if isinstance(refine, bool) or not isinstance(refine, int) or refine < 2:
+        raise ValueError(f"residual_necessity: refine={refine!r} must be an integer of at least 2, steps by layer.")
+    terms = [getattr(equation, name, None) for name in ("interaction", "reaction")]
+    if isinstance(equation, MasterEquation) and not any(getattr(term, "leak", False) for term in terms):
+        raise ValueError(
+            "residual_necessity: no term of the equation has leak=True, so that a step of 1 is a residual layer already; give "
+            "the interaction a leak."
+        )
+    states = hidden_states("residual_necessity", "u0", jnp.asarray(u0)[None], mask)
+    ts = jnp.arange(layers + 1).astype(states.u.dtype)
+
+    def solve(steps):
+        def one(u, real):
+            return simulate(
+                equation, u, t1=float(layers), steps=steps, solver="euler", save=np.arange(layers + 1.0), mask=real
+            )
+
+        return jax.vmap(one)(states.u[0], states.mask)
+
+    bare, residual = solve(layers), solve(layers * refine)
+    options = {"start": start, "tolerance": tolerance, "key": key, "level": level, "resamples": resamples}
+    return decay_difference(ts, bare, residual, mask=states.mask, **options)
+
+
+@no_type_check
+def _checked(owner, ts, values, mask, start, tolerance, key, level, resamples):
+    """Depths; ρ, its null and both bounds `(k, b)` (None for fidelities), weights of depths `(k,)`, tolerance and key."""
+    check_bootstrap(owner, level, resamples)
+    if not traced(tolerance) and not 0 < float(tolerance) < 1:
+        raise ValueError(f"{owner}: tolerance={tolerance} must lie between 0 and 1; it is a misfit in ρ, such as 1e-3.")
+    key = jax.random.key(0) if key is None else key
+    shuffle_key, draw_key = jax.random.split(key)
+    if not isinstance(values, Trajectory) and jnp.ndim(values) in (1, 2):
+        if mask is not None:
+            raise ValueError(f"{owner}: a mask belongs to states; of fidelities leave out what is not real.")
+        rho = jnp.asarray(values)
+        if not jnp.issubdtype(rho.dtype, jnp.floating):
+            raise TypeError(f"{owner}: fidelities have type {rho.dtype}; they must be floating-point.")
+        if not traced(rho) and not (rho.size and np.all(np.abs(np.asarray(rho)) <= 1 + 1e-6)):
+            raise ValueError(f"{owner}: fidelities must be cosines in [−1, 1], finite and at least one.")
+        rho = rho if rho.ndim == 2 else rho[:, None]
+        found = (rho, None, None, None)
+    else:
+        states = hidden_states(owner, "values", values, mask)
+        u, real = states.u, states.mask
+        found = _fidelities(u, real, shuffle_key)
+    rho = found[0]
+    ts = jnp.asarray(ts)
+    if ts.shape != rho.shape[:1] and ts.ndim == 2 and isinstance(values, Trajectory):
+        ts = ts[0]  # a batch shares its depths
+    ts = ts.astype(rho.dtype)
+    if ts.shape != rho.shape[:1]:
+        raise ValueError(f"{owner}: ts has shape {ts.shape}; it must hold the {rho.shape[0]} depths of the states.")
+    if not traced(ts) and not np.all(np.diff(np.asarray(ts)) > 0):
+        raise ValueError(f"{owner}: ts must increase strictly and be finite; got {np.asarray(ts)}.")
+    begin = ts[0] if start is None else jnp.asarray(start, rho.dtype)
+    fitted = (ts >= begin) & (ts > ts[0])
+    if not traced(fitted) and int(np.sum(np.asarray(fitted))) < 5:
+        raise ValueError(
+            f"{owner}: {int(np.sum(np.asarray(fitted)))} depths lie behind the first and at or behind start={start}; at least "
+            "5 are needed to tell three laws apart."
+        )
+    return ts, (*found, (fitted.astype(rho.dtype), jnp.asarray(tolerance, rho.dtype)), draw_key)
+
+
+@eqx.filter_jit
+@no_type_check
+def _fidelities(u, real, key):
+    first = jnp.broadcast_to(u[:1], u.shape)
+    mask = jnp.broadcast_to(real[None], u.shape[:3])
+    shuffled = jnp.broadcast_to(shuffle_tokens(u[:1], real, key), u.shape)
+    r = relative_error(u, first, mask)
+    sharp, claimed = sharp_fidelity(r), claimed_fidelity(r)
+    return sequence_cosine(u, first, mask), sequence_cosine(u, shuffled, mask), sharp, claimed
+
+
+@eqx.filter_jit
+@no_type_check
+def _decay(ts, rho, null, sharp, claimed, options, key, level, resamples) -> ResidualDecay:
+    k, b = rho.shape
+
+    def statistic(w):
+        mean = rho @ w / jnp.sum(w)
+        beside = mean if null is None else null @ w / jnp.sum(w)
+        return jnp.concatenate([mean, beside, _fits(ts, mean, options)])
+
+    found = bootstrap(statistic, b, key=key, level=level, resamples=resamples, dtype=rho.dtype)
+
+    def part(where):
+        return Interval(found.value[where], found.low[where], found.high[where], level)
+
+    bounds = (None, None) if sharp is None else (jnp.mean(sharp, axis=1), jnp.mean(claimed, axis=1))
+    own = None if null is None else part(slice(k, 2 * k))
+    return ResidualDecay(
+        ts, part(slice(0, k)), own, *bounds, *(part(2 * k + i) for i in range(4)), part(slice(-3, None))
+    )
+
+
+@no_type_check
+def _difference(ts, first, second, level, resamples) -> DecayDifference:
+    bare, residual = _decay(ts, *first, level, resamples), _decay(ts, *second, level, resamples)
+    gaps, rho = _gaps(ts, first[0], second[0], *first[4:], level, resamples)
+    return DecayDifference(bare, residual, rho, *gaps)
+
+
+@eqx.filter_jit
+@no_type_check
+def _gaps(ts, a, b, options, key, level, resamples) -> tuple[list[Interval], Compared]:
+    def statistic(w):
+        one, other = jax.vmap(lambda rho: _fits(ts, rho @ w / jnp.sum(w), options))(jnp.stack([a, b]))
+        return (other - one)[:4]
+
+    gaps = bootstrap(statistic, a.shape[1], key=key, level=level, resamples=resamples, dtype=a.dtype)
+    rho = compare(b.T, a.T, key=key, level=level, resamples=resamples)
+    return [Interval(gaps.value[i], gaps.low[i], gaps.high[i], level) for i in range(4)], rho
+
+
+@no_type_check
+def _fits(ts: Float[Array, " k"], rho: Float[Array, " k"], options: tuple[Array, Array]) -> Float[Array, " 7"]:
+    """Rate, power, plateau, its rate, and the criteria of the three laws. `options`: weights of depths, tolerance."""
+    fitted, tolerance = options
+    points = jnp.sum(fitted)
+    scale = ts[-1] - ts[0]
+    tau = (ts - ts[0]) / scale
+    here = fitted > 0
+    least = jnp.min(jnp.where(here, tau, jnp.inf))
+    mean_rho = jnp.sum(fitted * rho) / points
+
+    def model(x, places, levelled):
+        """The level c and the sum of squares that A e^{−x·place} + c leaves, both coefficients at their best."""
+        basis = jnp.exp(-x * places)
+        mean = jnp.sum(fitted * basis) / points
+        spread = jnp.sum(fitted * (basis - mean) ** 2)
+        slope = jnp.where(spread > 0, jnp.sum(fitted * (basis - mean) * (rho - mean_rho)), 0)
+        level = jnp.clip(mean_rho - slope / jnp.where(spread > 0, spread, 1) * mean, -1, 1)
+        level = jnp.where(levelled, level, 0)
+        amplitude = jnp.sum(fitted * basis * (rho - level)) / jnp.sum(fitted * basis**2)
+        return level, jnp.sum(fitted * (rho - level - amplitude * basis) ** 2)
+
+    def search(places, levelled, low, high):
+        x = _least(lambda x: model(x, places, levelled)[1], low, high)
+        return x, *model(x, places, levelled)
+
+    # From the first depth fitted on, so that no law is tiny there; a power of t is an exponential in ln t.
+    gap, log_ratio = jnp.where(here, tau - least, 0), jnp.log(jnp.where(here, tau / least, 1))
+    # Slower than one e-folding over four ranges a plateau cannot be told from a straight line.
+    low, high = jnp.asarray([0.0, 0.0, 0.25], rho.dtype), jnp.asarray([100.0, 20.0, 100.0], rho.dtype)
+    places, levelled = jnp.stack([gap, log_ratio, gap]), jnp.asarray([False, False, True])
+    (rate, power, slow), (_, _, level), rss = jax.vmap(search)(places, levelled, low, high)
+
+    def criterion(rss, parameters):
+        spare = (2 * parameters * (parameters + 1)) / jnp.maximum(points - parameters - 1, 0.5)
+        return points * jnp.log(rss / points + tolerance**2) + 2 * parameters + spare
+
+    constant = criterion(jnp.sum(fitted * (rho - mean_rho) ** 2), 1)
+    curved = criterion(rss[2], 3)
+    flat = constant <= curved
+    criteria = [criterion(rss[0], 2), criterion(rss[1], 2), jnp.minimum(constant, curved)]
+    level, slow = jnp.where(flat, mean_rho, level), jnp.where(flat, 0, slow)
+    return jnp.stack([rate / scale, power, level, slow / scale, *criteria])
+
+
+@no_type_check
+def _least(function, low: Float[Array, ""], high: Float[Array, ""]) -> Float[Array, ""]:
+    """The x in [low, high] where `function` is least: a grid, dense near `low`, then golden sections."""
+    grid = low + (high - low) * jnp.asarray(np.linspace(0, 1, _GRID) ** 3, low.dtype)
+    values = jax.vmap(function)(grid)
+    best = jnp.argmin(values)
+    golden = (math.sqrt(5) - 1) / 2
+
+    def shrink(_, ends):
+        a, b = ends
+        x, y = b - golden * (b - a), a + golden * (b - a)
+        left, right = jax.vmap(function)(jnp.stack([x, y]))
+        return jnp.where(left <= right, a, x), jnp.where(left <= right, y, b)
+
+    ends = grid[jnp.maximum(best - 1, 0)], grid[jnp.minimum(best + 1, _GRID - 1)]
+    a, b = jax.lax.fori_loop(0, 50, shrink, ends)
+    x = 0.5 * (a + b)
+    # The ends of the range are candidates too: no decay at all is one.
+    return jnp.where(function(x) < values[best], x, grid[best])

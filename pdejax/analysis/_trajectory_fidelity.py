@@ -1,0 +1,127 @@
+r"""How well one system's hidden states follow another's, beside what shuffled and untrained states reach."""
+
+from typing import no_type_check
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool, PRNGKeyArray
+
+from pdejax._trajectory import Trajectory
+from pdejax._types import traced
+from pdejax.analysis._bootstrap import check_bootstrap
+from pdejax.analysis._layer_similarity import MEASURES, SHAPE_MEASURES, AgainstNulls, compare_layers
+from pdejax.analysis._states import paired_states
+
+
+class FidelityMeasures(eqx.Module):
+    r"""Measures of agreement of a (tested) with b (reference), each with its interval and nulls; a None needs equal numbers
+    of features.
+
+    - `mse`: ‖a − b‖² per entry; `relative_error`: ‖a − b‖/‖b‖ of a sequence (not squared);
+    - `cosine` of each token, `sequence_cosine` of each sequence's whole field. These four are means over sequences.
+    - `pearson`, `spearman` over all entries of all real tokens;
+    - `cka`, `cka_debiased`, `procrustes`: [`linear_cka`][pdejax.analysis.linear_cka] and
+      [`procrustes_distance`][pdejax.analysis.procrustes_distance] with all real tokens as samples. They do not see the order
+      of features, so `features` is None for them.
+    """
+
+    mse: AgainstNulls | None
+    relative_error: AgainstNulls | None
+    cosine: AgainstNulls | None
+    sequence_cosine: AgainstNulls | None
+    pearson: AgainstNulls | None
+    spearman: AgainstNulls | None
+    cka: AgainstNulls
+    cka_debiased: AgainstNulls
+    procrustes: AgainstNulls
+
+
+class TrajectoryFidelity(eqx.Module):
+    """Agreement of two trajectories: `layers`, measures with arrays `(layers,)`, and `overall`, their means over the layers.
+
+    `degenerate (layers,)`: all tokens of one system are the same there (rank collapse), so that CKA is 0 and the Procrustes
+    distance √2 by definition; correlations are 0 too where all entries are the same.
+    """
+
+    layers: FidelityMeasures
+    overall: FidelityMeasures
+    degenerate: Bool[Array, " layers"]
+
+
+@no_type_check
+def trajectory_fidelity(
+    a: Trajectory | ArrayLike,
+    b: Trajectory | ArrayLike,
+    *,
+    mask: ArrayLike | None = None,
+    reference_null: Trajectory | ArrayLike | None = None,
+    key: PRNGKeyArray | None = None,
+    level: float = 0.95,
+    resamples: int = 500,
+) -> TrajectoryFidelity:
+    r"""Agreement of the states `a` of the system under test with the states `b` of a reference, layer by layer.
+
+    - `a`, `b`: trajectories or arrays `(layers, [batch], n, d)` at the same layers, sequences and tokens. With different
+      numbers of features only CKA and Procrustes exist, the other measures are None.
+    - `mask (n,)` or `(batch, n)`: True at real tokens; what stands at others changes nothing.
+    - `reference_null`: states like `a` of an untrained system.
+    - `key`: of the shuffles and the bootstrap (default `jax.random.key(0)`).
+
+    Nulls, in place of `a`: its real tokens shuffled within each sequence, its features shuffled (both one order for all
+    layers), and `reference_null`. If a measure does not tell a from them, its value says nothing about fidelity. A sequence of
+    one token cannot be shuffled: figure and null agree.
+
+    Intervals are percentile bootstraps over sequences, NaN for one sequence. Each resample reweights sums over sequences,
+    which is exact for all but three: Spearman keeps the ranks of the whole sample, Procrustes its best rotation, and CKA,
+    debiased or not, does not count two copies of a token as a pair. `overall` is the mean over the layers given; where the
+    first is an embedding that both systems share, it is flattered: leave it out (`us[1:]`).
+
+    Cost, per layer, with N real tokens: two sorts of N·d entries (Spearman; the largest part on a CPU), O(N d²) for CKA, one
+    d×d SVD per null, and `resamples`·batch·d². Layers come one after another: beside the states it holds about 20 copies of
+    one layer (32 with `reference_null`; measured) and 6 (8) d×d matrices per sequence of one layer, so it passes 4× the
+    trajectory for few layers or where d is large beside n. In float32 figures are good to about 1e-5; a Procrustes distance
+    below 1e-3 is rounding.
+
+    Raises `TypeError`/`ValueError` for states that do not match or are not finite, a sequence without a real token, fewer than
+    4 real tokens in all, or options out of range. Under `jit`, where values are not looked at, states without variation give
+    what `degenerate` says, and NaN only comes from NaN at real tokens.
+    Sources: v1 §3.1 and Table 3; v2 §4.2 and Table 2.
+    """
+    check_bootstrap("trajectory_fidelity", level, resamples)
+    first, second = paired_states("trajectory_fidelity", ("a", "b"), a, b, mask)
+    systems = [(first.u, second.u)]
+    if reference_null is not None:
+        null, _ = paired_states("trajectory_fidelity", ("reference_null", "b"), reference_null, b, mask)
+        if null.u.shape != first.u.shape:
+            raise ValueError(
+                f"trajectory_fidelity: reference_null has {null.u.shape[-1]} features and a {first.u.shape[-1]}; the null "
+                "stands in the place of a and must have as many."
+            )
+        systems.append((null.u, second.u))
+    check_tokens("trajectory_fidelity", first.mask)
+    measures = MEASURES if first.u.shape == second.u.shape else SHAPE_MEASURES
+    same = tuple((i, i) for i in range(first.u.shape[0]))
+    key = jax.random.key(0) if key is None else key
+    layers, overall, degenerate = compare_layers(
+        in_one_type(systems), same, first.mask, key, measures, measures == MEASURES, level, resamples
+    )
+    every = dict.fromkeys(MEASURES)
+    return TrajectoryFidelity(FidelityMeasures(**every | layers), FidelityMeasures(**every | overall), degenerate)
+
+
+@no_type_check
+def check_tokens(owner: str, mask: Bool[Array, "b n"]) -> None:
+    """Raise `ValueError` for fewer than 4 tokens in all, which the unbiased estimate of HSIC divides by."""
+    tokens = mask.size if traced(mask) else int(np.sum(np.asarray(mask)))
+    if tokens < 4:
+        raise ValueError(f"{owner}: {tokens} real tokens in all are too few; debiased CKA needs at least 4.")
+
+
+@no_type_check
+def in_one_type(systems: list[tuple[Array, Array]]) -> list[tuple[Array, Array]]:
+    """All states in float64 if any are, else in float32."""
+    wide = any(u.dtype == jnp.float64 for pair in systems for u in pair)
+    dtype = jnp.float64 if wide else jnp.float32
+    return [(x.astype(dtype), y.astype(dtype)) for x, y in systems]

@@ -1,0 +1,221 @@
+"""Differential (or binned Shannon) entropy of samples."""
+
+import math
+from collections.abc import Callable
+from typing import Literal, get_args, no_type_check
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.scipy.special import digamma
+from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
+
+from pdejax._types import traced
+from pdejax.analysis.information._binned import checked_bins, codes, inner_edges, plug_in
+from pdejax.analysis.information._estimate import Kind
+from pdejax.analysis.information._gaussian import gaussian_entropy
+from pdejax.analysis.information._kde import checked_noise, log_sums
+from pdejax.analysis.information._ksg import knn_distances
+from pdejax.analysis.information._samples import (
+    by_block,
+    checked_neighbours,
+    continuous,
+    is_labels,
+    labels,
+    poisoned,
+    square_distance,
+)
+
+EntropyEstimator = Literal["binned", "kde", "gaussian", "knn"]
+
+
+class EntropyEstimate(eqx.Module):
+    """An entropy from samples.
+
+    - `value`: nats; may be negative (differential). `limit`: the largest value this estimator can return, inf where
+      there is none. `saturated`: whether the limit, not the data, sets the value.
+    - `noise`: σ of the Gaussian noise added to the data (for `"kde"`: in the formula), or None. `samples`: N.
+    - `kind`: `"upper"`/`"lower"` bound for the N samples with noise (`"kde"` with σ), else `"neither"`.
+    """
+
+    value: Float[Array, ""]
+    limit: Float[Array, ""]
+    saturated: Bool[Array, ""]
+    noise: Float[Array, ""] | None
+    kind: Kind = eqx.field(static=True)
+    samples: int = eqx.field(static=True)
+
+
+@no_type_check
+def entropy(
+    x: ArrayLike, estimator: str = "knn", *, noise: ArrayLike | None = None, key: PRNGKeyArray | None = None, **options
+) -> EntropyEstimate:
+    r"""Entropy of samples `x (N,)` or `(N, d)`, nats. Differential, for a density per unit of x, unless said otherwise:
+
+    - `"knn"` (`k=3`): $\psi(N) - \psi(k) + d\ln 2 + \tfrac dN\sum_i\ln r_i$, r_i the distance to the k-th neighbour in
+      the maximum norm: Kozachenko and Leonenko 1987; Kraskov et al., arXiv cond-mat/0305641, (20). O(N²(d + k)).
+    - `"kde"` with `noise` σ: bounds of the entropy of the mixture of N(x_i, σ²), $\tfrac d2\ln(2\pi e\sigma^2) -
+      \tfrac1N\sum_i\ln\tfrac1N\sum_je^{-\|x_i-x_j\|^2/(2\sigma^2)}$ (8σ² for `bound="lower"`): Kolchinsky and Tracey,
+      arXiv 1706.02419. `limit` = ½d ln 2πeσ² + ln N. Without `noise`: minus the mean log of a Gaussian kernel density
+      that leaves the sample itself out, bandwidth $s_fN^{-1/(d+4)}$ per feature (Scott). O(N² d).
+    - `"gaussian"`: ½ ln det 2πeΣ without bias, the most that this covariance allows:
+      [`gaussian_entropy`][pdejax.analysis.information.gaussian_entropy]. Needs N > d.
+    - `"binned"` (`bins=None, edges="quantile", correction=True, differential=True`): Ĥ of the cells (Miller–Madow) plus
+      the mean log of their volume. `differential=False`: Ĥ of the cells alone, as representations are often measured
+      (`edges="equal"`, `bins=30`); it depends on the bins, with `limit` = ln of the number of cells or of N. `bins`
+      defaults to $\lfloor(N/5)^{1/d}\rfloor\ge2$; in many dimensions every sample has a cell of its own: `saturated`.
+      Integer labels: Ĥ of the counts.
+
+    `noise` σ > 0 is added to x (`key` needed), for `"kde"` in the formula: the entropy of x + σξ. Noiseless
+    representations on fewer dimensions than features have entropy −∞; say a σ.
+
+    Raises `TypeError`/`ValueError` for bad samples, an unknown estimator or option, N ≤ k, N ≤ d (`"gaussian"`), a
+    missing key, or data without density: constant or dependent features, repeated values (`"knn"`, `"kde"` without
+    noise, `"binned"` if a bin has no width). Under tracing those give −inf; values that are not finite give NaN.
+    """
+    if estimator not in get_args(EntropyEstimator):
+        raise ValueError(f"entropy: estimator={estimator!r} is unknown; choose one of {get_args(EntropyEstimator)}.")
+    if is_labels(x):
+        if estimator != "binned":
+            raise TypeError(
+                f'entropy: x holds integers, which have no density; "{estimator}" cannot serve. Take "binned".'
+            )
+        if noise is not None:
+            raise ValueError("entropy: noise is for floats; x holds integers.")
+        if set(options) - {"correction"}:
+            raise TypeError(f"entropy: integers are counted as they are; {', '.join(options)} cannot serve.")
+        return _cells(labels("entropy", "x", x), 2, bool(options.get("correction", True)), "quantile")
+    x = continuous("entropy", "x", x)
+    sigma = None if noise is None else checked_noise("entropy", noise, x.dtype)
+    if sigma is not None and estimator != "kde":
+        x = with_noise("entropy", x, sigma, key)
+    try:
+        found = _ESTIMATORS[estimator](x, sigma, **options)
+    except TypeError as error:
+        if "unexpected keyword" in str(error):
+            raise TypeError(
+                f'entropy: "{estimator}" has no such option: {", ".join(options)}. See the docstring.'
+            ) from None
+        raise
+    if not traced(found.value) and not bool(jnp.isfinite(found.value)):
+        raise ValueError(
+            f'entropy: x has no density as far as "{estimator}" can tell (value {float(found.value)}): features are '
+            "constant, "
+            "linearly dependent or hold repeated values. Leave them out, or add noise (noise=, key=)."
+        )
+    return eqx.tree_at(lambda e: e.noise, found, sigma, is_leaf=lambda leaf: leaf is None)
+
+
+@no_type_check
+def with_noise(owner: str, x: Float[Array, "N d"], sigma: Array, key: PRNGKeyArray | None) -> Float[Array, "N d"]:
+    """x + σξ; `ValueError` without a key."""
+    if key is None:
+        raise ValueError(f"{owner}: noise={sigma} is drawn and added; give key=jax.random.key(...).")
+    return x + sigma * jax.random.normal(key, x.shape, x.dtype)
+
+
+def _knn(x: Array, sigma: Array | None, k: int = 3) -> EntropyEstimate:
+    del sigma
+    return _knn_core(x, checked_neighbours("entropy", k, x.shape[0]))
+
+
+@eqx.filter_jit
+def _knn_core(x: Array, k: int) -> EntropyEstimate:
+    count, d = x.shape
+    constant = digamma(jnp.asarray(count, x.dtype)) - digamma(jnp.asarray(k, x.dtype)) + d * math.log(2)
+    value = constant + d * jnp.mean(jnp.log(knn_distances(x, k)))
+    return _record(poisoned(value, x), jnp.inf, False, "neither", count)
+
+
+def _kde(x: Array, sigma: Array | None, bound: str = "upper") -> EntropyEstimate:
+    if bound not in ("upper", "lower"):
+        raise ValueError(f'entropy: bound={bound!r} is unknown; choose "upper" or "lower".')
+    return _smoothed(x) if sigma is None else _mixture(x, sigma, bound)
+
+
+@eqx.filter_jit
+def _mixture(x: Array, sigma: Array, bound: Kind) -> EntropyEstimate:
+    count, d = x.shape
+    sums = log_sums(x, sigma, 2.0 if bound == "upper" else 8.0)
+    own = d * (0.5 * math.log(2 * math.pi * math.e) + jnp.log(sigma))
+    value = own + math.log(count) - jnp.mean(sums)
+    return _record(poisoned(value, x), own + math.log(count), jnp.median(sums) < math.log(2), bound, count)
+
+
+@eqx.filter_jit
+def _smoothed(x: Array) -> EntropyEstimate:
+    count, d = x.shape
+    width = jnp.std(x, axis=0, ddof=1) * count ** (-1 / (d + 4))
+    scaled = (x - jnp.mean(x, axis=0, keepdims=True)) / jnp.where(width > 0, width, 1)[None]
+    index = jnp.arange(count)
+
+    def block(i, rows):
+        exponent = jnp.where(index[:, None] != i[None], -0.5 * square_distance(scaled, rows), -jnp.inf)
+        return jax.nn.logsumexp(exponent, axis=0)
+
+    logs = by_block(block, (index, scaled), count)
+    value = math.log(count - 1) - jnp.mean(logs) + jnp.sum(jnp.log(width)) + 0.5 * d * math.log(2 * math.pi)
+    return _record(poisoned(value, x), jnp.inf, False, "neither", count)
+
+
+def _gaussian(x: Array, sigma: Array | None) -> EntropyEstimate:
+    del sigma
+    return _gaussian_core(x)
+
+
+@eqx.filter_jit
+def _gaussian_core(x: Array) -> EntropyEstimate:
+    value = gaussian_entropy(x)
+    # A singular covariance has no Cholesky factor.
+    value = poisoned(jnp.where(jnp.isnan(value), -jnp.inf, value), x)
+    return _record(value, jnp.inf, False, "neither", x.shape[0])
+
+
+def _binned(
+    x: Array,
+    sigma: Array | None,
+    bins: int | None = None,
+    edges: str = "quantile",
+    correction: bool = True,
+    differential: bool = True,
+) -> EntropyEstimate:
+    del sigma
+    bins = checked_bins("entropy", bins, edges, x.shape[0], x.shape[1])
+    return _volumes(x, bins, bool(correction), edges) if differential else _cells(x, bins, bool(correction), edges)
+
+
+@eqx.filter_jit
+def _cells(x: Array, bins: int, correction: bool, edges: str) -> EntropyEstimate:
+    count, dtype = x.shape[0], x.dtype if x.ndim == 2 else jnp.result_type(float)
+    value, occupied, alone = plug_in(codes(x, bins, edges), dtype)
+    most = math.log(count) if x.ndim == 1 else min(math.log(count), x.shape[1] * math.log(bins))
+    if correction:
+        value = jnp.minimum(value + (occupied - 1) / (2 * count), most)
+    return _record(poisoned(value, x), most, alone > 0.5, "neither", count)
+
+
+@eqx.filter_jit
+def _volumes(x: Array, bins: int, correction: bool, edges: str) -> EntropyEstimate:
+    cells = _cells(x, bins, correction, edges)
+
+    def log_width(total, column):
+        inner = inner_edges(column, bins, edges)
+        ends = jnp.concatenate([jnp.min(column)[None], inner, jnp.max(column)[None]])
+        return total + jnp.mean(jnp.log(jnp.diff(ends)[jnp.searchsorted(inner, column, side="right")])), None
+
+    volume, _ = lax.scan(log_width, jnp.zeros((), x.dtype), x.T)
+    value = poisoned(cells.value + volume, x)
+    return _record(value, cells.limit + volume, cells.saturated, "neither", x.shape[0])
+
+
+def _record(value: Array, limit, saturated, kind: Kind, samples: int) -> EntropyEstimate:
+    return EntropyEstimate(value, jnp.asarray(limit, value.dtype), jnp.asarray(saturated), None, kind, samples)
+
+
+_ESTIMATORS: dict[str, Callable[..., EntropyEstimate]] = {
+    "knn": _knn,
+    "kde": _kde,
+    "gaussian": _gaussian,
+    "binned": _binned,
+}

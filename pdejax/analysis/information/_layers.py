@@ -1,0 +1,216 @@
+"""Information layer by layer: pooled representations, estimates and their scatter."""
+
+from typing import Literal, get_args, no_type_check
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
+from scipy.special import stdtrit
+
+from pdejax._trajectory import Trajectory
+from pdejax._types import traced
+from pdejax.analysis._bootstrap import Interval
+from pdejax.analysis._states import hidden_states
+from pdejax.analysis.information._kde import checked_noise
+from pdejax.analysis.information._mutual import TRAINED, check_options, mutual_information
+from pdejax.analysis.information._samples import continuous, is_labels, repeated_share, sample
+
+Pool = Literal["mean", "last", "flatten"]
+
+
+class Layered(eqx.Module):
+    """Estimates per layer: `value`, `limit` (nats), `saturated`, each `(layers,)`, or of one layer."""
+
+    value: Float[Array, "*layers"]
+    limit: Float[Array, "*layers"]
+    saturated: Bool[Array, "*layers"]
+
+
+@no_type_check
+def pooled(
+    owner: str, states: Trajectory | ArrayLike, mask: ArrayLike | None, pool: str | None
+) -> tuple[Float[Array, "layers N D"], Bool[Array, "N n"] | None]:
+    """One representation per sequence and layer, and the tokens' mask.
+
+    `"mean"` over real tokens (D = d); `"last"`: the last real token; `"flatten"`: all tokens' features in a row, 0 at
+    padding (D = n·d); None: `states (layers, N, D)` are such representations already.
+    """
+    if pool is None:
+        if mask is not None:
+            raise ValueError(
+                f"{owner}: pool=None takes one row per sample, so that mask has no tokens to hide; leave it out."
+            )
+        given = hidden_states(owner, "states", states)
+        if given.batched:
+            raise ValueError(
+                f"{owner}: states has shape {given.u.shape}; pool=None takes one row per sample, (layers, N, D). Choose one of "
+                f"{get_args(Pool)} for (layers, batch, n, d)."
+            )
+        return given.u[:, 0], None
+    if pool not in get_args(Pool):
+        raise ValueError(
+            f"{owner}: pool={pool!r} is unknown; choose one of {get_args(Pool)}, or None for pooled states."
+        )
+    u, real, batched = hidden_states(owner, "states", states, mask)
+    if not batched:
+        raise ValueError(
+            f"{owner}: states has shape {(u.shape[0], *u.shape[2:])}, one sequence, which is one sample; give "
+            "(layers, batch, n, d), or "
+            "pool=None if its rows are samples."
+        )
+    return over_tokens(u, real, pool), real
+
+
+def over_tokens(u: Float[Array, "layers b n d"], real: Bool[Array, "b n"], pool: str) -> Float[Array, "layers b D"]:
+    kept = jnp.where(real[None, :, :, None], u, 0)
+    if pool == "flatten":
+        return kept.reshape(*u.shape[:2], -1)
+    if pool == "mean":
+        counts = jnp.sum(real, axis=1).astype(u.dtype)
+        return jnp.sum(kept, axis=2) / counts[None, :, None]
+    last = u.shape[2] - 1 - jnp.argmax(real[:, ::-1], axis=1)
+    return jnp.take_along_axis(kept, last[None, :, None, None], axis=2)[:, :, 0]
+
+
+@no_type_check
+def checked_other(
+    owner: str, name: str, value: ArrayLike, count: int, real: Bool[Array, "N n"] | None, pool: str | None
+) -> Array:
+    """The variable beside the representation: labels `(N,)`, floats `(N,)`, `(N, d)`, or tokens' `(N, n, d)`, pooled as
+    the states are."""
+    if not is_labels(value) and jnp.ndim(value) == 3 and real is not None:
+        tokens = jnp.asarray(value)
+        if tokens.shape[:2] != real.shape:
+            raise ValueError(f"{owner}: {name} has shape {tokens.shape}; tokens must be {real.shape} as in states.")
+        value = over_tokens(tokens[None], real, pool)[0]
+    found = sample(owner, name, value)
+    if found.shape[0] != count:
+        raise ValueError(f"{owner}: {name} has {found.shape[0]} samples, states {count}; they must be pairs.")
+    return found
+
+
+@no_type_check
+def checked_estimation(
+    owner: str, estimator: str, options: dict, noise, t: Float[Array, "layers N D"], name: str, other: Array, key
+) -> tuple[Array | None, dict]:
+    """σ and the estimator's options; raises what it would raise for these data, before anything compiles."""
+    check_options(owner, estimator, options)
+    sigma = None if noise is None else checked_noise(owner, noise, t.dtype)
+    if estimator == "kde":
+        checked_noise(f'{owner} with "kde"', noise, t.dtype)
+        options = {"bound": "neither", **options}
+    if key is None:
+        raise ValueError(f"{owner}: key is missing; noise and subsamples are random. Give key=jax.random.key(...).")
+    if estimator == "gaussian" and is_labels(other):
+        raise TypeError(f'{owner}: "gaussian" has no use for labels; take "kde", "ksg" or "binned".')
+    if estimator in TRAINED and is_labels(other) and "classes" not in options:
+        if traced(other):
+            raise ValueError(f"{owner}: labels are traced; give classes=, their number, with labels below it.")
+        options = {**options, "classes": int(jnp.max(other)) + 1}
+    if estimator == "ksg" and options.get("variant") != "mixed" and not is_labels(other):
+        continuous(owner, name, other, repeats=False)
+    if estimator == "ksg" and sigma is None and options.get("variant") != "mixed" and not traced(t):
+        shares = jax.vmap(repeated_share)(t)
+        if np.any(np.asarray(shares) > 0.01):
+            layer = int(jnp.argmax(shares > 0.01))
+            raise ValueError(
+                f"{owner}: {float(shares[layer]):.0%} of the representations of layer {layer} occur more than once, "
+                "which have no density; "
+                'say noise=, take variant="mixed", or estimator="binned".'
+            )
+    return sigma, options
+
+
+@eqx.filter_jit
+def over_layers(
+    other: Array, t: Float[Array, "layers N D"], sigma: Array | None, key: PRNGKeyArray, estimator: str, options: dict
+) -> Layered:
+    """I(other; T_l + σξ) for every l, the same ξ for all: one layer after another."""
+
+    def one(rows):
+        found = mutual_information(other, rows, estimator, noise=sigma, key=key, **options)
+        return Layered(found.value, found.limit, found.saturated)
+
+    return lax.map(one, t)
+
+
+@eqx.filter_jit
+def half_samples(
+    other: Array,
+    t: Float[Array, "layers N D"],
+    sigma: Array | None,
+    key: PRNGKeyArray,
+    estimator: str,
+    options: dict,
+    resamples: int,
+) -> Float[Array, "resamples layers"]:
+    """The estimates from `resamples` random halves of the samples, the same halves for all layers."""
+    count = t.shape[1]
+
+    def one(key):
+        rows = jax.random.permutation(key, count)[: count // 2]
+        return over_layers(other[rows], t[:, rows], sigma, key, estimator, options).value
+
+    return lax.map(one, jax.random.split(key, resamples))
+
+
+@eqx.filter_jit
+def permuted(
+    other: Array,
+    t: Float[Array, "layers N D"],
+    sigma: Array | None,
+    key: PRNGKeyArray,
+    estimator: str,
+    options: dict,
+    permutations: int,
+) -> Float[Array, "permutations layers"]:
+    """The estimates with the pairs broken: the other variable in random order."""
+
+    def one(key):
+        order = jax.random.permutation(key, t.shape[1])
+        return over_layers(other[order], t, sigma, key, estimator, options).value
+
+    return lax.map(one, jax.random.split(key, permutations))
+
+
+def around(value: Array, halves: Array, level: float) -> Interval:
+    r"""value ± t·s with s the standard deviation over halves, $\mathrm{Var}(\hat\theta_{N/2} - \hat\theta_N) =
+    \sigma^2(\tfrac2N - \tfrac1N)$, the variance of the full estimate, and Student's t for as many halves. Without
+    halves NaN."""
+    if halves.shape[0] < 2:
+        missing = jnp.full_like(value, jnp.nan)
+        return Interval(value, missing, missing, level)
+    wide = float(stdtrit(halves.shape[0] - 1, (1 + level) / 2)) * jnp.std(halves, axis=0, ddof=1)
+    return Interval(value, value - wide, value + wide, level)
+
+
+def middle(draws: Float[Array, "draws layers"], level: float) -> Interval:
+    """The mean of draws from a null model, with the range of the middle `level` of them; NaN without any."""
+    if draws.shape[0] == 0:
+        missing = jnp.full(draws.shape[1:], jnp.nan, draws.dtype)
+        return Interval(missing, missing, missing, level)
+    low, high = jnp.quantile(draws, jnp.asarray([(1 - level) / 2, (1 + level) / 2], draws.dtype), axis=0)
+    return Interval(jnp.mean(draws, axis=0), low, high, level)
+
+
+def checked_resamples(owner: str, level: float, **counts: int) -> None:
+    """`ValueError` unless the level is inside (0, 1) and each count is 0 or at least 8."""
+    if not 0 < level < 1:
+        raise ValueError(f"{owner}: level={level} must lie strictly between 0 and 1, such as 0.95.")
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int) or (value != 0 and value < 8):
+            raise ValueError(f"{owner}: {name}={value!r} must be an integer of at least 8, or 0 for none.")
+
+
+def refuse_nan(owner: str, estimator: str, value: Array) -> None:
+    """`ValueError` where a layer has no estimate."""
+    if not traced(value) and bool(jnp.any(jnp.isnan(value))):
+        layer = int(jnp.argmax(jnp.isnan(value)))
+        raise ValueError(
+            f'{owner}: "{estimator}" has no value for layer {layer}: its features are constant or linearly '
+            "dependent, or there are too few "
+            "samples for them. Say noise=, project to fewer features, or take another estimator."
+        )

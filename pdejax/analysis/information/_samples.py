@@ -1,0 +1,175 @@
+"""What the estimators of entropy and information take, and how they walk over pairs of samples."""
+
+import math
+from collections.abc import Callable
+from typing import Any, no_type_check
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
+
+from pdejax._types import traced
+
+# Entries of one block of pairs: 32 MB in float64, whatever the number of samples.
+_ENTRIES = 2**22
+
+
+@no_type_check
+def continuous(owner: str, name: str, value: ArrayLike, *, repeats: bool = True) -> Float[Array, "N d"]:
+    """Samples `(N, d)` from `(N,)` or `(N, d)` floats.
+
+    Raises `TypeError`/`ValueError` for other types and shapes, fewer than two samples, values that are not finite, and,
+    with `repeats=False`, for samples of which more than 1 % occur twice: those have no density.
+    """
+    x = jnp.asarray(value)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"{owner}: {name} has type {x.dtype}; it must be real floating-point numbers.")
+    if x.ndim not in (1, 2) or 0 in x.shape:
+        raise ValueError(f"{owner}: {name} has shape {x.shape}; it must be (N,) or (N, d), one row per sample.")
+    x = x[:, None] if x.ndim == 1 else x
+    if x.shape[0] < 2:
+        raise ValueError(f"{owner}: {name} has one sample; at least two are needed.")
+    if not traced(x):
+        seen = np.asarray(x)  # on the host: two small programs less to wait for
+        good = np.isfinite(seen)
+        if not good.all():
+            row = int(np.argmin(good.all(axis=1)))
+            raise ValueError(
+                f"{owner}: {name} has values that are not finite, first in sample {row}; drop those samples."
+            )
+        share = 0.0 if repeats else _share_of_repeats(seen)
+        if share > 0.01:
+            raise ValueError(
+                f"{owner}: {share:.0%} of the samples of {name} occur more than once: discrete or mixed data have no "
+                'density. Give classes as integers, take variant="mixed" of "ksg", "binned", or add noise (noise=, '
+                "key=)."
+            )
+    return x
+
+
+def _share_of_repeats(x: np.ndarray) -> float:
+    """Share of rows that are equal to another row. Equal rows are equal in the first feature: most often that settles
+    it (and the share returned is then one of that feature, at most 1 %)."""
+    first = np.sort(x[:, 0])
+    equal = first[1:] == first[:-1]
+    share = float(np.mean(np.append(equal, False) | np.append(False, equal)))
+    if share <= 0.01 or x.shape[1] == 1:
+        return share
+    _, sizes = np.unique(x, axis=0, return_counts=True)
+    return float(np.sum(sizes[sizes > 1]) / len(x))
+
+
+@no_type_check
+def labels(owner: str, name: str, value: ArrayLike) -> Int[Array, " N"]:
+    """Class labels `(N,)` of integers or booleans; raises `TypeError`/`ValueError` for anything else."""
+    y = jnp.asarray(value)
+    if not is_labels(y):
+        raise TypeError(f"{owner}: {name} has type {y.dtype}; class labels are integers.")
+    y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+    if y.ndim != 1 or y.shape[0] < 2:
+        raise ValueError(f"{owner}: {name} has shape {y.shape}; class labels are integers (N,), two or more.")
+    return y.astype(jnp.int32)
+
+
+def is_labels(value: ArrayLike) -> bool:
+    """Whether these are class labels: integers or booleans."""
+    kind = jnp.asarray(value).dtype
+    return bool(jnp.issubdtype(kind, jnp.integer) or kind == jnp.bool_)
+
+
+@no_type_check
+def sample(owner: str, name: str, value: ArrayLike, *, repeats: bool = True) -> Array:
+    """Floats `(N, d)` or labels `(N,)`, as the type says."""
+    return labels(owner, name, value) if is_labels(value) else continuous(owner, name, value, repeats=repeats)
+
+
+def paired(owner: str, x: Array, y: Array) -> int:
+    """The number of pairs; `ValueError` if the two differ in number."""
+    if x.shape[0] != y.shape[0]:
+        raise ValueError(f"{owner}: x has {x.shape[0]} samples and y {y.shape[0]}; they must be pairs.")
+    return x.shape[0]
+
+
+def checked_neighbours(owner: str, k: int, count: int) -> int:
+    """k as an integer with 1 ≤ k < N, else `ValueError`."""
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise ValueError(f"{owner}: k={k!r} must be an integer of at least 1; 3 to 5 is usual.")
+    if count <= k:
+        raise ValueError(f"{owner}: {count} samples have no k={k} neighbours each; take k < {count} or more samples.")
+    return k
+
+
+def group(x: Int[Array, " N"]) -> Int[Array, " N"]:
+    """Codes 0, 1, … of the values of x in ascending order, each below N."""
+    order = jnp.argsort(x)
+    ranked = x[order]
+    new = jnp.concatenate([jnp.zeros(1, jnp.int32), (ranked[1:] != ranked[:-1]).astype(jnp.int32)])
+    return jnp.zeros_like(new).at[order].set(jnp.cumsum(new, dtype=jnp.int32))
+
+
+def group_rows(x: Array) -> Int[Array, " N"]:
+    """Codes 0, 1, …, below N, equal where rows of `x (N, d)` are equal. d sorts, O(N) memory."""
+    count = x.shape[0]
+
+    def add(codes, column):
+        ranked = jnp.sort(column)
+        # Equal values have equal places.
+        return joint(codes, jnp.searchsorted(ranked, column).astype(jnp.int32)), None
+
+    return lax.scan(add, jnp.zeros(count, jnp.int32), x.T)[0]
+
+
+def joint(a: Int[Array, " N"], b: Int[Array, " N"]) -> Int[Array, " N"]:
+    """Codes below N of the pairs (a, b), without their product, which may not fit an integer."""
+    order = jnp.lexsort((b, a))
+    first, second = a[order], b[order]
+    new = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
+    ranks = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(new, dtype=jnp.int32)])
+    return jnp.zeros(a.shape[0], jnp.int32).at[order].set(ranks)
+
+
+@jax.jit
+def repeated_share(x: Float[Array, "N d"]) -> Float[Array, ""]:
+    """Share of rows that are equal to another row."""
+    codes = group_rows(x)
+    counts = jnp.zeros(x.shape[0], jnp.int32).at[codes].add(1)
+    return jnp.mean((counts[codes] > 1).astype(x.dtype))
+
+
+def by_block(function: Callable, rows: tuple[Array, ...], count: int) -> Any:
+    """`function(block of rows) -> array or tree, rows along the last axis of size b` over all `count` rows, one block
+    after another: blocks of at most 256 rows and 2²² pairs."""
+    size = max(1, min(256, _ENTRIES // count, count))
+    blocks = math.ceil(count / size)
+    # The last block repeats the last row; what it gives is cut off.
+    index = jnp.minimum(jnp.arange(blocks * size), count - 1).reshape(blocks, size)
+    found = lax.map(lambda i: function(*jax.tree.map(lambda a: a[i], rows)), index)
+    return jax.tree.map(lambda a: a.reshape(blocks * size, *a.shape[2:])[:count], found)
+
+
+def square_distance(at: Float[Array, "N d"], rows: Float[Array, "b d"]) -> Float[Array, "N b"]:
+    """Squared Euclidean distances, summed feature by feature: no cancellation, O(N b) memory."""
+    start = jnp.zeros((at.shape[0], rows.shape[0]), at.dtype)
+    if at.shape[1] <= 8:  # one fused pass
+        for feature in range(at.shape[1]):
+            start = start + (at[:, feature, None] - rows[None, :, feature]) ** 2
+        return start
+    return lax.scan(lambda total, c: (total + (c[0][:, None] - c[1][None]) ** 2, None), start, (at.T, rows.T))[0]
+
+
+def standard(x: Float[Array, "N d"]) -> Float[Array, "N d"]:
+    """Features centred, with variance 1; constant ones become 0."""
+    off = x - jnp.mean(x, axis=0, keepdims=True)
+    scale = jnp.sqrt(jnp.mean(off**2, axis=0, keepdims=True))
+    return off / jnp.where(scale > 0, scale, 1)
+
+
+def poisoned(value: Float[Array, ""], *given: Array) -> Float[Array, ""]:
+    """NaN where any given float is not finite: comparisons would hide it."""
+    good: Bool[Array, ""] = jnp.asarray(True)
+    for x in given:
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            good = good & jnp.all(jnp.isfinite(x))
+    return jnp.where(good, value, jnp.nan)

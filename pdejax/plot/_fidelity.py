@@ -1,0 +1,133 @@
+"""Fidelity by layer, correlation by layer, and fidelity to the input along depth."""
+
+from typing import TYPE_CHECKING, no_type_check
+
+import numpy as np
+
+from pdejax.analysis._correlation import LayerCorrelation
+from pdejax.analysis._layer_similarity import AgainstNulls
+from pdejax.analysis._residual_decay import ResidualDecay
+from pdejax.analysis._trajectory_fidelity import TrajectoryFidelity
+from pdejax.plot._style import DEPTH, LAYER, NULL, axes_of, band, legend, whole_layers
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_LABELS = {
+    "mse": "mean squared error (state²)",
+    "relative_error": "relative error ‖a − b‖/‖b‖",
+    "cosine": "cosine, token by token",
+    "sequence_cosine": "cosine, sequence by sequence",
+    "pearson": "Pearson correlation",
+    "spearman": "Spearman correlation",
+    "cka": "linear CKA",
+    "cka_debiased": "linear CKA, debiased",
+    "procrustes": "Procrustes distance",
+}
+_NULLS = {"tokens": ("tokens shuffled", "--"), "features": ("features shuffled", ":"), "untrained": ("untrained", "-.")}
+
+
+@no_type_check
+def trajectory_fidelity(record: TrajectoryFidelity, measure: str = "cosine", *, ax: "Axes | None" = None) -> "Axes":
+    """One measure of a `TrajectoryFidelity` by layer with its interval, the nulls beside it as grey lines with theirs.
+
+    Raises `ValueError` for a measure that the record does not have.
+    """
+    figure = _measure("trajectory_fidelity", record.layers, measure)
+    ax = axes_of(ax)
+    x = np.arange(len(np.asarray(figure.value.value)))
+    _against(ax, x, figure, "tested against reference", 0)
+    ax.set(xlabel=LAYER, ylabel=_LABELS[measure])
+    whole_layers(ax)
+    legend(ax, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return ax
+
+
+@no_type_check
+def layer_correlation(
+    records: "LayerCorrelation | dict[str, LayerCorrelation]", measure: str = "pearson", *, ax: "Axes | None" = None
+) -> "Axes":
+    """Correlation by layer of one system, or of several by their names, each with its interval and, in grey, its
+    token-shuffled (and untrained) null with the markers of its system. The axis counts the later layer of each pair.
+
+    Raises `ValueError` for a measure that the records do not have, or no record.
+    """
+    records = {"": records} if isinstance(records, LayerCorrelation) else dict(records)
+    if not records:
+        raise ValueError("layer_correlation: records is empty; give a LayerCorrelation or several by name.")
+    ax = axes_of(ax)
+    ends = {0}
+    for index, (name, record) in enumerate(records.items()):
+        x = np.array([pair[0] for pair in record.pairs])
+        _against(ax, x, _measure("layer_correlation", record, measure), name or _LABELS[measure], index)
+        ends = {pair[1] for pair in record.pairs}
+    paired = {i - j for record in records.values() for i, j in record.pairs}
+    what = (
+        "with the input"
+        if ends == {0} and paired != {0}
+        else "with the layer before"
+        if paired == {1}
+        else "of both systems"
+    )
+    ax.set(xlabel=LAYER, ylabel=f"{_LABELS[measure]} {what}")
+    whole_layers(ax)
+    legend(ax, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return ax
+
+
+@no_type_check
+def residual_decay(records: "ResidualDecay | dict[str, ResidualDecay]", *, ax: "Axes | None" = None) -> "Axes":
+    """Fidelity to the input ρ(t) with its interval, of one system or of several by their names; beside it the null (the input's
+    tokens shuffled, dashed), the sharp lower bound (solid, thin) and the claimed one of v2 (17) (dotted), where known.
+
+    Raises `ValueError` for no record.
+    """
+    records = {"fidelity ρ(t)": records} if isinstance(records, ResidualDecay) else dict(records)
+    if not records:
+        raise ValueError("residual_decay: records is empty; give a ResidualDecay or several by name.")
+    ax = axes_of(ax)
+    for index, (name, record) in enumerate(records.items()):
+        x = np.asarray(record.ts)
+        band(ax, x, record.rho.value, record.rho.low, record.rho.high, index=index, label=name)
+        colour = ax.lines[-1].get_color()
+        first = index == 0
+        if record.null is not None:
+            ax.plot(x, record.null.value, **NULL, label="input shuffled" if first else "_")
+        if record.sharp is not None:
+            ax.plot(x, record.sharp, color=colour, linewidth=0.9, label="sharp bound" if first else "_")
+            ax.plot(
+                x,
+                record.claimed,
+                color=colour,
+                linewidth=1.2,
+                linestyle=":",
+                label="bound of v2 (17)" if first else "_",
+            )
+    ax.set(xlabel=DEPTH, ylabel="fidelity ρ(t), cosine with the input", ylim=(-1.05, 1.05))
+    legend(ax, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return ax
+
+
+@no_type_check
+def _measure(owner: str, record, measure: str) -> AgainstNulls:
+    has = [name for name in _LABELS if getattr(record, name, None) is not None]
+    if measure not in has:
+        raise ValueError(f"{owner}: measure={measure!r} is not in this record; choose one of {has}.")
+    return getattr(record, measure)
+
+
+@no_type_check
+def _against(ax: "Axes", x: np.ndarray, figure: AgainstNulls, label: str, index: int) -> None:
+    band(ax, x, figure.value.value, figure.value.low, figure.value.high, index=index, label=label)
+    marker = ax.lines[-1].get_marker()
+    for name, (text, dash) in _NULLS.items():
+        null = getattr(figure, name)
+        if null is None:
+            continue
+        # One label for a null of several systems, whose markers tell them apart.
+        known = any(line.get_label() == text for line in ax.lines)
+        style = NULL | {"linestyle": dash, "marker": marker, "markersize": 3}
+        ax.plot(x, null.null.value, **style, label="_" if known else text)
+        if np.all(np.isfinite(np.asarray(null.null.low))):
+            low, high = np.asarray(null.null.low), np.asarray(null.null.high)
+            ax.fill_between(x, low, high, color=NULL["color"], alpha=0.15, linewidth=0)

@@ -1,0 +1,33 @@
+"""Plot of the statistics of representations by layer."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, no_type_check
+
+import numpy as np
+
+from pdejax.analysis._representation import Representation
+from pdejax.plot._spectral import compared, panels_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@no_type_check
+def representation(record: Representation, *, ax: "Sequence[Axes] | None" = None) -> np.ndarray:
+    """Participation ratio, effective rank, sparsity, magnitude, and both readings of diversity by layer, each beside its null.
+    Takes and returns six Axes."""
+    axes = panels_of("representation", ax, 6, 8.4, 2.6)
+    panels = (
+        (record.participation_ratio, "participation ratio / d"),
+        (record.effective_rank, "effective rank"),
+        (record.sparsity, f"share of |u| < {float(record.threshold):g}"),
+        (record.magnitude, "mean |u| (units of u)"),
+        (record.diversity, "variance of pooled u (units²)"),
+        (record.diversity_cosine, "1 − cosine of pooled u"),
+    )
+    for panel, (figure, name) in zip(axes, panels, strict=True):
+        compared(panel, figure, "hidden states", f"{record.null} null")
+        panel.set_ylabel(name)
+        if panel is not axes[0] and panel.get_legend() is not None:
+            panel.get_legend().remove()
+    return axes

@@ -1,0 +1,154 @@
+"""Plots of spectra: amplitudes and cumulative energy, their likeness, low-pass filtering, eigenvalues of QK and OV."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, no_type_check
+
+import numpy as np
+
+from pdejax.analysis._bootstrap import Compared
+from pdejax.analysis._spectral import AmplitudeSpectrum, LowPass, SpectralSimilarity
+from pdejax.analysis._weight_spectra import AttentionSpectra
+from pdejax.plot._style import COLOURS, LAYER, MARKERS, NULL, axes_of, band, legend, whole_layers
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@no_type_check
+def amplitude_spectrum(
+    *spectra: AmplitudeSpectrum,
+    labels: Sequence[str] | None = None,
+    layer: int = -1,
+    ax: "Sequence[Axes] | None" = None,
+) -> "np.ndarray":
+    """Amplitudes and cumulative energy of one layer of one or several systems, with intervals; the null is the first
+    system's with shuffled tokens or features. Takes and returns two Axes, amplitudes on the left.
+
+    Raises `ValueError` for no spectrum, spectra along different axes, or labels that are not as many.
+    """
+    if not spectra or len({s.axis for s in spectra}) > 1:
+        raise ValueError("amplitude_spectrum: give one or more spectra along the same axis.")
+    names = [f"system {i + 1}" for i in range(len(spectra))] if labels is None else list(labels)
+    if len(names) != len(spectra):
+        raise ValueError(f"amplitude_spectrum: {len(names)} labels for {len(spectra)} spectra.")
+    left, right = axes = panels_of("amplitude_spectrum", ax, 2, 7.6, 3.4)
+    for i, (spectrum, name) in enumerate(zip(spectra, names, strict=True)):
+        f = np.asarray(spectrum.frequencies)
+        for panel, figure in ((left, spectrum.amplitude), (right, spectrum.cumulative)):
+            value = figure.value
+            panel.plot(
+                f, value.value[layer], color=COLOURS[i % len(COLOURS)], linestyle=("-", "-.", ":")[i % 3], label=name
+            )
+            _shade(panel, f, value.low[layer], value.high[layer], COLOURS[i % len(COLOURS)])
+            if i == 0:
+                panel.plot(f, figure.null.value[layer], label=f"{name}, {spectrum.axis}s shuffled", **NULL)
+    unit = f"frequency (cycles per {spectra[0].axis})"
+    left.set(xlabel=unit, ylabel="mean amplitude (units of u)", yscale="log")
+    right.set(xlabel=unit, ylabel="cumulative share of energy", ylim=(0, 1.03))
+    left.set_title(f"layer {layer % spectra[0].power.shape[0]}", fontsize=9)
+    legend(left)
+    return axes
+
+
+@no_type_check
+def spectral_similarity(
+    record: SpectralSimilarity, *, axis: Literal["token", "feature"] = "token", ax: "Axes | None" = None
+) -> "Axes":
+    """Cosine of amplitude spectra by layer, every null beside it, and the correlation of log spectra, which does not profit
+    from amplitudes being positive. Raises `ValueError` where there is no spectrum along features."""
+    found = record.token if axis == "token" else record.feature
+    if found is None:
+        raise ValueError("spectral_similarity: the systems differ in width, so nothing was compared along features.")
+    ax = axes_of(ax)
+    first = next(iter(found.values()))
+    layers = np.arange(first.cosine.value.value.shape[0])
+    for i, (figure, name) in enumerate(
+        ((first.cosine, "cosine"), (first.log_correlation, "correlation of logarithms"))
+    ):
+        band(ax, layers, figure.value.value, figure.value.low, figure.value.high, index=i, label=name)
+    for i, (name, agreement) in enumerate(found.items()):
+        style = {**NULL, "linestyle": ("--", ":", "-.")[i % 3]}
+        ax.plot(layers, agreement.cosine.null.value, label=f"cosine, {name}", **style)
+    ax.set(xlabel=LAYER, ylabel=f"likeness of spectra along {axis}s")
+    ax.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+    whole_layers(ax)
+    legend(ax)
+    return ax
+
+
+@no_type_check
+def low_pass_ratio(record: LowPass, *, ax: "Axes | None" = None) -> "Axes":
+    """Non-constant share of the energy by layer, beside tokens in random directions."""
+    ax = axes_of(ax)
+    compared(ax, record.share, "hidden states", "random directions")
+    ax.set(xlabel=LAYER, ylabel="non-constant share of energy", ylim=(0, 1.05))
+    return ax
+
+
+@no_type_check
+def attention_spectra(
+    record: AttentionSpectra, *, layer: int | None = None, ax: "Sequence[Axes] | None" = None
+) -> "np.ndarray":
+    """Eigenvalues of the QK and the OV circuit in the complex plane, in units of each head's null radius, so that heads share
+    one circle; one layer (a colour per head) or all of them (a colour per layer). Takes and returns two Axes."""
+    axes = panels_of("attention_spectra", ax, 2, 7.2, 3.6)
+    parts = ((record.qk, record.qk_null, record.qk_radius, "QK"), (record.ov, record.ov_null, record.ov_radius, "OV"))
+    for panel, (circuit, null, radius, name) in zip(axes, parts, strict=True):
+        scale = np.where(np.asarray(radius) > 0, np.asarray(radius), 1)[..., None]
+        values, drawn = np.asarray(circuit.eigenvalues) / scale, np.asarray(null.eigenvalues) / scale
+        if layer is not None:
+            values, drawn = values[layer][:, None], drawn[layer][:, None]
+        panel.scatter(drawn.real, drawn.imag, s=8, color="0.7", label="Gaussian weights")
+        number = values.shape[0]
+        what = "layer" if layer is None else "head"
+        for i in range(number):
+            shown = what + f" {i}" if number <= len(COLOURS) else None
+            panel.scatter(
+                values[i].real,
+                values[i].imag,
+                s=12,
+                marker=MARKERS[i % len(MARKERS)],
+                facecolors="none",
+                edgecolors=COLOURS[i % len(COLOURS)],
+                linewidths=0.8,
+                label=shown,
+            )
+        turn = np.linspace(0, 2 * np.pi, 201)
+        panel.plot(np.cos(turn), np.sin(turn), **{**NULL, "linewidth": 1.0})
+        reach = 1.08 * max(1.0, *(float(np.max(np.abs([x.real, x.imag]))) for x in (values, drawn)))
+        panel.set(xlabel=f"Re λ({name}) / null radius", ylabel=f"Im λ({name}) / null radius", aspect="equal")
+        panel.set(xlim=(-reach, reach), ylim=(-reach, reach))
+    legend(axes[1], loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return axes
+
+
+@no_type_check
+def compared(ax: "Axes", figure: Compared, label: str, null: str, *, index: int = 0, style: str = "--") -> None:
+    """A figure by layer with its interval, and its null's."""
+    layers = np.arange(figure.value.value.shape[0])
+    band(ax, layers, figure.value.value, figure.value.low, figure.value.high, index=index, label=label)
+    ax.plot(layers, figure.null.value, label=null, **{**NULL, "linestyle": style})
+    _shade(ax, layers, figure.null.low, figure.null.high, NULL["color"])
+    ax.set_xlabel(LAYER)
+    whole_layers(ax)
+    legend(ax)
+
+
+def _shade(ax: "Axes", x, low, high, colour) -> None:
+    if np.all(np.isfinite(np.asarray(low))):
+        ax.fill_between(x, np.asarray(low), np.asarray(high), color=colour, alpha=0.2, linewidth=0)
+
+
+@no_type_check
+def panels_of(owner: str, ax, number: int, width: float, height: float) -> np.ndarray:
+    """The Axes given, as many as needed, or those of a new figure, in a row or two."""
+    if ax is None:
+        from matplotlib.figure import Figure
+
+        rows = 1 if number <= 3 else 2
+        figure = Figure(figsize=(width, height * rows), layout="constrained")
+        ax = figure.subplots(rows, -(-number // rows)).ravel()
+    found = np.asarray(ax, dtype=object).ravel()
+    if found.size != number:
+        raise ValueError(f"{owner}: ax holds {found.size} Axes; {number} are needed.")
+    return np.array([axes_of(one) for one in found], dtype=object)
