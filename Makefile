@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= out
 
 .DEFAULT_GOAL := help
-.PHONY: help convergence stability stiff verify test slow check format wheel speed clean
+.PHONY: help convergence stability stiff verify claims reproduce test slow check format wheel speed analysis docs clean
 
 help:
 	@echo "make convergence   measure the continuum limit on real input (results in $(OUT)/)"
@@ -16,6 +16,10 @@ help:
 	@echo "make slow          run the tests of more than about five seconds, which CI runs too"
 	@echo "make check         formatting, lint and types"
 	@echo "make speed         speed and memory benchmarks (installs PyTorch)"
+	@echo "make claims        a verdict on every claim of the papers, recomputed"
+	@echo "make reproduce     the papers' experiments, and one page of the results"
+	@echo "make analysis      what the analyses cost beside scikit-learn and NumPy"
+	@echo "make docs          the documentation site, in site/"
 	@echo "make wheel         build the wheel and compare its contents"
 	@echo "Another Python:    make test PYTHON=python3.13"
 
@@ -39,6 +43,10 @@ $(VENV)/.bench: $(VENV)/.base
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
 	@touch $@
 
+$(VENV)/.docs: $(VENV)/.base
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	@touch $@
+
 convergence: $(VENV)/.base
 	$(BIN)/python benchmarks/convergence.py --out $(OUT) $(ARGS)
 
@@ -47,6 +55,16 @@ stability: $(VENV)/.base
 
 stiff: $(VENV)/.base
 	$(BIN)/python benchmarks/stiff.py --out $(OUT) $(ARGS)
+
+claims: $(VENV)/.base
+	$(BIN)/pdejax claims --out $(OUT) $(ARGS)
+
+reproduce: $(VENV)/.base
+	$(BIN)/pdejax reproduce --out $(OUT)/reproduce $(ARGS)
+	$(BIN)/pdejax report $(OUT)/reproduce
+
+analysis: $(VENV)/.base
+	$(BIN)/python benchmarks/analysis.py --out $(OUT) $(ARGS)
 
 verify: $(VENV)/.base
 	$(BIN)/pdejax verify $(ARGS)
@@ -70,6 +88,9 @@ format: $(VENV)/.dev
 
 wheel: $(VENV)/.test
 	$(BIN)/python -m pytest tests/test_layout.py -m wheel $(ARGS)
+
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 speed: $(VENV)/.bench
 	$(BIN)/python benchmarks/speed.py --out $(OUT) $(ARGS)

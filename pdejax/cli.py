@@ -1,4 +1,4 @@
-"""The command line: `pdejax verify | convergence | stability | stiff | train | algorithm1 | info`."""
+"""The command line: `pdejax verify | convergence | stability | stiff | train | analyze | reproduce | claims | report | …`."""
 
 import argparse
 import dataclasses
@@ -17,6 +17,10 @@ EXAMPLES = """examples:
   pdejax stability --out out                         largest stable steps, predicted and measured, and maps
   pdejax stiff --out out                             what each solver costs on a stiff field
   pdejax train digits --out out/digits               train a Transformer; the same command goes on after a stop
+  pdejax analyze out/digits --out out/analysis       every analysis of it, beside null models
+  pdejax reproduce --out out/reproduce               the papers' experiments: theirs, ours, a null model
+  pdejax claims --out out/reproduce                  a verdict on every claim, with its evidence
+  pdejax report out/reproduce                        one page of all that
   pdejax algorithm1 --out out                        v1's Algorithm 1 with each of the signs it prints
   pdejax info                                        versions, devices, precision
 """
@@ -59,7 +63,31 @@ def _parser() -> argparse.ArgumentParser:
     _add_convergence(commands)
     _add_studies(commands)
     _add_training(commands)
+    _add_papers(commands)
     return parser
+
+
+def _add_papers(commands) -> None:
+    from pdejax.report import _command as report
+    from pdejax.studies import _analyze_command as analyze
+    from pdejax.studies.claims import _command as claims
+    from pdejax.studies.reproduce import _command as reproduce
+
+    for name, module, text in (
+        ("analyze", analyze, "every analysis on a trained model"),
+        ("reproduce", reproduce, "the papers' experiments: theirs, ours, a null model"),
+        ("claims", claims, "a verdict on every claim of the papers, recomputed"),
+        ("report", report, "one page from the results of reproduce and claims"),
+    ):
+        command = commands.add_parser(
+            name,
+            help=text,
+            description=module.DESCRIPTION,
+            epilog=getattr(module, "EXAMPLES", None),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
 
 
 def _add_training(commands) -> None:

@@ -25,7 +25,9 @@ def stopped(arguments, capsys):
     return stop.value.code, capsys.readouterr()
 
 
-@pytest.mark.parametrize("command", [[], ["verify"], ["convergence"], ["info"]])
+@pytest.mark.parametrize(
+    "command", [[], *([name] for name in ("verify", "convergence", "info", "analyze", "reproduce", "claims", "report"))]
+)
 def test_help(command, capsys):
     code, printed = stopped([*command, "--help"], capsys)
     assert code == 0 and printed.err == ""

@@ -33,6 +33,7 @@ LAYERS = (
     ("pdejax.training",),
     ("pdejax.plot",),
     ("pdejax.studies",),
+    ("pdejax.report",),
     ("pdejax.cli",),
 )
 # fmt: off
@@ -217,6 +218,8 @@ def test_wheel_holds_every_module_once(tmp_path):
             *(str(p.relative_to(ROOT)) for p in (ROOT / "pdejax").rglob("*.py") if "pdejax/solvers" not in str(p)),
             *("pdejax/" + str(p.relative_to(ROOT)) for p in (ROOT / "solvers").rglob("*.py")),
             "pdejax/py.typed",
+            "pdejax/report/style.css",
+            "pdejax/report/table.js",
         ]
     )
     assert packed == expected

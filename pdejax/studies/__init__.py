@@ -3,6 +3,8 @@
 from pdejax.studies._algorithm1 import Algorithm1Result as Algorithm1Result
 from pdejax.studies._algorithm1 import algorithm1 as algorithm1
 from pdejax.studies._algorithm1_config import Algorithm1Config as Algorithm1Config
+from pdejax.studies._analyze import AnalyzeResult as AnalyzeResult
+from pdejax.studies._analyze import analyze as analyze
 from pdejax.studies._claim_c3 import ClaimC3 as ClaimC3
 from pdejax.studies._claim_c3 import claim_c3 as claim_c3
 from pdejax.studies._claims_stability import Evidence as Evidence

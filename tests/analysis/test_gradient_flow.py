@@ -58,6 +58,7 @@ def test_linear_field_in_closed_form():
     assert found.parameters is None and found.null is None and found.ratio is None
 
 
+@pytest.mark.slow
 def test_transformer_against_training_and_plain_gradients(model, measured):
     x, y, mask = batch()
     pure, static = pdejax.training.split_model(model)

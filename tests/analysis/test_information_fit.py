@@ -124,6 +124,7 @@ def test_a_trained_critic_saturates_below_log_b():
         assert share > 0.9 if saturated else share < 0.1
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_in_both_precisions():
     for dtype, makers in ((jnp.float32, (InfoNCE, CLUB, BarberAgakov, PaperEstimate)), (jnp.float64, (InfoNCE,))):
         x, t = (a.astype(dtype) for a in correlated(0.9, 2)(jax.random.key(0), 512))

@@ -81,6 +81,7 @@ def built(name: str):
     return model, params, static, aux, gradient
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_switch_has_states_maps_and_finite_gradients(name):
     model, _, _, (logits, states, maps), gradient = built(name)

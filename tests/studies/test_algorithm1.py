@@ -214,6 +214,7 @@ def test_an_interrupted_study_goes_on_from_its_finished_runs(finished, tmp_path)
         np.testing.assert_allclose(ours["curves"]["loss"], theirs["curves"]["loss"], rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_command_prints_its_tables(tmp_path, capsys):
     import argparse
 

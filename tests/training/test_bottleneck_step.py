@@ -141,6 +141,7 @@ def test_training_shows_what_the_signs_do(make):
     assert ends["algorithm 1"][1] > 1.1 * information
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("single", [True, False])
 def test_the_flax_transformer_trains_with_it(single):
     from flax import nnx

@@ -120,6 +120,7 @@ def test_the_later_of_two_equal_ones_is_better(tmp_path):
     assert checkpoints.best() == [3] and checkpoints.steps() == [3]
 
 
+@pytest.mark.slow
 def test_any_flipped_byte_is_noticed(tmp_path):
     """One bit of each file, twice: another state is never read."""
     whole, damaged = tmp_path / "whole", tmp_path / "damaged"

@@ -1,0 +1,122 @@
+"""C17: v1 A.4, "smooth activation functions, such as ReLU"."""
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from pdejax.analysis import fit_order
+from pdejax.solvers import RK4, Heun
+from pdejax.solvers._base import fresh_step
+from pdejax.studies.claims._record import (
+    CONDITIONAL,
+    FAILS,
+    HOLDS,
+    Claim,
+    Counterexample,
+    Evidence,
+    Measured,
+    Verdict,
+    over_seeds,
+    value,
+)
+from pdejax.terms import FeedForward
+from pdejax.terms._reaction import ACTIVATIONS
+
+SMOOTH = ("gelu", "silu", "tanh")
+COUNTS = (8, 16, 32, 64)
+KINKS = 200
+REFERENCE = 2048
+
+
+def measure(seed: int, seeds: int) -> Measured:
+    """The jump of σ′ at 0; the largest slope of σ; and the order of RK4 on u′ = 1 + σ(u − c), u(0) = 0, which passes c on the
+    way to t = 1: root mean square error over many c drawn from [0.2, 0.8], since a single error depends on where in a step
+    the kink lies. With ReLU the solution is known, c − 1 + e^{t−c}."""
+    jumps = {name: _jump(name) for name in ("relu", *SMOOTH)}
+    orders: dict[str, list[float]] = {"relu": [], "relu_heun": [], "gelu": []}
+    for s in range(seeds):
+        c = jnp.asarray(np.random.default_rng([seed, s]).uniform(0.2, 0.8, KINKS))
+        for name, scheme in (("relu", "rk4"), ("relu_heun", "heun"), ("gelu", "rk4")):
+            activation = name.split("_")[0]
+            # A fine solution in place of GELU's, which has no closed form.
+            exact = (
+                c - 1 + jnp.exp(1 - c) if activation == "relu" else _ends(c, "rk4", activation, jnp.asarray(REFERENCE))
+            )
+            errors = [
+                float(jnp.sqrt(jnp.mean((_ends(c, scheme, activation, jnp.asarray(n)) - exact) ** 2))) for n in COUNTS
+            ]
+            orders[name].append(fit_order([1 / n for n in COUNTS], errors, last=len(COUNTS)).order)
+    figures = {
+        "derivative_jump_relu": jumps["relu"],
+        "order_rk4_relu": over_seeds(orders["relu"]),
+        "order_heun_relu": over_seeds(orders["relu_heun"]),
+    }
+    corrected = {
+        "lipschitz_constant_relu": _slope("relu"),
+        **{f"derivative_jump_{name}": jumps[name] for name in SMOOTH},
+        "order_rk4_gelu": over_seeds(orders["gelu"]),
+    }
+    return Measured(figures, corrected, smallest())
+
+
+def judge(evidence: Evidence) -> Verdict:
+    """Smooth means that the derivative does not jump and that schemes keep their order: both, one of them, or neither."""
+    smooth = evidence["derivative_jump_relu"] < 1e-6
+    kept = value(evidence["order_rk4_relu"]) > 3.5
+    return HOLDS if smooth and kept else CONDITIONAL if smooth or kept else FAILS
+
+
+def _jump(name: str) -> float:
+    slope = jax.grad(lambda z: ACTIVATIONS[name](z))
+    return abs(float(slope(1e-9)) - float(slope(-1e-9)))
+
+
+def _slope(name: str) -> float:
+    """The largest slope of a chord between neighbours on [−6, 6]."""
+    z = np.linspace(-6, 6, 2401)
+    values = np.asarray(ACTIVATIONS[name](jnp.asarray(z)))
+    return float(np.max(np.abs(np.diff(values) / np.diff(z))))
+
+
+@eqx.filter_jit
+def _ends(kinks: Array, scheme: str, activation: str, steps: Array) -> Array:
+    """u(1) for every kink, by that many steps."""
+    solver = RK4() if scheme == "rk4" else Heun()
+    network = FeedForward(1, 1, key=jax.random.key(0), activation=activation)
+
+    def one(c):
+        one = jnp.ones((1, 1))
+        term = eqx.tree_at(lambda r: (r.w1, r.b1, r.w2, r.b2), network, (one, -c[None], one, jnp.ones(1)))
+        h = 1.0 / steps.astype(float)
+
+        def step(_, u):
+            return fresh_step(solver, diffrax.ODETerm(term), jnp.zeros_like(h), h, u, None)[0]
+
+        return jax.lax.fori_loop(0, steps, step, jnp.zeros((1, 1)))[0, 0]
+
+    return jax.vmap(one)(kinks)
+
+
+def smallest() -> Counterexample:
+    """The slopes of max(0, z) on both sides of 0."""
+    z = np.array([-1e-3, 0.0, 1e-3])
+    return Counterexample(
+        "σ(z) = max(0, z) at three points: the left slope at 0 is 0, the right one 1.",
+        {"z": z, "sigma": np.maximum(z, 0)},
+    )
+
+
+C17 = Claim(
+    id="C17",
+    statement="smooth activation functions, such as ReLU, satisfy the conditions of Theorem 1",
+    source="v1 A.4",
+    condition="ReLU is Lipschitz with constant 1, which is enough for existence and uniqueness, but its derivative jumps by 1 "
+    "at 0: no scheme keeps an order above 2. GELU, SiLU and tanh are smooth",
+    code="pdejax.studies.claims._c17_activations.measure",
+    headline=("derivative_jump_relu", "order_rk4_relu", "order_rk4_gelu"),
+    measure=measure,
+    judge=judge,
+)

@@ -1,0 +1,159 @@
+"""C1: v2 Thm 3.2, the continuum limit and its rate."""
+
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from pdejax._depth import DepthVarying, smooth_random
+from pdejax._equation import MasterEquation
+from pdejax.analysis import fit_order, mesh_norm
+from pdejax.solvers import RK4, Euler, Heun, LieTrotter, Strang
+from pdejax.solvers._base import fresh_step
+from pdejax.studies._regimes import iid_spread
+from pdejax.studies.claims._record import (
+    CONDITIONAL,
+    FAILS,
+    HOLDS,
+    Claim,
+    Counterexample,
+    Evidence,
+    Measured,
+    Verdict,
+    over_seeds,
+    value,
+)
+from pdejax.terms import Attention, FeedForward
+
+TOKENS, DIM, DEPTHS = 6, 4, 4
+COUNTS = (16, 32, 64, 128)
+REFERENCE = {"gelu": 512, "relu": 2048}  # RK4 steps: a 250th of the finest error
+LAYERS, DRAWS = (4, 16, 64), 16
+SCHEMES = {
+    "euler": Euler,
+    "lie": lambda: LieTrotter((Euler(), Euler())),
+    "heun": Heun,
+    "rk4": RK4,
+    "strang_euler": lambda: Strang((Euler(), Euler())),
+    "strang_heun": lambda: Strang((Heun(), Heun())),
+}
+
+
+def measure(seed: int, seeds: int) -> Measured:
+    """Fitted orders of the error, the largest over depths, of networks of 16 to 128 layers with weights smooth in depth; and
+    how the spread between networks of independent layers changes with their number."""
+    keys = jax.random.split(jax.random.key(seed), seeds)
+    orders = {name: over_seeds(values) for name, values in smooth_orders(keys).items()}
+    spread = {
+        scaling: over_seeds([_exponent(jax.random.fold_in(key, 1), scaling) for key in keys])
+        for scaling in ("1/L", "1/sqrt(L)")
+    }
+    figures = {
+        "order_euler": orders["euler"],
+        "order_lie": orders["lie"],
+        "iid_spread_exponent_at_scale_1_by_sqrt_L": spread["1/sqrt(L)"],
+        "iid_spread_exponent_at_scale_1_by_L": spread["1/L"],
+    }
+    corrected = {f"order_{name}": found for name, found in orders.items() if name not in ("euler", "lie")}
+    return Measured(figures, corrected, smallest(seed))
+
+
+def judge(evidence: Evidence) -> Verdict:
+    """Order 1 with smooth weights, else it fails; conditional if independent layers keep their spread."""
+    if any(abs(value(evidence[name]) - 1) > 0.15 for name in ("order_euler", "order_lie")):
+        return FAILS
+    no_limit = value(evidence["iid_spread_exponent_at_scale_1_by_sqrt_L"]) > -0.25
+    return CONDITIONAL if no_limit else HOLDS
+
+
+def smooth_orders(keys: Array) -> dict[str, list[float]]:
+    """By scheme, the fitted order for each seed; `rk4_relu`: with ReLU in place of GELU."""
+    found: dict[str, list[float]] = {}
+    for activation, names in (("gelu", tuple(SCHEMES)), ("relu", ("rk4",))):
+        equations, starts = draw(keys, activation)
+        exact = trajectories(equations, starts, "rk4", jnp.asarray(REFERENCE[activation]))
+        for name in names:
+            errors = []
+            for count in COUNTS:
+                us = trajectories(equations, starts, name, jnp.asarray(count))
+                errors.append(np.asarray(jnp.max(mesh_norm(us - exact), axis=1)))
+            label = name if activation == "gelu" else f"{name}_{activation}"
+            steps = [1 / count for count in COUNTS]
+            found[label] = [fit_order(steps, e, last=len(COUNTS)).order for e in np.stack(errors, axis=1)]
+    return found
+
+
+@eqx.filter_jit
+def draw(keys: Array, activation: str) -> tuple[DepthVarying, Array]:
+    """A random equation, smooth in depth, and an initial field for each key."""
+
+    def one(key):
+        k1, k2, k3, k4 = jax.random.split(key, 4)
+        network = FeedForward(DIM, 8, key=k2, activation=activation)
+        base = MasterEquation(interaction=Attention(DIM, key=k1), reaction=network)
+        return smooth_random(base, 1.0, key=k3, modes=2), jax.random.normal(k4, (TOKENS, DIM))
+
+    return eqx.filter_vmap(one)(keys)
+
+
+@eqx.filter_jit
+def trajectories(equations: DepthVarying, starts: Array, scheme: str, steps: Array) -> Array:
+    """States `(seeds, depths, n, d)` at equal depths of [0, 1], with that many steps in all."""
+    solver: Any = SCHEMES[scheme]()
+    split = isinstance(solver, LieTrotter | Strang)
+    h = 1.0 / steps.astype(float)
+    inner = steps // DEPTHS
+
+    def one(equation, u0):
+        terms = equation.multiterm() if split else diffrax.ODETerm(equation)
+
+        def step(i, carry):
+            first, u = carry
+            t = (first + i).astype(float) * h
+            return first, fresh_step(solver, terms, t, t + h, u, None)[0]
+
+        def block(u, k):
+            u = jax.lax.fori_loop(0, inner, step, (k * inner, u))[1]
+            return u, u
+
+        return jax.lax.scan(block, u0, jnp.arange(DEPTHS))[1]
+
+    return eqx.filter_vmap(one)(equations, starts)
+
+
+def _exponent(key: Array, scaling: str) -> float:
+    """e of spread ∝ L^e between networks of independent layers."""
+    k1, k2, k3 = jax.random.split(key, 3)
+    base = MasterEquation(interaction=Attention(DIM, key=jax.random.key(0)), reaction=FeedForward(DIM, 8, key=k1))
+    u0 = jax.random.normal(k2, (TOKENS, DIM))
+    return iid_spread(base, u0, layers=LAYERS, scaling=scaling, draws=DRAWS, key=k3).exponent
+
+
+def smallest(seed: int) -> Counterexample:
+    """A product of independent factors 1 ± 1/√L."""
+    signs = np.random.default_rng([seed, 1]).choice(np.array([-1, 1], np.int8), (64, 256))
+    layers = np.array([16, 64, 256])
+    ends = np.stack([np.prod(1 + signs[:, :count] / np.sqrt(count), axis=1) for count in layers])
+    return Counterexample(
+        "one token, one feature: u ← u(1 + s_l/√L) with independent signs s_l, the first L of each row of `signs`; `ends` at "
+        "each number of `layers`. They spread as widely at each L, so no network tends to an ODE's solution.",
+        {"signs": signs, "layers": layers, "ends": ends},
+    )
+
+
+C1 = Claim(
+    id="C1",
+    statement="as L → ∞ the trajectory of an L-layer Transformer converges uniformly, at rate O(Δt), to the solution of an ODE",
+    source="v2 Thm 3.2, (3), (12)",
+    condition="for weights smooth in depth and residual scale 1/L; weights drawn anew in each layer have no limit along a path "
+    "at scale 1/√L. Orders above 1 need a scheme and subflows of that order (Strang with Euler subflows has 1) and a smooth "
+    "activation (with ReLU no more than 2 can be relied on)",
+    code="pdejax.studies.claims._c1_continuum.measure",
+    headline=("order_euler", "order_lie", "iid_spread_exponent_at_scale_1_by_sqrt_L", "order_rk4", "order_rk4_relu"),
+    measure=measure,
+    judge=judge,
+)

@@ -1,0 +1,149 @@
+"""Does the picture carry over to other architectures? A Vision Transformer on patches and a GPT-style decoder on text."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import xarray as xr
+
+from pdejax.analysis import adjacent_correlation, trajectory_fidelity
+from pdejax.plot._style import LAYER, axes_of, band, legend, whole_layers
+from pdejax.studies.reproduce._models import Models
+from pdejax.studies.reproduce._pairs import bench, observe, partner, untrained_partner
+from pdejax.studies.reproduce._settings import IMAGES, IMAGES_PAPER, LISTOPS, TEXT, TEXT_PAPER, text_or
+from pdejax.studies.reproduce._study import Conclusion, Measured, Picture, Settings, Study, over_seeds, row, stacked
+
+RESAMPLES = 20
+
+
+def architectures(settings: Settings) -> Mapping[str, Settings]:
+    """The settings of each architecture, by its name."""
+    return {
+        name: Settings(train=train, student_steps=settings.student_steps, examples=settings.examples)
+        for name, train in settings.options["architectures"].items()
+    }
+
+
+def measure(settings: Settings, seed: int, models: Models) -> Measured:
+    """Agreement of the distilled simulator with each network at its last layer, of adjacent layers, and of its own refinement."""
+    found: dict[str, Any] = {}
+    for name, own in architectures(settings).items():
+        truth = bench(own, seed, models)
+        key = jax.random.key(seed)
+        theirs = truth.observed.states
+        adjacent = adjacent_correlation(theirs, truth.mask, key=key, resamples=RESAMPLES)
+        found[f"{name}/adjacent"] = adjacent.pearson.value.value
+        for pairing in ("shared", "distilled"):
+            model = partner(own, seed, models, pairing)
+            ours = observe(model, truth.batch).states
+            null = observe(untrained_partner(model, seed), truth.batch).states
+            fidelity: Any = trajectory_fidelity(
+                ours[1:], theirs[1:], mask=truth.mask, reference_null=null[1:], key=key, resamples=RESAMPLES
+            ).layers
+            found[f"{name}/{pairing}"] = fidelity.cosine.untrained.value.value
+            found[f"{name}/{pairing}/null"] = fidelity.cosine.untrained.null.value
+        test = truth.trained.test
+        found[f"{name}/test"] = np.asarray(test.get("accuracy", float("nan")))
+    return found
+
+
+def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
+    """Cosines, adjacent correlations and accuracies of each architecture."""
+    rows, variables, fitted, refined = [], {}, {}, {}
+    for name in architectures(settings):
+        for pairing, note in (("distilled", "fitted to its states"), ("shared", "its own field at h = 1/4")):
+            value, null = (stacked(measured, f"{name}/{pairing}{end}") for end in ("", "/null"))
+            label = f"cosine of tokens, {name}, {pairing}"
+            rows.append(
+                row(
+                    label,
+                    value.mean(axis=-1),
+                    null=null.mean(axis=-1),
+                    null_name="untrained field",
+                    note=f"{note}; mean over layers",
+                )
+            )
+            (fitted if pairing == "distilled" else refined)[name] = float(value.mean())
+            variables[f"{name} {pairing}"] = (("seed", f"{name} layer"), value)
+        adjacent = stacked(measured, f"{name}/adjacent")
+        variables[f"{name} adjacent"] = (("seed", f"{name} layer"), adjacent)
+        rows.append(row(f"correlation of adjacent layers, {name}", adjacent.mean(axis=-1)))
+        rows.append(row(f"accuracy, {name}", stacked(measured, f"{name}/test")))
+    well = [name for name, value in fitted.items() if value >= 0.97]
+    verdict = (
+        f"A simulator can be fitted to cosine 0.97 for {len(well)} of {len(fitted)} architectures ("
+        + ", ".join(f"{name} {value:.3f}" for name, value in fitted.items())
+        + "); refining the step of their own fields leaves "
+        + ", ".join(f"{name} {value:.3f}" for name, value in refined.items())
+        + "."
+    )
+    data = xr.Dataset(variables)
+    ax = axes_of(None)
+    for i, name in enumerate(architectures(settings)):
+        values = [over_seeds(v) for v in data[f"{name} distilled"].values.T]
+        low = [v.mean if v.low is None else v.low for v in values]
+        high = [v.mean if v.high is None else v.high for v in values]
+        band(
+            ax, np.arange(1, len(values) + 1), [v.mean for v in values], low, high, index=i, label=f"{name}, distilled"
+        )
+        shared = data[f"{name} shared"].values.mean(axis=0)
+        band(ax, np.arange(1, len(shared) + 1), shared, index=i + len(fitted), label=f"{name}, shared at h = 1/4")
+    ax.set_xlabel(LAYER)
+    ax.set_ylabel("cosine with the network's token")
+    whole_layers(ax)
+    legend(ax)
+    caption = "Cosine of each simulator's tokens with the network's by layer; mean and 95 % interval over seeds."
+    return Conclusion(rows, verdict, data, [Picture("architectures.png", caption, ax.figure)])
+
+
+def resolve(settings: Settings) -> Settings:
+    """The decoder reads ListOps, to classify it, where the text is not there."""
+    named = dict(settings.options["architectures"])
+    elsewhere = settings.options["without_text"]
+    found = {
+        name: train if train["dataset"] != "newsgroups" else text_or(train, elsewhere) for name, train in named.items()
+    }
+    return dataclasses.replace(settings, options={**settings.options, "architectures": found})
+
+
+_VIT = {**IMAGES, "layers": 4}
+_GPT = {**TEXT, "task": "lm", "dim": 48, "ffn": 192, "data": {"length": 32}, "steps": 200, "eval_examples": 256}
+_CAUSAL = {**LISTOPS, "layers": 4, "dim": 32, "ffn": 128, "steps": 200, "options": {"causal": True}}
+
+ARCHITECTURES = Study(
+    name="architectures",
+    title="Other architectures",
+    question="Does a simulator follow a Vision Transformer and a GPT-style decoder as well?",
+    source="v2 §5, follow-up: architectural generalization",
+    presets={
+        "quick": Settings(
+            student_steps=400,
+            examples=48,
+            options={"architectures": {"Vision Transformer": _VIT, "causal decoder": _GPT}, "without_text": _CAUSAL},
+            seeds=1,
+        ),
+        "paper": Settings(
+            student_steps=5000,
+            examples=64,
+            options={
+                "architectures": {
+                    "Vision Transformer": {
+                        **IMAGES_PAPER,
+                        "data": {"form": "patches", "patch": 4},
+                        "layers": 6,
+                        "dim": 128,
+                    },
+                    "causal decoder": {**TEXT_PAPER, "task": "lm", "layers": 6, "dim": 128},
+                },
+                "without_text": {**_CAUSAL, "dim": 128, "ffn": 512, "layers": 6},
+            },
+            seeds=5,
+        ),
+    },
+    measure=measure,
+    conclude=conclude,
+    resolve=resolve,
+    pairing="shared at h = 1/4, distilled",
+)

@@ -1,0 +1,181 @@
+"""Do the simulators attend where the Transformer does? v1 Experiment 2 on images, v2 §4.3.3 on ListOps."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure, SubFigure
+
+from pdejax.analysis import attention_fidelity
+from pdejax.plot._style import LAYER, NULL, SEQUENTIAL, axes_of, band, legend, whole_layers
+from pdejax.studies.reproduce._models import Models
+from pdejax.studies.reproduce._pairs import NAMES, PAIRINGS, bench, observe, partner, untrained_partner
+from pdejax.studies.reproduce._settings import IMAGES, IMAGES_PAPER, LISTOPS, LISTOPS_PAPER
+from pdejax.studies.reproduce._study import Conclusion, Measured, Picture, Settings, Study, over_seeds, row, stacked
+
+RESAMPLES = 20
+
+
+def measure(settings: Settings, seed: int, models: Models) -> Measured:
+    """Cosine and KL per pairing and layer, means over heads, beside uniform, independent and untrained attention."""
+    truth = bench(settings, seed, models)
+    key, mask, p = jax.random.key(seed), truth.mask, truth.observed.maps
+    found: dict[str, list] = {}
+    maps = [np.asarray(p[:, 0, 0])]
+
+    def figures(q):
+        return attention_fidelity(p, q, mask=mask, key=key, resamples=RESAMPLES)
+
+    for pairing in PAIRINGS:
+        model = partner(settings, seed, models, pairing)
+        q = observe(model, truth.batch).maps
+        result, untrained = figures(q), figures(observe(untrained_partner(model, seed), truth.batch).maps)
+        for name, value in (
+            ("cosine", result.uniform.cosine.value.value),
+            ("kl", result.uniform.kl.value.value),
+            ("uniform_cosine", result.uniform.cosine.null.value),
+            ("uniform_kl", result.uniform.kl.null.value),
+            ("independent_cosine", result.independent.null.value),
+            ("gaussian_cosine", result.gaussian.null.value),
+            ("untrained_cosine", untrained.uniform.cosine.value.value),
+            ("untrained_kl", untrained.uniform.kl.value.value),
+        ):
+            found.setdefault(name, []).append(np.asarray(value).mean(axis=-1))
+        maps.append(np.asarray(q[:, 0, 0]))
+    real = np.asarray(mask[0])
+    shown = np.stack(maps)[:, :, real][..., real]
+    return {**{name: np.stack(values) for name, values in found.items()}, "maps": shown}
+
+
+def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
+    """Both figures per pairing beside their nulls, and whether the paper's lie above what unrelated systems reach."""
+    values = {name: stacked(measured, name) for name in measured[0] if name != "maps"}
+    printed = settings.options["printed"]
+    rows = []
+    means = {}
+    for i, pairing in enumerate(PAIRINGS):
+        for name, label, unit in (("cosine", "cosine", ""), ("kl", "KL(Transformer ‖ simulator)", "nats")):
+            ours = values[name][:, i].mean(axis=-1)
+            null = values[f"untrained_{name}"][:, i].mean(axis=-1)
+            means[pairing, name] = float(ours.mean()), float(null.mean())
+            rows.append(
+                row(
+                    f"{label}, {NAMES[pairing]}",
+                    ours,
+                    paper=printed[name],
+                    null=null,
+                    null_name="untrained field",
+                    unit=unit,
+                    note="mean over layers and heads",
+                )
+            )
+        least = values["cosine"][:, i].min(axis=-1)
+        rows.append(row(f"smallest cosine of a layer, {NAMES[pairing]}", least, paper=printed["least"]))
+    for name, label in (
+        ("uniform_cosine", "cosine of uniform attention"),
+        ("independent_cosine", "cosine of independent rows as peaked as these"),
+        ("gaussian_cosine", "e^{−s²}, s the standard deviation of log weights"),
+        ("uniform_kl", "KL to uniform attention"),
+    ):
+        rows.append(
+            row(label, values[name][:, 0].mean(axis=-1), note="null models", unit="nats" if "kl" in name else "")
+        )
+    flat = float(values["uniform_cosine"][:, 0].mean())
+    cosine, kl = means["distilled", "cosine"][0], means["distilled", "kl"][0]
+    good = cosine >= 0.98 and kl <= 0.0144
+    alone = means["independent", "cosine"][0], means["independent", "kl"][0]
+    verdict = (
+        f"A distilled simulator attends as the Transformer does with cosine {cosine:.4f} and KL {kl:.4f} "
+        f"({'as close as printed' if good else 'not as close as printed'}); one trained on its own with {alone[0]:.3f} and "
+        f"{alone[1]:.3f}. Uniform attention has cosine {flat:.3f}: 0.98 is "
+        f"{'what flat attention gives anyway' if flat > 0.95 else 'far above it, so that it needs a fit'}."
+    )
+    names = list(NAMES.values())
+    data = xr.Dataset(
+        {name: (("seed", "pairing", "layer"), value) for name, value in values.items()},
+        coords={"pairing": names, "layer": np.arange(1, values["cosine"].shape[-1] + 1)},
+    )
+    pictures = [
+        Picture(
+            "maps.png",
+            "Attention of the first head on one held-out sequence, by layer: the Transformer above, the simulators below.",
+            _maps(measured[0]["maps"], ["Transformer", *names]),
+        ),
+        Picture(
+            "cosine.png",
+            "Cosine of attention rows by layer, mean over heads, with 95 % intervals over seeds; dashed: uniform attention.",
+            _curves(data),
+        ),
+    ]
+    return Conclusion(rows, verdict, data, pictures)
+
+
+def _maps(maps: np.ndarray, names: Sequence[str]) -> Figure:
+    layers = maps.shape[1]
+    figure = Figure(figsize=(1.5 * layers + 1.4, 1.6 * len(names) + 0.4), layout="constrained")
+    panels = figure.subplots(len(names), layers, squeeze=False)
+    picture: Any = None
+    for i, name in enumerate(names):
+        for layer in range(layers):
+            ax = panels[i, layer]
+            picture = ax.imshow(maps[i, layer], cmap=SEQUENTIAL, vmin=0, vmax=float(np.percentile(maps[0], 99.5)))
+            ax.set_xticks([])
+            ax.set_yticks([])
+            if i == 0:
+                ax.set_title(f"layer {layer + 1}", fontsize=9)
+            if layer == 0:
+                ax.set_ylabel(name.split(" (")[0].replace(", ", ",\n"), fontsize=9)
+    figure.supxlabel("key", fontsize=9)
+    figure.colorbar(picture, ax=panels, shrink=0.8, label="weight (rows are queries)")
+    return figure
+
+
+def _curves(data: xr.Dataset) -> Figure | SubFigure:
+    ax = axes_of(None)
+    for i, name in enumerate(data.pairing.values):
+        values = [over_seeds(v) for v in data["cosine"].values[:, i].T]
+        low = [v.mean if v.low is None else v.low for v in values]
+        high = [v.mean if v.high is None else v.high for v in values]
+        band(ax, data.layer.values, [v.mean for v in values], low, high, index=i, label=str(name))
+    ax.plot(data.layer.values, data["uniform_cosine"].values[:, 0].mean(axis=0), **NULL, label="uniform attention")
+    ax.set_xlabel(LAYER)
+    ax.set_ylabel("cosine of attention rows")
+    ax.set_ylim(top=1.03)
+    whole_layers(ax)
+    legend(ax)
+    return ax.figure
+
+
+_V1 = {"printed": {"cosine": "0.9870", "kl": "0.0144", "least": "> 0.98"}}
+_V2 = {"printed": {"cosine": "> 0.982", "kl": "< 0.018", "least": "> 0.982"}}
+_PAIRING = "shared, distilled, independent, and bare (independent without residual and LayerNorm)"
+
+ATTENTION_IMAGES = Study(
+    name="attention-images",
+    title="Attention on images",
+    question="Does a PDE model attend where a Transformer does, on images?",
+    source="v1 §3.2, Figure 3",
+    presets={
+        "quick": Settings(train=IMAGES, student_steps=300, examples=64, options=_V1),
+        "paper": Settings(train=IMAGES_PAPER, student_steps=3000, examples=64, options=_V1, seeds=5),
+    },
+    measure=measure,
+    conclude=conclude,
+    pairing=_PAIRING,
+)
+
+ATTENTION = Study(
+    name="attention",
+    title="Attention on ListOps",
+    question="Does a PDE simulator attend where a Transformer does, on ListOps?",
+    source="v2 §4.3.3, App. A.1",
+    presets={
+        "quick": Settings(train=LISTOPS, student_steps=1000, examples=64, options=_V2),
+        "paper": Settings(train=LISTOPS_PAPER, student_steps=10_000, examples=64, options=_V2, seeds=5),
+    },
+    measure=measure,
+    conclude=conclude,
+    pairing=_PAIRING,
+)

@@ -1,0 +1,145 @@
+"""What residual connections and normalization do: every combination of the two, at two steps, before and after training."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from pdejax.analysis import input_correlation
+from pdejax.data import load
+from pdejax.studies.reproduce._models import Models, held_out
+from pdejax.studies.reproduce._settings import LISTOPS, LISTOPS_PAPER
+from pdejax.studies.reproduce._study import Measured, Settings, stacked
+from pdejax.training import TrainConfig, build_model, read_metrics
+
+RESIDUAL = ("on", "off")
+NORMALIZATION = ("none", "pre", "post", "v2 (9)")
+RESAMPLES = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One combination: `residual` connection on or off (the leaky field), `normalization`, scheme and steps per layer."""
+
+    residual: str
+    normalization: str
+    solver: str
+    per_layer: int
+
+    @property
+    def step(self) -> str:
+        """The step as it is shown."""
+        return f"{self.solver}, h = {1 if self.per_layer == 1 else f'1/{self.per_layer}'}"
+
+    def config(self, settings: Settings, seed: int) -> TrainConfig:
+        """The simulator of this combination. Normalization: inside A and R (`"pre"`), LayerNorm itself after each substep
+        (`"post"`), or the term S of v2 (9) with γ = 1 (`"v2 (9)"`)."""
+        options: dict[str, Any] = {"leak": self.residual == "off"}
+        norm = {"v2 (9)": "none"}.get(self.normalization, self.normalization)
+        if self.normalization == "v2 (9)":
+            options |= {"stabilization": "spatial", "gamma": 1.0}
+        changes = {"model": "simulator", "norm": norm, "options": options, "seed": seed}
+        return TrainConfig(
+            **dict(settings.train) | changes | {"solver": self.solver, "steps_per_layer": self.per_layer}
+        )
+
+
+def cells(settings: Settings) -> list[Cell]:
+    """All combinations, in a fixed order. LayerNorm after each substep needs a scheme with substeps."""
+    found = []
+    for solver, per_layer in settings.options["steps"]:
+        for residual in RESIDUAL:
+            for normalization in NORMALIZATION:
+                if normalization != "post" or solver in ("lietrotter", "strang", "macaron"):
+                    found.append(Cell(residual, normalization, solver, per_layer))
+    return found
+
+
+def measure(settings: Settings, seed: int, models: Models) -> Measured:
+    """Correlation of every layer with the input before and after training; accuracy; gradient norms of all training steps.
+
+    A training that fails (NaN) leaves NaN in its row and counts as diverged.
+    """
+    before, after, cosine, accuracy, gradient, diverged = [], [], [], [], [], []
+    for cell in cells(settings):
+        config = cell.config(settings, seed)
+        _, batch = held_out(config, settings.examples)
+        train_split = load(config.dataset, "train", **config.data)
+        before.append(_correlations(build_model(config, train_split), batch, seed)[0])
+        steps = np.full(config.steps, np.nan)
+        try:
+            trained = models.trained(config)
+        except RuntimeError:
+            after.append(np.full_like(before[-1], np.nan))
+            cosine.append(np.full_like(before[-1], np.nan))
+            accuracy.append(np.nan)
+            diverged.append(True)
+        else:
+            pearson, cosines = _correlations(trained.model, batch, seed)
+            after.append(pearson)
+            cosine.append(cosines)
+            accuracy.append(trained.test["accuracy"])
+            recorded = read_metrics(trained.folder / "metrics.csv")["gradient_norm"]
+            steps[: len(recorded)] = recorded[: len(steps)]
+            diverged.append(False)
+        gradient.append(steps)
+    return {
+        "before": np.stack(before),
+        "after": np.stack(after),
+        "after_cosine": np.stack(cosine),
+        "accuracy": np.asarray(accuracy, float),
+        "gradient": np.stack(gradient),
+        "diverged": np.asarray(diverged),
+    }
+
+
+def _correlations(model: Any, batch, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pearson's correlation and the tokens' cosine of each layer with the input; NaN from the layer on where states are not
+    finite."""
+    inputs, mask = jnp.asarray(batch.inputs), jnp.asarray(batch.mask)
+    states = jnp.moveaxis(jax.vmap(model.hidden_states)(inputs, mask), 0, 1)
+    finite = np.asarray(jnp.all(jnp.isfinite(jnp.where(mask[None, :, :, None], states, 0)), axis=(1, 2, 3)))
+    good = int(np.argmin(finite)) if not finite.all() else len(finite)
+    found = np.full((2, len(finite)), np.nan)
+    if good:
+        result = input_correlation(states[:good], mask, key=jax.random.key(seed), resamples=RESAMPLES)
+        found[:, :good] = np.asarray(result.pearson.value.value), np.asarray(result.cosine.value.value)
+    return found[0], found[1]
+
+
+def dataset(settings: Settings, measured: Sequence[Measured]) -> xr.Dataset:
+    """All that was measured, by (seed, cell, …)."""
+    found = cells(settings)
+    return xr.Dataset(
+        {
+            "before": (("seed", "cell", "layer"), stacked(measured, "before")),
+            "after": (("seed", "cell", "layer"), stacked(measured, "after")),
+            "after_cosine": (("seed", "cell", "layer"), stacked(measured, "after_cosine")),
+            "accuracy": (("seed", "cell"), stacked(measured, "accuracy")),
+            "gradient": (("seed", "cell", "training_step"), stacked(measured, "gradient")),
+            "diverged": (("seed", "cell"), stacked(measured, "diverged").astype(np.int8)),
+        },
+        coords={
+            "residual": ("cell", [cell.residual for cell in found]),
+            "normalization": ("cell", [cell.normalization for cell in found]),
+            "step": ("cell", [cell.step for cell in found]),
+        },
+    )
+
+
+_SMALL = {"dim": 32, "ffn": 128, "steps": 200, "warmup": 20, "clip": None, "eval_every": 200, "save_every": 200}
+PRESETS = {
+    "quick": Settings(
+        train={**LISTOPS, **_SMALL}, examples=64, options={"steps": (("lietrotter", 1), ("lietrotter", 2))}
+    ),
+    "paper": Settings(
+        train={**LISTOPS_PAPER, "clip": None},
+        examples=64,
+        options={"steps": (("lietrotter", 1), ("lietrotter", 4), ("rk4", 1))},
+        seeds=5,
+    ),
+}

@@ -1,0 +1,172 @@
+"""How fast does a state change along depth, and do both systems change it alike? v1 Experiment 1, Tables 2 and 3."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from pdejax._equation import MasterEquation
+from pdejax._simulate import simulate
+from pdejax.analysis import adjacent_correlation, layer_correlation
+from pdejax.plot._style import LAYER, NULL, axes_of, band, legend, whole_layers
+from pdejax.solvers import Grid
+from pdejax.studies.reproduce._models import Models
+from pdejax.studies.reproduce._pairs import bench, heatmaps, observe, partner, untrained_partner
+from pdejax.studies.reproduce._settings import IMAGES, IMAGES_PAPER
+from pdejax.studies.reproduce._study import Conclusion, Measured, Picture, Settings, Study, over_seeds, row, stacked
+from pdejax.terms import Diffusion
+
+TABLE_2 = {
+    "Transformer": (0.9211, 0.9463, 0.9503, 0.9567, 0.9630, 0.9694, 0.9748, 0.9778, 0.9800),
+    "PDE": (0.9840, 0.9862, 0.9898, 0.9931, 0.9955, 0.9971, 0.9980, 0.9986, 0.9990),
+}
+TABLE_3 = {
+    "Pearson": (1.0, 0.9265, 0.7753, 0.5645, 0.3815, 0.2064, 0.0288, -0.0747, -0.1230, -0.1361),
+    "Spearman": (1.0, 0.9210, 0.7516, 0.5569, 0.4160, 0.2357, 0.1182, 0.0485, -0.0140, -0.0614),
+}
+SYSTEMS = ("Transformer", "heat equation", "distilled simulator", "independent simulator")
+RESAMPLES = 20
+
+
+def measure(settings: Settings, seed: int, models: Models) -> Measured:
+    """Correlation of adjacent layers in each system, and of same layers of each system and the Transformer.
+
+    The heat equation starts from the Transformer's embedding and has one diffusivity, D/Δx² per layer, for all features: v1's
+    diffusion-type model. It knows nothing of the task or of attention.
+    """
+    truth = bench(settings, seed, models)
+    theirs, mask, key = truth.observed.states, truth.mask, jax.random.key(seed)
+    layers = theirs.shape[0] - 1
+    grid = Grid(theirs.shape[2], boundary="neumann")
+    heat = MasterEquation(diffusion=Diffusion(grid, settings.options["rate"] * grid.spacing**2))
+
+    def smoothed(u0):
+        return simulate(
+            heat, u0, t1=float(layers), steps=10 * layers, solver="rk4", save=jnp.linspace(0.0, layers, layers + 1)
+        ).us
+
+    states = {"Transformer": theirs, "heat equation": jnp.moveaxis(jax.vmap(smoothed)(theirs[0]), 0, 1)}
+    null = None
+    for pairing in ("distilled", "independent"):
+        model = partner(settings, seed, models, pairing)
+        states[f"{pairing} simulator"] = observe(model, truth.batch).states
+        if pairing == "distilled":
+            null = observe(untrained_partner(model, seed), truth.batch).states
+    adjacent, pearson, spearman = [], [], []
+    for name in SYSTEMS:
+        adjacent.append(adjacent_correlation(states[name], mask, key=key, resamples=RESAMPLES).pearson.value.value)
+        same = layer_correlation(states[name], theirs, mask, key=key, resamples=RESAMPLES)
+        pearson.append(same.pearson.value.value)
+        spearman.append(same.spearman.value.value)
+    beside = layer_correlation(null, theirs, mask, key=key, resamples=RESAMPLES)
+    return {
+        "adjacent": np.stack(adjacent),
+        "pearson": np.stack(pearson),
+        "spearman": np.stack(spearman),
+        "null_adjacent": adjacent_correlation(null, mask, key=key, resamples=RESAMPLES).pearson.value.value,
+        "null_pearson": beside.pearson.value.value,
+        "null_spearman": beside.spearman.value.value,
+        "heatmap": np.stack([np.asarray(states[name][:, 0]) for name in SYSTEMS]),
+    }
+
+
+def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
+    """Both tables, layer by layer, for each system that could be meant."""
+    adjacent, pearson, spearman = (stacked(measured, name) for name in ("adjacent", "pearson", "spearman"))
+    null = {name: stacked(measured, f"null_{name}") for name in ("adjacent", "pearson", "spearman")}
+    layers = adjacent.shape[-1]
+    rows = []
+    for i, name in enumerate(SYSTEMS):
+        printed = TABLE_2["Transformer" if i == 0 else "PDE"]
+        for k in range(layers):
+            paper = f"{printed[k]:.4f}" if k < len(printed) else None
+            quantity = f"adjacent layers {k}–{k + 1}, {name}"
+            rows.append(
+                row(quantity, adjacent[:, i, k], paper=paper, null=null["adjacent"][:, k], null_name="untrained field")
+            )
+    for kind, values in (("Pearson", pearson), ("Spearman", spearman)):
+        for i, name in enumerate(SYSTEMS[1:], start=1):
+            for k in range(layers + 1):
+                paper = f"{TABLE_3[kind][k]:.4f}" if k < len(TABLE_3[kind]) else None
+                beside = null[kind.lower()][:, k]
+                quantity = f"same layer {k}, {kind}, {name}"
+                rows.append(row(quantity, values[:, i, k], paper=paper, null=beside, null_name="untrained field"))
+    data = xr.Dataset(
+        {
+            "adjacent": (("seed", "system", "pair"), adjacent),
+            "pearson": (("seed", "system", "layer"), pearson),
+            "spearman": (("seed", "system", "layer"), spearman),
+            **{f"null_{k}": (("seed", "pair" if k == "adjacent" else "layer"), v) for k, v in null.items()},
+        },
+        coords={"system": list(SYSTEMS), "layer": np.arange(layers + 1), "pair": np.arange(1, layers + 1)},
+    )
+    rising = float(np.mean(np.diff(adjacent[:, 0].mean(axis=0)) > 0))
+    last = {name: float(pearson[:, i, -1].mean()) for i, name in enumerate(SYSTEMS)}
+    empty = float(null["pearson"][:, -1].mean())
+    fitted, own = last["distilled simulator"], last["independent simulator"]
+    verdict = (
+        f"Adjacent layers of the Transformer correlate at {adjacent[:, 0].mean():.3f}, rising in {rising:.0%} of the layers; "
+        f"those of the heat equation at {adjacent[:, 1].mean():.3f}. In the last layer the correlation with the Transformer is "
+        f"{last['heat equation']:.2f} for the heat equation, {empty:.2f} for an untrained field, {own:.2f} for a simulator "
+        f"trained on its own and {fitted:.2f} for a fitted one: v1's fall to −0.14 is "
+        + ("what systems without a common fit do." if fitted - own > 0.3 else "not explained by the lack of a fit.")
+    )
+    maps = heatmaps(
+        list(measured[0]["heatmap"]), [n.replace(" ", "\n") for n in SYSTEMS], "Hidden states of one held-out image"
+    )
+    pictures = [
+        Picture("states.png", "Hidden states of one image by layer, one colour scale for all systems.", maps),
+        Picture(
+            "correlation.png",
+            "Left: adjacent layers (v1 Table 2). Right: same layers of each system and the Transformer (v1 Table 3). Black marks "
+            "are v1's figures.",
+            _curves(data),
+        ),
+    ]
+    return Conclusion(rows, verdict, data, pictures)
+
+
+def _curves(data: xr.Dataset) -> Figure:
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = (axes_of(ax) for ax in figure.subplots(1, 2))
+    for ax, name, axis in ((left, "adjacent", "pair"), (right, "pearson", "layer")):
+        for i, system in enumerate(SYSTEMS):
+            if name == "pearson" and i == 0:
+                continue
+            values = [over_seeds(v) for v in data[name].values[:, i].T]
+            low = [v.mean if v.low is None else v.low for v in values]
+            high = [v.mean if v.high is None else v.high for v in values]
+            band(ax, data[axis].values, [v.mean for v in values], low, high, index=i, label=system)
+        ax.plot(data[axis].values, data[f"null_{name}"].values.mean(axis=0), **NULL, label="untrained field")
+        ax.set_xlabel(LAYER)
+        whole_layers(ax)
+    for system, marker in (("Transformer", "*"), ("PDE", "x")):
+        count = min(len(TABLE_2[system]), data.sizes["pair"])
+        left.plot(data.pair.values[:count], TABLE_2[system][:count], marker, color="black", label=f"v1, {system}")
+    count = min(len(TABLE_3["Pearson"]), data.sizes["layer"])
+    right.plot(data.layer.values[:count], TABLE_3["Pearson"][:count], "x", color="black", label="v1, PDE")
+    left.set_ylabel("correlation with the layer before")
+    right.set_ylabel("correlation with the Transformer's layer")
+    legend(left)
+    legend(right)
+    return figure
+
+
+_OPTIONS = {"rate": 0.1}
+
+INFORMATION_FLOW = Study(
+    name="information-flow",
+    title="Information flow",
+    question="How do states change from layer to layer, and do both systems change them alike?",
+    source="v1 §3.1, Tables 2 and 3, Figures 1 and 2",
+    presets={
+        "quick": Settings(train=IMAGES, student_steps=300, examples=64, options=_OPTIONS),
+        "paper": Settings(train=IMAGES_PAPER, student_steps=3000, examples=64, options=_OPTIONS, seeds=5),
+    },
+    measure=measure,
+    conclude=conclude,
+    pairing="heat equation from the same embedding (v1's model), distilled, independent",
+)

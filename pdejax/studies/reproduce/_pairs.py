@@ -1,0 +1,116 @@
+"""A Transformer and its simulators on the same held-out sequences: what they compute there, layer by layer."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, no_type_check
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from pdejax.data import Batch
+from pdejax.models import pair, untrained_field
+from pdejax.studies.reproduce._models import Models, Trained, held_out
+from pdejax.studies.reproduce._study import Settings
+
+REFINED = 4  # steps per layer of the "shared" simulator: with one it is the network itself
+PAIRINGS = ("shared", "distilled", "independent", "bare")
+NAMES = {
+    "shared": f"shared, h = 1/{REFINED}",
+    "distilled": "distilled",
+    "independent": "independent",
+    "bare": "bare (v2's simulator)",
+}
+
+
+class Observation(NamedTuple):
+    """What a model computes on a batch: `states (layers + 1, b, n, d)`, the embedding first, and `maps (layers, b, H, n, n)`."""
+
+    states: Array
+    maps: Array
+
+
+class Bench(NamedTuple):
+    """A Transformer on held-out sequences: its `observed` states and maps, the `batch` and its `mask (b, n)`."""
+
+    trained: Trained
+    batch: Batch
+    mask: Array
+    observed: Observation
+
+
+@no_type_check
+def bench(settings: Settings, seed: int, models: Models) -> Bench:
+    """The Transformer of a seed on the first held-out sequences."""
+    trained = models.transformer(settings, seed)
+    _, batch = held_out(trained.config, settings.examples)
+    mask = jnp.asarray(batch.mask)
+    return Bench(trained, batch, mask, observe(trained.model, batch))
+
+
+@no_type_check
+def partner(settings: Settings, seed: int, models: Models, pairing: str) -> Any:
+    """The simulator of a pairing: see [`Models.simulator`][pdejax.studies.reproduce.Models]; `"shared"` has the Transformer's
+    own weights at a step of 1/4 layer."""
+    if pairing == "shared":
+        transformer = models.transformer(settings, seed).model
+        return pair(transformer, "shared", steps=REFINED * transformer.config.layers)
+    return models.simulator(settings, seed, pairing).model
+
+
+@no_type_check
+def untrained_partner(model: Any, seed: int) -> Any:
+    """The null simulator: a fresh field between the same embedding and head."""
+    return untrained_field(model, jax.random.key(10_000 + seed))
+
+
+@no_type_check
+def observe(model: Any, batch: Batch) -> Observation:
+    """States and maps at the Transformer's layers; padding is 0."""
+    inputs, mask = jnp.asarray(batch.inputs), jnp.asarray(batch.mask)
+    states = jnp.moveaxis(jax.vmap(model.hidden_states)(inputs, mask), 0, 1)
+    maps = jnp.moveaxis(jax.vmap(model.attention_maps)(inputs, mask), 0, 1)
+    return Observation(jnp.where(mask[None, :, :, None], states, 0), maps)
+
+
+@no_type_check
+def root_mean_square(states: Array, mask: Array) -> Array:
+    """Root of the mean of u² over layers, real tokens and features: divided by it, a noise of σ means the same everywhere.
+    `states (layers, b, n, d)` with zeros at padding, `mask (b, n)`."""
+    count = jnp.sum(mask).astype(states.dtype) * states.shape[0] * states.shape[-1]
+    return jnp.sqrt(jnp.sum(states**2) / count)
+
+
+@no_type_check
+def pooled(states: Array, mask: Array) -> Array:
+    """The mean real token `(b, d)` of one layer `(b, n, d)` with zeros at padding."""
+    return jnp.sum(states, axis=1) / jnp.sum(mask, axis=1).astype(states.dtype)[:, None]
+
+
+@no_type_check
+def heatmaps(states: Sequence[np.ndarray], names: Sequence[str], title: str) -> Any:
+    """Hidden states of one sequence as pictures: a row per system, a column per layer, one scale for all (the 99th percentile
+    of |u|)."""
+    from matplotlib.figure import Figure
+
+    from pdejax.plot._style import DIVERGING
+
+    layers = len(states[0])
+    figure = Figure(figsize=(1.35 * layers + 1.6, 1.55 * len(states) + 0.7), layout="constrained")
+    panels = figure.subplots(len(states), layers, squeeze=False)
+    top = float(np.percentile(np.abs(np.concatenate([np.ravel(u) for u in states])), 99))
+    picture = None
+    for line, (u, name) in enumerate(zip(states, names, strict=True)):
+        for layer in range(layers):
+            ax = panels[line, layer]
+            picture = ax.imshow(u[layer], cmap=DIVERGING, vmin=-top, vmax=top, aspect="auto", interpolation="nearest")
+            ax.set_xticks([])
+            ax.set_yticks([])
+            if line == 0:
+                ax.set_title(f"layer {layer}" if layer else "embedding", fontsize=9)
+            if layer == 0:
+                ax.set_ylabel(name, fontsize=9)
+    figure.supxlabel("feature", fontsize=9)
+    figure.suptitle(title, fontsize=10)
+    figure.colorbar(picture, ax=panels, shrink=0.8, label="hidden state u (rows are tokens)")
+    return figure

@@ -1,0 +1,106 @@
+"""Do states without residual connections lose their input? v2 §4.3.1, Thm 3.4, as a factorial study."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from pdejax.plot._style import COLOURS, LAYER, MARKERS, axes_of, legend, whole_layers
+from pdejax.studies.reproduce._components import PRESETS, cells, dataset, measure
+from pdejax.studies.reproduce._study import Conclusion, Measured, Picture, Row, Settings, Study, row, stacked
+
+TRANSFORMER = (1.00, 0.99, 0.98, 0.98, 0.99, 0.98)
+SIMULATOR = (1.00, 0.93, 0.91, 0.89, 0.87, 0.85)
+
+
+def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
+    """The last layer's correlation with the input in every cell, layer by layer for the two that the paper has."""
+    before, after, accuracy = (stacked(measured, name) for name in ("before", "after", "accuracy"))
+    all_cells = cells(settings)
+    rows: list[Row] = []
+    for printed, residual, normalization, name in (
+        (TRANSFORMER, "on", "pre", "Transformer (residual, pre-LN)"),
+        (SIMULATOR, "off", "none", "bare simulator (neither)"),
+    ):
+        index = next(i for i, c in enumerate(all_cells) if (c.residual, c.normalization) == (residual, normalization))
+        for layer in range(after.shape[-1]):
+            paper = f"{printed[layer]:.2f}" if layer < len(printed) else None
+            rows.append(
+                row(
+                    f"correlation with the input, layer {layer}, {name}",
+                    after[:, index, layer],
+                    paper=paper,
+                    null=before[:, index, layer],
+                    null_name="untrained",
+                )
+            )
+    for i, cell in enumerate(all_cells):
+        rows.append(
+            row(
+                f"last layer, residual {cell.residual}, normalization {cell.normalization}, {cell.step}",
+                after[:, i, -1],
+                null=before[:, i, -1],
+                null_name="untrained",
+                note=f"accuracy {np.nanmean(accuracy[:, i]):.3f}" if np.isfinite(accuracy[:, i]).any() else "diverged",
+            )
+        )
+    on = np.asarray([c.residual == "on" for c in all_cells])
+    coarse = np.asarray([c.per_layer == 1 for c in all_cells])
+
+    def mean(values, chosen):
+        return float(np.nanmean(values[:, chosen, -1]))
+
+    with_, without = mean(after, on & coarse), mean(after, ~on & coarse)
+    start_with, start_without = mean(before, on & coarse), mean(before, ~on & coarse)
+    fine = mean(after, ~on & ~coarse) if (~coarse & ~on).any() else float("nan")
+    verdict = (
+        f"At one step per layer the last layer's correlation with the input is {start_with:.2f} with residual connections and "
+        f"{start_without:.2f} without at initialization, {with_:.2f} and {without:.2f} after training (means over the "
+        f"normalizations): the drift is "
+        f"{'a property of the architecture' if start_with - start_without > 0.2 else 'not there at initialization'}"
+        f"{', kept by training' if with_ - without > 0.2 else ', and training removes most of the difference'}. "
+        f"The same leaky field at half the step, which is a residual network, has {fine:.2f}."
+    )
+    data = dataset(settings, measured)
+    caption = (
+        "Correlation with the input by layer, means over seeds; dashed before training, solid after. Left: with residual "
+        "connections; right: without (the leaky field at h = 1). Crosses are v2's figures."
+    )
+    return Conclusion(rows, verdict, data, [Picture("residual.png", caption, _plot(settings, data))])
+
+
+def _plot(settings: Settings, data: xr.Dataset) -> Figure:
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    panels = dict(zip(("on", "off"), figure.subplots(1, 2, sharey=True), strict=True))
+    found = cells(settings)
+    first = found[0].step
+    layers = np.arange(data.sizes["layer"])
+    for residual, ax in panels.items():
+        axes_of(ax)
+        chosen = [(i, c) for i, c in enumerate(found) if c.residual == residual and c.step == first]
+        for index, (i, cell) in enumerate(chosen):
+            style = {"color": COLOURS[index], "marker": MARKERS[index], "markersize": 4}
+            ax.plot(layers, np.nanmean(data["after"].values[:, i], axis=0), label=cell.normalization, **style)
+            ax.plot(layers, np.nanmean(data["before"].values[:, i], axis=0), linestyle="--", alpha=0.7, **style)
+        printed = TRANSFORMER if residual == "on" else SIMULATOR
+        count = min(len(printed), len(layers))
+        ax.plot(layers[:count], printed[:count], "x", color="black", label="v2")
+        ax.set_title(f"residual {residual} ({first})", fontsize=10)
+        ax.set_xlabel(LAYER)
+        whole_layers(ax)
+        legend(ax, title="normalization")
+    panels["on"].set_ylabel("correlation with the input")
+    return figure
+
+
+RESIDUAL_STUDY = Study(
+    name="residual",
+    title="Residual connections",
+    question="Do states without residual connections lose their input?",
+    source="v2 §4.3.1, Thm 3.4, Figure 4",
+    presets=PRESETS,
+    measure=measure,
+    conclude=conclude,
+    pairing="independent: every combination trained on the task from the same seeds",
+)

@@ -1,0 +1,78 @@
+"""The trainings that several studies share, in the papers' sizes and in sizes for two cores."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from pdejax.data import load
+from pdejax.studies.reproduce._study import Settings
+from pdejax.training import PRESETS
+
+_ADAMW = {"optimizer": "adamw", "weight_decay": 0.01, "schedule": "cosine"}
+
+# Six layers as in v2; the rest is smaller.
+LISTOPS: Mapping[str, Any] = {
+    **_ADAMW,
+    "dataset": "listops",
+    "data": {"min_length": 5, "max_length": 30},
+    "dim": 64,
+    "ffn": 256,
+    "layers": 6,
+    "learning_rate": 1e-3,
+    "warmup": 60,
+    "clip": 1.0,
+    "steps": 600,
+    "eval_every": 200,
+    "save_every": 200,
+}
+LISTOPS_PAPER: Mapping[str, Any] = dict(PRESETS["listops-paper"])
+
+# v1's ten layers and 64 features, on the images that come with scikit-learn.
+IMAGES: Mapping[str, Any] = {
+    **_ADAMW,
+    "dataset": "digits",
+    "data": {"form": "patches", "patch": 2},
+    "dim": 64,
+    "ffn": 128,
+    "layers": 10,
+    "learning_rate": 1e-3,
+    "warmup": 30,
+    "steps": 300,
+    "eval_every": 100,
+    "save_every": 100,
+}
+IMAGES_PAPER: Mapping[str, Any] = dict(PRESETS["mnist-paper"])
+
+# v1's four layers; batch 32 and Adam are theirs.
+TEXT: Mapping[str, Any] = {
+    "dataset": "newsgroups",
+    "data": {"length": 64},
+    "layers": 4,
+    "dim": 64,
+    "ffn": 256,
+    "batch_size": 32,
+    "optimizer": "adam",
+    "learning_rate": 5e-4,
+    "steps": 480,
+    "eval_every": 60,
+    "save_every": 60,
+    "keep": 8,
+}
+TEXT_PAPER: Mapping[str, Any] = {**PRESETS["newsgroups-paper"], "keep": 10, "eval_every": 159, "save_every": 159}
+
+# Where the text is not there: short ListOps, so that the whole set still runs. The result's settings say which it was.
+NO_TEXT: Mapping[str, Any] = {**TEXT, "dataset": "listops", "data": {"min_length": 5, "max_length": 30}}
+
+
+def text_or(train: Mapping[str, Any], fallback: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`train`, if its text can be had without a download that takes minutes, else `fallback`."""
+    try:
+        load(train["dataset"], "test", limit=1, download=False, **train["data"])
+    except FileNotFoundError:
+        return fallback
+    return train
+
+
+def with_text(settings: Settings) -> Settings:
+    """These settings, on short ListOps where the text is not there."""
+    return dataclasses.replace(settings, train=text_or(settings.train, {**settings.train, **NO_TEXT}))

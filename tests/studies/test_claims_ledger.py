@@ -1,0 +1,201 @@
+"""The ledger: ids, records, files, resumption, the command."""
+
+import argparse
+import dataclasses
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from pdejax.studies import ResultError
+from pdejax.studies.claims import (
+    CLAIMS,
+    Counterexample,
+    Estimate,
+    Ledger,
+    Measured,
+    _command,
+    _ledger,
+    claims,
+    over_seeds,
+)
+from pdejax.studies.claims._record import from_part, high, low, range_over, ratio_over_seeds, to_part
+from pdejax.studies.claims._table import line
+
+QUICK = ("C5", "C9", "C10")
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Claims C4 and C6 replaced by ones that count how often they are measured."""
+    calls = []
+
+    def fake(name):
+        def measure(seed, seeds):
+            calls.append(name)
+            # Both are asked for by v2 (15) and v2 (17).
+            figures = {
+                "energy_over_claim_outside_basin": 2.0,
+                "energy_over_claim_inside_basin": 0.5,
+                "energy_rate_of_constant_field": 0.0,
+                "worst_energy_over_claim_v2_9": Estimate(2.0, math.nan, math.nan),
+                "share_violated_with_r_below_1": 0.0,
+                "share_violated_with_r_above_1": 0.0,
+                "fidelity_at_I_minus_2_u0": -1.0,
+                "claimed_at_I_minus_2_u0": -0.3,
+                "share_sharp_violated": 0.0,
+                "worst_energy_over_claim_linear_damping": Estimate(0.5, 0.4, 0.6),
+            }
+            return Measured(figures, {}, Counterexample("one | number", {"u": np.array([[1.5]]), "n": np.array(3)}))
+
+        return dataclasses.replace(CLAIMS[name], measure=measure)
+
+    monkeypatch.setitem(_ledger.CLAIMS, "C4", fake("C4"))
+    monkeypatch.setitem(_ledger.CLAIMS, "C6", fake("C6"))
+    return calls
+
+
+def test_unknown_ids_and_numbers_are_refused():
+    for ids, said in (
+        (["C99"], "'C99'.*C1, C2.*v2 \\(19\\)"),
+        ([], "empty"),
+        ("C1", "must be a sequence"),
+        (["C1", "v3 (1)"], "v3"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            claims(ids)
+    with pytest.raises(ValueError, match="seeds=0"):
+        claims(["C5"], seeds=0)
+    with pytest.raises(ValueError, match="seed=-1"):
+        claims(["C5"], seed=-1)
+    with pytest.raises(ValueError, match="seeds=True"):
+        claims(["C5"], seeds=True)
+
+
+def test_intervals_over_seeds():
+    found = over_seeds([1.0, 2.0, 3.0])
+    half = 4.302652729749464 / math.sqrt(3)  # t quantile, 2 degrees of freedom
+    assert (found.value, found.low, found.high) == pytest.approx((2, 2 - half, 2 + half))
+    alone = over_seeds([4.0])
+    assert alone.value == low(alone) == high(alone) == 4 and math.isnan(alone.low)
+    ratio = ratio_over_seeds([0.5, 2.0])
+    assert ratio.value == pytest.approx(1) and ratio.low * ratio.high == pytest.approx(1)
+    assert range_over([3.0, 1.0, 2.0]) == Estimate(2.0, 1.0, 3.0)
+    with pytest.raises(ValueError, match="one number per seed"):
+        over_seeds([])
+
+
+def test_evidence_comes_back_from_a_part():
+    arrays = {"u": np.arange(6.0).reshape(1, 2, 3), "n": np.array([1, 2], np.int8), "x": np.array(math.nan)}
+    before = Measured(
+        {"a": Estimate(1.0, math.nan, 2.0), "b": 3, "c": math.inf}, {"d": 0.5}, Counterexample("e", arrays)
+    )
+    from pdejax.studies._records import plain
+
+    after, seconds = from_part(json.loads(json.dumps(plain(to_part(before, 1.5)), allow_nan=False)))
+    assert seconds == 1.5 and after.corrected == {"d": 0.5}
+    assert after.figures["a"].value == 1 and math.isnan(after.figures["a"].low) and after.figures["b"] == 3
+    for name, a in arrays.items():
+        b = after.counterexample.arrays[name]
+        assert b.dtype == a.dtype and b.shape == a.shape
+        np.testing.assert_array_equal(a, b)
+
+
+def test_equations_share_a_claims_evidence_and_parts_are_resumed(counted, tmp_path):
+    asked = ["v2 (15)", "c4", "C6", "V2(17)"]
+    rows = []
+    first = claims(asked, seeds=2, out=tmp_path, row=rows.append)
+    assert counted == ["C4", "C6"]
+    assert [f.claim for f in first.claims] == ["C4", "C6"] and [f.claim for f in first.equations] == [
+        "v2 (15)",
+        "v2 (17)",
+    ]
+    assert [f.claim for f in rows] == ["C4", "C6", "v2 (15)", "v2 (17)"]
+    assert first["v2 (15)"].verdict == "fails" and first["C6"].verdict == "fails"
+    second = claims(asked, seeds=2, out=tmp_path)
+    assert counted == ["C4", "C6"]  # nothing measured again
+    assert second["C4"].seconds == first["C4"].seconds
+    np.testing.assert_array_equal(second["C4"].counterexample.arrays["u"], [[1.5]])
+    claims(["C4"], seeds=3, out=tmp_path)
+    assert counted == ["C4", "C6", "C4"]  # another configuration
+    part = next(tmp_path.glob("parts/*/C6.json"))
+    part.write_text("{")
+    said = []
+    claims(["C6"], seeds=2, out=tmp_path, report=said.append)
+    assert counted[-1] == "C6" and any("damaged" in text for text in said)
+    with pytest.raises(KeyError):
+        second["C1"]
+
+
+def test_files_and_json(counted, tmp_path):
+    ledger = claims(["C4", "v2 (15)"], seeds=2, out=tmp_path)
+    assert {p.rsplit("/", 1)[1] for p in ledger.files} == {"claims.json", "claims.md", "C4.npz"}
+    saved = json.loads((tmp_path / "claims.json").read_text())
+    [record] = saved["claims"]
+    keys = (
+        "claim",
+        "statement",
+        "source",
+        "verdict",
+        "condition",
+        "figures",
+        "corrected_figures",
+        "counterexample",
+        "code",
+        "seconds",
+    )
+    assert tuple(record) == keys
+    assert record["counterexample"]["file"] == "counterexamples/C4.npz"
+    with np.load(tmp_path / record["counterexample"]["file"]) as loaded:
+        assert loaded["u"].shape == tuple(record["counterexample"]["arrays"]["u"]["shape"]) == (1, 1)
+        assert loaded["n"] == 3
+    assert record["figures"]["worst_energy_over_claim_v2_9"] == {"value": 2.0, "low": None, "high": None}
+    assert saved["equations"][0]["claim"] == "v2 (15)" and saved["config"] == {"seed": 0, "seeds": 2}
+    text = (tmp_path / "claims.md").read_text()
+    assert "## C4: fails" in text and "one | number" in text and "| v2 (15) |" in text
+    assert all(row.count("|") - row.count("\\|") == 7 for row in text.splitlines() if row.startswith("| C4 "))
+    assert "2 fails" in ledger.table() and "instead" in ledger.table()
+    with pytest.raises(ResultError):
+        ledger.save(tmp_path / "claims.json")
+
+
+def test_command(counted, tmp_path, capsys):
+    parser = argparse.ArgumentParser()
+    _command.add_arguments(parser)
+
+    def run(*arguments):
+        assert _command.run(parser.parse_args(arguments)) == 0
+        return capsys.readouterr()
+
+    printed = run("C4", "v2 (15)", "--json")
+    assert json.loads(printed.out)["claims"][0]["claim"] == "C4"
+    assert "C4" in printed.err
+    printed = run("C4", "--quiet", "--out", str(tmp_path), "--seeds", "2")
+    assert printed.err == "" and "claimed" in printed.out and "saved" in printed.out
+    printed = run("C4", "C6")
+    assert printed.out.startswith("C4 ") and "C6 " in printed.out and "2 fails" in printed.out
+    with pytest.raises(ValueError, match="C99"):
+        _command.run(parser.parse_args(["C99"]))
+
+
+def check(ledger, verdicts):
+    for finding in (*ledger.claims, *ledger.equations):
+        assert finding.verdict == verdicts[finding.claim], line(finding)
+        assert set(finding.headline) <= set(finding.evidence), finding.claim
+        module, name = finding.code.rsplit(".", 1)
+        assert callable(getattr(__import__(module, fromlist=[name]), name))
+    json.dumps(ledger.as_json(), allow_nan=False)
+
+
+def test_some_claims_measured():
+    before = jax.config.read("jax_enable_x64")
+    ledger = claims(QUICK, seeds=2)
+    assert isinstance(ledger, Ledger) and jax.config.read("jax_enable_x64") == before
+    check(ledger, {"C5": "holds under an added condition", "C9": "fails", "C10": "fails"})
+    assert ledger["C10"].evidence["error_against_closed_form"] < 1e-12
+    other = claims(["C9"], seed=1, seeds=2)
+    assert other["C9"].figures != ledger["C9"].figures  # seeds matter
+    again = claims(["C9"], seeds=2)
+    assert again["C9"].figures == ledger["C9"].figures
