@@ -22,7 +22,7 @@ from analysis_similarity import cases as similarity  # pyright: ignore[reportMis
 from pdejax.studies._records import environment, write_json
 
 MEMORY = """
-import json, resource, sys
+import json, os, sys, threading, time
 import jax, jax.numpy as jnp
 from pdejax import analysis
 from pdejax.analysis import information
@@ -38,14 +38,21 @@ calls = {
     "token_clustering": lambda u, v: analysis.token_clustering(u, key=key, resamples=100),
     "representation": lambda u, v: analysis.representation(u, key=key, resamples=100),
 }
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-# What compiling takes is paid first, on states of the same shapes cut small, so that it is not counted as the analysis's.
-small = states[:, :2, :8, :8]
-jax.block_until_ready(calls[name](small, small))
-before = peak()
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+# Compiled before, so that only the arrays of the second call count; the peak is that of looks every millisecond.
 jax.block_until_ready(calls[name](states, other))
-print(json.dumps({"trajectory": states.nbytes, "added": peak() - before}))
+before, seen, done = resident(), [], threading.Event()
+def look():
+    while not done.is_set():
+        seen.append(resident())
+        time.sleep(0.001)
+watch = threading.Thread(target=look)
+watch.start()
+jax.block_until_ready(calls[name](states, other))
+done.set()
+watch.join()
+print(json.dumps({"trajectory": states.nbytes, "added": max(seen) - before}))
 """
 
 
@@ -99,7 +106,7 @@ def beside(ours, reference, tolerance: float, repeats: int) -> tuple[dict, bool]
 
 
 def memory(layers: int = 13, b: int = 64, n: int = 256, d: int = 128) -> dict:
-    """What each analysis adds to the peak resident memory, over the trajectory's size, in a process of its own."""
+    """What each analysis adds to resident memory at its peak, over the trajectory's size, in its own process (Linux)."""
     found = {}
     for name in (
         "trajectory_fidelity",
