@@ -73,7 +73,7 @@ def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
         },
         coords={"scheme": list(SCHEMES), "steps": steps, "scale": ["1/L", "1/sqrt(L)"]},
     )
-    ax = axes_of(None)
+    ax = axes_of(None, width=7.0)
     for i, name in enumerate(SCHEMES):
         middle = np.exp(np.mean(np.log(error[:, i]), axis=0))
         label = f"{name}: order {np.mean(order[:, i]):.2f}"
@@ -81,7 +81,9 @@ def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
     ax.loglog(steps, np.exp(np.mean(np.log(bound[:, 0]), axis=0)), "k:", linewidth=1.2, label="bound v2 (12), Euler")
     ax.set_xlabel("steps over the whole depth")
     ax.set_ylabel("relative error at the end")
-    legend(ax)
+    ax.set_xticks(steps, [f"{n:g}" for n in steps])
+    ax.minorticks_off()
+    legend(ax, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     caption = (
         "Errors against the number of steps (geometric mean over seeds), with fitted orders and the bound v2 (12)."
     )
