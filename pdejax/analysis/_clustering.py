@@ -53,7 +53,7 @@ class TokenClustering(eqx.Module):
 def token_clustering(
     states: Trajectory | ArrayLike,
     *,
-    key: PRNGKeyArray,
+    key: PRNGKeyArray | None = None,
     mask: ArrayLike | None = None,
     threshold: ArrayLike = 0.99,
     untrained: Trajectory | ArrayLike | None = None,
@@ -68,7 +68,8 @@ def token_clustering(
       one cluster, however far its ends are apart. 0.99 is an angle of 8°; report it with the number.
     - `untrained`: states of an untrained system of the same layers, sequences and tokens as the null. Without, tokens of the
       same norms in independent random directions: mean cosine 0, no clusters, the effective rank of a Gaussian matrix.
-    - `bins` of the histogram over [−1, 1]. `key`, `level`, `resamples`: for the null and the bootstrap over sequences.
+    - `bins` of the histogram over [−1, 1]. `key` (default `jax.random.key(0)`), `level`, `resamples`: for the null and the
+      bootstrap over sequences.
 
     A token that is 0 has cosine 0 with every other and is a cluster of its own. A sequence of one real token has cosine 1,
     one cluster, residual and distances 0.
@@ -80,6 +81,7 @@ def token_clustering(
     repeated minimum over neighbours with pointer jumping, O(n² log n) in practice. Raises `ValueError`/`TypeError` for
     states, masks, bins, or a threshold outside (−1, 1).
     """
+    key = jax.random.key(0) if key is None else key
     owner = "token_clustering"
     s = hidden_states(owner, "states", states, mask)
     check_bootstrap(owner, level, resamples)

@@ -39,7 +39,7 @@ def ftle(
     system: Any,
     u0: ArrayLike,
     *,
-    key: PRNGKeyArray,
+    key: PRNGKeyArray | None = None,
     t1: float | None = None,
     steps: int | None = None,
     solver: str | diffrax.AbstractSolver | None = None,
@@ -68,6 +68,7 @@ def ftle(
 
     Raises `ValueError`/`TypeError` for what does not fit.
     """
+    key = jax.random.key(0) if key is None else key
     if response not in get_args(Response):
         raise ValueError(f"ftle: response={response!r} is unknown; choose one of {get_args(Response)}.")
     for name, value in (("iterations", iterations), ("batch_size", batch_size)):

@@ -54,7 +54,7 @@ def gradient_flow(
     inputs: ArrayLike,
     labels: ArrayLike | None = None,
     *,
-    key: PRNGKeyArray,
+    key: PRNGKeyArray | None = None,
     loss: Loss | None = None,
     mask: ArrayLike | None = None,
     null: Any = "labels",
@@ -90,6 +90,7 @@ def gradient_flow(
     Raises `ValueError`/`TypeError` for inputs, labels, masks, losses or steps that do not fit. A sequence whose state is not
     finite has NaN norms, and the median is NaN.
     """
+    key = jax.random.key(0) if key is None else key
     check_bootstrap("gradient_flow", level, resamples)
     given = {"t0": t0, "t1": t1, "steps": steps, "solver": solver, "split": split, "maps": depths}
     found, examples = as_system("gradient_flow", system, inputs, labels, mask, **given)

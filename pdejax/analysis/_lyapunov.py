@@ -1,5 +1,6 @@
 """Finite-depth Lyapunov exponents of the whole state: tangents carried through a solve, made orthonormal on the way."""
 
+import math
 from collections.abc import Callable
 from typing import Any, no_type_check
 
@@ -27,6 +28,7 @@ from pdejax.analysis._step_maps import (
 )
 from pdejax.models import Simulator, Transformer
 
+STEPS = 16  # per unit of depth, where the caller says nothing
 BLOCKS = 10  # depths are cut into as many equal parts for the interval, fewer where there are fewer steps
 
 
@@ -56,7 +58,7 @@ def lyapunov_exponents(
     system: Any,
     u0: ArrayLike,
     *,
-    key: PRNGKeyArray,
+    key: PRNGKeyArray | None = None,
     k: int,
     t1: float | None = None,
     steps: int | None = None,
@@ -73,11 +75,13 @@ def lyapunov_exponents(
 
     $$\lambda_i = \frac1{t_1 - t_0}\sum_m\log R^{(m)}_{ii},\qquad D\Phi_m\,Q_{m-1} = Q_mR^{(m)},$$
 
-    with Φ_m `qr_every` steps, Q₀ random orthonormal from `key`. Benettin et al. 1980, DOI 10.1007/BF02128236.
+    with Φ_m `qr_every` steps, Q₀ random orthonormal from `key` (default `jax.random.key(0)`). Source: Benettin et
+    al. 1980, DOI 10.1007/BF02128236.
 
-    - `system`: an equation or a field f(t, u, args) on a state of any shape, with `t1`, `steps` and any `solver` of `simulate`
-      by name or object, splittings and retractions included (default "rk4"): exponents of the discrete flow, which those of the
-      equation differ from by O(h^p). Or a `Transformer` or `Simulator` on a state `(n, d)`: its layers, depth as they measure it.
+    - `system`: an equation or a field f(t, u, args) on a state of any shape, with `t1`, `steps` (default 16 per unit of depth:
+      refine until nothing moves) and any `solver` of `simulate`, splittings and retractions included
+      (default "rk4"): exponents of the discrete flow, which those of the equation differ from by O(h^p). Or a `Transformer` or
+      `Simulator` on a state `(n, d)`: its layers, depth as they measure it.
     - `mask (n,)`: padded tokens carry no tangent; the state there is set to 0. At most n_real·d exponents.
     - `qr_every`: steps between two orthogonalizations; too many and the tangents align (all exponents tend to the largest: keep
       the spread of exponents times the depth between below 10 in float32, 25 in float64).
@@ -91,6 +95,7 @@ def lyapunov_exponents(
     Cost per step: one evaluation with k forward-mode products, and a QR of (n·d, k) in O(n·d·k²). Memory: k + 1 states and the
     working set of k products; no trajectory. Raises `ValueError`/`TypeError` for steps, k, masks or states that do not fit.
     """
+    key = jax.random.key(0) if key is None else key
     given = {"t0": t0, "t1": t1, "steps": steps, "solver": solver, "split": split}
     maps, u, real = _maps_of(system, u0, mask, **given)
     other = None if null is None else _maps_of(null, u0, mask, **given)[0]
@@ -102,7 +107,7 @@ def lyapunov_of_maps(
     maps: ArrayLike | Callable[..., Array],
     u0: ArrayLike | None = None,
     *,
-    key: PRNGKeyArray,
+    key: PRNGKeyArray | None = None,
     k: int,
     steps: int | None = None,
     spacing: float = 1.0,
@@ -120,6 +125,7 @@ def lyapunov_of_maps(
     The largest exponent of row-stochastic matrices tends to 0: they leave the vector of ones as it is and do not expand the
     largest entry. Otherwise as [`lyapunov_exponents`][pdejax.analysis.lyapunov_exponents].
     """
+    key = jax.random.key(0) if key is None else key
     width = jnp.asarray(spacing)
     if not callable(maps):
         matrices = jnp.asarray(maps)
@@ -190,8 +196,10 @@ def _maps_of(system, u0, mask, *, t0, t1, steps, solver, split) -> tuple[Abstrac
     """Maps, checked initial state and mask."""
     if not isinstance(system, Transformer | Simulator):
         if t1 is None:
-            raise ValueError("lyapunov_exponents: an equation needs its depth t1 and steps; give t1=…, steps=….")
+            raise ValueError("lyapunov_exponents: an equation needs its depth t1, and may be given steps; give t1=….")
         solver = "rk4" if solver is None else solver
+        if steps is None and not traced(t0, t1) and math.isfinite(float(t1) - float(t0)):
+            steps = STEPS * max(math.ceil(float(t1) - float(t0)), 1)
         given = {"t0": t0, "t1": t1, "steps": steps, "solver": solver, "split": split, "mask": mask, "maps": None}
         maps, u = equation_maps("lyapunov_exponents", system, u0, **given)
         return maps, u, maps.args.mask

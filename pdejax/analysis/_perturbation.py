@@ -29,7 +29,7 @@ def perturbation_sensitivity(
     inputs: ArrayLike,
     labels: ArrayLike | None = None,
     *,
-    key: PRNGKeyArray,
+    key: PRNGKeyArray | None = None,
     loss: Loss | None = None,
     epsilons: ArrayLike = EPSILONS,
     directions: str | Sequence[str] = DIRECTIONS,
@@ -67,6 +67,7 @@ def perturbation_sensitivity(
 
     Raises `ValueError`/`TypeError` for sizes, directions, depths and inputs that do not fit.
     """
+    key = jax.random.key(0) if key is None else key
     check_bootstrap("perturbation_sensitivity", level, resamples)
     eps = _checked_sizes(epsilons)
     names = (directions,) if isinstance(directions, str) else tuple(directions)

@@ -46,7 +46,7 @@ class Representation(eqx.Module):
 def representation(
     states: Trajectory | ArrayLike,
     *,
-    key: PRNGKeyArray,
+    key: PRNGKeyArray | None = None,
     mask: ArrayLike | None = None,
     threshold: ArrayLike = 0.01,
     null: Null = "gaussian",
@@ -67,7 +67,8 @@ def representation(
     - v2's diversity (0.000115 → 0.000114 → 0.000134) is not defined there either. The variance of pooled means is σ²/n for
       independent tokens: 6e-4 at n = 1000 for a Gaussian of v2's magnitude; 1 − cosine is the other reading.
 
-    Intervals: bootstrap over sequences (`key`, `level`, `resamples`), which counts tokens of one sequence as dependent:
+    Intervals: bootstrap over sequences (`key`, default `jax.random.key(0)`, `level`,
+    `resamples`), which counts tokens of one sequence as dependent:
     percentiles, moved so that their median is the value (a resample repeats sequences, which lowers dimensions and
     diversity); NaN ends for a single sequence. Constant states: participation and effective rank 0. For the dimension of
     pooled representations give those as sequences of one token.
@@ -77,6 +78,7 @@ def representation(
     sequences); memory b·d² per layer beside two copies of a layer. Two passes: float32 is good to about 1e-5 relative.
     Raises `ValueError`/`TypeError` for states, masks, a null that is unknown or a threshold that is not positive.
     """
+    key = jax.random.key(0) if key is None else key
     owner = "representation"
     s = hidden_states(owner, "states", states, mask)
     check_bootstrap(owner, level, resamples)

@@ -84,7 +84,7 @@ class LowPass(eqx.Module):
 def amplitude_spectrum(
     states: Trajectory | ArrayLike,
     *,
-    key: PRNGKeyArray,
+    key: PRNGKeyArray | None = None,
     axis: Axis = "token",
     mask: ArrayLike | None = None,
     window: Literal["hann"] | None = None,
@@ -104,12 +104,14 @@ def amplitude_spectrum(
     - `axis`: `"feature"` transforms every token over its d features instead. Features have no natural order: look at the null.
     - `window="hann"` tapers the deviation from the mean (mean square of the taper 1), which lowers the leakage of
       a trend, since tokens are not periodic; Parseval then holds for the tapered tokens.
-    - `key`: for the null and the bootstrap over sequences (`level`, `resamples`; NaN ends for a single sequence).
+    - `key` (default `jax.random.key(0)`): for the null and the bootstrap over sequences (`level`, `resamples`; NaN ends for a
+      single sequence).
 
     Cost O(layers·b·n d log n), one layer at a time, and `resamples` × layers × n/2 numbers for the intervals. In float32
     amplitudes below 1e-7 of the largest are rounding. Raises `ValueError`/`TypeError` for states, masks, axes or windows that
     do not fit. Source: v2 App. A.1, Figure 8, which leaves all of this open; chirp: Bluestein 1970, DOI 10.1109/TAU.1970.1162132.
     """
+    key = jax.random.key(0) if key is None else key
     s = hidden_states("amplitude_spectrum", "states", states, mask)
     _check_choice("amplitude_spectrum", "axis", axis, get_args(Axis))
     _check_options("amplitude_spectrum", window, level, resamples, s.u.shape[2], mask)
@@ -135,7 +137,7 @@ def spectral_similarity(
     a: Trajectory | ArrayLike,
     b: Trajectory | ArrayLike,
     *,
-    key: PRNGKeyArray,
+    key: PRNGKeyArray | None = None,
     mask: ArrayLike | None = None,
     untrained: Trajectory | ArrayLike | None = None,
     pool: bool = True,
@@ -163,6 +165,7 @@ def spectral_similarity(
     `window`, `key`, errors and cost as for [`amplitude_spectrum`][pdejax.analysis.amplitude_spectrum]; lines are
     those of each sequence's own length, none is moved.
     """
+    key = jax.random.key(0) if key is None else key
     owner = "spectral_similarity"
     first, second = paired_states(owner, ("a", "b"), a, b, mask)
     _check_options(owner, window, level, resamples, first.u.shape[2], mask)
@@ -212,7 +215,7 @@ def white_noise_similarity(channels: int) -> float:
 def low_pass_ratio(
     states: Trajectory | ArrayLike,
     *,
-    key: PRNGKeyArray,
+    key: PRNGKeyArray | None = None,
     mask: ArrayLike | None = None,
     level: float = 0.95,
     resamples: int = 500,
@@ -229,6 +232,7 @@ def low_pass_ratio(
     Arguments and errors as for [`amplitude_spectrum`][pdejax.analysis.amplitude_spectrum]; O(layers·b·n d), memory twice the
     trajectory's for the null. Deviations are taken from the mean first, so that float32 sees shares down to 1e-13.
     """
+    key = jax.random.key(0) if key is None else key
     s = hidden_states("low_pass_ratio", "states", states, mask)
     check_bootstrap("low_pass_ratio", level, resamples)
     shuffle, draw = jax.random.split(key)

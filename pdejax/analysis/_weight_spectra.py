@@ -56,7 +56,7 @@ class AttentionSpectra(eqx.Module):
 
 @no_type_check
 def attention_spectra(
-    model: Transformer | DepthVarying | MasterEquation | Attention, *, key: PRNGKeyArray
+    model: Transformer | DepthVarying | MasterEquation | Attention, *, key: PRNGKeyArray | None = None
 ) -> AttentionSpectra:
     r"""Spectra of the circuits of softmax attention, per layer and head, tokens as rows:
 
@@ -79,6 +79,7 @@ def attention_spectra(
     Raises `TypeError` for another model, an interaction that is not `Attention`, or traced weights; `ValueError` for weights
     that are not finite or are a cosine series in depth.
     """
+    key = jax.random.key(0) if key is None else key
     attention = _attention(model)
     arrays = (attention.wq, attention.wk, attention.wv, attention.wo, attention.strength)
     if traced(*arrays):

@@ -133,3 +133,21 @@ def test_intervals_cover_what_they_say():
 def test_bad_bootstraps(level, resamples):
     with pytest.raises(ValueError, match="f: "):
         check_bootstrap("f", level, resamples)
+
+
+def test_calls_without_a_key_are_those_of_key_0():
+    """As users type them: `lyapunov_exponents(equation, u0, t1=…, k=…)`, `spectral_similarity(a, b)`, `token_clustering(u)`."""
+    u, other = U[:, :2, :3], U[:, 2:, :3]
+    key = jax.random.key(0)
+    for call in (
+        lambda **k: pj.analysis.spectral_similarity(u, other, resamples=20, **k),
+        lambda **k: pj.analysis.token_clustering(u, resamples=20, **k),
+        lambda **k: pj.analysis.lyapunov_exponents(
+            pj.MasterEquation(stabilization=pj.LinearDamping(0.5)), u[0, 0], t1=2.0, k=2, **k
+        ),
+    ):
+        ours, theirs = call(), call(key=key)
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+            np.testing.assert_array_equal(a, b)
+    # The default steps are fine enough for a rate of ½: RK4 at h = 1/16 errs by h⁴.
+    np.testing.assert_allclose(ours.exponents.value, -0.5, atol=1e-6)
