@@ -74,7 +74,10 @@ def test_discrete_channels():
 def test_class_channel_by_quadrature():
     """H(Y) minus the mean entropy of the class given x, x uniform on [c, c + 2]: steps of 1/2m or 1/m."""
     m = 4
-    density = lambda x: sum(0.5 / m * (c <= x <= c + 2) for c in range(m))  # noqa: E731
+
+    def density(x):
+        return sum(0.5 / m * (c <= x <= c + 2) for c in range(m))
+
     grid = np.arange(0.5, m + 1)  # the density is constant on unit intervals
     marginal = -sum(density(x) * math.log(density(x)) for x in grid)
     assert class_channel(m).information == pytest.approx(marginal - math.log(2), abs=1e-12)

@@ -1,5 +1,6 @@
 """Rates of collapse: the three laws recovered, from closed forms and from solves; intervals that cover; the law favoured."""
 
+import itertools
 import math
 
 import jax
@@ -117,7 +118,11 @@ def test_several_trajectories():
     found = collapse_rate(t, gap, key=KEY, window=(0.0, 4.0))
     np.testing.assert_allclose(found.rates, rates, rtol=1e-11)
     assert float(found.rate.value) == pytest.approx(2, rel=1e-11)
-    assert 1.6 < float(found.rate.low) < 1.85 and 2.15 < float(found.rate.high) < 2.4
+    # All 3,125 resamples; an end from 500 random ones scatters by about 0.02.
+    means = np.mean(list(itertools.product(rates, repeat=5)), axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    assert float(found.rate.low) == pytest.approx(low, abs=0.08)
+    assert float(found.rate.high) == pytest.approx(high, abs=0.08)
     assert found.gap.shape == (5, K) and found.effective.shape == (5,)
 
 
