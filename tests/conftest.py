@@ -1,8 +1,8 @@
 """Test configuration: float64, strict promotion, and a compilation cache that outlives the run."""
 
-import gc
 import os
 import pathlib
+import time
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Most of a test's time is compilation: without LLVM's optimizations the suite takes two thirds of it. What users run is
@@ -31,19 +31,15 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: -slow[item.path])
 
 
-_MAPS = pathlib.Path("/proc/self/maps")
-_MOST_MAPS = 30_000
-
-
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 def few_memory_maps():
-    """Drop compiled programs before the kernel refuses another: each takes several memory maps, of which Linux allows
-    a process 65,530, and a whole run makes thousands of programs.
-    """
+    """Drop compiled programs after a long test where there are many: a whole run makes thousands (see `forget_programs`)."""
+    started = time.monotonic()
     yield
-    if _MAPS.exists() and len(_MAPS.read_bytes().splitlines()) > _MOST_MAPS:
-        jax.clear_caches()
-        gc.collect()
+    if time.monotonic() - started > 1.0:
+        from pdejax.studies._programs import forget_programs
+
+        forget_programs()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from typing import Any, no_type_check
 import jax
 import numpy as np
 
+from pdejax.studies._programs import forget_programs
 from pdejax.studies._records import Parts, environment, plain, write_json, write_whole
 from pdejax.studies.claims._c1_continuum import C1
 from pdejax.studies.claims._c2_residual import C2
@@ -153,6 +154,7 @@ def _evaluate(claim: Claim | Equation, parts: Parts, seed: int, seeds: int) -> F
         started = time.perf_counter()
         assert claim.measure is not None
         measured = claim.measure(seed, seeds)
+        forget_programs()
         return to_part(measured, time.perf_counter() - started)
 
     name = counterexample_file(claim.id).removeprefix("counterexamples/").removesuffix(".npz")

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, no_type_check
 import numpy as np
 
 from pdejax.data import Batch, Dataset, load
+from pdejax.studies._programs import forget_programs
 from pdejax.studies.reproduce._study import Settings, digest
 from pdejax.training import TrainConfig, load_trained, train
 
@@ -52,6 +53,7 @@ class Models:
                     f"training of {kind} on {config.dataset}, seed {config.seed}, stopped: {done.fit.stopped}. Its metrics are "
                     f"in {folder}."
                 )
+            forget_programs()
         found = load_trained(folder)
         return Trained(found.model, config, folder, json.loads(result.read_text())["test"])
 

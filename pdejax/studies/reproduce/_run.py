@@ -11,6 +11,7 @@ from typing import Any, no_type_check
 
 import numpy as np
 
+from pdejax.studies._programs import forget_programs
 from pdejax.studies._records import ResultError, check_folder, environment, plain, write_json, write_whole
 from pdejax.studies.reproduce._models import Models
 from pdejax.studies.reproduce._registry import STUDIES
@@ -160,6 +161,7 @@ def _part(path: pathlib.Path, measure: Callable[[], Measured], report: Callable[
             if report is not None:
                 report(f"{path} is damaged ({error}) and is measured again")
     found: dict[str, Any] = {name: np.asarray(value) for name, value in measure().items()}
+    forget_programs()
     wrong = [name for name, value in found.items() if value.dtype == object]
     if wrong:
         raise ResultError(f"{path.stem}: {wrong} are not arrays of numbers")
