@@ -1,5 +1,5 @@
-"""What the site does not write by hand: tutorials from the examples, the reference from the exports, parts of the README, the
-table of claims from its data, and formulas as MathML, which every browser shows without a script.
+"""What the site does not write by hand: tutorials from the examples, the reference from the exports, parts of the README, tables
+of claims and of reproduced experiments from their data, and formulas as MathML, which every browser shows without a script.
 """
 
 import ast
@@ -12,6 +12,7 @@ from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CLAIMS = ROOT / "benchmarks" / "results" / "claims" / "claims.json"
+REPRODUCED = ROOT / "benchmarks" / "results" / "reproduce"
 TUTORIALS = "tutorials"
 
 
@@ -174,6 +175,73 @@ def _claims(claims: list[dict[str, Any]]) -> Iterator[str]:
             yield f"Computed by `{claim['code']}`.\n"
 
 
+# The papers' experiments, from their data.
+
+
+def _studies(folder: pathlib.Path) -> list[tuple[pathlib.Path, dict[str, Any]]]:
+    """The studies that were run, in the order of the papers."""
+    found = [(path.parent, json.loads(path.read_text())) for path in folder.glob("*/result.json")]
+    text = (ROOT / "pdejax" / "studies" / "reproduce" / "_registry.py").read_text()
+    order = re.findall(r"[A-Z_]{4,}", text[text.index("_ALL = (") :])
+
+    def place(name: str) -> int:
+        wanted = name.upper().replace("-", "_")
+        return next((i for i, word in enumerate(order) if word in (wanted, f"{wanted}_STUDY")), len(order))
+
+    return sorted(found, key=lambda pair: place(pair[0].name))
+
+
+def reproduced(folder: pathlib.Path = REPRODUCED) -> str:
+    """The studies as Markdown: question, verdict, pictures, and every row paper | ours | null."""
+    studies = _studies(folder)
+    if not studies:
+        return (
+            "!!! note\n\n    No results are in this checkout. `pdejax reproduce --out benchmarks/results/reproduce` computes "
+            "them,\n    and the next build of this page shows them.\n"
+        )
+    return "\n".join(line for path, content in studies for line in _reproduced(path, content))
+
+
+def reproduced_images(folder: pathlib.Path = REPRODUCED) -> list[str]:
+    """The pictures of the studies, by their path in the repository."""
+    return [
+        (path / figure["file"]).relative_to(ROOT).as_posix()
+        for path, content in _studies(folder)
+        for figure in content["figures"]
+    ]
+
+
+def _reproduced(path: pathlib.Path, content: dict[str, Any]) -> Iterator[str]:
+    environment, count = content["environment"], len(content["seeds"])
+    yield f"\n## {_cell(content['title'])}\n"
+    yield f"{_cell(content['question'])} ({_cell(content['source'])})\n"
+    yield f"**{_cell(content['verdict'])}**\n"
+    yield (
+        f"Preset `{content['preset']}`, {count} seed{'s' if count > 1 else ''}, {content['seconds']:.0f} s on "
+        f"{environment['device']} ({environment['cores']} cores), jax {environment['versions']['jax']}; systems compared: "
+        f"{_cell(content['pairing'])}.\n"
+    )
+    for figure in content["figures"]:
+        address = (
+            f"files/{(path / figure['file']).relative_to(ROOT).as_posix()}" if ROOT in path.parents else figure["file"]
+        )
+        yield f"![{_cell(figure['caption'])}]({address})\n\n*{_cell(figure['caption'])}*\n"
+    yield f'??? note "All {len(content["table"])} rows"\n'
+    for line in _rows(content["table"]):
+        yield f"    {line}"
+    yield ""
+
+
+def _rows(rows: list[dict[str, Any]]) -> Iterator[str]:
+    yield "| quantity | paper | ours, with 95 % interval over seeds | null |"
+    yield "|---|---|---|---|"
+    for row in rows:
+        name = _cell(row["quantity"]) + (f" [{_cell(row['unit'])}]" if row["unit"] else "")
+        null = f"{_figure(row['null'])} ({_cell(row['null_name'])})" if row["null"] else "–"
+        note = f"; {_cell(row['note'])}" if row["note"] else ""
+        yield f"| {name} | {_cell(row['paper'] or '–')} | {_figure(row['ours'])}{note} | {null} |"
+
+
 def _figure(value: Any) -> str:
     if isinstance(value, dict):
         ends = [value.get("low"), value.get("high")]
@@ -225,7 +293,7 @@ def on_files(files, config):
 
     for address, text in tutorials().items():
         files.append(File.generated(config, address, content=text))
-    for image in readme_images():
+    for image in [*readme_images(), *reproduced_images()]:
         files.append(File.generated(config, f"files/{image}", abs_src_path=str(ROOT / image)))
     return files
 
@@ -233,7 +301,7 @@ def on_files(files, config):
 def on_page_markdown(markdown, page, config, files):
     markdown = re.sub(r"<!-- api: ([\w.]+) -->", lambda found: reference(found[1]), markdown)
     markdown = re.sub(r"<!-- readme: (.+?) -->", lambda found: readme(found[1]), markdown)
-    return markdown.replace("<!-- claims -->", claims_table())
+    return markdown.replace("<!-- claims -->", claims_table()).replace("<!-- reproduced -->", reproduced())
 
 
 def on_page_content(content, page, config, files):

@@ -3,16 +3,22 @@
 The study's own command is tested with the study, `verify` with the verification.
 """
 
+import argparse
 import dataclasses
+import io
 import json
 import pathlib
+import re
 import runpy
+import shlex
 import sys
 
 import jax
+import numpy as np
 import pytest
 
 from pdejax import cli
+from pdejax._console import Console
 from pdejax.studies import ConvergenceConfig
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -25,9 +31,7 @@ def stopped(arguments, capsys):
     return stop.value.code, capsys.readouterr()
 
 
-@pytest.mark.parametrize(
-    "command", [[], *([name] for name in ("verify", "convergence", "info", "analyze", "reproduce", "claims", "report"))]
-)
+@pytest.mark.parametrize("command", [[], *([name] for name, _, _ in cli._commands())])
 def test_help(command, capsys):
     code, printed = stopped([*command, "--help"], capsys)
     assert code == 0 and printed.err == ""
@@ -44,12 +48,58 @@ def test_help_names_every_option_and_its_default(capsys):
     assert "default euler lietrotter" in text
 
 
-def test_examples_in_the_help_are_commands(capsys):
-    lines = [line.split("  ")[0].split() for line in cli.EXAMPLES.splitlines()[1:] for line in [line.strip()]]
-    parser = cli._parser()
-    for program, *arguments in lines:
+EXAMPLES = {"pdejax": cli.EXAMPLES, **{name: module.EXAMPLES for name, module, _ in cli._commands()}}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_in_the_help_are_commands(name):
+    lines = [line.strip() for line in EXAMPLES[name].splitlines()]
+    examples = [shlex.split(re.split(r"\s{2,}| > ", line)[0]) for line in lines if line.startswith("pdejax")]
+    assert any(arguments[1] == name for arguments in examples) or name == "pdejax"
+    for program, *arguments in examples:
         assert program == "pdejax"
-        assert parser.parse_args(arguments).command == arguments[0]
+        assert cli._parser().parse_args(arguments).command == arguments[0]
+
+
+@pytest.mark.parametrize("name", [name for name, _, _ in cli._commands()])
+def test_every_command_can_be_quiet_and_most_print_json(name):
+    given = {"analyze": ["out"], "report": ["out"]}.get(name, [])
+    assert cli._parser().parse_args([name, *given, "--quiet"]).quiet is True
+    assert cli._parser().parse_args([name, *given, "--json"]).json is True
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def printed(monkeypatch, live=False, **options):
+    """Standard output and error of one of everything."""
+    out, err = io.StringIO(), Terminal() if live else io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    console = Console(argparse.Namespace(**({"quiet": False, "json": False} | options)))
+    console.say("measuring")
+    console.row("a row")
+    console.result("the result")
+    console.saved(["a file"])
+    console.content({"value": float("nan"), "at": np.float32(0.5)})
+    return out.getvalue(), err.getvalue()
+
+
+def test_what_a_command_prints(monkeypatch):
+    assert printed(monkeypatch) == ("a row\nthe result\nsaved a file\n", "… measuring\n")
+    assert printed(monkeypatch, quiet=True) == ("the result\nsaved a file\n", "")
+    out, err = printed(monkeypatch, json=True)
+    assert json.loads(out) == {"value": None, "at": 0.5} and err == "… measuring\na row\n"
+    out, err = printed(monkeypatch, json=True, quiet=True)
+    assert json.loads(out) == {"value": None, "at": 0.5} and err == ""
+
+
+def test_progress_on_a_terminal_is_taken_off_again(monkeypatch):
+    out, err = printed(monkeypatch, live=True)
+    assert out == "a row\nthe result\nsaved a file\n"
+    assert err.startswith("\r\x1b[2K… measuring\r\x1b[2K") and "\n" not in err
 
 
 @pytest.mark.parametrize(
@@ -111,7 +161,7 @@ def test_info_as_json(capsys):
     assert content["versions"]["jax"] == jax.__version__
     assert content["python"] == ".".join(map(str, sys.version_info[:3]))
     assert content["x64"] is True and content["devices"] == jax.device_count()
-    assert "compilation_cache" in content
+    assert set(content["caches"]) == {"compiled programs", "data sets"}
 
 
 def test_info_for_people(capsys):

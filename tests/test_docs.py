@@ -30,6 +30,7 @@ def page(address: str) -> str:
     """A page as mkdocs sees it, without its code; names in backticks stay."""
     text = hooks.tutorials().get(address) or (DOCS / address).read_text()
     text = re.sub(r"<!-- readme: (.+?) -->", lambda found: hooks.readme(found[1]), text)
+    text = text.replace("<!-- reproduced -->", hooks.reproduced())
     return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
 
 
@@ -52,7 +53,7 @@ def test_links_lead_somewhere(address):
         path, _, anchor = link.partition("#")
         target = os.path.normpath(os.path.join(os.path.dirname(address), path)) if path else address
         if target.startswith("files/"):
-            assert target.removeprefix("files/") in hooks.readme_images()
+            assert target.removeprefix("files/") in [*hooks.readme_images(), *hooks.reproduced_images()]
             assert (ROOT / target.removeprefix("files/")).is_file(), link
             continue
         assert target in PAGES or target in hooks.tutorials(), (address, link)
@@ -186,6 +187,34 @@ def test_the_claims_are_those_of_the_data(tmp_path):
     assert len(re.findall(r"(?<!\\)\|", row)) == 5
     assert "<script" not in text and r"γ\_A" in text
     assert "0.9877 [0.9812, 0.9941]" in text and "runs 64" in text and "rate –" in text and "Two tokens." in text
+
+
+def test_the_reproduced_experiments_are_those_of_the_data(tmp_path):
+    assert "pdejax reproduce --out" in hooks.reproduced(tmp_path)
+    ours = {"mean": 0.98765, "low": 0.9812, "high": 0.9941, "values": [0.98, 0.99]}
+    row = {"quantity": "cosine | layer", "unit": "nats", "paper": "0.97", "ours": ours, "null": None, "null_name": None}
+    for name in ("spectral", "attention-images", "residual"):
+        content = {
+            "title": name,
+            "question": "Is it <b>so</b>?",
+            "source": "v1",
+            "verdict": "It is.",
+            "preset": "quick",
+            "seeds": [0, 1],
+            "seconds": 12.3,
+            "environment": {"device": "cpu", "cores": 2, "versions": {"jax": "0.10.2"}},
+            "pairing": "distilled",
+            "figures": [{"file": "x.png", "caption": "A picture."}],
+            "table": [row | {"note": "a note"}, row | {"null": ours, "null_name": "untrained", "note": ""}],
+        }
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").write_text(json.dumps(content))
+    text = hooks.reproduced(tmp_path)
+    assert re.findall("^## (.*)$", text, flags=re.MULTILINE) == ["attention-images", "residual", "spectral"]
+    rows = [line.strip() for line in text.splitlines() if line.startswith("    | cosine")]
+    assert len(rows) == 6 and all(len(re.findall(r"(?<!\\)\|", line)) == 5 for line in rows)
+    assert "0.9877 [0.9812, 0.9941]; a note" in rows[0] and rows[1].endswith("(untrained) |")
+    assert "<b>" not in text and "2 seeds, 12 s on cpu (2 cores), jax 0.10.2" in text and "![A picture.](x.png)" in text
 
 
 def mkdocs() -> list[str]:

@@ -60,14 +60,12 @@ class FieldWeights(eqx.Module):
     retractions: tuple[LayerNorm | RMSNorm, ...] | None = None
 
 
-def make_weights(config: SimulatorConfig, key: PRNGKeyArray) -> tuple[FieldWeights | None, FieldWeights | None]:
-    """Fresh weights as `(stacked, common)`: those with a leading axis over the K layers, and those that serve all depths.
+# Not inside `make_weights`: a function made anew is compiled anew, and every training makes a model.
+@eqx.filter_jit
+def _draw(config: SimulatorConfig, key: PRNGKeyArray, layers: int | None) -> FieldWeights:
+    """The weights of one field, or of `layers` of them with a leading axis."""
 
-    Piecewise-constant weights are all stacked, a shared field's all common. Between knots a spline of D or γ could fall below
-    0 and a retraction is not interpolated, so cubic weights have the former in common, linear and cubic ones the latter.
-    """
-
-    def all_of(key: PRNGKeyArray) -> FieldWeights:
+    def one(key: PRNGKeyArray) -> FieldWeights:
         interaction, reaction = _terms(config, key)
         columns = config.dim if config.diffusion == "feature" else 1
         rated = config.stabilization in ("damping", "spatial", "layernorm")
@@ -82,9 +80,19 @@ def make_weights(config: SimulatorConfig, key: PRNGKeyArray) -> tuple[FieldWeigh
             else None,
         )
 
+    return one(key) if layers is None else eqx.filter_vmap(one)(jax.random.split(key, layers))
+
+
+def make_weights(config: SimulatorConfig, key: PRNGKeyArray) -> tuple[FieldWeights | None, FieldWeights | None]:
+    """Fresh weights as `(stacked, common)`: those with a leading axis over the K layers, and those that serve all depths.
+
+    Piecewise-constant weights are all stacked, a shared field's all common. Between knots a spline of D or γ could fall below
+    0 and a retraction is not interpolated, so cubic weights have the former in common, linear and cubic ones the latter.
+    """
+
     if config.depth == "shared":
-        return None, eqx.filter_jit(all_of)(key)
-    stacked = eqx.filter_jit(eqx.filter_vmap(all_of))(jax.random.split(key, config.layers))
+        return None, _draw(config, key, None)
+    stacked = _draw(config, key, config.layers)
     moved = {"constant": (), "linear": ("retractions",), "cubic": ("retractions", "diffusivity", "gamma")}[config.depth]
     held = {name: jax.tree.map(lambda x: x[0], getattr(stacked, name)) for name in moved}
     if all(part is None for part in held.values()):

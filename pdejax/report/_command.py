@@ -1,7 +1,10 @@
 """The command `report`: its arguments, and the pages it builds."""
 
 import argparse
+import dataclasses
 import sys
+
+from pdejax._console import Console, add_output_arguments
 
 DESCRIPTION = """One self-contained HTML page, and the same as Markdown, from what `pdejax reproduce` and `pdejax claims`
 left in DIR."""
@@ -19,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
     parser.add_argument("folder", metavar="DIR", help="folder of results")
     parser.add_argument("--out", metavar="FILE", default=None, help="the HTML page (default DIR/report.html)")
-    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    add_output_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -29,8 +32,10 @@ def run(options: argparse.Namespace) -> int:
     built = build_report(options.folder, options.out)
     for problem in built.problems:
         print(f"pdejax report: {problem}", file=sys.stderr)
+    console, size = Console(options), built.html.stat().st_size
     if not options.quiet:
-        size = built.html.stat().st_size
-        print(f"saved {built.html} ({size / 1e6:.1f} MB: {built.studies} studies, {built.claims} claims)")
-        print(f"saved {built.markdown}")
+        console.saved(
+            [f"{built.html} ({size / 1e6:.1f} MB: {built.studies} studies, {built.claims} claims)", built.markdown]
+        )
+    console.content(dataclasses.asdict(built) | {"bytes": size})
     return 1 if built.problems else 0

@@ -2,15 +2,22 @@
 
 import argparse
 import dataclasses
-import sys
 from typing import get_args
 
+from pdejax._console import Console, add_output_arguments
 from pdejax.studies._algorithm1 import algorithm1
 from pdejax.studies._algorithm1_config import PATCHES, Algorithm1Config, Estimator, Start
 from pdejax.training._bottleneck import Signs
 
 DESCRIPTION = """Algorithm 1 of v1 on handwritten digits: the coupled multi-layer system by explicit Euler, trained by the
 information-bottleneck flow under each of the signs that v1 prints; see pdejax.studies.Algorithm1Config."""
+EXAMPLES = """examples:
+  pdejax algorithm1 --out out
+  pdejax algorithm1 --signs "v1 (14)" --estimator infonce --beta 0.1
+  pdejax algorithm1 --layers 4 --dt 0.05 --no-refine --no-bounds
+
+exit status: 0 done, 1 every run diverged, 2 bad input
+"""
 INTEGERS = {
     "layers": "L",
     "dim": "d",
@@ -50,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-bounds", dest="bounds", action="store_false", help="no InfoNCE and CLUB at the ends")
     parser.add_argument("--no-refine", dest="refine", action="store_false", help="no orders in Δt and Δx")
     parser.add_argument("--out", metavar="DIR", help="folder for algorithm1.json and algorithm1.png")
+    add_output_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -57,12 +65,15 @@ def run(options: argparse.Namespace) -> int:
     values = {field.name: getattr(options, field.name) for field in dataclasses.fields(Algorithm1Config)}
     values["signs"] = tuple(values["signs"])
     config = Algorithm1Config(**values)
-    result = algorithm1(config, report=lambda text: print(f"… {text}", file=sys.stderr, flush=True))
-    print(f"{'signs':<14}{'‖θ‖':>9}{'loss':>9}{'accuracy':>10}{'Ĩ':>9}{'InfoNCE ≤':>11}{'≤ CLUB':>9}   (at the end)")
+    console = Console(options)
+    result = algorithm1(config, report=console.say)
+    console.result(
+        f"{'signs':<14}{'‖θ‖':>9}{'loss':>9}{'accuracy':>10}{'Ĩ':>9}{'InfoNCE ≤':>11}{'≤ CLUB':>9}   (at the end)"
+    )
     runs = result.results["runs"]
     for found in runs:
-        print(end_row(found))
-    print(
+        console.result(end_row(found))
+    console.result(
         f"\n{'signs':<14}{'layer':>6}{'v1 (21) ≤ 1':>13}{'corrected Δt':>14}{'eigenvalues Δt':>16}   (Δt = {config.dt:g})"
     )
     for found in runs:
@@ -70,13 +81,13 @@ def run(options: argparse.Namespace) -> int:
             cells = (
                 _cell(row[key], width) for key, width in (("v1_21", 13), ("corrected_dt", 14), ("dt_eigenvalues", 16))
             )
-            print(f"{found['name']:<14}{row['layer']:>6}{''.join(cells)}")
-    print()
+            console.result(f"{found['name']:<14}{row['layer']:>6}{''.join(cells)}")
+    console.result("")
     for question, answer in result.verdicts.items():
-        print(f"{question:<14}{answer}")
-    for path in result.files:
-        print(f"saved {path}")
-    print(f"{result.results['seconds']:.0f} s")
+        console.result(f"{question:<14}{answer}")
+    console.saved(result.files)
+    console.result(f"{result.results['seconds']:.0f} s")
+    console.content(result.as_json())
     return 0 if any(found["diverged"] is None for found in runs) else 1
 
 

@@ -80,7 +80,7 @@ def analyze(
     *,
     against: str | os.PathLike[str] | None = None,
     examples: int = 64,
-    noise: float = 1.0,
+    noise: float = 0.7,
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
     report: Callable[[str], None] | None = None,
@@ -89,7 +89,7 @@ def analyze(
 
     - `against`: the folder of another run on the same data, of as many layers and features, whose states and attention are
       compared with this one's.
-    - `noise` σ of the information estimates, relative to the root mean square of all states.
+    - `noise` σ of the information estimates, relative to each layer's spread over sequences (`unit_spread`).
     - `out`: folder for `analysis.json`, `analysis.nc` and plots.
 
     Nulls: the untrained model of the same configuration, shuffled tokens, permuted labels, uniform attention.
@@ -212,9 +212,7 @@ class _Figures:
     def informed(self, states, labels, noise: float) -> None:
         """What needs the labels: both informations of every layer."""
         self.say("information")
-        real = self.mask[None, :, :, None]
-        count = jnp.sum(real).astype(states.dtype) * states.shape[0] * states.shape[-1]
-        scaled = states / jnp.sqrt(jnp.sum(jnp.where(real, states, 0) ** 2) / count)
+        scaled = information.unit_spread(states, mask=self.mask)
         plane = information.information_plane(scaled, scaled[0], labels, noise=noise, mask=self.mask, key=self.key)
         for name, figure, null in (
             ("I(X; T + σξ)", plane.input, plane.input_null),

@@ -1,21 +1,19 @@
 """Results on disk: JSON written whole or not at all, parts that an interrupted study resumes from, and the environment."""
 
-import dataclasses
 import hashlib
 import json
-import math
 import os
 import pathlib
 import platform
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import jax
-import numpy as np
 
 from pdejax import _files
+from pdejax._files import plain as plain
 
 PACKAGES = ("pdejax", "jax", "jaxlib", "diffrax", "equinox", "flax", "numpy", "scipy")
 
@@ -43,25 +41,6 @@ def environment() -> dict[str, Any]:
         "x64": bool(jax.config.read("jax_enable_x64")),
         "versions": versions,
     }
-
-
-def plain(value: Any) -> Any:
-    """Dataclasses, arrays and tuples as JSON types; NaN and infinities as None, which JSON can hold."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set):
-        return [plain(item) for item in value]
-    if isinstance(value, np.ndarray | jax.Array):
-        return plain(np.asarray(value).tolist())
-    if isinstance(value, np.generic):
-        return plain(value.item())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, pathlib.PurePath):
-        return str(value)
-    return value
 
 
 def settings(config: Any) -> dict[str, Any]:

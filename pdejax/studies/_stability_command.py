@@ -1,14 +1,21 @@
 """The command `stability`: its arguments, and a run with its table."""
 
 import argparse
-import sys
 from typing import Any
 
+from pdejax._console import Console, add_output_arguments
 from pdejax.studies._stability_config import FAMILIES, StabilityConfig
 
 DESCRIPTION = (
     "Largest stable steps predicted and measured, and maps of stability against v1 (21) and the corrected bound."
 )
+EXAMPLES = """examples:
+  pdejax stability --out out                                           data and maps too; goes on after a stop
+  pdejax stability --families diffusion "softmax attention" --resolution 60
+  pdejax stability --solvers euler rk4 --families                      largest steps only
+
+exit status: 0 done, 1 a verdict is NOT as it should be or a bound is VIOLATED, 2 bad input
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--diffusivity", type=float, metavar="D", default=None, help=f"of that field (default {default.diffusivity:g})"
     )
     parser.add_argument("--out", metavar="DIR", default=None, help="folder for results")
-    parser.add_argument("--quiet", action="store_true", help="print the final tables only")
+    add_output_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -51,28 +58,19 @@ def run(options: argparse.Namespace) -> int:
     given: dict[str, Any] = {name: getattr(options, name) for name in StabilityConfig.__dataclass_fields__}
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if v is not None}
     config = StabilityConfig(**values)
-    live = sys.stderr.isatty()
-
-    def say(text: str) -> None:
-        if not options.quiet:
-            print(f"\r\x1b[2K… {text}" if live else f"… {text}", end="" if live else "\n", file=sys.stderr, flush=True)
-
-    def clear() -> None:
-        if live and not options.quiet:
-            print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
-
-    shown = []
+    console = Console(options)
+    rows: list[str] = []
 
     def row(record) -> None:
-        clear()
-        if not shown:
-            print(HEADER)
-        shown.append(record)
-        print(limit_row(record), flush=True)
+        for line in (*([] if rows else [HEADER]), limit_row(record)):
+            console.row(line)
+            rows.append(line)
 
-    result = stability(config, report=say, row=row)
-    clear()
-    print(summary(result.as_json()))
-    for path in result.files:
-        print(f"saved {path}")
+    result = stability(config, report=console.say, row=row)
+    content = result.as_json()
+    if options.quiet:
+        console.result("\n".join(rows))
+    console.result(summary(content))
+    console.saved(result.files)
+    console.content(content)
     return 1 if any("NOT" in answer or "VIOLATED" in answer for answer in result.verdicts.values()) else 0

@@ -2,11 +2,17 @@
 
 import argparse
 import dataclasses
-import sys
 
+from pdejax._console import Console, add_output_arguments
 from pdejax.studies._stiff import cheapest, stiff
 from pdejax.studies._stiff_config import SCHEMES, StiffConfig
 
+DESCRIPTION = "Field evaluations, time and memory to a given error; see pdejax.studies.StiffConfig."
+EXAMPLES = """examples:
+  pdejax stiff --out out                            T = 0.05: minutes on two cores; goes on after a stop
+  pdejax stiff --full --out out                     T = 0.25 with every explicit solve run whole: about an hour
+  pdejax stiff --diffusivities 0.01 0.1 --solvers tsit5 rkc2 etdrk4
+"""
 HEADER = f"{'solver':<12}{'D':>8}{'tolerance':>11}{'steps':>9}{'evals':>9}{'error':>10}{'seconds':>10}{'MiB':>8}"
 
 
@@ -22,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--explicit-steps", type=int, default=default.explicit_steps, metavar="K")
     parser.add_argument("--full", action="store_true", help="explicit solves whole, over T = 0.25")
     parser.add_argument("--out", metavar="DIR", help="folder for stiff.json, stiff.nc, stiff.png; resumes from it")
+    add_output_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -30,26 +37,29 @@ def run(options: argparse.Namespace) -> int:
     for name in ("diffusivities", "solvers"):
         values[name] = tuple(values[name])
     config = StiffConfig(**values)
-    shown = {"header": False}
+    console = Console(options)
+    started: list[bool] = []
 
     def row(record) -> None:
-        if not shown["header"]:
-            print(HEADER)
-            shown["header"] = True
-        print(cost_row(record), flush=True)
+        if not started:
+            console.row(HEADER)
+            started.append(True)
+        console.row(cost_row(record))
 
-    result = stiff(config, report=lambda text: print(f"… {text}", file=sys.stderr, flush=True), row=row)
-    print("\ncheapest runs to the target error")
-    print(HEADER)
+    result = stiff(config, report=console.say, row=row)
+    console.result("\ncheapest runs to the target error")
+    console.result(HEADER)
     for d in config.diffusivities:
         for record in sorted(cheapest(result.results["cost"], d).values(), key=lambda r: r["evaluations"]):
-            print(cost_row(record))
+            console.result(cost_row(record))
     for reference in result.results["references"]:
-        print(f"reference at D = {reference['D']:g}: two exponential methods differ by {reference['error']:.1e}")
+        console.result(
+            f"reference at D = {reference['D']:g}: two exponential methods differ by {reference['error']:.1e}"
+        )
     for question, answer in result.verdicts.items():
-        print(f"{question:<12}{answer}")
-    for path in result.files:
-        print(f"saved {path}")
+        console.result(f"{question:<12}{answer}")
+    console.saved(result.files)
+    console.content(result.as_json())
     return 0
 
 

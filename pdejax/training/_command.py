@@ -6,10 +6,10 @@ import dataclasses
 import inspect
 import pathlib
 import statistics
-import sys
 import typing
 from typing import Any
 
+from pdejax._console import Console, add_output_arguments
 from pdejax.training._config import TrainConfig
 from pdejax.training._presets import PRESETS, preset
 
@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             kind = next((t for t in (int, float, str) if hint is t or t in typing.get_args(hint)), str)
             parser.add_argument(flag, type=kind, metavar=kind.__name__.upper(), **common)
     parser.add_argument("--seeds", type=int, default=1, metavar="K", help="train K times, seeds --seed and following")
-    parser.add_argument("--quiet", action="store_true", help="no progress, only the results")
+    add_output_arguments(parser)
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, to train on several machines")
     parser.add_argument("--processes", type=int, default=1, metavar="P", help="how many processes there are")
     parser.add_argument("--process", type=int, default=0, metavar="I", help="which of them this is, from 0")
@@ -89,25 +89,24 @@ def run(options: argparse.Namespace) -> int:
         from pdejax.training._distributed import initialize_distributed
 
         initialize_distributed(options.coordinator, options.processes, options.process)
-    from pdejax.training._run import train
+    from pdejax.training._run import outcome, train
 
-    def say(text: str) -> None:
-        if not options.quiet:
-            print(text, file=sys.stderr, flush=True)
-
+    console = Console(options)
     results = []
     for config in configs:
-        result = train(config, report=say, progress=not options.quiet)
-        print(line(result), flush=True)
-        for path in result.files if not options.quiet else ():
-            print(f"saved {path}")
+        result = train(config, report=console.say, progress=not options.quiet)
+        console.result(line(result))
+        console.saved(() if options.quiet else result.files)
         if result.fit.stopped == "interrupted":
             return 130
         results.append(result)
     if len(results) > 1:
         for name in results[0].test:
             found = [result.test[name] for result in results]
-            print(f"{name} over {len(found)} seeds: {statistics.mean(found):.4f} ± {statistics.stdev(found):.4f} (sd)")
+            console.result(
+                f"{name} over {len(found)} seeds: {statistics.mean(found):.4f} ± {statistics.stdev(found):.4f} (sd)"
+            )
+    console.content([outcome(result) for result in results])
     return 1 if any(result.fit.stopped == "nan" for result in results) else 0
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from pdejax._files import write_whole
+from pdejax._files import plain, write_whole
 
 Row = dict[str, float]
 
@@ -162,19 +162,7 @@ def _append(path: pathlib.Path, content: bytes) -> None:
 
 def write_summary(path: pathlib.Path, value: Mapping[str, Any]) -> None:
     """JSON, numbers that are not finite as null."""
-    write_whole(path, (json.dumps(_plain(value), indent=1, allow_nan=False) + "\n").encode())
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic | np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return str(value) if isinstance(value, pathlib.PurePath) else value
+    write_whole(path, (json.dumps(plain(value), indent=1, allow_nan=False) + "\n").encode())
 
 
 def read_metrics(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:

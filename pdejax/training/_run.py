@@ -75,8 +75,18 @@ class TrainResult:
 
 
 @no_type_check
-def train(config: TrainConfig, *, report: Callable[[str], None] | None = None, progress: bool = True) -> TrainResult:
+def train(
+    config: TrainConfig,
+    *,
+    report: Callable[[str], None] | None = None,
+    progress: bool = True,
+    baselines: bool = True,
+    plots: bool = True,
+) -> TrainResult:
     """Train a model on a data set, test the best of it and set it beside the baselines.
+
+    - `report` takes a line about what is being done; `progress` shows a bar. `baselines=False` leaves them out, `plots=False`
+      the picture of the curves: a few seconds each, for whoever trains many models.
 
     With `config.out` everything is kept there, and the same call goes on where it was interrupted, to the same numbers. All
     devices share the work, those of other processes too after `initialize_distributed`.
@@ -136,18 +146,18 @@ def train(config: TrainConfig, *, report: Callable[[str], None] | None = None, p
         final = _parameters(config.out, final, "best")
     whole = _whole(splits["test"], config, everything=True)
     test = {} if stopped else evaluate(fitted.state._replace(params=final), whole)
-    baselines = {} if stopped else _baselines(config, splits)
+    beside = _baselines(config, splits) if baselines and not stopped else {}
     result = TrainResult(
         config=config,
         parameters=count_parameters(params),
         fit=fitted,
         model=merge_model(final, static),
         test=test,
-        baselines=baselines,
+        baselines=beside,
         seconds=time.perf_counter() - started,
         files=fitted.files,
     )
-    return result if config.out is None or stopped or jax.process_index() else _kept(result, splits["train"])
+    return result if config.out is None or stopped or jax.process_index() else _kept(result, splits["train"], plots)
 
 
 class TrainedModel(NamedTuple):
@@ -278,25 +288,31 @@ def _model_config(model: Model) -> dict[str, Any]:
     return {"kind": type(model).__name__, "options": options}
 
 
-def _kept(result: TrainResult, dataset: Dataset) -> TrainResult:
-    """Write the outcome as JSON and the curves as a picture."""
-    from pdejax.training._curves import curves
-
-    assert result.config.out is not None
-    folder = pathlib.Path(result.config.out)
-    outcome = {
+def outcome(result: TrainResult) -> dict[str, Any]:
+    """What is saved of a run besides its curves, and printed as JSON."""
+    return {
         "config": _settings(result.config),
         "parameters": result.parameters,
-        "data": {"source": dataset.source, "license": dataset.license, "examples": len(dataset)},
         "test": result.test,
         "baselines": result.baselines,
         "training": result.fit.summary(),
         "evaluations": result.fit.evaluations,
         "seconds": result.seconds,
     }
-    write_summary(folder / "result.json", outcome)
-    write_whole(folder / "curves.png", curves(result))
-    files = (*result.files, str(folder / "result.json"), str(folder / "curves.png"))
+
+
+def _kept(result: TrainResult, dataset: Dataset, plots: bool) -> TrainResult:
+    """Write the outcome as JSON and the curves as a picture."""
+    assert result.config.out is not None
+    folder = pathlib.Path(result.config.out)
+    data = {"source": dataset.source, "license": dataset.license, "examples": len(dataset)}
+    write_summary(folder / "result.json", outcome(result) | {"data": data})
+    files = (*result.files, str(folder / "result.json"))
+    if plots:
+        from pdejax.training._curves import curves
+
+        write_whole(folder / "curves.png", curves(result))
+        files = (*files, str(folder / "curves.png"))
     return dataclasses.replace(result, files=files)
 
 

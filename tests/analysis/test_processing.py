@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pdejax.analysis.information import layer_spread, unit_spread
 from pdejax.analysis.information._depth_entropy import layer_entropy
 from pdejax.analysis.information._layers import around, pooled
 from pdejax.analysis.information._mutual import mutual_information
@@ -204,6 +205,30 @@ def test_trained_estimators_go_along_depth():
         y, us[:2], noise=0.5, pool="flatten", estimator="infonce", key=KEY, resamples=0, permutations=0, steps=300
     )
     assert np.all(np.asarray(told.information.value) > 0.2) and np.all(np.asarray(told.information.value) < math.log(2))
+
+
+def test_layer_spread():
+    """tr Cov by NumPy, of two layers of one set of rows; of tokens, those of padding do not count."""
+    t = np.asarray(jax.random.normal(KEY, (40, 3))) * np.array([1.0, 2.0, 0.5])
+    found = layer_spread(jnp.stack([t, 3 * t]), pool=None)
+    exact = np.sqrt(np.trace(np.cov(t.T, bias=True)))
+    np.testing.assert_allclose(found, [exact, 3 * exact], rtol=1e-12)
+    tokens = np.repeat(t[None, :, None], 4, axis=2)
+    tokens[:, :, 2:] = np.nan
+    mask = np.tile([True, True, False, False], (40, 1))
+    np.testing.assert_allclose(layer_spread(tokens, mask=mask), [exact], rtol=1e-12)
+
+
+def test_unit_spread():
+    """Spread 1 in every layer; a collapsed one is not blown up; one of zeros stays as it is."""
+    t = jax.random.normal(KEY, (40, 5, 3))
+    mask = np.arange(5) < np.arange(40)[:, None] % 5 + 1
+    collapsed = 7.0 + 1e-9 * t
+    scaled = unit_spread(jnp.stack([t, 30 * t + 1, collapsed, 0 * t]), mask=mask)
+    spread = layer_spread(scaled, mask=mask)
+    np.testing.assert_allclose(spread[:2], 1, rtol=1e-12)
+    assert spread[2] < 1e-6 and spread[3] == 0 and jnp.isfinite(scaled).all()
+    np.testing.assert_allclose(scaled[1], scaled[0] + 1 / (30 * layer_spread(t[None], mask=mask)[0]), rtol=1e-10)
 
 
 def test_layer_entropy():

@@ -48,3 +48,5 @@ from pdejax.analysis.information._plane import InformationPlane as InformationPl
 from pdejax.analysis.information._plane import information_plane as information_plane
 from pdejax.analysis.information._processing import Processing as Processing
 from pdejax.analysis.information._processing import data_processing as data_processing
+from pdejax.analysis.information._spread import layer_spread as layer_spread
+from pdejax.analysis.information._spread import unit_spread as unit_spread

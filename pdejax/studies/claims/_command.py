@@ -1,8 +1,8 @@
 """The command `claims`: its arguments, and a run with its lines."""
 
 import argparse
-import json
-import sys
+
+from pdejax._console import Console, add_output_arguments
 
 DESCRIPTION = (
     "Every claim C1-C17 of the papers and every numbered equation, with a verdict recomputed from evidence, intervals over "
@@ -25,9 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seeds", type=int, metavar="K", default=5, help="repetitions that intervals are over (default 5)"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON, and nothing else, on standard output")
     parser.add_argument("--out", metavar="DIR", default=None, help="folder for results and for finished parts")
-    parser.add_argument("--quiet", action="store_true", help="no progress, the final table only")
+    add_output_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -35,30 +34,24 @@ def run(options: argparse.Namespace) -> int:
     from pdejax.studies.claims._ledger import claims
     from pdejax.studies.claims._table import counts, line
 
-    live = sys.stderr.isatty() and not options.quiet
-
-    def clear() -> None:
-        if live:
-            print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
+    console = Console(options)
 
     def say(text: str) -> None:
-        if live:
-            print(f"\r\x1b[2K… {text[:100]}", end="", file=sys.stderr, flush=True)
+        if console.live:  # elsewhere the lines themselves are the progress
+            console.say(text)
 
-    def row(finding) -> None:
-        clear()
-        if not options.quiet:
-            print(line(finding), file=sys.stderr if options.json else sys.stdout, flush=True)
-
-    ledger = claims(options.ids or None, seed=options.seed, seeds=options.seeds, report=say, row=row, out=options.out)
-    clear()
-    if options.json:
-        print(json.dumps(ledger.as_json(), indent=1, allow_nan=False))
-        return 0
+    ledger = claims(
+        options.ids or None,
+        seed=options.seed,
+        seeds=options.seeds,
+        report=say,
+        row=lambda finding: console.row(line(finding)),
+        out=options.out,
+    )
     if options.quiet:
-        print(ledger.table())
+        console.result(ledger.table())
     else:
-        print(f"\n{counts((*ledger.claims, *ledger.equations))}; {ledger.seconds:.0f} s")
-    for path in ledger.files:
-        print(f"saved {path}")
+        console.result(f"\n{counts((*ledger.claims, *ledger.equations))}; {ledger.seconds:.0f} s")
+    console.saved(ledger.files)
+    console.content(ledger.as_json())
     return 0

@@ -8,10 +8,19 @@ import numpy as np
 import xarray as xr
 
 from pdejax.analysis import spectral_similarity, trajectory_fidelity
-from pdejax.plot._style import LAYER, NULL, axes_of, band, legend, whole_layers
+from pdejax.plot._style import LAYER, NULL, axes_of, legend, whole_layers
 from pdejax.studies.reproduce._models import Models
-from pdejax.studies.reproduce._pairs import NAMES, PAIRINGS, bench, heatmaps, observe, partner, untrained_partner
-from pdejax.studies.reproduce._settings import LISTOPS, LISTOPS_PAPER
+from pdejax.studies.reproduce._pairs import (
+    NAMES,
+    PAIRINGS,
+    bench,
+    heatmaps,
+    observe,
+    partner,
+    seed_curves,
+    untrained_partner,
+)
+from pdejax.studies.reproduce._settings import LISTOPS, LISTOPS_PAPER, STUDENT
 from pdejax.studies.reproduce._study import Conclusion, Measured, Picture, Settings, Study, row, stacked
 
 PAPER = {"mse": "0.031", "cosine": "0.970", "spectral": "0.967"}
@@ -111,7 +120,7 @@ def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
     maps = heatmaps(list(first), ["Transformer", *(name.split(" (")[0] for name in names)], title)
     caption = "Hidden states of one sequence by layer: the Transformer above, the simulators below, one colour scale."
     curves = (
-        "Cosine of tokens with the Transformer's by layer, mean and 95 % interval over seeds; dashed: untrained fields."
+        "Cosine of tokens with the Transformer's by layer, mean over seeds, thin the seeds; dashed: untrained fields."
     )
     return Conclusion(
         rows, verdict, data, [Picture("states.png", caption, maps), Picture("cosine.png", curves, _curves(data))]
@@ -119,15 +128,11 @@ def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
 
 
 def _curves(data: xr.Dataset) -> Any:
-    from pdejax.studies.reproduce._study import over_seeds
 
     ax = axes_of(None)
     layers = data.layer.values
     for i, name in enumerate(data.pairing.values):
-        values = [over_seeds(data["cosine"].values[:, i, k]) for k in range(len(layers))]
-        low = [v.mean if v.low is None else v.low for v in values]
-        high = [v.mean if v.high is None else v.high for v in values]
-        band(ax, layers, [v.mean for v in values], low, high, index=i, label=str(name))
+        seed_curves(ax, layers, data["cosine"].values[:, i], index=i, label=str(name))
     for i in range(data.sizes["pairing"]):
         null = data["null_cosine"].values[:, i].mean(axis=0)
         ax.plot(layers, null, **NULL, label="untrained fields" if i == 0 else None)
@@ -145,7 +150,7 @@ ALIGNMENT = Study(
     question="Do the hidden states of a PDE simulator follow a Transformer's?",
     source="v2 §4.2, Figures 2 and 3",
     presets={
-        "quick": Settings(train=LISTOPS, student_steps=1000, examples=64),
+        "quick": Settings(train=LISTOPS, student_steps=600, student=STUDENT, examples=64),
         "paper": Settings(train=LISTOPS_PAPER, student_steps=10_000, examples=64, seeds=5),
     },
     measure=measure,

@@ -9,11 +9,11 @@ import numpy as np
 import xarray as xr
 
 from pdejax.analysis import adjacent_correlation, trajectory_fidelity
-from pdejax.plot._style import LAYER, axes_of, band, legend, whole_layers
+from pdejax.plot._style import LAYER, axes_of, legend, whole_layers
 from pdejax.studies.reproduce._models import Models
-from pdejax.studies.reproduce._pairs import bench, observe, partner, untrained_partner
-from pdejax.studies.reproduce._settings import IMAGES, IMAGES_PAPER, LISTOPS, TEXT, TEXT_PAPER, text_or
-from pdejax.studies.reproduce._study import Conclusion, Measured, Picture, Settings, Study, over_seeds, row, stacked
+from pdejax.studies.reproduce._pairs import bench, observe, partner, seed_curves, untrained_partner
+from pdejax.studies.reproduce._settings import IMAGES, IMAGES_PAPER, LISTOPS, STUDENT, TEXT, TEXT_PAPER, text_or
+from pdejax.studies.reproduce._study import Conclusion, Measured, Picture, Settings, Study, row, stacked
 
 RESAMPLES = 20
 
@@ -21,7 +21,7 @@ RESAMPLES = 20
 def architectures(settings: Settings) -> Mapping[str, Settings]:
     """The settings of each architecture, by its name."""
     return {
-        name: Settings(train=train, student_steps=settings.student_steps, examples=settings.examples)
+        name: dataclasses.replace(settings, train=train, options={})
         for name, train in settings.options["architectures"].items()
     }
 
@@ -82,19 +82,14 @@ def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
     data = xr.Dataset(variables)
     ax = axes_of(None)
     for i, name in enumerate(architectures(settings)):
-        values = [over_seeds(v) for v in data[f"{name} distilled"].values.T]
-        low = [v.mean if v.low is None else v.low for v in values]
-        high = [v.mean if v.high is None else v.high for v in values]
-        band(
-            ax, np.arange(1, len(values) + 1), [v.mean for v in values], low, high, index=i, label=f"{name}, distilled"
-        )
-        shared = data[f"{name} shared"].values.mean(axis=0)
-        band(ax, np.arange(1, len(shared) + 1), shared, index=i + len(fitted), label=f"{name}, shared at h = 1/4")
+        for place, pairing, label in ((i, "distilled", "distilled"), (i + len(fitted), "shared", "shared at h = 1/4")):
+            values = data[f"{name} {pairing}"].values
+            seed_curves(ax, np.arange(1, values.shape[1] + 1), values, index=place, label=f"{name}, {label}")
     ax.set_xlabel(LAYER)
     ax.set_ylabel("cosine with the network's token")
     whole_layers(ax)
     legend(ax)
-    caption = "Cosine of each simulator's tokens with the network's by layer; mean and 95 % interval over seeds."
+    caption = "Cosine of each simulator's tokens with the network's by layer; mean over seeds, thin the seeds."
     return Conclusion(rows, verdict, data, [Picture("architectures.png", caption, ax.figure)])
 
 
@@ -109,7 +104,7 @@ def resolve(settings: Settings) -> Settings:
 
 
 _VIT = {**IMAGES, "layers": 4}
-_GPT = {**TEXT, "task": "lm", "dim": 48, "ffn": 192, "data": {"length": 32}, "steps": 200, "eval_examples": 256}
+_GPT = {**TEXT, "task": "lm", "dim": 48, "data": {"length": 32, "vocabulary_size": 2_000}, "steps": 200}
 _CAUSAL = {**LISTOPS, "layers": 4, "dim": 32, "ffn": 128, "steps": 200, "options": {"causal": True}}
 
 ARCHITECTURES = Study(
@@ -119,7 +114,8 @@ ARCHITECTURES = Study(
     source="v2 §5, follow-up: architectural generalization",
     presets={
         "quick": Settings(
-            student_steps=400,
+            student_steps=600,
+            student=STUDENT,
             examples=48,
             options={"architectures": {"Vision Transformer": _VIT, "causal decoder": _GPT}, "without_text": _CAUSAL},
             seeds=1,

@@ -9,11 +9,11 @@ import xarray as xr
 from matplotlib.figure import Figure, SubFigure
 
 from pdejax.analysis import attention_fidelity
-from pdejax.plot._style import LAYER, NULL, SEQUENTIAL, axes_of, band, legend, whole_layers
+from pdejax.plot._style import LAYER, NULL, SEQUENTIAL, axes_of, legend, whole_layers
 from pdejax.studies.reproduce._models import Models
-from pdejax.studies.reproduce._pairs import NAMES, PAIRINGS, bench, observe, partner, untrained_partner
-from pdejax.studies.reproduce._settings import IMAGES, IMAGES_PAPER, LISTOPS, LISTOPS_PAPER
-from pdejax.studies.reproduce._study import Conclusion, Measured, Picture, Settings, Study, over_seeds, row, stacked
+from pdejax.studies.reproduce._pairs import NAMES, PAIRINGS, bench, observe, partner, seed_curves, untrained_partner
+from pdejax.studies.reproduce._settings import IMAGES, IMAGES_PAPER, LISTOPS, LISTOPS_PAPER, STUDENT
+from pdejax.studies.reproduce._study import Conclusion, Measured, Picture, Settings, Study, row, stacked
 
 RESAMPLES = 20
 
@@ -105,7 +105,7 @@ def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
         ),
         Picture(
             "cosine.png",
-            "Cosine of attention rows by layer, mean over heads, with 95 % intervals over seeds; dashed: uniform attention.",
+            "Cosine of attention rows by layer, mean over heads and seeds, thin the seeds; dashed: uniform attention.",
             _curves(data),
         ),
     ]
@@ -135,10 +135,7 @@ def _maps(maps: np.ndarray, names: Sequence[str]) -> Figure:
 def _curves(data: xr.Dataset) -> Figure | SubFigure:
     ax = axes_of(None)
     for i, name in enumerate(data.pairing.values):
-        values = [over_seeds(v) for v in data["cosine"].values[:, i].T]
-        low = [v.mean if v.low is None else v.low for v in values]
-        high = [v.mean if v.high is None else v.high for v in values]
-        band(ax, data.layer.values, [v.mean for v in values], low, high, index=i, label=str(name))
+        seed_curves(ax, data.layer.values, data["cosine"].values[:, i], index=i, label=str(name))
     ax.plot(data.layer.values, data["uniform_cosine"].values[:, 0].mean(axis=0), **NULL, label="uniform attention")
     ax.set_xlabel(LAYER)
     ax.set_ylabel("cosine of attention rows")
@@ -158,7 +155,7 @@ ATTENTION_IMAGES = Study(
     question="Does a PDE model attend where a Transformer does, on images?",
     source="v1 §3.2, Figure 3",
     presets={
-        "quick": Settings(train=IMAGES, student_steps=300, examples=64, options=_V1),
+        "quick": Settings(train=IMAGES, student_steps=1500, student=STUDENT, examples=64, options=_V1),
         "paper": Settings(train=IMAGES_PAPER, student_steps=3000, examples=64, options=_V1, seeds=5),
     },
     measure=measure,
@@ -172,7 +169,7 @@ ATTENTION = Study(
     question="Does a PDE simulator attend where a Transformer does, on ListOps?",
     source="v2 §4.3.3, App. A.1",
     presets={
-        "quick": Settings(train=LISTOPS, student_steps=1000, examples=64, options=_V2),
+        "quick": Settings(train=LISTOPS, student_steps=600, student=STUDENT, examples=64, options=_V2),
         "paper": Settings(train=LISTOPS_PAPER, student_steps=10_000, examples=64, options=_V2, seeds=5),
     },
     measure=measure,

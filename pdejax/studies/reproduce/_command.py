@@ -1,8 +1,8 @@
 """The command `reproduce`: studies of the papers, one or all."""
 
 import argparse
-import json
-import sys
+
+from pdejax._console import Console, add_output_arguments
 
 DESCRIPTION = (
     "Run the papers' experiments: ours beside their figures and a null model's, with intervals over seeds. The same command "
@@ -23,42 +23,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, metavar="K", default=None, help="seeds per study (default: the preset's)")
     parser.add_argument("--out", metavar="DIR", default="out/reproduce", help="folder (default out/reproduce)")
     parser.add_argument("--list", action="store_true", help="list the studies and stop")
-    parser.add_argument(
-        "--json", action="store_true", help="print the results as JSON, and nothing else on standard output"
-    )
-    parser.add_argument("--quiet", action="store_true", help="no progress")
+    add_output_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the studies; 0 when all are done."""
     from pdejax.studies.reproduce import STUDIES, reproduce
 
+    console = Console(options)
     if options.list:
         for study in STUDIES.values():
-            print(f"{study.name:<20}{study.question} ({study.source})")
+            console.result(f"{study.name:<20}{study.question} ({study.source})")
+        console.content([{"name": s.name, "question": s.question, "source": s.source} for s in STUDIES.values()])
         return 0
-    live = sys.stderr.isatty()
-
-    def say(text: str) -> None:
-        if not options.quiet:
-            print(f"\r\x1b[2K… {text}" if live else f"… {text}", end="" if live else "\n", file=sys.stderr, flush=True)
-
-    def done(result) -> None:
-        if live and not options.quiet:
-            print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
-        if not options.json:
-            print(f"{result.table()}\n{'kept' if result.cached else 'saved'} {result.folder}\n", flush=True)
-
     results = reproduce(
         options.studies or None,
         preset=options.preset,
         seeds=options.seeds,
         out=options.out,
-        report=say,
-        done=done,
+        report=console.say,
+        done=lambda result: console.result(
+            f"{result.table()}\n{'kept' if result.cached else 'saved'} {result.folder}\n"
+        ),
     )
-    if options.json:
-        print(json.dumps([result.content for result in results], indent=1))
-    elif not options.quiet:
-        print(f"pdejax report {options.out} makes one page of it.", file=sys.stderr)
+    console.content([result.content for result in results])
+    if not options.quiet:
+        console.result(f"pdejax report {options.out} makes one page of it.")
     return 0

@@ -10,8 +10,8 @@ import numpy as np
 import xarray as xr
 
 from pdejax.analysis import input_correlation
-from pdejax.data import load
 from pdejax.studies.reproduce._models import Models, held_out
+from pdejax.studies.reproduce._pairs import observe
 from pdejax.studies.reproduce._settings import LISTOPS, LISTOPS_PAPER
 from pdejax.studies.reproduce._study import Measured, Settings, stacked
 from pdejax.training import TrainConfig, build_model, read_metrics
@@ -67,9 +67,8 @@ def measure(settings: Settings, seed: int, models: Models) -> Measured:
     before, after, cosine, accuracy, gradient, diverged = [], [], [], [], [], []
     for cell in cells(settings):
         config = cell.config(settings, seed)
-        _, batch = held_out(config, settings.examples)
-        train_split = load(config.dataset, "train", **config.data)
-        before.append(_correlations(build_model(config, train_split), batch, seed)[0])
+        test, batch = held_out(config, settings.examples)
+        before.append(_correlations(build_model(config, test), batch, seed)[0])
         steps = np.full(config.steps, np.nan)
         try:
             trained = models.trained(config)
@@ -100,8 +99,7 @@ def measure(settings: Settings, seed: int, models: Models) -> Measured:
 def _correlations(model: Any, batch, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Pearson's correlation and the tokens' cosine of each layer with the input; NaN from the layer on where states are not
     finite."""
-    inputs, mask = jnp.asarray(batch.inputs), jnp.asarray(batch.mask)
-    states = jnp.moveaxis(jax.vmap(model.hidden_states)(inputs, mask), 0, 1)
+    states, mask = observe(model, batch).states, jnp.asarray(batch.mask)
     finite = np.asarray(jnp.all(jnp.isfinite(jnp.where(mask[None, :, :, None], states, 0)), axis=(1, 2, 3)))
     good = int(np.argmin(finite)) if not finite.all() else len(finite)
     found = np.full((2, len(finite)), np.nan)
@@ -131,7 +129,10 @@ def dataset(settings: Settings, measured: Sequence[Measured]) -> xr.Dataset:
     )
 
 
-_SMALL = {"dim": 32, "ffn": 128, "steps": 200, "warmup": 20, "clip": None, "eval_every": 200, "save_every": 200}
+_SMALL = {
+    **{"dim": 32, "ffn": 128, "steps": 120, "warmup": 12, "clip": None, "eval_every": 120, "save_every": 120},
+    "data": {**LISTOPS["data"], "sizes": (5_000, 500, 500)},
+}
 PRESETS = {
     "quick": Settings(
         train={**LISTOPS, **_SMALL}, examples=64, options={"steps": (("lietrotter", 1), ("lietrotter", 2))}

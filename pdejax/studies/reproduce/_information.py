@@ -9,10 +9,10 @@ import xarray as xr
 from matplotlib.figure import Figure, SubFigure
 
 from pdejax.analysis import representation
-from pdejax.analysis.information import information_plane, layer_entropy
+from pdejax.analysis.information import information_plane, layer_entropy, unit_spread
 from pdejax.plot._style import COLOURS, LAYER, MARKERS, NULL, axes_of, legend, whole_layers
 from pdejax.studies.reproduce._models import Models
-from pdejax.studies.reproduce._pairs import bench, observe, partner, pooled, root_mean_square
+from pdejax.studies.reproduce._pairs import bench, observe, partner, pooled
 from pdejax.studies.reproduce._settings import LISTOPS, LISTOPS_PAPER
 from pdejax.studies.reproduce._study import Conclusion, Measured, Picture, Settings, Study, over_seeds, row, stacked
 
@@ -52,9 +52,7 @@ def measure(settings: Settings, seed: int, models: Models) -> Measured:
             if system == "Transformer"
             else observe(partner(settings, seed, models, system), truth.batch).states
         )[1:]
-        # One scale for every layer and system, so that the same noise means the same: the mean square of all states is 1.
-        scale = root_mean_square(states, mask)
-        scaled = states / scale
+        scaled = unit_spread(states, mask=mask)
         statistics = representation(states, key=key, mask=mask, resamples=RESAMPLES)
         entropy = layer_entropy(scaled, noise=noise, mask=mask, key=key, resamples=RESAMPLES)
         x = pooled(truth.observed.states[0], mask)
@@ -90,7 +88,7 @@ def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
         for layer in range(layers):
             paper = PAPER[name][layer] if layer < len(PAPER[name]) else None
             beside = nulls[name][:, 0, layer]
-            note = f"noise σ = {noise:g} of the states' size" if name in ("entropy", "input", "target") else ""
+            note = f"noise σ = {noise:g} of the layer's spread" if name in ("entropy", "input", "target") else ""
             has_null = bool(np.isfinite(beside).all())
             rows.append(
                 row(
@@ -155,13 +153,13 @@ def _plane(data: xr.Dataset) -> Figure | SubFigure:
         ax.plot(x, y, color=COLOURS[i], linewidth=1.2, label=str(system))
         ax.scatter(x, y, s=[70, *[25] * (len(x) - 1)], color=COLOURS[i], marker=MARKERS[i])
     ax.axhline(float(data["null_target"].values[:, 0].mean()), **NULL, label="labels permuted")
-    ax.set_xlabel(f"I(X; T + σξ) (nats), σ = {data.attrs['noise']:g}")
+    ax.set_xlabel(f"I(X; T + σξ) (nats), σ = {data.attrs['noise']:g} of the spread")
     ax.set_ylabel("I(T + σξ; Y) (nats)")
     legend(ax)
     return ax.figure
 
 
-_OPTIONS = {"noise": 1.0}
+_OPTIONS = {"noise": 0.7}
 
 INFORMATION = Study(
     name="information",
@@ -169,7 +167,7 @@ INFORMATION = Study(
     question="What do the layers of a four-layer network keep of input and answer?",
     source="v2 §4.4, App. A.1, Figures 6, 9 and 10",
     presets={
-        "quick": Settings(train={**LISTOPS, "layers": 4, "steps": 400}, examples=400, options=_OPTIONS),
+        "quick": Settings(train={**LISTOPS, "layers": 4, "steps": 300}, examples=400, options=_OPTIONS),
         "paper": Settings(train={**LISTOPS_PAPER, "layers": 4}, examples=2000, options=_OPTIONS, seeds=5),
     },
     measure=measure,

@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 from pdejax._equation import MasterEquation
 from pdejax._simulate import simulate
 from pdejax.analysis import adjacent_correlation, layer_correlation
-from pdejax.plot._style import LAYER, NULL, axes_of, band, legend, whole_layers
+from pdejax.plot._style import LAYER, NULL, axes_of, legend, whole_layers
 from pdejax.solvers import Grid
 from pdejax.studies.reproduce._models import Models
-from pdejax.studies.reproduce._pairs import bench, heatmaps, observe, partner, untrained_partner
-from pdejax.studies.reproduce._settings import IMAGES, IMAGES_PAPER
-from pdejax.studies.reproduce._study import Conclusion, Measured, Picture, Settings, Study, over_seeds, row, stacked
+from pdejax.studies.reproduce._pairs import bench, heatmaps, observe, partner, seed_curves, untrained_partner
+from pdejax.studies.reproduce._settings import IMAGES, IMAGES_PAPER, STUDENT
+from pdejax.studies.reproduce._study import Conclusion, Measured, Picture, Settings, Study, row, stacked
 from pdejax.terms import Diffusion
 
 TABLE_2 = {
@@ -136,10 +136,7 @@ def _curves(data: xr.Dataset) -> Figure:
         for i, system in enumerate(SYSTEMS):
             if name == "pearson" and i == 0:
                 continue
-            values = [over_seeds(v) for v in data[name].values[:, i].T]
-            low = [v.mean if v.low is None else v.low for v in values]
-            high = [v.mean if v.high is None else v.high for v in values]
-            band(ax, data[axis].values, [v.mean for v in values], low, high, index=i, label=system)
+            seed_curves(ax, data[axis].values, data[name].values[:, i], index=i, label=system)
         ax.plot(data[axis].values, data[f"null_{name}"].values.mean(axis=0), **NULL, label="untrained field")
         ax.set_xlabel(LAYER)
         whole_layers(ax)
@@ -163,7 +160,7 @@ INFORMATION_FLOW = Study(
     question="How do states change from layer to layer, and do both systems change them alike?",
     source="v1 §3.1, Tables 2 and 3, Figures 1 and 2",
     presets={
-        "quick": Settings(train=IMAGES, student_steps=300, examples=64, options=_OPTIONS),
+        "quick": Settings(train=IMAGES, student_steps=1500, student=STUDENT, examples=64, options=_OPTIONS),
         "paper": Settings(train=IMAGES_PAPER, student_steps=3000, examples=64, options=_OPTIONS, seeds=5),
     },
     measure=measure,

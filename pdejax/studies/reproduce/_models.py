@@ -45,7 +45,8 @@ class Models:
         result = folder / "result.json"
         if not result.exists():
             self._say(f"training {kind} on {config.dataset}, seed {config.seed}, {config.steps} steps")
-            done = train(dataclasses.replace(config, out=str(folder)), progress=self.progress)
+            own = dataclasses.replace(config, out=str(folder))
+            done = train(own, progress=self.progress, baselines=False, plots=False)
             if done.fit.stopped == "interrupted":
                 raise KeyboardInterrupt
             if done.fit.stopped != "done":
@@ -88,6 +89,7 @@ class Models:
                 "clip": None,
             }
             own |= {"save_every": settings.student_steps, "eval_every": max(settings.student_steps // 4, 1)}
+            own |= settings.student
             return self.trained(TrainConfig(**base | own | changes))
         if pairing not in ("independent", "bare"):
             raise ValueError(f"pairing={pairing!r} is unknown; choose 'distilled', 'independent' or 'bare'.")

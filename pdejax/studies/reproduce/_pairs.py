@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple, no_type_check
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +11,10 @@ from jaxtyping import Array
 
 from pdejax.data import Batch
 from pdejax.models import pair, untrained_field
+from pdejax.plot._style import COLOURS, DIVERGING, band
 from pdejax.studies.reproduce._models import Models, Trained, held_out
 from pdejax.studies.reproduce._study import Settings
+from pdejax.training._distillation import observe as seen
 
 REFINED = 4  # steps per layer of the "shared" simulator: with one it is the network itself
 PAIRINGS = ("shared", "distilled", "independent", "bare")
@@ -67,18 +70,15 @@ def untrained_partner(model: Any, seed: int) -> Any:
 @no_type_check
 def observe(model: Any, batch: Batch) -> Observation:
     """States and maps at the Transformer's layers; padding is 0."""
-    inputs, mask = jnp.asarray(batch.inputs), jnp.asarray(batch.mask)
-    states = jnp.moveaxis(jax.vmap(model.hidden_states)(inputs, mask), 0, 1)
-    maps = jnp.moveaxis(jax.vmap(model.attention_maps)(inputs, mask), 0, 1)
+    return _observe(model, jnp.asarray(batch.inputs), jnp.asarray(batch.mask))
+
+
+# Compiled here, so that models of one configuration share a program.
+@eqx.filter_jit
+def _observe(model: Any, inputs: Array, mask: Array) -> Observation:
+    found: Any = seen(model, inputs, mask, (False, True, True))
+    states, maps = (jnp.moveaxis(x, 0, 1) for x in found[1:])
     return Observation(jnp.where(mask[None, :, :, None], states, 0), maps)
-
-
-@no_type_check
-def root_mean_square(states: Array, mask: Array) -> Array:
-    """Root of the mean of u² over layers, real tokens and features: divided by it, a noise of σ means the same everywhere.
-    `states (layers, b, n, d)` with zeros at padding, `mask (b, n)`."""
-    count = jnp.sum(mask).astype(states.dtype) * states.shape[0] * states.shape[-1]
-    return jnp.sqrt(jnp.sum(states**2) / count)
 
 
 @no_type_check
@@ -88,12 +88,20 @@ def pooled(states: Array, mask: Array) -> Array:
 
 
 @no_type_check
+def seed_curves(ax: Any, x: Any, values: np.ndarray, *, index: int, label: str) -> None:
+    """The mean over seeds of `values (seeds, points)`, and each seed as a thin line: of two or three, an interval that rests
+    on a normal law is wider than a correlation can be."""
+    if len(values) > 1:
+        for own in values:
+            ax.plot(x, own, color=COLOURS[index % len(COLOURS)], linewidth=0.7, alpha=0.45)
+    band(ax, x, values.mean(axis=0), index=index, label=label)
+
+
+@no_type_check
 def heatmaps(states: Sequence[np.ndarray], names: Sequence[str], title: str) -> Any:
     """Hidden states of one sequence as pictures: a row per system, a column per layer, one scale for all (the 99th percentile
     of |u|)."""
     from matplotlib.figure import Figure
-
-    from pdejax.plot._style import DIVERGING
 
     layers = len(states[0])
     figure = Figure(figsize=(1.35 * layers + 1.6, 1.55 * len(states) + 0.7), layout="constrained")

@@ -11,7 +11,7 @@ from typing import Any, no_type_check
 
 import numpy as np
 
-from pdejax.studies._programs import forget_programs
+from pdejax.studies._programs import forget_programs, kept_programs
 from pdejax.studies._records import ResultError, check_folder, environment, plain, write_json, write_whole
 from pdejax.studies.reproduce._models import Models
 from pdejax.studies.reproduce._registry import STUDIES
@@ -54,8 +54,9 @@ def reproduce(
       `"paper"` (the papers' sizes). `seeds`: how many, default what the study's settings say.
     - `report` takes a line about what is being done; `done` each result.
 
-    What is measured is kept seed by seed, and models by their configuration: the same call goes on from there, and studies
-    that train the same model share it. Results of other settings, versions or devices are never mixed in.
+    What is measured is kept seed by seed, models by their configuration, and compiled programs in `out/programs` (unless JAX
+    has a compilation cache already): the same call goes on from there, and studies that train the same model share it.
+    Results of other settings, versions or devices are never mixed in.
 
     Raises `ValueError` for unknown names, a preset that there is not or fewer than one seed; `ResultError` where `out` cannot be
     written.
@@ -71,11 +72,12 @@ def reproduce(
     check_folder(folder)
     models = Models(folder / "models", report)
     results = []
-    for name in names:
-        result = run_study(STUDIES[name], settings[name], folder, models, preset=preset, seeds=seeds, report=report)
-        results.append(result)
-        if done is not None:
-            done(result)
+    with kept_programs(folder / "programs"):
+        for name in names:
+            result = run_study(STUDIES[name], settings[name], folder, models, preset=preset, seeds=seeds, report=report)
+            results.append(result)
+            if done is not None:
+                done(result)
     return results
 
 

@@ -11,7 +11,7 @@ from pdejax.analysis import amplitude_spectrum, spectral_similarity
 from pdejax.plot._style import COLOURS, NULL, axes_of, legend
 from pdejax.studies.reproduce._models import Models
 from pdejax.studies.reproduce._pairs import NAMES, PAIRINGS, bench, observe, partner, untrained_partner
-from pdejax.studies.reproduce._settings import LISTOPS, LISTOPS_PAPER
+from pdejax.studies.reproduce._settings import LISTOPS, LISTOPS_PAPER, STUDENT
 from pdejax.studies.reproduce._study import Conclusion, Measured, Picture, Settings, Study, row, stacked
 
 RESAMPLES = 20
@@ -137,7 +137,7 @@ SPECTRAL = Study(
     question="Do both systems have the same frequencies along the tokens?",
     source="v2 App. A.1, Figure 8; §4.2",
     presets={
-        "quick": Settings(train=LISTOPS, student_steps=1000, examples=64),
+        "quick": Settings(train=LISTOPS, student_steps=600, student=STUDENT, examples=64),
         "paper": Settings(train=LISTOPS_PAPER, student_steps=10_000, examples=64, seeds=5),
     },
     measure=measure,
