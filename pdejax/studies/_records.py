@@ -2,45 +2,18 @@
 
 import hashlib
 import json
-import os
 import pathlib
-import platform
 import tempfile
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import jax
-
 from pdejax import _files
+from pdejax._environment import environment as environment
 from pdejax._files import plain as plain
-
-PACKAGES = ("pdejax", "jax", "jaxlib", "diffrax", "equinox", "flax", "numpy", "scipy")
 
 
 class ResultError(RuntimeError):
     """A result file that cannot be read or written; the message says what to do."""
-
-
-def environment() -> dict[str, Any]:
-    """Versions, device and precision, to be kept with every result."""
-    device = jax.devices()[0]
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "not installed"
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": device.device_kind,
-        "backend": device.platform,
-        "devices": jax.device_count(),
-        "cores": os.cpu_count(),
-        "x64": bool(jax.config.read("jax_enable_x64")),
-        "versions": versions,
-    }
 
 
 def settings(config: Any) -> dict[str, Any]:

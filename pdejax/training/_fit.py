@@ -16,9 +16,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from pdejax._environment import environment
 from pdejax.training._checkpoints import CheckpointError, Checkpoints, Mode
 from pdejax.training._distributed import any_process, replicate, shard_batch, share
-from pdejax.training._folder import check_folder, check_run, environment
+from pdejax.training._folder import check_folder, check_run
 from pdejax.training._metrics import Guard, Row, Table, fetch, write_summary
 from pdejax.training._progress import Progress
 from pdejax.training._snapshot import Memory, Saved, not_finite, rebuild, snapshot

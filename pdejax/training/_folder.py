@@ -3,14 +3,9 @@
 import json
 import pathlib
 import tempfile
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import jax
-
 from pdejax.training._metrics import write_summary
-
-PACKAGES = ("pdejax", "jax", "jaxlib", "flax", "equinox", "optax", "orbax-checkpoint", "numpy")
 
 
 def check_folder(folder: pathlib.Path) -> None:
@@ -62,19 +57,3 @@ def _fields(value: Any, name: str) -> dict[str, Any]:
     if isinstance(value, dict) and value:
         return {k: v for key, part in value.items() for k, v in _fields(part, f"{name}.{key}").items()}
     return {name: value}
-
-
-def environment() -> dict[str, Any]:
-    """Versions and devices, for the summary."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = None
-    return {
-        "versions": versions,
-        "device": jax.devices()[0].device_kind,
-        "devices": jax.device_count(),
-        "processes": jax.process_count(),
-    }
