@@ -86,6 +86,7 @@ def fit(
     on_step: Callable[[int, TrainState, Mapping[str, Any]], None] | None = None,
     mesh: Mesh | None = None,
     tensorboard: bool = True,
+    stop: Callable[[], bool] | None = None,
 ) -> FitResult:
     """Train until `steps` steps have been taken in all, going on from the checkpoint in `folder` if there is one.
 
@@ -103,6 +104,8 @@ def fit(
     - `config`: whatever makes this run what it is, JSON-able: a folder of another is refused. Leave out `steps` if a
       longer run may go on from a shorter.
     - `report(text)`: what happened on the way; standard error unless given. `on_step(n, state, metrics)`: after each step.
+    - `stop()`: asked after every step; once it is true, training ends as after Ctrl-C. For training in a thread, which signals
+      do not reach.
     - `mesh`: from `data_mesh()`; the state is copied to all its devices and batches are split over them. Each of several
       processes gives its own part of every batch; process 0 writes.
 
@@ -147,6 +150,7 @@ def fit(
         log_every=log_every,
         on_step=on_step,
         mesh=mesh,
+        stop=stop,
     )
     return loop.run(
         state, None if folder is None else pathlib.Path(folder), keep, config, progress, report, tensorboard
@@ -161,9 +165,14 @@ def _positive(name: str, value: Any) -> None:
 class _Signals:
     """The first SIGINT or SIGTERM is noted, the second quits. Outside the main thread signals are left alone."""
 
-    def __init__(self) -> None:
-        self.received = False
+    def __init__(self, stop: Callable[[], bool] | None) -> None:
+        self.noted = False
+        self.stop = stop
         self.before: dict[int, Any] = {}
+
+    @property
+    def received(self) -> bool:
+        return self.noted or (self.stop is not None and bool(self.stop()))
 
     def __enter__(self) -> "_Signals":
         if threading.current_thread() is threading.main_thread():
@@ -172,9 +181,9 @@ class _Signals:
         return self
 
     def _note(self, number: int, frame: Any) -> None:
-        if self.received:
+        if self.noted:
             raise KeyboardInterrupt
-        self.received = True
+        self.noted = True
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self.before.items():
@@ -194,6 +203,7 @@ class _Loop:
     log_every: int
     on_step: Any
     mesh: Mesh | None
+    stop: Callable[[], bool] | None
 
     def run(self, state, folder, keep, config, progress, report, tensorboard) -> FitResult:
         self.main = jax.process_index() == 0
@@ -234,7 +244,7 @@ class _Loop:
                 if wrong:
                     raise ValueError(f"state: parameters are not finite before the first step: {', '.join(wrong[:3])}.")
             self.progress = Progress(self.steps, min(first, self.steps), progress and self.main)
-            with _Signals() as self.signals:
+            with _Signals(self.stop) as self.signals:
                 state, n, stopped = self._train(state, first)
         finally:
             if self.progress is not None:

@@ -82,11 +82,12 @@ def train(
     progress: bool = True,
     baselines: bool = True,
     plots: bool = True,
+    stop: Callable[[], bool] | None = None,
 ) -> TrainResult:
     """Train a model on a data set, test the best of it and set it beside the baselines.
 
     - `report` takes a line about what is being done; `progress` shows a bar. `baselines=False` leaves them out, `plots=False`
-      the picture of the curves: a few seconds each, for whoever trains many models.
+      the picture of the curves: a few seconds each, for whoever trains many models. `stop`: as in [`fit`][pdejax.training.fit].
 
     With `config.out` everything is kept there, and the same call goes on where it was interrupted, to the same numbers. All
     devices share the work, those of other processes too after `initialize_distributed`.
@@ -139,6 +140,7 @@ def train(
         report=report,
         config=identity,
         mesh=mesh,
+        stop=stop,
     )
     final = fitted.state.params
     stopped = fitted.stopped == "interrupted"  # whoever interrupts wants the machine back

@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import time
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
@@ -173,3 +176,45 @@ def test_every_study_has_both_presets_and_says_what_it_asks():
         next(iter(STUDIES.values())).settings("huge")
     names = [study.identity(study.settings("quick")) for study in STUDIES.values()]
     assert len(set(names)) == len(names)
+
+
+TINY = {
+    **{"dataset": "listops", "dim": 8, "ffn": 16, "layers": 1, "heads": 2, "steps": 4, "batch_size": 8},
+    **{"eval_every": 4, "save_every": 2, "eval_examples": 8},
+    "data": {"min_length": 3, "max_length": 8, "sizes": (64, 16, 16)},
+}
+
+
+@pytest.mark.slow
+def test_models_are_trained_side_by_side_as_one_by_one(tmp_path):
+    settings = Settings(train=TINY, student_steps=4)
+    alone, beside = Models(tmp_path / "alone"), Models(tmp_path / "beside")
+    beside.prepare(settings, 0, ("distilled", "independent", "bare"))
+    folders = sorted(path.name for path in beside.folder.iterdir())
+    assert len(folders) == 4 and all((beside.folder / name / "result.json").exists() for name in folders)
+    for pairing in ("distilled", "independent", "bare"):
+        one, other = (models.simulator(settings, 0, pairing) for models in (alone, beside))
+        assert one.folder.name == other.folder.name and one.test == other.test
+        for a, b in zip(jax.tree.leaves(one.model), jax.tree.leaves(other.model), strict=True):
+            assert jnp.array_equal(a, b)
+
+
+@pytest.mark.slow
+def test_trainings_side_by_side_are_saved_where_they_are_interrupted(tmp_path, monkeypatch):
+    settings = Settings(train={**TINY, "steps": 4000, "save_every": 4000}, student_steps=4)
+    models = Models(tmp_path)
+
+    def interrupt(jobs):
+        deadline = time.monotonic() + 120
+        while sum(path.read_text().count("\n") > 5 for path in tmp_path.glob("*/metrics.csv")) < 2:
+            assert time.monotonic() < deadline, "no training has begun"
+            time.sleep(0.05)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pdejax.studies.reproduce._models.concurrent.futures.wait", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        models.prepare(settings, 0, ("bare",))
+    assert not models.stopped.is_set()
+    for folder in tmp_path.iterdir():
+        step = max(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit())
+        assert 0 < step < 4000 and not (folder / "result.json").exists()

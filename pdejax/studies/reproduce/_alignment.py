@@ -37,7 +37,7 @@ RESAMPLES = 20  # intervals are taken over seeds
 
 def measure(settings: Settings, seed: int, models: Models) -> Measured:
     """Each quantity per pairing and layer (the embedding left out), of the pair and of an untrained simulator in its place."""
-    truth = bench(settings, seed, models)
+    truth = bench(settings, seed, models, ("distilled", "independent", "bare"))
     key = jax.random.key(seed)
     mask = truth.mask
     found = {name: [] for name in QUANTITIES}

@@ -29,7 +29,10 @@ def architectures(settings: Settings) -> Mapping[str, Settings]:
 def measure(settings: Settings, seed: int, models: Models) -> Measured:
     """Agreement of the distilled simulator with each network at its last layer, of adjacent layers, and of its own refinement."""
     found: dict[str, Any] = {}
-    for name, own in architectures(settings).items():
+    named = architectures(settings)
+    for train in (models.transformer_config, models.student_config):
+        models.together([train(own, seed) for own in named.values()])
+    for name, own in named.items():
         truth = bench(own, seed, models)
         key = jax.random.key(seed)
         theirs = truth.observed.states

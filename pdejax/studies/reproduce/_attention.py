@@ -20,7 +20,7 @@ RESAMPLES = 20
 
 def measure(settings: Settings, seed: int, models: Models) -> Measured:
     """Cosine and KL per pairing and layer, means over heads, beside uniform, independent and untrained attention."""
-    truth = bench(settings, seed, models)
+    truth = bench(settings, seed, models, ("distilled", "independent", "bare"))
     key, mask, p = jax.random.key(seed), truth.mask, truth.observed.maps
     found: dict[str, list] = {}
     maps = [np.asarray(p[:, 0, 0])]

@@ -22,7 +22,7 @@ RESAMPLES = 20
 def measure(settings: Settings, seed: int, models: Models) -> Measured:
     """I(T_l + σξ; Y) of every layer at every checkpoint, for both systems, beside permuted labels; and I(X; T_l + σξ). σ is in
     units of each layer's spread over sequences."""
-    truth = bench(settings, seed, models)
+    truth = bench(settings, seed, models, ("bare",))
     runs = (truth.trained, models.simulator(settings, seed, "bare"))
     labels, noise = jnp.asarray(truth.batch.labels), settings.options["noise"]
     found: dict[str, list[np.ndarray]] = {"target": [], "input": [], "null": []}

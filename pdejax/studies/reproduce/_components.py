@@ -65,6 +65,7 @@ def measure(settings: Settings, seed: int, models: Models) -> Measured:
     A training that fails (NaN) leaves NaN in its row and counts as diverged.
     """
     before, after, cosine, accuracy, gradient, diverged = [], [], [], [], [], []
+    models.together([cell.config(settings, seed) for cell in cells(settings)])
     for cell in cells(settings):
         config = cell.config(settings, seed)
         test, batch = held_out(config, settings.examples)

@@ -22,7 +22,7 @@ RESAMPLES = 20
 
 def measure(settings: Settings, seed: int, models: Models) -> Measured:
     """Norms of the parameters' gradients per layer at every training step, and of ∂loss/∂u_l at the end on held-out text."""
-    truth = bench(settings, seed, models)
+    truth = bench(settings, seed, models, ("bare",))
     parameters, states, null = [], [], []
     for run in (truth.trained, models.simulator(settings, seed, "bare")):
         metrics = read_metrics(run.folder / "metrics.csv")

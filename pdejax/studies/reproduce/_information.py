@@ -41,7 +41,7 @@ RESAMPLES = 20
 
 def measure(settings: Settings, seed: int, models: Models) -> Measured:
     """All statistics per system and layer, each with its null: Gaussian states of the same variances, permuted samples."""
-    truth = bench(settings, seed, models)
+    truth = bench(settings, seed, models, ("independent", "bare"))
     mask, labels, key = truth.mask, jnp.asarray(truth.batch.labels), jax.random.key(seed)
     noise = settings.options["noise"]
     found = {name: [] for name in LABELS}

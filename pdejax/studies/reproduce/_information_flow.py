@@ -37,7 +37,7 @@ def measure(settings: Settings, seed: int, models: Models) -> Measured:
     The heat equation starts from the Transformer's embedding and has one diffusivity, D/Δx² per layer, for all features: v1's
     diffusion-type model. It knows nothing of the task or of attention.
     """
-    truth = bench(settings, seed, models)
+    truth = bench(settings, seed, models, ("distilled", "independent"))
     theirs, mask, key = truth.observed.states, truth.mask, jax.random.key(seed)
     layers = theirs.shape[0] - 1
     grid = Grid(theirs.shape[2], boundary="neumann")

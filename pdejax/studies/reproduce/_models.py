@@ -1,11 +1,15 @@
 """The trained models of the studies: each trained once, kept by a digest of its configuration, and shared."""
 
+import concurrent.futures
 import dataclasses
 import json
+import os
 import pathlib
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, no_type_check
 
+import jax
 import numpy as np
 
 from pdejax.data import Batch, Dataset, load
@@ -33,20 +37,17 @@ class Models:
     folder: pathlib.Path
     report: Callable[[str], None] | None = None
     progress: bool = False
+    stopped: threading.Event = dataclasses.field(default_factory=threading.Event, repr=False)
 
     @no_type_check
     def trained(self, config: TrainConfig) -> Trained:
         """The model of a configuration. An interrupted training goes on; a finished one is read."""
-        named = dataclasses.asdict(config) | {"out": None}
-        if config.teacher is not None:
-            named["teacher"] = pathlib.Path(config.teacher).name  # its own digest, wherever it lies
-        kind = config.model if config.teacher is None else f"{config.model}-distilled"
-        folder = self.folder / f"{config.dataset}-{kind}-{config.seed}-{digest(named)}"
+        folder, kind = self._folder(config), _kind(config)
         result = folder / "result.json"
         if not result.exists():
             self._say(f"training {kind} on {config.dataset}, seed {config.seed}, {config.steps} steps")
             own = dataclasses.replace(config, out=str(folder))
-            done = train(own, progress=self.progress, baselines=False, plots=False)
+            done = train(own, progress=self.progress, baselines=False, plots=False, stop=self.stopped.is_set)
             if done.fit.stopped == "interrupted":
                 raise KeyboardInterrupt
             if done.fit.stopped != "done":
@@ -64,41 +65,100 @@ class Models:
         steps = sorted(int(path.name) for path in (trained.folder / "checkpoints").iterdir() if path.name.isdigit())
         return [(step, load_trained(trained.folder, step).model) for step in steps]
 
-    @no_type_check
-    def transformer(self, settings: Settings, seed: int, **changes: Any) -> Trained:
-        """The Transformer of these settings, `changes` of its `TrainConfig` included."""
-        return self.trained(TrainConfig(**{**settings.train, "seed": seed} | changes))
+    def transformer_config(self, settings: Settings, seed: int) -> TrainConfig:
+        """What the Transformer of a seed is trained with."""
+        return TrainConfig(**{**settings.train, "seed": seed})
+
+    def student_config(self, settings: Settings, seed: int) -> TrainConfig:
+        """What the `"distilled"` simulator of a seed is trained with."""
+        steps = settings.student_steps
+        own: dict[str, Any] = {
+            "teacher": str(self._folder(self.transformer_config(settings, seed))),
+            "model": "simulator",
+            "steps": steps,
+            "learning_rate": 3e-3,
+            "schedule": "cosine",
+            "warmup": min(50, steps // 10),
+            "weight_decay": 0.0,
+            "clip": None,
+            "save_every": steps,
+            "eval_every": max(steps // 4, 1),
+        }
+        return TrainConfig(**{**settings.train, "seed": seed, **own, **settings.student})
 
     @no_type_check
-    def simulator(self, settings: Settings, seed: int, pairing: str, **changes: Any) -> Trained:
+    def transformer(self, settings: Settings, seed: int) -> Trained:
+        """The Transformer of these settings."""
+        return self.trained(self.transformer_config(settings, seed))
+
+    @no_type_check
+    def simulator(self, settings: Settings, seed: int, pairing: str) -> Trained:
         """The simulator that is set beside the Transformer of that seed.
 
         - `"distilled"`: fitted to its hidden states and attention maps, for `student_steps`;
         - `"independent"`: the same sizes, trained on the task from another seed (1,000 later);
         - `"bare"`: as `"independent"`, without residual connection and LayerNorm, as v2's simulator.
         """
-        base = {**settings.train, "seed": seed}
         if pairing == "distilled":
-            teacher = self.transformer(settings, seed)
-            own = {"teacher": str(teacher.folder), "model": "simulator", "steps": settings.student_steps}
-            own |= {
-                "learning_rate": 3e-3,
-                "schedule": "cosine",
-                "warmup": min(50, settings.student_steps // 10),
-                "weight_decay": 0.0,
-                "clip": None,
-            }
-            own |= {"save_every": settings.student_steps, "eval_every": max(settings.student_steps // 4, 1)}
-            own |= settings.student
-            return self.trained(TrainConfig(**base | own | changes))
-        if pairing not in ("independent", "bare"):
-            raise ValueError(f"pairing={pairing!r} is unknown; choose 'distilled', 'independent' or 'bare'.")
-        model = "simulator" if pairing == "independent" else "bare"
-        return self.trained(TrainConfig(**base | {"model": model, "seed": seed + 1000} | changes))
+            self.transformer(settings, seed)
+            return self.trained(self.student_config(settings, seed))
+        return self.trained(_simulator(settings, seed, pairing))
+
+    @no_type_check
+    def prepare(self, settings: Settings, seed: int, pairings: Sequence[str] = ()) -> None:
+        """Train the Transformer and the simulators of these pairings, side by side where they do not need each other."""
+        alone = [_simulator(settings, seed, pairing) for pairing in pairings if pairing in _ALONE]
+        beside = len(alone) // 2 if "distilled" in pairings else len(alone)
+        self.together([self.transformer_config(settings, seed), *alone[:beside]])
+        if "distilled" in pairings:
+            self.transformer(settings, seed)
+            self.together([self.student_config(settings, seed), *alone[beside:]])
+
+    @no_type_check
+    def together(self, configs: Sequence[TrainConfig]) -> None:
+        """Train models of several configurations, on CPUs two at a time: compiling takes one core, and small steps little more.
+
+        One whose loss becomes NaN is left out; [`trained`][pdejax.studies.reproduce.Models.trained] will raise for it.
+        """
+        missing = [config for config in configs if not (self._folder(config) / "result.json").exists()]
+        workers = 2 if jax.default_backend() == "cpu" and (os.cpu_count() or 1) > 1 else 1
+        if workers == 1 or len(missing) < 2:
+            return
+        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+            jobs = [pool.submit(self.trained, config) for config in missing]
+            try:
+                concurrent.futures.wait(jobs)
+            except BaseException:
+                self.stopped.set()  # trainings under way are saved where they are
+                pool.shutdown(cancel_futures=True)
+                self.stopped.clear()
+                raise
+        for job in jobs:
+            if job.exception() is not None and not isinstance(job.exception(), RuntimeError):
+                raise job.exception()
+
+    def _folder(self, config: TrainConfig) -> pathlib.Path:
+        named = dataclasses.asdict(config) | {"out": None}
+        if config.teacher is not None:
+            named["teacher"] = pathlib.Path(config.teacher).name  # its own digest, wherever it lies
+        return self.folder / f"{config.dataset}-{_kind(config)}-{config.seed}-{digest(named)}"
 
     def _say(self, text: str) -> None:
         if self.report is not None:
             self.report(text)
+
+
+_ALONE = {"independent": "simulator", "bare": "bare"}
+
+
+def _kind(config: TrainConfig) -> str:
+    return config.model if config.teacher is None else f"{config.model}-distilled"
+
+
+def _simulator(settings: Settings, seed: int, pairing: str) -> TrainConfig:
+    if pairing not in _ALONE:
+        raise ValueError(f"pairing={pairing!r} is unknown; choose 'distilled', 'independent' or 'bare'.")
+    return TrainConfig(**{**settings.train, "model": _ALONE[pairing], "seed": seed + 1000})
 
 
 @no_type_check

@@ -43,8 +43,9 @@ class Bench(NamedTuple):
 
 
 @no_type_check
-def bench(settings: Settings, seed: int, models: Models) -> Bench:
-    """The Transformer of a seed on the first held-out sequences."""
+def bench(settings: Settings, seed: int, models: Models, pairings: Sequence[str] = ()) -> Bench:
+    """The Transformer of a seed on the first held-out sequences; the simulators of `pairings` are trained beside it."""
+    models.prepare(settings, seed, pairings)
     trained = models.transformer(settings, seed)
     _, batch = held_out(trained.config, settings.examples)
     mask = jnp.asarray(batch.mask)

@@ -22,7 +22,7 @@ RESAMPLES = 20
 
 def measure(settings: Settings, seed: int, models: Models) -> Measured:
     """Mean rise of the loss and median answer of the state against ε, in random and adversarial directions."""
-    truth = bench(settings, seed, models)
+    truth = bench(settings, seed, models, ("bare",))
     found: dict[str, list[np.ndarray]] = {}
     epsilons = np.asarray(settings.options["epsilons"])
     for run in (truth.trained, models.simulator(settings, seed, "bare")):

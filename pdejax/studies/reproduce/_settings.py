@@ -14,17 +14,17 @@ _ADAMW = {"optimizer": "adamw", "weight_decay": 0.01, "schedule": "cosine"}
 LISTOPS: Mapping[str, Any] = {
     **_ADAMW,
     "dataset": "listops",
-    "data": {"min_length": 5, "max_length": 30, "sizes": (20_000, 1_000, 1_000)},
+    "data": {"min_length": 5, "max_length": 24, "sizes": (20_000, 1_000, 1_000)},
     "dim": 64,
     "ffn": 256,
     "layers": 6,
     "batch_size": 32,
     "learning_rate": 1e-3,
-    "warmup": 60,
+    "warmup": 50,
     "clip": 1.0,
-    "steps": 600,
-    "eval_every": 200,
-    "save_every": 200,
+    "steps": 500,
+    "eval_every": 250,
+    "save_every": 250,
 }
 LISTOPS_PAPER: Mapping[str, Any] = dict(PRESETS["listops-paper"])
 

@@ -19,7 +19,7 @@ RESAMPLES = 20
 
 def measure(settings: Settings, seed: int, models: Models) -> Measured:
     """Amplitudes and cumulative energies along tokens per system and layer; similarities beside those of an untrained field."""
-    truth = bench(settings, seed, models)
+    truth = bench(settings, seed, models, ("distilled", "independent", "bare"))
     key, mask = jax.random.key(seed), truth.mask
     theirs = truth.observed.states
 
