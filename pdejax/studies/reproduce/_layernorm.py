@@ -88,7 +88,7 @@ def _plot(settings: Settings, gradient: np.ndarray) -> Figure:
                 ax.semilogy(steps, middle, color=colour, linewidth=1.2, label=cell.normalization)
         ax.set_xlabel("training step")
         ax.set_title(f"residual {residual} ({first})", fontsize=10)
-        legend(ax, title="normalization")
+    legend(ax, title="normalization")  # one colour for each, the same on both sides
     panels[0].set_ylabel("gradient norm ‖∂loss/∂θ‖")
     return figure
 

@@ -48,19 +48,28 @@ def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
     on = np.asarray([c.residual == "on" for c in all_cells])
     coarse = np.asarray([c.per_layer == 1 for c in all_cells])
 
-    def mean(values, chosen):
-        return float(np.nanmean(values[:, chosen, -1]))
+    def mean(values, chosen, layer):
+        return float(np.nanmean(values[:, chosen, layer]))
 
-    with_, without = mean(after, on & coarse), mean(after, ~on & coarse)
-    start_with, start_without = mean(before, on & coarse), mean(before, ~on & coarse)
-    fine = mean(after, ~on & ~coarse) if (~coarse & ~on).any() else float("nan")
+    first = {name: mean(values, kind & coarse, 1) for name, values, kind in _crossed(before, after, on)}
+    last = {name: mean(values, kind & coarse, -1) for name, values, kind in _crossed(before, after, on)}
+    pre = next(i for i, c in enumerate(all_cells) if (c.residual, c.normalization) == ("on", "pre"))
+    bare = next(i for i, c in enumerate(all_cells) if (c.residual, c.normalization) == ("off", "none"))
+    network, probe = (after[:, [i]].mean(axis=(0, 1)) for i in (pre, bare))
+    architectural = first["with, fresh"] - first["without, fresh"] > 0.2
+    kept = first["with, trained"] - first["without, trained"] > 0.2
+    fine = mean(after, ~on & ~coarse, 1) if (~coarse & ~on).any() else float("nan")
     verdict = (
-        f"At one step per layer the last layer's correlation with the input is {start_with:.2f} with residual connections and "
-        f"{start_without:.2f} without at initialization, {with_:.2f} and {without:.2f} after training (means over the "
-        f"normalizations): the drift is "
-        f"{'a property of the architecture' if start_with - start_without > 0.2 else 'not there at initialization'}"
-        f"{', kept by training' if with_ - without > 0.2 else ', and training removes most of the difference'}. "
-        f"The same leaky field at half the step, which is a residual network, has {fine:.2f}."
+        f"After one layer at h = 1 the correlation with the input is {first['with, fresh']:.2f} with residual connections and "
+        f"{first['without, fresh']:.2f} without at initialization, {first['with, trained']:.2f} and "
+        f"{first['without, trained']:.2f} after training (means over the normalizations; last layer {last['with, trained']:.2f} "
+        f"and {last['without, trained']:.2f}): the loss is "
+        f"{'a property of the architecture' if architectural else 'not there at initialization'}"
+        f"{', kept by training' if kept else ', and training removes most of it'}. "
+        f"The trained bare simulator has {probe[1]:.2f} after one layer and {probe[-1]:.2f} after the last (v2: "
+        f"{SIMULATOR[1]:.2f} and {SIMULATOR[-1]:.2f}), the pre-LN network {network[1]:.2f} and {network[-1]:.2f} (v2: "
+        f"{TRANSFORMER[1]:.2f} and {TRANSFORMER[-1]:.2f}). The leaky field at half the step, which is a residual network, has "
+        f"{fine:.2f} after one layer."
     )
     data = dataset(settings, measured)
     caption = (
@@ -68,6 +77,13 @@ def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
         "connections; right: without (the leaky field at h = 1). Crosses are v2's figures."
     )
     return Conclusion(rows, verdict, data, [Picture("residual.png", caption, _plot(settings, data))])
+
+
+def _crossed(before: np.ndarray, after: np.ndarray, on: np.ndarray):
+    """Both times and both kinds of network, by name."""
+    for time, values in (("fresh", before), ("trained", after)):
+        yield f"with, {time}", values, on
+        yield f"without, {time}", values, ~on
 
 
 def _plot(settings: Settings, data: xr.Dataset) -> Figure:
