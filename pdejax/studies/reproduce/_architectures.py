@@ -117,7 +117,7 @@ ARCHITECTURES = Study(
     source="v2 §5, follow-up: architectural generalization",
     presets={
         "quick": Settings(
-            student_steps=600,
+            student_steps=500,
             student=STUDENT,
             examples=48,
             options={"architectures": {"Vision Transformer": _VIT, "causal decoder": _GPT}, "without_text": _CAUSAL},

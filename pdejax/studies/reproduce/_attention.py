@@ -155,7 +155,7 @@ ATTENTION_IMAGES = Study(
     question="Does a PDE model attend where a Transformer does, on images?",
     source="v1 §3.2, Figure 3",
     presets={
-        "quick": Settings(train=IMAGES, student_steps=1500, student=STUDENT, examples=64, options=_V1),
+        "quick": Settings(train=IMAGES, student_steps=1300, student=STUDENT, examples=64, options=_V1),
         "paper": Settings(train=IMAGES_PAPER, student_steps=3000, examples=64, options=_V1, seeds=5),
     },
     measure=measure,

@@ -4,10 +4,12 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from jaxtyping import Array
 
 from pdejax.analysis import input_correlation
 from pdejax.studies.reproduce._models import Models, held_out
@@ -105,9 +107,15 @@ def _correlations(model: Any, batch, seed: int) -> tuple[np.ndarray, np.ndarray]
     good = int(np.argmin(finite)) if not finite.all() else len(finite)
     found = np.full((2, len(finite)), np.nan)
     if good:
-        result = input_correlation(states[:good], mask, key=jax.random.key(seed), resamples=RESAMPLES)
+        result = _kept(states[:good], mask, jax.random.key(seed))
         found[:, :good] = np.asarray(result.pearson.value.value), np.asarray(result.cosine.value.value)
     return found[0], found[1]
+
+
+# Compiled here, so that all cells share the program.
+@eqx.filter_jit
+def _kept(states: Array, mask: Array, key: Array) -> Any:
+    return input_correlation(states, mask, key=key, resamples=RESAMPLES)
 
 
 def dataset(settings: Settings, measured: Sequence[Measured]) -> xr.Dataset:

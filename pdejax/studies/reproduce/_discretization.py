@@ -1,11 +1,14 @@
 """What does another scheme or another step do to a trained Transformer? The field keeps its weights, only h changes."""
 
 from collections.abc import Sequence
+from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from jaxtyping import Array
 from matplotlib.figure import Figure
 
 from pdejax.models import pair
@@ -13,6 +16,7 @@ from pdejax.plot._style import COLOURS, MARKERS, NULL, axes_of, legend
 from pdejax.studies.reproduce._models import Models, held_out
 from pdejax.studies.reproduce._settings import LISTOPS, LISTOPS_PAPER
 from pdejax.studies.reproduce._study import Conclusion, Measured, Picture, Settings, Study, row, stacked
+from pdejax.training._distillation import observe
 
 EXPECTED = {"euler": 1.0, "lietrotter": 1.0, "heun": 2.0, "strang": 2.0, "rk4": 4.0}
 
@@ -29,11 +33,11 @@ def measure(settings: Settings, seed: int, models: Models) -> Measured:
         network = trained.model.astype("float64")
         mask, labels = jnp.asarray(batch.mask), np.asarray(batch.labels)
 
-        def run(model):
-            return jax.vmap(model.hidden_states)(batch.inputs, mask)[:, -1], jax.vmap(model)(batch.inputs, mask)
+        inputs = jnp.asarray(batch.inputs)
 
         def refined(scheme, per_layer):
-            return run(pair(network, "shared", steps=network.config.layers * per_layer, solver=scheme))
+            model = pair(network, "shared", steps=network.config.layers * per_layer, solver=scheme)
+            return _ends(model, inputs, mask)
 
         def distance(u, v):
             real = mask[:, :, None]
@@ -43,7 +47,7 @@ def measure(settings: Settings, seed: int, models: Models) -> Measured:
             return float(jnp.sqrt(jnp.mean(squares)))
 
         fine, _ = refined("rk4", settings.options["reference"])
-        last, logits = run(network)
+        last, logits = _ends(network, inputs, mask)
         chosen = np.asarray(jnp.argmax(logits, axis=-1))
         for i, scheme in enumerate(schemes):
             for j, per_layer in enumerate(counts):
@@ -55,6 +59,14 @@ def measure(settings: Settings, seed: int, models: Models) -> Measured:
         found["network_accuracy"] = np.mean(chosen == labels)
         found["network_to_limit"] = np.asarray(distance(last, fine))
     return found
+
+
+# Compiled here, so that all seeds share the programs.
+@eqx.filter_jit
+def _ends(model: Any, inputs: Array, mask: Array) -> tuple[Array, Array]:
+    """The last hidden states and the logits of a batch."""
+    found: Any = observe(model, inputs, mask, (True, True, False))
+    return found.states[:, -1], found.logits
 
 
 def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:

@@ -160,7 +160,7 @@ INFORMATION_FLOW = Study(
     question="How do states change from layer to layer, and do both systems change them alike?",
     source="v1 §3.1, Tables 2 and 3, Figures 1 and 2",
     presets={
-        "quick": Settings(train=IMAGES, student_steps=1500, student=STUDENT, examples=64, options=_OPTIONS),
+        "quick": Settings(train=IMAGES, student_steps=1300, student=STUDENT, examples=64, options=_OPTIONS),
         "paper": Settings(train=IMAGES_PAPER, student_steps=3000, examples=64, options=_OPTIONS, seeds=5),
     },
     measure=measure,

@@ -22,9 +22,9 @@ LISTOPS: Mapping[str, Any] = {
     "learning_rate": 1e-3,
     "warmup": 50,
     "clip": 1.0,
-    "steps": 500,
-    "eval_every": 250,
-    "save_every": 250,
+    "steps": 450,
+    "eval_every": 225,
+    "save_every": 225,
 }
 LISTOPS_PAPER: Mapping[str, Any] = dict(PRESETS["listops-paper"])
 
@@ -55,10 +55,10 @@ TEXT: Mapping[str, Any] = {
     "batch_size": 32,
     "optimizer": "adam",
     "learning_rate": 1e-3,
-    "steps": 400,
-    "eval_every": 50,
+    "steps": 360,
+    "eval_every": 45,
     "eval_examples": 256,
-    "save_every": 50,
+    "save_every": 45,
     "keep": 8,
 }
 TEXT_PAPER: Mapping[str, Any] = {**PRESETS["newsgroups-paper"], "keep": 10, "eval_every": 159, "save_every": 159}
