@@ -118,8 +118,10 @@ def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
     right.axhline(100 * float(np.mean(network)), **NULL, label="the network itself")
     right.set_xlabel("steps per layer")
     right.set_ylabel("accuracy on held-out sequences (%)")
-    legend(left)
-    legend(right)
+    for ax in (left, right):
+        ax.set_xticks(counts, [str(count) for count in counts])
+        ax.minorticks_off()
+        legend(ax)
     caption = (
         "A trained Transformer's field under other schemes and steps: left the error, right what it does to the task."
     )
@@ -134,7 +136,7 @@ DISCRETIZATION = Study(
     question="What do other schemes and steps do to a trained Transformer's field?",
     source="v2 §5, follow-up: discretization sensitivity",
     presets={
-        "quick": Settings(train=LISTOPS, examples=32, options=_OPTIONS),
+        "quick": Settings(train=LISTOPS, examples=96, options=_OPTIONS),
         "paper": Settings(train=LISTOPS_PAPER, examples=64, options=_OPTIONS, seeds=5),
     },
     measure=measure,
