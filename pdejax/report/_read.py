@@ -19,7 +19,7 @@ IMAGES = {
     ".gif": "image/gif",
 }
 # Folders beside the studies which are none.
-_OTHERS = {"claims", "counterexamples", "models", "parts"}
+_OTHERS = {"claims", "counterexamples", "models", "parts", "programs"}
 _RUN = "pdejax reproduce --out"
 
 

@@ -12,6 +12,7 @@ import scipy.stats
 import xarray as xr
 from matplotlib.figure import Figure
 
+from pdejax.report import build_report
 from pdejax.studies import ResultError
 from pdejax.studies.reproduce import (
     STUDIES,
@@ -106,6 +107,19 @@ def test_an_interrupted_study_goes_on(bench, tmp_path):
     assert bench.seen == [0, 1, 2, 3]
 
 
+def test_the_seconds_are_those_of_all_seeds_whenever_they_were_measured(bench, tmp_path, monkeypatch):
+    plain = bench.measure
+
+    def slowly(settings, seed, models):
+        time.sleep(0.1)
+        return plain(settings, seed, models)
+
+    bench.measure = slowly
+    assert run(bench, tmp_path).content["seconds"] > 0.2
+    (tmp_path / "bench" / "result.json").unlink()
+    assert run(bench, tmp_path, seeds=3).content["seconds"] > 0.3 and bench.seen == [0, 1, 2]
+
+
 def test_damaged_files_are_measured_again(bench, tmp_path):
     run(bench, tmp_path)
     folder = tmp_path / "bench"
@@ -176,6 +190,18 @@ def test_every_study_has_both_presets_and_says_what_it_asks():
         next(iter(STUDIES.values())).settings("huge")
     names = [study.identity(study.settings("quick")) for study in STUDIES.values()]
     assert len(set(names)) == len(names)
+
+
+def test_what_reproduce_leaves_is_what_the_report_reads(bench, tmp_path, monkeypatch):
+    """Folders beside the studies (compiled programs, models) are no unfinished studies."""
+    study, _ = bench.study()
+    monkeypatch.setattr("pdejax.studies.reproduce._run.STUDIES", {"bench": study})
+    reproduce(out=tmp_path)
+    for name in ("programs", "models"):
+        (tmp_path / name).mkdir(exist_ok=True)
+    built = build_report(tmp_path)
+    assert built.problems == () and built.studies == 1
+    assert set(path.name for path in tmp_path.iterdir()) == {"bench", "programs", "models", "report.html", "report.md"}
 
 
 TINY = {

@@ -17,6 +17,8 @@ from pdejax.studies.reproduce._models import Models
 from pdejax.studies.reproduce._registry import STUDIES
 from pdejax.studies.reproduce._study import Conclusion, Measured, Settings, Study, digest
 
+_SECONDS = "seconds of measurement"
+
 
 @dataclasses.dataclass(frozen=True)
 class StudyResult:
@@ -100,15 +102,17 @@ def run_study(
     kept = _kept(here / "result.json", identity)
     if kept is not None:
         return StudyResult(kept, here, cached=True)
-    started = time.perf_counter()
     parts = here / "parts" / digest([study.identity(settings), machine])
-    measured = []
+    measured, seconds = [], 0.0
     for seed in chosen:
         if report is not None:
             report(f"{study.name}: seed {seed} of {len(chosen)}")
-        measured.append(
-            _part(parts / f"seed-{seed}.npz", lambda seed=seed: study.measure(settings, seed, models), report)
+        found, spent = _part(
+            parts / f"seed-{seed}.npz", lambda seed=seed: study.measure(settings, seed, models), report
         )
+        measured.append(found)
+        seconds += spent
+    started = time.perf_counter()
     conclusion = study.conclude(settings, measured)
     content = {
         "study": study.name,
@@ -127,7 +131,7 @@ def run_study(
         "verdict": conclusion.verdict,
         "figures": [{"file": p.file, "caption": p.caption} for p in conclusion.pictures],
         "data": "data.nc",
-        "seconds": time.perf_counter() - started,
+        "seconds": seconds + time.perf_counter() - started,
     }
     _write(here, conclusion, content)
     return StudyResult(plain(content), here, cached=False)
@@ -153,21 +157,27 @@ def _kept(path: pathlib.Path, identity: str) -> dict[str, Any] | None:
     return content if whole and all((path.parent / file).exists() for file in files) else None
 
 
-def _part(path: pathlib.Path, measure: Callable[[], Measured], report: Callable[[str], None] | None) -> Measured:
-    """What one seed gave: read, or measured and kept. A file that cannot be read is measured again."""
+def _part(
+    path: pathlib.Path, measure: Callable[[], Measured], report: Callable[[str], None] | None
+) -> tuple[Measured, float]:
+    """What one seed gave and how many seconds that took: read, or measured and kept. A file that cannot be read is measured
+    again."""
     if path.exists():
         try:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as saved:
-                return {name: saved[name] for name in saved.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+                found = {name: saved[name] for name in saved.files}
+            return found, float(found.pop(_SECONDS))
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
             if report is not None:
                 report(f"{path} is damaged ({error}) and is measured again")
+    started = time.perf_counter()
     found: dict[str, Any] = {name: np.asarray(value) for name, value in measure().items()}
+    seconds = time.perf_counter() - started
     forget_programs()
     wrong = [name for name, value in found.items() if value.dtype == object]
     if wrong:
         raise ResultError(f"{path.stem}: {wrong} are not arrays of numbers")
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **found)
+    np.savez_compressed(buffer, **found, **{_SECONDS: np.asarray(seconds)})
     write_whole(path, buffer.getvalue())
-    return found
+    return found, seconds
