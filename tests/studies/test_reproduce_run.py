@@ -27,6 +27,8 @@ from pdejax.studies.reproduce import (
     run_study,
     stacked,
 )
+from pdejax.studies.reproduce._architectures import architectures
+from pdejax.studies.reproduce._components import cells
 from pdejax.studies.reproduce._table import table
 
 
@@ -202,6 +204,27 @@ def test_what_reproduce_leaves_is_what_the_report_reads(bench, tmp_path, monkeyp
     built = build_report(tmp_path)
     assert built.problems == () and built.studies == 1
     assert set(path.name for path in tmp_path.iterdir()) == {"bench", "programs", "models", "report.html", "report.md"}
+
+
+@pytest.mark.parametrize("preset", ["quick", "paper"])
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_model_of_every_preset_can_be_configured(name, preset, tmp_path):
+    """Nothing is found to be wrong after hours: every training that a study asks for is a valid configuration."""
+    settings, models = STUDIES[name].presets[preset], Models(tmp_path)
+    named = architectures(settings).values() if name == "architectures" else [settings] if settings.train else []
+    for own in named:
+        configs = [models.transformer_config(own, 0), *(cells_of(own) if "steps" in own.options else [])]
+        if own.student_steps:
+            configs.append(models.student_config(own, 0))
+        for config in configs:
+            assert config.steps > 0 and config.dim % config.heads == 0 and config.seed == 0
+        digests = {models._folder(config) for config in configs}
+        assert len(digests) == len(configs)
+    assert named or name == "continuum"
+
+
+def cells_of(settings):
+    return [cell.config(settings, 0) for cell in cells(settings)]
 
 
 TINY = {
