@@ -120,6 +120,7 @@ def test_coupled_layers(getkey):
     np.testing.assert_allclose(split_run.us[0], u, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_implicit_and_step_doubling():
     """Kvaerno5 with fixed steps beyond every explicit stability limit, in both precisions; HalfSolver makes RK4 adaptive."""
     stiff = MasterEquation(stabilization=LinearDamping(jnp.array([1.0, 300.0])))

@@ -135,6 +135,7 @@ def test_bad_bootstraps(level, resamples):
         check_bootstrap("f", level, resamples)
 
 
+@pytest.mark.slow
 def test_calls_without_a_key_are_those_of_key_0():
     """As users type them: `lyapunov_exponents(equation, u0, t1=…, k=…)`, `spectral_similarity(a, b)`, `token_clustering(u)`."""
     u, other = U[:, :2, :3], U[:, 2:, :3]

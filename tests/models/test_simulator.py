@@ -248,6 +248,7 @@ def test_cubic_weights_never_interpolate_rates():
         np.testing.assert_allclose(equation.at(t).diffusion.diffusivity, 0.1, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_split_and_merge_round_trip():
     for name in QUICK:
         model, params, static, *_ = built(name)
@@ -269,6 +270,7 @@ def test_strength_is_held_unless_it_is_trained():
     np.testing.assert_allclose(held.equation().stacked.interaction.strength, 0.7)
 
 
+@pytest.mark.slow
 def test_batches_by_vmap_and_one_optimizer_step():
     model = make(diffusion="scalar", stabilization="layernorm")
     params, static = split_model(model)

@@ -165,6 +165,7 @@ def test_vmap_ends_each_lane_by_itself():
         np.testing.assert_allclose(solution.ys[1, 0], 1.0, rtol=1e-6)  # 0.5 / (1 − 0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("controller, limit", [(FIXED, 0.9), (PID, 1e3)])
 def test_derivatives(controller, limit):
     """Forward and reverse mode, of a bounded solve (u → u/(1 − u), slope 1/(1 − u)²) and of one that is

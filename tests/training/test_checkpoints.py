@@ -187,6 +187,7 @@ def damage(folder, step):
     target.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_the_one_before_a_damaged_checkpoint_is_taken(tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     for step in (1, 2, 3):

@@ -38,6 +38,7 @@ def batch():
     return Batch(tokens, np.arange(5) < random.integers(2, 6, (6, 1)), random.integers(0, 4, 6).astype(np.int32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [transformer, simulator])
 def test_a_step_by_hand(build, batch):
     """θ − η ∇L, with ∇L from finite differences in one direction and from `jax.grad` in all."""
