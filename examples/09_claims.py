@@ -55,7 +55,7 @@ left, middle, right = figure.subplots(1, 3)
 # C4: "γ > λ makes the energy decay". S of v2 (9) pulls with a fixed force, not in proportion: large fields escape it.
 c4 = load("C4")
 equation = pj.MasterEquation(
-    reaction=Linear(c4["growth"] * jnp.eye(2)), stabilization=pj.SpatialNorm(float(c4["gamma"]), eps=1e-12)
+    reaction=Linear(float(c4["growth"]) * jnp.eye(2)), stabilization=pj.SpatialNorm(float(c4["gamma"]), eps=1e-12)
 )
 t1 = float(c4["t"][-1])
 for start in (2.9, float(c4["u"][0, 0, 0])):
@@ -68,11 +68,11 @@ left.legend(frameon=False, fontsize=8)
 
 # C5: "averaging over tokens lowers the energy". With a row-stochastic K that is no average it may rise.
 c5 = load("C5")
-attention = pj.MasterEquation(interaction=Linear(jnp.asarray(c5["kernel"]) - jnp.eye(2)))
-both = pj.MasterEquation(interaction=Linear(jnp.full((2, 2), 0.5) - jnp.eye(2)))
+kernel, uniform = jnp.asarray(c5["kernel"]), jnp.full((2, 2), 0.5)
 # Where the symmetric part of K − I grows fastest.
-steepest = jnp.linalg.eigh((attention.interaction.matrix + attention.interaction.matrix.T) / 2)[1][:, -1:]
-for field, label in ((attention, "K of the counterexample"), (both, "uniform K")):
+steepest = jnp.linalg.eigh((kernel + kernel.T) / 2)[1][:, -1:]
+for k, label in ((kernel, "K of the counterexample"), (uniform, "uniform K")):
+    field = pj.MasterEquation(interaction=Linear(k - jnp.eye(2)))
     solved = pj.simulate(field, steepest, t1=2.0, steps=200, solver="rk4", save="steps")
     middle.plot(solved.ts, 0.5 * jnp.sum(solved.us**2, axis=(1, 2)), label=label)
 middle.set_title("C5: leaky attention u′ = (K − I)u", fontsize=10)

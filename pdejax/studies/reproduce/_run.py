@@ -178,6 +178,7 @@ def _part(
     if wrong:
         raise ResultError(f"{path.stem}: {wrong} are not arrays of numbers")
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **found, **{_SECONDS: np.asarray(seconds)})
+    kept: dict[str, Any] = {**found, _SECONDS: np.asarray(seconds)}
+    np.savez_compressed(buffer, **kept)
     write_whole(path, buffer.getvalue())
     return found, seconds
