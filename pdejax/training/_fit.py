@@ -131,6 +131,8 @@ def fit(
             raise ValueError(f"best={best!r} needs evaluate, which gives {best[0]!r}.")
     elif patience is not None:
         raise ValueError(f"patience={patience} needs best, such as best=('accuracy', 'max').")
+    if stop is not None and not callable(stop):
+        raise TypeError(f"stop={stop!r} must be a function of no arguments that says whether to stop, or None.")
     if folder is not None and not all(hasattr(batches, name) for name in ("state", "restore")):
         raise TypeError(
             f"batches is a {type(batches).__name__} without state() and restore(); with a folder it needs both, "

@@ -231,6 +231,12 @@ def test_unit_spread():
     np.testing.assert_allclose(scaled[1], scaled[0] + 1 / (30 * layer_spread(t[None], mask=mask)[0]), rtol=1e-10)
 
 
+@pytest.mark.parametrize("least", [-0.1, float("nan"), 2.0, True, "small"])
+def test_unit_spread_refuses_a_least_that_is_no_share(least):
+    with pytest.raises(ValueError, match="least="):
+        unit_spread(np.zeros((1, 4, 2)), pool=None, least=least)
+
+
 def test_layer_entropy():
     """Two features with correlation ρ: H = ln 2πe + ½ln(1−ρ²) + layer·ln scale; shuffled apart without ρ."""
     z = normal(9, B, 2)

@@ -1,5 +1,6 @@
 """The loop: resumed to the same bits, stopped by NaN, signals and patience, and clear about what it refuses."""
 
+import concurrent.futures
 import csv
 import errno
 import json
@@ -296,6 +297,16 @@ def test_batches_that_end(tmp_path):
     assert train(tmp_path, batches=Few()).step == 7
 
 
+def test_a_thread_is_stopped_by_asking(tmp_path):
+    """Signals do not reach it; what is asked after every step does, and nothing is lost."""
+    seen = []
+    asked = {"on_step": lambda n, state, metrics: seen.append(n), "stop": lambda: len(seen) >= 7, "report": seen.count}
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        result = pool.submit(train, tmp_path, **asked).result()
+    assert result.stopped == "interrupted" and result.step == 7
+    same(train(tmp_path).state, twin()[0])
+
+
 def test_another_configuration_is_refused(tmp_path):
     config = {"seed": 0, "model": {"dim": 8, "layers": [1, 2]}}
     train(tmp_path, steps=4, config=config)
@@ -348,6 +359,7 @@ def test_another_model_is_refused(tmp_path):
         ({"best": ("f1", "max"), "evaluate": evaluate}, ValueError, r"\['accuracy', 'loss'\] and not 'f1'"),
         ({"patience": 3, "evaluate": evaluate}, ValueError, "patience=3 needs best"),
         ({"patience": 3}, ValueError, "patience=3 has nothing to evaluate"),
+        ({"stop": True}, TypeError, "stop=True must be a function"),
     ],
 )
 def test_bad_arguments(options, error, words):

@@ -37,8 +37,11 @@ def unit_spread(
     - `least`: a layer whose spread is a smaller part of its pooled states' size has collapsed, and is divided by this part of the
       size instead: what tells its samples apart is next to rounding, and counts for little against any σ.
 
-    Otherwise as [`layer_spread`][pdejax.analysis.information.layer_spread], errors included.
+    Otherwise as [`layer_spread`][pdejax.analysis.information.layer_spread], errors included; `ValueError` for a `least` that is
+    not a number from 0 to 1.
     """
+    if isinstance(least, bool) or not isinstance(least, int | float) or not 0 <= least <= 1:
+        raise ValueError(f"unit_spread: least={least!r} must be a number from 0 to 1, a share of the states' size.")
     t, _ = pooled("unit_spread", states, mask, pool)
     size = jnp.sqrt(jnp.mean(jnp.sum(t**2, axis=-1), axis=1))
     by = jnp.maximum(layer_spread(states, mask=mask, pool=pool), least * size)

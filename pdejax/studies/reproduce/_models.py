@@ -55,7 +55,8 @@ class Models:
                     f"training of {kind} on {config.dataset}, seed {config.seed}, stopped: {done.fit.stopped}. Its metrics are "
                     f"in {folder}."
                 )
-            forget_programs()
+            if threading.current_thread() is threading.main_thread():
+                forget_programs()
         found = load_trained(folder)
         return Trained(found.model, config, folder, json.loads(result.read_text())["test"])
 
@@ -124,8 +125,13 @@ class Models:
         workers = 2 if jax.default_backend() == "cpu" and (os.cpu_count() or 1) > 1 else 1
         if workers == 1 or len(missing) < 2:
             return
+        for start in range(0, len(missing), _AT_ONCE):
+            self._side_by_side(missing[start : start + _AT_ONCE], workers)
+            forget_programs()  # here, where no other thread compiles
+
+    def _side_by_side(self, configs: Sequence[TrainConfig], workers: int) -> None:
         with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-            jobs = [pool.submit(self.trained, config) for config in missing]
+            jobs = [pool.submit(self.trained, config) for config in configs]
             try:
                 concurrent.futures.wait(jobs)
             except BaseException:
@@ -134,8 +140,9 @@ class Models:
                 self.stopped.clear()
                 raise
         for job in jobs:
-            if job.exception() is not None and not isinstance(job.exception(), RuntimeError):
-                raise job.exception()
+            error = job.exception()
+            if error is not None and not isinstance(error, RuntimeError):
+                raise error
 
     def _folder(self, config: TrainConfig) -> pathlib.Path:
         named = dataclasses.asdict(config) | {"out": None}
@@ -148,6 +155,7 @@ class Models:
             self.report(text)
 
 
+_AT_ONCE = 8  # trainings between two looks at the memory maps
 _ALONE = {"independent": "simulator", "bare": "bare"}
 
 
