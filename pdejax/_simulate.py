@@ -3,7 +3,7 @@
 import math
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args, get_origin, no_type_check
+from typing import Any, Literal, get_args, get_origin
 
 import diffrax
 import equinox as eqx
@@ -32,8 +32,6 @@ class DivergenceError(RuntimeError):
     """Raised by `simulate(..., throw=True)` when the field blows up or the steps run out."""
 
 
-# Checked below with messages that say what to do, so a runtime type checker need not come first.
-@no_type_check
 def simulate(
     equation: AbstractEquation,
     u0: ArrayLike,

@@ -6,7 +6,7 @@ import abc
 import math
 import numbers
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, no_type_check
+from typing import Any, ClassVar, Literal
 
 import diffrax
 import equinox as eqx
@@ -117,7 +117,6 @@ def power_iteration(
     return jnp.where(converged, new, largest), v, count, converged
 
 
-@no_type_check
 def to_stages(stages: Any) -> int | None:
     if stages is None:
         return None
@@ -126,14 +125,12 @@ def to_stages(stages: Any) -> int | None:
     return int(stages)
 
 
-@no_type_check
 def to_max_stages(max_stages: Any) -> int:
     if isinstance(max_stages, bool) or not isinstance(max_stages, numbers.Integral):
         raise TypeError(f"max_stages must be an integer of at least 2; got {max_stages!r}.")
     return int(max_stages)
 
 
-@no_type_check
 def to_spectral_radius(value: Any) -> Any:
     if value is None or isinstance(value, jax.core.Tracer):
         return value
@@ -150,7 +147,6 @@ def to_spectral_radius(value: Any) -> Any:
     return value if callable(value) or isinstance(value, jax.Array) else float(value)
 
 
-@no_type_check
 def to_scan_kind(scan_kind: Any) -> ScanKind:
     if scan_kind not in (None, "lax", "checkpointed", "bounded"):
         raise ValueError(

@@ -1,5 +1,6 @@
 """Test configuration: float64, strict promotion, and a compilation cache that outlives the run."""
 
+import inspect
 import os
 import pathlib
 import time
@@ -11,6 +12,7 @@ os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import pytest
 
 jax.config.update("jax_enable_x64", True)
@@ -40,6 +42,15 @@ def few_memory_maps():
         from pdejax.studies._programs import forget_programs
 
         forget_programs()
+
+
+@pytest.fixture(autouse=True)
+def own_errors(request):
+    """No runtime type checker in tests that expect an error: it must be the library's own, which users get."""
+    expects = "pytest.raises" in inspect.getsource(request.function)
+    jaxtyping.config.update("jaxtyping_disable", expects)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from flax import nnx
@@ -18,14 +17,6 @@ from pdejax.terms import AbstractTerm
 N, D = 5, 4
 KEY = jax.random.key(0)
 U = jnp.asarray(np.random.default_rng(0).standard_normal((N, D)))
-
-
-@pytest.fixture(autouse=True)
-def no_type_checker():
-    """The library's own errors, not those of the type checker that tests run under and users need not."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 class Untouchable(AbstractTerm):

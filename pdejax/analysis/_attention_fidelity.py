@@ -1,7 +1,5 @@
 r"""How well attention maps agree, beside uniform attention and rows that know nothing of each other (claim C14)."""
 
-from typing import no_type_check
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -73,7 +71,6 @@ class AttentionRollout(eqx.Module):
     own: Compared
 
 
-@no_type_check
 def attention_fidelity(
     p: ArrayLike,
     q: ArrayLike,
@@ -115,7 +112,6 @@ def attention_fidelity(
     return _fidelity(p.astype(dtype), q.astype(dtype), real, bool(causal), key, level, resamples)
 
 
-@no_type_check
 def attention_entropy(
     p: ArrayLike,
     mask: ArrayLike | None = None,
@@ -133,7 +129,6 @@ def attention_entropy(
     return _entropy(p, real, bool(causal), jax.random.key(0) if key is None else key, level, resamples)
 
 
-@no_type_check
 def attention_rollout(
     p: ArrayLike,
     mask: ArrayLike | None = None,
@@ -165,7 +160,6 @@ def attention_rollout(
     return AttentionRollout(maps if batched else maps[:, 0], own)
 
 
-@no_type_check
 def attention_divergence(
     p: Float[Array, "b layers H n n"], q: Float[Array, "b layers H n n"], mask: Bool[Array, "b n"]
 ) -> Float[Array, "b layers H"]:
@@ -174,7 +168,6 @@ def attention_divergence(
     return _over_rows(row_divergence(p, q), mask[:, None, None, :])
 
 
-@no_type_check
 def attention_cosine(
     p: Float[Array, "b layers H n n"], q: Float[Array, "b layers H n n"], mask: Bool[Array, "b n"]
 ) -> Float[Array, "b layers H"]:
@@ -195,7 +188,6 @@ def row_cosine(p: Float[Array, "*rows n"], q: Float[Array, "*rows n"]) -> Float[
     return jnp.sum(p * q, axis=-1) / jnp.where(norms > 0, norms, 1)
 
 
-@no_type_check
 def attention_maps(
     owner: str, name: str, value: ArrayLike, mask: ArrayLike | None, causal: bool
 ) -> tuple[Float[Array, "layers b H n n"], Bool[Array, "b n"], bool]:
@@ -218,7 +210,6 @@ def attention_maps(
     return p, real, batched
 
 
-@no_type_check
 def _check_rows(owner: str, name: str, p: Array, real: Array, causal: bool) -> None:
     real = np.asarray(real)
     seen = np.tril(np.ones(p.shape[-2:], bool)) if causal else np.ones(p.shape[-2:], bool)
@@ -278,7 +269,6 @@ def _row_figures(p: Float[Array, "rows n"], q: Float[Array, "rows n"]) -> Float[
     return jnp.stack(sums, axis=-1)
 
 
-@no_type_check
 def _by_head(one, *maps):
     """`one` of every layer's head in turn, maps `(layers, b, H, n, n)`: results `(layers, H, ...)`."""
     layers, _, heads = maps[0].shape[:3]
@@ -287,7 +277,6 @@ def _by_head(one, *maps):
 
 
 @eqx.filter_jit
-@no_type_check
 def _fidelity(p, q, real, causal, key, level, resamples) -> AttentionFidelity:
     shuffle_key, draw_key = jax.random.split(key)
     allowed = _allowed(real, causal)
@@ -318,7 +307,6 @@ def _fidelity(p, q, real, causal, key, level, resamples) -> AttentionFidelity:
     return AttentionFidelity(**each, logit_std=std, overall=overall)
 
 
-@no_type_check
 def _beside(found, key, level, resamples) -> list[dict[str, AttentionFigures | Compared]]:
     """Figures beside their nulls; all in one bootstrap, so that one loop is compiled."""
     values, nulls = [], []
@@ -353,7 +341,6 @@ def _log_variance(p: Float[Array, "b n n"]) -> Float[Array, "b n"]:
 
 
 @eqx.filter_jit
-@no_type_check
 def _entropy(p, real, causal, key, level, resamples) -> AttentionEntropy:
     allowed = _allowed(real, causal)
     limit = jnp.log(jnp.maximum(jnp.sum(allowed, axis=-1), 1).astype(p.dtype))  # (b, n)
@@ -375,7 +362,6 @@ def _entropy(p, real, causal, key, level, resamples) -> AttentionEntropy:
 
 @eqx.filter_jit
 @jax.default_matmul_precision("highest")
-@no_type_check
 def _rollout(p, real, residual, causal, key, level, resamples) -> tuple[Array, Compared]:
     allowed = _allowed(real, causal) & real[:, :, None]
     eye = jnp.where(real[:, :, None], jnp.eye(p.shape[-1], dtype=p.dtype)[None], 0)

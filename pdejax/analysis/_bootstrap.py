@@ -1,7 +1,6 @@
 """Bootstrap intervals over sequences, and figures that stand beside a null model's."""
 
 from collections.abc import Callable
-from typing import no_type_check
 
 import equinox as eqx
 import jax
@@ -33,7 +32,6 @@ class Compared(eqx.Module):
     difference: Interval
 
 
-@no_type_check
 def bootstrap(
     statistic: Callable[[Float[Array, " b"]], Array],
     samples: int,
@@ -66,7 +64,6 @@ def bootstrap(
     return Interval(value, low, high, level)
 
 
-@no_type_check
 def compare(
     value: Float[Array, "b *shape"],
     null: Float[Array, "b *shape"],
@@ -88,7 +85,6 @@ def compare(
     return Compared(*(Interval(found.value[i], found.low[i], found.high[i], level) for i in range(3)))
 
 
-@no_type_check
 def check_bootstrap(owner: str, level: float, resamples: int) -> None:
     """Raise `ValueError` unless the level is inside (0, 1) and there are at least 20 resamples."""
     if not 0 < level < 1:

@@ -4,8 +4,6 @@ The limits are Dong et al., arXiv 2103.03404 (attention alone loses rank) and Ge
 (tokens on the sphere cluster, in the end into one point).
 """
 
-from typing import no_type_check
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -49,7 +47,6 @@ class TokenClustering(eqx.Module):
     null: str = eqx.field(static=True)
 
 
-@no_type_check
 def token_clustering(
     states: Trajectory | ArrayLike,
     *,
@@ -116,7 +113,6 @@ def token_clustering(
     )
 
 
-@no_type_check
 def random_directions(
     u: Float[Array, "layers b n d"], mask: Bool[Array, "b n"], key: PRNGKeyArray
 ) -> Float[Array, "layers b n d"]:
@@ -124,7 +120,6 @@ def random_directions(
     return _random_directions(u, mask, key)
 
 
-@no_type_check
 def effective_rank(values: Float[Array, " k"]) -> Float[Array, ""]:
     r"""$\exp(-\sum_ip_i\ln p_i)$ with $p_i = s_i/\sum_js_j$ for values s ≥ 0 (negative ones, rounding, count as 0): between 1
     and the number of values that are not 0; 0 if all are. Source: Roy & Vetterli, EUSIPCO 2007."""
@@ -135,7 +130,6 @@ def effective_rank(values: Float[Array, " k"]) -> Float[Array, ""]:
     return jnp.where(total > 0, jnp.exp(entropy), 0)
 
 
-@no_type_check
 def count_components(joined: Bool[Array, "n n"], mask: Bool[Array, " n"]) -> Int[Array, ""]:
     """Number of connected components among the vertices in `mask` of the graph with this symmetric adjacency.
 

@@ -1,7 +1,7 @@
 r"""How fast tokens collapse or blow up: three laws fitted to a gap over depth, and which of them the data favour."""
 
 import math
-from typing import Any, Literal, get_args, no_type_check
+from typing import Any, Literal, get_args
 
 import equinox as eqx
 import jax
@@ -73,7 +73,6 @@ class CollapseRate(eqx.Module):
         return f"the data favour the {best} law ({figures})"
 
 
-@no_type_check
 def collapse_rate(
     ts: ArrayLike,
     gap: ArrayLike,

@@ -1,7 +1,5 @@
 r"""Correlation of layers: with the input, with the layer before, with another system's (v1 Tables 2–3, v2 §4.3.1)."""
 
-from typing import no_type_check
-
 import equinox as eqx
 import jax
 from jaxtyping import Array, ArrayLike, Bool, PRNGKeyArray
@@ -32,7 +30,6 @@ class LayerCorrelation(eqx.Module):
     pairs: tuple[tuple[int, int], ...] = eqx.field(static=True)
 
 
-@no_type_check
 def input_correlation(
     states: Trajectory | ArrayLike,
     mask: ArrayLike | None = None,
@@ -52,7 +49,6 @@ def input_correlation(
     return _correlation("input_correlation", states, None, mask, untrained, None, key, level, resamples)
 
 
-@no_type_check
 def adjacent_correlation(
     states: Trajectory | ArrayLike,
     mask: ArrayLike | None = None,
@@ -70,7 +66,6 @@ def adjacent_correlation(
     return _correlation("adjacent_correlation", states, None, mask, untrained, None, key, level, resamples)
 
 
-@no_type_check
 def layer_correlation(
     a: Trajectory | ArrayLike,
     b: Trajectory | ArrayLike,
@@ -86,7 +81,6 @@ def layer_correlation(
     return _correlation("layer_correlation", a, b, mask, untrained, b, key, level, resamples)
 
 
-@no_type_check
 def _correlation(owner, a, b, mask, untrained, beside, key, level, resamples) -> LayerCorrelation:
     check_bootstrap(owner, level, resamples)
     if b is None:

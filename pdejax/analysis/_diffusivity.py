@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from typing import no_type_check
 
 import equinox as eqx
 import jax
@@ -49,7 +48,6 @@ class AntiDiffusion:
     bound: float
 
 
-@no_type_check
 def negative_fraction(source, us: Array, mask: Array | None = None) -> NegativeFraction:
     r"""Share of tokens at which v2 (8) is negative, over the fields `us (k, n, d)` or `(n, d)`.
 
@@ -87,7 +85,6 @@ def random_negative_fraction(
     return _share(np.asarray(_random_traces(key, draws, tokens, dim, hidden, activation)))
 
 
-@no_type_check
 def anti_diffusion(grid: Grid, diffusivity: Float[Array, " n"], mask: Array | None = None) -> AntiDiffusion:
     r"""Growth rate of $\partial_tu = \partial_x(D\,\partial_xu)$ on `grid` with D `(n,)` frozen, exactly.
 

@@ -2,7 +2,6 @@ r"""Energy of a field, v2 (13), its exact split over the terms, v2 (14), and wha
 
 import dataclasses
 import math
-from typing import no_type_check
 
 import equinox as eqx
 import jax
@@ -57,7 +56,6 @@ def energy_rates(
     return {name: _inner(u, part, weights, mask) for name, part in equation.contributions(t, u, args).items()}
 
 
-@no_type_check
 def energy_budget(
     equation: AbstractEquation,
     ts: Float[Array, " k"],
@@ -74,14 +72,12 @@ def energy_budget(
     return EnergyBudget(ts, e, mean, deviation, rates, sum(rates.values(), start=jnp.zeros_like(e)))
 
 
-@no_type_check
 def claimed_energy(initial: ArrayLike, gamma: ArrayLike, lipschitz: ArrayLike, t: ArrayLike) -> Float[Array, "..."]:
     r"""What v2 Thm 3.3 promises, (15) with Grönwall: $E(t) \le E(0)\,e^{-2(\gamma-L)t}$, L = L_A + L_R. It rests on
     ⟨u, S(u)⟩ ≤ −2γE, which holds for S = −γu and not for v2 (9)."""
     return jnp.asarray(initial) * jnp.exp(-2.0 * (jnp.asarray(gamma) - jnp.asarray(lipschitz)) * jnp.asarray(t))
 
 
-@no_type_check
 def decay_rate(ts: Float[Array, " k"], energies: Float[Array, " k"]) -> Float[Array, ""]:
     """The largest δ with E(t) ≤ E(t₀)·e^{−δ(t − t₀)} at every depth given: what to hold against 2(γ − L). Negative if the
     energy ever exceeds its initial value; inf if it is 0 at once."""
@@ -90,7 +86,6 @@ def decay_rate(ts: Float[Array, " k"], energies: Float[Array, " k"]) -> Float[Ar
     return -jnp.max(jnp.log(energies[1:] / energies[0]) / (ts[1:] - ts[0]))
 
 
-@no_type_check
 def basin_radius(gamma: ArrayLike, rate: ArrayLike, eps: ArrayLike = 0.0) -> Float[Array, "..."]:
     r"""$\sigma^* = \sqrt{\gamma^2/\lambda^2 - \varepsilon}$: v2 (9) against growth at `rate` λ > 0 shrinks deviations σ < σ* and
     lets those above grow. 0 if γ ≤ λ√ε. The mean is not held back at all. Raises `ValueError` for λ ≤ 0, γ < 0, ε < 0.
@@ -98,7 +93,6 @@ def basin_radius(gamma: ArrayLike, rate: ArrayLike, eps: ArrayLike = 0.0) -> Flo
     return spatial_norm_basin_radius(gamma, rate, eps)
 
 
-@no_type_check
 def extinction_time(sigma: float, gamma: float, *, rate: float = 0.0, eps: float = 0.0, level: float = 0.0) -> float:
     r"""Depth at which $\sigma' = \lambda\sigma - \gamma\sigma/\sqrt{\sigma^2+\varepsilon}$ has come from `sigma` down to `level`.
 

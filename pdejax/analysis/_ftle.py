@@ -1,6 +1,6 @@
 """Finite-time Lyapunov exponents token by token: how much a change of one token can grow over the whole depth."""
 
-from typing import Any, Literal, get_args, no_type_check
+from typing import Any, Literal, get_args
 
 import diffrax
 import equinox as eqx
@@ -33,8 +33,6 @@ class FTLE(eqx.Module):
     depth: Float[Array, "..."]
 
 
-# Checked inside with messages that say what to do.
-@no_type_check
 def ftle(
     system: Any,
     u0: ArrayLike,

@@ -1,7 +1,7 @@
 """How gradients flow back through depth: ‖∂loss/∂u_l‖ and the gradients of each layer's parameters."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, no_type_check
+from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -47,8 +47,6 @@ class GradientHistory(eqx.Module):
     flow: GradientFlow
 
 
-# Checked inside with messages that say what to do.
-@no_type_check
 def gradient_flow(
     system: Any,
     inputs: ArrayLike,
@@ -123,7 +121,6 @@ def gradient_flow(
     return GradientFlow(ts, value, states, parameters, mean, *medians)
 
 
-@no_type_check
 def stack_gradient_flows(flows: Sequence[GradientFlow], steps: ArrayLike) -> GradientHistory:
     """Gradient flow over training from one record per checkpoint, of the same batch, and the training `steps` they belong to.
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Literal, get_args, no_type_check
+from typing import Literal, get_args
 
 import jax.numpy as jnp
 import numpy as np
@@ -62,7 +62,6 @@ def decay_bound(initial: ArrayLike, rate: ArrayLike, offset: ArrayLike, t: Array
     return x * jnp.exp(rate_ * time) + f * jnp.where(rate_ == 0, time, jnp.expm1(safe * time) / safe)
 
 
-@no_type_check
 def growth_bound(equation: AbstractEquation, n: int, *, norm: str = "token_max") -> Growth:
     r"""λ and f such that $\frac{d^+}{dt}\|u\| \le \lambda\|u\| + f$ along solutions of v2 (4), from any u:
     what takes the place of v2 (15).

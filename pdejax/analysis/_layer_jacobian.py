@@ -1,6 +1,6 @@
 """The Jacobian of one layer, I + h ∂F/∂u of v1 (23), known by its products: extreme singular values and eigenvalues."""
 
-from typing import Any, no_type_check
+from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -104,7 +104,6 @@ class LayerJacobian(eqx.Module):
             )
         return _dense(self)
 
-    @no_type_check
     def singular_values(
         self, *, key: PRNGKeyArray, iterations: int = 40, tolerance: float = 1e-3, probes: int = 8
     ) -> SingularValues:
@@ -120,14 +119,12 @@ class LayerJacobian(eqx.Module):
             raise ValueError(f"singular_values: probes={probes} must be at least 2, for a standard error.")
         return _singular(self, key, m, float(tolerance), probes)
 
-    @no_type_check
     def eigenvalues(self, *, key: PRNGKeyArray, iterations: int = 40, tolerance: float = 1e-3) -> Eigenvalues:
         """Extreme eigenvalues by the Arnoldi iteration with full reorthogonalization (Saad, Numerical Methods for Large
         Eigenvalue Problems, ch. 6). `iterations` products and states of memory. The small eigenvalue problem runs on the CPU
         on platforms where JAX has none. Raises as `singular_values`."""
         return _eigen(self, key, self._count("eigenvalues", iterations, tolerance), float(tolerance))
 
-    @no_type_check
     def _count(self, name: str, iterations: int, tolerance: float) -> int:
         if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 2:
             raise ValueError(f"{name}: iterations={iterations!r} must be a whole number of at least 2; 40 is usual.")
@@ -136,8 +133,6 @@ class LayerJacobian(eqx.Module):
         return min(iterations, real_count(self.u.shape, self.mask))
 
 
-# Checked inside with messages that say what to do.
-@no_type_check
 def layer_jacobian(
     system: Any,
     u: ArrayLike,

@@ -5,7 +5,7 @@ docstrings of the public functions name.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, no_type_check
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -62,7 +62,6 @@ class Layer(NamedTuple):
 
 @eqx.filter_jit
 @jax.default_matmul_precision("highest")
-@no_type_check
 def compare_layers(
     systems: Sequence[tuple[Array, Array]],
     pairs: tuple[tuple[int, int], ...],
@@ -133,7 +132,6 @@ def compare_layers(
     return each, {name: record(-1, m, name) for m, name in enumerate(measures)}, degenerate
 
 
-@no_type_check
 def _prepared(pairs, mask, measures) -> tuple[Layer, Layer]:
     """Both sides of every system, stacked in front; compiled once where their shapes are the same."""
     sides = [jnp.stack(side) for side in zip(*pairs, strict=True)]
@@ -147,7 +145,6 @@ def _prepared(pairs, mask, measures) -> tuple[Layer, Layer]:
     return tuple(jax.lax.map(prepare, side) for side in sides)
 
 
-@no_type_check
 def _prepare(u: Float[Array, "b n d"], mask: Bool[Array, "b n"], measures: tuple[str, ...]) -> Layer:
     real = mask[:, :, None]
     count = jnp.sum(mask).astype(u.dtype)
@@ -170,7 +167,6 @@ def _prepare(u: Float[Array, "b n d"], mask: Bool[Array, "b n"], measures: tuple
     return Layer(raw, by_feature, whole, jnp.where(real, ranks, 0))
 
 
-@no_type_check
 def _resampled(x, y, names, orders, permutations, mask, weights, measures) -> Float[Array, "draws nulls measures"]:
     """Figures of every null for every row of weights; `x`, `y` hold the tested and the untrained system in front."""
     count = jnp.sum(mask, axis=1).astype(weights.dtype)
@@ -216,7 +212,6 @@ def _resampled(x, y, names, orders, permutations, mask, weights, measures) -> Fl
     return found.reshape(-1, *found.shape[2:])[:rows]
 
 
-@no_type_check
 def _sequence_sums(x: Layer, y: Layer, mask, measures) -> dict[str, Array]:
     """Means by sequence `(b,)`, and the sums `(b, 5)` a correlation needs: x, y, x², y², xy, per feature."""
     out = {}
@@ -244,7 +239,6 @@ def _correlation(sums: Float[Array, " 5"], count: Float[Array, ""]) -> Float[Arr
     return jnp.clip(ratio_or_zero(xy - x * y / count, vx, vy)[0], -1, 1)
 
 
-@no_type_check
 def _moments(a: Float[Array, "b n d1"], b: Float[Array, "b n d2"]) -> dict[str, Array]:
     """Sums over the tokens of each sequence, with k = ‖a_i‖² and l = ‖b_i‖²: enough for HSIC under any weights."""
     k, l = jnp.sum(a**2, axis=-1), jnp.sum(b**2, axis=-1)
@@ -260,7 +254,6 @@ def _moments(a: Float[Array, "b n d1"], b: Float[Array, "b n d2"]) -> dict[str, 
     }
 
 
-@no_type_check
 def _hsic(m, w, count) -> tuple[Array, Array]:
     r"""‖C‖² and n(n−3)·HSIC_u of weighted samples, C = Σ w_i (a_i − μ)(b_i − ν)ᵀ.
 
@@ -284,7 +277,6 @@ def _hsic(m, w, count) -> tuple[Array, Array]:
     return jnp.where(plain > floor * once[2], plain, 0), unbiased
 
 
-@no_type_check
 def _diagonal(m, v, w, count) -> tuple[Array, Array, Array, Array]:
     """Σ v k, Σ v l, Σ v k l and Σ v for k = ‖a_i − μ‖², l = ‖b_i − ν‖², means weighted by w."""
     total, mass = jnp.dot(w, count), jnp.dot(v, count)
@@ -296,7 +288,6 @@ def _diagonal(m, v, w, count) -> tuple[Array, Array, Array, Array]:
     return k, l, kl + (s["k"] - 2 * am) * nn + (s["l"] - 2 * bn) * mm + mass * mm * nn, mass
 
 
-@no_type_check
 def _alignment(m, count) -> dict[str, Array]:
     """The best rotation for the whole sample, and ⟨Q, A_sᵀB_s⟩ of every sequence: resamples keep the rotation."""
     a, b = jnp.sum(m["a"], axis=0), jnp.sum(m["b"], axis=0)
@@ -305,7 +296,6 @@ def _alignment(m, count) -> dict[str, Array]:
     return {"rotation": q, "aligned": jnp.einsum("bij,ij->b", m["ab"], q)}
 
 
-@no_type_check
 def _distance(m, best, w, count) -> Array:
     total = jnp.dot(w, count)
     mu, nu = w @ m["a"] / total, w @ m["b"] / total

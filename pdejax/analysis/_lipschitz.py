@@ -1,7 +1,6 @@
 """Lipschitz certificate of a whole field on a ball: the sum of its terms'."""
 
 import math
-from typing import no_type_check
 
 import numpy as np
 
@@ -30,7 +29,6 @@ from pdejax.terms import (
 )
 
 
-@no_type_check
 def field_lipschitz(
     equation: AbstractEquation, n: int, radius: float, *, norm: str = "token_max", spread: float = 0.0
 ) -> Certificate:

@@ -12,7 +12,6 @@ pick up (max_j Σ_i p_ij)^{1/2} ≤ √n: √n(1 + bR) + aR. For dot-product log
 """
 
 import math
-from typing import no_type_check
 
 import numpy as np
 
@@ -28,7 +27,6 @@ from pdejax.analysis._lipschitz_pointwise import norm_slope, normalized_ball
 from pdejax.terms import Attention
 
 
-@no_type_check
 def attention_lipschitz(
     attention: Attention, n: int, radius: float, *, norm: str = "token_max", spread: float = 0.0
 ) -> Certificate:

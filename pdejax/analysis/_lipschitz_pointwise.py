@@ -2,7 +2,6 @@
 
 import functools
 import math
-from typing import no_type_check
 
 import numpy as np
 from scipy.optimize import brentq, minimize_scalar
@@ -51,7 +50,6 @@ def activation_slopes(activation: str) -> tuple[float, float]:
     return 1 - largest, largest
 
 
-@no_type_check
 def feedforward_lipschitz(reaction: FeedForward, *, norm: str = "token_max", spread: float = 0.0) -> Certificate:
     r"""Lipschitz certificate of a [`FeedForward`][pdejax.FeedForward] term on all fields, the same in both norms.
 
@@ -78,7 +76,6 @@ def feedforward_lipschitz(reaction: FeedForward, *, norm: str = "token_max", spr
     return certificate(parts, norm, spread=spread)
 
 
-@no_type_check
 def layernorm_lipschitz(layer: Norm, *, spread: float = 0.0, norm: str = "token_max") -> Certificate:
     r"""Lipschitz certificate of `LayerNorm` or `RMSNorm`, the same in both norms:
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, no_type_check
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -31,7 +31,6 @@ class LipschitzEstimate:
     values: Array
 
 
-@no_type_check
 def sampled_lipschitz(
     field: Function,
     shape: tuple[int, int],
@@ -65,7 +64,6 @@ def sampled_lipschitz(
     return _best(norm, states, directions, values)
 
 
-@no_type_check
 def adversarial_lipschitz(
     field: Function,
     shape: tuple[int, int],

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, no_type_check
+from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -52,8 +52,6 @@ class LyapunovExponents(eqx.Module):
     null: Float[Array, "..."] | None
 
 
-# Checked inside with messages that say what to do.
-@no_type_check
 def lyapunov_exponents(
     system: Any,
     u0: ArrayLike,
@@ -102,7 +100,6 @@ def lyapunov_exponents(
     return _run(maps, other, u, real, k, qr_every, discard, level, key)
 
 
-@no_type_check
 def lyapunov_of_maps(
     maps: ArrayLike | Callable[..., Array],
     u0: ArrayLike | None = None,
@@ -208,7 +205,6 @@ def _maps_of(system, u0, mask, *, t0, t1, steps, solver, split) -> tuple[Abstrac
     return model_maps("lyapunov_exponents", system, u0, mask)
 
 
-@no_type_check
 def model_maps(owner: str, system: Any, u0: Any, mask: Any) -> tuple[AbstractMaps, Array, Mask | None]:
     """The layers of a model from a state `(n, d)`, and the state with zeros at padding."""
     u = jnp.asarray(u0)

@@ -1,13 +1,10 @@
 """Null models of hidden states: what is left of an agreement when the thing it should show is destroyed."""
 
-from typing import no_type_check
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 
-@no_type_check
 def shuffle_tokens(
     u: Float[Array, "layers b n d"], mask: Bool[Array, "b n"], key: PRNGKeyArray
 ) -> Float[Array, "layers b n d"]:
@@ -25,7 +22,6 @@ def shuffle_tokens(
     return jnp.take_along_axis(u, orders[None, :, :, None], axis=2)
 
 
-@no_type_check
 def shuffle_features(u: Float[Array, "layers b n d"], key: PRNGKeyArray) -> Float[Array, "layers b n d"]:
     """Features in another order, the same for all tokens, sequences and layers: which feature is which is lost. Linear CKA and
     Procrustes distance do not see it, by construction."""

@@ -1,7 +1,7 @@
 """How a model or equation answers to perturbations of its state: loss and final state against their size, v1 §3.5."""
 
 from collections.abc import Sequence
-from typing import Any, no_type_check
+from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -22,8 +22,6 @@ EPSILONS = tuple(float(x) for x in np.logspace(-5, 0, 11))
 POWER = 20  # iterations for the direction to which the state answers most
 
 
-# Checked inside with messages that say what to do.
-@no_type_check
 def perturbation_sensitivity(
     system: Any,
     inputs: ArrayLike,

@@ -1,6 +1,6 @@
 r"""Statistics of representations, layer by layer: effective dimension, sparsity, magnitude, diversity (v2 App. A.2)."""
 
-from typing import Literal, get_args, no_type_check
+from typing import Literal, get_args
 
 import equinox as eqx
 import jax
@@ -42,7 +42,6 @@ class Representation(eqx.Module):
     null: str = eqx.field(static=True)
 
 
-@no_type_check
 def representation(
     states: Trajectory | ArrayLike,
     *,

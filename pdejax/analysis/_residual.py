@@ -1,7 +1,6 @@
 r"""Fidelity of a residual flow to its input, v2 Thm 3.4 and (16)–(17): the claimed bound and the sharp one (claim C6)."""
 
 import dataclasses
-from typing import no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +39,6 @@ def residual_ratio(us: Float[Array, "... n d"], u0: Float[Array, "n d"]) -> Floa
     return _size(us - u0[(None,) * (us.ndim - 2)]) / _size(u0)
 
 
-@no_type_check
 def claimed_fidelity(ratio: ArrayLike) -> Float[Array, "..."]:
     r"""v2 (17) in r = ‖I‖/‖u₀‖: $\rho \ge (1-r)/(1+r)$. True for r ≤ 1, where it is weaker than the sharp bound; false beyond,
     where only ρ ≥ −1 is: the numerator is negative there, and dividing it by the largest ‖u‖ rather than the actual one
@@ -49,7 +47,6 @@ def claimed_fidelity(ratio: ArrayLike) -> Float[Array, "..."]:
     return (1 - r) / (1 + r)
 
 
-@no_type_check
 def sharp_fidelity(ratio: ArrayLike) -> Float[Array, "..."]:
     r"""The least cosine that ‖I‖ = r‖u₀‖ allows: $\sqrt{1-r^2}$ for r < 1 (u₀ + I lies in a ball about u₀ that the tangents
     from 0 touch at the angle arcsin r), 0 (not attained) for r = 1, −1 for r > 1. Attained by
@@ -59,7 +56,6 @@ def sharp_fidelity(ratio: ArrayLike) -> Float[Array, "..."]:
     return jnp.where(r <= 1, jnp.sqrt(jnp.where(r <= 1, 1 - r**2, 0)), -1)
 
 
-@no_type_check
 def adversarial_update(u0: Float[Array, "n d"], ratio: float, *, key: PRNGKeyArray) -> Float[Array, "n d"]:
     r"""The update I of norm r‖u₀‖ that hurts fidelity most: $I = r\|u_0\|\,(-r\,\hat u_0 + \sqrt{1-r^2}\,\hat w)$ for r < 1, ŵ a
     random unit field orthogonal to u₀; $-r\,u_0$ for r > 1.

@@ -1,7 +1,6 @@
 r"""How fidelity to the input decays with depth, with and without residual connections (v2 Thm 3.4, claim C13)."""
 
 import math
-from typing import no_type_check
 
 import equinox as eqx
 import jax
@@ -68,7 +67,6 @@ class DecayDifference(eqx.Module):
     plateau_rate: Interval
 
 
-@no_type_check
 def residual_decay(
     ts: ArrayLike,
     values: Trajectory | ArrayLike,
@@ -100,7 +98,6 @@ def residual_decay(
     return _decay(ts, *found, level, resamples)
 
 
-@no_type_check
 def decay_difference(
     ts: ArrayLike,
     bare: Trajectory | ArrayLike,
@@ -126,7 +123,6 @@ def decay_difference(
     return _difference(ts, first, second, level, resamples)
 
 
-@no_type_check
 def residual_necessity(
     equation: AbstractEquation,
     u0: Float[Array, "b n d"] | Float[Array, "n d"],
@@ -178,7 +174,6 @@ def residual_necessity(
     return decay_difference(ts, bare, residual, mask=states.mask, **options)
 
 
-@no_type_check
 def _checked(owner, ts, values, mask, start, tolerance, key, level, resamples):
     """Depths; ρ, its null and both bounds `(k, b)` (None for fidelities), weights of depths `(k,)`, tolerance and key."""
     check_bootstrap(owner, level, resamples)
@@ -220,7 +215,6 @@ def _checked(owner, ts, values, mask, start, tolerance, key, level, resamples):
 
 
 @eqx.filter_jit
-@no_type_check
 def _fidelities(u, real, key):
     first = jnp.broadcast_to(u[:1], u.shape)
     mask = jnp.broadcast_to(real[None], u.shape[:3])
@@ -231,7 +225,6 @@ def _fidelities(u, real, key):
 
 
 @eqx.filter_jit
-@no_type_check
 def _decay(ts, rho, null, sharp, claimed, options, key, level, resamples) -> ResidualDecay:
     k, b = rho.shape
 
@@ -252,7 +245,6 @@ def _decay(ts, rho, null, sharp, claimed, options, key, level, resamples) -> Res
     )
 
 
-@no_type_check
 def _difference(ts, first, second, level, resamples) -> DecayDifference:
     bare, residual = _decay(ts, *first, level, resamples), _decay(ts, *second, level, resamples)
     gaps, rho = _gaps(ts, first[0], second[0], *first[4:], level, resamples)
@@ -260,7 +252,6 @@ def _difference(ts, first, second, level, resamples) -> DecayDifference:
 
 
 @eqx.filter_jit
-@no_type_check
 def _gaps(ts, a, b, options, key, level, resamples) -> tuple[list[Interval], Compared]:
     def statistic(w):
         one, other = jax.vmap(lambda rho: _fits(ts, rho @ w / jnp.sum(w), options))(jnp.stack([a, b]))
@@ -271,7 +262,6 @@ def _gaps(ts, a, b, options, key, level, resamples) -> tuple[list[Interval], Com
     return [Interval(gaps.value[i], gaps.low[i], gaps.high[i], level) for i in range(4)], rho
 
 
-@no_type_check
 def _fits(ts: Float[Array, " k"], rho: Float[Array, " k"], options: tuple[Array, Array]) -> Float[Array, " 7"]:
     """Rate, power, plateau, its rate, and the criteria of the three laws. `options`: weights of depths, tolerance."""
     fitted, tolerance = options
@@ -316,7 +306,6 @@ def _fits(ts: Float[Array, " k"], rho: Float[Array, " k"], options: tuple[Array,
     return jnp.stack([rate / scale, power, level, slow / scale, *criteria])
 
 
-@no_type_check
 def _least(function, low: Float[Array, ""], high: Float[Array, ""]) -> Float[Array, ""]:
     """The x in [low, high] where `function` is least: a grid, dense near `low`, then golden sections."""
     grid = low + (high - low) * jnp.asarray(np.linspace(0, 1, _GRID) ** 3, low.dtype)

@@ -1,7 +1,6 @@
 r"""How alike two sets of samples are: correlations, cosines, linear CKA, Procrustes distance, each on its own."""
 
 import math
-from typing import no_type_check
 
 import equinox as eqx
 import jax
@@ -28,7 +27,6 @@ class Similarity(eqx.Module):
     samples: int = eqx.field(static=True)
 
 
-@no_type_check
 def linear_cka(a: ArrayLike, b: ArrayLike, *, debiased: bool = False) -> Similarity:
     r"""Linear centred kernel alignment of the same N samples seen by two systems, `a (N, d1)` and `b (N, d2)`:
 
@@ -58,7 +56,6 @@ def linear_cka(a: ArrayLike, b: ArrayLike, *, debiased: bool = False) -> Similar
     return Similarity(value, null, degenerate, a.shape[0])
 
 
-@no_type_check
 def procrustes_distance(a: ArrayLike, b: ArrayLike) -> Similarity:
     r"""Shape distance of the same N samples seen by two systems, `a (N, d1)` and `b (N, d2)`: what remains between them after
     centring, scaling to unit norm and the best rotation or reflection Q,
@@ -78,7 +75,6 @@ def procrustes_distance(a: ArrayLike, b: ArrayLike) -> Similarity:
     return Similarity(value, None, degenerate, a.shape[0])
 
 
-@no_type_check
 def pearson(a: ArrayLike, b: ArrayLike) -> Similarity:
     r"""Pearson correlation over all entries of two arrays of one shape,
     $r = \sum(a-\bar a)(b-\bar b)/\sqrt{\sum(a-\bar a)^2\sum(b-\bar b)^2}$. `null` 0. Two passes: a common offset costs no digits
@@ -88,7 +84,6 @@ def pearson(a: ArrayLike, b: ArrayLike) -> Similarity:
     return Similarity(value, jnp.zeros_like(value), degenerate, a.size)
 
 
-@no_type_check
 def spearman(a: ArrayLike, b: ArrayLike) -> Similarity:
     r"""Spearman correlation over all entries of two arrays of one shape: Pearson's of the ranks, ties sharing the mean of
     their ranks. `null` 0. Two sorts, O(m log m) in the number m of entries. Raises as
@@ -98,13 +93,11 @@ def spearman(a: ArrayLike, b: ArrayLike) -> Similarity:
     return Similarity(value, jnp.zeros_like(value), degenerate, a.size)
 
 
-@no_type_check
 def token_cosine(a: Float[Array, "... n d"], b: Float[Array, "... n d"]) -> Float[Array, "... n"]:
     r"""$\langle a_i, b_i\rangle/(\|a_i\|\|b_i\|)$ of each token; 0 where a token is 0."""
     return _cosine("token_cosine", a, b, None, (-1,))
 
 
-@no_type_check
 def sequence_cosine(
     a: Float[Array, "... n d"], b: Float[Array, "... n d"], mask: Bool[Array, "... n"] | None = None
 ) -> Float[Array, "..."]:
@@ -113,7 +106,6 @@ def sequence_cosine(
     return _cosine("sequence_cosine", a, b, mask, (-2, -1))
 
 
-@no_type_check
 def mean_squared_error(
     a: Float[Array, "... n d"], b: Float[Array, "... n d"], mask: Bool[Array, "... n"] | None = None
 ) -> Float[Array, "..."]:
@@ -123,7 +115,6 @@ def mean_squared_error(
     return jnp.sum((a - b) ** 2, axis=(-2, -1)) / count
 
 
-@no_type_check
 def relative_error(
     a: Float[Array, "... n d"], b: Float[Array, "... n d"], mask: Bool[Array, "... n"] | None = None
 ) -> Float[Array, "..."]:
@@ -227,7 +218,6 @@ def _centred(x: Array) -> Array:
     return rescaled(shifted - jnp.mean(shifted, axis=0, keepdims=True), jnp.max(jnp.abs(x)))
 
 
-@no_type_check
 def _cosine(owner: str, a, b, mask, axes: tuple[int, ...]) -> Array:
     a, b, _ = _fields(owner, a, b, mask)
     (a, _), (b, _) = _unit(a, axes), _unit(b, axes)
@@ -246,7 +236,6 @@ def _spread(x: Array, axes: int) -> Array:
     return x.reshape(x.shape + (1,) * axes)
 
 
-@no_type_check
 def _fields(owner: str, a, b, mask) -> tuple[Array, Array, Array]:
     """Fields of one type, 0 at padding, and the mask `(..., n, 1)`."""
     a, b = jnp.asarray(a), jnp.asarray(b)
@@ -266,7 +255,6 @@ def _fields(owner: str, a, b, mask) -> tuple[Array, Array, Array]:
     return jnp.where(real, a, 0), jnp.where(real, b, 0), real
 
 
-@no_type_check
 def _sample_pair(owner: str, a, b, least: int) -> tuple[Array, Array]:
     a, b = jnp.asarray(a), jnp.asarray(b)
     for name, x in (("a", a), ("b", b)):
@@ -282,7 +270,6 @@ def _sample_pair(owner: str, a, b, least: int) -> tuple[Array, Array]:
     return _finite(owner, *_floating(owner, a, b))
 
 
-@no_type_check
 def _entry_pair(owner: str, a, b) -> tuple[Array, Array]:
     a, b = jnp.asarray(a), jnp.asarray(b)
     if a.shape != b.shape:
@@ -292,7 +279,6 @@ def _entry_pair(owner: str, a, b) -> tuple[Array, Array]:
     return _finite(owner, *_floating(owner, a, b))
 
 
-@no_type_check
 def _floating(owner: str, *values: Array) -> tuple[Array, ...]:
     """All in float64 if one is, else in float32."""
     for name, x in zip("ab", values, strict=False):
@@ -302,7 +288,6 @@ def _floating(owner: str, *values: Array) -> tuple[Array, ...]:
     return tuple(x.astype(dtype) for x in values)
 
 
-@no_type_check
 def _finite(owner: str, a: Array, b: Array) -> tuple[Array, Array]:
     for name, x in (("a", a), ("b", b)):
         if not traced(x) and not np.all(np.isfinite(np.asarray(x))):

@@ -6,7 +6,7 @@ transformed at its own length (by Bluestein's chirp, exactly, not padded with ze
 its neighbours), so that padding never enters.
 """
 
-from typing import Literal, NamedTuple, get_args, no_type_check
+from typing import Literal, NamedTuple, get_args
 
 import equinox as eqx
 import jax
@@ -80,7 +80,6 @@ class LowPass(eqx.Module):
     ratio: Float[Array, " layers"]
 
 
-@no_type_check
 def amplitude_spectrum(
     states: Trajectory | ArrayLike,
     *,
@@ -132,7 +131,6 @@ def amplitude_spectrum(
     return jax.tree.map(lambda x: x[..., :keep], record)
 
 
-@no_type_check
 def spectral_similarity(
     a: Trajectory | ArrayLike,
     b: Trajectory | ArrayLike,
@@ -201,7 +199,6 @@ def spectral_similarity(
     return SpectralSimilarity(along("token"), along("feature"), pool)
 
 
-@no_type_check
 def white_noise_similarity(channels: int) -> float:
     r"""Cosine of the pooled amplitude spectra of two independent Gaussian white noises of `channels` features,
     $1/(1 + (4/\pi - 1)/d)$, many lines: moduli are Rayleigh distributed, $(E|X|)^2/E|X|^2 = \pi/4$. Raises `ValueError`
@@ -211,7 +208,6 @@ def white_noise_similarity(channels: int) -> float:
     return float(1 / (1 + (4 / np.pi - 1) / channels))
 
 
-@no_type_check
 def low_pass_ratio(
     states: Trajectory | ArrayLike,
     *,

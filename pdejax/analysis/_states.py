@@ -1,6 +1,6 @@
 """What an analysis of hidden states takes: a trajectory, or an array with depth in front."""
 
-from typing import NamedTuple, no_type_check
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +18,6 @@ class States(NamedTuple):
     batched: bool
 
 
-@no_type_check
 def hidden_states(owner: str, name: str, value: Trajectory | ArrayLike, mask: ArrayLike | None = None) -> States:
     """Hidden states `(layers, n, d)` or `(layers, b, n, d)`, or a `Trajectory` of either (one under `jax.vmap` has its batch
     in front and is turned), and their mask `(n,)` or `(b, n)`; a mask of one sequence serves the whole batch.
@@ -49,7 +48,6 @@ def hidden_states(owner: str, name: str, value: Trajectory | ArrayLike, mask: Ar
     return States(u, real, batched)
 
 
-@no_type_check
 def paired_states(
     owner: str,
     names: tuple[str, str],
@@ -75,7 +73,6 @@ def paired_states(
     return first, second
 
 
-@no_type_check
 def token_mask(owner: str, mask: ArrayLike | None, sequences: int, tokens: int) -> Bool[Array, "b n"]:
     """The mask as `(b, n)`, checked: boolean, of that shape or `(n,)`, with a real token in every sequence."""
     if mask is None:

@@ -3,7 +3,7 @@
 import abc
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, no_type_check
+from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -139,7 +139,6 @@ class FieldFunction(AbstractEquation):
             raise ValueError("a field must have at least one axis; give u0 of shape (1,) for one number.")
 
 
-@no_type_check
 def as_equation(owner: str, system: Any) -> AbstractEquation:
     """The equation itself, or a callable `f(t, u, args)` as one."""
     if isinstance(system, AbstractEquation):
@@ -151,7 +150,6 @@ def as_equation(owner: str, system: Any) -> AbstractEquation:
     )
 
 
-@no_type_check
 def equation_maps(
     owner: str,
     system: Any,

@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from typing import Any, no_type_check
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -131,7 +131,6 @@ class Examples(eqx.Module):
     batched: bool = eqx.field(static=True)
 
 
-@no_type_check
 def as_system(
     owner: str, system: Any, inputs: Any, labels: Any, mask: Any, *, t0, t1, steps, solver, split, maps: int | None
 ) -> tuple[AbstractSystem, Examples]:
@@ -217,7 +216,6 @@ def layer_norms(gradients: PyTree[Array]) -> Array | None:
     return jnp.sqrt(jnp.sum(jnp.stack(squares), axis=0))
 
 
-@no_type_check
 def shuffle_weights(system: Any, *, key: PRNGKeyArray) -> Any:
     """A null model: the same model or equation with the entries of every weight matrix in a random order, layer by layer.
 

@@ -1,7 +1,5 @@
 r"""How well one system's hidden states follow another's, beside what shuffled and untrained states reach."""
 
-from typing import no_type_check
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -50,7 +48,6 @@ class TrajectoryFidelity(eqx.Module):
     degenerate: Bool[Array, " layers"]
 
 
-@no_type_check
 def trajectory_fidelity(
     a: Trajectory | ArrayLike,
     b: Trajectory | ArrayLike,
@@ -111,7 +108,6 @@ def trajectory_fidelity(
     return TrajectoryFidelity(FidelityMeasures(**every | layers), FidelityMeasures(**every | overall), degenerate)
 
 
-@no_type_check
 def check_tokens(owner: str, mask: Bool[Array, "b n"]) -> None:
     """Raise `ValueError` for fewer than 4 tokens in all, which the unbiased estimate of HSIC divides by."""
     tokens = mask.size if traced(mask) else int(np.sum(np.asarray(mask)))
@@ -119,7 +115,6 @@ def check_tokens(owner: str, mask: Bool[Array, "b n"]) -> None:
         raise ValueError(f"{owner}: {tokens} real tokens in all are too few; debiased CKA needs at least 4.")
 
 
-@no_type_check
 def in_one_type(systems: list[tuple[Array, Array]]) -> list[tuple[Array, Array]]:
     """All states in float64 if any are, else in float32."""
     wide = any(u.dtype == jnp.float64 for pair in systems for u in pair)

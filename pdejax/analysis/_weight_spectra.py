@@ -1,7 +1,5 @@
 r"""Eigenvalues of attention's two bilinear maps, the QK and the OV circuit of every layer and head."""
 
-from typing import no_type_check
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -54,7 +52,6 @@ class AttentionSpectra(eqx.Module):
     ov_radius: Float[Array, "layers H"]
 
 
-@no_type_check
 def attention_spectra(
     model: Transformer | DepthVarying | MasterEquation | Attention, *, key: PRNGKeyArray | None = None
 ) -> AttentionSpectra:

@@ -1,7 +1,5 @@
 """What is to be had without a Transformer: every report prints these beside its accuracy."""
 
-from typing import no_type_check
-
 import numpy as np
 from jaxtyping import Integer
 
@@ -9,7 +7,6 @@ from pdejax.data._dataset import Dataset
 from pdejax.data._listops import ListOps
 
 
-@no_type_check
 def majority_accuracy(train: Dataset | ListOps, test: Dataset | ListOps) -> float:
     """Accuracy on `test` of the class most frequent in `train`; 17.0 % for ListOps of 500 to 2000 tokens."""
     return _accuracy(
@@ -17,7 +14,6 @@ def majority_accuracy(train: Dataset | ListOps, test: Dataset | ListOps) -> floa
     )
 
 
-@no_type_check
 def root_operator_accuracy(train: Dataset | ListOps, test: Dataset | ListOps) -> float:
     """Accuracy on `test` of the class most frequent in `train` under the same first token, for ListOps the root operator.
 
@@ -32,7 +28,6 @@ def root_operator_accuracy(train: Dataset | ListOps, test: Dataset | ListOps) ->
     return _accuracy(train.tokens[:, 0], _labels(train), test.tokens[:, 0], _labels(test))
 
 
-@no_type_check
 def tfidf_accuracy(train: Dataset, test: Dataset) -> float:
     """Accuracy on `test` of logistic regression on the TF-IDF of words, fitted to `train`, on the same texts.
 

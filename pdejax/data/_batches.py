@@ -1,7 +1,7 @@
 """Batches without end, in an order that a few integers determine."""
 
 from collections.abc import Mapping
-from typing import Any, Self, no_type_check
+from typing import Any
 
 import numpy as np
 
@@ -20,8 +20,6 @@ def permutation(count: int, seed: int, epoch: int) -> np.ndarray:
     return np.argsort(words, kind="stable")
 
 
-# A runtime type checker would come before the messages of the arguments' own checks.
-@no_type_check
 class Batches:
     """An endless iterator over the batches of a set, epoch after epoch.
 
@@ -84,7 +82,7 @@ class Batches:
         count = len(self.dataset)
         return count // self.batch_size if self.drop_last else -(-count // self.batch_size)
 
-    def __iter__(self) -> Self:
+    def __iter__(self) -> "Batches":
         return self
 
     def __next__(self) -> Batch:

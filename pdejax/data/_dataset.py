@@ -5,7 +5,7 @@ import functools
 import hashlib
 import operator
 from collections.abc import Iterator, Sequence
-from typing import Any, cast, no_type_check
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Integer
@@ -13,8 +13,6 @@ from jaxtyping import Bool, Float32, Int32, Integer
 from pdejax.data._batch import Batch
 
 
-# A runtime type checker would come before the messages of __post_init__, take and subset.
-@no_type_check
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
     """One split as NumPy arrays: N sequences of n tokens, kept in few bytes and widened when taken.
@@ -114,7 +112,6 @@ class Dataset:
         """What models are fed, all examples at once: ids as int32, or values as float32."""
         return self._widened(self.stored)
 
-    @no_type_check
     def take(self, indices: Sequence[int] | Integer[np.ndarray, " b"]) -> Batch:
         """The examples at these places, in this order, as new arrays.
 
@@ -124,7 +121,6 @@ class Dataset:
         labels = self.labels[rows].astype(np.int32)
         return Batch(self._widened(self.stored[rows]), self.mask[rows], labels)
 
-    @no_type_check
     def subset(self, indices: Sequence[int] | Integer[np.ndarray, " b"]) -> "Dataset":
         """The examples at these places as a set of their own. Raises as `take`, and `ValueError` for none."""
         rows = self._rows(indices)
@@ -134,7 +130,6 @@ class Dataset:
             changed["texts"] = tuple(self.texts[i] for i in rows)
         return dataclasses.replace(self, **changed)
 
-    @no_type_check
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """All examples once, in order; the last batch holds what is left. For training see `Batches`."""
         size = operator.index(batch_size)

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any, no_type_check
+from typing import Any
 
 from pdejax.data import _load_digits, _load_listops, _load_mnist, _load_newsgroups
 from pdejax.data._dataset import Dataset
@@ -22,8 +22,6 @@ _FILES: dict[str, Callable[..., Any]] = {
 }
 
 
-# A runtime type checker would come before the messages.
-@no_type_check
 def load(name: str, split: str, *, limit: int | None = None, **options: Any) -> Dataset:
     """A split of a data set, as arrays in memory.
 
@@ -68,7 +66,6 @@ def load(name: str, split: str, *, limit: int | None = None, **options: Any) -> 
     return loader(split, limit=limit, **options)
 
 
-@no_type_check
 def prepare(name: str, **options: Any) -> Any:
     """The builder of TensorFlow Datasets for `"listops"`, `"mnist"` or `"newsgroups"`, its files written if they are not.
 

@@ -1,7 +1,5 @@
 """The digits bundled with scikit-learn as three splits."""
 
-from typing import no_type_check
-
 import numpy as np
 
 from pdejax.data._batches import permutation
@@ -13,7 +11,6 @@ from pdejax.data._options import integer
 _SIZES = {"train": 1257, "validation": 180, "test": 360}
 
 
-@no_type_check
 def load_split(
     split: str, *, form: str = "pixels", patch: int | None = None, seed: int = 0, limit: int | None = None
 ) -> Dataset:

@@ -3,7 +3,7 @@
 import os
 import pathlib
 from collections.abc import Iterator
-from typing import Any, NamedTuple, no_type_check
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -50,7 +50,6 @@ def splits(settings: Settings, wanted: str) -> Iterator[tuple[bytes, int]]:
             pass
 
 
-@no_type_check
 def load_split(
     split: str,
     *,
@@ -94,7 +93,6 @@ def load_split(
     )
 
 
-@no_type_check
 def prepare(
     *,
     lengths: str | None = None,

@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from typing import Any, no_type_check
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +27,6 @@ ARCHIVES = tuple(
 )
 
 
-@no_type_check
 def load_split(
     split: str,
     *,
@@ -64,7 +63,6 @@ def load_split(
     )
 
 
-@no_type_check
 def prepare(
     *,
     data_dir: str | os.PathLike[str] | None = None,

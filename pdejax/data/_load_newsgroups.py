@@ -6,7 +6,7 @@ import os
 import pathlib
 import warnings
 from collections.abc import Sequence
-from typing import Any, no_type_check
+from typing import Any
 
 import numpy as np
 
@@ -56,7 +56,6 @@ GROUPS = (
 TASKS = ("classification", "lm")
 
 
-@no_type_check
 def load_split(
     split: str,
     *,
@@ -118,7 +117,6 @@ def load_split(
     )
 
 
-@no_type_check
 def prepare(
     *,
     remove: Sequence[str] = PARTS,

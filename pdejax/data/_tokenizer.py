@@ -9,7 +9,7 @@ import os
 import pathlib
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, no_type_check
+from typing import Any
 
 import numpy as np
 from jaxtyping import Integer
@@ -23,8 +23,6 @@ _FORMAT = "pdejax vocabulary 1"
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*|[.!?]")
 
 
-# A runtime type checker would come before the messages.
-@no_type_check
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
     """Lower-case words as ids: 0 is padding, 1 any word that is not in the vocabulary.

@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import math
 import operator
-from typing import Any, Literal, get_args, no_type_check
+from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -32,8 +32,6 @@ _DTYPES = ("bfloat16", "float16", "float32", "float64")
 _PARAM_DTYPES = ("float32", "float64")
 
 
-# A runtime type checker would come before __post_init__, whose messages say what is allowed.
-@no_type_check
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
     """The architecture of a [`Transformer`][pdejax.models.Transformer].

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any, Literal, get_args, no_type_check
+from typing import Any, Literal, get_args
 
 from jax.typing import DTypeLike
 
@@ -15,8 +15,6 @@ from pdejax.solvers._grid import Boundary
 Start = Literal["embedding", "first"]
 
 
-# A runtime type checker would come before __post_init__, whose messages say what is allowed.
-@no_type_check
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MultilayerSimulatorConfig:
     """What a [`MultilayerSimulator`][pdejax.models.MultilayerSimulator] is made of.

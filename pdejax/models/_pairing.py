@@ -1,6 +1,6 @@
 """A Transformer and a PDE simulator side by side: three protocols, as the papers do not say which is theirs."""
 
-from typing import Any, Literal, get_args, no_type_check
+from typing import Any, Literal, get_args
 
 import equinox as eqx
 import jax
@@ -17,7 +17,6 @@ _ENDS = ("embedding", "readout")
 _REFINEMENTS = ("depth", "implementation", "dtype")
 
 
-@no_type_check
 def pair(
     transformer: Transformer,
     protocol: Protocol = "shared",
@@ -59,7 +58,6 @@ def pair(
     return make(transformer, key=key, **changes)
 
 
-@no_type_check
 def shared_simulator(
     transformer: Transformer, steps_per_layer: int = 1, solver: str | None = None, **changes: Any
 ) -> Simulator:
@@ -94,7 +92,6 @@ def shared_simulator(
     return with_parameters(Simulator(config, key=jax.random.key(0)), _weights(transformer))
 
 
-@no_type_check
 def distilled_simulator(transformer: Transformer, *, key: PRNGKeyArray, **changes: Any) -> Simulator:
     """A simulator whose field is drawn from `key`, to be fitted to the Transformer by `pdejax.training.Distillation`.
 
@@ -114,7 +111,6 @@ def distilled_simulator(transformer: Transformer, *, key: PRNGKeyArray, **change
     return with_parameters(model, model.parameters() | theirs)
 
 
-@no_type_check
 def independent_simulator(transformer: Transformer, *, key: PRNGKeyArray, **changes: Any) -> Simulator:
     """A simulator of the Transformer's sizes, all its weights drawn from `key`. `changes`: arguments of `SimulatorConfig`."""
     return Simulator(SimulatorConfig.from_transformer(transformer.config, **changes), key=key)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any, Literal, get_args, no_type_check
+from typing import Any, Literal, get_args
 
 from jax.typing import DTypeLike
 
@@ -43,8 +43,6 @@ _SHARED = (
 )
 
 
-# A runtime type checker would come before __post_init__, whose messages say what is allowed.
-@no_type_check
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SimulatorConfig:
     r"""The field, the solver and the step of a [`Simulator`][pdejax.models.Simulator].

@@ -1,6 +1,6 @@
 """Attention maps beside each other, their agreement by layer and head, their entropy, and rollout."""
 
-from typing import TYPE_CHECKING, no_type_check
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import ArrayLike
@@ -20,7 +20,6 @@ _LABELS = {
 }
 
 
-@no_type_check
 def attention_maps(
     p: ArrayLike, q: ArrayLike, *, names: tuple[str, str] = ("p", "q"), ax: "np.ndarray | None" = None
 ) -> np.ndarray:
@@ -51,7 +50,6 @@ def attention_maps(
     return ax
 
 
-@no_type_check
 def attention_fidelity(record: AttentionFidelity, figure: str = "cosine", *, ax: "Axes | None" = None) -> "Axes":
     """One figure of an `AttentionFidelity` by layer, one line for each head, beside its nulls averaged over heads: uniform
     attention and shuffled rows, and for the cosine e^{−s²} too.
@@ -79,7 +77,6 @@ def attention_fidelity(record: AttentionFidelity, figure: str = "cosine", *, ax:
     return ax
 
 
-@no_type_check
 def attention_entropy(record: AttentionEntropy, *, ax: "Axes | None" = None) -> "Axes":
     """Entropy of attention rows by layer, one line for each head, beside that of uniform attention."""
     ax = axes_of(ax)
@@ -93,7 +90,6 @@ def attention_entropy(record: AttentionEntropy, *, ax: "Axes | None" = None) -> 
     return ax
 
 
-@no_type_check
 def attention_rollout(record: AttentionRollout, *, ax: "Axes | None" = None) -> "Axes":
     """Weight of a token's own input after each layer, with its interval, beside what uniform attention leaves."""
     ax = axes_of(ax)
@@ -108,14 +104,12 @@ def attention_rollout(record: AttentionRollout, *, ax: "Axes | None" = None) -> 
     return ax
 
 
-@no_type_check
 def _by_head(ax: "Axes", interval) -> None:
     value, low, high = (np.asarray(x) for x in (interval.value, interval.low, interval.high))
     for h in range(value.shape[1]):
         band(ax, np.arange(value.shape[0]), value[:, h], low[:, h], high[:, h], index=h, label=f"head {h}")
 
 
-@no_type_check
 def _three(ax: "np.ndarray | None") -> np.ndarray:
     if ax is None:
         from matplotlib.figure import Figure

@@ -1,7 +1,7 @@
 """Plots of clustering: cosines of token pairs, figures of collapse by depth, a decay against its law."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, no_type_check
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-@no_type_check
 def token_cosines(record: TokenClustering, *, ax: "Axes | None" = None) -> "Axes":
     """Distribution of the pairwise cosines of every layer, first layer dark, and the null's of the last layer."""
     from matplotlib import colormaps
@@ -34,7 +33,6 @@ def token_cosines(record: TokenClustering, *, ax: "Axes | None" = None) -> "Axes
     return ax
 
 
-@no_type_check
 def token_clustering(record: TokenClustering, *, ax: "Sequence[Axes] | None" = None) -> np.ndarray:
     """Mean cosine, clusters, effective rank and residual norm by layer, each beside its null. Takes and returns four Axes."""
     axes = panels_of("token_clustering", ax, 4, 7.2, 2.8)
@@ -52,7 +50,6 @@ def token_clustering(record: TokenClustering, *, ax: "Sequence[Axes] | None" = N
     return axes
 
 
-@no_type_check
 def consensus_distance(record: TokenClustering, *, ax: "Axes | None" = None) -> "Axes":
     """Largest and mean distance of two tokens by layer, and their nulls, on a logarithmic scale."""
     ax = axes_of(ax)
@@ -64,7 +61,6 @@ def consensus_distance(record: TokenClustering, *, ax: "Axes | None" = None) -> 
     return ax
 
 
-@no_type_check
 def collapse_rate(record: CollapseRate, *, ax: "Axes | None" = None) -> "Axes":
     """The gap over depth, the law fitted to it, and for a known rate the exact law through the first trajectory's last fitted
     depth (for a blow-up its first)."""

@@ -1,6 +1,6 @@
 """Fidelity by layer, correlation by layer, and fidelity to the input along depth."""
 
-from typing import TYPE_CHECKING, no_type_check
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,7 +27,6 @@ _LABELS = {
 _NULLS = {"tokens": ("tokens shuffled", "--"), "features": ("features shuffled", ":"), "untrained": ("untrained", "-.")}
 
 
-@no_type_check
 def trajectory_fidelity(record: TrajectoryFidelity, measure: str = "cosine", *, ax: "Axes | None" = None) -> "Axes":
     """One measure of a `TrajectoryFidelity` by layer with its interval, the nulls beside it as grey lines with theirs.
 
@@ -43,7 +42,6 @@ def trajectory_fidelity(record: TrajectoryFidelity, measure: str = "cosine", *, 
     return ax
 
 
-@no_type_check
 def layer_correlation(
     records: "LayerCorrelation | dict[str, LayerCorrelation]", measure: str = "pearson", *, ax: "Axes | None" = None
 ) -> "Axes":
@@ -75,7 +73,6 @@ def layer_correlation(
     return ax
 
 
-@no_type_check
 def residual_decay(records: "ResidualDecay | dict[str, ResidualDecay]", *, ax: "Axes | None" = None) -> "Axes":
     """Fidelity to the input ρ(t) with its interval, of one system or of several by their names; beside it the null (the input's
     tokens shuffled, dashed), the sharp lower bound (solid, thin) and the claimed one of v2 (17) (dotted), where known.
@@ -108,7 +105,6 @@ def residual_decay(records: "ResidualDecay | dict[str, ResidualDecay]", *, ax: "
     return ax
 
 
-@no_type_check
 def _measure(owner: str, record, measure: str) -> AgainstNulls:
     has = [name for name in _LABELS if getattr(record, name, None) is not None]
     if measure not in has:
@@ -116,7 +112,6 @@ def _measure(owner: str, record, measure: str) -> AgainstNulls:
     return getattr(record, measure)
 
 
-@no_type_check
 def _against(ax: "Axes", x: np.ndarray, figure: AgainstNulls, label: str, index: int) -> None:
     band(ax, x, figure.value.value, figure.value.low, figure.value.high, index=index, label=label)
     marker = ax.lines[-1].get_marker()

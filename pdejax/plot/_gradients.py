@@ -1,6 +1,6 @@
 """Plots of gradients by depth and of a layer's singular values."""
 
-from typing import TYPE_CHECKING, no_type_check
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-@no_type_check
 def gradient_flow(record: GradientFlow, *, ax: "Axes | None" = None) -> "Axes":
     """Median ‖∂ℓ/∂u‖ by depth with its interval, every sequence as a thin line, the null beside; logarithmic."""
     ax = axes_of(ax)
@@ -40,7 +39,6 @@ def gradient_flow(record: GradientFlow, *, ax: "Axes | None" = None) -> "Axes":
     return ax
 
 
-@no_type_check
 def gradient_history(record: GradientHistory, *, ax: "Axes | None" = None) -> "Axes":
     """Median ‖∂ℓ/∂u‖ over training, one line per layer from the input (dark) to the output; logarithmic. The null of the input
     is dashed."""
@@ -63,7 +61,6 @@ def gradient_history(record: GradientHistory, *, ax: "Axes | None" = None) -> "A
     return ax
 
 
-@no_type_check
 def singular_values(record: SingularValues, *, ax: "Axes | None" = None) -> "Axes":
     """Share of the singular values below σ, from the Ritz values and their weights, beside that of a Gaussian matrix of the same
     Frobenius norm, with its edge; circles at the ends where they have converged, crosses where not. One layer at a time."""

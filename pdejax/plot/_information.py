@@ -1,7 +1,7 @@
 """Plots of information: calibration, information plane, depth, phases."""
 
 import itertools
-from typing import TYPE_CHECKING, no_type_check
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 _INPUT, _TARGET = "I(X; T) (nats)", "I(T; Y) (nats)"
 
 
-@no_type_check
 def calibration(record: Calibration, *, ax: "Axes | None" = None) -> "Axes":
     """Median errors, estimator × channel, in nats: red too high, blue too low, colours end at ±1 nat; `*` saturated,
     empty cells are data that an estimator does not take. Zero error is the null."""
@@ -47,7 +46,6 @@ def calibration(record: Calibration, *, ax: "Axes | None" = None) -> "Axes":
     return ax
 
 
-@no_type_check
 def information_plane(record: InformationPlane, *, ax: "Axes | None" = None) -> "Axes":
     """I(T_l; Y) against I(X; T_l). One set of states: a path through the layers, coloured by layer. Checkpoints: a path
     through training for each layer, with points coloured by epoch. The null (Y permuted) is the dashed line, with its
@@ -88,7 +86,6 @@ def information_plane(record: InformationPlane, *, ax: "Axes | None" = None) -> 
     return ax
 
 
-@no_type_check
 def data_processing(record: Processing, *, ax: "Axes | None" = None) -> "Axes":
     """I(X; T_l) by layer with its interval, the null (X permuted) dashed; changes that theory excludes are drawn in
     red, saturated layers as crosses."""
@@ -109,7 +106,6 @@ def data_processing(record: Processing, *, ax: "Axes | None" = None) -> "Axes":
     return ax
 
 
-@no_type_check
 def layer_entropy(record: LayerEntropy, *, ax: "Axes | None" = None) -> "Axes":
     """Entropy by layer with its interval; dashed: features made independent, the distance to it is the total
     correlation."""
@@ -127,7 +123,6 @@ def layer_entropy(record: LayerEntropy, *, ax: "Axes | None" = None) -> "Axes":
     return ax
 
 
-@no_type_check
 def information_phases(record: Phases, *, ax=None):
     """Two panels (an array of two Axes, taken and returned): the curves with fitted lines and breakpoints; the gain of
     the pieces over one line against that of surrogates without phases."""

@@ -1,6 +1,6 @@
 """Plots of Lyapunov exponents, of the whole state and token by token."""
 
-from typing import TYPE_CHECKING, no_type_check
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-@no_type_check
 def lyapunov_exponents(record: LyapunovExponents, *, ax: "np.ndarray | None" = None) -> "np.ndarray":
     """Two panels: the exponents with intervals beside the null's, and how the estimates settle with depth. Takes and returns an
     array of two Axes."""
@@ -54,7 +53,6 @@ def lyapunov_exponents(record: LyapunovExponents, *, ax: "np.ndarray | None" = N
     return np.array([left, right])
 
 
-@no_type_check
 def ftle_map(record: FTLE, *, ax: "Axes | None" = None) -> "Axes":
     """Exponents by token: bars for one sequence `(n,)`, a map of sequences × tokens for a batch `(b, n)`; padding stays empty.
     A cross marks what has not converged."""

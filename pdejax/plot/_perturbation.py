@@ -1,6 +1,6 @@
 """Plots of answers to perturbations."""
 
-from typing import TYPE_CHECKING, no_type_check
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-@no_type_check
 def perturbation_response(record: PerturbationSensitivity, *, of: str = "state", ax: "Axes | None" = None) -> "Axes":
     """Median answer of the `"state"` or the `"loss"` (its absolute change) against ε, both axes logarithmic: random directions
     and adversarial ones with intervals, their linear predictions dashed, a vertical mark where the linear regime ends, and grey

@@ -1,7 +1,7 @@
 """Plot of the statistics of representations by layer."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, no_type_check
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-@no_type_check
 def representation(record: Representation, *, ax: "Sequence[Axes] | None" = None) -> np.ndarray:
     """Participation ratio, effective rank, sparsity, magnitude, and both readings of diversity by layer, each beside its null.
     Takes and returns six Axes."""

@@ -1,7 +1,7 @@
 """Plots of spectra: amplitudes and cumulative energy, their likeness, low-pass filtering, eigenvalues of QK and OV."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, no_type_check
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-@no_type_check
 def amplitude_spectrum(
     *spectra: AmplitudeSpectrum,
     labels: Sequence[str] | None = None,
@@ -50,7 +49,6 @@ def amplitude_spectrum(
     return axes
 
 
-@no_type_check
 def spectral_similarity(
     record: SpectralSimilarity, *, axis: Literal["token", "feature"] = "token", ax: "Axes | None" = None
 ) -> "Axes":
@@ -76,7 +74,6 @@ def spectral_similarity(
     return ax
 
 
-@no_type_check
 def low_pass_ratio(record: LowPass, *, ax: "Axes | None" = None) -> "Axes":
     """Non-constant share of the energy by layer, beside tokens in random directions."""
     ax = axes_of(ax)
@@ -85,7 +82,6 @@ def low_pass_ratio(record: LowPass, *, ax: "Axes | None" = None) -> "Axes":
     return ax
 
 
-@no_type_check
 def attention_spectra(
     record: AttentionSpectra, *, layer: int | None = None, ax: "Sequence[Axes] | None" = None
 ) -> "np.ndarray":
@@ -122,7 +118,6 @@ def attention_spectra(
     return axes
 
 
-@no_type_check
 def compared(ax: "Axes", figure: Compared, label: str, null: str, *, index: int = 0, style: str = "--") -> None:
     """A figure by layer with its interval, and its null's."""
     layers = np.arange(figure.value.value.shape[0])
@@ -139,7 +134,6 @@ def _shade(ax: "Axes", x, low, high, colour) -> None:
         ax.fill_between(x, np.asarray(low), np.asarray(high), color=colour, alpha=0.2, linewidth=0)
 
 
-@no_type_check
 def panels_of(owner: str, ax, number: int, width: float, height: float) -> np.ndarray:
     """The Axes given, as many as needed, or those of a new figure, in a row or two."""
     if ax is None:

@@ -1,6 +1,6 @@
 """One look for all plots: colours told apart by every kind of colour vision, plain axes, labels with units."""
 
-from typing import TYPE_CHECKING, no_type_check
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import ArrayLike
@@ -17,7 +17,6 @@ LAYER = "layer"
 SEQUENTIAL, DIVERGING = "viridis", "RdBu_r"
 
 
-@no_type_check
 def axes_of(ax: "Axes | None", width: float = 5.2, height: float = 3.6) -> "Axes":
     """The axes given, or those of a new figure that no window holds."""
     if ax is None:
@@ -29,7 +28,6 @@ def axes_of(ax: "Axes | None", width: float = 5.2, height: float = 3.6) -> "Axes
     return ax
 
 
-@no_type_check
 def band(ax: "Axes", x: ArrayLike, value: ArrayLike, low=None, high=None, *, index: int = 0, label: str = "") -> None:
     """A line with markers in the colour of this index, and its interval as a light band where it is known."""
     colour = COLOURS[index % len(COLOURS)]
@@ -38,14 +36,12 @@ def band(ax: "Axes", x: ArrayLike, value: ArrayLike, low=None, high=None, *, ind
         ax.fill_between(x, np.asarray(low), np.asarray(high), color=colour, alpha=0.2, linewidth=0)
 
 
-@no_type_check
 def legend(ax: "Axes", **options) -> None:
     """A legend without a frame, if anything has a label."""
     if ax.get_legend_handles_labels()[0]:
         ax.legend(frameon=False, fontsize=9, **options)
 
 
-@no_type_check
 def whole_layers(ax: "Axes") -> None:
     """Whole numbers on the axis of layers."""
     from matplotlib.ticker import MaxNLocator

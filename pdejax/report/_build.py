@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-from typing import no_type_check
 
 from pdejax._files import write_whole
 from pdejax.report._html import html_page
@@ -21,7 +20,6 @@ class BuiltReport:
     problems: tuple[str, ...]
 
 
-@no_type_check
 def build_report(folder: str | pathlib.Path, out: str | pathlib.Path | None = None) -> BuiltReport:
     """Read the results in `folder` and write the HTML page `out` (default `folder/report.html`) and, beside it, the Markdown.
 

@@ -8,7 +8,7 @@ import os
 import pathlib
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, no_type_check
+from typing import Any
 
 IMAGES = {
     ".png": "image/png",
@@ -123,7 +123,6 @@ class Results:
         return found + [f"claims: {problem}" for problem in (self.ledger.problems if self.ledger else ())]
 
 
-@no_type_check
 def read_results(folder: str | pathlib.Path) -> Results:
     """Read `folder/<study>/result.json` for every study and `folder/claims.json` (or `folder/claims/claims.json`).
 

@@ -7,7 +7,7 @@ import os
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any, no_type_check
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -74,7 +74,6 @@ class AnalyzeResult:
         )
 
 
-@no_type_check
 def analyze(
     folder: str | os.PathLike[str],
     *,

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from typing import no_type_check
 
 import equinox as eqx
 import jax
@@ -63,7 +62,6 @@ class ClaimC3:
     verdict: str
 
 
-@no_type_check
 def claim_c3(*, resolution: int = 8, draws: int = 448, seed: int = 0) -> ClaimC3:
     """Measure the evidence, in float64 (about ten seconds on two cores). `resolution` and `draws` size the maps: see
     `StabilityConfig`.

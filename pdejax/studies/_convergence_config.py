@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import math
 import pathlib
-from typing import Literal, get_args, no_type_check
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +24,6 @@ Weights = Literal["smooth", "iid", "checkpoint"]
 FieldNorm = Literal["pre", "peri", "none"]
 
 
-# Checked in __post_init__ with messages that say what to do, so a runtime type checker need not come first.
-@no_type_check
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConvergenceConfig:
     """Configuration of the convergence study.

@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-from typing import no_type_check
 
 from pdejax.solvers import SOLVERS
 
@@ -10,8 +9,6 @@ FAMILIES = ("diffusion", "leak", "mean attention", "linear reaction", "softmax a
 _USUAL = ("euler", "heun", "rk4", "bosh3", "tsit5", "dopri5", "rkc2")
 
 
-# Checked in __post_init__ with messages that say what to do, so a runtime type checker need not come first.
-@no_type_check
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StabilityConfig:
     """Configuration of the stability study.

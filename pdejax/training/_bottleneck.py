@@ -3,7 +3,7 @@
 import math
 import numbers
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args, no_type_check
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import numpy as np
@@ -18,7 +18,6 @@ class InformationState(NamedTuple):
     """Marks a chain that adds ∇Ĩ; it holds nothing."""
 
 
-@no_type_check
 def bottleneck_flow(
     learning_rate: float | Callable,
     *,
@@ -87,7 +86,6 @@ def signed_rates(signs: str, learning_rate: float, weight_decay: float, beta: fl
     return learning_rate, weight_decay if signs == "v1 (14)" else -weight_decay, beta
 
 
-@no_type_check
 def add_information(beta: float) -> optax.GradientTransformationExtraArgs:
     """A link of a chain that adds `beta`·∇Ĩ, given as `update(..., information_gradient=∇Ĩ)`, to what passes; β < 0 ascends Ĩ.
 

@@ -3,7 +3,7 @@
 import math
 import numbers
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, no_type_check
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -50,7 +50,6 @@ class InputProjection(eqx.Module):
     places: Float[Array, "n x_dim"] | None
     length: int = eqx.field(static=True)
 
-    @no_type_check
     def __init__(
         self, x_dim: int, *, length: int, key: PRNGKeyArray, features: int | None = None, vocab: int | None = None
     ):
@@ -99,7 +98,6 @@ def mean_hidden_states(model: Any, batch: Batch) -> Float[Array, "b K d"]:
     return jax.vmap(one)(jnp.asarray(batch.inputs), jnp.asarray(batch.mask))
 
 
-@no_type_check
 def make_bottleneck_step(
     task: Any,
     optimizer: optax.GradientTransformationExtraArgs,

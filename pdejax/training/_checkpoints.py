@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, no_type_check
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -261,7 +261,6 @@ def _reason(error: Exception) -> str:
     return first if len(first) <= 200 else first[:197] + "..."
 
 
-@no_type_check
 def restore(folder: str | os.PathLike[str], like: State, which: str | int = "latest") -> State:
     """The state saved by `fit(..., folder=folder)`, with the structure and on the devices of `like`.
 
@@ -275,7 +274,6 @@ def restore(folder: str | os.PathLike[str], like: State, which: str | int = "lat
     return rebuild(read_checkpoint(folder, which), like)
 
 
-@no_type_check
 def read_checkpoint(folder: str | os.PathLike[str], which: str | int = "latest") -> Saved:
     """What `restore` puts into a state, by name. Raises as it does."""
     import warnings

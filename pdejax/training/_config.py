@@ -4,7 +4,7 @@ import dataclasses
 import math
 import numbers
 from collections.abc import Mapping
-from typing import Any, Literal, get_args, no_type_check
+from typing import Any, Literal, get_args
 
 from pdejax.training._optimizer import OptimizerName, ScheduleName, make_optimizer, make_schedule
 
@@ -25,8 +25,6 @@ _NAMES = {
 }
 
 
-# A runtime type checker would come before __post_init__, whose messages say what is allowed.
-@no_type_check
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """A training run, whole: the same configuration gives the same curve on the same machine.

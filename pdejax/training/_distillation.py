@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterable
-from typing import Any, NamedTuple, no_type_check
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -49,7 +49,6 @@ class Distillation(AbstractTask):
     attention_weight: float = eqx.field(static=True)
     logit_weight: float = eqx.field(static=True)
 
-    @no_type_check
     def __init__(
         self,
         teacher: Any,
@@ -84,7 +83,6 @@ class Distillation(AbstractTask):
         """The teacher, its parameters behind a `stop_gradient`."""
         return merge_model(jax.lax.stop_gradient(self.parameters), self.static)
 
-    @no_type_check
     def loss(self, model: Any, batch: Batch, key: PRNGKeyArray | None = None) -> tuple[Array, dict[str, Array]]:
         """The loss on one batch, and its terms before weighting. `key` is not used."""
         del key
@@ -118,7 +116,6 @@ class Observed(NamedTuple):
     maps: Maps | None
 
 
-@no_type_check
 def observe(model: Any, inputs: Array, mask: Bool[Array, "b n"], wanted: tuple[bool, bool, bool]) -> Observed:
     """The wanted ones of logits, hidden states and attention maps; by one solve where the model can."""
     if sum(wanted) > 1 and hasattr(model, "observe"):
@@ -137,7 +134,6 @@ def check_depths(student: int, teacher: int) -> None:
         )
 
 
-@no_type_check
 def matching(ours: Array, theirs: Array, ends: int) -> tuple[Array, Array]:
     """Both at the depths they share; axis 1 runs over the layers, and over `ends` more."""
     a, b = ours.shape[1] - ends, theirs.shape[1] - ends
@@ -145,7 +141,6 @@ def matching(ours: Array, theirs: Array, ends: int) -> tuple[Array, Array]:
     return ours[:, :: max(a // b, 1)], theirs[:, :: max(b // a, 1)]
 
 
-@no_type_check
 def relative_error(u: States, z: States, mask: Bool[Array, "b n"]) -> Float[Array, "b depths"]:
     """‖u − z‖² / ‖z‖² over real tokens, for each example and depth."""
     real = mask[:, None, :, None]
@@ -204,7 +199,6 @@ class DistillationReport:
         }
 
 
-@no_type_check
 def distillation_report(
     teacher: Any,
     student: Any,

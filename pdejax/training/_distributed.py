@@ -3,7 +3,7 @@
 import ipaddress
 import pickle
 from collections.abc import Sequence
-from typing import Any, no_type_check
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,6 @@ from jaxtyping import PyTree
 AXIS = "data"
 
 
-@no_type_check
 def initialize_distributed(coordinator: str, num_processes: int, process_id: int, *, timeout: int = 300) -> None:
     """Join `num_processes` processes, one per machine or more, before anything else of JAX is used.
 

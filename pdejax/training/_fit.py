@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, no_type_check
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -65,7 +65,6 @@ class FitResult:
         }
 
 
-@no_type_check
 def fit(
     state: TrainState,
     step: Callable[[TrainState, Any], tuple[TrainState, Mapping[str, Any]]],

@@ -2,7 +2,7 @@
 
 import math
 import numbers
-from typing import Any, Literal, get_args, no_type_check
+from typing import Any, Literal, get_args
 
 import jax
 import optax
@@ -11,7 +11,6 @@ OptimizerName = Literal["adam", "adamw", "sgd"]
 ScheduleName = Literal["constant", "cosine", "linear", "inverse_sqrt"]
 
 
-@no_type_check
 def make_schedule(
     name: ScheduleName, learning_rate: float, steps: int, warmup: int = 0, final: float = 0.0
 ) -> optax.Schedule:
@@ -51,7 +50,6 @@ def make_schedule(
     return optax.join_schedules([rise, main], [warmup])
 
 
-@no_type_check
 def make_optimizer(
     name: OptimizerName = "adam",
     *,

@@ -1,7 +1,7 @@
 """Training runs by name, for the command line: what the README's results were made with, and the papers' sizes."""
 
 from collections.abc import Mapping
-from typing import Any, no_type_check
+from typing import Any
 
 from pdejax.training._config import TrainConfig
 
@@ -101,7 +101,6 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-@no_type_check
 def preset(name: str, **changes: Any) -> TrainConfig:
     """The configuration of a preset, with changes: `preset("digits", dim=32, out="out/digits")`.
 

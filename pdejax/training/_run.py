@@ -7,7 +7,7 @@ import os
 import pathlib
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, no_type_check
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -74,7 +74,6 @@ class TrainResult:
     files: tuple[str, ...]
 
 
-@no_type_check
 def train(
     config: TrainConfig,
     *,
@@ -170,7 +169,6 @@ class TrainedModel(NamedTuple):
     step: int
 
 
-@no_type_check
 def load_trained(folder: str | os.PathLike[str], which: str | int = "best") -> TrainedModel:
     """The model that `train` left in `folder`: `"best"` on the validation split, `"latest"`, or that of a step.
 

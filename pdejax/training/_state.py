@@ -1,6 +1,6 @@
 """A model apart from its parameters, and what a training step carries along."""
 
-from typing import Any, NamedTuple, no_type_check
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,7 +15,6 @@ class Static(NamedTuple):
     rest: Any
 
 
-@no_type_check
 def split_model(model: Any) -> tuple[PyTree[Array], Static]:
     """A Flax (nnx) or Equinox model as a tree of float parameters and the rest, for `merge_model`.
 

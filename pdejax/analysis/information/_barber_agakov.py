@@ -1,7 +1,7 @@
 """The Barber–Agakov bound with a learned Gaussian."""
 
 import math
-from typing import Literal, get_args, no_type_check
+from typing import Literal, get_args
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -46,7 +46,6 @@ class BarberAgakov(AbstractInformation):
     direction: Direction = eqx.field(static=True)
     entropy: float | str = eqx.field(static=True)
 
-    @no_type_check
     def __init__(
         self,
         x_dim: int,
@@ -78,7 +77,6 @@ class BarberAgakov(AbstractInformation):
         """`"lower"` with a known entropy, else `"neither"`."""
         return "neither" if self.entropy == "gaussian" else "lower"
 
-    @no_type_check
     def estimate(self, x, t, key: PRNGKeyArray | None = None, *, noise=None) -> InformationEstimate:
         """The value for this batch. `key` is not used. See `AbstractInformation`.
 
@@ -91,7 +89,6 @@ class BarberAgakov(AbstractInformation):
         value = entropy + jnp.mean(self.q.log_prob(described, given))
         return record(value, entropy + self.q.highest, self.q.at_floor(given), self.kind, x.shape[0], noise)
 
-    @no_type_check
     def fit_loss(self, x, t, key: PRNGKeyArray | None = None) -> Float[Array, ""]:
         """Negative log-likelihood of q: the negative bound but for the entropy."""
         del key

@@ -1,7 +1,7 @@
 """Entropy and information of counts: quantile bins, and discrete data as they are."""
 
 import math
-from typing import Literal, get_args, no_type_check
+from typing import Literal, get_args
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -14,7 +14,6 @@ from pdejax.analysis.information._samples import group, joint, paired, poisoned,
 Edges = Literal["quantile", "equal"]
 
 
-@no_type_check
 def binned_information(
     x: ArrayLike, y: ArrayLike, *, bins: int | None = None, correction: bool = True, edges: str = "quantile"
 ) -> InformationEstimate:

@@ -4,7 +4,7 @@ import json
 import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, no_type_check
+from typing import TYPE_CHECKING
 
 import equinox as eqx
 import jax
@@ -112,7 +112,6 @@ class Calibration(eqx.Module):
         pathlib.Path(path).write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
 
 
-@no_type_check
 def calibration(
     estimators: Mapping[str, Estimate] | Sequence[str] | None = None,
     channels: Sequence[Channel] | None = None,

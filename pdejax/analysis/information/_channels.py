@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args, no_type_check
+from typing import Literal, get_args
 
 import equinox as eqx
 import jax
@@ -38,7 +38,6 @@ class Channel:
     information: float
 
 
-@no_type_check
 def gaussian_channel(correlations: float | Sequence[float], dims: int | None = None, *, mixed: bool = False) -> Channel:
     r"""$y_k = \rho_kx_k + \sqrt{1-\rho_k^2}\,\xi_k$: $I = -\tfrac12\sum_k\ln(1-\rho_k^2)$. One ρ serves `dims` features.
 
@@ -77,7 +76,6 @@ def gaussian_channel(correlations: float | Sequence[float], dims: int | None = N
     return Channel(name, draw, abs(0.5 * float(np.sum(np.log1p(-(rho**2))))))
 
 
-@no_type_check
 def diffusion_channel(
     tokens: int = 4,
     t: float = 0.5,
@@ -112,7 +110,6 @@ def diffusion_channel(
     return Channel(f"diffusion n={tokens} t={t:g} σ={noise:g}", draw, exact)
 
 
-@no_type_check
 def discrete_channel(joint: ArrayLike, name: str | None = None) -> Channel:
     r"""Labels with joint probabilities `joint (a, b)`: $I = \sum_{ij}p_{ij}\ln\frac{p_{ij}}{p_i\,p_j}$. Raises
     `ValueError` unless they are not negative and sum to 1."""
@@ -128,7 +125,6 @@ def discrete_channel(joint: ArrayLike, name: str | None = None) -> Channel:
     return Channel(name or f"discrete {p.shape[0]}×{p.shape[1]}", draw, information)
 
 
-@no_type_check
 def binary_symmetric_channel(flip: float) -> Channel:
     r"""Even bits, flipped with probability p: $I = \ln2 + p\ln p + (1-p)\ln(1-p)$ (Cover and Thomas §7.1.4). Raises
     `ValueError` for p outside [0, 1]."""
@@ -137,7 +133,6 @@ def binary_symmetric_channel(flip: float) -> Channel:
     return discrete_channel(0.5 * np.array([[1 - flip, flip], [flip, 1 - flip]]), f"binary symmetric p={flip:g}")
 
 
-@no_type_check
 def class_channel(classes: int = 5) -> Channel:
     r"""m even classes c, one feature x uniform on [c, c + 2], y = c: $I = \ln m - \frac{(m-1)\ln2}m$, for estimators
     that take labels (Gao et al., arXiv 1709.06212, experiment II). Raises `TypeError`/`ValueError` for fewer than 2
@@ -153,7 +148,6 @@ def class_channel(classes: int = 5) -> Channel:
     return Channel(f"classes m={classes}", draw, math.log(classes) - (classes - 1) / classes * math.log(2))
 
 
-@no_type_check
 def transformed(channel: Channel, by: str, *, both: bool = True) -> Channel:
     r"""The channel with y (and x, if `both`) sent through a smooth bijection, which keeps I: Czyż et al., arXiv
     2306.11078, §4.
@@ -190,7 +184,6 @@ def _bent(x: Array, by: str) -> Array:
     return x.at[:, 0].set(first).at[:, 1].set(second)
 
 
-@no_type_check
 def standard_channels() -> list[Channel]:
     """The channels of the calibration table: dependence from none to strong, one to ten dimensions, heavy tails,
     diffusion, labels."""

@@ -1,7 +1,5 @@
 """CLUB: an upper bound from a learned channel q(t|x)."""
 
-from typing import no_type_check
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -41,7 +39,6 @@ class CLUB(AbstractInformation):
     t_dim: int = eqx.field(static=True)
     sampled: bool = eqx.field(static=True)
 
-    @no_type_check
     def __init__(
         self,
         x_dim: int,
@@ -57,7 +54,6 @@ class CLUB(AbstractInformation):
         self.q = ConditionalGaussian(x_dim, t_dim, hidden, key=key, floor=floor, full=full)
         self.x_dim, self.t_dim, self.sampled = int(x_dim), int(t_dim), bool(sampled)
 
-    @no_type_check
     def estimate(self, x, t, key: PRNGKeyArray | None = None, *, noise=None) -> InformationEstimate:
         """The bound for this batch. `key` is needed if `sampled`. See `AbstractInformation`."""
         x, t = checked_pairs(self, x, t)
@@ -74,7 +70,6 @@ class CLUB(AbstractInformation):
             other = (b * self.q.mean_log_prob(t, x) - own) / (b - 1)
         return record(jnp.mean(own - other), jnp.inf, self.q.at_floor(x), "upper", b, noise)
 
-    @no_type_check
     def fit_loss(self, x, t, key: PRNGKeyArray | None = None) -> Float[Array, ""]:
         """Negative log-likelihood of q(t|x)."""
         del key

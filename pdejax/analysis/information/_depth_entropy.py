@@ -1,7 +1,5 @@
 """Entropy of representations by layer."""
 
-from typing import no_type_check
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -35,7 +33,6 @@ class LayerEntropy(eqx.Module):
     samples: int = eqx.field(static=True)
 
 
-@no_type_check
 def layer_entropy(
     states: Trajectory | ArrayLike,
     *,

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Literal, get_args, no_type_check
+from typing import Literal, get_args
 
 import equinox as eqx
 import jax
@@ -47,7 +47,6 @@ class EntropyEstimate(eqx.Module):
     samples: int = eqx.field(static=True)
 
 
-@no_type_check
 def entropy(
     x: ArrayLike, estimator: str = "knn", *, noise: ArrayLike | None = None, key: PRNGKeyArray | None = None, **options
 ) -> EntropyEstimate:
@@ -107,7 +106,6 @@ def entropy(
     return eqx.tree_at(lambda e: e.noise, found, sigma, is_leaf=lambda leaf: leaf is None)
 
 
-@no_type_check
 def with_noise(owner: str, x: Float[Array, "N d"], sigma: Array, key: PRNGKeyArray | None) -> Float[Array, "N d"]:
     """x + σξ; `ValueError` without a key."""
     if key is None:

@@ -1,7 +1,5 @@
 """Information of jointly Gaussian data from sample covariances, without the bias of few samples."""
 
-from typing import no_type_check
-
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +13,6 @@ from pdejax.analysis.information._samples import continuous, paired, poisoned, s
 _OWNER = "gaussian_information"
 
 
-@no_type_check
 def gaussian_information(x: ArrayLike, y: ArrayLike) -> InformationEstimate:
     r"""$I = \tfrac12\ln\frac{\det\Sigma_x\det\Sigma_y}{\det\Sigma} = -\tfrac12\sum_i\ln(1 - \rho_i^2)$ nats, ρ_i the
     canonical correlations, from `x (N, dx)`, `y (N, dy)` as if they were jointly Gaussian.

@@ -1,7 +1,6 @@
 """Training of an information estimate on pairs."""
 
 import math
-from typing import no_type_check
 
 import equinox as eqx
 import jax
@@ -11,7 +10,6 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from pdejax.analysis.information._estimate import AbstractInformation, checked_pairs, checked_sizes
 
 
-@no_type_check
 def fit(
     estimator: AbstractInformation,
     x: Float[Array, "b dx"],

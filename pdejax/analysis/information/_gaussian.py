@@ -1,7 +1,6 @@
 """Learned Gaussian densities q(t|x) and q(t), and the entropy of a Gaussian from samples."""
 
 import math
-from typing import no_type_check
 
 import equinox as eqx
 import jax
@@ -30,7 +29,6 @@ class ConditionalGaussian(eqx.Module):
     coupling: Float[Array, "dt dt"] | None
     floor: float = eqx.field(static=True)
 
-    @no_type_check
     def __init__(
         self, x_dim: int, t_dim: int, hidden: int = 64, *, key: PRNGKeyArray, floor: float = 1e-3, full: bool = False
     ):
@@ -93,7 +91,6 @@ class ConditionalGaussian(eqx.Module):
         return jnp.tril(self.coupling.astype(dtype), -1) + jnp.eye(self.coupling.shape[-1], dtype=dtype)
 
 
-@no_type_check
 def gaussian_entropy(x: Float[Array, "b d"]) -> Float[Array, ""]:
     r"""Differential entropy $\tfrac12\ln\det(2\pi e\Sigma)$ in nats from samples `x (b, d)`, as if they were Gaussian.
 

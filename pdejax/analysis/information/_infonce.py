@@ -1,7 +1,7 @@
 """InfoNCE: a lower bound by telling true pairs from shuffled ones."""
 
 import math
-from typing import Literal, get_args, no_type_check
+from typing import Literal, get_args
 
 import equinox as eqx
 import jax
@@ -44,7 +44,6 @@ class InfoNCE(AbstractInformation):
     x_dim: int = eqx.field(static=True)
     t_dim: int = eqx.field(static=True)
 
-    @no_type_check
     def __init__(
         self,
         x_dim: int,
@@ -76,7 +75,6 @@ class InfoNCE(AbstractInformation):
         pairs = jnp.concatenate([jnp.repeat(x, b, axis=0), jnp.tile(t, (b, 1))], axis=-1)
         return self.g(pairs).reshape(b, b)
 
-    @no_type_check
     def estimate(self, x, t, key: PRNGKeyArray | None = None, *, noise=None) -> InformationEstimate:
         """The bound for this batch; its limit is ln b. `key` is not used. See `AbstractInformation`."""
         del key
@@ -87,7 +85,6 @@ class InfoNCE(AbstractInformation):
         value = limit + jnp.minimum(jnp.mean(own), 0.0)
         return record(value, limit, jnp.median(own) > -math.log(2.0), "lower", x.shape[0], noise)
 
-    @no_type_check
     def fit_loss(self, x, t, key: PRNGKeyArray | None = None) -> Float[Array, ""]:
         """The negative bound."""
         return -self.estimate(x, t, key).value

@@ -1,7 +1,7 @@
 """Entropy and information of a mixture of Gaussians around noiseless representations: bounds from pairwise distances."""
 
 import math
-from typing import Literal, get_args, no_type_check
+from typing import Literal, get_args
 
 import equinox as eqx
 import jax
@@ -27,7 +27,6 @@ _DIVISOR = {"upper": 2.0, "lower": 8.0, "neither": 2.0}
 _OTHER = {"upper": "lower", "lower": "upper", "neither": "neither"}
 
 
-@no_type_check
 def kde_information(x: ArrayLike, y: ArrayLike, *, noise: ArrayLike, bound: str = "upper") -> InformationEstimate:
     r"""Bounds on the information in a representation with Gaussian noise, T = f(X) + σξ, ξ ~ N(0, 1), nats.
 
@@ -71,7 +70,6 @@ def kde_information(x: ArrayLike, y: ArrayLike, *, noise: ArrayLike, bound: str 
     return _information(f, checked_noise(owner, noise, f.dtype), bound)
 
 
-@no_type_check
 def checked_noise(owner: str, noise: ArrayLike | None, dtype) -> Float[Array, ""]:
     """σ as a scalar of this type; `ValueError` unless it is given, positive and finite."""
     if noise is None:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from typing import no_type_check
 
 import equinox as eqx
 import jax
@@ -28,7 +27,6 @@ _OWNER = "ksg_information"
 _UNROLL = 4
 
 
-@no_type_check
 def ksg_information(
     x: ArrayLike, y: ArrayLike, *, k: int = 3, variant: int | str = 1, standardize: bool = True
 ) -> InformationEstimate:
@@ -154,7 +152,6 @@ def _with_labels(x: Array, y: Int[Array, " N"], k: int, standardize: bool) -> In
     return record(value, limit, False, "neither", count, None)
 
 
-@no_type_check
 def knn_distances(x: Float[Array, "N d"], k: int) -> Float[Array, " N"]:
     """Distance of every sample to its k-th neighbour, maximum norm."""
     index = jnp.arange(x.shape[0])

@@ -1,6 +1,6 @@
 """Information layer by layer: pooled representations, estimates and their scatter."""
 
-from typing import Literal, get_args, no_type_check
+from typing import Literal, get_args
 
 import equinox as eqx
 import jax
@@ -29,7 +29,6 @@ class Layered(eqx.Module):
     saturated: Bool[Array, "*layers"]
 
 
-@no_type_check
 def pooled(
     owner: str, states: Trajectory | ArrayLike, mask: ArrayLike | None, pool: str | None
 ) -> tuple[Float[Array, "layers N D"], Bool[Array, "N n"] | None]:
@@ -75,7 +74,6 @@ def over_tokens(u: Float[Array, "layers b n d"], real: Bool[Array, "b n"], pool:
     return jnp.take_along_axis(kept, last[None, :, None, None], axis=2)[:, :, 0]
 
 
-@no_type_check
 def checked_other(
     owner: str, name: str, value: ArrayLike, count: int, real: Bool[Array, "N n"] | None, pool: str | None
 ) -> Array:
@@ -92,7 +90,6 @@ def checked_other(
     return found
 
 
-@no_type_check
 def checked_estimation(
     owner: str, estimator: str, options: dict, noise, t: Float[Array, "layers N D"], name: str, other: Array, key
 ) -> tuple[Array | None, dict]:

@@ -1,7 +1,7 @@
 """I(X; Y) by six estimators under one name."""
 
 import inspect
-from typing import Literal, get_args, no_type_check
+from typing import Literal, get_args
 
 import equinox as eqx
 import jax
@@ -26,7 +26,6 @@ TRAINED = ("infonce", "club")
 _COUNTED = {"ksg": ksg_information, "binned": binned_information, "gaussian": gaussian_information}
 
 
-@no_type_check
 def mutual_information(
     x: ArrayLike,
     y: ArrayLike,
@@ -100,7 +99,6 @@ def _with_noise(x, y, noise, key, estimator: str):
     return (noisy, y, sigma) if on_x else (x, noisy, sigma)
 
 
-@no_type_check
 def trained_information(
     x: ArrayLike,
     y: ArrayLike,

@@ -1,7 +1,5 @@
 """v1 (16) as written."""
 
-from typing import no_type_check
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -37,7 +35,6 @@ class PaperEstimate(AbstractInformation):
     x_dim: int = eqx.field(static=True)
     t_dim: int = eqx.field(static=True)
 
-    @no_type_check
     def __init__(
         self, x_dim: int, t_dim: int, hidden: int = 64, *, key: PRNGKeyArray, floor: float = 1e-3, full: bool = False
     ):
@@ -47,7 +44,6 @@ class PaperEstimate(AbstractInformation):
         self.marginal = ConditionalGaussian(0, t_dim, 0, key=k2, floor=floor, full=full)
         self.x_dim, self.t_dim = int(x_dim), int(t_dim)
 
-    @no_type_check
     def estimate(self, x, t, key: PRNGKeyArray | None = None, *, noise=None) -> InformationEstimate:
         """The value for this batch. `key` is not used. See `AbstractInformation`."""
         del key
@@ -55,7 +51,6 @@ class PaperEstimate(AbstractInformation):
         value = jnp.mean(self.conditional.log_prob(t, x)) - jnp.mean(self.marginal.log_prob(t, x[:, :0]))
         return record(value, jnp.inf, self.conditional.at_floor(x), "neither", x.shape[0], noise)
 
-    @no_type_check
     def fit_loss(self, x, t, key: PRNGKeyArray | None = None) -> Float[Array, ""]:
         """Negative log-likelihoods of q(t|x) and q(t), added."""
         del key

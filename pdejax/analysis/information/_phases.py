@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from typing import Literal, get_args, no_type_check
+from typing import Literal, get_args
 
 import equinox as eqx
 import jax
@@ -88,7 +88,6 @@ class Phases(eqx.Module):
         return y1 == "rises" and x1 != "falls" and (x2, y2) == ("flat", "flat") and x3 == "falls" and y3 != "falls"
 
 
-@no_type_check
 def information_phases(
     curve: ArrayLike,
     *,

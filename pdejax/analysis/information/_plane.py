@@ -1,7 +1,6 @@
 """The information plane: I(X; T_l) against I(T_l; Y), by layer and over training."""
 
 from collections.abc import Sequence
-from typing import no_type_check
 
 import equinox as eqx
 import jax
@@ -54,7 +53,6 @@ class InformationPlane(eqx.Module):
         return self.target.value > self.target_null.high
 
 
-@no_type_check
 def information_plane(
     states: Trajectory | ArrayLike | Sequence[Trajectory | ArrayLike],
     x: ArrayLike,

@@ -1,6 +1,6 @@
 """Does information fall along depth, and must it? The data-processing inequality against estimates."""
 
-from typing import Literal, no_type_check
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -84,7 +84,6 @@ class Processing(eqx.Module):
         return f"nothing excluded: {seen}; noise at read-out forces neither direction"
 
 
-@no_type_check
 def data_processing(
     x: ArrayLike,
     states: Trajectory | ArrayLike,

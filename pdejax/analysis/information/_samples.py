@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, no_type_check
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,6 @@ from pdejax._types import traced
 _ENTRIES = 2**22
 
 
-@no_type_check
 def continuous(owner: str, name: str, value: ArrayLike, *, repeats: bool = True) -> Float[Array, "N d"]:
     """Samples `(N, d)` from `(N,)` or `(N, d)` floats.
 
@@ -61,7 +60,6 @@ def _share_of_repeats(x: np.ndarray) -> float:
     return float(np.sum(sizes[sizes > 1]) / len(x))
 
 
-@no_type_check
 def labels(owner: str, name: str, value: ArrayLike) -> Int[Array, " N"]:
     """Class labels `(N,)` of integers or booleans; raises `TypeError`/`ValueError` for anything else."""
     y = jnp.asarray(value)
@@ -79,7 +77,6 @@ def is_labels(value: ArrayLike) -> bool:
     return bool(jnp.issubdtype(kind, jnp.integer) or kind == jnp.bool_)
 
 
-@no_type_check
 def sample(owner: str, name: str, value: ArrayLike, *, repeats: bool = True) -> Array:
     """Floats `(N, d)` or labels `(N,)`, as the type says."""
     return labels(owner, name, value) if is_labels(value) else continuous(owner, name, value, repeats=repeats)

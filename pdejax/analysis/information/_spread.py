@@ -1,7 +1,5 @@
 """The size of the differences between representations: what a noise is to be compared with."""
 
-from typing import no_type_check
-
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
@@ -9,7 +7,6 @@ from pdejax._trajectory import Trajectory
 from pdejax.analysis.information._layers import pooled
 
 
-@no_type_check
 def layer_spread(
     states: Trajectory | ArrayLike, *, mask: ArrayLike | None = None, pool: str | None = "mean"
 ) -> Float[Array, " layers"]:
@@ -28,7 +25,6 @@ def layer_spread(
     return jnp.sqrt(jnp.sum(jnp.var(t, axis=1), axis=-1))
 
 
-@no_type_check
 def unit_spread(
     states: Trajectory | ArrayLike, *, mask: ArrayLike | None = None, pool: str | None = "mean", least: float = 1e-3
 ) -> Float[Array, "layers *shape"]:

@@ -2,7 +2,6 @@ r"""Two a-priori bounds on forward Euler's step: v1 (21) as printed, and the one
 
 import dataclasses
 import math
-from typing import no_type_check
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +12,6 @@ from pdejax.analysis._lipschitz import field_lipschitz
 from pdejax.terms import Diffusion
 
 
-@no_type_check
 def v1_21(
     step: ArrayLike,
     spacing: ArrayLike,
@@ -38,7 +36,6 @@ def v1_21(
     return 2 * d * h / dx**2 + alpha * h * norm
 
 
-@no_type_check
 def corrected_step_bound(
     spacing: ArrayLike,
     *,
@@ -100,7 +97,6 @@ class StepConstants:
         return 2 / rate if rate > 0 else math.inf
 
 
-@no_type_check
 def step_constants(equation: MasterEquation, n: int, radius: float, *, spread: float = 0.0) -> StepConstants:
     r"""The constants of [`corrected_step_bound`][pdejax.analysis.stability.corrected_step_bound] for an equation.
 

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import numbers
-from typing import Any, no_type_check
+from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -58,7 +58,6 @@ class StepMeasurement:
     note: str = ""
 
 
-@no_type_check
 def predict_dt_max(
     equation: AbstractEquation,
     u: ArrayLike,
@@ -140,7 +139,6 @@ def _first_violation(solver: diffrax.AbstractSolver, values: np.ndarray) -> tupl
     return float(low), complex(values[int(np.argmax(broken[first]))])
 
 
-@no_type_check
 def measure_dt_max(
     equation: AbstractEquation,
     u: ArrayLike,

@@ -1,6 +1,6 @@
 """The stability function of any solver, by taking its step."""
 
-from typing import Any, get_args, get_origin, no_type_check
+from typing import Any, get_args, get_origin
 
 import diffrax
 import equinox as eqx
@@ -16,7 +16,6 @@ from pdejax.solvers._base import check_sub_solver, fresh_step
 BATCH = 4096  # values of z per call, so that every sweep uses one compiled function
 
 
-@no_type_check
 def stability_factor(solver: diffrax.AbstractSolver | str, z: ArrayLike) -> np.ndarray:
     r"""$|R(z)|$: what one step of `solver` with $z = h\lambda$ does to the size of the solution of $u' = \lambda u$.
 

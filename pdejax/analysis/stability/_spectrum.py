@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from typing import no_type_check
 
 import jax.numpy as jnp
 import numpy as np
@@ -50,7 +49,6 @@ class SpectralBounds:
     note: str = ""
 
 
-@no_type_check
 def spectral_bounds(
     equation: AbstractEquation, u: ArrayLike, t: ArrayLike = 0.0, args: FieldArgs | None = None
 ) -> dict[str, SpectralBounds]:

@@ -5,7 +5,7 @@ import io
 import pathlib
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, no_type_check
+from typing import Any
 
 import jax
 import numpy as np
@@ -93,7 +93,6 @@ class Ledger:
         return tuple(str(path) for path in written)
 
 
-@no_type_check
 def claims(
     ids: Sequence[str] | None = None,
     *,

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, no_type_check
+from typing import Any, Literal
 
 import numpy as np
 from scipy.stats import t as student
@@ -107,7 +107,6 @@ def counterexample_file(claim: str) -> str:
     return f"counterexamples/{kept}.npz"
 
 
-@no_type_check
 def over_seeds(values: Sequence[float]) -> Estimate:
     """Mean of one value per seed with its 95 % interval, $\\bar x \\pm t_{0.975,k-1}\\,s/\\sqrt k$; NaN ends for one seed."""
     x = np.asarray(values, float)
@@ -120,14 +119,12 @@ def over_seeds(values: Sequence[float]) -> Estimate:
     return Estimate(mean, mean - half, mean + half)
 
 
-@no_type_check
 def ratio_over_seeds(values: Sequence[float]) -> Estimate:
     """Geometric mean of one positive ratio per seed with the interval of `over_seeds` for its logarithm."""
     found = over_seeds(np.log(np.asarray(values, float)))
     return Estimate(math.exp(found.value), math.exp(found.low), math.exp(found.high))
 
 
-@no_type_check
 def range_over(values: Sequence[float]) -> Estimate:
     """Median, least and greatest of the values: for statements about every case, where a mean would hide the worst."""
     x = np.asarray(values, float)

@@ -7,7 +7,7 @@ import os
 import pathlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, no_type_check
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -39,7 +39,6 @@ class Models:
     progress: bool = False
     stopped: threading.Event = dataclasses.field(default_factory=threading.Event, repr=False)
 
-    @no_type_check
     def trained(self, config: TrainConfig) -> Trained:
         """The model of a configuration. An interrupted training goes on; a finished one is read."""
         folder, kind = self._folder(config), _kind(config)
@@ -60,7 +59,6 @@ class Models:
         found = load_trained(folder)
         return Trained(found.model, config, folder, json.loads(result.read_text())["test"])
 
-    @no_type_check
     def history(self, trained: Trained) -> list[tuple[int, Any]]:
         """(step, model) of every checkpoint that a training kept, the first first."""
         steps = sorted(int(path.name) for path in (trained.folder / "checkpoints").iterdir() if path.name.isdigit())
@@ -87,12 +85,10 @@ class Models:
         }
         return TrainConfig(**{**settings.train, "seed": seed, **own, **settings.student})
 
-    @no_type_check
     def transformer(self, settings: Settings, seed: int) -> Trained:
         """The Transformer of these settings."""
         return self.trained(self.transformer_config(settings, seed))
 
-    @no_type_check
     def simulator(self, settings: Settings, seed: int, pairing: str) -> Trained:
         """The simulator that is set beside the Transformer of that seed.
 
@@ -105,7 +101,6 @@ class Models:
             return self.trained(self.student_config(settings, seed))
         return self.trained(_simulator(settings, seed, pairing))
 
-    @no_type_check
     def prepare(self, settings: Settings, seed: int, pairings: Sequence[str] = ()) -> None:
         """Train the Transformer and the simulators of these pairings, side by side where they do not need each other."""
         alone = [_simulator(settings, seed, pairing) for pairing in pairings if pairing in _ALONE]
@@ -115,7 +110,6 @@ class Models:
             self.transformer(settings, seed)
             self.together([self.student_config(settings, seed), *alone[beside:]])
 
-    @no_type_check
     def together(self, configs: Sequence[TrainConfig]) -> None:
         """Train models of several configurations, on CPUs two at a time: compiling takes one core, and small steps little more.
 
@@ -169,7 +163,6 @@ def _simulator(settings: Settings, seed: int, pairing: str) -> TrainConfig:
     return TrainConfig(**{**settings.train, "model": _ALONE[pairing], "seed": seed + 1000})
 
 
-@no_type_check
 def held_out(config: TrainConfig, examples: int) -> tuple[Dataset, Batch]:
     """The test split of a run and its first `examples` as one batch."""
     options = dict(config.data) | ({"task": "lm"} if config.task == "lm" else {})

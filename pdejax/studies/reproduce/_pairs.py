@@ -1,7 +1,7 @@
 """A Transformer and its simulators on the same held-out sequences: what they compute there, layer by layer."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, no_type_check
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -42,7 +42,6 @@ class Bench(NamedTuple):
     observed: Observation
 
 
-@no_type_check
 def bench(settings: Settings, seed: int, models: Models, pairings: Sequence[str] = ()) -> Bench:
     """The Transformer of a seed on the first held-out sequences; the simulators of `pairings` are trained beside it."""
     models.prepare(settings, seed, pairings)
@@ -52,7 +51,6 @@ def bench(settings: Settings, seed: int, models: Models, pairings: Sequence[str]
     return Bench(trained, batch, mask, observe(trained.model, batch))
 
 
-@no_type_check
 def partner(settings: Settings, seed: int, models: Models, pairing: str) -> Any:
     """The simulator of a pairing: see [`Models.simulator`][pdejax.studies.reproduce.Models]; `"shared"` has the Transformer's
     own weights at a step of 1/4 layer."""
@@ -62,13 +60,11 @@ def partner(settings: Settings, seed: int, models: Models, pairing: str) -> Any:
     return models.simulator(settings, seed, pairing).model
 
 
-@no_type_check
 def untrained_partner(model: Any, seed: int) -> Any:
     """The null simulator: a fresh field between the same embedding and head."""
     return untrained_field(model, jax.random.key(10_000 + seed))
 
 
-@no_type_check
 def observe(model: Any, batch: Batch) -> Observation:
     """States and maps at the Transformer's layers; padding is 0."""
     return _observe(model, jnp.asarray(batch.inputs), jnp.asarray(batch.mask))
@@ -82,13 +78,11 @@ def _observe(model: Any, inputs: Array, mask: Array) -> Observation:
     return Observation(jnp.where(mask[None, :, :, None], states, 0), maps)
 
 
-@no_type_check
 def pooled(states: Array, mask: Array) -> Array:
     """The mean real token `(b, d)` of one layer `(b, n, d)` with zeros at padding."""
     return jnp.sum(states, axis=1) / jnp.sum(mask, axis=1).astype(states.dtype)[:, None]
 
 
-@no_type_check
 def seed_curves(ax: Any, x: Any, values: np.ndarray, *, index: int, label: str) -> None:
     """The mean over seeds of `values (seeds, points)`, and each seed as a thin line: of two or three, an interval that rests
     on a normal law is wider than a correlation can be."""
@@ -98,7 +92,6 @@ def seed_curves(ax: Any, x: Any, values: np.ndarray, *, index: int, label: str) 
     band(ax, x, values.mean(axis=0), index=index, label=label)
 
 
-@no_type_check
 def heatmaps(states: Sequence[np.ndarray], names: Sequence[str], title: str) -> Any:
     """Hidden states of one sequence as pictures: a row per system, a column per layer, one scale for all (the 99th percentile
     of |u|)."""

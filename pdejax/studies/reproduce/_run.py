@@ -7,7 +7,7 @@ import pathlib
 import time
 import zipfile
 from collections.abc import Callable, Sequence
-from typing import Any, no_type_check
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +40,6 @@ class StudyResult:
         return table(self.content)
 
 
-@no_type_check
 def reproduce(
     studies: Sequence[str] | None = None,
     *,
@@ -83,7 +82,6 @@ def reproduce(
     return results
 
 
-@no_type_check
 def run_study(
     study: Study,
     settings: Settings,

@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, no_type_check
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -120,7 +120,6 @@ class Study:
         return digest([self.name, plain(settings)])
 
 
-@no_type_check
 def over_seeds(values: Sequence[float]) -> Values:
     """Mean and 95 % interval of a figure over seeds, which are taken for independent draws of a normal variable."""
     x = np.asarray([float(v) for v in values])
@@ -131,7 +130,6 @@ def over_seeds(values: Sequence[float]) -> Values:
     return Values(mean, mean - half, mean + half, tuple(x.tolist()))
 
 
-@no_type_check
 def row(
     quantity: str,
     ours: Sequence[float],
@@ -147,7 +145,6 @@ def row(
     return Row(quantity, unit, paper, over_seeds(ours), beside, null_name if null is not None else None, note)
 
 
-@no_type_check
 def stacked(measured: Sequence[Measured], name: str) -> np.ndarray:
     """The array `name` of all seeds, seeds in front."""
     return np.stack([np.asarray(found[name]) for found in measured])
