@@ -181,7 +181,7 @@ def _claims(claims: list[dict[str, Any]]) -> Iterator[str]:
 def _studies(folder: pathlib.Path) -> list[tuple[pathlib.Path, dict[str, Any]]]:
     """The studies that were run, in the order of the papers."""
     found = [(path.parent, json.loads(path.read_text())) for path in folder.glob("*/result.json")]
-    text = (ROOT / "pdejax" / "studies" / "reproduce" / "_registry.py").read_text()
+    text = (ROOT / "pdejax" / "studies" / "papers" / "_registry.py").read_text()
     order = re.findall(r"[A-Z_]{4,}", text[text.index("_ALL = (") :])
 
     def place(name: str) -> int:

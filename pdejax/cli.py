@@ -77,7 +77,7 @@ def _commands() -> Iterator[tuple[str, ModuleType, str]]:
         _verify_command,
     )
     from pdejax.studies.claims import _command as claims
-    from pdejax.studies.reproduce import _command as reproduce
+    from pdejax.studies.papers import _command as reproduce
     from pdejax.training import _command as train
 
     yield "verify", _verify_command, "integrate the closed-form cases and compare"

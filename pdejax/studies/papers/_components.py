@@ -12,10 +12,10 @@ import xarray as xr
 from jaxtyping import Array
 
 from pdejax.analysis import input_correlation
-from pdejax.studies.reproduce._models import Models, held_out
-from pdejax.studies.reproduce._pairs import observe
-from pdejax.studies.reproduce._settings import LISTOPS, LISTOPS_PAPER
-from pdejax.studies.reproduce._study import Measured, Settings, stacked
+from pdejax.studies.papers._models import Models, held_out
+from pdejax.studies.papers._pairs import observe
+from pdejax.studies.papers._settings import LISTOPS, LISTOPS_PAPER
+from pdejax.studies.papers._study import Measured, Settings, stacked
 from pdejax.training import TrainConfig, build_model, read_metrics
 
 RESIDUAL = ("on", "off")

@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 
 from pdejax.analysis import amplitude_spectrum, spectral_similarity
 from pdejax.plot._style import COLOURS, NULL, axes_of, legend
-from pdejax.studies.reproduce._models import Models
-from pdejax.studies.reproduce._pairs import NAMES, PAIRINGS, bench, observe, partner, untrained_partner
-from pdejax.studies.reproduce._settings import LISTOPS, LISTOPS_PAPER, STUDENT
-from pdejax.studies.reproduce._study import Conclusion, Measured, Picture, Settings, Study, row, stacked
+from pdejax.studies.papers._models import Models
+from pdejax.studies.papers._pairs import NAMES, PAIRINGS, bench, observe, partner, untrained_partner
+from pdejax.studies.papers._settings import LISTOPS, LISTOPS_PAPER, STUDENT
+from pdejax.studies.papers._study import Conclusion, Measured, Picture, Settings, Study, row, stacked
 
 RESAMPLES = 20
 

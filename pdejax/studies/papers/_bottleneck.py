@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 
 from pdejax.analysis.information import information_plane, unit_spread
 from pdejax.plot._style import COLOURS, MARKERS, NULL, axes_of, legend
-from pdejax.studies.reproduce._models import Models
-from pdejax.studies.reproduce._pairs import bench, observe, pooled
-from pdejax.studies.reproduce._settings import TEXT, TEXT_PAPER, with_text
-from pdejax.studies.reproduce._study import Conclusion, Measured, Picture, Settings, Study, over_seeds, row, stacked
+from pdejax.studies.papers._models import Models
+from pdejax.studies.papers._pairs import bench, observe, pooled
+from pdejax.studies.papers._settings import TEXT, TEXT_PAPER, with_text
+from pdejax.studies.papers._study import Conclusion, Measured, Picture, Settings, Study, over_seeds, row, stacked
 
 SYSTEMS = ("Transformer", "PDE (bare simulator)")
 RESAMPLES = 20

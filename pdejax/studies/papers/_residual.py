@@ -7,8 +7,8 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from pdejax.plot._style import COLOURS, LAYER, MARKERS, axes_of, legend, whole_layers
-from pdejax.studies.reproduce._components import PRESETS, cells, dataset, measure
-from pdejax.studies.reproduce._study import Conclusion, Measured, Picture, Row, Settings, Study, row, stacked
+from pdejax.studies.papers._components import PRESETS, cells, dataset, measure
+from pdejax.studies.papers._study import Conclusion, Measured, Picture, Row, Settings, Study, row, stacked
 
 TRANSFORMER = (1.00, 0.99, 0.98, 0.98, 0.99, 0.98)
 SIMULATOR = (1.00, 0.93, 0.91, 0.89, 0.87, 0.85)

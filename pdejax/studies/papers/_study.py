@@ -14,7 +14,7 @@ from scipy import stats
 from pdejax.studies._records import plain
 
 if TYPE_CHECKING:
-    from pdejax.studies.reproduce._models import Models
+    from pdejax.studies.papers._models import Models
 
 LEVEL = 0.95
 PRESETS = ("quick", "paper")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pdejax.data import load
-from pdejax.studies.reproduce._study import Settings
+from pdejax.studies.papers._study import Settings
 from pdejax.training import PRESETS
 
 _ADAMW = {"optimizer": "adamw", "weight_decay": 0.01, "schedule": "cosine"}

@@ -9,8 +9,8 @@ import xarray as xr
 
 from pdejax.analysis import spectral_similarity, trajectory_fidelity
 from pdejax.plot._style import LAYER, NULL, axes_of, legend, whole_layers
-from pdejax.studies.reproduce._models import Models
-from pdejax.studies.reproduce._pairs import (
+from pdejax.studies.papers._models import Models
+from pdejax.studies.papers._pairs import (
     NAMES,
     PAIRINGS,
     bench,
@@ -20,8 +20,8 @@ from pdejax.studies.reproduce._pairs import (
     seed_curves,
     untrained_partner,
 )
-from pdejax.studies.reproduce._settings import LISTOPS, LISTOPS_PAPER, STUDENT
-from pdejax.studies.reproduce._study import Conclusion, Measured, Picture, Settings, Study, row, stacked
+from pdejax.studies.papers._settings import LISTOPS, LISTOPS_PAPER, STUDENT
+from pdejax.studies.papers._study import Conclusion, Measured, Picture, Settings, Study, row, stacked
 
 PAPER = {"mse": "0.031", "cosine": "0.970", "spectral": "0.967"}
 QUANTITIES = {

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure, SubFigure
 
 from pdejax.analysis import attention_fidelity
 from pdejax.plot._style import LAYER, NULL, SEQUENTIAL, axes_of, legend, whole_layers
-from pdejax.studies.reproduce._models import Models
-from pdejax.studies.reproduce._pairs import NAMES, PAIRINGS, bench, observe, partner, seed_curves, untrained_partner
-from pdejax.studies.reproduce._settings import IMAGES, IMAGES_PAPER, LISTOPS, LISTOPS_PAPER, STUDENT
-from pdejax.studies.reproduce._study import Conclusion, Measured, Picture, Settings, Study, row, stacked
+from pdejax.studies.papers._models import Models
+from pdejax.studies.papers._pairs import NAMES, PAIRINGS, bench, observe, partner, seed_curves, untrained_partner
+from pdejax.studies.papers._settings import IMAGES, IMAGES_PAPER, LISTOPS, LISTOPS_PAPER, STUDENT
+from pdejax.studies.papers._study import Conclusion, Measured, Picture, Settings, Study, row, stacked
 
 RESAMPLES = 20
 

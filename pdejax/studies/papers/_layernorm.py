@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pdejax.plot._style import COLOURS, axes_of, legend
-from pdejax.studies.reproduce._components import NORMALIZATION, PRESETS, cells, dataset, measure
-from pdejax.studies.reproduce._study import Conclusion, Measured, Picture, Settings, Study, row, stacked
+from pdejax.studies.papers._components import NORMALIZATION, PRESETS, cells, dataset, measure
+from pdejax.studies.papers._study import Conclusion, Measured, Picture, Settings, Study, row, stacked
 
 SPIKE = 10.0  # times the median of the run
 

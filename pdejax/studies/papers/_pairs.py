@@ -12,8 +12,8 @@ from jaxtyping import Array
 from pdejax.data import Batch
 from pdejax.models import pair, untrained_field
 from pdejax.plot._style import COLOURS, DIVERGING, band
-from pdejax.studies.reproduce._models import Models, Trained, held_out
-from pdejax.studies.reproduce._study import Settings
+from pdejax.studies.papers._models import Models, Trained, held_out
+from pdejax.studies.papers._study import Settings
 from pdejax.training._distillation import observe as seen
 
 REFINED = 4  # steps per layer of the "shared" simulator: with one it is the network itself
@@ -52,7 +52,7 @@ def bench(settings: Settings, seed: int, models: Models, pairings: Sequence[str]
 
 
 def partner(settings: Settings, seed: int, models: Models, pairing: str) -> Any:
-    """The simulator of a pairing: see [`Models.simulator`][pdejax.studies.reproduce.Models]; `"shared"` has the Transformer's
+    """The simulator of a pairing: see [`Models.simulator`][pdejax.studies.papers.Models]; `"shared"` has the Transformer's
     own weights at a step of 1/4 layer."""
     if pairing == "shared":
         transformer = models.transformer(settings, seed).model

@@ -13,10 +13,10 @@ from pdejax._simulate import simulate
 from pdejax.analysis import adjacent_correlation, layer_correlation
 from pdejax.plot._style import LAYER, NULL, axes_of, legend, whole_layers
 from pdejax.solvers import Grid
-from pdejax.studies.reproduce._models import Models
-from pdejax.studies.reproduce._pairs import bench, heatmaps, observe, partner, seed_curves, untrained_partner
-from pdejax.studies.reproduce._settings import IMAGES, IMAGES_PAPER, STUDENT
-from pdejax.studies.reproduce._study import Conclusion, Measured, Picture, Settings, Study, row, stacked
+from pdejax.studies.papers._models import Models
+from pdejax.studies.papers._pairs import bench, heatmaps, observe, partner, seed_curves, untrained_partner
+from pdejax.studies.papers._settings import IMAGES, IMAGES_PAPER, STUDENT
+from pdejax.studies.papers._study import Conclusion, Measured, Picture, Settings, Study, row, stacked
 from pdejax.terms import Diffusion
 
 TABLE_2 = {

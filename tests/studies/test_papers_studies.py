@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pdejax.studies.reproduce import STUDIES, Models, Settings, run_study
+from pdejax.studies.papers import STUDIES, Models, Settings, run_study
 
 TINY = {
     "dim": 16,

@@ -8,8 +8,8 @@ import xarray as xr
 from pdejax.plot._style import COLOURS, MARKERS, axes_of, legend
 from pdejax.studies._convergence import SCHEME_TOLERANCE, convergence
 from pdejax.studies._convergence_config import ConvergenceConfig
-from pdejax.studies.reproduce._models import Models
-from pdejax.studies.reproduce._study import Conclusion, Measured, Picture, Settings, Study, row, stacked
+from pdejax.studies.papers._models import Models
+from pdejax.studies.papers._study import Conclusion, Measured, Picture, Settings, Study, row, stacked
 
 SCHEMES = ("euler", "lietrotter", "heun", "strang", "rk4")
 

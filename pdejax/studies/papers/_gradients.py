@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 
 from pdejax.analysis import gradient_flow
 from pdejax.plot._style import COLOURS, LAYER, MARKERS, NULL, axes_of, legend, whole_layers
-from pdejax.studies.reproduce._models import Models
-from pdejax.studies.reproduce._pairs import bench
-from pdejax.studies.reproduce._settings import TEXT, TEXT_PAPER, with_text
-from pdejax.studies.reproduce._study import Conclusion, Measured, Picture, Settings, Study, row, stacked
+from pdejax.studies.papers._models import Models
+from pdejax.studies.papers._pairs import bench
+from pdejax.studies.papers._settings import TEXT, TEXT_PAPER, with_text
+from pdejax.studies.papers._study import Conclusion, Measured, Picture, Settings, Study, row, stacked
 from pdejax.training import read_metrics
 
 SYSTEMS = ("Transformer", "PDE (bare simulator)")

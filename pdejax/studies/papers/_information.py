@@ -11,10 +11,10 @@ from matplotlib.figure import Figure, SubFigure
 from pdejax.analysis import representation
 from pdejax.analysis.information import information_plane, layer_entropy, unit_spread
 from pdejax.plot._style import COLOURS, LAYER, MARKERS, NULL, axes_of, legend, whole_layers
-from pdejax.studies.reproduce._models import Models
-from pdejax.studies.reproduce._pairs import bench, observe, partner, pooled
-from pdejax.studies.reproduce._settings import LISTOPS, LISTOPS_PAPER
-from pdejax.studies.reproduce._study import Conclusion, Measured, Picture, Settings, Study, over_seeds, row, stacked
+from pdejax.studies.papers._models import Models
+from pdejax.studies.papers._pairs import bench, observe, partner, pooled
+from pdejax.studies.papers._settings import LISTOPS, LISTOPS_PAPER
+from pdejax.studies.papers._study import Conclusion, Measured, Picture, Settings, Study, over_seeds, row, stacked
 
 SYSTEMS = ("Transformer", "independent", "bare")
 # As printed, by layer: v2 Figures 9 and 10.

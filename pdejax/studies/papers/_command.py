@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the studies; 0 when all are done."""
-    from pdejax.studies.reproduce import STUDIES, reproduce
+    from pdejax.studies.papers import STUDIES, reproduce
 
     console = Console(options)
     if options.list:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from pdejax.report import build_report
 from pdejax.studies import ResultError
-from pdejax.studies.reproduce import (
+from pdejax.studies.papers import (
     STUDIES,
     Conclusion,
     Models,
@@ -27,9 +27,9 @@ from pdejax.studies.reproduce import (
     run_study,
     stacked,
 )
-from pdejax.studies.reproduce._architectures import architectures
-from pdejax.studies.reproduce._components import cells
-from pdejax.studies.reproduce._table import table
+from pdejax.studies.papers._architectures import architectures
+from pdejax.studies.papers._components import cells
+from pdejax.studies.papers._table import table
 
 
 class Bench:
@@ -134,7 +134,7 @@ def test_damaged_files_are_measured_again(bench, tmp_path):
 
 def test_another_machine_does_not_take_these_results(bench, tmp_path, monkeypatch):
     run(bench, tmp_path)
-    monkeypatch.setattr("pdejax.studies.reproduce._run.environment", lambda: {"device": "another"})
+    monkeypatch.setattr("pdejax.studies.papers._run.environment", lambda: {"device": "another"})
     run(bench, tmp_path)
     assert bench.seen == [0, 1, 0, 1]
 
@@ -197,7 +197,7 @@ def test_every_study_has_both_presets_and_says_what_it_asks():
 def test_what_reproduce_leaves_is_what_the_report_reads(bench, tmp_path, monkeypatch):
     """Folders beside the studies (compiled programs, models) are no unfinished studies."""
     study, _ = bench.study()
-    monkeypatch.setattr("pdejax.studies.reproduce._run.STUDIES", {"bench": study})
+    monkeypatch.setattr("pdejax.studies.papers._run.STUDIES", {"bench": study})
     reproduce(out=tmp_path)
     for name in ("programs", "models"):
         (tmp_path / name).mkdir(exist_ok=True)
@@ -260,7 +260,7 @@ def test_trainings_side_by_side_are_saved_where_they_are_interrupted(tmp_path, m
             time.sleep(0.05)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pdejax.studies.reproduce._models.concurrent.futures.wait", interrupt)
+    monkeypatch.setattr("pdejax.studies.papers._models.concurrent.futures.wait", interrupt)
     with pytest.raises(KeyboardInterrupt):
         models.prepare(settings, 0, ("bare",))
     assert not models.stopped.is_set()

@@ -13,9 +13,9 @@ import numpy as np
 
 from pdejax.studies._programs import forget_programs, kept_programs
 from pdejax.studies._records import ResultError, check_folder, environment, plain, write_json, write_whole
-from pdejax.studies.reproduce._models import Models
-from pdejax.studies.reproduce._registry import STUDIES
-from pdejax.studies.reproduce._study import Conclusion, Measured, Settings, Study, digest
+from pdejax.studies.papers._models import Models
+from pdejax.studies.papers._registry import STUDIES
+from pdejax.studies.papers._study import Conclusion, Measured, Settings, Study, digest
 
 _SECONDS = "seconds of measurement"
 
@@ -35,7 +35,7 @@ class StudyResult:
 
     def table(self) -> str:
         """paper | ours | null as text, a line per quantity."""
-        from pdejax.studies.reproduce._table import table
+        from pdejax.studies.papers._table import table
 
         return table(self.content)
 
@@ -51,7 +51,7 @@ def reproduce(
 ) -> list[StudyResult]:
     """Run studies of the papers and keep their results in `out/<study>/`: `result.json`, `data.nc`, pictures.
 
-    - `studies`: names of [`STUDIES`][pdejax.studies.reproduce.STUDIES]; default all. `preset`: `"quick"` (two cores) or
+    - `studies`: names of [`STUDIES`][pdejax.studies.papers.STUDIES]; default all. `preset`: `"quick"` (two cores) or
       `"paper"` (the papers' sizes). `seeds`: how many, default what the study's settings say.
     - `report` takes a line about what is being done; `done` each result.
 

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 
 from pdejax.models import pair
 from pdejax.plot._style import COLOURS, MARKERS, NULL, axes_of, legend
-from pdejax.studies.reproduce._models import Models, held_out
-from pdejax.studies.reproduce._settings import LISTOPS, LISTOPS_PAPER
-from pdejax.studies.reproduce._study import Conclusion, Measured, Picture, Settings, Study, row, stacked
+from pdejax.studies.papers._models import Models, held_out
+from pdejax.studies.papers._settings import LISTOPS, LISTOPS_PAPER
+from pdejax.studies.papers._study import Conclusion, Measured, Picture, Settings, Study, row, stacked
 from pdejax.training._distillation import observe
 
 EXPECTED = {"euler": 1.0, "lietrotter": 1.0, "heun": 2.0, "strang": 2.0, "rk4": 4.0}

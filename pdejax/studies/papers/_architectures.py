@@ -10,10 +10,10 @@ import xarray as xr
 
 from pdejax.analysis import adjacent_correlation, trajectory_fidelity
 from pdejax.plot._style import LAYER, axes_of, legend, whole_layers
-from pdejax.studies.reproduce._models import Models
-from pdejax.studies.reproduce._pairs import bench, observe, partner, seed_curves, untrained_partner
-from pdejax.studies.reproduce._settings import IMAGES, IMAGES_PAPER, LISTOPS, STUDENT, TEXT, TEXT_PAPER, text_or
-from pdejax.studies.reproduce._study import Conclusion, Measured, Picture, Settings, Study, row, stacked
+from pdejax.studies.papers._models import Models
+from pdejax.studies.papers._pairs import bench, observe, partner, seed_curves, untrained_partner
+from pdejax.studies.papers._settings import IMAGES, IMAGES_PAPER, LISTOPS, STUDENT, TEXT, TEXT_PAPER, text_or
+from pdejax.studies.papers._study import Conclusion, Measured, Picture, Settings, Study, row, stacked
 
 RESAMPLES = 20
 
