@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pdejax.analysis._gradient_flow import GradientFlow, GradientHistory
-from pdejax.analysis._layer_jacobian import SingularValues, marchenko_pastur_cdf
+from pdejax.analysis.jacobian._gradient_flow import GradientFlow, GradientHistory
+from pdejax.analysis.jacobian._layer_jacobian import SingularValues, marchenko_pastur_cdf
 from pdejax.plot._style import COLOURS, DEPTH, MARKERS, NULL, SEQUENTIAL, axes_of, band, legend
 
 if TYPE_CHECKING:

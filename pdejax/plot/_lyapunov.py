@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pdejax.analysis._ftle import FTLE
-from pdejax.analysis._lyapunov import LyapunovExponents
+from pdejax.analysis.jacobian._ftle import FTLE
+from pdejax.analysis.jacobian._lyapunov import LyapunovExponents
 from pdejax.plot._style import COLOURS, DEPTH, DIVERGING, MARKERS, NULL, axes_of, legend, whole_layers
 
 if TYPE_CHECKING:

@@ -13,13 +13,13 @@ import numpy as np
 from jaxtyping import Array
 
 from pdejax._equation import MasterEquation
-from pdejax.analysis._diffusivity import frozen_growth, negative_fraction, random_negative_fraction
-from pdejax.analysis._energy import basin_radius, claimed_energy, energy, energy_rates, extinction_time
-from pdejax.analysis._growth import growth_bound
-from pdejax.analysis._lipschitz_attention import attention_lipschitz, castin_bound
-from pdejax.analysis._lipschitz_sampled import adversarial_lipschitz
-from pdejax.analysis._norms import mesh_norm, token_max_norm
 from pdejax.analysis._residual import adversarial_update, claimed_fidelity, fidelity, fidelity_report, residual_ratio
+from pdejax.analysis.growth._diffusivity import frozen_growth, negative_fraction, random_negative_fraction
+from pdejax.analysis.growth._energy import basin_radius, claimed_energy, energy, energy_rates, extinction_time
+from pdejax.analysis.growth._growth import growth_bound
+from pdejax.analysis.numerics._norms import mesh_norm, token_max_norm
+from pdejax.analysis.stability._lipschitz_attention import attention_lipschitz, castin_bound
+from pdejax.analysis.stability._lipschitz_sampled import adversarial_lipschitz
 from pdejax.exact import spatial_norm_growth_radius
 from pdejax.solvers import RK4, Grid
 from pdejax.solvers._base import fresh_step

@@ -10,7 +10,12 @@ import pytest
 from scipy.integrate import solve_ivp
 
 import pdejax as pj
-from pdejax.analysis._diffusivity import anti_diffusion, frozen_growth, negative_fraction, random_negative_fraction
+from pdejax.analysis.growth._diffusivity import (
+    anti_diffusion,
+    frozen_growth,
+    negative_fraction,
+    random_negative_fraction,
+)
 from pdejax.solvers import divergence
 
 N, D = 8, 4

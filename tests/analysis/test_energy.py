@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.integrate import quad, solve_ivp
 
 import pdejax as pj
-from pdejax.analysis._energy import (
+from pdejax.analysis.growth._energy import (
     basin_radius,
     claimed_energy,
     decay_rate,
@@ -21,8 +21,8 @@ from pdejax.analysis._energy import (
     energy_rates,
     extinction_time,
 )
-from pdejax.analysis._growth import decay_bound, growth_bound
-from pdejax.analysis._norms import mesh_norm, token_max_norm
+from pdejax.analysis.growth._growth import decay_bound, growth_bound
+from pdejax.analysis.numerics._norms import mesh_norm, token_max_norm
 
 N, D = 6, 4
 

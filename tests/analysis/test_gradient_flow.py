@@ -8,8 +8,8 @@ import pytest
 from flax import nnx
 
 import pdejax
-from pdejax.analysis._gradient_flow import gradient_flow, medians_of, stack_gradient_flows
-from pdejax.analysis._systems import shuffle_weights
+from pdejax.analysis.jacobian._gradient_flow import gradient_flow, medians_of, stack_gradient_flows
+from pdejax.analysis.jacobian._systems import shuffle_weights
 
 CONFIG = pdejax.TransformerConfig(
     vocab=11, dim=4, heads=2, layers=3, ffn=6, head="classification", classes=3, dtype="float64", param_dtype="float64"

@@ -8,9 +8,9 @@ import pytest
 from flax import nnx
 
 import pdejax
-from pdejax.analysis._krylov import arnoldi, golub_kahan
-from pdejax.analysis._layer_jacobian import layer_jacobian, marchenko_pastur_cdf
-from pdejax.analysis._systems import shuffle_weights
+from pdejax.analysis.jacobian._krylov import arnoldi, golub_kahan
+from pdejax.analysis.jacobian._layer_jacobian import layer_jacobian, marchenko_pastur_cdf
+from pdejax.analysis.jacobian._systems import shuffle_weights
 
 KEY = jax.random.key(3)
 CONFIG = pdejax.TransformerConfig(

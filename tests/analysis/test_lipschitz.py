@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from scipy.special import erf, expit
 
 import pdejax as pj
-from pdejax.analysis._lipschitz import field_lipschitz
-from pdejax.analysis._lipschitz_attention import attention_lipschitz, castin_bound
-from pdejax.analysis._lipschitz_pointwise import activation_slopes, feedforward_lipschitz, layernorm_lipschitz
-from pdejax.analysis._lipschitz_sampled import adversarial_lipschitz, random_states, sampled_lipschitz
+from pdejax.analysis.stability._lipschitz import field_lipschitz
+from pdejax.analysis.stability._lipschitz_attention import attention_lipschitz, castin_bound
+from pdejax.analysis.stability._lipschitz_pointwise import activation_slopes, feedforward_lipschitz, layernorm_lipschitz
+from pdejax.analysis.stability._lipschitz_sampled import adversarial_lipschitz, random_states, sampled_lipschitz
 from pdejax.terms._reaction import ACTIVATIONS
 
 N, D = 5, 4

@@ -8,8 +8,8 @@ import scipy.linalg
 from flax import nnx
 
 import pdejax
-from pdejax.analysis._ftle import ftle
-from pdejax.analysis._lyapunov import gaussian_exponents, lyapunov_exponents, lyapunov_of_maps
+from pdejax.analysis.jacobian._ftle import ftle
+from pdejax.analysis.jacobian._lyapunov import gaussian_exponents, lyapunov_exponents, lyapunov_of_maps
 from pdejax.exact._sphere import consensus_exponents, sphere_attention
 from pdejax.solvers import RK4, Retract
 
@@ -61,7 +61,7 @@ def test_dense_twin_with_padding():
 
 
 def _layer(model, u, layer, mask):
-    from pdejax.analysis._step_maps import block_maps
+    from pdejax.analysis.jacobian._step_maps import block_maps
 
     return block_maps(model, mask)(layer, u)
 

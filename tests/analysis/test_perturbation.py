@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 import pdejax
-from pdejax.analysis._perturbation import perturbation_sensitivity
+from pdejax.analysis.jacobian._perturbation import perturbation_sensitivity
 
 KEY = jax.random.key(2)
 MATRIX = jax.random.normal(jax.random.key(0), (4, 4))

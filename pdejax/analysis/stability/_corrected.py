@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import ArrayLike
 
 from pdejax._equation import MasterEquation
-from pdejax.analysis._lipschitz import field_lipschitz
+from pdejax.analysis.stability._lipschitz import field_lipschitz
 from pdejax.terms import Diffusion
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from pdejax._equation import AbstractEquation, MultilayerEquation
 from pdejax._types import Mask, traced
 from pdejax.analysis._states import token_mask
-from pdejax.analysis._step_maps import (
+from pdejax.analysis.jacobian._step_maps import (
     AbstractMaps,
     EquationMaps,
     block_maps,

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from pdejax._equation import AbstractEquation, MasterEquation
-from pdejax.analysis._lipschitz_certificate import check_domain, operator_norm, weights
-from pdejax.analysis._lipschitz_pointwise import activation_slopes, network_slope, normalized_ball
+from pdejax.analysis.stability._lipschitz_certificate import check_domain, operator_norm, weights
+from pdejax.analysis.stability._lipschitz_pointwise import activation_slopes, network_slope, normalized_ball
 from pdejax.exact._arguments import as_float, nonnegative
 from pdejax.terms import (
     AbstractTerm,

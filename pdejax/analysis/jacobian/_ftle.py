@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
 from pdejax._types import Mask
-from pdejax.analysis._krylov import arnoldi
-from pdejax.analysis._lyapunov import model_maps
-from pdejax.analysis._step_maps import AbstractMaps, equation_maps, in_batches, ready, through, without_padding
+from pdejax.analysis.jacobian._krylov import arnoldi
+from pdejax.analysis.jacobian._lyapunov import model_maps
+from pdejax.analysis.jacobian._step_maps import AbstractMaps, equation_maps, in_batches, ready, through, without_padding
 from pdejax.models import Simulator, Transformer
 
 Response = Literal["all", "own"]

@@ -15,7 +15,7 @@ import math
 
 import numpy as np
 
-from pdejax.analysis._lipschitz_certificate import (
+from pdejax.analysis.stability._lipschitz_certificate import (
     Certificate,
     certificate,
     check_domain,
@@ -23,7 +23,7 @@ from pdejax.analysis._lipschitz_certificate import (
     operator_norm,
     weights,
 )
-from pdejax.analysis._lipschitz_pointwise import norm_slope, normalized_ball
+from pdejax.analysis.stability._lipschitz_pointwise import norm_slope, normalized_ball
 from pdejax.terms import Attention
 
 

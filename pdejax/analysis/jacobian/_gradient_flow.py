@@ -12,8 +12,8 @@ from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
 from pdejax._types import Mask
 from pdejax.analysis._bootstrap import Interval, bootstrap, check_bootstrap
-from pdejax.analysis._step_maps import AbstractMaps
-from pdejax.analysis._systems import AbstractSystem, Examples, as_system, layer_norms
+from pdejax.analysis.jacobian._step_maps import AbstractMaps
+from pdejax.analysis.jacobian._systems import AbstractSystem, Examples, as_system, layer_norms
 from pdejax.models import Simulator, Transformer
 
 Loss = Callable[[Array, Array | None, Mask | None], Array]

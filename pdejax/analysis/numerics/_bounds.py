@@ -12,7 +12,7 @@ from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from pdejax._equation import AbstractEquation
 from pdejax._types import Field
-from pdejax.analysis._norms import mesh_norm
+from pdejax.analysis.numerics._norms import mesh_norm
 from pdejax.terms import FieldArgs
 
 

@@ -6,8 +6,8 @@ import numpy as np
 
 from pdejax._depth import DepthVarying
 from pdejax._equation import AbstractEquation, MasterEquation
-from pdejax.analysis._lipschitz_attention import attention_lipschitz
-from pdejax.analysis._lipschitz_certificate import (
+from pdejax.analysis.stability._lipschitz_attention import attention_lipschitz
+from pdejax.analysis.stability._lipschitz_certificate import (
     Certificate,
     certificate,
     check_domain,
@@ -15,7 +15,7 @@ from pdejax.analysis._lipschitz_certificate import (
     operator_norm,
     weights,
 )
-from pdejax.analysis._lipschitz_pointwise import feedforward_lipschitz, norm_slope
+from pdejax.analysis.stability._lipschitz_pointwise import feedforward_lipschitz, norm_slope
 from pdejax.exact._heat import largest_wave_number
 from pdejax.solvers import Grid
 from pdejax.terms import (

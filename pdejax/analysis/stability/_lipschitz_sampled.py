@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from pdejax._types import Field
-from pdejax.analysis._bounds import _gram_product
-from pdejax.analysis._lipschitz_certificate import check_domain, check_norm
-from pdejax.analysis._norms import token_max_norm
+from pdejax.analysis.numerics._bounds import _gram_product
+from pdejax.analysis.numerics._norms import token_max_norm
+from pdejax.analysis.stability._lipschitz_certificate import check_domain, check_norm
 from pdejax.terms import FieldArgs
 
 Function = Callable[[Any, Array, Any], Array]

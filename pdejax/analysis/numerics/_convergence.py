@@ -15,9 +15,9 @@ from pdejax._depth import DepthVarying
 from pdejax._equation import AbstractEquation
 from pdejax._simulate import simulate
 from pdejax._types import Field, Mask
-from pdejax.analysis._bounds import FieldConstants, field_constants, growth_factor
-from pdejax.analysis._fit import fit_order
-from pdejax.analysis._norms import mesh_norm, token_max_norm
+from pdejax.analysis.numerics._bounds import FieldConstants, field_constants, growth_factor
+from pdejax.analysis.numerics._fit import fit_order
+from pdejax.analysis.numerics._norms import mesh_norm, token_max_norm
 from pdejax.solvers import SOLVERS, get_solver
 from pdejax.terms import FeedForward, FieldArgs
 

@@ -12,10 +12,10 @@ from jaxtyping import Array, ArrayLike, PRNGKeyArray
 
 from pdejax._types import traced
 from pdejax.analysis._bootstrap import bootstrap, check_bootstrap
-from pdejax.analysis._gradient_flow import Loss, default_loss, medians_of
-from pdejax.analysis._perturbation_records import PerturbationSensitivity, Response
-from pdejax.analysis._step_maps import in_batches, real_entries, through, without_padding
-from pdejax.analysis._systems import AbstractSystem, Examples, as_system
+from pdejax.analysis.jacobian._gradient_flow import Loss, default_loss, medians_of
+from pdejax.analysis.jacobian._perturbation_records import PerturbationSensitivity, Response
+from pdejax.analysis.jacobian._step_maps import in_batches, real_entries, through, without_padding
+from pdejax.analysis.jacobian._systems import AbstractSystem, Examples, as_system
 
 DIRECTIONS = ("random", "adversarial")
 EPSILONS = tuple(float(x) for x in np.logspace(-5, 0, 11))

@@ -15,7 +15,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 from pdejax._simulate import _check_mask
 from pdejax._types import Mask, traced
 from pdejax.analysis._bootstrap import Interval
-from pdejax.analysis._step_maps import (
+from pdejax.analysis.jacobian._step_maps import (
     AbstractMaps,
     FunctionMaps,
     block_maps,

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.optimize import brentq, minimize_scalar
 from scipy.special import expit
 
-from pdejax.analysis._lipschitz_certificate import (
+from pdejax.analysis.stability._lipschitz_certificate import (
     Certificate,
     certificate,
     check_norm,

@@ -13,8 +13,8 @@ from pdejax._depth import DepthVarying, take_layer
 from pdejax._equation import AbstractEquation
 from pdejax._simulate import _check_mask
 from pdejax._types import Mask, traced
-from pdejax.analysis._krylov import arnoldi, golub_kahan
-from pdejax.analysis._step_maps import (
+from pdejax.analysis.jacobian._krylov import arnoldi, golub_kahan
+from pdejax.analysis.jacobian._step_maps import (
     AbstractMaps,
     FunctionMaps,
     block_maps,
