@@ -5,9 +5,9 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
+from pdejax._check import traced
 from pdejax._depth import DepthVarying
 from pdejax._equation import AbstractEquation, MasterEquation
-from pdejax._types import traced
 from pdejax.solvers import SOLVERS
 from pdejax.terms import Diffusion, EffectiveDiffusion
 

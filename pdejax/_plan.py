@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import ArrayLike
 
+from pdejax._check import traced
 from pdejax._depth import DepthVarying
 from pdejax._equation import AbstractEquation
 from pdejax._integrate import Plan, Save, Split
-from pdejax._types import traced
 
 
 def check_steps(steps, rtol, atol) -> int | None:

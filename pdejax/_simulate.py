@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike
 
+from pdejax._check import traced
 from pdejax._choose import Choice, choose_solver
 from pdejax._depth import DepthVarying
 from pdejax._equation import AbstractEquation
@@ -20,7 +21,6 @@ from pdejax._linear import linear_rate, split_linear
 from pdejax._plan import check_depths, check_max_steps, check_resolvable, check_split, check_steps, make_plan
 from pdejax._start import starting_step
 from pdejax._trajectory import Trajectory
-from pdejax._types import traced
 from pdejax.solvers import Retract, evaluations, get_solver, linear_part, real_stability_limit
 from pdejax.terms import FieldArgs
 

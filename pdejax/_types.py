@@ -2,7 +2,6 @@
 
 from typing import Any, Literal
 
-from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Real
 
 Field = Float[Array, "n d"]
@@ -12,8 +11,3 @@ Depth = Real[ArrayLike, ""]
 Args = Any
 
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "tanh", "identity"]
-
-
-def traced(*values: object) -> bool:
-    """Whether any of these values is traced by JAX, so that it cannot be looked at."""
-    return any(isinstance(value, Tracer) for value in values)

@@ -19,6 +19,7 @@ import pdejax
 ROOT = pathlib.Path(__file__).parent.parent
 # Each layer may import those before it (and itself): solvers <- terms <- equation <- simulate <- analysis <- studies <- cli.
 LAYERS = (
+    ("pdejax._check",),
     ("pdejax.solvers", "pdejax._types", "pdejax._files", "pdejax._environment", "pdejax._console"),
     ("pdejax.exact",),
     ("pdejax.terms",),

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
-from pdejax._types import traced
+from pdejax._check import traced
 from pdejax.analysis._bootstrap import Compared, Interval, check_bootstrap, compare
 from pdejax.analysis._null import shuffle_tokens
 from pdejax.analysis._states import token_mask

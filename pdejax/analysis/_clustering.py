@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
 
+from pdejax._check import traced
 from pdejax._trajectory import Trajectory
-from pdejax._types import traced
 from pdejax.analysis._bootstrap import Compared, check_bootstrap, compare
 from pdejax.analysis._states import hidden_states, paired_states
 from pdejax.terms._base import at_least_float32

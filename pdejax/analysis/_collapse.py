@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 from scipy.special import stdtrit
 
-from pdejax._types import traced
+from pdejax._check import traced
 from pdejax.analysis._bootstrap import Interval, bootstrap, check_bootstrap
 from pdejax.terms._base import at_least_float32
 

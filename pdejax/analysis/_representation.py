@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
+from pdejax._check import traced
 from pdejax._trajectory import Trajectory
-from pdejax._types import traced
 from pdejax.analysis._bootstrap import Compared, Interval, check_bootstrap
 from pdejax.analysis._clustering import effective_rank
 from pdejax.analysis._states import hidden_states

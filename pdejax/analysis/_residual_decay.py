@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
+from pdejax._check import traced
 from pdejax._equation import AbstractEquation, MasterEquation
 from pdejax._simulate import simulate
 from pdejax._trajectory import Trajectory
-from pdejax._types import traced
 from pdejax.analysis._bootstrap import Compared, Interval, bootstrap, check_bootstrap, compare
 from pdejax.analysis._null import shuffle_tokens
 from pdejax.analysis._residual import claimed_fidelity, sharp_fidelity

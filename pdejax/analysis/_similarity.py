@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from pdejax._types import traced
+from pdejax._check import traced
 
 
 class Similarity(eqx.Module):

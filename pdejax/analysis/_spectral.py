@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
+from pdejax._check import traced
 from pdejax._trajectory import Trajectory
-from pdejax._types import traced
 from pdejax.analysis._bootstrap import Compared, check_bootstrap, compare
 from pdejax.analysis._clustering import random_directions
 from pdejax.analysis._null import shuffle_features, shuffle_tokens

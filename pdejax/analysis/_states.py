@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
+from pdejax._check import traced
 from pdejax._trajectory import Trajectory
-from pdejax._types import traced
 
 
 class States(NamedTuple):

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, PRNGKeyArray
 
+from pdejax._check import traced
 from pdejax._trajectory import Trajectory
-from pdejax._types import traced
 from pdejax.analysis._bootstrap import check_bootstrap
 from pdejax.analysis._layer_similarity import MEASURES, SHAPE_MEASURES, AgainstNulls, compare_layers
 from pdejax.analysis._states import paired_states

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
+from pdejax._check import traced
 from pdejax._depth import DepthVarying
 from pdejax._equation import MasterEquation
-from pdejax._types import traced
 from pdejax.models import Transformer, lift
 from pdejax.terms import Attention
 

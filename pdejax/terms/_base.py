@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from pdejax._types import Depth, Field, Mask, traced
+from pdejax._check import traced
+from pdejax._types import Depth, Field, Mask
 
 
 class FieldArgs(eqx.Module):

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import optax
 
-from pdejax._types import traced
+from pdejax._check import traced
 
 Signs = Literal["v1 (14)", "v1 (3)", "algorithm 1"]
 

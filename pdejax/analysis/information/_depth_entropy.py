@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
+from pdejax._check import traced
 from pdejax._trajectory import Trajectory
-from pdejax._types import traced
 from pdejax.analysis._bootstrap import Interval
 from pdejax.analysis.information._entropy import entropy
 from pdejax.analysis.information._kde import checked_noise

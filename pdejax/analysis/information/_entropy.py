@@ -11,7 +11,7 @@ from jax import lax
 from jax.scipy.special import digamma
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
-from pdejax._types import traced
+from pdejax._check import traced
 from pdejax.analysis.information._binned import checked_bins, codes, inner_edges, plug_in
 from pdejax.analysis.information._estimate import Kind
 from pdejax.analysis.information._gaussian import gaussian_entropy

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 from scipy.special import digamma
 
-from pdejax._types import traced
+from pdejax._check import traced
 from pdejax.analysis.information._estimate import InformationEstimate, record
 from pdejax.analysis.information._samples import continuous, paired, poisoned, standard
 

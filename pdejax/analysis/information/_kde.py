@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from pdejax._types import traced
+from pdejax._check import traced
 from pdejax.analysis.information._estimate import InformationEstimate, Kind, record
 from pdejax.analysis.information._samples import (
     by_block,

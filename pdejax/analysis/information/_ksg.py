@@ -10,7 +10,7 @@ from jax import lax
 from jax.scipy.special import digamma
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from pdejax._types import traced
+from pdejax._check import traced
 from pdejax.analysis.information._estimate import InformationEstimate, record
 from pdejax.analysis.information._samples import (
     checked_neighbours,

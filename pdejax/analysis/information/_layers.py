@@ -10,8 +10,8 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 from scipy.special import stdtrit
 
+from pdejax._check import traced
 from pdejax._trajectory import Trajectory
-from pdejax._types import traced
 from pdejax.analysis._bootstrap import Interval
 from pdejax.analysis._states import hidden_states
 from pdejax.analysis.information._kde import checked_noise

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, PRNGKeyArray
 
-from pdejax._types import traced
+from pdejax._check import traced
 from pdejax.analysis.information._binned import binned_information
 from pdejax.analysis.information._club import CLUB
 from pdejax.analysis.information._entropy import with_noise

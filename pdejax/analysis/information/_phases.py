@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 from scipy.special import stdtrit
 
-from pdejax._types import traced
+from pdejax._check import traced
 
 Null = Literal["increments", "residuals"]
 

@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from pdejax._types import traced
+from pdejax._check import traced
 
 # Entries of one block of pairs: 32 MB in float64, whatever the number of samples.
 _ENTRIES = 2**22

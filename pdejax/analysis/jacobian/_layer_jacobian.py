@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Complex, Float, PRNGKeyArray
 
+from pdejax._check import traced
 from pdejax._depth import DepthVarying, take_layer
 from pdejax._equation import AbstractEquation
 from pdejax._simulate import _check_mask
-from pdejax._types import Mask, traced
+from pdejax._types import Mask
 from pdejax.analysis.jacobian._krylov import arnoldi, golub_kahan
 from pdejax.analysis.jacobian._step_maps import (
     AbstractMaps,

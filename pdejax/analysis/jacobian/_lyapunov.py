@@ -12,8 +12,9 @@ import numpy as np
 from jax.scipy.special import digamma
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
+from pdejax._check import traced
 from pdejax._simulate import _check_mask
-from pdejax._types import Mask, traced
+from pdejax._types import Mask
 from pdejax.analysis._bootstrap import Interval
 from pdejax.analysis.jacobian._step_maps import (
     AbstractMaps,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, PRNGKeyArray
 
-from pdejax._types import traced
+from pdejax._check import traced
 from pdejax.analysis._bootstrap import bootstrap, check_bootstrap
 from pdejax.analysis.jacobian._gradient_flow import Loss, default_loss, medians_of
 from pdejax.analysis.jacobian._perturbation_records import PerturbationSensitivity, Response

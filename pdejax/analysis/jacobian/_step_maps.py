@@ -13,12 +13,13 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, ArrayLike, Float, Int
 
+from pdejax._check import traced
 from pdejax._depth import DepthVarying, take_layer
 from pdejax._equation import AbstractEquation
 from pdejax._integrate import Problem, Split, terms_of, with_loops, with_root_tolerances
 from pdejax._plan import check_depths, check_steps, crossed_layers
 from pdejax._simulate import _check_field, _check_mask, _resolve_solver
-from pdejax._types import Mask, traced
+from pdejax._types import Mask
 from pdejax.models import Simulator, Transformer
 from pdejax.models._block import attention_mask
 from pdejax.solvers._base import fresh_step

@@ -11,8 +11,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
+from pdejax._check import traced
 from pdejax._equation import AbstractEquation, MultilayerEquation
-from pdejax._types import Mask, traced
+from pdejax._types import Mask
 from pdejax.analysis._states import token_mask
 from pdejax.analysis.jacobian._step_maps import (
     AbstractMaps,

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from pdejax._types import traced
+from pdejax._check import traced
 
 NormName = Literal["token_max", "frobenius"]
 

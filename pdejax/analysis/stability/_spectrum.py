@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike
 
+from pdejax._check import traced
 from pdejax._equation import AbstractEquation
-from pdejax._types import traced
 from pdejax.analysis.stability._jacobian import DENSE, Found, Jacobian
 from pdejax.solvers import Laplacian
 from pdejax.terms import Diffusion, FieldArgs, LinearDamping

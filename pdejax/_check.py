@@ -1,0 +1,143 @@
+"""Checks of arguments, with one wording for every refusal.
+
+Every message reads `owner: name=value must be …; what to do.`, where `owner` is the function or class that the user called.
+Values that JAX traces cannot be looked at and pass; concrete arrays are looked at through NumPy, which works inside a trace too.
+"""
+
+import difflib
+import math
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+
+def traced(*values: object) -> bool:
+    """Tell whether any of these values is traced by JAX, so that it cannot be looked at."""
+    from jax.core import Tracer
+
+    return any(isinstance(value, Tracer) for value in values)
+
+
+def integer(owner: str, name: str, value: Any, least: int = 1, most: int | None = None, advice: str = "") -> int:
+    """Return `value` as an int of at least `least` (and at most `most`). Booleans and floats are no integers.
+
+    Raises `TypeError` for another type, `ValueError` outside the bounds.
+    """
+    bounds = f"an integer of at least {least}" if most is None else f"an integer in {least} … {most}"
+    if isinstance(value, bool | np.bool_) or traced(value):
+        raise TypeError(_text(owner, name, value, bounds, advice))
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(_text(owner, name, value, bounds, advice)) from None
+    if number < least or (most is not None and number > most):
+        raise ValueError(_text(owner, name, value, bounds, advice))
+    return number
+
+
+def number(
+    owner: str,
+    name: str,
+    value: Any,
+    *,
+    least: float | int | None = None,
+    most: float | int | None = None,
+    above: float | int | None = None,
+    below: float | int | None = None,
+    advice: str = "",
+) -> float:
+    """Return `value` as a finite float with `least ≤ value ≤ most` and `above < value < below`.
+
+    Raises `TypeError` for something that is no number, `ValueError` outside the bounds, for NaN and for infinity.
+    """
+    signs = ((">", above), ("≥", least), ("<", below), ("≤", most))
+    bounds = " and ".join(["one finite number", *(f"{sign} {bound:g}" for sign, bound in signs if bound is not None)])
+    bounds = bounds.replace(" and ", " ", 1)
+    if isinstance(value, bool | str | np.bool_ | None) or np.ndim(value) != 0:
+        raise TypeError(_text(owner, name, value, bounds, advice))
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(_text(owner, name, value, bounds, advice)) from None
+    inside = math.isfinite(found)
+    inside &= (least is None or found >= least) and (most is None or found <= most)
+    inside &= (above is None or found > above) and (below is None or found < below)
+    if not inside:
+        raise ValueError(_text(owner, name, value, bounds, advice))
+    return found
+
+
+def probability(owner: str, name: str, value: Any, advice: str = "") -> float:
+    """Return `value` as a float strictly between 0 and 1, such as a level of confidence."""
+    return number(owner, name, value, above=0, below=1, advice=advice)
+
+
+def boolean(owner: str, name: str, value: Any) -> bool:
+    """Return `value` if it is True or False; raise `TypeError` otherwise."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(_text(owner, name, value, "True or False", ""))
+    return bool(value)
+
+
+def choice(owner: str, name: str, value: Any, allowed: Iterable[Any], advice: str = "") -> Any:
+    """Return `value` if it is one of `allowed`; raise `ValueError`, with the nearest one, otherwise."""
+    allowed = tuple(allowed)
+    if any(type(value) is type(one) and value == one for one in allowed):
+        return value
+    close = difflib.get_close_matches(str(value), [str(one) for one in allowed], n=1)
+    advice = advice or (f"did you mean {close[0]!r}?" if close else "")
+    raise ValueError(_text(owner, name, value, f"one of {', '.join(map(repr, allowed))}", advice))
+
+
+def real_array(owner: str, name: str, value: Any, shape: str = "", dims: int | tuple[int, ...] | None = None) -> Any:
+    """Return `value` as a non-empty array of real floating-point numbers with `dims` axes; `shape` says which in words.
+
+    Raises `TypeError` for another type, `ValueError` for another number of axes or no entries.
+    """
+    import jax.numpy as jnp
+
+    array = jnp.asarray(value)
+    wanted = f"real floating-point numbers{f' of shape {shape}' if shape else ''}"
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(f"{owner}: {name} has type {array.dtype}; it must be {wanted}.")
+    allowed = (dims,) if isinstance(dims, int) else dims
+    if array.size == 0 or (allowed is not None and array.ndim not in allowed):
+        raise ValueError(f"{owner}: {name} has shape {array.shape}; it must be {wanted}, not empty.")
+    return array
+
+
+def finite(owner: str, name: str, array: Any, advice: str = "clean it first") -> None:
+    """Raise `ValueError` if a concrete array has NaN or infinite entries."""
+    if array is None or traced(array):
+        return
+    known = np.asarray(array)
+    if not np.isfinite(known).all():
+        bad = int(np.sum(~np.isfinite(known)))
+        raise ValueError(f"{owner}: {name} has {bad} NaN or infinite entries of {known.size}; {advice}.")
+
+
+def token_mask(owner: str, mask: Any, tokens: int) -> Any:
+    """Return `mask` as `(tokens,)` booleans, True at real tokens, or None for None.
+
+    Raises `TypeError` for another type, `ValueError` for another shape or a mask that hides every token.
+    """
+    if mask is None:
+        return None
+    import jax.numpy as jnp
+
+    known = None if traced(mask) else np.asarray(mask)
+    found = jnp.asarray(mask)
+    wanted = f"it must be {tokens} booleans, one per token (True = real)"
+    if found.dtype != bool:
+        raise TypeError(f"{owner}: mask has type {found.dtype}; {wanted}.")
+    if found.shape != (tokens,):
+        raise ValueError(f"{owner}: mask has shape {found.shape}; {wanted}.")
+    if known is not None and not known.any():
+        raise ValueError(f"{owner}: mask hides every token; at least one must be real.")
+    return found
+
+
+def _text(owner: str, name: str, value: Any, wanted: str, advice: str) -> str:
+    return f"{owner}: {name}={value!r} must be {wanted}{f'; {advice}' if advice else ''}."
