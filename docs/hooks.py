@@ -54,6 +54,11 @@ def _example(path: pathlib.Path) -> tuple[str, str, str]:
 def exports(package: str) -> dict[str, str]:
     """What `package` exports, by its `__init__.py`: name -> the module or package that has it."""
     tree = ast.parse((ROOT.joinpath(*package.split(".")) / "__init__.py").read_text())
+    # Names that are loaded when first used are listed where type checkers see them.
+    lazy = [node.body for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    imports = [
+        node for node in [*tree.body, *(line for body in lazy for line in body)] if isinstance(node, ast.ImportFrom)
+    ]
     listed = {
         element.value
         for node in tree.body
@@ -62,8 +67,8 @@ def exports(package: str) -> dict[str, str]:
     }
     return {
         alias.asname or alias.name: str(node.module)
-        for node in tree.body
-        for alias in (node.names if isinstance(node, ast.ImportFrom) else [])
+        for node in imports
+        for alias in node.names
         if alias.asname == alias.name or (alias.asname or alias.name) in listed
     }
 

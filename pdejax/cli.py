@@ -1,9 +1,9 @@
 """The command line: `pdejax verify | convergence | stability | stiff | train | analyze | reproduce | claims | report | …`."""
 
 import argparse
+import importlib
 import sys
-from collections.abc import Iterator, Sequence
-from types import ModuleType
+from collections.abc import Sequence
 
 EXAMPLES = """examples:
   pdejax verify                                      check this machine's numbers against closed forms
@@ -23,10 +23,28 @@ exit status: 0 done, 1 a check failed, 2 bad input, 130 interrupted
 """
 
 
+# Name, module and a line of help of every command. The module has `DESCRIPTION`, `EXAMPLES`, `add_arguments` and `run`; it is
+# imported only for a command that is named, and imports JAX only in `run`, so that help comes at once.
+COMMANDS = (
+    ("verify", "pdejax.studies._verify_command", "integrate the closed-form cases and compare"),
+    ("convergence", "pdejax.studies._convergence_command", "measure the continuum limit on real input"),
+    ("stability", "pdejax.studies._stability_command", "largest stable steps and maps of stability"),
+    ("stiff", "pdejax.studies._stiff_command", "cost to accuracy as diffusion makes the field stiff"),
+    ("train", "pdejax.training._command", "train a Transformer or a PDE simulator"),
+    ("analyze", "pdejax.studies._analyze_command", "every analysis on a trained model"),
+    ("reproduce", "pdejax.studies.papers._command", "the papers' experiments: theirs, ours, a null model"),
+    ("claims", "pdejax.studies.claims._command", "a verdict on every claim of the papers, recomputed"),
+    ("report", "pdejax.report._command", "one page from the results of reproduce and claims"),
+    ("algorithm1", "pdejax.studies._algorithm1_command", "v1's Algorithm 1 with each of its signs"),
+    ("info", "pdejax.studies._info_command", "versions, devices, precision, caches"),
+)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0 done, 1 a check failed, 2 bad input, 130 interrupted."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    named = next((word for word in given if not word.startswith("-")), "")
+    options = parser(named).parse_args(given)
     try:
         return options.run(options)
     except (ValueError, TypeError, OSError, RuntimeError) as error:
@@ -43,51 +61,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser(command: str | None = None) -> argparse.ArgumentParser:
+    """Return the parser of all commands; with `command`, only that one has its arguments, and no other is imported."""
+    made = argparse.ArgumentParser(
         prog="pdejax",
         description="A Transformer as a PDE in depth.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, module, text in _commands():
-        command = commands.add_parser(
+    made.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, address, text in COMMANDS:
+        if command not in (None, name):
+            commands.add_parser(name, help=text)
+            continue
+        module = importlib.import_module(address)
+        below = commands.add_parser(
             name,
             help=text,
             description=module.DESCRIPTION,
             epilog=module.EXAMPLES,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        module.add_arguments(command)
-        command.set_defaults(run=module.run)
-    return parser
+        module.add_arguments(below)
+        below.set_defaults(run=module.run)
+    return made
 
 
-def _commands() -> Iterator[tuple[str, ModuleType, str]]:
-    """Name, module with `DESCRIPTION`, `EXAMPLES`, `add_arguments` and `run`, and a line of help, of every command."""
-    from pdejax.report import _command as report
-    from pdejax.studies import (
-        _algorithm1_command,
-        _analyze_command,
-        _convergence_command,
-        _info_command,
-        _stability_command,
-        _stiff_command,
-        _verify_command,
-    )
-    from pdejax.studies.claims import _command as claims
-    from pdejax.studies.papers import _command as reproduce
-    from pdejax.training import _command as train
+class _Version(argparse.Action):
+    """Print the version, which is looked up only then."""
 
-    yield "verify", _verify_command, "integrate the closed-form cases and compare"
-    yield "convergence", _convergence_command, "measure the continuum limit on real input"
-    yield "stability", _stability_command, "largest stable steps and maps of stability"
-    yield "stiff", _stiff_command, "cost to accuracy as diffusion makes the field stiff"
-    yield "train", train, "train a Transformer or a PDE simulator"
-    yield "analyze", _analyze_command, "every analysis on a trained model"
-    yield "reproduce", reproduce, "the papers' experiments: theirs, ours, a null model"
-    yield "claims", claims, "a verdict on every claim of the papers, recomputed"
-    yield "report", report, "one page from the results of reproduce and claims"
-    yield "algorithm1", _algorithm1_command, "v1's Algorithm 1 with each of its signs"
-    yield "info", _info_command, "versions, devices, precision, caches"
+    def __call__(self, parser, namespace, values, option_string=None):
+        import pdejax
+
+        print(f"pdejax {pdejax.__version__}")
+        parser.exit()

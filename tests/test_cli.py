@@ -5,18 +5,22 @@ The study's own command is tested with the study, `verify` with the verification
 
 import argparse
 import dataclasses
+import importlib
 import io
 import json
+import os
 import pathlib
 import re
 import runpy
 import shlex
+import subprocess
 import sys
 
 import jax
 import numpy as np
 import pytest
 
+import pdejax
 from pdejax import cli
 from pdejax._console import Console
 from pdejax.studies import ConvergenceConfig
@@ -31,11 +35,41 @@ def stopped(arguments, capsys):
     return stop.value.code, capsys.readouterr()
 
 
-@pytest.mark.parametrize("command", [[], *([name] for name, _, _ in cli._commands())])
+@pytest.mark.parametrize("command", [[], *([name] for name, *_ in cli.COMMANDS)])
 def test_help(command, capsys):
     code, printed = stopped([*command, "--help"], capsys)
     assert code == 0 and printed.err == ""
     assert printed.out.startswith(f"usage: {' '.join(['pdejax', *command])}")
+
+
+def without_jax(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own, in which JAX cannot be imported."""
+    code = "import sys; sys.modules['jax'] = None; from pdejax.cli import main; sys.exit(main())"
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["nothing"]])
+def test_help_comes_without_jax(arguments):
+    found = without_jax(*arguments)
+    assert found.returncode == (2 if arguments == ["nothing"] else 0), found.stderr
+    assert "pdejax" in found.stdout + found.stderr
+
+
+def test_it_is_a_module_to_run():
+    found = subprocess.run(
+        [sys.executable, "-m", "pdejax", "--version"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert found.stdout == f"pdejax {pdejax.__version__}\n" and found.returncode == 0
 
 
 def test_help_names_every_option_and_its_default(capsys):
@@ -48,7 +82,10 @@ def test_help_names_every_option_and_its_default(capsys):
     assert "default euler lietrotter" in text
 
 
-EXAMPLES = {"pdejax": cli.EXAMPLES, **{name: module.EXAMPLES for name, module, _ in cli._commands()}}
+EXAMPLES = {
+    "pdejax": cli.EXAMPLES,
+    **{name: importlib.import_module(module).EXAMPLES for name, module, _ in cli.COMMANDS},
+}
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -58,14 +95,14 @@ def test_examples_in_the_help_are_commands(name):
     assert any(arguments[1] == name for arguments in examples) or name == "pdejax"
     for program, *arguments in examples:
         assert program == "pdejax"
-        assert cli._parser().parse_args(arguments).command == arguments[0]
+        assert cli.parser().parse_args(arguments).command == arguments[0]
 
 
-@pytest.mark.parametrize("name", [name for name, _, _ in cli._commands()])
+@pytest.mark.parametrize("name", [name for name, *_ in cli.COMMANDS])
 def test_every_command_can_be_quiet_and_most_print_json(name):
     given = {"analyze": ["out"], "report": ["out"]}.get(name, [])
-    assert cli._parser().parse_args([name, *given, "--quiet"]).quiet is True
-    assert cli._parser().parse_args([name, *given, "--json"]).json is True
+    assert cli.parser().parse_args([name, *given, "--quiet"]).quiet is True
+    assert cli.parser().parse_args([name, *given, "--json"]).json is True
 
 
 class Terminal(io.StringIO):

@@ -131,7 +131,7 @@ def test_every_public_name_is_in_the_reference(package):
     module = importlib.import_module(package)
     public = {
         name
-        for name, value in vars(module).items()
+        for name, value in ((name, getattr(module, name)) for name in dir(module))
         if not name.startswith("_")
         and not (isinstance(value, types.ModuleType) and not value.__name__.startswith("pdejax"))
         and not (isinstance(value, types.ModuleType) and value.__name__ == f"{package}.{name}" and name in {"cli"})

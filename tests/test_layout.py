@@ -20,7 +20,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Each layer may import those before it (and itself): solvers <- terms <- equation <- simulate <- analysis <- studies <- cli.
 LAYERS = (
     ("pdejax._check",),
-    ("pdejax.solvers", "pdejax._types", "pdejax._files", "pdejax._environment", "pdejax._console"),
+    ("pdejax.solvers", "pdejax._lazy", "pdejax._types", "pdejax._files", "pdejax._environment", "pdejax._console"),
     ("pdejax.exact",),
     ("pdejax.terms",),
     ("pdejax._equation",),
@@ -36,6 +36,7 @@ LAYERS = (
     ("pdejax.studies",),
     ("pdejax.report",),
     ("pdejax.cli",),
+    ("pdejax.__main__",),
 )
 # fmt: off
 PUBLIC = [
@@ -43,8 +44,8 @@ PUBLIC = [
     "FieldArgs", "Grid", "Laplacian", "LayerNorm", "LayerNormRelaxation", "LayerStack", "LinearDamping",
     "MasterEquation", "MultilayerEquation", "MultilayerSimulator", "MultilayerSimulatorConfig", "RMSNorm", "Simulator",
     "SimulatorConfig", "SpatialNorm", "SphereProjection", "Stats", "Trajectory", "Transformer", "TransformerConfig",
-    "analysis", "data", "exact", "iid", "lift", "load_checkpoint", "models", "native_solver", "pair", "plot", "save_checkpoint",
-    "simulate", "smooth_random", "solvers", "terms", "training",
+    "analysis", "data", "exact", "iid", "lift", "load_checkpoint", "models", "native_solver", "pair", "plot", "report",
+    "save_checkpoint", "simulate", "smooth_random", "solvers", "studies", "terms", "training",
 ]
 # fmt: on
 
@@ -133,10 +134,25 @@ def test_no_super():
 
 
 def test_public_names_are_pinned():
-    names = [name for name in vars(pdejax) if not name.startswith("_")]
-    ignored = {"PackageNotFoundError", "version", "cli", "report", "studies", "jaxtyping"}
-    assert sorted(set(names) - ignored) == sorted(PUBLIC)
-    assert pdejax.studies.convergence is not None  # loaded when asked for
+    assert [name for name in dir(pdejax) if not name.startswith("_")] == sorted(PUBLIC)
+
+
+def test_importing_loads_nothing(tmp_path):
+    """Not JAX, and no module of ours but the one that loads the others when they are used."""
+    code = """
+import sys, pdejax
+print(sorted(name for name in sys.modules if name.startswith("pdejax")), "jax" in sys.modules, "numpy" in sys.modules)
+from pdejax import *
+assert simulate is pdejax.simulate and "simulate" in vars(pdejax)
+"""
+    result = run_python(code, tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "['pdejax', 'pdejax._lazy'] False False\n"
+
+
+def test_a_name_that_is_not_there():
+    with pytest.raises(AttributeError, match="module 'pdejax' has no attribute 'simulat'"):
+        pdejax.simulat  # noqa: B018
 
 
 @pytest.mark.parametrize("name", PUBLIC)
