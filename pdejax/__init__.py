@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pdejax import exact as exact
     from pdejax import models as models
     from pdejax import plot as plot
-    from pdejax import report as report
+    from pdejax import runs as runs
     from pdejax import solvers as solvers
     from pdejax import studies as studies
     from pdejax import terms as terms

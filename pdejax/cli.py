@@ -26,16 +26,16 @@ exit status: 0 done, 1 a check failed, 2 bad input, 130 interrupted
 # Name, module and a line of help of every command. The module has `DESCRIPTION`, `EXAMPLES`, `add_arguments` and `run`; it is
 # imported only for a command that is named, and imports JAX only in `run`, so that help comes at once.
 COMMANDS = (
-    ("verify", "pdejax.studies._verify_command", "integrate the closed-form cases and compare"),
-    ("convergence", "pdejax.studies._convergence_command", "measure the continuum limit on real input"),
-    ("stability", "pdejax.studies._stability_command", "largest stable steps and maps of stability"),
-    ("stiff", "pdejax.studies._stiff_command", "cost to accuracy as diffusion makes the field stiff"),
+    ("verify", "pdejax.studies.numerics._verify_command", "integrate the closed-form cases and compare"),
+    ("convergence", "pdejax.studies.numerics._convergence_command", "measure the continuum limit on real input"),
+    ("stability", "pdejax.studies.numerics._stability_command", "largest stable steps and maps of stability"),
+    ("stiff", "pdejax.studies.numerics._stiff_command", "cost to accuracy as diffusion makes the field stiff"),
     ("train", "pdejax.training._command", "train a Transformer or a PDE simulator"),
-    ("analyze", "pdejax.studies._analyze_command", "every analysis on a trained model"),
+    ("analyze", "pdejax.studies.numerics._analyze_command", "every analysis on a trained model"),
     ("reproduce", "pdejax.studies.papers._command", "the papers' experiments: theirs, ours, a null model"),
     ("claims", "pdejax.studies.claims._command", "a verdict on every claim of the papers, recomputed"),
-    ("report", "pdejax.report._command", "one page from the results of reproduce and claims"),
-    ("algorithm1", "pdejax.studies._algorithm1_command", "v1's Algorithm 1 with each of its signs"),
+    ("report", "pdejax.runs.report._command", "one page from the results of reproduce and claims"),
+    ("algorithm1", "pdejax.studies.numerics._algorithm1_command", "v1's Algorithm 1 with each of its signs"),
     ("info", "pdejax.studies._info_command", "versions, devices, precision, caches"),
 )
 

@@ -22,7 +22,7 @@ import pytest
 
 import pdejax
 from pdejax import cli
-from pdejax._console import Console
+from pdejax.runs._console import Console
 from pdejax.studies import ConvergenceConfig
 
 ROOT = pathlib.Path(__file__).parent.parent

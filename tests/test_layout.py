@@ -20,7 +20,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Each layer may import those before it (and itself): solvers <- terms <- equation <- simulate <- analysis <- studies <- cli.
 LAYERS = (
     ("pdejax._check",),
-    ("pdejax.solvers", "pdejax._lazy", "pdejax._types", "pdejax._files", "pdejax._environment", "pdejax._console"),
+    ("pdejax.solvers", "pdejax._lazy", "pdejax._types", "pdejax.runs"),
     ("pdejax.exact",),
     ("pdejax.terms",),
     ("pdejax._equation",),
@@ -34,7 +34,6 @@ LAYERS = (
     ("pdejax.training",),
     ("pdejax.plot",),
     ("pdejax.studies",),
-    ("pdejax.report",),
     ("pdejax.cli",),
     ("pdejax.__main__",),
 )
@@ -44,7 +43,7 @@ PUBLIC = [
     "FieldArgs", "Grid", "Laplacian", "LayerNorm", "LayerNormRelaxation", "LayerStack", "LinearDamping",
     "MasterEquation", "MultilayerEquation", "MultilayerSimulator", "MultilayerSimulatorConfig", "RMSNorm", "Simulator",
     "SimulatorConfig", "SpatialNorm", "SphereProjection", "Stats", "Trajectory", "Transformer", "TransformerConfig",
-    "analysis", "data", "exact", "iid", "lift", "load_checkpoint", "models", "native_solver", "pair", "plot", "report",
+    "analysis", "data", "exact", "iid", "lift", "load_checkpoint", "models", "native_solver", "pair", "plot", "runs",
     "save_checkpoint", "simulate", "smooth_random", "solvers", "studies", "terms", "training",
 ]
 # fmt: on
@@ -235,8 +234,8 @@ def test_wheel_holds_every_module_once(tmp_path):
             *(str(p.relative_to(ROOT)) for p in (ROOT / "pdejax").rglob("*.py") if "pdejax/solvers" not in str(p)),
             *("pdejax/" + str(p.relative_to(ROOT)) for p in (ROOT / "solvers").rglob("*.py")),
             "pdejax/py.typed",
-            "pdejax/report/style.css",
-            "pdejax/report/table.js",
+            "pdejax/runs/report/style.css",
+            "pdejax/runs/report/table.js",
         ]
     )
     assert packed == expected

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from pdejax._files import whole_file
+from pdejax.runs._files import whole_file
 
 
 def cached(path: pathlib.Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Integer
 
-from pdejax._files import whole_file
 from pdejax.data._options import integer
+from pdejax.runs._files import whole_file
 
 PAD, UNKNOWN = "<pad>", "<unknown>"
 _FORMAT = "pdejax vocabulary 1"

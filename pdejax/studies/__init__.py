@@ -1,10 +1,7 @@
 """Studies: one question each, from a configuration to numbers, figures and a verdict."""
 
-from pdejax.studies._algorithm1 import Algorithm1Result as Algorithm1Result
-from pdejax.studies._algorithm1 import algorithm1 as algorithm1
-from pdejax.studies._algorithm1_config import Algorithm1Config as Algorithm1Config
-from pdejax.studies._analyze import AnalyzeResult as AnalyzeResult
-from pdejax.studies._analyze import analyze as analyze
+from pdejax.runs._parts import ResultError as ResultError
+from pdejax.runs._parts import environment as environment
 from pdejax.studies._claim_c3 import ClaimC3 as ClaimC3
 from pdejax.studies._claim_c3 import claim_c3 as claim_c3
 from pdejax.studies._claims_stability import Evidence as Evidence
@@ -13,15 +10,18 @@ from pdejax.studies._claims_stability import claim_c5 as claim_c5
 from pdejax.studies._claims_stability import claim_c6 as claim_c6
 from pdejax.studies._claims_stability import claim_c7 as claim_c7
 from pdejax.studies._claims_stability import claim_c12 as claim_c12
-from pdejax.studies._convergence import ConvergenceResult as ConvergenceResult
-from pdejax.studies._convergence import convergence as convergence
-from pdejax.studies._convergence_config import ConvergenceConfig as ConvergenceConfig
-from pdejax.studies._records import ResultError as ResultError
-from pdejax.studies._records import environment as environment
-from pdejax.studies._stability import StabilityResult as StabilityResult
-from pdejax.studies._stability import stability as stability
-from pdejax.studies._stability_config import StabilityConfig as StabilityConfig
-from pdejax.studies._stiff import StiffResult as StiffResult
-from pdejax.studies._stiff import stiff as stiff
-from pdejax.studies._stiff_config import StiffConfig as StiffConfig
-from pdejax.studies._verify import verify as verify
+from pdejax.studies.numerics._algorithm1 import Algorithm1Result as Algorithm1Result
+from pdejax.studies.numerics._algorithm1 import algorithm1 as algorithm1
+from pdejax.studies.numerics._algorithm1_config import Algorithm1Config as Algorithm1Config
+from pdejax.studies.numerics._analyze import AnalyzeResult as AnalyzeResult
+from pdejax.studies.numerics._analyze import analyze as analyze
+from pdejax.studies.numerics._convergence import ConvergenceResult as ConvergenceResult
+from pdejax.studies.numerics._convergence import convergence as convergence
+from pdejax.studies.numerics._convergence_config import ConvergenceConfig as ConvergenceConfig
+from pdejax.studies.numerics._stability import StabilityResult as StabilityResult
+from pdejax.studies.numerics._stability import stability as stability
+from pdejax.studies.numerics._stability_config import StabilityConfig as StabilityConfig
+from pdejax.studies.numerics._stiff import StiffResult as StiffResult
+from pdejax.studies.numerics._stiff import stiff as stiff
+from pdejax.studies.numerics._stiff_config import StiffConfig as StiffConfig
+from pdejax.studies.numerics._verify import verify as verify

@@ -12,8 +12,8 @@ from pdejax._equation import MasterEquation
 from pdejax.analysis import token_max_norm
 from pdejax.analysis.stability import corrected_step_bound, v1_21
 from pdejax.solvers import Grid
-from pdejax.studies._stability import stability
-from pdejax.studies._stability_config import StabilityConfig
+from pdejax.studies.numerics._stability import stability
+from pdejax.studies.numerics._stability_config import StabilityConfig
 from pdejax.terms import Attention, Diffusion, FeedForward, LayerNorm
 
 STEPS = 60

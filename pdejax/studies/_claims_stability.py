@@ -23,7 +23,7 @@ from pdejax.analysis.stability._lipschitz_sampled import adversarial_lipschitz
 from pdejax.exact import spatial_norm_growth_radius
 from pdejax.solvers import RK4, Grid
 from pdejax.solvers._base import fresh_step
-from pdejax.studies._verify_case import attention, normal, reaction
+from pdejax.studies.numerics._verify_case import attention, normal, reaction
 from pdejax.terms import (
     Attention,
     EffectiveDiffusion,

@@ -22,7 +22,7 @@ def run(options: argparse.Namespace) -> int:
     """Print them; 0."""
     from pdejax import studies
     from pdejax.data._options import data_folder
-    from pdejax.studies._programs import cache_folder
+    from pdejax.runs._programs import cache_folder
 
     found: dict[str, Any] = studies.environment()
     programs, sets = cache_folder(), data_folder(None)

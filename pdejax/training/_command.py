@@ -9,7 +9,7 @@ import statistics
 import typing
 from typing import Any
 
-from pdejax._console import Console, add_output_arguments
+from pdejax.runs._console import Console, add_output_arguments
 from pdejax.training._config import TrainConfig
 from pdejax.training._presets import PRESETS, preset
 

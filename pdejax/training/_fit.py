@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from pdejax._environment import environment
+from pdejax.runs._environment import environment
 from pdejax.training._checkpoints import CheckpointError, Checkpoints, Mode
 from pdejax.training._distributed import any_process, replicate, shard_batch, share
 from pdejax.training._folder import check_folder, check_run

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from pdejax._files import plain, write_whole
+from pdejax.runs._files import plain, write_whole
 
 Row = dict[str, float]
 

@@ -14,7 +14,6 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, PyTree
 
-from pdejax._files import write_whole
 from pdejax.data import (
     Batch,
     Batches,
@@ -32,6 +31,7 @@ from pdejax.models import (
     Transformer,
     TransformerConfig,
 )
+from pdejax.runs._files import write_whole
 from pdejax.training._bottleneck_run import bottleneck_optimizer, bottleneck_step
 from pdejax.training._build import Model, build_model, build_student
 from pdejax.training._checkpoints import read_checkpoint, rebuild

@@ -11,8 +11,8 @@ import pytest
 from pdejax import MasterEquation, SphereProjection, exact, simulate
 from pdejax.analysis._clustering import token_clustering
 from pdejax.analysis._collapse import LAWS, collapse_rate
-from pdejax.studies._verify_case import attention, with_weights
-from pdejax.studies._verify_tokens import TangentAttention
+from pdejax.studies.numerics._verify_case import attention, with_weights
+from pdejax.studies.numerics._verify_tokens import TangentAttention
 from pdejax.terms import RMSNorm
 
 KEY = jax.random.key(0)

@@ -9,7 +9,7 @@ from flax import nnx
 
 from pdejax import DepthVarying, FeedForward, MasterEquation, Transformer, TransformerConfig, lift
 from pdejax.analysis._weight_spectra import attention_spectra
-from pdejax.studies._verify_case import with_weights
+from pdejax.studies.numerics._verify_case import with_weights
 from pdejax.terms import Attention, RMSNorm
 
 KEY = jax.random.key(0)

@@ -12,10 +12,10 @@ import pytest
 
 from pdejax.analysis import mesh_norm
 from pdejax.solvers import Grid
-from pdejax.studies._algorithm1 import CONTROL, algorithm1, verdicts
-from pdejax.studies._algorithm1_checks import measure_orders, stability_rows
-from pdejax.studies._algorithm1_config import Algorithm1Config
-from pdejax.studies._algorithm1_model import Algorithm1Model, build_equation
+from pdejax.studies.numerics._algorithm1 import CONTROL, algorithm1, verdicts
+from pdejax.studies.numerics._algorithm1_checks import measure_orders, stability_rows
+from pdejax.studies.numerics._algorithm1_config import Algorithm1Config
+from pdejax.studies.numerics._algorithm1_model import Algorithm1Model, build_equation
 
 SMALL = Algorithm1Config(
     layers=2, tokens=4, dim=4, heads=2, ffn=6, time_steps=3, warmup=4, training_steps=6, batch=16, x_dim=3, updates=1
@@ -218,7 +218,7 @@ def test_an_interrupted_study_goes_on_from_its_finished_runs(finished, tmp_path)
 def test_the_command_prints_its_tables(tmp_path, capsys):
     import argparse
 
-    from pdejax.studies import _algorithm1_command as command
+    from pdejax.studies.numerics import _algorithm1_command as command
 
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)

@@ -92,7 +92,7 @@ def test_evidence_comes_back_from_a_part():
     before = Measured(
         {"a": Estimate(1.0, math.nan, 2.0), "b": 3, "c": math.inf}, {"d": 0.5}, Counterexample("e", arrays)
     )
-    from pdejax.studies._records import plain
+    from pdejax.runs._parts import plain
 
     after, seconds = from_part(json.loads(json.dumps(plain(to_part(before, 1.5)), allow_nan=False)))
     assert seconds == 1.5 and after.corrected == {"d": 0.5}

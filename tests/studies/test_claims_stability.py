@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
+from pdejax.runs._parts import plain
 from pdejax.studies import _claims_stability as claims
-from pdejax.studies._records import plain
 
 
 def check(evidence, claim, verdict):

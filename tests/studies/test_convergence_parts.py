@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import pdejax as pj
+from pdejax.runs._parts import Parts, plain, write_json, write_whole
 from pdejax.studies import ConvergenceConfig, ResultError
-from pdejax.studies._convergence_config import build_case
-from pdejax.studies._records import Parts, plain, write_json, write_whole
-from pdejax.studies._regimes import iid_spread, regime
-from pdejax.studies._spatial import MODES, spatial_convergence
+from pdejax.studies.numerics._convergence_config import build_case
+from pdejax.studies.numerics._regimes import iid_spread, regime
+from pdejax.studies.numerics._spatial import MODES, spatial_convergence
 
 TINY = {"length": 12, "dim": 8, "heads": 2, "layers": 2, "ffn": 12}
 

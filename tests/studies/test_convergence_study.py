@@ -13,11 +13,11 @@ from flax import nnx
 import pdejax as pj
 from pdejax import analysis, cli
 from pdejax.studies import ConvergenceConfig, ResultError, convergence
-from pdejax.studies import _convergence as study
-from pdejax.studies._convergence_config import build_case
-from pdejax.studies._convergence_table import HEADER, scheme_row, summary
-from pdejax.studies._regimes import regime, verdict
-from pdejax.studies._spatial import cosine_coefficients, sample_cosines, spatial_convergence
+from pdejax.studies.numerics import _convergence as study
+from pdejax.studies.numerics._convergence_config import build_case
+from pdejax.studies.numerics._convergence_table import HEADER, scheme_row, summary
+from pdejax.studies.numerics._regimes import regime, verdict
+from pdejax.studies.numerics._spatial import cosine_coefficients, sample_cosines, spatial_convergence
 
 SMALL = {"length": 10, "dim": 8, "heads": 2, "layers": 2, "ffn": 12, "spatial": (), "regimes": (), "steps": (4, 8, 16)}
 

@@ -12,7 +12,7 @@ import scipy.stats
 import xarray as xr
 from matplotlib.figure import Figure
 
-from pdejax.report import build_report
+from pdejax.runs.report import build_report
 from pdejax.studies import ResultError
 from pdejax.studies.papers import (
     STUDIES,

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.special import erf
 
-from pdejax.studies._stability_config import FAMILIES, StabilityConfig
-from pdejax.studies._stability_maps import (
+from pdejax.studies.numerics._stability_config import FAMILIES, StabilityConfig
+from pdejax.studies.numerics._stability_maps import (
     AXES,
     DIFFUSIVITY,
     EXCESS,

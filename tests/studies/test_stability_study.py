@@ -10,12 +10,12 @@ import pytest
 import xarray as xr
 
 from pdejax.studies import ResultError
-from pdejax.studies import _stability as study
 from pdejax.studies import _stability_command as command
 from pdejax.studies._claim_c3 import claim_c3
-from pdejax.studies._stability import stability, summarize, verdicts
-from pdejax.studies._stability_config import StabilityConfig
-from pdejax.studies._stability_table import limit_row, summary
+from pdejax.studies.numerics import _stability as study
+from pdejax.studies.numerics._stability import stability, summarize, verdicts
+from pdejax.studies.numerics._stability_config import StabilityConfig
+from pdejax.studies.numerics._stability_table import limit_row, summary
 
 SMALL = {
     "solvers": ("euler",),

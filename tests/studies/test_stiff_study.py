@@ -8,7 +8,7 @@ import xarray as xr
 
 from pdejax import cli
 from pdejax.studies import StiffConfig, stiff
-from pdejax.studies._stiff import cheapest
+from pdejax.studies.numerics._stiff import cheapest
 
 SMALL = ["--tokens", "24", "--dim", "4", "--ffn", "4", "--target", "1e-5", "--diffusivities", "0.5"]
 
@@ -59,7 +59,7 @@ def test_an_interrupted_study_goes_on(finished, monkeypatch, capsys):
         return [{"solver": name, "D": d, "tolerance": None, "steps": 1, "rejected": 0, "evaluations": 1, "error": 1e-9,
                  "reached": True, "extrapolated": False, "seconds": 1.0, "peak_mb": 1.0}]  # fmt: skip
 
-    monkeypatch.setattr("pdejax.studies._stiff._runs", counted)
+    monkeypatch.setattr("pdejax.studies.numerics._stiff._runs", counted)
     (part,) = out.glob("parts/*/ark3-0.5.json")
     part.write_text('{"half a')
     code = cli.main(["stiff", *SMALL, "--solvers", "tsit5", "rkc2", "etdrk4", "ark3", "--out", str(out)])

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from pdejax import cli, exact
-from pdejax.studies import _verify, _verify_fields, _verify_tokens, verify
+from pdejax.studies.numerics import _verify, _verify_fields, _verify_tokens, verify
 
 pytestmark = pytest.mark.slow  # all share one full run
 

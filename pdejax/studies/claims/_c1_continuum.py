@@ -14,7 +14,6 @@ from pdejax._equation import MasterEquation
 from pdejax.analysis import fit_order, mesh_norm
 from pdejax.solvers import RK4, Euler, Heun, LieTrotter, Strang
 from pdejax.solvers._base import fresh_step
-from pdejax.studies._regimes import iid_spread
 from pdejax.studies.claims._record import (
     CONDITIONAL,
     FAILS,
@@ -27,6 +26,7 @@ from pdejax.studies.claims._record import (
     over_seeds,
     value,
 )
+from pdejax.studies.numerics._regimes import iid_spread
 from pdejax.terms import Attention, FeedForward
 
 TOKENS, DIM, DEPTHS = 6, 4, 4

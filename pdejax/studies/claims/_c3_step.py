@@ -4,8 +4,6 @@ import jax
 import numpy as np
 
 from pdejax.studies import _claim_c3 as cases
-from pdejax.studies._stability import stability
-from pdejax.studies._stability_config import StabilityConfig
 from pdejax.studies.claims._record import (
     CONDITIONAL,
     FAILS,
@@ -20,6 +18,8 @@ from pdejax.studies.claims._record import (
     range_over,
     value,
 )
+from pdejax.studies.numerics._stability import stability
+from pdejax.studies.numerics._stability_config import StabilityConfig
 
 RESOLUTION, DRAWS = 4, 112
 

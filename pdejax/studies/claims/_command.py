@@ -2,7 +2,7 @@
 
 import argparse
 
-from pdejax._console import Console, add_output_arguments
+from pdejax.runs._console import Console, add_output_arguments
 
 DESCRIPTION = (
     "Every claim C1-C17 of the papers and every numbered equation, with a verdict recomputed from evidence, intervals over "

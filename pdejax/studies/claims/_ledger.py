@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from pdejax.studies._programs import forget_programs
-from pdejax.studies._records import Parts, environment, plain, write_json, write_whole
+from pdejax.runs._parts import Parts, environment, plain, write_json, write_whole
+from pdejax.runs._programs import forget_programs
 from pdejax.studies.claims._c1_continuum import C1
 from pdejax.studies.claims._c2_residual import C2
 from pdejax.studies.claims._c3_step import C3

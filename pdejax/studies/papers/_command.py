@@ -2,7 +2,7 @@
 
 import argparse
 
-from pdejax._console import Console, add_output_arguments
+from pdejax.runs._console import Console, add_output_arguments
 
 DESCRIPTION = (
     "Run the papers' experiments: ours beside their figures and a null model's, with intervals over seeds. The same command "

@@ -6,8 +6,8 @@ import numpy as np
 import xarray as xr
 
 from pdejax.plot._style import COLOURS, MARKERS, axes_of, legend
-from pdejax.studies._convergence import SCHEME_TOLERANCE, convergence
-from pdejax.studies._convergence_config import ConvergenceConfig
+from pdejax.studies.numerics._convergence import SCHEME_TOLERANCE, convergence
+from pdejax.studies.numerics._convergence_config import ConvergenceConfig
 from pdejax.studies.papers._models import Models
 from pdejax.studies.papers._study import Conclusion, Measured, Picture, Settings, Study, row, stacked
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from pdejax.data import Batch, Dataset, load
-from pdejax.studies._programs import forget_programs
+from pdejax.runs._programs import forget_programs
 from pdejax.studies.papers._study import Settings, digest
 from pdejax.training import TrainConfig, load_trained, train
 

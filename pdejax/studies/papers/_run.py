@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from pdejax.studies._programs import forget_programs, kept_programs
-from pdejax.studies._records import ResultError, check_folder, environment, plain, write_json, write_whole
+from pdejax.runs._parts import ResultError, check_folder, environment, plain, write_json, write_whole
+from pdejax.runs._programs import forget_programs, kept_programs
 from pdejax.studies.papers._models import Models
 from pdejax.studies.papers._registry import STUDIES
 from pdejax.studies.papers._study import Conclusion, Measured, Settings, Study, digest

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from pdejax.studies._records import plain
+from pdejax.runs._parts import plain
 
 if TYPE_CHECKING:
     from pdejax.studies.papers._models import Models

@@ -1,0 +1,261 @@
+"""The cost study: field evaluations, time and memory to a given accuracy, as diffusion makes the field stiffer."""
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+import xarray as xr
+from jaxtyping import Array
+
+from pdejax._equation import MasterEquation
+from pdejax._simulate import simulate
+from pdejax.analysis import mesh_norm
+from pdejax.runs._parts import Parts, environment, plain, settings, write_json, write_whole
+from pdejax.solvers import SOLVERS, real_stability_limit
+from pdejax.studies.numerics._stiff_config import StiffConfig, build_field
+
+MOST_STEPS = 2048
+REFERENCE_STEPS = 96
+
+
+@dataclasses.dataclass(frozen=True)
+class StiffResult:
+    """`results["cost"]`: records of solver, D, tolerance or steps, error, evaluations, seconds, peak_mb; `verdicts`: answers."""
+
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    results: dict[str, Any]
+    verdicts: dict[str, str]
+    files: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "study": "stiff",
+            "config": self.config,
+            "environment": self.environment,
+            "results": self.results,
+            "verdicts": self.verdicts,
+        }
+
+    def to_xarray(self) -> xr.Dataset:
+        """One row per run."""
+        cost = self.results["cost"]
+        columns = {}
+        for key in ("error", "steps", "rejected", "evaluations", "seconds", "peak_mb", "tolerance", "D"):
+            columns[key] = ("run", np.asarray([np.nan if r[key] is None else r[key] for r in cost], float))
+        for key in ("extrapolated", "reached"):
+            columns[key] = ("run", np.asarray([int(r[key]) for r in cost]))
+        return xr.Dataset(
+            columns,
+            coords={"solver": ("run", [r["solver"] for r in cost])},
+            attrs={"study": "stiff", "depth": float(self.results["depth"]), "seed": int(self.config["seed"])},
+        )
+
+
+def stiff(
+    config: StiffConfig | None = None,
+    *,
+    report: Callable[[str], None] | None = None,
+    row: Callable[[dict[str, Any]], None] | None = None,
+) -> StiffResult:
+    """Run the study in float64, without touching the caller's precision setting.
+
+    `report(text)` is told what is being measured, `row(record)` gets every run as it is done. With `config.out` each
+    solver at each D is saved when finished, an interrupted study resumes, and `stiff.json`, `stiff.nc` and a
+    work–precision plot are written.
+
+    Raises `ValueError` for a configuration that cannot be run, `ResultError` for a folder that cannot be written.
+    """
+    config = StiffConfig() if config is None else config
+    say = report if report is not None else lambda text: None
+    started = time.perf_counter()
+    out = None if config.out is None else pathlib.Path(config.out)
+    identity = {"study": "stiff", **settings(config)}
+    for key in ("solvers", "diffusivities"):
+        identity.pop(key)
+    parts = Parts(out, identity, notice=say)
+    with jax.enable_x64(True):
+        make, u0 = build_field(config)
+        results = _measure(config, make, u0, parts, say, row)
+        where = environment()
+    results["seconds"] = time.perf_counter() - started
+    result = StiffResult(settings(config), where, results, _verdicts(config, results))
+    return result if out is None else dataclasses.replace(result, files=_write(out, result))
+
+
+def _measure(config: StiffConfig, make, u0: Array, parts: Parts, say, row) -> dict[str, Any]:
+    cost: list[dict[str, Any]] = []
+    references: dict[float, tuple[Array, float]] = {}
+    summary: list[dict[str, float]] = []
+    peaks: dict[str, float | None] = {}
+    for d in config.diffusivities:
+        equation = make(d)
+
+        def reference(depth: float, equation=equation, d=d) -> tuple[Array, float]:
+            if depth not in references:
+                say(f"D = {d:g}: reference")
+                references[depth] = _reference(equation, u0, depth)
+            return references[depth]
+
+        def accuracy(d=d, reference=reference):
+            return {"D": d, "error": reference(config.length)[1]}
+
+        references.clear()
+        summary.append(parts.get(f"reference-{d:g}", accuracy))
+        for name in config.solvers:
+
+            def runs(name=name, equation=equation, d=d, reference=reference):
+                say(f"D = {d:g}: {name}")
+                if name not in peaks:  # the program, and so its memory, does not depend on D
+                    peaks[name] = _peak(equation, u0, name, config.length)
+                return _runs(config, name, equation, d, u0, reference, peaks[name])
+
+            records = parts.get(f"{name}-{d:g}", runs)
+            cost += records
+            if row is not None:
+                for record in records:
+                    row(record)
+    return {
+        "tokens": config.tokens,
+        "features": config.dim,
+        "depth": config.length,
+        "target": config.target,
+        "references": summary,
+        "cost": cost,
+    }
+
+
+def _reference(equation: MasterEquation, u0: Array, depth: float) -> tuple[Array, float]:
+    """A fine exponential solve, and its relative distance from one by another exponential method."""
+    a, b = (
+        simulate(equation, u0, t1=depth, steps=REFERENCE_STEPS, solver=name).us[-1] for name in ("etdrk4", "etdrk4ho")
+    )
+    return a, float(mesh_norm(a - b) / mesh_norm(a))
+
+
+def _runs(config: StiffConfig, name: str, equation, d: float, u0: Array, reference, peak) -> list[dict[str, Any]]:
+    info = SOLVERS[name]
+    if info.adaptive and not info.linear:
+        return _explicit(config, name, equation, d, u0, reference, peak)
+    records, steps = [], 1
+    while steps <= MOST_STEPS:
+        record = _run(config, name, equation, d, u0, reference, config.length, peak, steps=steps)
+        records.append(record)
+        if record["reached"]:
+            break
+        steps *= 2
+    if info.adaptive:
+        tolerance = config.target
+        adaptive = _run(config, name, equation, d, u0, reference, config.length, peak, rtol=tolerance, atol=tolerance)
+        records.append(adaptive | {"tolerance": tolerance})
+    return records
+
+
+def _explicit(config: StiffConfig, name: str, equation, d, u0, reference, peak) -> list[dict[str, Any]]:
+    """Adaptive solves at falling tolerances until the error is reached.
+
+    They begin at the target where stability sets the steps, and above it where the stages adapt.
+    """
+    depth, fraction = config.length, 1.0
+    limit = real_stability_limit(SOLVERS[name].make(1))
+    if limit is not None and not config.full:
+        needed = float(equation.damping()) * depth / limit
+        fraction = min(1.0, config.explicit_steps / needed)
+    records = []
+    first = 10 if limit is None else 1
+    for tolerance in (config.target * first / 10**k for k in range(5)):
+        record = _run(config, name, equation, d, u0, reference, depth * fraction, peak, rtol=tolerance, atol=tolerance)
+        record["tolerance"] = tolerance
+        if fraction < 1.0:
+            # Stability sets the step, so steps and time go with the depth.
+            for key in ("steps", "evaluations", "seconds"):
+                record[key] = record[key] / fraction
+            record["extrapolated"] = True
+        records.append(record)
+        if record["reached"]:
+            break
+    return records
+
+
+def _run(config: StiffConfig, name, equation, d, u0, reference, depth, peak, **how) -> dict[str, Any]:
+    expected, _ = reference(depth)
+
+    def solve(t1: float):
+        start = time.perf_counter()
+        trajectory = simulate(equation, u0, t1=t1, solver=name, save="end", **how)
+        jax.block_until_ready(trajectory.us)
+        return trajectory, time.perf_counter() - start
+
+    solve(1e-4 * depth)  # compiles: the depth and the number of steps are traced
+    trajectory, seconds = solve(depth)
+    if seconds < 1.0:
+        seconds = min(seconds, *(solve(depth)[1] for _ in range(2)))
+    error = float(mesh_norm(trajectory.us[-1] - expected) / mesh_norm(expected))
+    return {
+        "solver": name,
+        "D": d,
+        "tolerance": None,
+        "steps": int(trajectory.stats.steps),
+        "rejected": int(trajectory.stats.rejected),
+        "evaluations": int(trajectory.stats.evaluations),
+        "error": error,
+        "reached": bool(error <= config.target),
+        "extrapolated": False,
+        "seconds": seconds,
+        "peak_mb": peak,
+    }
+
+
+def _peak(equation, u0: Array, name: str, depth: float) -> float | None:
+    """Temporary memory of the compiled solve, in MiB; None where the backend does not say."""
+
+    @eqx.filter_jit
+    def solve(equation, u):
+        how = {"rtol": 1e-6, "atol": 1e-6} if SOLVERS[name].adaptive and not SOLVERS[name].linear else {"steps": 4}
+        return simulate(equation, u, t1=depth, solver=name, save="end", **how).us
+
+    analysis = solve.lower(equation, u0).compile().compiled.memory_analysis()
+    return None if analysis is None else analysis.temp_size_in_bytes / 2**20
+
+
+def cheapest(cost: list[dict[str, Any]], d: float) -> dict[str, dict[str, Any]]:
+    """For each solver its first run at D = d that reached the target."""
+    found: dict[str, dict[str, Any]] = {}
+    for record in cost:
+        if record["D"] == d and record["reached"] and record["solver"] not in found:
+            found[record["solver"]] = record
+    return found
+
+
+def _verdicts(config: StiffConfig, results: dict[str, Any]) -> dict[str, str]:
+    verdicts = {}
+    for d in config.diffusivities:
+        best = cheapest(results["cost"], d)
+        explicit = best.pop("tsit5", None)
+        if explicit is None or not best:
+            continue
+        winner = min(best.values(), key=lambda r: r["seconds"])
+        fewer, less = (explicit[key] / winner[key] for key in ("evaluations", "seconds"))
+        note = " (Tsit5 extrapolated)" if explicit["extrapolated"] else ""
+        verdicts[f"D = {d:g}"] = (
+            f"{winner['solver']} reaches {winner['error']:.1e} with {winner['evaluations']:.0f} evaluations in "
+            f"{winner['seconds']:.3g} s: {fewer:.3g} times fewer evaluations and {less:.3g} times less time than Tsit5{note}"
+        )
+    return verdicts
+
+
+def _write(out: pathlib.Path, result: StiffResult) -> tuple[str, ...]:
+    from pdejax.studies.numerics._convergence_plots import save_figure
+    from pdejax.studies.numerics._stiff_plots import cost_plot
+
+    content = plain(result.as_json())
+    paths = (out / "stiff.json", out / "stiff.nc", out / "stiff.png")
+    write_json(paths[0], content)
+    write_whole(paths[1], bytes(result.to_xarray().to_netcdf(engine="scipy", format="NETCDF3_64BIT")))
+    save_figure(cost_plot(content), paths[2])
+    return tuple(map(str, paths))
