@@ -10,9 +10,9 @@ import pytest
 import xarray as xr
 
 from pdejax.studies import ResultError
-from pdejax.studies import _stability_command as command
 from pdejax.studies._claim_c3 import claim_c3
 from pdejax.studies.numerics import _stability as study
+from pdejax.studies.numerics import _stability_command as command
 from pdejax.studies.numerics._stability import stability, summarize, verdicts
 from pdejax.studies.numerics._stability_config import StabilityConfig
 from pdejax.studies.numerics._stability_table import limit_row, summary

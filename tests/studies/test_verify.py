@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import pytest
 
 from pdejax import cli, exact
-from pdejax.studies.numerics import _verify, _verify_fields, _verify_tokens, verify
+from pdejax.studies import verify
+from pdejax.studies.numerics import _verify, _verify_fields, _verify_tokens
 
 pytestmark = pytest.mark.slow  # all share one full run
 
