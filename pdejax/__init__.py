@@ -18,12 +18,15 @@ if TYPE_CHECKING:
     from pdejax import studies as studies
     from pdejax import terms as terms
     from pdejax import training as training
+    from pdejax._bootstrap import bootstrap as bootstrap
+    from pdejax._bootstrap import over_seeds as over_seeds
     from pdejax._depth import DepthVarying as DepthVarying
     from pdejax._depth import LayerStack as LayerStack
     from pdejax._depth import iid as iid
     from pdejax._depth import smooth_random as smooth_random
     from pdejax._equation import MasterEquation as MasterEquation
     from pdejax._equation import MultilayerEquation as MultilayerEquation
+    from pdejax._figure import Figure as Figure
     from pdejax._simulate import DivergenceError as DivergenceError
     from pdejax._simulate import simulate as simulate
     from pdejax._trajectory import Stats as Stats

@@ -21,6 +21,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 LAYERS = (
     ("pdejax._check",),
     ("pdejax.solvers", "pdejax._lazy", "pdejax._types", "pdejax.runs"),
+    ("pdejax._figure",),
+    ("pdejax._bootstrap",),
     ("pdejax.exact",),
     ("pdejax.terms",),
     ("pdejax._equation",),
@@ -40,10 +42,11 @@ LAYERS = (
 # fmt: off
 PUBLIC = [
     "Attention", "DepthVarying", "Diffusion", "DivergenceError", "EffectiveDiffusion", "Exchange", "FeedForward",
-    "FieldArgs", "Grid", "Laplacian", "LayerNorm", "LayerNormRelaxation", "LayerStack", "LinearDamping",
+    "FieldArgs", "Figure", "Grid", "Laplacian", "LayerNorm", "LayerNormRelaxation", "LayerStack", "LinearDamping",
     "MasterEquation", "MultilayerEquation", "MultilayerSimulator", "MultilayerSimulatorConfig", "RMSNorm", "Simulator",
     "SimulatorConfig", "SpatialNorm", "SphereProjection", "Stats", "Trajectory", "Transformer", "TransformerConfig",
-    "analysis", "data", "exact", "iid", "lift", "load_checkpoint", "models", "native_solver", "pair", "plot", "runs",
+    "analysis", "bootstrap", "data", "exact", "iid", "lift", "load_checkpoint", "models", "native_solver",
+    "over_seeds", "pair", "plot", "runs",
     "save_checkpoint", "simulate", "smooth_random", "solvers", "studies", "terms", "training",
 ]
 # fmt: on

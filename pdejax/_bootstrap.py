@@ -1,0 +1,117 @@
+"""Intervals: by the bootstrap over samples, and by Student's t over seeds."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+from scipy.special import stdtrit
+
+from pdejax._figure import Figure
+
+
+def bootstrap(
+    statistic: Callable[[Float[Array, " b"]], Any],
+    samples: int,
+    *,
+    key: PRNGKeyArray,
+    level: float = 0.95,
+    resamples: int = 500,
+    dtype=None,
+    median: bool = False,
+) -> Any:
+    """Bootstrap the interval of `statistic(weights)`, an array or a pytree of arrays, each of which becomes a
+    [`Figure`][pdejax.Figure], all from the same draws.
+
+    - `statistic`: a function of how often each of the `samples` counts. Weights sum to `samples`, all 1 for the data
+      themselves, so that the mean of x is `lambda w: jnp.sum(w * x) / len(x)`.
+    - Ends are percentiles (Efron 1979, DOI 10.1214/aos/1176344552) of `resamples` evaluations, one after another. `median=True`
+      moves both so that the median of the resamples is the value, for figures that repeated samples bias.
+
+    Ends are NaN for one sample. Raises `ValueError` for a level outside (0, 1), no sample, or fewer than 20 resamples.
+    """
+    check_bootstrap("bootstrap", level, resamples)
+    if samples < 1:
+        raise ValueError(f"bootstrap: samples={samples} must be at least 1.")
+    dtype = dtype or jnp.result_type(float)
+    value = statistic(jnp.ones(samples, dtype))
+    if samples == 1:
+        return jax.tree.map(lambda x: Figure(x, level=level), value)
+
+    def once(key):
+        drawn = jax.random.randint(key, (samples,), 0, samples)
+        return statistic(jnp.zeros(samples, dtype).at[drawn].add(1))
+
+    found = jax.lax.map(once, jax.random.split(key, resamples))
+    ends = jnp.asarray([(1 - level) / 2, 0.5, (1 + level) / 2])
+
+    def figure(value, found):
+        low, middle, high = jnp.quantile(found, ends.astype(found.dtype), axis=0)
+        moved = value - middle if median else jnp.zeros_like(value)
+        return Figure(value, low + moved, high + moved, level=level)
+
+    return jax.tree.map(figure, value, found)
+
+
+def compare(
+    value: Float[Array, "b *shape"],
+    nulls: Mapping[str, Float[Array, "b *shape"]],
+    *,
+    key: PRNGKeyArray,
+    level: float = 0.95,
+    resamples: int = 500,
+) -> Figure:
+    """Average a figure over sequences beside its nulls, with intervals from the same draws, those of differences too."""
+
+    def means(weights):
+        def mean(x):
+            return jnp.tensordot(weights, x, axes=1) / x.shape[0]
+
+        here, there = mean(value), {name: mean(null) for name, null in nulls.items()}
+        return here, there, {name: here - null for name, null in there.items()}
+
+    found = bootstrap(means, value.shape[0], key=key, level=level, resamples=resamples, dtype=value.dtype)
+    return beside(*found)
+
+
+def beside(figure: Figure, nulls: Mapping[str, Figure], differences: Mapping[str, Figure]) -> Figure:
+    """The figure with its nulls and the differences from them, all resampled together."""
+    return Figure(figure.value, figure.low, figure.high, nulls, figure.level, differences=differences)
+
+
+def over_seeds(values: ArrayLike | Sequence[Any], *, level: float = 0.95) -> Figure:
+    r"""Average values of independent seeds, `(seeds,)` or `(seeds, …)`: their mean with Student's interval
+    $\bar x \pm t_{(1+level)/2,\,k-1}\,s/\sqrt k$, exact if seeds draw from a normal law; NaN ends for one seed.
+
+    Values of NumPy or Python are averaged in double precision by NumPy. Raises `ValueError` for no seed or a level outside
+    (0, 1).
+    """
+    xp = jnp if isinstance(values, jax.Array) else np
+    x = values if isinstance(values, jax.Array) else np.asarray(values, float)
+    if x.ndim < 1 or x.shape[0] < 1:
+        raise ValueError(
+            f"over_seeds: values has shape {x.shape}; it must hold one value per seed, at least one, in front."
+        )
+    check_level("over_seeds", level)
+    seeds = x.shape[0]
+    mean = xp.mean(x, axis=0)
+    if seeds == 1:
+        return Figure(mean, level=level)
+    half = xp.std(x, axis=0, ddof=1) * (float(stdtrit(seeds - 1, (1 + level) / 2)) / math.sqrt(seeds))
+    return Figure(mean, mean - half, mean + half, level=level)
+
+
+def check_level(owner: str, level: float) -> None:
+    """Raise `ValueError` unless the level is inside (0, 1)."""
+    if not 0 < level < 1:
+        raise ValueError(f"{owner}: level={level} must lie strictly between 0 and 1, such as 0.95.")
+
+
+def check_bootstrap(owner: str, level: float, resamples: int) -> None:
+    """Raise `ValueError` unless the level is inside (0, 1) and there are at least 20 resamples."""
+    check_level(owner, level)
+    if not isinstance(resamples, int) or resamples < 20:
+        raise ValueError(f"{owner}: resamples={resamples!r} must be an integer of at least 20; 500 is usual.")

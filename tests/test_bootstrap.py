@@ -1,0 +1,114 @@
+"""Intervals: the bootstrap against SciPy and against all resamples, and how often both kinds hold the truth."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+import pdejax as pj
+from pdejax._bootstrap import check_bootstrap, compare
+
+
+def test_the_bootstrap_of_a_mean_is_that_of_scipy():
+    x = np.random.default_rng(0).gamma(2.0, size=40)
+    found = pj.bootstrap(lambda w: jnp.sum(w * x) / 40, 40, key=jax.random.key(0), resamples=4000)
+    theirs = scipy.stats.bootstrap((x,), np.mean, method="percentile", n_resamples=4000, random_state=0)
+    assert float(found) == pytest.approx(x.mean())
+    spread = theirs.confidence_interval.high - theirs.confidence_interval.low
+    # Each end of 4,000 draws is uncertain by about 0.03 of the interval.
+    assert abs(float(found.low) - theirs.confidence_interval.low) < 0.1 * spread
+    assert abs(float(found.high) - theirs.confidence_interval.high) < 0.1 * spread
+
+
+@pytest.mark.parametrize("median", [False, True])
+def test_the_bootstrap_of_four_samples_is_all_their_resamples(median):
+    x = np.asarray([0.0, 1.0, 3.0, 10.0])
+    every = np.asarray([np.exp(np.mean(drawn)) for drawn in itertools.product(x, repeat=4)])
+    found = pj.bootstrap(
+        lambda w: jnp.exp(jnp.sum(w * x) / 4), 4, key=jax.random.key(1), level=0.8, resamples=20_000, median=median
+    )
+    low, middle, high = np.quantile(every, [0.1, 0.5, 0.9])
+    moved = np.exp(x.mean()) - middle if median else 0
+    assert float(found) == pytest.approx(np.exp(x.mean()))
+    assert float(found.low) == pytest.approx(low + moved, rel=0.02) and float(found.high) == pytest.approx(
+        high + moved, rel=0.02
+    )
+
+
+def test_a_tree_of_figures_shares_its_draws():
+    x = jax.random.normal(jax.random.key(0), (12, 3))
+    options = {"key": jax.random.key(1), "level": 0.9, "resamples": 50}
+    found = pj.bootstrap(lambda w: {"mean": w @ x / 12, "first": (w @ x / 12)[0]}, 12, **options)
+    alone = pj.bootstrap(lambda w: w @ x / 12, 12, **options)
+    for part in ("value", "low", "high"):
+        np.testing.assert_allclose(getattr(found["mean"], part), getattr(alone, part), rtol=1e-12)
+        np.testing.assert_allclose(getattr(found["first"], part), getattr(alone, part)[0], rtol=1e-12)
+    assert found["first"].level == 0.9
+
+
+def test_a_paired_difference_is_narrower_than_its_parts():
+    base = 10 * jax.random.normal(jax.random.key(0), (60, 2))
+    found = compare(base + 1, {"base": base, "zero": 0 * base}, key=jax.random.key(1))
+    np.testing.assert_allclose(found.minus("base"), 1.0)
+    np.testing.assert_allclose(found.minus("base").low, 1.0)
+    np.testing.assert_allclose(found.nulls["base"], jnp.mean(base, axis=0))
+    np.testing.assert_allclose(found.minus("zero").high, found.high)
+    assert bool(jnp.all(found.high - found.low > 1))
+
+
+def test_one_sequence_has_no_interval():
+    found = compare(jnp.ones((1, 2)), {"zero": jnp.zeros((1, 2))}, key=jax.random.key(0))
+    assert bool(jnp.all(jnp.isnan(found.minus("zero").low))) and bool(jnp.all(found.minus("zero") == 1))
+
+
+def test_bootstrap_intervals_cover_what_they_say():
+    draws = jax.random.exponential(jax.random.key(0), (200, 50))
+
+    def covers(x, key):
+        found = pj.bootstrap(lambda w: jnp.sum(w * x) / 50, 50, key=key, level=0.9, resamples=200)
+        return (found.low <= 1) & (found.high >= 1)
+
+    share = float(jnp.mean(jax.vmap(covers)(draws, jax.random.split(jax.random.key(1), 200))))
+    # Percentile intervals of skewed means fall short by a few points; binomial spread is 0.02.
+    assert 0.8 < share < 0.96
+
+
+@pytest.mark.parametrize(("seeds", "level"), [(3, 0.95), (5, 0.8)])
+def test_intervals_over_seeds_cover_what_they_say(seeds, level):
+    draws = np.random.default_rng(seeds).normal(1.0, 2.0, (seeds, 20_000))
+    found = pj.over_seeds(draws, level=level)
+    share = float(np.mean((found.low <= 1) & (found.high >= 1)))
+    assert share == pytest.approx(level, abs=0.01)  # three standard deviations of 20,000 draws
+    assert found.level == level and found.shape == (20_000,)
+
+
+def test_over_seeds_is_students_interval():
+    x = [1.0, 2.0, 4.0]
+    found = pj.over_seeds(x)
+    low, high = scipy.stats.t.interval(0.95, 2, np.mean(x), scipy.stats.sem(x))
+    assert (
+        float(found) == np.mean(x)
+        and float(found.low) == pytest.approx(low)
+        and float(found.high) == pytest.approx(high)
+    )
+    alone = pj.over_seeds([4.0])
+    assert float(alone) == 4 and np.isnan(alone.low) and np.isnan(alone.high)
+    traced = jax.jit(pj.over_seeds)(jnp.asarray(x))
+    assert float(traced.low) == pytest.approx(low)
+    several = jax.vmap(pj.over_seeds)(jnp.asarray([x, x]))
+    np.testing.assert_allclose(several.high, [high, high])
+
+
+def test_bad_intervals():
+    for level, resamples in ((1.0, 100), (0.0, 100), (0.9, 5), (0.9, 10.0)):
+        with pytest.raises(ValueError, match="f: "):
+            check_bootstrap("f", level, resamples)
+    with pytest.raises(ValueError, match="at least one"):
+        pj.over_seeds([])
+    with pytest.raises(ValueError, match="over_seeds: level=2"):
+        pj.over_seeds([1.0, 2.0], level=2)
+    with pytest.raises(ValueError, match="bootstrap: samples=0"):
+        pj.bootstrap(jnp.sum, 0, key=jax.random.key(0))
