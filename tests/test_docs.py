@@ -179,7 +179,7 @@ def test_the_claims_are_those_of_the_data(tmp_path):
         "figures": {"runs": 64, "ratio": {"value": 0.98765, "low": 0.9812, "high": 0.9941}, "rate": None},
         "corrected_figures": {"bound": 0.5},
         "counterexample": {"description": "Two tokens.", "file": "counterexamples/C4.npz"},
-        "code": "pdejax.studies.claim_c4",
+        "code": "pdejax.studies.claims._c4_energy.measure",
     }
     path.write_text(json.dumps({"claims": [claim]}))
     text = hooks.claims_table(path)

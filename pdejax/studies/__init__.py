@@ -2,14 +2,6 @@
 
 from pdejax.runs._parts import ResultError as ResultError
 from pdejax.runs._parts import environment as environment
-from pdejax.studies._claim_c3 import ClaimC3 as ClaimC3
-from pdejax.studies._claim_c3 import claim_c3 as claim_c3
-from pdejax.studies._claims_stability import Evidence as Evidence
-from pdejax.studies._claims_stability import claim_c4 as claim_c4
-from pdejax.studies._claims_stability import claim_c5 as claim_c5
-from pdejax.studies._claims_stability import claim_c6 as claim_c6
-from pdejax.studies._claims_stability import claim_c7 as claim_c7
-from pdejax.studies._claims_stability import claim_c12 as claim_c12
 from pdejax.studies.numerics._algorithm1 import Algorithm1Result as Algorithm1Result
 from pdejax.studies.numerics._algorithm1 import algorithm1 as algorithm1
 from pdejax.studies.numerics._algorithm1_config import Algorithm1Config as Algorithm1Config

@@ -118,7 +118,7 @@ def results(tmp_path_factory):
                 "figures": {"largest ⟨u,S⟩/(−2γE)": 0.25, "runs": 64, "damped": True},
                 "corrected_figures": {"decay rate / bound": {"value": 0.93, "low": 0.91, "high": 0.95}},
                 "counterexample": {"description": "Two tokens, u = (3, −3).", "file": "counterexamples/C4.npz"},
-                "code": "pdejax.studies.claim_c4",
+                "code": "pdejax.studies.claims._c4_energy.measure",
                 "seconds": 1.25,
             },
             {
@@ -130,7 +130,7 @@ def results(tmp_path_factory):
                 "figures": {"order of Euler": {"value": 0.994, "low": 0.988, "high": 1.0}},
                 "corrected_figures": {},
                 "counterexample": None,
-                "code": "pdejax.studies.claim_c1",
+                "code": "pdejax.studies.claims._c1_continuum.measure",
                 "seconds": 31.0,
             },
             {
@@ -142,7 +142,7 @@ def results(tmp_path_factory):
                 "figures": {},
                 "corrected_figures": {},
                 "counterexample": None,
-                "code": "pdejax.studies.claim_c11",
+                "code": "pdejax.studies.claims._c11_boundary.measure",
                 "seconds": 0.2,
             },
         ],

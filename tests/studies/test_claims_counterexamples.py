@@ -2,7 +2,9 @@
 
 import math
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -21,6 +23,7 @@ from pdejax.studies.claims import _c12_lipschitz as c12
 from pdejax.studies.claims import _c13_decay as c13
 from pdejax.studies.claims import _c14_attention as c14
 from pdejax.studies.claims import _c17_activations as c17
+from pdejax.terms import FeedForward
 
 
 def arrays(example):
@@ -92,6 +95,9 @@ def test_c7_the_trace_is_negative():
 
     slope = (network(a["u"] + 1e-6) - network(a["u"] - 1e-6)) / 2e-6
     assert slope[0, 0] == pytest.approx(-a["slope_of_gelu"], rel=1e-6)
+    term = FeedForward(1, 1, key=jax.random.key(0))
+    term = eqx.tree_at(lambda f: (f.w1, f.w2), term, (jnp.asarray(a["w1"]), jnp.asarray(a["w2"])))
+    assert term.jacobian_trace(jnp.asarray(a["u"]))[0] == pytest.approx(slope[0, 0], rel=1e-6)
 
 
 def test_c8_independent_bits_are_given_information():

@@ -1,4 +1,4 @@
-"""The stability study: its files, its resuming, its verdicts, its command, and claim C3."""
+"""The stability study: its files, its resuming, its verdicts and its command."""
 
 import argparse
 import copy
@@ -10,7 +10,6 @@ import pytest
 import xarray as xr
 
 from pdejax.studies import ResultError
-from pdejax.studies._claim_c3 import claim_c3
 from pdejax.studies.numerics import _stability as study
 from pdejax.studies.numerics import _stability_command as command
 from pdejax.studies.numerics._stability import stability, summarize, verdicts
@@ -194,19 +193,3 @@ def test_command(folder, result, capsys):
     assert limit_row(result.results["dt_max"][0]) in printed.out and "not sufficient" in printed.out
     assert "stability_map.png" in printed.out and printed.err == ""
     assert "mean attention" in summary(result.as_json())
-
-
-@pytest.mark.slow
-def test_claim_c3():
-    evidence = claim_c3(resolution=6, draws=60)
-    leak = evidence.not_sufficient[0]
-    # (1 − 2.5)^60 by hand, where v1 (21) has nothing on its left side.
-    assert leak.left == 0 and leak.factor == pytest.approx(1.5**60, rel=1e-9) and leak.corrected == 2
-    assert [case.left <= 1 < case.factor for case in evidence.not_sufficient] == [True] * 4
-    assert all(case.step > case.corrected for case in evidence.not_sufficient)
-    assert [case.left > 2 and case.factor <= case.allowed for case in evidence.not_necessary] == [True] * 2
-    assert evidence.sharp_for_diffusion == pytest.approx(1, abs=1e-5)
-    for norm, factor in evidence.softmax_factor.items():
-        assert factor == pytest.approx(abs(1 - (2 * norm**2 + 1) / 6), rel=1e-9)
-    assert evidence.corrected_false_safe == 0 and evidence.v1_false_safe > 0
-    assert evidence.verdict.startswith("fails: not sufficient (leak")

@@ -19,7 +19,7 @@ def v1_21(
     diffusivity: ArrayLike,
     strength: ArrayLike = 0.0,
     output_norm: ArrayLike = 0.0,
-) -> np.ndarray:
+) -> np.ndarray | np.floating:
     r"""Left side of v1 (21), $2D\,\Delta t/\Delta x^2 + \alpha\,\Delta t\,\|W_O\|_2$, which v1 asks to be at most 1.
 
     `step` Δt (depth), `spacing` Δx (length), `diffusivity` D (length² per depth), `strength` α (per depth), `output_norm`
@@ -43,7 +43,7 @@ def corrected_step_bound(
     leak: ArrayLike = 0.0,
     lipschitz: ArrayLike = 0.0,
     real_limit: ArrayLike = 2.0,
-) -> np.ndarray:
+) -> np.ndarray | np.floating:
     r"""Step below which forward Euler adds no growth of its own:
 
     $$h \le \frac{2}{4D/\Delta x^2 + c + G}.$$

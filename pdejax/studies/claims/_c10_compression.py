@@ -171,7 +171,6 @@ C10 = Claim(
     condition="a noiseless smooth flow is a bijection, so I(X; u(t)) cannot change; what falls is the estimate. Read with "
     "noise σ, I(u₀; u(t) + σξ) falls where the flow contracts and rises where it expands; it can only fall "
     "where noise enters on the way",
-    code="pdejax.studies.claims._c10_compression.measure",
     headline=("exact_change_of_information", "fall_of_binned_estimate", "rise_with_read_out_noise_in_a_growing_field"),
     measure=measure,
     judge=judge,

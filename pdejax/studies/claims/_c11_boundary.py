@@ -132,7 +132,6 @@ C11 = Claim(
     source="v1 (6), (7)",
     condition="only for embeddings that are 0 at both ends, and without LayerNorm, which maps tokens near 0 to size √d. "
     "Otherwise the field jumps at t = 0 and the error near the ends does not fall with Δx; Neumann ends need no condition",
-    code="pdejax.studies.claims._c11_boundary.measure",
     headline=("order_uniform_incompatible", "order_uniform_compatible", "order_uniform_neumann"),
     measure=measure,
     judge=judge,

@@ -141,7 +141,6 @@ C13 = Claim(
     source="v2 Thm 3.4",
     condition="without them, and with weights drawn anew in each layer, ρ is near chance, 1/√(nd), after one layer and has no "
     "rate from there on. With them ρ ≥ √(1 − r²) as long as the update stays below ‖u₀‖, r < 1; not beyond",
-    code="pdejax.studies.claims._c13_decay.measure",
     headline=(
         "rate_in_layer_1_without_residual_scale_1",
         "rate_in_layers_8_to_16_without_residual_scale_1",

@@ -113,7 +113,6 @@ C14 = Claim(
     source="v1 §3.2 (Exp 2)",
     condition="only what exceeds the cosine of unrelated maps, e^{−s²} for logits of standard deviation s over keys, is "
     "evidence; for s < 0.142 that null is above 0.98",
-    code="pdejax.studies.claims._c14_attention.measure",
     headline=(
         "cosine_of_unrelated_maps_at_weights_0.02",
         "cosine_of_unrelated_maps_at_lecun_weights",

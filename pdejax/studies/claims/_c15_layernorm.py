@@ -75,7 +75,6 @@ C15 = Claim(
     source="v2 §4.3.2, Fig. 5",
     condition="larger at the start where residual connections are kept, the more the deeper; in training the factor shrinks, and "
     "there are no more spikes than with LayerNorm. Without residual connections too, as in v2's own probe, gradients are smaller",
-    code="pdejax.studies.claims._c15_layernorm.measure",
     headline=(
         "gradient_none_over_pre_at_start",
         "gradient_none_over_pre_in_training",

@@ -121,7 +121,6 @@ C16 = Claim(
     source="v2 Thm 3.5",
     condition="I(X; u(t)) of a noiseless network is constant (C10), so phases are those of a noisy read-out, and its noise "
     "must be stated; at this size and for this noise the curves have the phases only as often as given here",
-    code="pdejax.studies.claims._c16_phases.measure",
     headline=(
         "share_with_three_phases_fixed_noise",
         "share_with_three_phases_relative_noise",

@@ -115,7 +115,6 @@ C17 = Claim(
     source="v1 A.4",
     condition="ReLU is Lipschitz with constant 1, which is enough for existence and uniqueness, but its derivative jumps by 1 "
     "at 0: no scheme keeps an order above 2. GELU, SiLU and tanh are smooth",
-    code="pdejax.studies.claims._c17_activations.measure",
     headline=("derivative_jump_relu", "order_rk4_relu", "order_rk4_gelu"),
     measure=measure,
     judge=judge,

@@ -152,7 +152,6 @@ C1 = Claim(
     condition="for weights smooth in depth and residual scale 1/L; weights drawn anew in each layer have no limit along a path "
     "at scale 1/√L. Orders above 1 need a scheme and subflows of that order (Strang with Euler subflows has 1) and a smooth "
     "activation (with ReLU no more than 2 can be relied on)",
-    code="pdejax.studies.claims._c1_continuum.measure",
     headline=("order_euler", "order_lie", "iid_spread_exponent_at_scale_1_by_sqrt_L", "order_rk4", "order_rk4_relu"),
     measure=measure,
     judge=judge,

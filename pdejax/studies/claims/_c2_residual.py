@@ -100,7 +100,6 @@ C2 = Claim(
     source="v2 §3.1, (11)",
     condition="of A + R for parallel blocks. Sequential blocks are Lie–Trotter steps with Euler substeps, Macaron blocks "
     "Strang steps, post-LN blocks Lie–Trotter steps with LayerNorm as a retraction after each substep: each exact to rounding",
-    code="pdejax.studies.claims._c2_residual.measure",
     headline=("distance_to_euler_parallel", "distance_to_euler_sequential", "distance_to_native_sequential"),
     measure=measure,
     judge=judge,

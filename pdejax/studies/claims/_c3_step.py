@@ -1,9 +1,8 @@
 """C3: v1 (21), the stability condition."""
 
-import jax
 import numpy as np
 
-from pdejax.studies import _claim_c3 as cases
+from pdejax.studies.claims import _c3_cases as cases
 from pdejax.studies.claims._record import (
     CONDITIONAL,
     FAILS,
@@ -27,11 +26,7 @@ RESOLUTION, DRAWS = 4, 112
 def measure(seed: int, seeds: int) -> Measured:
     """Runs of Euler that (21) calls safe and that blow up though the flow decays, and runs that it calls unsafe and that stay
     bounded; the share of either in maps of six families of fields, for (21) and for the corrected bound."""
-    with jax.enable_x64(True):
-        blown = sorted((cases.leak(), cases.reaction(), cases.values(), cases.rotation()), key=lambda case: case.left)
-        calm = (cases.mean_attention(), cases.prelayernorm())
-        sharp = cases.diffusion_limit()
-        factor = cases.softmax_factor(100.0)
+    blown, calm = cases.blown(), cases.calm()
     shares: dict[str, list[float]] = {
         f"{bound}_{kind}": [] for bound in ("v1", "corrected") for kind in ("false_safe", "false_alarm")
     }
@@ -49,12 +44,12 @@ def measure(seed: int, seeds: int) -> Measured:
         "runs_blown_up_with_left_side_at_most_1": sum(c.left <= 1 and c.factor > 1e3 * c.allowed for c in blown),
         "left_side_of_a_run_that_stays_bounded": calm[-1].left,
         "runs_bounded_with_left_side_above_1": sum(c.left > 1 and c.factor <= c.allowed for c in calm),
-        "factor_of_a_damped_perturbation_at_left_side_half": factor,
+        "factor_of_a_damped_perturbation_at_left_side_half": cases.softmax_factor(100.0),
         "share_of_runs_wrongly_called_safe": over_seeds(shares["v1_false_safe"]),
         "share_of_runs_wrongly_called_unsafe": over_seeds(shares["v1_false_alarm"]),
     }
     corrected = {
-        "limit_for_diffusion_alone": sharp,
+        "limit_for_diffusion_alone": cases.diffusion_limit(),
         "corrected_share_wrongly_called_safe": range_over(shares["corrected_false_safe"]),
         "corrected_share_wrongly_called_unsafe": over_seeds(shares["corrected_false_alarm"]),
     }
@@ -87,7 +82,6 @@ C3 = Claim(
     source="v1 Thm 2, (21)",
     condition="2DΔt/Δx² ≤ 1 is sharp for diffusion alone. In the token-max norm, with leak rate c and Lipschitz constant G of "
     "the rest, Euler is non-expansive if G ≤ c and h ≤ 2/(4D/Δx² + c + G); with G > c the field itself may grow",
-    code="pdejax.studies._claim_c3.claim_c3",
     headline=(
         "runs_blown_up_with_left_side_at_most_1",
         "share_of_runs_wrongly_called_safe",

@@ -150,7 +150,6 @@ C8 = Claim(
     source="v1 (16)",
     condition="it is neither bound: Ĩ = I − KL(p(t|x)‖q(t|x)) + KL(p(t)‖q(t)). With the true entropy of T in place of the "
     "second term (Barber–Agakov) it is a lower bound, E ln q(t|x) − E ln q(t|x′) with the true channel (CLUB) an upper one",
-    code="pdejax.studies.claims._c8_estimate.measure",
     headline=("information", "closed_form_poor_marginal", "excess_poor_marginal", "excess_two_valued"),
     measure=measure,
     judge=judge,

@@ -106,7 +106,6 @@ C9 = Claim(
     source="v1 (3), (14), Algorithm 1 line 33",
     condition="only (14) does: (3) has the sign of λθ reversed, so that the weights grow, line 33 that of β∇Ĩ, so that I(X; T) "
     "grows; η also multiplies λ and β in line 33 but not in (14)",
-    code="pdejax.studies.claims._c9_signs.measure",
     headline=("weight_norm_change_v1_3", "information_change_line_33", "information_change_v1_14"),
     measure=measure,
     judge=judge,

@@ -51,17 +51,21 @@ class Claim:
     - `id`, `statement`, `source`: what is claimed and where; `condition`: the corrected statement.
     - `measure(seed, seeds)` gives the evidence; `judge(evidence)`, a pure function of figures and corrected figures together,
       gives the verdict, so that other figures give another.
-    - `headline`: the figures that a one-line summary shows; `code`: where the claim's own code is, `module.function`.
+    - `headline`: the figures that a one-line summary shows.
     """
 
     id: str
     statement: str
     source: str
     condition: str
-    code: str
     headline: tuple[str, ...]
     measure: Callable[[int, int], Measured]
     judge: Callable[[Evidence], Verdict]
+
+    @property
+    def code(self) -> str:
+        """Where it is measured, `module.function`."""
+        return f"{self.measure.__module__}.{self.measure.__name__}"
 
 
 @dataclasses.dataclass(frozen=True)

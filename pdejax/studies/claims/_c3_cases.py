@@ -1,4 +1,4 @@
-"""Claim C3: v1 (21), 2DΔt/Δx² + αΔt‖W_O‖₂ ≤ 1, is neither sufficient nor necessary for a stable Euler step."""
+"""Runs of forward Euler that v1 (21), 2DΔt/Δx² + αΔt‖W_O‖₂ ≤ 1, gets wrong: evidence for claim C3."""
 
 import dataclasses
 import math
@@ -12,8 +12,6 @@ from pdejax._equation import MasterEquation
 from pdejax.analysis import token_max_norm
 from pdejax.analysis.stability import corrected_step_bound, v1_21
 from pdejax.solvers import Grid
-from pdejax.studies.numerics._stability import stability
-from pdejax.studies.numerics._stability_config import StabilityConfig
 from pdejax.terms import Attention, Diffusion, FeedForward, LayerNorm
 
 STEPS = 60
@@ -38,76 +36,14 @@ class Case:
     corrected: float | None
 
 
-@dataclasses.dataclass(frozen=True)
-class ClaimC3:
-    """Evidence for claim C3.
-
-    - `sharp_for_diffusion`: measured limit of 2DΔt/Δx² on 64 periodic tokens, where v1 (21) is right.
-    - `not_sufficient`, `not_necessary`: counterexamples, the smallest first.
-    - `softmax_factor`: what one step does to a perturbation that the flow damps, by ‖W_Q‖ = ‖W_K‖, all at left side ½.
-    - `runs`, `v1_false_safe`, `v1_false_alarm`, `corrected_false_safe`, `corrected_false_alarm`: counts over maps of all
-      families.
-    - `verdict`: one sentence.
-    """
-
-    sharp_for_diffusion: float
-    not_sufficient: tuple[Case, ...]
-    not_necessary: tuple[Case, ...]
-    softmax_factor: dict[float, float]
-    runs: int
-    v1_false_safe: int
-    v1_false_alarm: int
-    corrected_false_safe: int
-    corrected_false_alarm: int
-    verdict: str
+def blown() -> list[Case]:
+    """Runs that v1 (21) calls safe and that blow up though the flow decays, by its left side."""
+    return sorted((leak(), reaction(), values(), rotation()), key=lambda case: case.left)
 
 
-def claim_c3(*, resolution: int = 8, draws: int = 448, seed: int = 0) -> ClaimC3:
-    """Measure the evidence, in float64 (about ten seconds on two cores). `resolution` and `draws` size the maps: see
-    `StabilityConfig`.
-
-    Raises `ValueError` for sizes that the study refuses.
-    """
-    config = StabilityConfig(solvers=(), resolution=resolution, draws=draws, seed=seed)
-    with jax.enable_x64(True):
-        insufficient = tuple(sorted((leak(), reaction(), values(), rotation()), key=lambda case: case.left))
-        unnecessary = (mean_attention(), prelayernorm())
-        factors = {float(norm): softmax_factor(norm) for norm in (1.0, 10.0, 100.0, 1000.0)}
-        sharp = diffusion_limit()
-    maps = stability(config).results["maps"]
-
-    def total(bound, key):
-        return sum(m[bound][key] for m in maps)
-
-    counts = {
-        "v1_false_safe": total("v1", "false_safe"),
-        "v1_false_alarm": total("v1", "false_alarm"),
-        "corrected_false_safe": total("corrected", "false_safe"),
-        "corrected_false_alarm": total("corrected", "false_alarm"),
-    }
-    runs = sum(m["runs"] for m in maps)
-    return ClaimC3(
-        sharp, insufficient, unnecessary, factors, runs, **counts, verdict=_verdict(insufficient, unnecessary, counts)
-    )
-
-
-def _verdict(insufficient, unnecessary, counts) -> str:
-    blown = [case for case in insufficient if case.left <= 1 and case.factor > 1e3 * case.allowed]
-    calm = [case for case in unnecessary if case.left > 1 and case.factor <= case.allowed]
-    if not blown and not calm:
-        return "holds: no counterexample among these cases"
-    parts = []
-    if blown:
-        first = blown[0]
-        parts.append(
-            f"not sufficient ({first.name}: left side {first.left:.3g}, ×{first.factor:.1e} in {first.steps} steps)"
-        )
-    if calm:
-        last = calm[-1]
-        parts.append(f"not necessary ({last.name}: left side {last.left:.3g}, stays bounded)")
-    wrong = counts["corrected_false_safe"]
-    replacement = "h ≤ 2/(4D/Δx² + c + G) " + ("held in every run" if wrong == 0 else f"was VIOLATED in {wrong} runs")
-    return f"fails: {'; '.join(parts)}. In its place {replacement}"
+def calm() -> list[Case]:
+    """Runs that v1 (21) forbids and that stay bounded."""
+    return [mean_attention(), prelayernorm()]
 
 
 def leak() -> Case:
