@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from pdejax.data._load_listops import LENGTHS, LICENSE, SOURCE, VERSION, Settings, config_name, splits
+from pdejax.data._listops_splits import LENGTHS, LICENSE, SOURCE, VERSION, Settings, config_name, splits
 from pdejax.data._options import SPLITS
 from pdejax.data._prepare import import_tfds
 

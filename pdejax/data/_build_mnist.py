@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pdejax.data._load_mnist import ARCHIVES, VERSION
+from pdejax.data._mnist_archives import ARCHIVES, VERSION
 from pdejax.data._prepare import fetch, import_tfds
 
 tfds = import_tfds()

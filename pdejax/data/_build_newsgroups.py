@@ -5,9 +5,8 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pdejax.data import _load_newsgroups
-from pdejax.data._load_newsgroups import GROUPS, LICENSE, VERSION, config_name
-from pdejax.data._newsgroups_text import PARTS, read_documents, remove_parts
+from pdejax.data import _newsgroups_text as posts
+from pdejax.data._newsgroups_text import GROUPS, LICENSE, PARTS, VERSION, config_name, read_documents, remove_parts
 from pdejax.data._prepare import fetch, import_tfds
 
 tfds = import_tfds()
@@ -45,7 +44,7 @@ class Newsgroups(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        online = [archive for (archive,) in _load_newsgroups.ARCHIVES if archive.url]
+        online = [archive for (archive,) in posts.ARCHIVES if archive.url]
         (path,) = (self.files or fetch(dl_manager, online)).values()
         return {split: self._generate_examples(path, split) for split in ("train", "test")}
 

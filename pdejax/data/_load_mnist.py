@@ -6,25 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from pdejax.data import _mnist_archives as archives
 from pdejax.data._batches import permutation
 from pdejax.data._cache import cached
 from pdejax.data._dataset import Dataset
 from pdejax.data._images import check_form, sequences
+from pdejax.data._mnist_archives import URL, VERSION
 from pdejax.data._options import carve, data_folder, integer
-from pdejax.data._prepare import Archive, ensure, find_archives, records
-
-_URL = "https://storage.googleapis.com/cvdf-datasets/mnist/"
-VERSION = "3.0.1"
-# The checksums of TensorFlow Datasets, url_checksums/mnist.txt.
-ARCHIVES = tuple(
-    Archive(name, sha256, _URL + name)
-    for name, sha256 in (
-        ("train-images-idx3-ubyte.gz", "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"),
-        ("train-labels-idx1-ubyte.gz", "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"),
-        ("t10k-images-idx3-ubyte.gz", "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"),
-        ("t10k-labels-idx1-ubyte.gz", "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
-    )
-)
+from pdejax.data._prepare import ensure, find_archives, records
 
 
 def load_split(
@@ -58,7 +47,7 @@ def load_split(
         mask=np.broadcast_to(True, inputs.shape[:2]),
         labels=labels[:limit],
         classes=tuple(str(digit) for digit in range(10)),
-        source="Y. LeCun, C. Cortes and C. J. C. Burges, The MNIST database of handwritten digits, " + _URL,
+        source="Y. LeCun, C. Cortes and C. J. C. Burges, The MNIST database of handwritten digits, " + URL,
         license="CC BY-SA 3.0",
     )
 
@@ -73,7 +62,7 @@ def prepare(
     folder = data_folder(data_dir)
 
     def find() -> dict[str, pathlib.Path] | None:
-        return find_archives("MNIST", [ARCHIVES], folder, manual_dir, download)
+        return find_archives("MNIST", [archives.ARCHIVES], folder, manual_dir, download)
 
     def make() -> Any:
         from pdejax.data._build_mnist import Mnist  # only now, for TFDS takes a second

@@ -10,49 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from pdejax.data import _newsgroups_text as posts
 from pdejax.data._batches import permutation
 from pdejax.data._cache import cached, join
 from pdejax.data._dataset import Dataset
-from pdejax.data._newsgroups_text import PARTS
+from pdejax.data._newsgroups_text import GROUPS, LICENSE, PARTS, VERSION, config_name
 from pdejax.data._options import carve, choice, data_folder, integer
-from pdejax.data._prepare import Archive, ensure, find_archives, records
+from pdejax.data._prepare import ensure, find_archives, records
 from pdejax.data._tokenizer import Tokenizer
 
-VERSION = "1.0.0"
-LICENSE = "none stated: Usenet posts collected by K. Lang, in use for research since 1995"
-# The first is a tar file of the 18,846 posts; the second is scikit-learn's copy, with the checksum given there.
-ARCHIVES = (
-    (Archive("20news-bydate.tar.xz", "051f45d765e0443ac4d1e6d3abfff7c3dcb16d881788c54e196eb27f91ceac69"),),
-    (
-        Archive(
-            "20news-bydate.tar.gz",
-            "8f1b2514ca22a5ade8fbb9cfa5727df95fa587f4c87b786e15c759fa66d95610",
-            "https://ndownloader.figshare.com/files/5975967",
-        ),
-    ),
-)
-GROUPS = (
-    "alt.atheism",
-    "comp.graphics",
-    "comp.os.ms-windows.misc",
-    "comp.sys.ibm.pc.hardware",
-    "comp.sys.mac.hardware",
-    "comp.windows.x",
-    "misc.forsale",
-    "rec.autos",
-    "rec.motorcycles",
-    "rec.sport.baseball",
-    "rec.sport.hockey",
-    "sci.crypt",
-    "sci.electronics",
-    "sci.med",
-    "sci.space",
-    "soc.religion.christian",
-    "talk.politics.guns",
-    "talk.politics.mideast",
-    "talk.politics.misc",
-    "talk.religion.misc",
-)
 TASKS = ("classification", "lm")
 
 
@@ -128,7 +94,7 @@ def prepare(
     folder, remove = data_folder(data_dir), _parts(remove)
 
     def find() -> dict[str, pathlib.Path] | None:
-        return find_archives("20 Newsgroups", ARCHIVES, folder, manual_dir, download)
+        return find_archives("20 Newsgroups", posts.ARCHIVES, folder, manual_dir, download)
 
     def make() -> Any:
         from pdejax.data._build_newsgroups import Newsgroups, config_of  # only now, for TFDS takes a second
@@ -136,11 +102,6 @@ def prepare(
         return Newsgroups(config=config_of(remove), data_dir=folder, file_format="array_record")
 
     return ensure(folder, f"newsgroups/{config_name(remove)}/{VERSION}", make, find)
-
-
-def config_name(remove: tuple[str, ...]) -> str:
-    """The name that a set without these parts has among the prepared sets."""
-    return {PARTS: "stripped", (): "raw"}.get(remove, "without_" + "_".join(remove))
 
 
 def _documents(

@@ -148,7 +148,7 @@ def test_arrays_that_cannot_be_kept_warn(tmp_path):
 
 def test_builder_configurations(tmp_path):
     from pdejax.data._build_listops import ListOps, config_of
-    from pdejax.data._load_listops import Settings
+    from pdejax.data._listops_splits import Settings
 
     assert {config.name: config.settings[:3] for config in ListOps.BUILDER_CONFIGS} == {
         "short": (10, 200, (96_000, 2_000, 2_000)),

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from pdejax.data import _load_mnist as mnist
+from pdejax.data import _mnist_archives as mnist
 from pdejax.data import load
 
 FILES = pathlib.Path(__file__).parents[3] / "shared" / "data" / "mnist"

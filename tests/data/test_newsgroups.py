@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pdejax.data import Tokenizer, load, tfidf_accuracy
-from pdejax.data import _load_newsgroups as newsgroups
+from pdejax.data import _newsgroups_text as newsgroups
 from pdejax.data._newsgroups_text import PARTS, read_documents, remove_parts
 
 FILES = pathlib.Path(__file__).parents[3] / "shared" / "data" / "newsgroups"
