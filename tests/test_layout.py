@@ -92,6 +92,52 @@ def test_imports_run_one_way():
     assert not wrong
 
 
+def file_graph(files: dict[str, pathlib.Path]) -> dict[str, set[str]]:
+    """The modules that each module imports anywhere in its file: a name that is a module of its own counts as that module."""
+    graph = {}
+    for module, path in files.items():
+        targets: set[str] = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = (f"{node.module}.{alias.name}" for alias in node.names)
+                targets |= {name if name in files else node.module for name in names}
+            elif isinstance(node, ast.Import):
+                targets |= {alias.name for alias in node.names}
+        graph[module] = (targets & files.keys()) - {module}
+    return graph
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of modules that reach each other."""
+    reach = {module: set(targets) for module, targets in graph.items()}
+    for middle in graph:
+        for targets in reach.values():
+            if middle in targets:
+                targets |= reach[middle]
+    groups = {frozenset(b for b in reach[a] if a in reach[b]) for a in graph if a in reach[a]}
+    return sorted(sorted(group) for group in groups)
+
+
+# To be mended where they lie; no new one.
+KNOWN_CIRCLES = [
+    ["pdejax.studies.claims._equations", "pdejax.studies.claims._ledger"],
+    ["pdejax.studies.papers._models", "pdejax.studies.papers._study"],
+    ["pdejax.training._curves", "pdejax.training._run"],
+]
+
+
+def test_no_import_circle_between_files():
+    assert [circle for circle in circles(file_graph(dict(sources()))) if circle not in KNOWN_CIRCLES] == []
+
+
+def test_a_circle_would_be_seen(tmp_path):
+    texts = {"a": "def f():\n    from b import g\n", "b": "import c\n", "c": "from a import f\n", "d": "import a\n"}
+    files = {name: tmp_path / f"{name}.py" for name in texts}
+    for name, text in texts.items():
+        files[name].write_text(text)
+    assert circles(file_graph(files)) == [["a", "b", "c"]]
+
+
 def test_solvers_import_nothing_of_the_transformer():
     for module, path in sources():
         if module.startswith("pdejax.solvers"):
@@ -167,6 +213,22 @@ def test_files_are_short_and_named():
     for module, path in sources():
         assert len(path.read_text().splitlines()) <= 500, module
         assert path.stem not in {"utils", "helpers", "common", "_utils", "_helpers", "_common"}, module
+
+
+def long_functions(tree: ast.AST, most: int = 80):
+    """Names of functions whose body, without its docstring, has more lines."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            body = node.body[ast.get_docstring(node) is not None :]
+            if body and (body[-1].end_lineno or 0) - body[0].lineno + 1 > most:
+                yield node.name
+
+
+def test_functions_are_short():
+    found = {f"{module}.{name}" for module, path in sources() for name in long_functions(ast.parse(path.read_text()))}
+    assert not found
+    lines = "\n".join(f"    x = {i}" for i in range(81))
+    assert list(long_functions(ast.parse(f'def f():\n    """Text."""\n{lines}\n'))) == ["f"]
 
 
 def test_terms_and_solvers_are_what_they_say():
