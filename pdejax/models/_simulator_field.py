@@ -44,6 +44,18 @@ class HalfPrecision(AbstractTerm):
     def check(self, n: int, d: int) -> None:
         self.term.check(n, d)
 
+    @property
+    def smoothness(self) -> float:
+        return self.term.smoothness
+
+    def lipschitz(self, radius: float, n: int, norm: str = "token_max", spread: float = 0.0) -> Any:
+        """The term's own constant, up to the rounding of the narrower type."""
+        return self.term.lipschitz(radius, n, norm, spread)
+
+    def growth(self, n: int, norm: str = "token_max") -> tuple[float, float] | None:
+        """The term's own growth, up to the rounding of the narrower type."""
+        return self.term.growth(n, norm)
+
 
 class FieldWeights(eqx.Module):
     """Weights of A, R, D and S, or some of them.

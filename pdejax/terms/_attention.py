@@ -1,5 +1,6 @@
 """Interaction: attention as a non-local integral operator."""
 
+import math
 from typing import Literal, get_args
 
 import equinox as eqx
@@ -23,8 +24,9 @@ from pdejax.terms._base import (
     mask_of,
     scalar,
 )
+from pdejax.terms._constants import Lipschitz, in_float64, operator_norm
 from pdejax.terms._kernels import IMPLEMENTATIONS, attend
-from pdejax.terms._normalization import Norm
+from pdejax.terms._normalization import Norm, largest_output, norm_slope
 from pdejax.terms._rotary import rotate
 
 Kernel = Literal["softmax", "linear", "uniform", "l2"]
@@ -187,6 +189,126 @@ class Attention(AbstractTerm):
         check_norms("Attention", d, self.norm, self.norm_out)
         if self.quadrature is not None:
             check_grid("Attention (its quadrature weights)", self.quadrature.shape[-1], n)
+
+    def lipschitz(self, radius: float, n: int, norm: str = "token_max", spread: float = 0.0) -> Lipschitz:
+        r"""Lipschitz constant on n tokens with ‖u_i‖₂ ≤ R, THEORY claim C12.
+
+        Softmax kernel, $B_h = W_Q^hW_K^{h\top}/\sqrt{d_k}$, $M_h = W_V^hW_O^h$, α the strength:
+
+        | norm | constant |
+        |---|---|
+        | token-max | $\alpha\sum_h\|M_h\|_2\,(1 + 2\|B_h\|_2R^2)$ |
+        | Frobenius | $\alpha\sum_h\|M_h\|_2\,(\sqrt n\,(1 + \|B_h\|_2R^2) + \|B_h\|_2R^2)$ |
+
+        or with $\|W_O\|_2(\sum_h\|W_V^h\|_2^2(\cdot)^2)^{1/2}$ in the place of the sum over heads, whichever is smaller.
+        Quadrature weights, causality and padding change the softmax but not the bound (padding changes that of the other kernels
+        in the Frobenius norm). Biases, rotary positions and the kernels `"l2"`, `"linear"` and `"uniform"` enter through the
+        derivatives of the logits; the leak adds α. With an input norm R is the radius of the normalized tokens about the norm's
+        bias, and the norm's own constant multiplies (`spread`: lower bound of a token's standard deviation over its features; 0
+        gives 1/√ε, which is large).
+
+        *Derivation*, one head, z_ij the logits, p_ij the softmax over j, ū_i = Σ_j p_ij u_j, M = W_V W_O:
+
+        $$\delta f_i = \Big[\sum_j p_{ij}\,\delta u_j + \sum_j p_{ij}\,(\partial_{u_i} z_{ij}\cdot\delta u_i)(u_j - ū_i)
+          + \sum_j p_{ij}\,(\partial_{u_j} z_{ij}\cdot\delta u_j)(u_j - ū_i)\Big] M .$$
+
+        On the ball, Σ_j p_ij‖u_j − ū_i‖² ≤ R². Let a bound the spread of ∂z_ij/∂u_i over the keys (its standard deviation under p
+        in any direction) and b bound ‖∂z_ij/∂u_j‖. By Cauchy–Schwarz the second sum is at most aR‖δu_i‖ and the third
+        bR(Σ_j p_ij‖δu_j‖²)^{1/2}. In the token-max norm all three add to 1 + (a + b)R. In the Frobenius norm the first and third
+        pick up (max_j Σ_i p_ij)^{1/2} ≤ √n: √n(1 + bR) + aR. For dot-product logits a = b = ‖B‖₂R.
+
+        The Frobenius form is below that of Castin, Ablin, Peyré, arXiv 2312.14820, Theorem 3.3 (`castin_bound`) for every ‖B‖, R
+        and n, by a factor of 1.5 to 3.5 for large n, because (x + y + z)² ≤ 3(x² + y² + z²). Dot-product attention on all of
+        space is not Lipschitz: Kim, Papamakarios, Mnih, arXiv 2006.04710, Theorem 3.1.
+        """
+        self.check(n, self.wq.shape[0])
+        alpha = abs(float(in_float64(self.strength)))
+        outer = norm_slope(self.norm, spread) * norm_slope(self.norm_out)
+        heads = [self._head_lipschitz(h, n, float(radius), norm) for h in range(self.wq.shape[1])]
+        wo = in_float64(self.wo)
+        apart = sum(apart for apart, _ in heads)
+        together = operator_norm(wo.reshape(-1, wo.shape[-1])) * math.hypot(*(value for _, value in heads))
+        averages = self.kernel in ("uniform", "linear") and norm == "frobenius"
+        conditions = ("no padding: it changes the weights of the average",) if averages else ()
+        return Lipschitz(alpha * outer * min(apart, together), alpha if self.leak else 0.0, conditions=conditions)
+
+    def growth(self, n: int, norm: str = "token_max") -> tuple[float, float]:
+        r"""Growth $\lambda = \alpha\min(\sum_h\|M_h\|_2, \|W_O\|_2(\sum_h\|W_V^h\|_2^2)^{1/2})$, times √n in the mesh norm,
+        and f the length of what the biases give; with a norm before or after λ = 0 and f the largest output. A leak adds −α to λ.
+
+        Rows of a softmax are convex weights, so that growth needs neither W_Q nor W_K, nor a ball; only its growth in the mesh
+        norm carries √n (claim C5). Raises `ValueError` for the linear kernel, which is cubic in u.
+        """
+        self.check(n, self.wq.shape[0])
+        alpha = float(in_float64(self.strength))
+        leak = -alpha if self.leak else 0.0
+        if self.norm_out is not None:
+            return leak, abs(alpha) * largest_output(self.norm_out)
+        if self.kernel == "linear":
+            raise ValueError("attention with kernel='linear' grows cubically: it has no linear growth bound.")
+        wv, wo = in_float64(self.wv), in_float64(self.wo)
+        heads = range(wv.shape[1])
+        bv = np.zeros(wv.shape[1:]) if self.bv is None else in_float64(self.bv)
+        centre, reach = (np.zeros(len(wv)), 1.0) if self.norm is None else self.norm.ball()
+        constant = np.einsum("hk,hkd->d", bv + np.tensordot(centre, wv, 1), wo)
+        constant = constant if self.bo is None else constant + in_float64(self.bo)
+        apart = sum(operator_norm(wv[:, h] @ wo[h]) for h in heads)
+        together = operator_norm(wo.reshape(-1, wo.shape[-1])) * math.hypot(*(operator_norm(wv[:, h]) for h in heads))
+        gain, offset = abs(alpha) * min(apart, together), abs(alpha) * float(np.linalg.norm(constant))
+        if self.norm is not None:
+            # Normalized tokens, and so their averages, stay in a ball.
+            return leak, offset + gain * reach
+        if norm == "mesh":
+            w = np.full(n, 1 / n) if self.quadrature is None else in_float64(self.quadrature)
+            # ‖1wᵀ‖₂ = √n‖w‖₂ for the uniform kernel; a softmax may be any row-stochastic matrix.
+            gain *= math.sqrt(n) * (float(np.linalg.norm(w / w.sum())) if self.kernel == "uniform" else 1.0)
+        return leak + gain, offset
+
+    def _head_lipschitz(self, h: int, n: int, radius: float, norm: str) -> tuple[float, float]:
+        """Lipschitz constants of one head on normalized tokens, with and without its block of W_O."""
+        wq, wk, wv = (in_float64(w)[:, h] for w in (self.wq, self.wk, self.wv))
+        wo = in_float64(self.wo)[h]
+        bq, bk, bv = (np.zeros(wq.shape[1]) if b is None else in_float64(b)[h] for b in (self.bq, self.bk, self.bv))
+        if self.norm is not None:
+            # The ball about the norm's bias becomes one about 0, with that bias inside those of the projections.
+            centre, radius = self.norm.ball(radius)
+            bq, bk, bv = bq + centre @ wq, bk + centre @ wk, bv + centre @ wv
+        mixed = math.sqrt(n) if norm == "frobenius" else 1.0
+        gains = operator_norm(wv @ wo), operator_norm(wv)
+        if self.kernel in ("softmax", "l2"):
+            a, b = self._logit_slopes(wq, wk, bq, bk, radius)
+            constant = mixed * (1 + b * radius) + a * radius
+            return gains[0] * constant, gains[1] * constant
+        w = np.full(n, 1 / n) if self.quadrature is None else in_float64(self.quadrature)
+        average = mixed * float(np.linalg.norm(w / w.sum())) if norm == "frobenius" else 1.0
+        if self.kernel == "uniform":
+            return gains[0] * average, gains[1] * average
+        # Without a softmax nothing centres the values: query side, key side and value side add up.
+        nq, nk = operator_norm(wq), operator_norm(wk)
+        query, key = nq * radius + float(np.linalg.norm(bq)), nk * radius + float(np.linalg.norm(bk))
+        scale = wq.shape[1] ** -0.5
+        offsets = float(np.linalg.norm(bv @ wo)), float(np.linalg.norm(bv))
+        apart, together = (
+            scale
+            * (nq * key * (gain * radius + offset) + average * query * (nk * (gain * radius + offset) + key * gain))
+            for gain, offset in zip(gains, offsets, strict=True)
+        )
+        return apart, together
+
+    def _logit_slopes(self, wq, wk, bq, bk, radius: float) -> tuple[float, float]:
+        """(a, b) of the derivation in `lipschitz` for the logits of a softmax kernel."""
+        scale = wq.shape[1] ** -0.5
+        rotary = self.rotary is not None
+        nq, nk, lq, lk = operator_norm(wq), operator_norm(wk), float(np.linalg.norm(bq)), float(np.linalg.norm(bk))
+        # A rotation between query and key keeps norms, not products of matrices; and it turns every key's bias by another
+        # angle, so that biases no longer drop out of the softmax.
+        cross = nq * nk if rotary else operator_norm(wq @ wk.T)
+        a = scale * (cross * radius + (nq * lk if rotary else 0.0))
+        b = scale * (cross * radius + (lq * nk if rotary else float(np.linalg.norm(bq @ wk.T))))
+        if self.kernel != "l2":
+            return a, b
+        offset = lq + lk if rotary else float(np.linalg.norm(bq - bk))
+        return 2 * a, 2 * scale * (cross * radius + nk**2 * radius + offset * nk)
 
     def _queries_keys(self, x: Field) -> tuple[Array, Array]:
         q, k = _project(x, self.wq, self.bq), _project(x, self.wk, self.bk)

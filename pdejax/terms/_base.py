@@ -12,6 +12,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from pdejax._check import traced
 from pdejax._types import Depth, Field, Mask
+from pdejax.terms._constants import Lipschitz
 
 
 class FieldArgs(eqx.Module):
@@ -41,6 +42,32 @@ class AbstractTerm(eqx.Module):
     @abc.abstractmethod
     def check(self, n: int, d: int) -> None:
         """Raise `ValueError` if the term cannot act on a field of `n` tokens and `d` features."""
+
+    @property
+    def smoothness(self) -> float:
+        """How many derivatives by u are continuous: no scheme keeps an order above this plus 2 (claim C17). ∞ by default; 0 for
+        a field with kinks, such as ReLU."""
+        return math.inf
+
+    def lipschitz(
+        self, radius: float, n: int, norm: str = "token_max", spread: float = 0.0
+    ) -> Lipschitz | float | None:
+        r"""Bound L of $\|f(u) - f(v)\| \le L\,\|u - v\|$, per unit depth, over the fields u, v of `n` tokens with
+        $\|u_i\|_2 \le R$ = `radius` and a standard deviation of every token over its features of at least `spread`.
+
+        `norm`: `"token_max"`, $\max_i\|u_i\|_2$, or `"frobenius"`, $(\sum_i\|u_i\|_2^2)^{1/2}$. A number, or a `Lipschitz`
+        where a part of it is a leak −c·u or diffusion; None, the default, where no bound is known.
+        """
+        del radius, n, norm, spread
+        return None
+
+    def growth(self, n: int, norm: str = "token_max") -> tuple[float, float] | None:
+        r"""Bound $(\lambda, f)$ of the growth that the term adds, $\frac{d^+}{dt}\|u\| \le \lambda\|u\| + f$ for every
+        field u of `n` tokens. `norm`: `"token_max"`, or `"mesh"`, $(\frac1n\sum_i\|u_i\|^2)^{1/2}$. None, the default,
+        where none is known; a `ValueError` says why there is none.
+        """
+        del n, norm
+        return None
 
 
 def mask_of(args: FieldArgs | None) -> Mask | None:

@@ -1,5 +1,6 @@
 """Diffusion: v1 (8) with constant diffusivity, and the emergent diffusion of v2 (7)–(8)."""
 
+import math
 from typing import Literal, get_args
 
 import equinox as eqx
@@ -9,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from pdejax._types import Depth, Field, Mask
+from pdejax.exact._heat import largest_wave_number
 from pdejax.solvers import Grid, Laplacian, divergence
 from pdejax.terms._attention import Attention
 from pdejax.terms._base import (
@@ -20,6 +22,7 @@ from pdejax.terms._base import (
     constant,
     mask_of,
 )
+from pdejax.terms._constants import COUPLED, Lipschitz, in_float64, operator_norm
 from pdejax.terms._reaction import FeedForward
 
 Form = Literal["raw", "absolute", "softplus", "clip"]
@@ -70,6 +73,29 @@ class Diffusion(AbstractTerm):
         check_grid("Diffusion", self.grid.n, n)
         if self.diffusivity.ndim > 0:
             check_features("Diffusion (its diffusivity)", self.diffusivity.shape[-1], d)
+
+    def lipschitz(self, radius: float, n: int, norm: str = "token_max", spread: float = 0.0) -> Lipschitz:
+        r"""Lipschitz constant $4\|D\|_2/\Delta x^2$ in the token-max norm, $\|D\|_2\max_k|\lambda_k|$ with the grid's own
+        eigenvalues in the Frobenius norm. Both hold with padding, which removes faces: a smaller quadratic form."""
+        del radius, spread
+        d = in_float64(self.diffusivity)
+        self.check(n, d.shape[-1] if d.ndim else 1)
+        size = operator_norm(d) if d.ndim == 2 else float(np.max(np.abs(d)))
+        wave = 4.0 if norm == "token_max" else largest_wave_number(n, self.grid.boundary)
+        found = size * wave / float(np.asarray(self.grid.spacing)) ** 2
+        return Lipschitz(0.0, diffusion=found, conditions=(COUPLED,) if d.ndim == 2 and norm == "token_max" else ())
+
+    def growth(self, n: int, norm: str = "token_max") -> tuple[float, float]:
+        """Growth (0, 0). Raises `ValueError` in the token-max norm for diffusivities that differ between features or couple
+        them: then the invariant sets of diffusion are boxes, not balls."""
+        del n
+        d = in_float64(self.diffusivity)
+        equal = d.ndim == 0 or np.all(d == d.flat[0]) if d.ndim < 2 else np.allclose(d, d[0, 0] * np.eye(len(d)))
+        if norm == "token_max" and not equal:
+            raise ValueError(
+                "unequal diffusivities have no maximum principle for token norms; use norm='mesh' or one scalar."
+            )
+        return 0.0, 0.0
 
 
 class EffectiveDiffusion(AbstractTerm):
@@ -139,6 +165,11 @@ class EffectiveDiffusion(AbstractTerm):
         check_grid("EffectiveDiffusion", self.grid.n, n)
         self.interaction.check(n, d)
         self.reaction.check(n, d)
+
+    @property
+    def smoothness(self) -> float:
+        """One derivative less than the network, whose Jacobian it holds; 0 at most for forms with kinks."""
+        return min(self.reaction.smoothness - 1, 0.0 if self.form in ("absolute", "clip") else math.inf)
 
     def _slope_squared(self, dtype) -> Float[Array, " n"]:
         p, dx = self.positions.astype(dtype), jnp.asarray(self.grid.spacing, dtype)

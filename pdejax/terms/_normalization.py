@@ -1,12 +1,16 @@
 """Per-token normalization over features, as used inside blocks and as a retraction after a step."""
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from pdejax._types import Field
 from pdejax.terms._base import at_least_float32
+from pdejax.terms._constants import in_float64, operator_norm
 
 
 class LayerNorm(eqx.Module):
@@ -36,6 +40,25 @@ class LayerNorm(eqx.Module):
         y = centred * jax.lax.rsqrt(variance + self.eps)
         return (y * self.scale.astype(y.dtype)[None] + self.bias.astype(y.dtype)[None]).astype(u.dtype)
 
+    def lipschitz(self, spread: float = 0.0) -> float:
+        r"""Lipschitz constant in the token-max and in the Frobenius norm,
+
+        $$\|\mathrm{LN}(u) - \mathrm{LN}(v)\| \le \frac{\|\mathrm{diag}(g)\,P\|_2}{\sqrt{\sigma^2+\epsilon}}\,\|u - v\|,$$
+
+        with P the projection off the mean. `spread` σ is a lower bound of every token's standard deviation over its features; 0
+        gives the global constant, at most $\|g\|_\infty/\sqrt\epsilon$, attained at a constant token: 10³ at ε = 1e-6.
+
+        The Jacobian is $\mathrm{diag}(g)(P - zz^\top/d)/\sqrt{v+\epsilon}$ with z = c/√(v+ε), ‖z‖² < d. The domain
+        {std ≥ σ} is not convex; the bound holds for pairs in it all the same, because the map continued linearly to
+        smaller tokens has that Jacobian bound everywhere. Sharp for d ≥ 3.
+        """
+        g = in_float64(self.scale)
+        return operator_norm(np.diag(g) - g[:, None] / len(g)) / math.sqrt(spread**2 + self.eps)
+
+    def ball(self, radius: float = math.inf) -> tuple[Float[np.ndarray, " d"], float]:
+        """Centre `(d,)` and radius of a ball that holds every normalized token, for tokens of norm up to `radius`."""
+        return in_float64(self.bias), _reach(self.scale, self.eps, radius)
+
 
 class RMSNorm(eqx.Module):
     r"""Root-mean-square normalization (Zhang & Sennrich, arXiv 1910.07467, (4)):
@@ -57,6 +80,15 @@ class RMSNorm(eqx.Module):
         y = x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + self.eps)
         return (y * self.scale.astype(y.dtype)[None]).astype(u.dtype)
 
+    def lipschitz(self, spread: float = 0.0) -> float:
+        r"""Lipschitz constant $\|g\|_\infty/\sqrt{\sigma^2+\epsilon}$ in the token-max and in the Frobenius norm; `spread` σ is a
+        lower bound of every token's root mean square over its features. Derivation: `LayerNorm.lipschitz`, with P = I."""
+        return operator_norm(np.diag(in_float64(self.scale))) / math.sqrt(spread**2 + self.eps)
+
+    def ball(self, radius: float = math.inf) -> tuple[Float[np.ndarray, " d"], float]:
+        """Centre (0) and radius of a ball that holds every normalized token, for tokens of norm up to `radius`."""
+        return np.zeros(self.scale.shape[0]), _reach(self.scale, self.eps, radius)
+
 
 class SphereProjection(eqx.Module):
     """Projects every token on the sphere of a given radius, `u_i ← radius · u_i / ‖u_i‖` (Geshkovski et al.,
@@ -71,3 +103,21 @@ class SphereProjection(eqx.Module):
 
 
 Norm = LayerNorm | RMSNorm
+
+
+def norm_slope(layer: Norm | None, spread: float = 0.0) -> float:
+    """Lipschitz constant of a normalization that may be absent."""
+    return 1.0 if layer is None else layer.lipschitz(spread)
+
+
+def largest_output(layer: Norm) -> float:
+    """Largest length of a normalized token."""
+    centre, reach = layer.ball()
+    return float(np.linalg.norm(centre)) + reach
+
+
+def _reach(scale: Array, eps: float, radius: float) -> float:
+    """‖z‖ = ‖c‖/√(‖c‖²/d + ε) grows with ‖c‖ ≤ R and stays below √d; the scale stretches it by ‖g‖_∞ at most."""
+    g = in_float64(scale)
+    length = math.sqrt(len(g)) if math.isinf(radius) else radius / math.sqrt(radius**2 / len(g) + eps)
+    return float(np.max(np.abs(g))) * length

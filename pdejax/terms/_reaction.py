@@ -1,5 +1,6 @@
 """Reaction: the feed-forward network as a local, pointwise term."""
 
+import math
 from collections.abc import Callable
 from typing import get_args
 
@@ -20,7 +21,8 @@ from pdejax.terms._base import (
     gaussian,
     scalar,
 )
-from pdejax.terms._normalization import Norm
+from pdejax.terms._constants import Lipschitz, activation_slopes, in_float64, operator_norm
+from pdejax.terms._normalization import Norm, largest_output, norm_slope
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
@@ -132,6 +134,62 @@ class FeedForward(AbstractTerm):
         check_norms("FeedForward", d, self.norm, self.norm_out)
         if self.grid is not None:
             check_grid("FeedForward", self.grid.n, n)
+
+    @property
+    def smoothness(self) -> float:
+        """0 for ReLU, whose derivative jumps; ∞ for the other activations."""
+        return 0.0 if self.activation == "relu" else math.inf
+
+    def lipschitz(self, radius: float, n: int, norm: str = "token_max", spread: float = 0.0) -> Lipschitz:
+        r"""Lipschitz constant on all fields, the same in both norms.
+
+        With slopes of the activation in $[c - r, c + r]$ the network's Jacobian is $W_1(cI + rT)W_2$ with T diagonal, ‖T‖₂
+        ≤ 1, so
+
+        $$\|\partial\,\mathrm{FFN}\|_2 \le |c|\,\|W_1W_2\|_2 + r\,\|W_1\|_2\|W_2\|_2 \le
+          \sup|\sigma'|\,\|W_1\|_2\|W_2\|_2 .$$
+
+        The first form is used. It is multiplied by the constants of the norms before and after, and by α; the leak adds α. With a
+        norm before it, the constant holds where every token deviates by at least `spread`.
+        """
+        del radius, n, norm
+        alpha = abs(float(in_float64(self.strength)))
+        slope = self._slope() * norm_slope(self.norm, spread) * norm_slope(self.norm_out)
+        return Lipschitz(alpha * slope, leak=alpha if self.leak else 0.0)
+
+    def growth(self, n: int, norm: str = "token_max") -> tuple[float, float]:
+        r"""Growth in both norms, one-sided: $\lambda = \alpha(\lambda_{max}(\mathrm{sym}\,cW_1W_2) + r\|W_1\|_2\|W_2\|_2)$
+        with slopes of the activation in [c − r, c + r], and f = ‖R(0)‖; with a norm before or after λ = 0 and f the largest
+        output. A leak adds −α to λ.
+
+        Raises `ValueError` where a source of unknown size is added.
+        """
+        del n, norm
+        if self.source is not None:
+            raise ValueError(
+                "the reaction has a source of unknown size: bound the equation without it and add sup‖g‖ to offset."
+            )
+        alpha = float(in_float64(self.strength))
+        leak = -alpha if self.leak else 0.0
+        if self.norm_out is not None:
+            return leak, abs(alpha) * largest_output(self.norm_out)
+        w1, w2 = in_float64(self.w1), in_float64(self.w2)
+        centre, reach = (np.zeros(len(w1)), 0.0) if self.norm is None else self.norm.ball()
+        hidden = jnp.asarray(centre @ w1 + in_float64(self.b1))
+        active = in_float64(ACTIVATIONS[self.activation](hidden))
+        at_centre = abs(alpha) * float(np.linalg.norm(active @ w2 + in_float64(self.b2)))
+        if self.norm is not None:
+            return leak, at_centre + abs(alpha) * self._slope() * reach
+        low, high = activation_slopes(self.activation)
+        matrix = alpha * (low + high) / 2 * (w1 @ w2)
+        one_sided = float(np.linalg.eigvalsh((matrix + matrix.T) / 2)[-1])
+        return leak + one_sided + abs(alpha) * (high - low) / 2 * operator_norm(w1) * operator_norm(w2), at_centre
+
+    def _slope(self) -> float:
+        """Lipschitz constant of `network`."""
+        low, high = activation_slopes(self.activation)
+        w1, w2 = in_float64(self.w1), in_float64(self.w2)
+        return abs(high + low) / 2 * operator_norm(w1 @ w2) + (high - low) / 2 * operator_norm(w1) * operator_norm(w2)
 
     def _one_token(self, row: Float[Array, " d"]) -> Float[Array, " d"]:
         x = row[None]

@@ -1,5 +1,7 @@
 """Stabilization S: v2 (9) as written, and the three readings that keep what v2 Thm 3.3 promises of it."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +19,8 @@ from pdejax.terms._base import (
     mask_of,
     token_average,
 )
-from pdejax.terms._normalization import LayerNorm, Norm
+from pdejax.terms._constants import Lipschitz, in_float64, magnitude
+from pdejax.terms._normalization import LayerNorm, Norm, largest_output
 
 
 class SpatialNorm(AbstractTerm):
@@ -61,6 +64,46 @@ class SpatialNorm(AbstractTerm):
             check_grid("SpatialNorm", self.grid.n, n)
         _check_rate("SpatialNorm", self.gamma, n)
 
+    def lipschitz(self, radius: float, n: int, norm: str = "token_max", spread: float = 0.0) -> Lipschitz:
+        r"""Lipschitz constant on all fields without padding (padded tokens feel σ without being part of it).
+
+        In the Frobenius norm γ/√ε: v2 (9) is γ times an orthogonal projection followed by $c\mapsto c/\sqrt{\|c\|^2+\epsilon}$,
+        whose derivative is largest, $\epsilon^{-1/2}$, at c = 0: sharp. (On a Dirichlet grid, whose end weights are 3/2, times
+        √(3/2).) In the token-max norm the derivative is at most $(2(1-w_{min}) + x/((1+x)\sqrt{w_{min}}))/\sqrt{1+x}$ in units of
+        γ/√ε, x = σ²/ε, with $w_{min}$ the smallest quadrature weight (1/n). Its maximum over x is
+        $\tfrac23\gamma\epsilon^{-1/2}(a+b)^{3/2}(3b)^{-1/2}$ with $a = 2(1-w_{min})$ and $b = w_{min}^{-1/2}$, or a if 3b ≤
+        a + b.
+        """
+        del radius, spread
+        self.check(n, 1)
+        w = self._shares(n)
+        rate = magnitude(self.gamma) / math.sqrt(float(in_float64(self.eps)))
+        conditions = ("no padding: padded tokens feel σ without being part of it",)
+        if norm == "frobenius":
+            return Lipschitz(rate * math.sqrt(float(w.max() / w.min())), conditions=conditions)
+        a, b = 2 * (1 - float(w.min())), float(w.min()) ** -0.5
+        # The largest (a + b)/√y − b/y^{3/2} over y = 1 + σ²/ε ≥ 1.
+        largest = a if 3 * b <= a + b else 2 / 3 * (a + b) ** 1.5 / math.sqrt(3 * b)
+        return Lipschitz(rate * largest, conditions=conditions)
+
+    def growth(self, n: int, norm: str = "token_max") -> tuple[float, float]:
+        """Growth (0, 0): v2 (9) points inwards and is 0 on constant fields (claim C4).
+
+        Raises `ValueError` in the mesh norm for γ or quadrature weights that vary over tokens.
+        """
+        del n
+        uneven = self.gamma.ndim > 0 or (self.grid is not None and self.grid.boundary == "dirichlet")
+        if norm == "mesh" and uneven:
+            raise ValueError("SpatialNorm with gamma or weights that vary over tokens: use norm='token_max'.")
+        return 0.0, 0.0
+
+    def _shares(self, n: int) -> Float[np.ndarray, " n"]:
+        """Quadrature weights that sum to 1."""
+        if self.grid is None or self.grid.boundary != "dirichlet":
+            return np.full(n, 1 / n)
+        w = in_float64(self.grid.weights)
+        return w / w.sum()
+
 
 class LayerNormRelaxation(AbstractTerm):
     r"""Relaxation to the layer-normalized field, $S(u) = -\gamma\,(u - \mathrm{LN}(u))$: the reading of v2 (9) with the
@@ -87,6 +130,20 @@ class LayerNormRelaxation(AbstractTerm):
         check_features("LayerNormRelaxation", self.norm.scale.shape[-1], d)
         _check_rate("LayerNormRelaxation", self.gamma, n)
 
+    def lipschitz(self, radius: float, n: int, norm: str = "token_max", spread: float = 0.0) -> Lipschitz:
+        """Lipschitz constant in both norms, J the norm's Jacobian where every token deviates by at least `spread`:
+        γ·max(1, ‖J‖ − 1) for a uniform positive scale, which makes J symmetric with eigenvalues in [0, ‖J‖]; else γ(1 + ‖J‖)."""
+        del radius, n, norm
+        slope, scale = self.norm.lipschitz(spread), in_float64(self.norm.scale)
+        uniform = bool(np.all(scale == scale[0]) and scale[0] >= 0)
+        return Lipschitz(magnitude(self.gamma) * (max(1.0, slope - 1) if uniform else 1 + slope))
+
+    def growth(self, n: int, norm: str = "token_max") -> tuple[float, float]:
+        """Growth (−γ, γ·sup‖LN‖), with the smallest and the largest γ of any token."""
+        del n, norm
+        gamma = in_float64(self.gamma)
+        return -float(gamma.min()), float(gamma.max()) * largest_output(self.norm)
+
 
 class LinearDamping(AbstractTerm):
     r"""Linear damping $S(u) = -\gamma u$: the stabilization for which v2 Thm 3.3 holds, with γ above the growth constants
@@ -109,6 +166,16 @@ class LinearDamping(AbstractTerm):
     def check(self, n: int, d: int) -> None:
         del d
         _check_rate("LinearDamping", self.gamma, n)
+
+    def lipschitz(self, radius: float, n: int, norm: str = "token_max", spread: float = 0.0) -> Lipschitz:
+        """Lipschitz constant γ, all of it a leak; the largest γ of any token."""
+        del radius, n, norm, spread
+        return Lipschitz(0.0, leak=magnitude(self.gamma))
+
+    def growth(self, n: int, norm: str = "token_max") -> tuple[float, float]:
+        """Growth (−γ, 0), with the smallest γ of any token."""
+        del n, norm
+        return -float(in_float64(self.gamma).min()), 0.0
 
 
 def _rate(owner: str, gamma: ArrayLike) -> Array:

@@ -308,6 +308,9 @@ def test_bad_input_of_energies():
     equation = full(jax.random.key(0), pj.SpatialNorm(1.0))
     varied = pj.MasterEquation(stabilization=pj.SpatialNorm(jnp.ones(N)))
     uneven = pj.MasterEquation(diffusion=pj.Diffusion(pj.Grid(N), jnp.array([1.0, 2.0, 1.0, 1.0])))
+    emergent = pj.EffectiveDiffusion(
+        pj.Grid(N), full(jax.random.key(0), None).interaction, linear(1.0), jnp.zeros((N, D))
+    )
     cubic = pj.MasterEquation(interaction=pj.Attention(D, 1, key=jax.random.key(0), kernel="linear"))
     sourced = pj.MasterEquation(reaction=pj.FeedForward(D, 2, key=jax.random.key(0), source=lambda x, t: x[:, None]))
     for call, error, words in (
@@ -319,9 +322,14 @@ def test_bad_input_of_energies():
         (lambda: extinction_time(1.0, math.nan), ValueError, "gamma=nan"),
         (lambda: extinction_time(1.0, 1.0, rate=math.inf), ValueError, "rate=inf"),
         (lambda: decay_bound(-1.0, 1.0, 0.0, 1.0), ValueError, "initial must be"),
-        (lambda: growth_bound(equation, N, norm="l2"), ValueError, "norm='l2' is unknown"),
+        (lambda: growth_bound(equation, N, norm="l2"), ValueError, "norm='l2' must be one of"),
         (lambda: growth_bound(equation, 0), ValueError, "n=0"),
-        (lambda: growth_bound(equation.interaction, N), TypeError, "pass a MasterEquation"),
+        (lambda: growth_bound(pj.LayerNorm(D), N), TypeError, "pass a MasterEquation"),
+        (
+            lambda: growth_bound(pj.MasterEquation(diffusion=emergent), N),
+            ValueError,
+            "EffectiveDiffusion knows no growth",
+        ),
         (lambda: growth_bound(varied, N, norm="mesh"), ValueError, "norm='token_max'"),
         (lambda: growth_bound(uneven, N), ValueError, "norm='mesh'"),
         (lambda: growth_bound(cubic, N), ValueError, "cubically"),

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from scipy.special import erf, expit
 
 import pdejax as pj
-from pdejax.analysis.stability._lipschitz import field_lipschitz
-from pdejax.analysis.stability._lipschitz_attention import attention_lipschitz, castin_bound
-from pdejax.analysis.stability._lipschitz_pointwise import activation_slopes, feedforward_lipschitz, layernorm_lipschitz
-from pdejax.analysis.stability._lipschitz_sampled import adversarial_lipschitz, random_states, sampled_lipschitz
+from pdejax.analysis.stability import adversarial_lipschitz, castin_bound, field_lipschitz, sampled_lipschitz
+from pdejax.analysis.stability._lipschitz_sampled import random_states
+from pdejax.terms import AbstractTerm
+from pdejax.terms._constants import Lipschitz, activation_slopes
 from pdejax.terms._reaction import ACTIVATIONS
 
 N, D = 5, 4
@@ -88,12 +88,7 @@ def randomized(term, key):
 def check_never_violated(term, radius, spread=0.0):
     local, pairs = worst(term, *states(radius, spread))
     for norm in NORMS:
-        if isinstance(term, pj.Attention):
-            found = attention_lipschitz(term, N, radius, norm=norm, spread=spread)
-        elif isinstance(term, pj.FeedForward):
-            found = feedforward_lipschitz(term, norm=norm, spread=spread)
-        else:
-            found = field_lipschitz(term, N, radius, norm=norm, spread=spread)
+        found = field_lipschitz(term, N, radius, norm=norm, spread=spread)
         assert found.bound == pytest.approx(sum(found.parts.values()))
         assert 0 < local[norm] <= found.bound * (1 + 1e-12)
         assert 0 < pairs[norm] <= found.bound * (1 + 1e-12)
@@ -136,7 +131,7 @@ def test_attention_certificate_with_padding():
     args = pj.FieldArgs(jnp.array([True, True, False, True, False]))
     local, _ = worst(term, states(2.0)[0], args=args)
     for norm in NORMS:
-        assert local[norm] <= attention_lipschitz(term, N, 2.0, norm=norm).bound
+        assert local[norm] <= field_lipschitz(term, N, 2.0, norm=norm).bound
 
 
 def test_single_head_certificates_are_the_stated_formulas():
@@ -145,8 +140,8 @@ def test_single_head_certificates_are_the_stated_formulas():
     b, m = np.linalg.norm(wq @ wk.T / 2, 2), np.linalg.norm(wv @ wo, 2)
     for radius in (0.3, 2.0, 50.0):
         x = b * radius**2
-        token = attention_lipschitz(term, N, radius).bound
-        frobenius = attention_lipschitz(term, N, radius, norm="frobenius").bound
+        token = field_lipschitz(term, N, radius).bound
+        frobenius = field_lipschitz(term, N, radius, norm="frobenius").bound
         assert token == pytest.approx(0.7 * m * (1 + 2 * x), rel=1e-13)
         assert frobenius == pytest.approx(0.7 * m * (math.sqrt(N) * (1 + x) + x), rel=1e-13)
 
@@ -170,7 +165,7 @@ def test_attention_certificate_grows_like_the_constant_itself():
     for radius in (1.0, 10.0, 100.0):
         slope = float(jacobian(jnp.array([[0.0], [radius]]))[0, 0, 0, 0])
         assert slope == pytest.approx(0.5 + radius**2 / 4, rel=1e-12)
-        bound = attention_lipschitz(term, 2, radius).bound
+        bound = field_lipschitz(term, 2, radius).bound
         assert slope <= bound <= 8.1 * slope
 
 
@@ -179,7 +174,7 @@ def test_uniform_attention_certificate_is_attained():
     eye = jnp.eye(D)
     term = pj.Attention(D, 1, key=jax.random.key(0), kernel="uniform")
     term = eqx.tree_at(lambda a: (a.wv, a.wo), term, (eye[:, None], eye[None]))
-    assert [attention_lipschitz(term, N, 1.0, norm=norm).bound for norm in NORMS] == pytest.approx([1, 1], rel=1e-14)
+    assert [field_lipschitz(term, N, 1.0, norm=norm).bound for norm in NORMS] == pytest.approx([1, 1], rel=1e-14)
 
 
 SLOPES = {
@@ -219,12 +214,12 @@ def test_feedforward_certificate(activation):
     low, high = activation_slopes(activation)
     w1, w2 = np.asarray(plain.w1), np.asarray(plain.w2)
     product = max(abs(low), abs(high)) * np.linalg.norm(w1, 2) * np.linalg.norm(w2, 2)
-    assert feedforward_lipschitz(plain).bound <= 0.6 * (product + 1) * (1 + 1e-13)
+    assert field_lipschitz(plain, N, 4.0).bound <= 0.6 * (product + 1) * (1 + 1e-13)
 
 
 def test_identity_feedforward_certificate_is_the_matrix_norm():
     term = pj.FeedForward(D, 9, key=jax.random.key(4), activation="identity", strength=2.0)
-    assert feedforward_lipschitz(term).bound == pytest.approx(2 * np.linalg.norm(np.asarray(term.w1 @ term.w2), 2))
+    assert field_lipschitz(term, N, 1.0).bound == pytest.approx(2 * np.linalg.norm(np.asarray(term.w1 @ term.w2), 2))
 
 
 def test_layernorm_certificate_is_sharp():
@@ -235,7 +230,7 @@ def test_layernorm_certificate_is_sharp():
     for spread in (0.0, 0.05, 2.0):
         token = 3.0 + spread * jnp.array([1.0, -1.0, 1.0, -1.0])
         attained = float(np.linalg.norm(np.asarray(jacobian(token) @ (across / 2))))
-        bound = layernorm_lipschitz(layer, spread=spread).bound
+        bound = layer.lipschitz(spread)
         assert bound == pytest.approx(1 / math.sqrt(spread**2 + 1e-3), rel=1e-13)
         assert attained == pytest.approx(bound, rel=1e-12)
 
@@ -251,7 +246,7 @@ def test_layernorm_certificate_holds_for_pairs_beyond_a_ball(kind):
     evaluate = jax.jit(jax.vmap(layer))
     opposite = -us
     ratio = np.linalg.norm(evaluate(us) - evaluate(opposite), axis=(1, 2)) / np.linalg.norm(us - opposite, axis=(1, 2))
-    bound = layernorm_lipschitz(layer, spread=spread).bound
+    bound = layer.lipschitz(spread)
     assert 0.2 * bound < ratio.max() <= bound
     scale = float(jnp.max(jnp.abs(layer.scale)))
     assert bound <= scale / math.sqrt(spread**2 + 1e-2) * (1 + 1e-13)
@@ -318,7 +313,7 @@ def test_parts_name_decay_and_rest():
     equation = FIELDS["damping"](jax.random.key(5))
     found = field_lipschitz(equation, N, 1.0)
     assert set(found.parts) == {
-        "interaction", "interaction leak", "reaction", "reaction leak", "diffusion", "damping",
+        "interaction", "interaction leak", "reaction", "reaction leak", "diffusion", "stabilization leak",
     }  # fmt: skip
     assert found.decay == pytest.approx(1 + 0.5 + 1.5)
     assert found.parts["diffusion"] == pytest.approx(4 * 0.02 * N**2)
@@ -363,6 +358,76 @@ def test_euler_contracts_pairs_of_a_damped_field():
         assert np.all(distance(us + h * fu - vs - h * fv) <= kappa * distance(us - vs) * (1 + 1e-12))
 
 
+class Swirl(AbstractTerm):
+    """A user's own term, κ·sin(u) − c·u, which says what it knows."""
+
+    kappa: float
+    leak: float
+
+    def __call__(self, t, u, args):
+        return self.kappa * jnp.sin(u) - self.leak * u
+
+    def damping(self):
+        return jnp.asarray(self.leak)
+
+    def check(self, n, d):
+        pass
+
+    def lipschitz(self, radius, n, norm="token_max", spread=0.0):
+        return Lipschitz(self.kappa, leak=self.leak)
+
+
+class Silent(AbstractTerm):
+    """A user's own term that knows nothing."""
+
+    def __call__(self, t, u, args):
+        return u**2
+
+    def damping(self):
+        return jnp.zeros(())
+
+    def check(self, n, d):
+        pass
+
+
+class Number(AbstractTerm):
+    """A user's own term that knows a plain number."""
+
+    def __call__(self, t, u, args):
+        return 2 * jnp.tanh(u)
+
+    def damping(self):
+        return jnp.zeros(())
+
+    def check(self, n, d):
+        pass
+
+    def lipschitz(self, radius, n, norm="token_max", spread=0.0):
+        return 2.0
+
+
+def test_a_users_own_term_takes_part():
+    equation = pj.MasterEquation(
+        reaction=Number(), stabilization=Swirl(0.3, 1.5), diffusion=pj.Diffusion(pj.Grid(N), 0.02)
+    )
+    found = field_lipschitz(equation, N, 1.0)
+    assert found.parts == pytest.approx(
+        {"reaction": 2, "stabilization": 0.3, "stabilization leak": 1.5, "diffusion": 2}
+    )
+    assert (found.decay, found.rest, found.diffusion) == pytest.approx((1.5, 2.3, 2.0))
+    check_never_violated(equation, 2.0)
+    assert field_lipschitz(Number(), N, 1.0).parts == {"Number": 2.0}
+    with pytest.raises(ValueError, match="Silent knows no Lipschitz bound"):
+        field_lipschitz(pj.MasterEquation(reaction=Silent()), N, 1.0)
+
+
+def test_conditions_are_named_once():
+    uniform = pj.Attention(D, 2, key=jax.random.key(0), kernel="uniform")
+    equation = pj.MasterEquation(uniform, stabilization=pj.SpatialNorm(1.0))
+    assert len(field_lipschitz(equation, N, 1.0, norm="frobenius").conditions) == 2
+    assert len(field_lipschitz(equation, N, 1.0).conditions) == 1
+
+
 def test_diffusion_part_is_the_spectral_radius_in_the_frobenius_norm():
     matrix = jnp.array([[1.0, 0.2], [0.0, 0.5]])
     term = pj.Diffusion(pj.Grid(6, boundary="dirichlet"), matrix)
@@ -387,7 +452,7 @@ def test_lower_bounds_below_the_certificate_and_attained():
     term = pj.Attention(2, 1, key=jax.random.key(1))
     jacobian = jax.jit(jax.jacfwd(lambda u: term(0.0, u, None)))
     for norm in NORMS:
-        bound = attention_lipschitz(term, 6, 2.0, norm=norm).bound
+        bound = field_lipschitz(term, 6, 2.0, norm=norm).bound
         sampled = sampled_lipschitz(term, (6, 2), 2.0, key=jax.random.key(0), norm=norm, iterations=60)
         raised = adversarial_lipschitz(term, (6, 2), 2.0, key=jax.random.key(0), norm=norm, steps=60)
         for estimate in (sampled, raised):
@@ -424,22 +489,19 @@ def test_bad_input_of_certificates():
     quadrature = pj.Attention(D, 2, key=jax.random.key(0), weights=jnp.ones(N))
     broken = eqx.tree_at(lambda r: r.w1, pj.FeedForward(2, 3, key=jax.random.key(0)), jnp.full((2, 3), jnp.nan))
     for call, error, words in (
-        (lambda: attention_lipschitz(term, N, 0.0), ValueError, "radius=0.0 must be positive"),
-        (lambda: attention_lipschitz(term, N, math.inf), ValueError, "radius=inf must be positive and finite"),
-        (lambda: attention_lipschitz(term, N, "1"), ValueError, "radius='1'"),
-        (lambda: attention_lipschitz(term, 0, 1.0), ValueError, "n=0 must be a positive integer"),
-        (lambda: attention_lipschitz(term, 2.0, 1.0), ValueError, "n=2.0 must be a positive integer"),
-        (lambda: attention_lipschitz(term, N, 1.0, norm="max"), ValueError, "norm='max' is unknown"),
-        (lambda: attention_lipschitz(term, N, 1.0, spread=-1.0), ValueError, "spread=-1.0 must be finite"),
-        (lambda: attention_lipschitz(pj.LinearDamping(), N, 1.0), TypeError, "LinearDamping; pass a pdejax.Attention"),
-        (lambda: attention_lipschitz(quadrature, N + 1, 1.0), ValueError, "quadrature"),
-        (lambda: feedforward_lipschitz(term), TypeError, "Attention; pass a pdejax.FeedForward"),
-        (lambda: layernorm_lipschitz(term), TypeError, "pass a pdejax.LayerNorm"),
-        (lambda: jax.jit(lambda a: attention_lipschitz(a, N, 1.0).bound)(term), TypeError, "outside jit"),
-        (lambda: feedforward_lipschitz(broken), ValueError, "NaN or infinite entries"),
+        (lambda: field_lipschitz(term, N, 0.0), ValueError, "radius=0.0 must be one finite number > 0"),
+        (lambda: field_lipschitz(term, N, math.inf), ValueError, "radius=inf must be one finite number"),
+        (lambda: field_lipschitz(term, N, "1"), TypeError, "radius='1'"),
+        (lambda: field_lipschitz(term, 0, 1.0), ValueError, "n=0 must be an integer of at least 1"),
+        (lambda: field_lipschitz(term, 2.0, 1.0), TypeError, "n=2.0 must be an integer"),
+        (lambda: field_lipschitz(term, N, 1.0, norm="max"), ValueError, "norm='max' must be one of"),
+        (lambda: field_lipschitz(term, N, 1.0, spread=-1.0), ValueError, "spread=-1.0 must be one finite number"),
+        (lambda: field_lipschitz(pj.LayerNorm(D), N, 1.0), TypeError, "LayerNorm; pass a MasterEquation"),
+        (lambda: field_lipschitz(quadrature, N + 1, 1.0), ValueError, "quadrature"),
+        (lambda: jax.jit(lambda a: field_lipschitz(a, N, 1.0).bound)(term), TypeError, "outside jit"),
+        (lambda: field_lipschitz(broken, N, 1.0), ValueError, "NaN or infinite entries"),
         (lambda: sampled_lipschitz(broken, (3, 2), 1.0, key=jax.random.key(0)), ValueError, "at every state"),
-        (lambda: activation_slopes("swish"), ValueError, "'swish' is unknown"),
-        (lambda: field_lipschitz(term, N, 1.0), TypeError, "pass a MasterEquation"),
+        (lambda: activation_slopes("swish"), ValueError, "'swish' must be one of"),
         (lambda: field_lipschitz(pj.MasterEquation(diffusion=emergent), N, 1.0), ValueError, "EffectiveDiffusion"),
         (lambda: field_lipschitz(pj.MasterEquation(diffusion=pj.Diffusion(grid, 1.0)), 9, 1.0), ValueError, "9"),
         (lambda: sampled_lipschitz(term, (N, D), 1.0, key=jax.random.key(0), samples=0), ValueError, "samples=0"),

@@ -19,7 +19,7 @@ from pdejax.analysis.numerics._bounds import FieldConstants, field_constants, gr
 from pdejax.analysis.numerics._fit import fit_order
 from pdejax.analysis.numerics._norms import mesh_norm, token_max_norm
 from pdejax.solvers import SOLVERS, get_solver
-from pdejax.terms import FeedForward, FieldArgs
+from pdejax.terms import AbstractTerm, FieldArgs
 
 CHECKS = 16  # depths between grid points at which the trajectory is compared
 DEFECTS = 3  # depths at which the local error of one step is measured
@@ -218,10 +218,11 @@ def error_floor(reference_error: float) -> float:
     return max(20 * reference_error, 1e-12)
 
 
-def expected_order(equation: AbstractEquation, name: str) -> float:
-    """The scheme's order, capped at 2 where the field has kinks (ReLU, claim C17)."""
+def expected_order(field: Callable[..., Array], name: str) -> float:
+    """The scheme's order, capped where the field is not smooth: at 2 for ReLU (claim C17)."""
     order = float(SOLVERS[name].order) if name in SOLVERS else math.nan
-    return min(order, 2.0) if _has_kinks(equation) else order
+    leaves = jax.tree.leaves(field, is_leaf=lambda x: isinstance(x, AbstractTerm))
+    return min([order, *(term.smoothness + 2 for term in leaves if isinstance(term, AbstractTerm))])
 
 
 def check_depths(t1: float) -> np.ndarray:
@@ -286,8 +287,3 @@ def _timed(solve: Callable[[], object]):
         result = jax.block_until_ready(solve())
         best = min(best, time.perf_counter() - start)
     return result, best
-
-
-def _has_kinks(equation: AbstractEquation) -> bool:
-    leaves = jax.tree.leaves(equation, is_leaf=lambda x: isinstance(x, FeedForward))
-    return any(isinstance(leaf, FeedForward) and leaf.activation == "relu" for leaf in leaves)

@@ -8,13 +8,9 @@ from pdejax.analysis.stability._limits import StepMeasurement as StepMeasurement
 from pdejax.analysis.stability._limits import StepPrediction as StepPrediction
 from pdejax.analysis.stability._limits import measure_dt_max as measure_dt_max
 from pdejax.analysis.stability._limits import predict_dt_max as predict_dt_max
+from pdejax.analysis.stability._lipschitz import Certificate as Certificate
+from pdejax.analysis.stability._lipschitz import castin_bound as castin_bound
 from pdejax.analysis.stability._lipschitz import field_lipschitz as field_lipschitz
-from pdejax.analysis.stability._lipschitz_attention import attention_lipschitz as attention_lipschitz
-from pdejax.analysis.stability._lipschitz_attention import castin_bound as castin_bound
-from pdejax.analysis.stability._lipschitz_certificate import Certificate as Certificate
-from pdejax.analysis.stability._lipschitz_pointwise import activation_slopes as activation_slopes
-from pdejax.analysis.stability._lipschitz_pointwise import feedforward_lipschitz as feedforward_lipschitz
-from pdejax.analysis.stability._lipschitz_pointwise import layernorm_lipschitz as layernorm_lipschitz
 from pdejax.analysis.stability._lipschitz_sampled import LipschitzEstimate as LipschitzEstimate
 from pdejax.analysis.stability._lipschitz_sampled import adversarial_lipschitz as adversarial_lipschitz
 from pdejax.analysis.stability._lipschitz_sampled import sampled_lipschitz as sampled_lipschitz

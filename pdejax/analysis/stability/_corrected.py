@@ -3,13 +3,13 @@ r"""Two a-priori bounds on forward Euler's step: v1 (21) as printed, and the one
 import dataclasses
 import math
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike
 
-from pdejax._equation import MasterEquation
+from pdejax._equation import AbstractEquation
 from pdejax.analysis.stability._lipschitz import field_lipschitz
-from pdejax.terms import Diffusion
+from pdejax.terms import AbstractTerm
+from pdejax.terms._constants import COUPLED
 
 
 def v1_21(
@@ -33,7 +33,7 @@ def v1_21(
         "v1_21", step=step, spacing=spacing, diffusivity=diffusivity, strength=strength, output_norm=output_norm
     )
     _positive("v1_21", spacing=dx)
-    return 2 * d * h / dx**2 + alpha * h * norm
+    return np.asarray(2 * d * h / dx**2 + alpha * h * norm)
 
 
 def corrected_step_bound(
@@ -78,7 +78,7 @@ def corrected_step_bound(
     )
     _positive("corrected_step_bound", spacing=dx)
     rate = 4 * d / dx**2 + c + g
-    return np.where(rate > 0, limit / np.where(rate > 0, rate, 1.0), math.inf)
+    return np.asarray(np.where(rate > 0, limit / np.where(rate > 0, rate, 1.0), math.inf))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,32 +97,26 @@ class StepConstants:
         return 2 / rate if rate > 0 else math.inf
 
 
-def step_constants(equation: MasterEquation, n: int, radius: float, *, spread: float = 0.0) -> StepConstants:
-    r"""The constants of [`corrected_step_bound`][pdejax.analysis.stability.corrected_step_bound] for an equation.
+def step_constants(
+    field: AbstractEquation | AbstractTerm, n: int, radius: float, *, spread: float = 0.0
+) -> StepConstants:
+    r"""Give the constants of [`corrected_step_bound`][pdejax.analysis.stability.corrected_step_bound] for a field.
 
-    4D/Δx² is read off the diffusion (per feature: the largest diffusivity); c and G come from the certificate
-    [`field_lipschitz`][pdejax.analysis.field_lipschitz] of the other terms on fields of `n` tokens with $\|u_i\|_2 \le R$ =
-    `radius` and, where norms are inside, a standard deviation over the features of at least `spread`.
+    4D/Δx² (per feature: the largest diffusivity), c and G come from the certificate
+    [`field_lipschitz`][pdejax.analysis.field_lipschitz] on fields of `n` tokens with $\|u_i\|_2 \le R$ = `radius` and,
+    where norms are inside, a standard deviation over the features of at least `spread`.
 
     A run stays in the ball of its start where the field's growth constant is at most c (see the derivation); else take the
-    largest token met. Raises `ValueError`/`TypeError` for something else than a `MasterEquation`, diffusion that is not
-    constant and scalar or per feature, or a term that has no certificate there.
+    largest token met. Raises `ValueError`/`TypeError` for something else than a field of terms, a diffusivity matrix, or a term
+    that has no certificate there.
     """
-    if not isinstance(equation, MasterEquation):
-        raise TypeError(f"step_constants: equation is a {type(equation).__name__}; it must be a MasterEquation.")
-    diffusion, term = 0.0, equation.diffusion
-    if term is not None:
-        if not isinstance(term, Diffusion) or term.diffusivity.ndim == 2:
-            raise ValueError(
-                f"step_constants: diffusion is {type(term).__name__}, and not by a scalar or one number per feature, which "
-                "the bound needs. For a symmetric matrix use its largest eigenvalue in corrected_step_bound."
-            )
-        diffusion = float(jnp.max(term.diffusivity)) * 4 / float(term.grid.spacing) ** 2
-    others = [name for name in equation.names() if name != "diffusion"]
-    if not others:
-        return StepConstants(diffusion, 0.0, 0.0)
-    found = field_lipschitz(equation.only(others), n, radius, spread=spread)
-    return StepConstants(diffusion, found.decay, found.rest)
+    found = field_lipschitz(field, n, radius, spread=spread)
+    if COUPLED in found.conditions:
+        raise ValueError(
+            "step_constants: the diffusivity is a matrix, and no scalar or one number per feature, which the bound needs. For a "
+            "symmetric matrix use its largest eigenvalue in corrected_step_bound."
+        )
+    return StepConstants(found.diffusion, found.decay, found.rest)
 
 
 def _nonnegative(owner: str, **values: ArrayLike) -> list[np.ndarray]:

@@ -1,144 +1,127 @@
-"""Lipschitz certificate of a whole field on a ball: the sum of its terms'."""
+"""Lipschitz certificate of a term or a whole field on a ball: what the terms know of themselves, added up."""
 
+import dataclasses
 import math
+from typing import Any
 
-import numpy as np
-
+from pdejax._check import choice, integer, number
 from pdejax._depth import DepthVarying
 from pdejax._equation import AbstractEquation, MasterEquation
-from pdejax.analysis.stability._lipschitz_attention import attention_lipschitz
-from pdejax.analysis.stability._lipschitz_certificate import (
-    Certificate,
-    certificate,
-    check_domain,
-    check_norm,
-    operator_norm,
-    weights,
-)
-from pdejax.analysis.stability._lipschitz_pointwise import feedforward_lipschitz, norm_slope
-from pdejax.exact._heat import largest_wave_number
-from pdejax.solvers import Grid
-from pdejax.terms import (
-    AbstractTerm,
-    Attention,
-    Diffusion,
-    FeedForward,
-    LayerNormRelaxation,
-    LinearDamping,
-    SpatialNorm,
-)
+from pdejax.terms import AbstractTerm
+from pdejax.terms._constants import Lipschitz
+
+NORMS = ("token_max", "frobenius")
+
+
+@dataclasses.dataclass(frozen=True)
+class Certificate:
+    r"""A proven bound: $\|F(u) - F(v)\| \le$ `bound` $\cdot\|u - v\|$ for all fields u, v of the domain, per unit depth.
+
+    - `norm`: `"token_max"`, $\max_i\|u_i\|_2$, or `"frobenius"`, $(\sum_i\|u_i\|_2^2)^{1/2}$. The constant in the
+      mesh norm, Frobenius divided by √n, is that of Frobenius.
+    - `radius` R, `spread` σ: the domain. Every token has ‖u_i‖₂ ≤ R, and a standard deviation over its features of at
+      least σ (0: no condition). `n`: number of tokens.
+    - `parts`: what each term adds, by its name, its leak apart as `"… leak"`; they sum to `bound`.
+    - `decay` c, the leaks' rates (where they vary over tokens, the largest); `diffusion`, 4D/Δx²; `rest` G, the constant of
+      everything else: what the corrected form of v1 (21), h ≤ 2/(4D/Δx² + c + G) for G ≤ c, is made of.
+    - `conditions`: what else the bound rests on.
+    """
+
+    bound: float
+    norm: str
+    radius: float
+    n: int
+    spread: float
+    parts: dict[str, float]
+    decay: float
+    diffusion: float
+    rest: float
+    conditions: tuple[str, ...] = ()
 
 
 def field_lipschitz(
-    equation: AbstractEquation, n: int, radius: float, *, norm: str = "token_max", spread: float = 0.0
+    field: AbstractEquation | AbstractTerm, n: int, radius: float, *, norm: str = "token_max", spread: float = 0.0
 ) -> Certificate:
-    r"""Lipschitz certificate of a master equation on n tokens with ‖u_i‖₂ ≤ R: the sum over its terms of
+    r"""Bound the Lipschitz constant of a master equation, or of one term, on n tokens with ‖u_i‖₂ ≤ R: the sum of its terms'
+    own constants, `term.lipschitz(radius, n, norm, spread)`.
 
     | term | token-max norm | Frobenius norm |
     |---|---|---|
-    | attention | [`attention_lipschitz`][pdejax.analysis.attention_lipschitz] | the same, times about √n |
-    | feed-forward | [`feedforward_lipschitz`][pdejax.analysis.feedforward_lipschitz] | same |
+    | attention | $\alpha\sum_h\|M_h\|_2\,(1 + 2\|B_h\|_2R^2)$ and the leak | the same, times about √n |
+    | feed-forward | $\alpha\sup|\sigma'|\,\|W_1\|_2\|W_2\|_2$ and the leak, or better | same |
     | diffusion | $4\|D\|_2/\Delta x^2$ | $\|D\|_2\max_k\vert\lambda_k\vert$, the exact eigenvalue on the grid |
-    | v2 (9), `SpatialNorm` | $\tfrac23\gamma\epsilon^{-1/2}(a+b)^{3/2}(3b)^{-1/2}$, see below | $\gamma/\sqrt\epsilon$ |
+    | v2 (9), `SpatialNorm` | $\tfrac23\gamma\epsilon^{-1/2}(a+b)^{3/2}(3b)^{-1/2}$ | $\gamma/\sqrt\epsilon$ |
     | `LayerNormRelaxation` | $\gamma\max(1, \|J\| - 1)$ for a uniform scale, else $\gamma(1 + \|J\|)$ | same |
     | `LinearDamping` | γ | same |
 
-    In the mesh norm v2 (9) is $\gamma$ times an orthogonal projection followed by $c\mapsto c/\sqrt{\|c\|^2+\epsilon}$, whose
-    derivative is largest, $\epsilon^{-1/2}$, at c = 0: sharp. (On a Dirichlet grid, whose end weights are 3/2, times
-    √(3/2).) In the token-max norm the derivative is at most $(2(1-w_{min}) + x/((1+x)\sqrt{w_{min}}))/\sqrt{1+x}$ in
-    units of γ/√ε, x = σ²/ε, with $w_{min}$ the smallest quadrature weight (1/n): the table has its maximum over x, with
-    $a = 2(1-w_{min})$ and $b = w_{min}^{-1/2}$.
+    Derivations and hypotheses stand with the terms (`pdejax.Attention.lipschitz` …). A `DepthVarying` equation of kind
+    `"constant"` gets the certificate of its worst layer.
 
-    A `DepthVarying` equation of kind `"constant"` gets the certificate of its worst layer.
-
-    The parts are named after the terms, with decay apart (`interaction leak`, `reaction leak`, `damping`), so that
-    `certificate.decay` and `certificate.rest` are the c and G of the corrected v1 (21).
-
-    Raises `TypeError` for an equation that is not made of these terms, `ValueError` for a field that does not fit, a
-    radius that is not positive and finite, an unknown norm, or a term without a bound (`EffectiveDiffusion`).
+    Raises `TypeError` for something else than a term or a field of terms, `ValueError` for a field that does not fit, a
+    radius that is not positive and finite, an unknown norm, or a term that knows no bound (`EffectiveDiffusion`).
     """
-    check_norm(norm)
-    check_domain(n, radius, spread)
-    if isinstance(equation, DepthVarying):
-        if equation.kind != "constant":
+    n, radius, spread = check_domain("field_lipschitz", n, radius, norm, spread)
+    if isinstance(field, DepthVarying):
+        if field.kind != "constant":
             raise TypeError(
-                f"equation varies over depth (kind={equation.kind!r}): pass the equation at one depth, equation.at(t)."
+                f"field_lipschitz: the equation varies over depth (kind={field.kind!r}); pass it at one depth, equation.at(t)."
             )
-        layers = (field_lipschitz(equation.layer(i), n, radius, norm=norm, spread=spread) for i in range(equation.size))
+        layers = (field_lipschitz(field.layer(i), n, radius, norm=norm, spread=spread) for i in range(field.size))
         return max(layers, key=lambda c: c.bound)
-    if not isinstance(equation, MasterEquation):
-        raise TypeError(
-            f"equation is a {type(equation).__name__}; pass a MasterEquation, one layer of a coupled system."
-        )
-    parts: dict[str, float] = {}
-    conditions: list[str] = []
-    for name in equation.names():
-        term = getattr(equation, name)
-        part = _term(term, n, float(radius), norm, float(spread))
-        conditions += [c for c in part.conditions if c not in conditions]
-        for inner, value in part.parts.items():
-            parts[inner if inner == "damping" else f"{name} leak" if inner == "leak" else name] = value
-    return certificate(parts, norm, radius=float(radius), n=int(n), spread=float(spread), conditions=tuple(conditions))
-
-
-def _term(term: AbstractTerm, n: int, radius: float, norm: str, spread: float) -> Certificate:
-    match term:
-        case Attention():
-            return attention_lipschitz(term, n, radius, norm=norm, spread=spread)
-        case FeedForward():
-            return feedforward_lipschitz(term, norm=norm, spread=spread)
-        case Diffusion():
-            return certificate({"diffusion": _diffusion(term, n, norm)}, norm)
-        case SpatialNorm():
-            condition = "no padding: padded tokens feel σ without being part of it"
-            return certificate({"stabilization": _spatial_norm(term, n, norm)}, norm, conditions=(condition,))
-        case LayerNormRelaxation():
-            return certificate({"stabilization": _relaxation(term, spread)}, norm)
-        case LinearDamping():
-            return certificate({"damping": _largest(term.gamma)}, norm)
-        case _:
+    found = {}
+    for name, term in terms_by_name("field_lipschitz", field).items():
+        bound = term.lipschitz(radius, n, norm, spread)
+        if bound is None:
             raise ValueError(
-                f"no Lipschitz bound is known for {type(term).__name__} on a ball; leave it out with equation.only(...), or "
-                "measure lower bounds with sampled_lipschitz."
+                f"field_lipschitz: {type(term).__name__} knows no Lipschitz bound on a ball; leave it out with "
+                "equation.only(...), or measure lower bounds with sampled_lipschitz."
             )
+        found[name] = bound if isinstance(bound, Lipschitz) else Lipschitz(float(bound))
+    parts = {}
+    for name, bound in found.items():
+        apart = {name: bound.rest + bound.diffusion, f"{name} leak": bound.leak}
+        parts |= {key: value for key, value in apart.items() if value or (len(found) == 1 and key == name)}
+    sums = {kind: math.fsum(getattr(b, kind) for b in found.values()) for kind in ("leak", "diffusion", "rest")}
+    conditions = tuple(dict.fromkeys(condition for bound in found.values() for condition in bound.conditions))
+    return Certificate(
+        math.fsum(sums.values()),
+        norm,
+        radius,
+        n,
+        spread,
+        parts,
+        sums["leak"],
+        sums["diffusion"],
+        sums["rest"],
+        conditions,
+    )
 
 
-def _diffusion(term: Diffusion, n: int, norm: str) -> float:
-    term.check(n, term.diffusivity.shape[-1] if term.diffusivity.ndim else 1)
-    d = weights(term.diffusivity)
-    size = operator_norm(d) if d.ndim == 2 else float(np.max(np.abs(d)))
-    # With a mask, faces are removed: a smaller quadratic form, so both bounds hold for it too.
-    wave = 4.0 if norm == "token_max" else largest_wave_number(n, term.grid.boundary)
-    return size * wave / float(np.asarray(term.grid.spacing)) ** 2
+def check_domain(owner: str, n: Any, radius: Any, norm: Any, spread: Any) -> tuple[int, float, float]:
+    """Number of tokens, radius and spread of a domain of fields; raise unless it is a ball with tokens in it."""
+    choice(owner, "norm", norm, NORMS)
+    advice = "it is a lower bound of every token's standard deviation over its features, 0 for none"
+    return (
+        integer(owner, "n", n, advice="it is the number of tokens"),
+        number(owner, "radius", radius, above=0, advice="it is the largest Euclidean norm of a token"),
+        number(owner, "spread", spread, least=0, advice=advice),
+    )
 
 
-def _spatial_norm(term: SpatialNorm, n: int, norm: str) -> float:
-    term.check(n, 1)
-    w = _shares(term.grid, n)
-    rate = _largest(term.gamma) / math.sqrt(float(weights(term.eps)))
-    if norm == "frobenius":
-        return rate * math.sqrt(float(w.max() / w.min()))
-    a, b = 2 * (1 - float(w.min())), float(w.min()) ** -0.5
-    # The largest (a + b)/√y − b/y^{3/2} over y = 1 + σ²/ε ≥ 1.
-    if 3 * b <= a + b:
-        return rate * a
-    return rate * 2 / 3 * (a + b) ** 1.5 / math.sqrt(3 * b)
+def terms_by_name(owner: str, field: Any) -> dict[str, AbstractTerm]:
+    """The terms of a field at one depth; a term alone goes by its class's name."""
+    if isinstance(field, AbstractTerm):
+        return {type(field).__name__: field}
+    if not isinstance(field, MasterEquation):
+        raise TypeError(
+            f"{owner}: the field is a {type(field).__name__}; pass a MasterEquation (of weights that vary over depth "
+            "equation.at(t) or equation.layer(i), of coupled layers one of them)."
+        )
+    return {name: getattr(field, name) for name in field.names()}
 
 
-def _relaxation(term: LayerNormRelaxation, spread: float) -> float:
-    slope = norm_slope(term.norm, spread)
-    scale = weights(term.norm.scale)
-    # A uniform positive scale makes the Jacobian symmetric with eigenvalues in [0, slope].
-    uniform = bool(np.all(scale == scale[0]) and scale[0] >= 0)
-    return _largest(term.gamma) * (max(1.0, slope - 1) if uniform else 1 + slope)
-
-
-def _shares(grid: Grid | None, n: int) -> np.ndarray:
-    if grid is None or grid.boundary != "dirichlet":
-        return np.full(n, 1 / n)
-    w = weights(grid.weights)
-    return w / w.sum()
-
-
-def _largest(gamma) -> float:
-    return float(np.max(np.abs(weights(gamma))))
+def castin_bound(value: float, key_query: float, radius: float, n: int) -> float:
+    r"""$\sqrt3\,\|V\|_2\,(\|A\|_2^2R^4(4n+1) + n)^{1/2}$, the Frobenius constant of single-head softmax attention with
+    value matrix V and logits ⟨u_i, A u_j⟩ (A = W_QᵀW_K/√d_k) on n tokens of norm ≤ R: Castin, Ablin, Peyré, arXiv
+    2312.14820, Theorem 3.3. Arguments are ‖V‖₂, ‖A‖₂, R and n."""
+    return math.sqrt(3) * value * math.sqrt(key_query**2 * radius**4 * (4 * n + 1) + n)

@@ -7,13 +7,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from pdejax._check import integer
 from pdejax._types import Field
 from pdejax.analysis.numerics._bounds import _gram_product
 from pdejax.analysis.numerics._norms import token_max_norm
-from pdejax.analysis.stability._lipschitz_certificate import check_domain, check_norm
+from pdejax.analysis.stability._lipschitz import check_domain
 from pdejax.terms import FieldArgs
 
 Function = Callable[[Any, Array, Any], Array]
@@ -55,7 +55,7 @@ def sampled_lipschitz(
     products, all in one `vmap`. In float32 values are good to about 1e-6. Raises `ValueError` for sizes or norms that
     do not fit.
     """
-    _check(shape, radius, norm, spread, samples=samples, iterations=iterations)
+    _check("sampled_lipschitz", shape, radius, norm, spread, samples=samples, iterations=iterations)
     n, d = shape
     drawn, directed = jax.random.split(key)
     states = random_states(drawn, samples, n, d, radius, spread)
@@ -87,7 +87,7 @@ def adversarial_lipschitz(
 
     Arguments, norms and errors as in [`sampled_lipschitz`][pdejax.analysis.sampled_lipschitz].
     """
-    _check(shape, radius, norm, spread, starts=starts, steps=steps, iterations=iterations)
+    _check("adversarial_lipschitz", shape, radius, norm, spread, starts=starts, steps=steps, iterations=iterations)
     n, d = shape
     drawn, directed = jax.random.split(key)
     states = random_states(drawn, starts, n, d, radius, spread)
@@ -202,18 +202,15 @@ def _best(norm: str, states: Array, directions: Array, values: Array) -> Lipschi
     return LipschitzEstimate(float(finite[i]), norm, states[i], directions[i], values)
 
 
-def _check(shape, radius, norm, spread, **counts) -> None:
-    check_norm(norm)
+def _check(owner: str, shape, radius, norm, spread, **counts) -> None:
     if not isinstance(shape, tuple) or len(shape) != 2:
-        raise ValueError(f"shape={shape!r} must be (n, d): tokens and features of the field.")
-    check_domain(shape[0], radius, spread)
-    if isinstance(shape[1], bool) or not isinstance(shape[1], int | np.integer) or shape[1] < 1:
-        raise ValueError(f"shape={shape!r} must have at least one feature.")
+        raise ValueError(f"{owner}: shape={shape!r} must be (n, d): tokens and features of the field.")
+    check_domain(owner, shape[0], radius, norm, spread)
+    integer(owner, "shape[1]", shape[1], advice="it is the number of features")
     if spread * shape[1] ** 0.5 > radius:
         raise ValueError(
-            f"spread={spread} needs tokens of norm {spread * shape[1] ** 0.5:.3g} at least, above radius={radius}: "
+            f"{owner}: spread={spread} needs tokens of norm {spread * shape[1] ** 0.5:.3g} at least, above radius={radius}: "
             "raise radius or lower spread."
         )
     for name, count in counts.items():
-        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
-            raise ValueError(f"{name}={count!r} must be a positive integer.")
+        integer(owner, name, count)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pdejax.analysis.stability._lipschitz_attention import attention_lipschitz, castin_bound
+from pdejax.analysis.stability._lipschitz import castin_bound, field_lipschitz
 from pdejax.analysis.stability._lipschitz_sampled import adversarial_lipschitz
 from pdejax.studies.claims._record import (
     CONDITIONAL,
@@ -73,7 +73,7 @@ def on_balls(seed: int) -> list[dict[str, float]]:
         for norm in ("token_max", "frobenius"):
             key = jax.random.key(seed)
             row[norm] = adversarial_lipschitz(unit, (TOKENS, DIM), radius, key=key, norm=norm, starts=6, steps=80).value
-            row[f"{norm}_certificate"] = attention_lipschitz(unit, TOKENS, radius, norm=norm).bound
+            row[f"{norm}_certificate"] = field_lipschitz(unit, TOKENS, radius, norm=norm).bound
         rows.append(row)
     return rows
 

@@ -1,0 +1,88 @@
+"""Constants of weights that bounds are made of: operator norms, slopes of activations, and the record of a Lipschitz bound."""
+
+import dataclasses
+import functools
+import math
+
+import numpy as np
+from jaxtyping import ArrayLike
+from scipy.optimize import brentq, minimize_scalar
+from scipy.special import expit
+
+from pdejax._check import choice, traced
+
+# Said by a diffusion that mixes features: in the token-max norm its steps are no averages of tokens.
+COUPLED = "a diffusivity matrix has no maximum principle for tokens"
+
+
+@dataclasses.dataclass(frozen=True)
+class Lipschitz:
+    """What a term knows of its Lipschitz constant, per unit depth; `float(bound)` is the whole of it.
+
+    - `leak`: the rate c of a part −c·u of the term. `diffusion`: the constant of a part whose explicit steps, up to 2/constant,
+      are averages over tokens, such as D∇². `rest`: the constant of everything else. They add up.
+    - `conditions`: what the bound rests on beside the ball, in words.
+    """
+
+    rest: float
+    leak: float = 0.0
+    diffusion: float = 0.0
+    conditions: tuple[str, ...] = ()
+
+    def __float__(self) -> float:
+        return self.rest + self.leak + self.diffusion
+
+
+def in_float64(value: ArrayLike) -> np.ndarray:
+    """Weights in float64, where a bound is computed whatever the precision of the field."""
+    if traced(value):
+        raise TypeError("certificates are numbers proven for given weights: compute them outside jit, vmap and grad.")
+    array = np.asarray(value, np.float64)
+    if not np.all(np.isfinite(array)):
+        raise ValueError("the weights hold NaN or infinite entries, for which there is no bound.")
+    return array
+
+
+def operator_norm(matrix: np.ndarray) -> float:
+    """‖M‖₂; 0 for a matrix without entries."""
+    return float(np.linalg.norm(matrix, 2)) if matrix.size else 0.0
+
+
+def magnitude(rate: ArrayLike) -> float:
+    """The largest absolute value of a rate, which may vary over tokens."""
+    return float(np.max(np.abs(in_float64(rate))))
+
+
+@functools.cache
+def activation_slopes(activation: str) -> tuple[float, float]:
+    r"""Smallest and largest slope $(\inf\sigma', \sup\sigma')$ of an activation by name.
+
+    GELU $x\Phi(x)$: $\sigma'' = \varphi(x)(2-x^2)$, so the extremes are at $\pm\sqrt2$, and their sum is 1:
+    (−0.12890, 1.12890). SiLU: extremes where $x\tanh(x/2) = 2$: (−0.09984, 1.09984). The tanh form of GELU by a
+    bounded search; ReLU and tanh (0, 1); identity (1, 1). Raises `ValueError` for an unknown name.
+    """
+    choice("activation_slopes", "activation", activation, ("relu", "gelu", "gelu_tanh", "silu", "tanh", "identity"))
+    if activation == "identity":
+        return 1.0, 1.0
+    if activation in ("relu", "tanh"):
+        return 0.0, 1.0
+    # σ(x) = x·S(x) with S(x) + S(−x) = 1 has σ'(x) + σ'(−x) = 1: one extreme gives the other.
+    if activation == "gelu":
+        x = math.sqrt(2)
+        largest = 0.5 * (1 + math.erf(1)) + x * math.exp(-1) / math.sqrt(2 * math.pi)
+    elif activation == "silu":
+        x = float(brentq(lambda x: x * math.tanh(x / 2) - 2, 1, 4, xtol=1e-15))  # pyright: ignore[reportArgumentType]
+        s = float(expit(x))
+        largest = s + x * s * (1 - s)
+    else:
+        found = minimize_scalar(
+            lambda x: -_gelu_tanh_slope(x), bounds=(0.5, 3), method="bounded", options={"xatol": 1e-9}
+        )
+        largest = _gelu_tanh_slope(float(found.x))  # pyright: ignore[reportAttributeAccessIssue]
+    return 1 - largest, largest
+
+
+def _gelu_tanh_slope(x: float) -> float:
+    inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
+    steep = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x**2)
+    return 0.5 * (1 + math.tanh(inner)) + 0.5 * x * steep / math.cosh(inner) ** 2
