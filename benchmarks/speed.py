@@ -124,7 +124,7 @@ def solve(n: int, rounds: int) -> dict:
             "simulate inside jit / scan": ratio(table, names[2], names[0]),
         }
         print(f"  simulate / scan = {out[f'euler {steps}']['simulate / scan']['min']:.3f}")
-    config = pj.TransformerConfig(vocab=16, dim=D, heads=HEADS, layers=LAYERS, ffn=FFN)
+    config = pj.Architecture(vocab=16, dim=D, heads=HEADS, layers=LAYERS, ffn=FFN)
     model = pj.Transformer(config, rngs=nnx.Rngs(0))
     tokens = jnp.arange(n) % 16
     lifted, start, native = pj.lift(model), model.embed(tokens), pj.native_solver(model)

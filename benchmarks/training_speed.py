@@ -22,8 +22,8 @@ def training(take_turns, ratio, dim: int, heads: int, ffn: int, rounds: int) -> 
     batch = Batch(
         tokens, np.arange(50) < random.integers(25, 51, (64, 1)), random.integers(0, CLASSES, 64).astype(np.int32)
     )
-    ours = pj.Transformer(pj.TransformerConfig(**sizes, **ends), rngs=nnx.Rngs(0))
-    field = pj.Simulator(pj.SimulatorConfig(**sizes, **ends), key=jax.random.key(0))
+    ours = pj.Transformer(pj.Architecture(**sizes, **ends), rngs=nnx.Rngs(0))
+    field = pj.Simulator(pj.SimulatorConfig.of(**sizes, **ends), key=jax.random.key(0))
     full = pj.Simulator(pj.SimulatorConfig.full(**sizes, **ends), key=jax.random.key(0))
     runs = {
         "plain Flax + optax": _plain(sizes, batch),

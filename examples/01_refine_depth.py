@@ -23,7 +23,7 @@ parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("out"))
 out = parser.parse_args().out
 
 # A pre-LN Transformer and a real expression: [MAX 4 [SM 7 9 ] ... ]
-config = pj.TransformerConfig(
+config = pj.Architecture(
     vocab=16, dim=32, heads=4, layers=6, ffn=128, residual_scale=0.25, dtype="float64", param_dtype="float64"
 )
 model = pj.Transformer(config, rngs=nnx.Rngs(0))

@@ -21,7 +21,7 @@ parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("out"))
 out = parser.parse_args().out
 
-config = pj.TransformerConfig(vocab=16, dim=32, heads=4, layers=6, ffn=128, dtype="float64", param_dtype="float64")
+config = pj.Architecture(vocab=16, dim=32, heads=4, layers=6, ffn=128, dtype="float64", param_dtype="float64")
 model = pj.Transformer(config, rngs=nnx.Rngs(0))
 tokens = jnp.asarray(pj.data.listops.generate(1, min_length=39, max_length=41, seed=0).tokens[0, :40])
 u0, equation = model.embed(tokens), pj.lift(model)

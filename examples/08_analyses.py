@@ -32,7 +32,7 @@ options = {"min_length": 6, "max_length": 16, "sizes": (3_000, 64, 64)}
 config = TrainConfig(data=options, dim=32, ffn=64, layers=4, steps=80, learning_rate=2e-3, eval_every=80)
 model: Any = train(config, progress=False).model
 fine = pj.pair(model, "shared", steps=8)
-untrained = pj.Transformer(model.config, rngs=nnx.Rngs(1))
+untrained = pj.Transformer(model.architecture, rngs=nnx.Rngs(1))
 
 batch = pj.data.load("listops", "test", **options).take(range(64))
 tokens, mask, labels = (jnp.asarray(x) for x in (batch.inputs, batch.mask, batch.labels))

@@ -31,17 +31,17 @@ if TYPE_CHECKING:
     from pdejax._simulate import simulate as simulate
     from pdejax._trajectory import Stats as Stats
     from pdejax._trajectory import Trajectory as Trajectory
+    from pdejax.models import Architecture as Architecture
     from pdejax.models import MultilayerSimulator as MultilayerSimulator
     from pdejax.models import MultilayerSimulatorConfig as MultilayerSimulatorConfig
     from pdejax.models import Simulator as Simulator
     from pdejax.models import SimulatorConfig as SimulatorConfig
     from pdejax.models import Transformer as Transformer
-    from pdejax.models import TransformerConfig as TransformerConfig
     from pdejax.models import lift as lift
-    from pdejax.models import load_checkpoint as load_checkpoint
+    from pdejax.models import load_model as load_model
     from pdejax.models import native_solver as native_solver
     from pdejax.models import pair as pair
-    from pdejax.models import save_checkpoint as save_checkpoint
+    from pdejax.models import save_model as save_model
     from pdejax.solvers import Grid as Grid
     from pdejax.solvers import Laplacian as Laplacian
     from pdejax.terms import Attention as Attention

@@ -424,7 +424,7 @@ def test_good_input_does_evaluate_the_field():
 def test_model():
     """Token ids, names and shapes of a model that a lifted run starts from."""
     sizes = {"vocab": 7, "dim": D, "heads": 2, "layers": 2, "ffn": 5}
-    model = pj.Transformer(pj.TransformerConfig(**sizes), rngs=nnx.Rngs(0))
+    model = pj.Transformer(pj.Architecture(**sizes), rngs=nnx.Rngs(0))
     for call, error, message in (
         (lambda: model.embed(np.array([1, 7])), ValueError, r"ids in \[0, 6\], got ids from 1 to 7"),
         (lambda: model.embed(np.array([-1, 3])), ValueError, r"ids in \[0, 6\], got ids from -1 to 3"),
@@ -432,10 +432,10 @@ def test_model():
         (lambda: model.embed(np.zeros((2, 3), int)), ValueError, r"tokens must have shape \(n,\)"),
         (lambda: model.embed(np.zeros(3)), TypeError, "tokens must be integer ids"),
         (lambda: model.hidden_states(np.array([1, 2]), np.ones(3, bool)), ValueError, r"mask must have shape \(2,\)"),
-        (lambda: pj.TransformerConfig(**sizes | {"heads": 3}), ValueError, "heads must divide dim=4, got heads=3"),
-        (lambda: pj.TransformerConfig(**sizes, norm="batch"), ValueError, "norm must be one of .*'batch'"),
-        (lambda: pj.TransformerConfig(**sizes, activation="swish"), ValueError, "activation must be one of.*'swish'"),
-        (lambda: pj.TransformerConfig(**sizes, block="parallel", norm="post"), ValueError, "is not defined"),
+        (lambda: pj.Architecture(**sizes | {"heads": 3}), ValueError, "heads=3 must divide dim=4"),
+        (lambda: pj.Architecture(**sizes, norm="batch"), ValueError, "norm='batch' must be one of"),
+        (lambda: pj.Architecture(**sizes, activation="swish"), ValueError, "activation='swish' must be one of"),
+        (lambda: pj.Architecture(**sizes, block="parallel", norm="post"), ValueError, "is not defined"),
     ):
         with pytest.raises(error, match=message):
             call()
@@ -443,7 +443,7 @@ def test_model():
     equation = pj.lift(model)
     with pytest.raises(ValueError, match="Attention was built for fields of width dim=4"):
         pj.simulate(equation, jnp.ones((3, 5)), t1=2.0, steps=2, solver=pj.native_solver(model))
-    post = pj.Transformer(pj.TransformerConfig(**sizes, norm="post"), rngs=nnx.Rngs(0))
+    post = pj.Transformer(pj.Architecture(**sizes, norm="post"), rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="one retraction per layer"):
         pj.simulate(equation.layer(0), jnp.ones((3, D)), t1=1.0, steps=1, solver=pj.native_solver(post))
 

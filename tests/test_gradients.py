@@ -9,11 +9,11 @@ import pytest
 from flax import nnx
 
 from pdejax import (
+    Architecture,
     DepthVarying,
     MasterEquation,
     MultilayerEquation,
     Transformer,
-    TransformerConfig,
     lift,
     native_solver,
     simulate,
@@ -109,7 +109,7 @@ def diffusive():
 def post_norm():
     """A lifted post-LN model: layers, Lie–Trotter, and retractions whose weights sit in the solver."""
     sizes = {"dim": D, "heads": 2, "layers": 3, "ffn": 5, "norm": "post", "dtype": "float64", "param_dtype": "float64"}
-    model = Transformer(TransformerConfig(vocab=7, **sizes), rngs=nnx.Rngs(0))
+    model = Transformer(Architecture(vocab=7, **sizes), rngs=nnx.Rngs(0))
     point = (lift(model), native_solver(model), field())
     return point, lambda p: simulate(p[0], p[2], t1=3.0, steps=6, solver=p[1])
 

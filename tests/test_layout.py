@@ -20,7 +20,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Each layer may import those before it (and itself): solvers <- terms <- equation <- simulate <- analysis <- studies <- cli.
 LAYERS = (
     ("pdejax._check",),
-    ("pdejax.solvers", "pdejax._lazy", "pdejax._types", "pdejax.runs"),
+    ("pdejax.solvers", "pdejax._lazy", "pdejax._activation", "pdejax._types", "pdejax.runs"),
     ("pdejax._figure",),
     ("pdejax._bootstrap",),
     ("pdejax.exact",),
@@ -41,13 +41,13 @@ LAYERS = (
 )
 # fmt: off
 PUBLIC = [
-    "Attention", "DepthVarying", "Diffusion", "DivergenceError", "EffectiveDiffusion", "Exchange", "FeedForward",
+    "Architecture", "Attention", "DepthVarying", "Diffusion", "DivergenceError", "EffectiveDiffusion", "Exchange", "FeedForward",
     "FieldArgs", "Figure", "Grid", "Laplacian", "LayerNorm", "LayerNormRelaxation", "LayerStack", "LinearDamping",
     "MasterEquation", "MultilayerEquation", "MultilayerSimulator", "MultilayerSimulatorConfig", "RMSNorm", "Simulator",
-    "SimulatorConfig", "SpatialNorm", "SphereProjection", "Stats", "Trajectory", "Transformer", "TransformerConfig",
-    "analysis", "bootstrap", "data", "exact", "iid", "lift", "load_checkpoint", "models", "native_solver",
+    "SimulatorConfig", "SpatialNorm", "SphereProjection", "Stats", "Trajectory", "Transformer",
+    "analysis", "bootstrap", "data", "exact", "iid", "lift", "load_model", "models", "native_solver",
     "over_seeds", "pair", "plot", "runs",
-    "save_checkpoint", "simulate", "smooth_random", "solvers", "studies", "terms", "training",
+    "save_model", "simulate", "smooth_random", "solvers", "studies", "terms", "training",
 ]
 # fmt: on
 

@@ -3,25 +3,21 @@
 `listops`, generated, and `digits`, bundled with scikit-learn, need no download.
 """
 
-from pdejax.data import _digits as digits
-from pdejax.data import _listops as listops
-from pdejax.data._baselines import majority_accuracy, root_operator_accuracy, tfidf_accuracy
-from pdejax.data._batch import Batch
-from pdejax.data._batches import Batches
-from pdejax.data._dataset import Dataset
-from pdejax.data._load import load, prepare
-from pdejax.data._tokenizer import Tokenizer
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "Batch",
-    "Batches",
-    "Dataset",
-    "Tokenizer",
-    "digits",
-    "listops",
-    "load",
-    "majority_accuracy",
-    "prepare",
-    "root_operator_accuracy",
-    "tfidf_accuracy",
-]
+from pdejax._lazy import attach
+
+if TYPE_CHECKING:
+    from pdejax.data import _digits as digits
+    from pdejax.data import _listops as listops
+    from pdejax.data._baselines import majority_accuracy as majority_accuracy
+    from pdejax.data._baselines import root_operator_accuracy as root_operator_accuracy
+    from pdejax.data._baselines import tfidf_accuracy as tfidf_accuracy
+    from pdejax.data._batch import Batch as Batch
+    from pdejax.data._batches import Batches as Batches
+    from pdejax.data._dataset import Dataset as Dataset
+    from pdejax.data._load import load as load
+    from pdejax.data._load import prepare as prepare
+    from pdejax.data._tokenizer import Tokenizer as Tokenizer
+else:
+    __getattr__, __dir__ = attach(__name__)

@@ -13,7 +13,7 @@ from flax import linen, nnx
 from jaxtyping import Array, Bool, Float
 
 from pdejax._types import Activation, Field, Mask
-from pdejax.models._config import TransformerConfig
+from pdejax.models._architecture import Architecture
 
 HeadField = Float[Array, "n H dk"]
 AttentionMaps = Float[Array, "H n n"]
@@ -29,16 +29,16 @@ _ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
 }
 
 
-def make_norm(config: TransformerConfig, rngs: nnx.Rngs) -> nnx.LayerNorm | nnx.RMSNorm:
+def make_norm(architecture: Architecture, rngs: nnx.Rngs) -> nnx.LayerNorm | nnx.RMSNorm:
     """LayerNorm or RMSNorm of one token over its d features, with the two-pass variance."""
-    norm = nnx.LayerNorm if config.norm_type == "layernorm" else nnx.RMSNorm
+    norm = nnx.LayerNorm if architecture.norm_type == "layernorm" else nnx.RMSNorm
     # The one-pass variance E[x²] − E[x]² loses digits when the mean is large.
     return norm(
-        config.dim,
-        epsilon=config.norm_eps,
+        architecture.dim,
+        epsilon=architecture.norm_eps,
         use_fast_variance=False,
-        dtype=config.dtype,
-        param_dtype=config.param_dtype,
+        dtype=architecture.dtype,
+        param_dtype=architecture.param_dtype,
         rngs=rngs,
     )
 
@@ -79,24 +79,24 @@ class Attention(nnx.Module):
     Kernels: `q`, `k`, `v` `(d, H, dk)` and `out` `(H, dk, d)`.
     """
 
-    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
-        heads = (config.heads, config.head_dim)
+    def __init__(self, architecture: Architecture, *, rngs: nnx.Rngs):
+        heads = (architecture.heads, architecture.head_dim)
         options = {
-            "use_bias": config.bias,
-            "dtype": config.dtype,
-            "param_dtype": config.param_dtype,
+            "use_bias": architecture.bias,
+            "dtype": architecture.dtype,
+            "param_dtype": architecture.param_dtype,
             "rngs": rngs,
         }
-        self.config = config
-        self.q = nnx.LinearGeneral(config.dim, heads, **options)
-        self.k = nnx.LinearGeneral(config.dim, heads, **options)
-        self.v = nnx.LinearGeneral(config.dim, heads, **options)
-        self.out = nnx.LinearGeneral(heads, config.dim, axis=(-2, -1), **options)
+        self.architecture = architecture
+        self.q = nnx.LinearGeneral(architecture.dim, heads, **options)
+        self.k = nnx.LinearGeneral(architecture.dim, heads, **options)
+        self.v = nnx.LinearGeneral(architecture.dim, heads, **options)
+        self.out = nnx.LinearGeneral(heads, architecture.dim, axis=(-2, -1), **options)
 
     def __call__(self, u: Field, allowed: Allowed | None, maps: bool) -> tuple[Field, AttentionMaps | None]:
         q, k, v = self.q(u), self.k(u), self.v(u)
-        if self.config.positions == "rotary":
-            q, k = rotate(q, self.config.rotary_theta), rotate(k, self.config.rotary_theta)
+        if self.architecture.positions == "rotary":
+            q, k = rotate(q, self.architecture.rotary_theta), rotate(k, self.architecture.rotary_theta)
         # Not nnx.dot_product_attention: it takes the softmax in float32 whatever the input, which caps
         # float64 at 1e-8, and it was 1.5 times slower on a CPU (n = 1000, 4 heads, float32).
         wide = jnp.float64 if v.dtype == jnp.float64 else jnp.float32
@@ -108,34 +108,46 @@ class Attention(nnx.Module):
 class FeedForward(nnx.Module):
     """`σ(u W1 + b1) W2 + b2` per token, W1 `(d, ffn)`, W2 `(ffn, d)`."""
 
-    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
-        self.config = config
-        self.first = nnx.Linear(config.dim, config.ffn, dtype=config.dtype, param_dtype=config.param_dtype, rngs=rngs)
-        self.second = nnx.Linear(config.ffn, config.dim, dtype=config.dtype, param_dtype=config.param_dtype, rngs=rngs)
+    def __init__(self, architecture: Architecture, *, rngs: nnx.Rngs):
+        self.architecture = architecture
+        self.first = nnx.Linear(
+            architecture.dim,
+            architecture.ffn,
+            dtype=architecture.dtype,
+            param_dtype=architecture.param_dtype,
+            rngs=rngs,
+        )
+        self.second = nnx.Linear(
+            architecture.ffn,
+            architecture.dim,
+            dtype=architecture.dtype,
+            param_dtype=architecture.param_dtype,
+            rngs=rngs,
+        )
 
     def __call__(self, u: Field) -> Field:
-        return self.second(_ACTIVATIONS[self.config.activation](self.first(u)))
+        return self.second(_ACTIVATIONS[self.architecture.activation](self.first(u)))
 
 
 class Block(nnx.Module):
-    """One layer in every form of the table of `TransformerConfig`."""
+    """One layer in every form of the table of `Architecture`."""
 
-    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
-        self.config = config
-        self.attention = Attention(config, rngs=rngs)
-        self.feed_forward = FeedForward(config, rngs=rngs)
-        normed, peri = config.norm != "none", config.norm == "peri"
-        self.norm1 = make_norm(config, rngs) if normed else None
-        self.norm2 = make_norm(config, rngs) if normed and config.block != "parallel" else None
-        self.norm1_out = make_norm(config, rngs) if peri else None
-        self.norm2_out = make_norm(config, rngs) if peri else None
+    def __init__(self, architecture: Architecture, *, rngs: nnx.Rngs):
+        self.architecture = architecture
+        self.attention = Attention(architecture, rngs=rngs)
+        self.feed_forward = FeedForward(architecture, rngs=rngs)
+        normed, peri = architecture.norm != "none", architecture.norm == "peri"
+        self.norm1 = make_norm(architecture, rngs) if normed else None
+        self.norm2 = make_norm(architecture, rngs) if normed and architecture.block != "parallel" else None
+        self.norm1_out = make_norm(architecture, rngs) if peri else None
+        self.norm2_out = make_norm(architecture, rngs) if peri else None
 
     def __call__(self, u: Field, allowed: Allowed | None, maps: bool) -> tuple[Field, AttentionMaps | None]:
-        scale = self.config.residual_scale
-        if self.config.block == "parallel":
+        scale = self.architecture.residual_scale
+        if self.architecture.block == "parallel":
             mixed, weights = self._interaction(u, allowed, maps)
             return self._substep(u, mixed + self._reaction(u), scale, "norm1"), weights
-        if self.config.block == "macaron":
+        if self.architecture.block == "macaron":
             u = self._substep(u, self._reaction(u), 0.5 * scale, "norm2")
             mixed, weights = self._interaction(u, allowed, maps)
             u = self._substep(u, mixed, scale, "norm1")
@@ -146,24 +158,24 @@ class Block(nnx.Module):
 
     def _interaction(self, u: Field, allowed: Allowed | None, maps: bool) -> tuple[Field, AttentionMaps | None]:
         with jax.named_scope("attention"):
-            if self.norm1 is not None and self.config.norm != "post":
+            if self.norm1 is not None and self.architecture.norm != "post":
                 u = apply_norm(self.norm1, u)
             mixed, weights = self.attention(u, allowed, maps)
             return mixed if self.norm1_out is None else apply_norm(self.norm1_out, mixed), weights
 
     def _reaction(self, u: Field) -> Field:
-        norm = self.norm1 if self.config.block == "parallel" else self.norm2
+        norm = self.norm1 if self.architecture.block == "parallel" else self.norm2
         with jax.named_scope("feed_forward"):
-            if norm is not None and self.config.norm != "post":
+            if norm is not None and self.architecture.norm != "post":
                 u = apply_norm(norm, u)
             change = self.feed_forward(u)
             return change if self.norm2_out is None else apply_norm(self.norm2_out, change)
 
     def _substep(self, u: Field, change: Field, scale: float, name: Literal["norm1", "norm2"]) -> Field:
-        if self.config.residual == "add":
+        if self.architecture.residual == "add":
             u = u + scale * change
-        elif self.config.residual == "gated":
+        elif self.architecture.residual == "gated":
             u = (1.0 - scale) * u + scale * change
         else:
             u = change
-        return apply_norm(getattr(self, name), u) if self.config.norm == "post" else u
+        return apply_norm(getattr(self, name), u) if self.architecture.norm == "post" else u

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from pdejax._types import Field, Mask
-from pdejax.models._config import TransformerConfig
+from pdejax.models._architecture import Architecture
 from pdejax.models._transformer import _check_ids, _check_values, _require_x64, _sinusoidal
 from pdejax.terms import LayerNorm, RMSNorm
 
@@ -22,10 +22,10 @@ def lecun(key: PRNGKeyArray, shape: tuple[int, ...], fan_in: int, dtype: Any) ->
     return jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype) * scale
 
 
-def make_norm(config: TransformerConfig) -> LayerNorm | RMSNorm:
-    """A fresh norm of the config's type and width, in its parameter type."""
-    norm = LayerNorm if config.norm_type == "layernorm" else RMSNorm
-    return cast(norm(config.dim, eps=config.norm_eps), config.param_dtype)
+def make_norm(architecture: Architecture) -> LayerNorm | RMSNorm:
+    """A fresh norm of the architecture's type and width, in its parameter type."""
+    norm = LayerNorm if architecture.norm_type == "layernorm" else RMSNorm
+    return cast(norm(architecture.dim, eps=architecture.norm_eps), architecture.param_dtype)
 
 
 def cast(module: Any, dtype: Any) -> Any:
@@ -43,37 +43,39 @@ class Embedding(eqx.Module):
     table: Float[Array, "rows d"]
     bias: Float[Array, " d"] | None
     positions: Float[Array, "places d"] | None
-    config: TransformerConfig = eqx.field(static=True)
+    architecture: Architecture = eqx.field(static=True)
 
-    def __init__(self, config: TransformerConfig, *, key: PRNGKeyArray):
-        _require_x64(config)
+    def __init__(self, architecture: Architecture, *, key: PRNGKeyArray):
+        _require_x64(architecture)
         first, second = jax.random.split(key)
-        if config.vocab is not None:
-            self.table = jax.random.normal(first, (config.vocab, config.dim), config.param_dtype)
+        if architecture.vocab is not None:
+            self.table = jax.random.normal(first, (architecture.vocab, architecture.dim), architecture.param_dtype)
             self.bias = None
         else:
-            assert config.inputs is not None
-            self.table = lecun(first, (config.inputs, config.dim), config.inputs, config.param_dtype)
-            self.bias = jnp.zeros(config.dim, config.param_dtype)
-        self.positions = None
-        if config.positions == "learned":
-            shape = (config.max_length or 0, config.dim)
-            self.positions = jax.random.normal(second, shape, config.param_dtype) * jnp.asarray(
-                0.02, config.param_dtype
+            assert architecture.inputs is not None
+            self.table = lecun(
+                first, (architecture.inputs, architecture.dim), architecture.inputs, architecture.param_dtype
             )
-        self.config = config
+            self.bias = jnp.zeros(architecture.dim, architecture.param_dtype)
+        self.positions = None
+        if architecture.positions == "learned":
+            shape = (architecture.max_length or 0, architecture.dim)
+            self.positions = jax.random.normal(second, shape, architecture.param_dtype) * jnp.asarray(
+                0.02, architecture.param_dtype
+            )
+        self.architecture = architecture
 
     def __call__(self, tokens: ArrayLike) -> Field:
-        config, x = self.config, jnp.asarray(tokens)
-        kind = config.dtype
-        if config.vocab is not None:
-            u = jnp.take(self.table.astype(kind), _check_ids(x, config), axis=0)
+        architecture, x = self.architecture, jnp.asarray(tokens)
+        kind = architecture.state_dtype
+        if architecture.vocab is not None:
+            u = jnp.take(self.table.astype(kind), _check_ids(x, architecture), axis=0)
         else:
             assert self.bias is not None
-            u = _check_values(x, config) @ self.table.astype(kind) + self.bias.astype(kind)[None]
+            u = _check_values(x, architecture).astype(kind) @ self.table.astype(kind) + self.bias.astype(kind)[None]
         if self.positions is not None:
             return u + self.positions[: u.shape[0]].astype(kind)
-        if config.positions == "sinusoidal":
+        if architecture.positions == "sinusoidal":
             return u + jnp.asarray(_sinusoidal(*u.shape), dtype=u.dtype)
         return u
 
@@ -85,17 +87,17 @@ class Readout(eqx.Module):
     norm: LayerNorm | RMSNorm | None
     weight: Float[Array, "d out"] | None
     bias: Float[Array, " out"] | None
-    config: TransformerConfig = eqx.field(static=True)
+    architecture: Architecture = eqx.field(static=True)
 
-    def __init__(self, config: TransformerConfig, normed: bool, *, key: PRNGKeyArray):
+    def __init__(self, architecture: Architecture, normed: bool, *, key: PRNGKeyArray):
         self.norm = self.weight = self.bias = None
-        if config.head != "none":
-            size = (config.classes if config.head == "classification" else config.vocab) or 0
-            self.weight = lecun(key, (config.dim, size), config.dim, config.param_dtype)
-            self.bias = jnp.zeros(size, config.param_dtype)
+        if architecture.head != "none":
+            size = (architecture.classes if architecture.head == "classification" else architecture.vocab) or 0
+            self.weight = lecun(key, (architecture.dim, size), architecture.dim, architecture.param_dtype)
+            self.bias = jnp.zeros(size, architecture.param_dtype)
             if normed:
-                self.norm = make_norm(config)
-        self.config = config
+                self.norm = make_norm(architecture)
+        self.architecture = architecture
 
     def __call__(self, u: Field, mask: Mask | None) -> Float[Array, "..."]:
         if self.norm is not None:
@@ -103,7 +105,7 @@ class Readout(eqx.Module):
         if self.weight is None or self.bias is None:
             return u
         weight, bias = self.weight.astype(u.dtype), self.bias.astype(u.dtype)
-        if self.config.head == "classification":
+        if self.architecture.head == "classification":
             mean = u.mean(axis=0) if mask is None else u.mean(axis=0, where=mask[:, None])
             return mean @ weight + bias
         return u @ weight + bias[None]

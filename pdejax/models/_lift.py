@@ -34,7 +34,7 @@ def lift(model: Transformer) -> DepthVarying:
     The weights are piecewise constant in depth; refining the step converges to the ODE with those weights, which is not
     the network itself but its continuous-depth sibling.
     """
-    config = model.config
+    config = model.architecture
     leak = config.residual in ("gated", "none")
     strength = config.residual_scale if config.residual == "add" else 1.0
     inside = config.norm in ("pre", "peri")
@@ -76,7 +76,7 @@ def lift(model: Transformer) -> DepthVarying:
 
 def native_solver(model: Transformer) -> diffrax.AbstractSolver:
     """The solver that, with one step per layer, makes `lift(model)` equal the model: see the table in `lift`."""
-    config = model.config
+    config = model.architecture
     weights = model.layer_weights()
 
     def substep(name) -> diffrax.AbstractSolver:

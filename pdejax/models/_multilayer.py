@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from pdejax._equation import MultilayerEquation, unstack
 from pdejax._simulate import simulate
 from pdejax._types import Field, Mask
+from pdejax.models._architecture import Architecture
 from pdejax.models._ends import Embedding, Readout, cast
 from pdejax.models._multilayer_config import MultilayerSimulatorConfig
 from pdejax.models._simulator import attention_map, named_parameters, trainable, with_parameters
@@ -40,22 +41,27 @@ class MultilayerSimulator(eqx.Module):
 
     def __init__(self, config: MultilayerSimulatorConfig, *, key: PRNGKeyArray):
         first, second, third, fourth = jax.random.split(key, 4)
-        layer = config.layer
-        self.embedding = Embedding(layer.twin, key=first)
-        stacked, _ = make_weights(layer, second)
+        sizes = config.architecture
+        self.embedding = Embedding(sizes, key=first)
+        stacked, _ = make_weights(config, second)
         assert stacked is not None  # weights that are constant in depth all are
         self.stacked = stacked
-        self.readout = Readout(layer.twin, bool(layer.head_norm), key=third)
+        self.readout = Readout(sizes, config.head_norm, key=third)
         self.exchange = None
-        if layer.layers > 1:
-            make = eqx.filter_vmap(lambda k: Exchange(layer.dim, key=k, scale=config.exchange))
-            self.exchange = cast(make(jax.random.split(fourth, layer.layers - 1)), layer.param_dtype)
+        if sizes.layers > 1:
+            make = eqx.filter_vmap(lambda k: Exchange(sizes.dim, key=k, scale=config.exchange))
+            self.exchange = cast(make(jax.random.split(fourth, sizes.layers - 1)), sizes.param_dtype)
         self.config = config
+
+    @property
+    def architecture(self) -> Architecture:
+        """Sizes and the form of a layer."""
+        return self.config.architecture
 
     def equation(self, n: int) -> MultilayerEquation:
         """The coupled field on n tokens."""
-        count = self.config.layers
-        stacked = stacked_equation(self.config.layer, self.stacked, None, n)
+        count = self.architecture.layers
+        stacked = stacked_equation(self.config, self.stacked, None, n)
         between = [] if self.exchange is None else [unstack(self.exchange, i) for i in range(count - 1)]
         return MultilayerEquation([unstack(stacked, i) for i in range(count)], between)
 
@@ -71,7 +77,7 @@ class MultilayerSimulator(eqx.Module):
     def start(self, tokens: ArrayLike) -> Float[Array, "L n d"]:
         """The initial state of all layers, see `MultilayerSimulatorConfig.start`."""
         u0 = self.embed(tokens)
-        shape = (self.config.layers, *u0.shape)
+        shape = (self.architecture.layers, *u0.shape)
         if self.config.start == "embedding":
             return jnp.broadcast_to(u0[None], shape)
         return jnp.zeros(shape, u0.dtype).at[0].set(u0)
@@ -128,7 +134,7 @@ def _logits(model: MultilayerSimulator, state: Float[Array, "L n d"], mask: Mask
 @eqx.filter_jit
 def _observe(model: MultilayerSimulator, state: Float[Array, "L n d"], mask: Mask | None) -> tuple[Array, Array, Array]:
     end = _solve(model, state, mask, "end")[0]
-    stacked = stacked_equation(model.config.layer, model.stacked, None, end.shape[1])
+    stacked = stacked_equation(model.config, model.stacked, None, end.shape[1])
     maps = eqx.filter_vmap(lambda field, u: attention_map(field, u, mask))(stacked, end)
     # Layer 1 starts from the embedding in either case.
     return model.readout(end[-1], mask), jnp.concatenate([state[:1], end]), maps
@@ -145,7 +151,7 @@ def _solve(
     model: MultilayerSimulator, state: Float[Array, "L n d"], mask: Mask | None, save: str
 ) -> Float[Array, "times L n d"]:
     config, equation = model.config, model.equation(state.shape[1])
-    options = {"t1": config.layer.span, "steps": config.count, "solver": model.solver()}
+    options = {"t1": config.t1, "steps": config.steps, "solver": model.solver()}
     return simulate(equation, state, save=save, mask=mask, **options).us
 
 

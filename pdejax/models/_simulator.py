@@ -14,6 +14,7 @@ from pdejax._depth import DepthVarying, take_layer
 from pdejax._equation import MasterEquation
 from pdejax._simulate import simulate
 from pdejax._types import Field, Mask
+from pdejax.models._architecture import Architecture
 from pdejax.models._ends import Embedding, Readout
 from pdejax.models._simulator_config import SimulatorConfig
 from pdejax.models._simulator_field import (
@@ -39,7 +40,7 @@ class Simulator(eqx.Module):
     Transformer and the full equation. With a Transformer's weights and solver it computes what the Transformer does
     (`shared_simulator`), and it has as many parameters.
 
-    Symbols: n tokens, d features, H heads, K = `config.layers`. Batches by `jax.vmap`: `jax.vmap(model)(tokens, mask)`;
+    Symbols: n tokens, d features, H heads, K = `architecture.layers`. Batches by `jax.vmap`: `jax.vmap(model)(tokens, mask)`;
     gradients by `jax.grad`, which stores one field per step and computes the rest of the step again.
 
     Initial weights are distributed as a `Transformer`'s: LeCun normal kernels, zero biases, unit scales, token embedding
@@ -58,10 +59,15 @@ class Simulator(eqx.Module):
 
     def __init__(self, config: SimulatorConfig, *, key: PRNGKeyArray):
         first, second, third = jax.random.split(key, 3)
-        self.embedding = Embedding(config.twin, key=first)
+        self.embedding = Embedding(config.architecture, key=first)
         self.stacked, self.common = make_weights(config, second)
-        self.readout = Readout(config.twin, bool(config.head_norm), key=third)
+        self.readout = Readout(config.architecture, config.head_norm, key=third)
         self.config = config
+
+    @property
+    def architecture(self) -> Architecture:
+        """Sizes and the form of a layer."""
+        return self.config.architecture
 
     @classmethod
     def bare(cls, *, key: PRNGKeyArray, **options: Any) -> "Simulator":
@@ -80,7 +86,7 @@ class Simulator(eqx.Module):
             assert self.common is not None
             return single_equation(config, self.common, n or 1)
         stacked = stacked_equation(config, self.stacked, self.common, n or 1)
-        return DepthVarying(stacked, config.span, config.depth)
+        return DepthVarying(stacked, config.t1, config.weights)
 
     def solver(self) -> diffrax.AbstractSolver:
         """The solver of the config, with the model's own retraction if it has one."""
@@ -144,11 +150,13 @@ class Simulator(eqx.Module):
 
     def _check(self, u0: ArrayLike, mask: ArrayLike | None) -> tuple[Field, Mask | None]:
         u = jnp.asarray(u0)
-        if u.ndim != 2 or u.shape[1] != self.config.dim:
-            raise ValueError(f"u0 must have shape (n, {self.config.dim}), got {u.shape}; for batches use jax.vmap")
+        if u.ndim != 2 or u.shape[1] != self.architecture.dim:
+            raise ValueError(
+                f"u0 must have shape (n, {self.architecture.dim}), got {u.shape}; for batches use jax.vmap"
+            )
         if not jnp.issubdtype(u.dtype, jnp.floating):
             raise TypeError(f"u0 must be real and floating, got dtype {u.dtype}")
-        return u.astype(self.config.state_dtype), _check_mask(mask, u.shape[0])
+        return u.astype(self.architecture.state_dtype), _check_mask(mask, u.shape[0])
 
 
 # Compiled here, so that a call outside jit is one program; inside jit they are part of the caller's.
@@ -159,7 +167,7 @@ def _logits(model: Simulator, u0: Field, mask: Mask | None) -> Float[Array, "...
 
 @eqx.filter_jit
 def _states(model: Simulator, u0: Field, mask: Mask | None) -> Float[Array, "layers n d"]:
-    if model.config.depth == "constant":
+    if model.config.weights == "constant":
         return _solve(model, u0, mask, "layers")
     return _solve(model, u0, mask, "steps")[:: model.config.steps_per_layer]
 
@@ -175,8 +183,8 @@ def _solve(model: Simulator, u0: Field, mask: Mask | None, save: str) -> Float[A
     return simulate(
         model.equation(u0.shape[0]),
         u0,
-        t1=config.span,
-        steps=config.steps_per_layer * config.layers,
+        t1=config.t1,
+        steps=config.steps,
         solver=model.solver(),
         save=save,
         mask=mask,
@@ -186,17 +194,17 @@ def _solve(model: Simulator, u0: Field, mask: Mask | None, save: str) -> Float[A
 def _maps(model: Simulator, states: Float[Array, "layers n d"], mask: Mask | None) -> Float[Array, "maps H n n"]:
     config, equation = model.config, model.equation(states.shape[1])
     solver, args = model.solver(), FieldArgs(mask)
-    starts = jnp.arange(config.layers, dtype=states.dtype) * (config.span / config.layers)
+    starts = jnp.arange(config.architecture.layers, dtype=states.dtype) * (config.t1 / config.architecture.layers)
 
     def one(index, t, u):
         field = equation
         if isinstance(equation, DepthVarying):
-            field = equation.layer(index) if config.depth == "constant" else equation.at(t)
+            field = equation.layer(index) if config.weights == "constant" else equation.at(t)
         assert isinstance(field, MasterEquation)
         u = _before_interaction(take_layer(solver, index), field, t, config.step, u, args)
         return attention_map(field, u, mask)
 
-    return jax.vmap(one)(jnp.arange(config.layers), starts, states[:-1])
+    return jax.vmap(one)(jnp.arange(config.architecture.layers), starts, states[:-1])
 
 
 def attention_map(field: MasterEquation, u: Field, mask: Mask | None) -> Float[Array, "H n n"]:

@@ -13,7 +13,7 @@ from pdejax._depth import LayerStack
 from pdejax._equation import MasterEquation
 from pdejax._types import Depth, Field
 from pdejax.models._ends import cast, lecun, make_norm
-from pdejax.models._simulator_config import SimulatorConfig
+from pdejax.models._simulator_config import AbstractSimulatorConfig
 from pdejax.solvers import Grid, LieTrotter, Retract, Strang, get_solver
 from pdejax.terms import (
     AbstractTerm,
@@ -74,20 +74,20 @@ class FieldWeights(eqx.Module):
 
 # Not inside `make_weights`: a function made anew is compiled anew, and every training makes a model.
 @eqx.filter_jit
-def _draw(config: SimulatorConfig, key: PRNGKeyArray, layers: int | None) -> FieldWeights:
+def _draw(config: AbstractSimulatorConfig, key: PRNGKeyArray, layers: int | None) -> FieldWeights:
     """The weights of one field, or of `layers` of them with a leading axis."""
 
     def one(key: PRNGKeyArray) -> FieldWeights:
         interaction, reaction = _terms(config, key)
-        columns = config.dim if config.diffusion == "feature" else 1
+        columns = config.architecture.dim if config.diffusion == "feature" else 1
         rated = config.stabilization in ("damping", "spatial", "layernorm")
         return FieldWeights(
             interaction,
             reaction,
             None if config.diffusion == "none" else _rate(config, config.diffusivity, columns),
             _rate(config, config.gamma, 1) if rated else None,
-            make_norm(config.twin) if config.stabilization == "layernorm" else None,
-            tuple(make_norm(config.twin) for _ in range(2 if splits(config) else 1))
+            make_norm(config.architecture) if config.stabilization == "layernorm" else None,
+            tuple(make_norm(config.architecture) for _ in range(2 if splits(config) else 1))
             if config.stabilization == "retraction"
             else None,
         )
@@ -95,17 +95,19 @@ def _draw(config: SimulatorConfig, key: PRNGKeyArray, layers: int | None) -> Fie
     return one(key) if layers is None else eqx.filter_vmap(one)(jax.random.split(key, layers))
 
 
-def make_weights(config: SimulatorConfig, key: PRNGKeyArray) -> tuple[FieldWeights | None, FieldWeights | None]:
+def make_weights(config: AbstractSimulatorConfig, key: PRNGKeyArray) -> tuple[FieldWeights | None, FieldWeights | None]:
     """Fresh weights as `(stacked, common)`: those with a leading axis over the K layers, and those that serve all depths.
 
     Piecewise-constant weights are all stacked, a shared field's all common. Between knots a spline of D or γ could fall below
     0 and a retraction is not interpolated, so cubic weights have the former in common, linear and cubic ones the latter.
     """
 
-    if config.depth == "shared":
+    if config.weights == "shared":
         return None, _draw(config, key, None)
-    stacked = _draw(config, key, config.layers)
-    moved = {"constant": (), "linear": ("retractions",), "cubic": ("retractions", "diffusivity", "gamma")}[config.depth]
+    stacked = _draw(config, key, config.architecture.layers)
+    moved = {"constant": (), "linear": ("retractions",), "cubic": ("retractions", "diffusivity", "gamma")}[
+        config.weights
+    ]
     held = {name: jax.tree.map(lambda x: x[0], getattr(stacked, name)) for name in moved}
     if all(part is None for part in held.values()):
         return stacked, None
@@ -114,7 +116,7 @@ def make_weights(config: SimulatorConfig, key: PRNGKeyArray) -> tuple[FieldWeigh
 
 
 def stacked_equation(
-    config: SimulatorConfig, stacked: FieldWeights, common: FieldWeights | None, n: int
+    config: AbstractSimulatorConfig, stacked: FieldWeights, common: FieldWeights | None, n: int
 ) -> MasterEquation:
     """The master equation on n tokens, its array leaves with a leading axis over the layers."""
     # Retractions belong to the solver.
@@ -123,13 +125,13 @@ def stacked_equation(
     return eqx.filter_vmap(lambda layer: _master(config, n, FieldWeights(**rest | layer)))(given)
 
 
-def single_equation(config: SimulatorConfig, common: FieldWeights, n: int) -> MasterEquation:
+def single_equation(config: AbstractSimulatorConfig, common: FieldWeights, n: int) -> MasterEquation:
     """The master equation of a shared field on n tokens."""
     return _master(config, n, common)
 
 
 def make_solver(
-    config: SimulatorConfig, stacked: FieldWeights | None, common: FieldWeights | None
+    config: AbstractSimulatorConfig, stacked: FieldWeights | None, common: FieldWeights | None
 ) -> diffrax.AbstractSolver:
     """The solver by its name, with the retractions where there are any."""
     terms = 2 + (config.diffusion != "none") + (config.stabilization in ("damping", "spatial", "layernorm"))
@@ -148,23 +150,24 @@ def make_solver(
     return type(solver)((Retract(first, maps[0]), Retract(second, maps[1]), *rest))
 
 
-def splits(config: SimulatorConfig) -> bool:
+def splits(config: AbstractSimulatorConfig) -> bool:
     """Whether the solver takes A and R one after the other."""
     return config.solver in ("lietrotter", "strang", "macaron")
 
 
-def _rate(config: SimulatorConfig, value: float, size: int) -> Array:
+def _rate(config: AbstractSimulatorConfig, value: float, size: int) -> Array:
     """ϑ `(size,)` with softplus(ϑ) = value > 0."""
-    return jnp.full(size, value + np.log(-np.expm1(-value)), config.param_dtype)
+    return jnp.full(size, value + np.log(-np.expm1(-value)), config.architecture.param_dtype)
 
 
-def _terms(config: SimulatorConfig, key: PRNGKeyArray) -> tuple[Attention, FeedForward]:
+def _terms(config: AbstractSimulatorConfig, key: PRNGKeyArray) -> tuple[Attention, FeedForward]:
     """A and R of one layer, with the initialization of a Transformer layer."""
-    twin, d, hidden, heads = config.twin, config.dim, config.ffn, config.heads
-    inside, outside = config.norm in ("pre", "peri"), config.norm == "peri"
+    sizes = config.architecture
+    d, hidden, heads = sizes.dim, sizes.ffn, sizes.heads
+    inside, outside = sizes.norm in ("pre", "peri"), sizes.norm == "peri"
 
     def norm(wanted: bool) -> LayerNorm | RMSNorm | None:
-        return make_norm(twin) if wanted else None
+        return make_norm(sizes) if wanted else None
 
     interaction = Attention(
         d,
@@ -172,9 +175,9 @@ def _terms(config: SimulatorConfig, key: PRNGKeyArray) -> tuple[Attention, FeedF
         key=key,
         leak=config.leak,
         strength=config.strength,
-        causal=config.causal,
-        rotary=config.rotary_theta if config.positions == "rotary" else None,
-        bias=config.bias,
+        causal=sizes.causal,
+        rotary=sizes.rotary_theta if sizes.positions == "rotary" else None,
+        bias=sizes.bias,
         norm=norm(inside),
         norm_out=norm(outside),
         implementation=config.implementation,
@@ -183,26 +186,26 @@ def _terms(config: SimulatorConfig, key: PRNGKeyArray) -> tuple[Attention, FeedF
         d,
         hidden,
         key=key,
-        activation=config.activation,
+        activation=sizes.activation,
         leak=config.leak,
         strength=config.strength,
         norm=norm(inside),
         norm_out=norm(outside),
     )
-    interaction, reaction = cast((interaction, reaction), config.param_dtype)
-    inward, outward = (d, heads, config.head_dim), (heads, config.head_dim, d)
+    interaction, reaction = cast((interaction, reaction), sizes.param_dtype)
+    inward, outward = (d, heads, sizes.head_dim), (heads, sizes.head_dim, d)
     shapes = ((inward, d), (inward, d), (inward, d), (outward, d), ((d, hidden), d), ((hidden, d), hidden))
-    drawn = [lecun(k, *shape, config.param_dtype) for k, shape in zip(jax.random.split(key, 6), shapes, strict=True)]
+    drawn = [lecun(k, *shape, sizes.param_dtype) for k, shape in zip(jax.random.split(key, 6), shapes, strict=True)]
     return eqx.tree_at(lambda p: (p[0].wq, p[0].wk, p[0].wv, p[0].wo, p[1].w1, p[1].w2), (interaction, reaction), drawn)
 
 
-def _master(config: SimulatorConfig, n: int, weights: FieldWeights) -> MasterEquation:
+def _master(config: AbstractSimulatorConfig, n: int, weights: FieldWeights) -> MasterEquation:
     """The equation of one layer on n tokens."""
     interaction, reaction = weights.interaction, weights.reaction
     diffusion = stabilization = None
     if weights.diffusivity is not None:
         outer = n + 1 if config.boundary == "dirichlet" else n
-        grid = Grid(n, config.boundary, float(outer) if config.length is None else config.length)
+        grid = Grid(n, config.boundary, float(outer) if config.domain is None else config.domain)
         d = jax.nn.softplus(weights.diffusivity)
         diffusion = Diffusion(grid, d[0] if config.diffusion == "scalar" else d)
     if weights.gamma is not None:
@@ -212,8 +215,8 @@ def _master(config: SimulatorConfig, n: int, weights: FieldWeights) -> MasterEqu
         elif config.stabilization == "spatial":
             stabilization = SpatialNorm(rate, eps=jnp.asarray(1e-5, rate.dtype))
         else:
-            stabilization = LayerNormRelaxation(config.dim, rate, norm=weights.relaxation)
-    narrow = str(config.dtype)
+            stabilization = LayerNormRelaxation(config.architecture.dim, rate, norm=weights.relaxation)
+    narrow = config.architecture.dtype
     if narrow in ("bfloat16", "float16"):
         assert interaction is not None and reaction is not None
         interaction, reaction = HalfPrecision(interaction, narrow), HalfPrecision(reaction, narrow)

@@ -1,6 +1,5 @@
 """The discrete Transformer, layer by layer."""
 
-import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -14,14 +13,14 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
 from pdejax._types import Field, Mask
+from pdejax.models._architecture import Architecture
 from pdejax.models._block import Block, apply_norm, attention_mask, make_norm
-from pdejax.models._config import TransformerConfig
 
 
 class Transformer(nnx.Module):
     """A Transformer encoder or decoder in `flax.nnx`, one sequence at a time.
 
-    The forms a layer can take are tabulated in [`TransformerConfig`][pdejax.models.TransformerConfig]. The L
+    The forms a layer can take are tabulated in [`Architecture`][pdejax.models.Architecture]. The L
     layers are stored stacked, with a leading axis L, and applied by one `jax.lax.scan`: compile time does not
     grow with depth. Batches by `jax.vmap`: `jax.vmap(model)(tokens, mask)`.
 
@@ -38,7 +37,7 @@ class Transformer(nnx.Module):
 
     **Arguments**
 
-    - `config`: the architecture.
+    - `architecture`: an [`Architecture`][pdejax.models.Architecture].
     - `rngs`: `flax.nnx.Rngs(seed)`.
 
     Raises `ValueError` for a float64 model while JAX's 64-bit mode is off.
@@ -47,23 +46,23 @@ class Transformer(nnx.Module):
     arXiv:2502.02732; Macaron arXiv:1906.02762; rotary positions arXiv:2104.09864.
     """
 
-    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
-        _require_x64(config)
-        options = {"dtype": config.dtype, "param_dtype": config.param_dtype, "rngs": rngs}
-        self.config = config
-        if config.vocab is not None:
+    def __init__(self, architecture: Architecture, *, rngs: nnx.Rngs):
+        _require_x64(architecture)
+        options = {"dtype": architecture.dtype, "param_dtype": architecture.param_dtype, "rngs": rngs}
+        self.architecture = architecture
+        if architecture.vocab is not None:
             unit = nnx.initializers.normal(1.0)
-            self.embedding = nnx.Embed(config.vocab, config.dim, embedding_init=unit, **options)
+            self.embedding = nnx.Embed(architecture.vocab, architecture.dim, embedding_init=unit, **options)
         else:
-            assert config.inputs is not None
-            self.embedding = nnx.Linear(config.inputs, config.dim, **options)
-        learned = config.positions == "learned"
-        self.positions = nnx.Param(_learned_positions(config, rngs)) if learned else None
-        self.layers = _stack(config, rngs)
-        normed = config.head != "none" and config.norm in ("pre", "peri")
-        self.final_norm = make_norm(config, rngs) if normed else None
-        size = config.classes if config.head == "classification" else config.vocab
-        self.head = nnx.Linear(config.dim, size or 0, **options) if config.head != "none" else None
+            assert architecture.inputs is not None
+            self.embedding = nnx.Linear(architecture.inputs, architecture.dim, **options)
+        learned = architecture.positions == "learned"
+        self.positions = nnx.Param(_learned_positions(architecture, rngs)) if learned else None
+        self.layers = _stack(architecture, rngs)
+        normed = architecture.head != "none" and architecture.norm in ("pre", "peri")
+        self.final_norm = make_norm(architecture, rngs) if normed else None
+        size = architecture.classes if architecture.head == "classification" else architecture.vocab
+        self.head = nnx.Linear(architecture.dim, size or 0, **options) if architecture.head != "none" else None
 
     def embed(self, tokens: ArrayLike) -> Field:
         """The initial field u(·, 0) = E + P, shape `(n, d)`; v2 (2).
@@ -78,12 +77,12 @@ class Transformer(nnx.Module):
         an id outside the vocabulary and NaN or infinite values; values are checked only outside `jit` and
         `vmap`.
         """
-        config, x = self.config, jnp.asarray(tokens)
-        x = _check_ids(x, config) if config.vocab is not None else _check_values(x, config)
+        architecture, x = self.architecture, jnp.asarray(tokens)
+        x = _check_ids(x, architecture) if architecture.vocab is not None else _check_values(x, architecture)
         u = self.embedding(x)
         if self.positions is not None:
             return u + self.positions[...][: u.shape[0]].astype(u.dtype)
-        if config.positions == "sinusoidal":
+        if architecture.positions == "sinusoidal":
             return u + jnp.asarray(_sinusoidal(*u.shape), dtype=u.dtype)
         return u
 
@@ -125,7 +124,7 @@ class Transformer(nnx.Module):
             u = apply_norm(self.final_norm, u)
         if self.head is None:
             return u
-        if self.config.head == "classification":
+        if self.architecture.head == "classification":
             u = u.mean(axis=0) if valid is None else u.mean(axis=0, where=valid[:, None])
         return self.head(u)
 
@@ -152,7 +151,7 @@ class Transformer(nnx.Module):
             weights["b" + name] = None if part.bias is None else part.bias[...]
         for name in ("norm1", "norm2", "norm1_out", "norm2_out"):
             weights[name] = _norm_weights(getattr(layers, name))
-        if self.config.block == "parallel":
+        if self.architecture.block == "parallel":
             weights["norm2"] = weights["norm1"]
         return weights
 
@@ -161,44 +160,48 @@ class Transformer(nnx.Module):
         return {name: variable.get_value() for name, variable in _variables(self).items()}
 
     @classmethod
-    def from_parameters(cls, config: TransformerConfig, parameters: Mapping[str, ArrayLike]) -> "Transformer":
+    def from_parameters(cls, architecture: Architecture, parameters: Mapping[str, ArrayLike]) -> "Transformer":
         """The model with these parameters, named and shaped as `parameters()` gives them.
 
         Raises `ValueError` for names that are missing or too many and for shapes that differ.
         """
-        model = nnx.eval_shape(lambda: cls(config, rngs=nnx.Rngs(0)))
+        model = nnx.eval_shape(lambda: cls(architecture, rngs=nnx.Rngs(0)))
         variables = _variables(model)
         missing = sorted(variables.keys() - parameters.keys())
         unknown = sorted(parameters.keys() - variables.keys())
         if missing or unknown:
-            raise ValueError(f"parameters do not belong to this config: missing {missing}, unknown {unknown}")
+            raise ValueError(f"parameters do not belong to this architecture: missing {missing}, unknown {unknown}")
         for name, variable in variables.items():
-            value = jnp.asarray(parameters[name], dtype=config.param_dtype)
+            value = jnp.asarray(parameters[name], dtype=architecture.param_dtype)
             expected = variable.get_value().shape
             if value.shape != expected:
-                raise ValueError(f"parameter {name!r} must have shape {expected} for this config, got {value.shape}")
+                raise ValueError(
+                    f"parameter {name!r} must have shape {expected} for this architecture, got {value.shape}"
+                )
             variable.set_value(value)
         return model
 
     def astype(self, dtype: DTypeLike) -> "Transformer":
         """A copy of the model with weights and computation in `float32` or `float64`."""
-        config = dataclasses.replace(self.config, dtype=dtype, param_dtype=dtype)
-        _require_x64(config)
-        return Transformer.from_parameters(config, self.parameters())
+        architecture = self.architecture.replace(dtype=dtype, param_dtype=dtype)
+        _require_x64(architecture)
+        return Transformer.from_parameters(architecture, self.parameters())
 
     def _apply(self, u0: Field, mask: Mask | None, collect: "_Collect") -> Array:
         graph, weights = nnx.split(self.layers)
-        return _scan_layers(graph, weights, u0, mask, self.config.causal, collect)
+        return _scan_layers(graph, weights, u0, mask, self.architecture.causal, collect)
 
     def _check_field(self, u0: ArrayLike) -> Field:
         u = jnp.asarray(u0)
-        if u.ndim != 2 or u.shape[1] != self.config.dim:
-            raise ValueError(f"u0 must have shape (n, {self.config.dim}), got {u.shape}; for batches use jax.vmap")
+        if u.ndim != 2 or u.shape[1] != self.architecture.dim:
+            raise ValueError(
+                f"u0 must have shape (n, {self.architecture.dim}), got {u.shape}; for batches use jax.vmap"
+            )
         if not jnp.issubdtype(u.dtype, jnp.floating):
             raise TypeError(f"u0 must be real and floating, got dtype {u.dtype}")
-        _check_length("u0", u.shape[0], self.config)
+        _check_length("u0", u.shape[0], self.architecture)
         _check_finite("u0", u)
-        return u.astype(self.config.dtype)
+        return u.astype(self.architecture.dtype)
 
 
 _Collect = Literal["last", "states", "maps"]
@@ -225,18 +228,18 @@ def _variables(model: Transformer) -> dict[str, nnx.Variable]:
     return {"/".join(map(str, path)): variable for path, variable in state}
 
 
-def _stack(config: TransformerConfig, rngs: nnx.Rngs) -> Block:
-    @nnx.split_rngs(splits=config.layers)
+def _stack(architecture: Architecture, rngs: nnx.Rngs) -> Block:
+    @nnx.split_rngs(splits=architecture.layers)
     @nnx.vmap(in_axes=0, out_axes=0)
     def create(rngs):
-        return Block(config, rngs=rngs)
+        return Block(architecture, rngs=rngs)
 
     return create(rngs)
 
 
-def _learned_positions(config: TransformerConfig, rngs: nnx.Rngs) -> Array:
+def _learned_positions(architecture: Architecture, rngs: nnx.Rngs) -> Array:
     small = nnx.initializers.normal(0.02)
-    return small(rngs.params(), (config.max_length, config.dim), config.param_dtype)
+    return small(rngs.params(), (architecture.max_length, architecture.dim), architecture.param_dtype)
 
 
 @functools.cache
@@ -254,19 +257,19 @@ def _norm_weights(norm: nnx.LayerNorm | nnx.RMSNorm | None) -> dict[str, Array |
     return {"scale": norm.scale[...], "bias": None if bias is None else bias[...]}
 
 
-def _require_x64(config: TransformerConfig) -> None:
-    if "float64" in (config.dtype, config.param_dtype) and jnp.result_type(float) != jnp.float64:
+def _require_x64(architecture: Architecture) -> None:
+    if "float64" in (architecture.dtype, architecture.param_dtype) and jnp.result_type(float) != jnp.float64:
         raise ValueError(
             "a float64 model needs JAX's 64-bit mode: jax.config.update('jax_enable_x64', True), or the "
             "context jax.enable_x64(True); or use dtype='float32'"
         )
 
 
-def _check_length(name: str, n: int, config: TransformerConfig) -> None:
+def _check_length(name: str, n: int, architecture: Architecture) -> None:
     if n == 0:
         raise ValueError(f"{name} is empty: give at least one token")
-    if config.max_length is not None and n > config.max_length:
-        raise ValueError(f"{name} has {n} tokens, more than max_length={config.max_length}")
+    if architecture.max_length is not None and n > architecture.max_length:
+        raise ValueError(f"{name} has {n} tokens, more than max_length={architecture.max_length}")
 
 
 def _check_finite(name: str, x: Array) -> None:
@@ -274,32 +277,32 @@ def _check_finite(name: str, x: Array) -> None:
         raise ValueError(f"{name} has NaN or infinite entries: clean the input first")
 
 
-def _check_ids(ids: Array, config: TransformerConfig) -> Array:
-    assert config.vocab is not None
+def _check_ids(ids: Array, architecture: Architecture) -> Array:
+    assert architecture.vocab is not None
     if ids.ndim != 1:
         raise ValueError(f"tokens must have shape (n,), one sequence, got {ids.shape}; for batches use jax.vmap")
-    _check_length("tokens", ids.shape[0], config)
+    _check_length("tokens", ids.shape[0], architecture)
     if not jnp.issubdtype(ids.dtype, jnp.integer):
-        raise TypeError(f"tokens must be integer ids for vocab={config.vocab}, got dtype {ids.dtype}")
+        raise TypeError(f"tokens must be integer ids for vocab={architecture.vocab}, got dtype {ids.dtype}")
     if not isinstance(ids, jax.core.Tracer):
         low, high = int(ids.min()), int(ids.max())
-        if low < 0 or high >= config.vocab:
-            raise ValueError(f"tokens must be ids in [0, {config.vocab - 1}], got ids from {low} to {high}")
+        if low < 0 or high >= architecture.vocab:
+            raise ValueError(f"tokens must be ids in [0, {architecture.vocab - 1}], got ids from {low} to {high}")
     return ids
 
 
-def _check_values(values: Array, config: TransformerConfig) -> Array:
-    if values.ndim == 1 and config.inputs == 1:
+def _check_values(values: Array, architecture: Architecture) -> Array:
+    if values.ndim == 1 and architecture.inputs == 1:
         values = values[:, None]
-    if values.ndim != 2 or values.shape[1] != config.inputs:
+    if values.ndim != 2 or values.shape[1] != architecture.inputs:
         raise ValueError(
-            f"tokens must have shape (n, {config.inputs}), one sequence, got {values.shape}; for batches use jax.vmap"
+            f"tokens must have shape (n, {architecture.inputs}), one sequence, got {values.shape}; for batches use jax.vmap"
         )
-    _check_length("tokens", values.shape[0], config)
+    _check_length("tokens", values.shape[0], architecture)
     if not jnp.issubdtype(values.dtype, jnp.floating):
-        raise TypeError(f"tokens must be floating values for inputs={config.inputs}, got dtype {values.dtype}")
+        raise TypeError(f"tokens must be floating values for inputs={architecture.inputs}, got dtype {values.dtype}")
     _check_finite("tokens", values)
-    return values.astype(config.dtype)
+    return values.astype(architecture.dtype)
 
 
 def _check_mask(mask: ArrayLike | None, n: int) -> Mask | None:

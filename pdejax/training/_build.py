@@ -7,13 +7,13 @@ from flax import nnx
 
 from pdejax.data import Dataset
 from pdejax.models import (
+    Architecture,
     MultilayerSimulator,
     MultilayerSimulatorConfig,
     Simulator,
     SimulatorConfig,
     Transformer,
-    TransformerConfig,
-    distilled_simulator,
+    pair,
 )
 from pdejax.training._config import TrainConfig
 
@@ -21,31 +21,28 @@ Model = Transformer | Simulator | MultilayerSimulator
 
 
 def build_model(config: TrainConfig, dataset: Dataset) -> Model:
-    """The model that `config` names, its ends fitted to the data set, its weights drawn from `config.seed`.
+    """Make the model that `config` names, its ends fitted to the data set, its weights drawn from `config.seed`.
 
     Raises `ValueError`/`TypeError` for options that the model's own config refuses.
     """
-    sizes: dict[str, Any] = {
-        name: getattr(config, name) for name in ("dim", "heads", "layers", "ffn", "activation", "positions")
-    }
-    options: dict[str, Any] = sizes | _ends(config, dataset)
-    options["dtype"] = config.precision
+    names = ("dim", "heads", "layers", "ffn", "norm", "activation", "positions")
+    sizes: dict[str, Any] = {name: getattr(config, name) for name in names} | _ends(config, dataset)
+    options: dict[str, Any] = sizes | {"dtype": config.precision} | dict(config.options)
     if config.model == "transformer":
-        options["norm"] = config.norm
-        return Transformer(TransformerConfig(**options | dict(config.options)), rngs=nnx.Rngs(config.seed))
+        return Transformer(Architecture(**options), rngs=nnx.Rngs(config.seed))
+    solver = {} if config.solver is None else {"solver": config.solver}
+    options = {"steps": config.layers * config.steps_per_layer} | solver | options
     key = jax.random.key(config.seed)
     if config.model == "multilayer":
-        options["solver"] = config.solver or "euler"
-        options["steps"] = config.layers * config.steps_per_layer
-        options["norm"] = "none" if config.norm == "post" else config.norm
-        if config.norm == "post":
-            options["stabilization"] = "retraction"
-        return MultilayerSimulator(MultilayerSimulatorConfig(**options | dict(config.options)), key=key)
-    return Simulator(_simulator_config(config, options), key=key)
+        return MultilayerSimulator(MultilayerSimulatorConfig.of(**options), key=key)
+    if config.model == "full" and config.norm == "post":
+        options = {"stabilization": "retraction"} | options
+    make = {"simulator": SimulatorConfig.of, "bare": SimulatorConfig.bare, "full": SimulatorConfig.full}[config.model]
+    return Simulator(make(**options), key=key)
 
 
 def build_student(config: TrainConfig, teacher: Transformer) -> Simulator:
-    """The simulator to be fitted to a trained Transformer, with its sizes, embedding and head and a field of its own.
+    """Make the simulator to be fitted to a trained Transformer, with its sizes, embedding and head and a field of its own.
 
     Of `config` come the kind of field, its solver and steps; sizes are the teacher's.
     """
@@ -53,12 +50,12 @@ def build_student(config: TrainConfig, teacher: Transformer) -> Simulator:
     if config.solver is not None:
         changes["solver"] = config.solver
     if config.steps_per_layer != 1:
-        changes["steps"] = teacher.config.layers * config.steps_per_layer
+        changes["steps"] = teacher.architecture.layers * config.steps_per_layer
     if config.model == "bare":
         changes = {"leak": True, "norm": "none", "stabilization": "none"} | changes
     if config.model == "full":
         changes = {"stabilization": "layernorm", "diffusion": "feature"} | changes
-    return distilled_simulator(teacher, key=jax.random.key(config.seed), **changes)
+    return pair(teacher, "distilled", key=jax.random.key(config.seed), **changes)
 
 
 def _ends(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
@@ -73,16 +70,3 @@ def _ends(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     if config.task == "lm":
         return ends | {"head": "lm", "causal": True}
     return ends | {"head": "classification", "classes": len(dataset.classes)}
-
-
-def _simulator_config(config: TrainConfig, common: dict[str, Any]) -> SimulatorConfig:
-    post = config.norm == "post"
-    options: dict[str, Any] = common | {"steps": config.layers * config.steps_per_layer}
-    if config.solver is not None:
-        options["solver"] = config.solver
-    if config.model != "bare":
-        options["norm"] = "none" if post else config.norm
-    if post:
-        options["stabilization"] = "retraction"
-    make = {"simulator": SimulatorConfig, "bare": SimulatorConfig.bare, "full": SimulatorConfig.full}[config.model]
-    return make(**options | dict(config.options))

@@ -38,7 +38,7 @@ class TrainConfig:
 
     - `model`: `"transformer"`; `"simulator"`, the field that a Transformer of these sizes discretizes; `"bare"` and `"full"`,
       see `SimulatorConfig`; `"multilayer"`, v1's coupled system (4).
-    - `dim`, `heads`, `layers`, `ffn`, `norm`, `activation`, `positions`: as in `TransformerConfig`. `norm="post"` gives a
+    - `dim`, `heads`, `layers`, `ffn`, `norm`, `activation`, `positions`: as in `Architecture`. `norm="post"` gives a
       simulator the retraction. `solver`, `steps_per_layer`: of a simulator. `options`: more arguments of the model's config.
     - `teacher`: folder of a trained Transformer; the simulator is fitted to its hidden states and attention maps (`distilled`).
 

@@ -72,7 +72,7 @@ class Distillation(AbstractTask):
             raise ValueError("hidden_weight, attention_weight and logit_weight are all 0: there is nothing to fit")
         parameters, self.static = split_model(teacher)
         if student is not None:
-            check_depths(student.config.layers, teacher.config.layers)
+            check_depths(student.architecture.layers, teacher.architecture.layers)
         # Copies: the teacher may be trained on, which gives its arrays away.
         self.parameters = jax.tree.map(jnp.array, parameters)
         self.hidden_weight, self.attention_weight = float(hidden_weight), float(attention_weight)

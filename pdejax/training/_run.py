@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, PyTree
 
 from pdejax.data import (
@@ -23,14 +22,8 @@ from pdejax.data import (
     root_operator_accuracy,
     tfidf_accuracy,
 )
-from pdejax.models import (
-    MultilayerSimulator,
-    MultilayerSimulatorConfig,
-    Simulator,
-    SimulatorConfig,
-    Transformer,
-    TransformerConfig,
-)
+from pdejax.models import Transformer
+from pdejax.models._saving import model_of_record, model_record
 from pdejax.runs._files import write_whole
 from pdejax.training._bottleneck_run import bottleneck_optimizer, bottleneck_step
 from pdejax.training._build import Model, build_model, build_student
@@ -45,11 +38,6 @@ from pdejax.training._metrics import write_summary
 from pdejax.training._state import merge_model, split_model
 from pdejax.training._step import count_parameters, make_evaluate, make_step, start_training
 
-_KINDS = {
-    "Transformer": (Transformer, TransformerConfig),
-    "Simulator": (Simulator, SimulatorConfig),
-    "MultilayerSimulator": (MultilayerSimulator, MultilayerSimulatorConfig),
-}
 _EVALUATED_TOKENS = 2**15
 
 
@@ -118,7 +106,7 @@ def train(
     held_out = _whole(splits["validation"], config)
     mesh = data_mesh() if jax.device_count() > 1 else None
     best = ("accuracy", "max") if isinstance(task, Classification) else ("loss", "min")
-    identity = _identity(config) | {"model_config": _model_config(model)}
+    identity = _identity(config) | {"model_config": model_record(model)}
     if isinstance(task, Distillation):
         identity["teacher_parameters"] = _fingerprint(task.parameters)
     if config.out is not None and jax.process_index() == 0:
@@ -177,15 +165,12 @@ def load_trained(folder: str | os.PathLike[str], which: str | int = "best") -> T
     path = pathlib.Path(folder) / "config.json"
     try:
         saved = json.loads(path.read_text())
-        kind, options = saved["model"]["kind"], saved["model"]["options"]
         config = TrainConfig(**saved["train"])
+        model = model_of_record(saved["model"])
     except FileNotFoundError:
         raise ValueError(f"folder={str(folder)!r} has no config.json; give the folder that train wrote to.") from None
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not of a training run, or is damaged: {error}.") from error
-    make, settings = _KINDS[kind]
-    built = settings(**options)
-    model = make(built, rngs=nnx.Rngs(0)) if make is Transformer else make(built, key=jax.random.key(0))
     params, static = split_model(model)
     found = read_checkpoint(folder, which)
     return TrainedModel(merge_model(_only(found, params), static), config, found.step)
@@ -278,14 +263,6 @@ def _write_config(config: TrainConfig, identity: dict[str, Any], best: tuple[str
     check_folder(folder)
     check_run(folder, identity, best)
     write_summary(folder / "config.json", {"train": _settings(config), "model": identity["model_config"]})
-
-
-def _model_config(model: Model) -> dict[str, Any]:
-    options = {}
-    for field in dataclasses.fields(model.config):
-        value = getattr(model.config, field.name)
-        options[field.name] = value if value is None or isinstance(value, bool | int | float | str) else str(value)
-    return {"kind": type(model).__name__, "options": options}
 
 
 def outcome(result: TrainResult) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pdejax
 from pdejax.analysis.jacobian._gradient_flow import gradient_flow, medians_of, stack_gradient_flows
 from pdejax.analysis.jacobian._systems import shuffle_weights
 
-CONFIG = pdejax.TransformerConfig(
+CONFIG = pdejax.Architecture(
     vocab=11, dim=4, heads=2, layers=3, ffn=6, head="classification", classes=3, dtype="float64", param_dtype="float64"
 )
 MATRIX = 0.3 * jax.random.normal(jax.random.key(5), (4, 4))
@@ -146,7 +146,7 @@ def test_layered_equation_and_simulator_against_plain_gradients(model):
     squares = sum(jnp.sum(leaf**2, axis=tuple(range(1, leaf.ndim))) for leaf in leaves)
     np.testing.assert_allclose(found.batch_parameters, jnp.sqrt(squares), rtol=1e-9)
 
-    config = pdejax.SimulatorConfig(
+    config = pdejax.SimulatorConfig.of(
         vocab=11,
         dim=4,
         heads=2,

@@ -13,7 +13,7 @@ from pdejax.analysis.jacobian._layer_jacobian import layer_jacobian, marchenko_p
 from pdejax.analysis.jacobian._systems import shuffle_weights
 
 KEY = jax.random.key(3)
-CONFIG = pdejax.TransformerConfig(
+CONFIG = pdejax.Architecture(
     vocab=11, dim=4, heads=2, layers=3, ffn=6, norm="post", dtype="float64", param_dtype="float64"
 )
 
@@ -146,7 +146,9 @@ def test_solver_steps_and_layers_of_an_equation(field):
     solver = pdejax.native_solver(model)
     one = layer_jacobian(lifted, field, 1.0, 1.0, solver=solver).matrix()
     np.testing.assert_allclose(one, layer_jacobian(model, field, layer=1).matrix(), atol=1e-12)
-    config = pdejax.SimulatorConfig(vocab=11, dim=4, heads=2, layers=2, ffn=6, dtype="float64", param_dtype="float64")
+    config = pdejax.SimulatorConfig.of(
+        vocab=11, dim=4, heads=2, layers=2, ffn=6, dtype="float64", param_dtype="float64"
+    )
     simulator = pdejax.Simulator(config, key=jax.random.key(0))
     states = simulator.run(field)
     jacobian = layer_jacobian(simulator, states[1], layer=1)

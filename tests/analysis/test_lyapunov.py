@@ -15,7 +15,7 @@ from pdejax.solvers import RK4, Retract
 
 KEY = jax.random.key(1)
 MATRIX = np.asarray(jax.random.normal(jax.random.key(0), (4, 4)))
-CONFIG = pdejax.TransformerConfig(
+CONFIG = pdejax.Architecture(
     vocab=11, dim=4, heads=2, layers=3, ffn=6, norm="post", dtype="float64", param_dtype="float64"
 )
 

@@ -79,7 +79,7 @@ def test_departure_of_a_quadratic_field():
 
 @pytest.fixture(scope="module")
 def measured():
-    config = pdejax.TransformerConfig(vocab=11, dim=4, heads=2, layers=2, ffn=6, head="classification", classes=3)
+    config = pdejax.Architecture(vocab=11, dim=4, heads=2, layers=2, ffn=6, head="classification", classes=3)
     model = pdejax.Transformer(config, rngs=nnx.Rngs(0))
     x, y = jax.random.randint(jax.random.key(4), (4, 5), 0, 11), jnp.arange(4) % 3
     mask = jnp.ones((4, 5), bool).at[0, 3:].set(False)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from pdejax import DepthVarying, FeedForward, MasterEquation, Transformer, TransformerConfig, lift
+from pdejax import Architecture, DepthVarying, FeedForward, MasterEquation, Transformer, lift
 from pdejax.analysis._weight_spectra import attention_spectra
 from pdejax.studies.numerics._verify_case import with_weights
 from pdejax.terms import Attention, RMSNorm
@@ -35,7 +35,7 @@ def same_set(found, expected, tolerance):
 
 
 def test_transformer_against_dense_matrices():
-    config = TransformerConfig(
+    config = Architecture(
         vocab=4, dim=12, heads=3, layers=2, ffn=8, residual_scale=0.5, dtype="float64", param_dtype="float64"
     )
     model = Transformer(config, rngs=nnx.Rngs(0))

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import pdejax as pj
-from pdejax.models import _config
+from pdejax.models import _architecture
 from pdejax.solvers import Euler, LieTrotter, Retract, Strang
 
 # Each entry rides along with some blocks, so that every option meets several of them without the product of all.
@@ -25,15 +25,15 @@ TOKENS = np.array([3, 1, 10, 0, 7, 3, 3, 8, 5])
 MASK = np.array([True, True, False, True, True, True, False, True, False])
 
 
-def config(dtype="float64", **options) -> pj.TransformerConfig:
+def config(dtype="float64", **options) -> pj.Architecture:
     sizes = {"vocab": 11, "dim": 8, "heads": 2, "layers": 3, "ffn": 5, "dtype": dtype, "param_dtype": dtype}
-    return pj.TransformerConfig(**sizes | options)
+    return pj.Architecture(**sizes | options)
 
 
 def allowed_blocks():
-    """Every (block, norm, residual) that `TransformerConfig` accepts."""
+    """Every (block, norm, residual) that `Architecture` accepts."""
     found = []
-    names = (_config.BlockForm, _config.Norm, _config.Residual)
+    names = (_architecture.BlockForm, _architecture.Norm, _architecture.Residual)
     for block, norm, residual in itertools.product(*map(typing.get_args, names)):
         scale = 1.0 if residual == "none" else 0.35
         try:
@@ -59,15 +59,15 @@ def build(**options) -> pj.Transformer:
         key: value + 0.3 * random.normal(size=value.shape).astype(value.dtype)
         for key, value in model.parameters().items()
     }
-    return pj.Transformer.from_parameters(model.config, moved)
+    return pj.Transformer.from_parameters(model.architecture, moved)
 
 
 def stack_error(model: pj.Transformer, tokens, mask=None) -> float:
     """Largest relative distance over the layers between `simulate`, one step per layer, and the hidden states."""
-    equation, layers = pj.lift(model), model.config.layers
+    equation, layers = pj.lift(model), model.architecture.layers
     theirs = model.hidden_states(tokens, mask)
     ours = pj.simulate(equation, theirs[0], t1=equation.t1, steps=layers, solver=pj.native_solver(model), mask=mask)
-    assert ours.us.shape == theirs.shape == (layers + 1, len(tokens), model.config.dim)
+    assert ours.us.shape == theirs.shape == (layers + 1, len(tokens), model.architecture.dim)
     assert ours.us.dtype == theirs.dtype and bool(ours.complete)
     np.testing.assert_allclose(ours.ts, np.linspace(0, equation.t1, layers + 1), rtol=1e-6)
     real = slice(None) if mask is None else mask  # the row of a padded query reaches no real token
@@ -116,10 +116,10 @@ def test_a_wrong_weight_would_be_seen():
     moved = dict(model.parameters())
     key = next(k for k in moved if k.endswith("scale") and "norm2" in k)
     moved[key] = moved[key] + 1e-6
-    other = pj.Transformer.from_parameters(model.config, moved)
+    other = pj.Transformer.from_parameters(model.architecture, moved)
     equation, theirs = pj.lift(other), model.hidden_states(TOKENS, MASK)
     run = pj.simulate(
-        equation, theirs[0], t1=equation.t1, steps=model.config.layers, solver=pj.native_solver(other), mask=MASK
+        equation, theirs[0], t1=equation.t1, steps=model.architecture.layers, solver=pj.native_solver(other), mask=MASK
     )
     assert float(np.linalg.norm((run.us - theirs)[:, MASK]) / np.linalg.norm(theirs[:, MASK])) > 1e-9
 
@@ -136,7 +136,7 @@ def test_attention_maps_are_the_models(options):
         model.hidden_states(TOKENS, MASK),
     )
     weights = eqx.filter_jit(lambda layer, u: layer.interaction.weights(u, jnp.asarray(MASK)))
-    for l in range(model.config.layers):
+    for l in range(model.architecture.layers):
         ours = np.asarray(weights(equation.layer(l), states[l]))
         np.testing.assert_allclose(ours[:, MASK], maps[l][:, MASK], atol=1e-13)
         np.testing.assert_array_equal(ours[..., ~MASK], 0.0)

@@ -1,7 +1,5 @@
 """A Transformer and its simulator: equal at the native step, and apart by the scheme's order otherwise."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,15 +7,7 @@ import pytest
 from flax import nnx
 
 import pdejax as pj
-from pdejax.models import (
-    Simulator,
-    SimulatorConfig,
-    distilled_simulator,
-    independent_simulator,
-    pair,
-    shared_simulator,
-    untrained_field,
-)
+from pdejax.models import Simulator, SimulatorConfig, pair, untrained_field
 
 TOKENS = np.array([3, 1, 10, 0, 7, 3, 8])
 MASK = np.array([True, True, False, True, True, True, False])
@@ -27,10 +17,10 @@ REAL = np.flatnonzero(MASK)
 def transformer(**options) -> pj.Transformer:
     """A model with every parameter random: losing a norm's scale or a bias would show."""
     sizes = {"vocab": 11, "dim": 8, "heads": 2, "layers": 3, "ffn": 5, "dtype": "float64", "param_dtype": "float64"}
-    model = pj.Transformer(pj.TransformerConfig(**sizes | options), rngs=nnx.Rngs(1))
+    model = pj.Transformer(pj.Architecture(**sizes | options), rngs=nnx.Rngs(1))
     random = np.random.default_rng(0)
     moved = {k: v + 0.3 * random.normal(size=v.shape).astype(v.dtype) for k, v in model.parameters().items()}
-    return pj.Transformer.from_parameters(model.config, moved)
+    return pj.Transformer.from_parameters(model.architecture, moved)
 
 
 HEAD = {"head": "classification", "classes": 4}
@@ -51,10 +41,10 @@ QUICK = ("pre", "post-rms", "peri-decoder")
 def test_shared_is_the_transformer(name):
     """Logits, hidden states and attention maps, to rounding, on the real tokens."""
     model = transformer(**BLOCKS[name])
-    tokens = TOKENS if model.config.inputs is None else np.random.default_rng(0).normal(size=(7, 2))
+    tokens = TOKENS if model.architecture.inputs is None else np.random.default_rng(0).normal(size=(7, 2))
     ours = pair(model).observe(tokens, MASK)
     theirs = model(tokens, MASK), model.hidden_states(tokens, MASK), model.attention_maps(tokens, MASK)
-    if model.config.head != "classification":
+    if model.architecture.head != "classification":
         ours, theirs = ((logits[REAL], *rest) for logits, *rest in (ours, theirs))
     np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-11, atol=1e-12)
     np.testing.assert_allclose(ours[1][:, REAL], theirs[1][:, REAL], rtol=1e-10, atol=1e-12)
@@ -82,7 +72,7 @@ def test_the_gap_falls_with_the_order_of_the_scheme(solver, order, steps):
     u0 = model.embed(TOKENS)
     limit = pj.simulate(pj.lift(model), u0, t1=3.0, rtol=1e-11, atol=1e-11, solver="dopri8").us
     gaps = [
-        float(jnp.linalg.norm(shared_simulator(model, per_layer, solver).hidden_states(TOKENS)[-1] - limit[-1]))
+        float(jnp.linalg.norm(pair(model, steps=3 * per_layer, solver=solver).hidden_states(TOKENS)[-1] - limit[-1]))
         for per_layer in steps
     ]
     assert gaps[1] < gaps[0]
@@ -92,8 +82,8 @@ def test_the_gap_falls_with_the_order_of_the_scheme(solver, order, steps):
 def test_smooth_weights_through_the_transformers_own():
     """The layers' weights are the knots: a spline passes through them at the layers' centres."""
     model = transformer(**BLOCKS["pre"])
-    for depth in ("linear", "cubic"):
-        equation = pair(model, steps=6, solver="rk4", depth=depth).equation()
+    for kind in ("linear", "cubic"):
+        equation = pair(model, steps=6, solver="rk4", weights=kind).equation()
         np.testing.assert_allclose(equation.at(1.5).interaction.wq, model.layer_weights()["wq"][1], rtol=1e-12)
 
 
@@ -115,13 +105,13 @@ def test_distilled_starts_from_the_transformers_field():
 def test_independent_has_nothing_of_the_transformer():
     model = transformer(**BLOCKS["post-rms"])
     student = pair(model, "independent", key=jax.random.key(5))
-    again = Simulator(SimulatorConfig.from_transformer(model.config), key=jax.random.key(5))
+    again = Simulator(SimulatorConfig(model.architecture), key=jax.random.key(5))
     shared = pair(model).parameters()
     for name, value in student.parameters().items():
         np.testing.assert_array_equal(value, again.parameters()[name])
         assert not np.array_equal(value, shared[name]), name
-    bare = independent_simulator(model, key=jax.random.key(5), stabilization="none", leak=True, layers=2)
-    assert bare.config.layers == 2 and bare.config.t1 == 2.0 and not bare.config.head_norm
+    bare = pair(model, "independent", key=jax.random.key(5), stabilization="none", leak=True, layers=2)
+    assert bare.architecture.layers == 2 and bare.config.t1 == 2.0 and not bare.config.head_norm
 
 
 @pytest.mark.parametrize(
@@ -130,18 +120,18 @@ def test_independent_has_nothing_of_the_transformer():
         ("pre", lambda m: pair(m, "share"), "did you mean 'shared'"),
         ("pre", lambda m: pair(m, "distilled"), "give key"),
         ("pre", lambda m: pair(m, key=jax.random.key(0)), "key has no use"),
-        ("pre", lambda m: pair(m, steps=4), "multiple of the Transformer's 3 layers"),
+        ("pre", lambda m: pair(m, steps=4), "multiple of layers=3"),
         ("pre", lambda m: pair(m, diffusion="scalar"), r"\['diffusion'\].*can change only"),
-        ("pre", lambda m: shared_simulator(m, 0), "steps_per_layer must be a positive integer"),
-        ("pre", lambda m: shared_simulator(m, 1, "eulers"), "did you mean 'euler'"),
-        ("pre", lambda m: shared_simulator(m, depth="shared"), "one set of weights"),
-        ("post-rms", lambda m: shared_simulator(m, 1, "rk4"), "two substeps"),
-        ("post-rms", lambda m: shared_simulator(m, depth="linear"), "two substeps"),
-        ("pre", lambda m: distilled_simulator(m, key=jax.random.key(0), vocab=12), "another embedding or head"),
-        ("pre", lambda m: distilled_simulator(m, key=jax.random.key(0), head_norm=False), "another embedding or head"),
+        ("pre", lambda m: pair(m, steps=0), "steps=0 must be an integer of at least 1"),
+        ("pre", lambda m: pair(m, solver="eulers"), "did you mean 'euler'"),
+        ("pre", lambda m: pair(m, weights="shared"), "one set of weights"),
+        ("post-rms", lambda m: pair(m, solver="rk4"), "two substeps"),
+        ("post-rms", lambda m: pair(m, weights="linear"), "two substeps"),
+        ("pre", lambda m: pair(m, "distilled", key=jax.random.key(0), vocab=12), "another embedding or head"),
+        ("pre", lambda m: pair(m, "distilled", key=jax.random.key(0), head_norm=False), "another embedding or head"),
         (
             "peri-decoder",
-            lambda m: distilled_simulator(m, key=jax.random.key(0), diffusion="scalar"),
+            lambda m: pair(m, "distilled", key=jax.random.key(0), diffusion="scalar"),
             "leak the future",
         ),
     ],
@@ -155,7 +145,7 @@ def test_bad_pairs(block, call, says):
 def test_float32_and_bfloat16_transformers():
     model = transformer(**HEAD, dtype="float32", param_dtype="float32")
     np.testing.assert_allclose(pair(model)(TOKENS, MASK), model(TOKENS, MASK), rtol=2e-4, atol=2e-5)
-    narrow = pj.Transformer.from_parameters(dataclasses.replace(model.config, dtype="bfloat16"), model.parameters())
+    narrow = pj.Transformer.from_parameters(model.architecture.replace(dtype="bfloat16"), model.parameters())
     ours, exact = pair(narrow)(TOKENS, MASK), model(TOKENS, MASK)
     assert ours.dtype == jnp.float32  # the simulator keeps its state and its head wide
     assert float(jnp.linalg.norm(ours - exact) / jnp.linalg.norm(exact)) < 0.05

@@ -1,6 +1,5 @@
 """The trainable simulator: what it computes, how it is initialized, and that every switch trains."""
 
-import dataclasses
 import functools
 import math
 
@@ -22,7 +21,7 @@ SIZES = {"vocab": 11, "dim": 8, "heads": 2, "layers": 3, "ffn": 12, "head": "cla
 DOUBLE = {"dtype": "float64", "param_dtype": "float64"}
 
 
-def make(key=0, config=SimulatorConfig, **options) -> Simulator:
+def make(key=0, config=SimulatorConfig.of, **options) -> Simulator:
     return Simulator(config(**SIZES | DOUBLE | options), key=jax.random.key(key))
 
 
@@ -33,15 +32,15 @@ SWITCHES = {
     "euler-post": {"norm": "none", "stabilization": "retraction", "solver": "euler"},
     "bare": {"leak": True, "norm": "none"},
     "full": {"diffusion": "feature", "stabilization": "layernorm", "steps": 6},
-    "rk4-linear": {"depth": "linear", "solver": "rk4", "diffusion": "scalar", "stabilization": "damping"},
+    "rk4-linear": {"weights": "linear", "solver": "rk4", "diffusion": "scalar", "stabilization": "damping"},
     "cubic": {
-        "depth": "cubic",
+        "weights": "cubic",
         "solver": "heun",
         "diffusion": "feature",
         "stabilization": "spatial",
         "norm_type": "rmsnorm",
     },
-    "shared": {"depth": "shared", "solver": "tsit5", "norm": "peri", "steps": 6, "train_strength": True},
+    "shared": {"weights": "shared", "solver": "tsit5", "norm": "peri", "steps": 6, "train_strength": True},
     "strang": {
         "solver": "strang",
         "diffusion": "scalar",
@@ -50,9 +49,9 @@ SWITCHES = {
         "t1": 1.5,
         "norm": "peri",
     },
-    "etdrk2": {"solver": "etdrk2", "diffusion": "feature", "boundary": "dirichlet", "length": 1.0, "diffusivity": 0.01},
+    "etdrk2": {"solver": "etdrk2", "diffusion": "feature", "boundary": "dirichlet", "domain": 1.0, "diffusivity": 0.01},
     "linear-post": {
-        "depth": "linear",
+        "weights": "linear",
         "norm": "none",
         "stabilization": "retraction",
         "positions": "learned",
@@ -85,7 +84,7 @@ def built(name: str):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_switch_has_states_maps_and_finite_gradients(name):
     model, _, _, (logits, states, maps), gradient = built(name)
-    assert logits.shape == ((7, 11) if model.config.head == "lm" else (4,))
+    assert logits.shape == ((7, 11) if model.architecture.head == "lm" else (4,))
     assert states.shape == (4, 7, 8) and maps.shape == (3, 2, 7, 7)
     np.testing.assert_allclose(states[0], model.embed(TOKENS), rtol=1e-14)
     np.testing.assert_allclose(jnp.sum(maps, axis=-1), 1.0, rtol=1e-12)
@@ -162,7 +161,7 @@ def test_the_bare_simulator_has_no_residual():
 def test_a_smaller_step_makes_the_bare_simulator_residual():
     """The same weights at h = 1/4: the first Euler substep is (1 − h)u + h A(u)."""
     coarse = make(config=SimulatorConfig.bare, solver="euler")
-    config = dataclasses.replace(coarse.config, steps=12)
+    config = coarse.config.replace(steps=12)
     fine = Simulator.from_parameters(config, coarse.parameters())
     u0, h = coarse.embed(TOKENS), 0.25
     field = coarse.equation()(0.0, u0)
@@ -181,7 +180,7 @@ def test_as_many_parameters_as_a_transformer(options):
     model = make(**options)
     post = options.get("stabilization") == "retraction"
     shared = {k: v for k, v in options.items() if k != "stabilization"} | ({"norm": "post"} if post else {})
-    transformer = pj.Transformer(pj.TransformerConfig(**SIZES | DOUBLE | shared), rngs=nnx.Rngs(0))
+    transformer = pj.Transformer(pj.Architecture(**SIZES | DOUBLE | shared), rngs=nnx.Rngs(0))
     assert model.parameter_count == sum(leaf.size for leaf in transformer.parameters().values())
 
 
@@ -190,17 +189,17 @@ def test_parameters_of_the_other_terms():
     assert make(diffusion="feature").parameter_count == base + 3 * 8
     assert make(diffusion="scalar", stabilization="damping").parameter_count == base + 3 + 3
     assert make(stabilization="layernorm").parameter_count == base + 3 * (1 + 2 * 8)
-    assert make(depth="cubic", diffusion="scalar").parameter_count == base + 1
+    assert make(weights="cubic", diffusion="scalar").parameter_count == base + 1
     assert make(train_strength=True).parameter_count == base + 3 * 2
     layer = 4 * 8 * 8 + 2 * 8 * 12 + 12 + 8 + 4 * 8
-    assert make(depth="shared").parameter_count == base - 2 * layer
+    assert make(weights="shared").parameter_count == base - 2 * layer
 
 
 def test_lecun_normal_like_the_transformer():
     """Truncated at two standard deviations, of variance 1/fan-in; the moments of Flax's within sampling error."""
     sizes = {"vocab": 50, "dim": 64, "heads": 4, "layers": 4, "ffn": 128}
-    model = Simulator(SimulatorConfig(**sizes), key=jax.random.key(0))
-    theirs = pj.Transformer(pj.TransformerConfig(**sizes), rngs=nnx.Rngs(0)).layer_weights()
+    model = Simulator(SimulatorConfig(pj.Architecture(**sizes)), key=jax.random.key(0))
+    theirs = pj.Transformer(pj.Architecture(**sizes), rngs=nnx.Rngs(0)).layer_weights()
     for name, fan_in in (("wq", 64), ("wk", 64), ("wv", 64), ("wo", 64), ("w1", 64), ("w2", 128)):
         term = "interaction" if name in ("wq", "wk", "wv", "wo") else "reaction"
         ours = np.asarray(model.parameters()[f"stacked/{term}/{name}"], float)
@@ -242,7 +241,7 @@ def test_rates_start_where_asked_and_stay_positive():
 
 
 def test_cubic_weights_never_interpolate_rates():
-    model = make(depth="cubic", diffusion="scalar", stabilization="damping")
+    model = make(weights="cubic", diffusion="scalar", stabilization="damping")
     equation = model.equation(5)
     for t in np.linspace(0, 3, 17):
         np.testing.assert_allclose(equation.at(t).diffusion.diffusivity, 0.1, rtol=1e-12)
@@ -312,7 +311,9 @@ def test_a_decoder_does_not_see_the_future():
 @pytest.mark.slow
 def test_a_half_precision_field_keeps_its_state_in_float32():
     narrow = make(dtype="bfloat16", param_dtype="float32", stabilization="damping", diffusion="scalar")
-    wide = Simulator.from_parameters(dataclasses.replace(narrow.config, dtype="float32"), narrow.parameters())
+    wide = Simulator.from_parameters(
+        narrow.config.replace(architecture=narrow.architecture.replace(dtype="float32")), narrow.parameters()
+    )
     states = narrow.hidden_states(TOKENS, MASK)
     assert states.dtype == jnp.float32 and all(leaf.dtype == jnp.float32 for leaf in narrow.parameters().values())
     error = jnp.linalg.norm(states - wide.hidden_states(TOKENS, MASK)) / jnp.linalg.norm(states)

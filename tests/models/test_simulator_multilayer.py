@@ -16,7 +16,7 @@ DOUBLE = {"dtype": "float64", "param_dtype": "float64"}
 
 
 def make(**options) -> MultilayerSimulator:
-    return MultilayerSimulator(MultilayerSimulatorConfig(**SIZES | DOUBLE | options), key=jax.random.key(0))
+    return MultilayerSimulator(MultilayerSimulatorConfig.of(**SIZES | DOUBLE | options), key=jax.random.key(0))
 
 
 def test_euler_is_v1_20():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from pdejax.models import Transformer, TransformerConfig
+from pdejax.models import Architecture, Transformer
 from pdejax.models._block import Block, apply_norm, make_norm, rotate
 
 N = 6
@@ -19,7 +19,7 @@ def tiny(**options):
     options = sizes | {"param_dtype": options.get("dtype", "float64")} | options
     if "inputs" in options:
         options["vocab"] = None
-    return TransformerConfig(**options)
+    return Architecture(**options)
 
 
 def random_model(config, seed=0):
@@ -140,9 +140,9 @@ def twin_layer(w, config, u, mask):
 def twin(model, u, mask=None):
     weights = jax.tree.map(np.asarray, model.layer_weights())
     states, maps = [np.asarray(u)], []
-    for layer in range(model.config.layers):
+    for layer in range(model.architecture.layers):
         w = jax.tree.map(lambda x, layer=layer: x[layer], weights)
-        u, weights_seen = twin_layer(w, model.config, states[-1], mask)
+        u, weights_seen = twin_layer(w, model.architecture, states[-1], mask)
         states.append(u)
         maps.append(weights_seen)
     return np.array(states), np.array(maps)
@@ -189,7 +189,7 @@ def test_float32_agrees_with_float64(relative):
     as64 = narrow.hidden_states(TOKENS, MASK).astype(jnp.float64)
     assert 1e-9 < relative(as64, wide.hidden_states(TOKENS, MASK)) < 1e-5
     assert relative(narrow(TOKENS).astype(jnp.float64), wide(TOKENS)) < 1e-5
-    assert wide.config.dtype == "float64"
+    assert wide.architecture.dtype == "float64"
 
 
 @pytest.mark.parametrize("norm_type", ["layernorm", "rmsnorm"])
@@ -337,7 +337,7 @@ def test_classification(norm, relative):
     u = np.asarray(model.hidden_states(TOKENS, MASK)[-1])
     if norm == "pre":
         final = {name: np.asarray(parameters[f"final_norm/{name}"]) for name in ("scale", "bias")}
-        u = np.array([twin_norm(final, model.config, x) for x in u])
+        u = np.array([twin_norm(final, model.architecture, x) for x in u])
     assert ("final_norm/scale" in parameters) == (norm == "pre")
     mean = sum(u[i] for i in range(N) if MASK[i]) / MASK.sum()
     assert relative(model(TOKENS, MASK), mean @ parameters["head/kernel"] + parameters["head/bias"]) < 1e-13
@@ -380,7 +380,7 @@ def test_parameter_count(options, norms, outside):
 
 
 def test_initial_weights():
-    model = Transformer(TransformerConfig(vocab=64, dim=64, heads=4, layers=5, ffn=256), rngs=nnx.Rngs(0))
+    model = Transformer(Architecture(vocab=64, dim=64, heads=4, layers=5, ffn=256), rngs=nnx.Rngs(0))
     weights = model.layer_weights()
     for name, fan_in in (("wq", 64), ("wk", 64), ("wv", 64), ("wo", 64), ("w1", 64), ("w2", 256)):
         w = np.asarray(weights[name]).reshape(5, -1)
@@ -391,7 +391,7 @@ def test_initial_weights():
     np.testing.assert_allclose(np.std(model.parameters()["embedding/embedding"]), 1.0, rtol=0.05)
     assert weights["w1"].dtype == jnp.float32
     assert not np.any(weights["b1"]) and weights["bq"] is None
-    again = Transformer(model.config, rngs=nnx.Rngs(0)).parameters()
+    again = Transformer(model.architecture, rngs=nnx.Rngs(0)).parameters()
     assert all(np.array_equal(value, again[name]) for name, value in model.parameters().items())
 
 
@@ -429,7 +429,7 @@ def test_the_block_is_traced_once_whatever_the_depth(monkeypatch):
     original = Block.__call__
 
     def counting(self, *args):
-        traces.append(self.config.layers)
+        traces.append(self.architecture.layers)
         return original(self, *args)
 
     monkeypatch.setattr(Block, "__call__", counting)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from pdejax.models import Transformer, TransformerConfig
+from pdejax.models import Architecture, Transformer
 
 TOKENS = np.array([3, 1, 10, 0, 7, 3])
 
@@ -17,7 +17,7 @@ def tiny(**options):
     options = sizes | {"param_dtype": options.get("dtype", "float64")} | options
     if "inputs" in options:
         options["vocab"] = None
-    return TransformerConfig(**options)
+    return Architecture(**options)
 
 
 @functools.cache
@@ -28,24 +28,24 @@ def build(config):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"heads": 3}, r"heads must divide dim=8, got heads=3; use one of \[1, 2, 4, 8\]"),
-        ({"dim": 0}, "dim must be a positive integer"),
-        ({"layers": -1}, "layers must be a positive integer"),
+        ({"heads": 3}, r"heads=3 must divide dim=8; use one of \[1, 2, 4, 8\]"),
+        ({"dim": 0}, "Architecture: dim=0 must be an integer of at least 1"),
+        ({"layers": -1}, "layers=-1 must be an integer"),
         (
             {"norm": "prenorm"},
-            "norm must be one of 'pre', 'post', 'peri', 'none', got 'prenorm'; did you mean 'pre'",
+            "norm='prenorm' must be one of 'pre', 'post', 'peri', 'none'; did you mean 'pre'",
         ),
-        ({"norm_type": "batchnorm"}, "norm_type must be one of"),
-        ({"block": "serial"}, "block must be one of"),
-        ({"residual": "yes"}, "residual must be one of"),
-        ({"activation": "gleu"}, "activation must be one of .* did you mean 'gelu'"),
-        ({"positions": "rope"}, "positions must be one of"),
-        ({"head": "classifier"}, "head must be one of .* did you mean 'classification'"),
-        ({"dtype": "int32"}, "dtype must be one of"),
-        ({"param_dtype": "bfloat16"}, "param_dtype must be one of"),
-        ({"residual_scale": 0.0}, "residual_scale must be positive and finite"),
-        ({"residual_scale": math.nan}, "residual_scale must be positive and finite"),
-        ({"norm_eps": -1e-6}, "norm_eps must be positive and finite"),
+        ({"norm_type": "batchnorm"}, "norm_type='batchnorm' must be one of"),
+        ({"block": "serial"}, "block='serial' must be one of"),
+        ({"residual": "yes"}, "residual='yes' must be one of"),
+        ({"activation": "gleu"}, "activation='gleu' must be one of .* did you mean 'gelu'"),
+        ({"positions": "rope"}, "positions='rope' must be one of"),
+        ({"head": "classifier"}, "head='classifier' must be one of .* did you mean 'classification'"),
+        ({"dtype": "int32"}, "dtype='int32' must be one of"),
+        ({"param_dtype": "bfloat16"}, "param_dtype='bfloat16' must be one of"),
+        ({"residual_scale": 0.0}, "residual_scale=0.0 must be one finite number > 0"),
+        ({"residual_scale": math.nan}, "residual_scale=nan must be one finite number > 0"),
+        ({"norm_eps": -1e-6}, "norm_eps=-1e-06 must be one finite number > 0"),
         ({"residual": "none", "residual_scale": 0.5}, "residual_scale must be 1.0"),
         ({"residual": "gated", "residual_scale": 1.5}, r"residual_scale must be in \(0, 1\]"),
         ({"block": "parallel", "norm": "post"}, "is not defined: post-LN normalizes after each"),
@@ -67,7 +67,7 @@ def test_bad_config(options, message):
 
 @pytest.mark.parametrize("options", [{"dim": 8.0}, {"heads": True}, {"causal": 1}, {"norm_eps": "small"}])
 def test_bad_config_types(options):
-    with pytest.raises(TypeError, match=f"{next(iter(options))} must be"):
+    with pytest.raises(TypeError, match=f"Architecture: {next(iter(options))}=.* must be"):
         tiny(**options)
 
 

@@ -168,8 +168,8 @@ def test_digits_and_independent_layers():
 def test_checkpoints(tmp_path):
     path = tmp_path / "model.npz"
     options = {"vocab": 16, "dim": 8, "heads": 2, "layers": 2, "ffn": 12, "residual_scale": 0.5}
-    model = pj.Transformer(pj.TransformerConfig(**options), rngs=nnx.Rngs(3))
-    pj.save_checkpoint(path, model)
+    model = pj.Transformer(pj.Architecture(**options), rngs=nnx.Rngs(3))
+    pj.save_model(path, model)
     config = ConvergenceConfig(**(SMALL | {"weights": "checkpoint", "checkpoint": str(path), "steps": (2, 4)}))
     case = build_case(config)
     assert case.t1 == 2.0 and case.layers == 2

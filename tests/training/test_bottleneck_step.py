@@ -11,7 +11,7 @@ import pytest
 
 from pdejax.analysis.information import CLUB, BarberAgakov, InfoNCE, PaperEstimate
 from pdejax.data._batch import Batch
-from pdejax.models import Transformer, TransformerConfig
+from pdejax.models import Architecture, Transformer
 from pdejax.training._bottleneck import bottleneck_flow
 from pdejax.training._bottleneck_step import (
     EstimatorState,
@@ -147,7 +147,7 @@ def test_the_flax_transformer_trains_with_it(single):
     from flax import nnx
 
     dtype = jnp.float32 if single else jnp.float64
-    config = TransformerConfig(
+    config = Architecture(
         vocab=11, dim=8, heads=2, layers=2, ffn=16, classes=3, head="classification", dtype=dtype, param_dtype=dtype
     )
     params, static = split_model(Transformer(config, rngs=nnx.Rngs(0)))

@@ -1,7 +1,5 @@
 """Trajectory matching: the loss against NumPy, a fit that works on held-out data, and the nulls beside it."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +25,7 @@ def batch(seed: int, size: int = 4, n: int = 6) -> Batch:
 
 @pytest.fixture(scope="module")
 def teacher() -> pj.Transformer:
-    return pj.Transformer(pj.TransformerConfig(**SIZES), rngs=nnx.Rngs(0))
+    return pj.Transformer(pj.Architecture(**SIZES), rngs=nnx.Rngs(0))
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +151,7 @@ def test_no_gradient_reaches_the_teacher(teacher, student):
 @pytest.mark.slow
 def test_depths_in_common(teacher):
     """Four layers over the same t1 against two: every second state is compared, with itself giving zero."""
-    config = SimulatorConfig.from_transformer(teacher.config, layers=4, t1=2.0)
+    config = SimulatorConfig.of(teacher.architecture, layers=4, t1=2.0)
     fine = Simulator(config, key=jax.random.key(0))
     task = Distillation(fine, hidden_weight=1.0, attention_weight=1.0)
     loss, _ = task.loss(fine, batch(7), None)
@@ -170,7 +168,7 @@ def test_depths_in_common(teacher):
 @pytest.mark.slow
 def test_a_causal_language_model(teacher):
     """Rows of zeros above the diagonal take no part, and the uniform null sees the past only."""
-    config = dataclasses.replace(teacher.config, causal=True, head="lm", classes=None)
+    config = teacher.architecture.replace(causal=True, head="lm", classes=None)
     decoder = pj.Transformer(config, rngs=nnx.Rngs(2))
     model = pair(decoder, "distilled", key=jax.random.key(0))
     data = batch(8)

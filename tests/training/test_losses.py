@@ -17,7 +17,7 @@ VOCAB, N, B, CLASSES = 7, 5, 4, 3
 
 def transformer(**options):
     sizes = {"vocab": VOCAB, "dim": 8, "heads": 2, "layers": 2, "ffn": 16}
-    return pj.Transformer(pj.TransformerConfig(**sizes | options), rngs=nnx.Rngs(0))
+    return pj.Transformer(pj.Architecture(**sizes | options), rngs=nnx.Rngs(0))
 
 
 @pytest.fixture(scope="module")

@@ -24,11 +24,11 @@ SIZES = {"vocab": 7, "dim": 8, "heads": 2, "layers": 3, "ffn": 16, "head": "clas
 
 
 def transformer():
-    return pj.Transformer(pj.TransformerConfig(**SIZES), rngs=nnx.Rngs(0))
+    return pj.Transformer(pj.Architecture(**SIZES), rngs=nnx.Rngs(0))
 
 
 def simulator():
-    return pj.Simulator(pj.SimulatorConfig(**SIZES), key=jax.random.key(0))
+    return pj.Simulator(pj.SimulatorConfig(pj.Architecture(**SIZES)), key=jax.random.key(0))
 
 
 @pytest.fixture(scope="module")

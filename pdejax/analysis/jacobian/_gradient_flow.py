@@ -155,7 +155,7 @@ def cross_entropy(logits: Array, label: Array | None, mask: Mask | None) -> Arra
 def default_loss(owner: str, system: Any, loss: Loss | None, labels: Array | None) -> Loss:
     """The loss given, or cross-entropy where the system has logits and there are labels."""
     if loss is None:
-        if not isinstance(system, Transformer | Simulator) or system.config.head == "none":
+        if not isinstance(system, Transformer | Simulator) or system.architecture.head == "none":
             raise ValueError(
                 f"{owner}: there are no logits, so give loss=…, a function (output, label, mask) -> scalar."
             )

@@ -171,14 +171,16 @@ def layer_jacobian(
     if isinstance(system, Transformer | Simulator):
         if h is not None or layer is None:
             raise ValueError("layer_jacobian: a model has its own steps; give layer=0 … L − 1 and no h.")
-        if u.ndim != 2 or u.shape[1] != system.config.dim:
-            raise ValueError(f"layer_jacobian: u has shape {u.shape}; the model's states are (n, {system.config.dim}).")
-        if not traced(layer) and not 0 <= int(layer) < system.config.layers:
-            raise ValueError(f"layer_jacobian: layer={layer} must lie in 0 … {system.config.layers - 1}.")
+        if u.ndim != 2 or u.shape[1] != system.architecture.dim:
+            raise ValueError(
+                f"layer_jacobian: u has shape {u.shape}; the model's states are (n, {system.architecture.dim})."
+            )
+        if not traced(layer) and not 0 <= int(layer) < system.architecture.layers:
+            raise ValueError(f"layer_jacobian: layer={layer} must lie in 0 … {system.architecture.layers - 1}.")
         if isinstance(system, Transformer):
-            u = u.astype(system.config.dtype)
+            u = u.astype(system.architecture.dtype)
             return LayerJacobian(block_maps(system, real), jnp.asarray(layer), u, real)
-        u = u.astype(system.config.state_dtype)
+        u = u.astype(system.architecture.state_dtype)
         return LayerJacobian(ready(simulator_maps(system, u, real), u), jnp.asarray(layer), u, real)
     if layer is not None:
         raise ValueError("layer_jacobian: layer belongs to a model; for an equation give the step h and the depth t.")

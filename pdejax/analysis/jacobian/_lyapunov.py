@@ -209,17 +209,17 @@ def _maps_of(system, u0, mask, *, t0, t1, steps, solver, split) -> tuple[Abstrac
 def model_maps(owner: str, system: Any, u0: Any, mask: Any) -> tuple[AbstractMaps, Array, Mask | None]:
     """The layers of a model from a state `(n, d)`, and the state with zeros at padding."""
     u = jnp.asarray(u0)
-    if u.ndim != 2 or u.shape[1] != system.config.dim or not jnp.issubdtype(u.dtype, jnp.floating):
+    if u.ndim != 2 or u.shape[1] != system.architecture.dim or not jnp.issubdtype(u.dtype, jnp.floating):
         raise ValueError(
-            f"{owner}: u0 has shape {u.shape} and type {u.dtype}; give (n, {system.config.dim}), model.embed(tokens)."
+            f"{owner}: u0 has shape {u.shape} and type {u.dtype}; give (n, {system.architecture.dim}), model.embed(tokens)."
         )
     real = _check_mask(mask, u)
     u = without_padding(u, real)
     if not traced(u) and not np.isfinite(np.asarray(u)).all():
         raise ValueError(f"{owner}: u0 has values at real tokens that are not finite.")
     if isinstance(system, Transformer):
-        return block_maps(system, real), u.astype(system.config.dtype), real
-    u = u.astype(system.config.state_dtype)
+        return block_maps(system, real), u.astype(system.architecture.dtype), real
+    u = u.astype(system.architecture.state_dtype)
     return simulator_maps(system, u, real), u, real
 
 

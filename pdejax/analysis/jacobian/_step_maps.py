@@ -217,26 +217,25 @@ def ready(maps: AbstractMaps, u0: Array) -> AbstractMaps:
 def block_maps(model: Transformer, mask: Mask | None) -> BlockMaps:
     """The layers of a Transformer."""
     graph, weights = nnx.split(model.layers)
-    config = model.config
-    return BlockMaps(graph=graph, weights=weights, mask=mask, causal=config.causal, count=config.layers)
+    sizes = model.architecture
+    return BlockMaps(graph=graph, weights=weights, mask=mask, causal=sizes.causal, count=sizes.layers)
 
 
 def simulator_maps(model: Simulator, u: Array, mask: Mask | None) -> EquationMaps:
     """The layers of a Simulator, `steps_per_layer` steps each."""
-    config, equation = model.config, model.equation(u.shape[0])
+    config, equation, count = model.config, model.equation(u.shape[0]), model.architecture.layers
     args, solver = FieldArgs(mask), model.solver()
-    steps = config.steps_per_layer * config.layers
-    resolved, groups = _resolve_solver(equation, solver, None, steps, u.shape, args)
-    layers = tuple(range(config.layers)) if isinstance(equation, DepthVarying) and equation.kind == "constant" else ()
+    resolved, groups = _resolve_solver(equation, solver, None, config.steps, u.shape, args)
+    layers = tuple(range(count)) if isinstance(equation, DepthVarying) and equation.kind == "constant" else ()
     return EquationMaps(
         equation=equation,
         solver=resolved,
         args=args,
         t0=jnp.zeros((), u.dtype),
-        t1=jnp.asarray(config.span, u.dtype),
+        t1=jnp.asarray(config.t1, u.dtype),
         split=groups,
         layers=layers,
-        count=config.layers,
+        count=count,
         inner=config.steps_per_layer,
     )
 

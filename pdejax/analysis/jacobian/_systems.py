@@ -74,7 +74,7 @@ class TransformerSystem(AbstractSystem):
             u = apply_norm(model.final_norm, u)
         if model.head is None:
             return without_padding(u, mask)
-        if model.config.head == "classification":
+        if model.architecture.head == "classification":
             u = u.mean(axis=0) if mask is None else u.mean(axis=0, where=mask[:, None])
         return model.head(u)
 
@@ -89,14 +89,14 @@ class SimulatorSystem(AbstractSystem):
     model: Simulator
 
     def begin(self, inputs: Array, mask: Mask | None) -> Array:
-        return without_padding(self.model.embed(inputs).astype(self.model.config.state_dtype), mask)
+        return without_padding(self.model.embed(inputs).astype(self.model.architecture.state_dtype), mask)
 
     def maps(self, u: Array, mask: Mask | None) -> AbstractMaps:
         return ready(simulator_maps(self.model, u, mask), u)
 
     def end(self, u: Array, mask: Mask | None) -> Array:
         # A simulator without a head gives the state.
-        return without_padding(self.model.readout(u, mask), mask if self.model.config.head == "none" else None)
+        return without_padding(self.model.readout(u, mask), mask if self.model.architecture.head == "none" else None)
 
     def trained(self) -> PyTree[bool]:
         marked = jax.tree.map(lambda _: False, self)
@@ -148,7 +148,7 @@ def as_system(
     if model:
         if any(value is not None for value in (t1, steps, solver, split, maps)):
             raise ValueError(f"{owner}: t1, steps, solver, split and depths belong to equations; a model has its own.")
-        axes = 2 if system.config.vocab is not None else 3
+        axes = 2 if system.architecture.vocab is not None else 3
     else:
         axes = 4 if isinstance(system, MultilayerEquation) else 3
     if x.ndim not in (axes - 1, axes):
@@ -172,7 +172,7 @@ def as_system(
 
 
 def _of_model(owner: str, system: Transformer | Simulator, x: Array) -> AbstractSystem:
-    vocab = system.config.vocab
+    vocab = system.architecture.vocab
     if vocab is not None and not traced(x):
         low, high = int(np.min(np.asarray(x))), int(np.max(np.asarray(x)))
         if low < 0 or high >= vocab:
@@ -225,7 +225,7 @@ def shuffle_weights(system: Any, *, key: PRNGKeyArray) -> Any:
     """
     if isinstance(system, Transformer):
         found = {name: _shuffled(leaf, name, key, i) for i, (name, leaf) in enumerate(system.parameters().items())}
-        return Transformer.from_parameters(system.config, found)
+        return Transformer.from_parameters(system.architecture, found)
     leaves, structure = jax.tree_util.tree_flatten_with_path(system)
     if not isinstance(system, eqx.Module) or not any(eqx.is_inexact_array(x) and x.ndim >= 2 for _, x in leaves):
         raise TypeError(

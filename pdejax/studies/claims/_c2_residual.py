@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from pdejax._equation import MasterEquation
 from pdejax._simulate import simulate
-from pdejax.models import Transformer, TransformerConfig, lift, native_solver
+from pdejax.models import Architecture, Transformer, lift, native_solver
 from pdejax.studies.claims._record import (
     CONDITIONAL,
     FAILS,
@@ -77,9 +77,9 @@ def smallest() -> Counterexample:
 
 
 @functools.cache
-def _config(**options: Any) -> TransformerConfig:
+def _config(**options: Any) -> Architecture:
     sizes: dict[str, Any] = {"inputs": 4, "dim": 8, "heads": 2, "layers": LAYERS, "ffn": 16}
-    return TransformerConfig(**sizes, dtype="float64", param_dtype="float64", **options)
+    return Architecture(**sizes, dtype="float64", param_dtype="float64", **options)
 
 
 @eqx.filter_jit

@@ -10,7 +10,7 @@ from jaxtyping import Array
 from pdejax._equation import MasterEquation
 from pdejax.analysis import energy as energy_of
 from pdejax.analysis import energy_rates, fit_order
-from pdejax.models import Transformer, TransformerConfig
+from pdejax.models import Architecture, Transformer
 from pdejax.solvers import Grid
 from pdejax.studies.claims._equations_v1 import (
     DIM,
@@ -63,7 +63,7 @@ def embedding(seed: int, seeds: int) -> Measured:
     """v2 (2): rows of the table plus sines and cosines."""
 
     def error(s: int) -> float:
-        config = TransformerConfig(
+        config = Architecture(
             vocab=7, dim=DIM, heads=HEADS, layers=1, ffn=HIDDEN, dtype="float64", param_dtype="float64"
         )
         model = Transformer(config, rngs=nnx.Rngs(s))

@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from pdejax.data import Dataset, load
-from pdejax.models import Transformer, TransformerConfig
+from pdejax.models import Architecture, Transformer
 from pdejax.training import merge_model, split_model
 
 BATCH = 32
@@ -45,7 +45,7 @@ def train(options: dict[str, Any], seed: int, seeds: int, steps: int, kept: int 
     test = load("digits", "test", form="patches", patch=2, limit=kept)
     inputs, labels = _arrays(data)
     images, answers = _arrays(test)
-    config = TransformerConfig(**{"inputs": inputs.shape[-1], "head": "classification", "classes": 10, **options})
+    config = Architecture(**{"inputs": inputs.shape[-1], "head": "classification", "classes": 10, **options})
     models = [split_model(Transformer(config, rngs=nnx.Rngs(1000 * seed + s))) for s in range(seeds)]
     static = models[0][1]
     unravel = ravel_pytree(models[0][0])[1]

@@ -15,7 +15,7 @@ from pdejax._depth import DepthVarying, smooth_random
 from pdejax._equation import MasterEquation
 from pdejax._types import Activation, Field
 from pdejax.data import digits, listops
-from pdejax.models import Transformer, TransformerConfig, lift, load_checkpoint
+from pdejax.models import Architecture, Transformer, lift, load_model
 from pdejax.solvers import SOLVERS
 from pdejax.studies.numerics._spatial import check_tokens
 
@@ -176,17 +176,19 @@ def build_case(config: ConvergenceConfig) -> Case:
 def _model_and_input(config: ConvergenceConfig):
     if config.weights == "checkpoint":
         assert config.checkpoint is not None
-        model, _ = load_checkpoint(pathlib.Path(config.checkpoint))
+        model, _ = load_model(pathlib.Path(config.checkpoint))
+        if not isinstance(model, Transformer):
+            raise TypeError(f"checkpoint={config.checkpoint!r} is a {type(model).__name__}; it must be a Transformer.")
         model = model.astype("float64")
-        if model.config.norm == "post":
+        if model.architecture.norm == "post":
             raise ValueError(
                 "checkpoint: a post-LN model projects after every step; choose a pre-LN, peri-LN or unnormalized one."
             )
-        dataset = "listops" if model.config.vocab is not None else "digits"
+        dataset = "listops" if model.architecture.vocab is not None else "digits"
     else:
         dataset = config.dataset
         model = Transformer(
-            TransformerConfig(
+            Architecture(
                 vocab=len(listops.VOCABULARY) if dataset == "listops" else None,
                 inputs=None if dataset == "listops" else 1,
                 dim=config.dim,

@@ -15,7 +15,7 @@ from pdejax import exact
 from pdejax._equation import MasterEquation
 from pdejax._simulate import simulate
 from pdejax._types import Depth, Field
-from pdejax.models import Transformer, TransformerConfig, lift, native_solver
+from pdejax.models import Architecture, Transformer, lift, native_solver
 from pdejax.solvers import Dopri8, Euler, Retract
 from pdejax.studies.numerics._verify_case import (
     REACHED,
@@ -186,7 +186,7 @@ def transformer() -> Iterator[Check]:
     tokens, mask = jnp.asarray([3, 1, 4, 1, 5, 0]), jnp.asarray([True] * 5 + [False])
     kinds: tuple[tuple[Norm, bool], ...] = (("pre", False), ("post", True))
     for norm, causal in kinds:
-        config = TransformerConfig(
+        config = Architecture(
             vocab=6, dim=8, heads=2, layers=3, ffn=12, norm=norm, causal=causal, dtype="float64", param_dtype="float64"
         )
         shapes = jax.eval_shape(lambda c=config: Transformer(c, rngs=nnx.Rngs(0)).parameters())

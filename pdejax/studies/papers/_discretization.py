@@ -36,7 +36,7 @@ def measure(settings: Settings, seed: int, models: Models) -> Measured:
         inputs = jnp.asarray(batch.inputs)
 
         def refined(scheme, per_layer):
-            model = pair(network, "shared", steps=network.config.layers * per_layer, solver=scheme)
+            model = pair(network, "shared", steps=network.architecture.layers * per_layer, solver=scheme)
             return _ends(model, inputs, mask)
 
         def distance(u, v):

@@ -1,4 +1,4 @@
-"""A Transformer in one file: an .npz archive that shows when a byte of it has changed."""
+"""A trained model in one file: an .npz archive that shows when a byte of it has changed."""
 
 import dataclasses
 import hashlib
@@ -10,13 +10,21 @@ import zipfile
 from collections.abc import Mapping
 from typing import IO, Any
 
+import jax
 import numpy as np
+from flax import nnx
 from numpy.lib import format as npy
 
-from pdejax.models._config import TransformerConfig
+from pdejax.models._architecture import Architecture
+from pdejax.models._multilayer import MultilayerSimulator
+from pdejax.models._multilayer_config import MultilayerSimulatorConfig
+from pdejax.models._simulator import Simulator
+from pdejax.models._simulator_config import SimulatorConfig
 from pdejax.models._transformer import Transformer
 
-_FORMAT = "pdejax-transformer"
+Model = Transformer | Simulator | MultilayerSimulator
+
+_FORMAT = "pdejax-model"
 _VERSION = 1
 _HEADER = "header.json"
 # The archive ends in its own digest, as the zip comment: 'sha256=' and 64 hexadecimal digits over all bytes
@@ -25,10 +33,11 @@ _LABEL = b"sha256="
 _DIGITS = 64
 
 
-def save_checkpoint(
-    path: str | os.PathLike[str], model: Transformer, metadata: Mapping[str, Any] | None = None
-) -> None:
+def save_model(path: str | os.PathLike[str], model: Model, metadata: Mapping[str, Any] | None = None) -> None:
     """Write a model's configuration and weights, and whatever `metadata` says about them, to one file.
+
+    For a trained model, to keep or to hand on. A training to resume, with its optimizer and its place in the data, is kept in
+    the folder that `pdejax.training.fit` writes to.
 
     The file is an ordinary `.npz` archive, one array per parameter, with the configuration as JSON beside
     them and a SHA-256 digest at its end. It appears under `path` complete or not at all: it is written beside
@@ -37,7 +46,7 @@ def save_checkpoint(
     **Arguments**
 
     - `path`: where to write, used as it is; an existing file is replaced.
-    - `model`: a `Transformer`.
+    - `model`: a `Transformer`, a `Simulator` or a `MultilayerSimulator`.
     - `metadata`: anything JSON can hold (training step, seed, dataset, …); tuples come back as lists.
 
     Raises `TypeError` for metadata that JSON cannot hold, `ValueError` when the folder does not exist, and
@@ -49,7 +58,7 @@ def save_checkpoint(
     header = {
         "format": _FORMAT,
         "version": _VERSION,
-        "config": dataclasses.asdict(model.config),
+        "model": model_record(model),
         "metadata": dict(metadata or {}),
     }
     try:
@@ -74,32 +83,63 @@ def save_checkpoint(
     _sync_folder(path.parent)
 
 
-def load_checkpoint(path: str | os.PathLike[str]) -> tuple[Transformer, dict[str, Any]]:
-    """Read what `save_checkpoint` wrote: `(model, metadata)`.
+def load_model(path: str | os.PathLike[str]) -> tuple[Model, dict[str, Any]]:
+    """Read what `save_model` wrote: `(model, metadata)`.
 
     Every byte is checked against the digest before anything is used, and nothing is unpickled.
 
     Raises `FileNotFoundError` when there is no such file, and `ValueError` for a file that is damaged or cut
-    short, is not a pdejax checkpoint, or has a version this release does not read; also for float64 weights
+    short, is not a pdejax model, or has a version this release does not read; also for float64 weights
     while JAX's 64-bit mode is off.
     """
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f"no checkpoint at {str(path)!r}: check the path, or write one with pdejax.save_checkpoint(path, model)"
+            f"no model at {str(path)!r}: check the path, or write one with pdejax.save_model(path, model)"
         )
     with path.open("rb") as file:
         _verify(file, path)
         header, arrays = _read_archive(file, path)
     if header.get("format") != _FORMAT:
-        raise ValueError(f"{str(path)!r} is not a pdejax Transformer checkpoint: format {header.get('format')!r}")
+        raise ValueError(f"{str(path)!r} is not a pdejax model: format {header.get('format')!r}")
     if header.get("version") != _VERSION:
         raise ValueError(
-            f"checkpoint {str(path)!r} has version {header.get('version')!r} and this pdejax reads version "
+            f"model {str(path)!r} has version {header.get('version')!r} and this pdejax reads version "
             f"{_VERSION}: read it with the pdejax that wrote it and save it anew, or update pdejax"
         )
-    model = Transformer.from_parameters(TransformerConfig(**header["config"]), arrays)
-    return model, header["metadata"]
+    kind, config = _kind_and_config(header["model"])
+    return kind.from_parameters(config, arrays), header["metadata"]
+
+
+def model_record(model: Model) -> dict[str, Any]:
+    """Give the kind of a model and its configuration as what JSON can hold."""
+    config = model.architecture if isinstance(model, Transformer) else model.config
+    return {"kind": type(model).__name__, "config": dataclasses.asdict(config)}
+
+
+def model_of_record(record: Mapping[str, Any]) -> Model:
+    """Make a model of this kind and configuration, with weights of no meaning.
+
+    Raises `ValueError` for a kind that there is not, `TypeError` for arguments that the configuration does not have.
+    """
+    kind, config = _kind_and_config(record)
+    return kind(config, rngs=nnx.Rngs(0)) if kind is Transformer else kind(config, key=jax.random.key(0))
+
+
+def _kind_and_config(record: Mapping[str, Any]) -> tuple[Any, Any]:
+    options = dict(record["config"])
+    if record["kind"] == "Transformer":
+        return Transformer, Architecture(**options)
+    kinds = {
+        "Simulator": (Simulator, SimulatorConfig),
+        "MultilayerSimulator": (MultilayerSimulator, MultilayerSimulatorConfig),
+    }
+    if record["kind"] not in kinds:
+        raise ValueError(
+            f"a model of kind {record['kind']!r} is unknown; choose Transformer or one of {sorted(kinds)}."
+        )
+    kind, config = kinds[record["kind"]]
+    return kind, config(Architecture(**options.pop("architecture")), **options)
 
 
 def _write_archive(file: IO[bytes], header: str, arrays: Mapping[str, np.ndarray]) -> None:
@@ -122,7 +162,7 @@ def _read_archive(file: IO[bytes], path: pathlib.Path) -> tuple[dict[str, Any], 
                     with archive.open(name) as entry:
                         arrays[name.removesuffix(".npy")] = npy.read_array(entry, allow_pickle=False)
     except (zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise ValueError(f"{str(path)!r} is not a pdejax checkpoint: {error}") from error
+        raise ValueError(f"{str(path)!r} is not a pdejax model: {error}") from error
     return header, arrays
 
 
@@ -133,12 +173,12 @@ def _verify(file: IO[bytes], path: pathlib.Path) -> None:
     label, stored = file.read(len(_LABEL)), file.read(_DIGITS)
     if size < end or label != _LABEL:
         raise ValueError(
-            f"{str(path)!r} does not end in a checkpoint's digest: it is cut short, damaged, or no pdejax "
-            "checkpoint; copy it again or load another"
+            f"{str(path)!r} does not end in a model's digest: it is cut short, damaged, or no pdejax "
+            "model; copy it again or load another"
         )
     if _digest(file, size - _DIGITS) != stored:
         raise ValueError(
-            f"checkpoint {str(path)!r} is damaged: its content does not match its SHA-256 digest; copy it "
+            f"model {str(path)!r} is damaged: its content does not match its SHA-256 digest; copy it "
             "again or load another"
         )
     file.seek(0)

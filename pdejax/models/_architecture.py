@@ -1,15 +1,12 @@
-"""What a Transformer is made of, checked before anything is built."""
+"""What a Transformer, and every simulator of it, is made of: sizes and the form of a layer. Read without JAX."""
 
 import dataclasses
-import difflib
-import math
-import operator
 from typing import Any, Literal, get_args
 
-import jax.numpy as jnp
-from jax.typing import DTypeLike
+import numpy as np
 
-from pdejax._types import Activation
+from pdejax._activation import Activation
+from pdejax._check import boolean, choice, integer, number
 
 Norm = Literal["pre", "post", "peri", "none"]
 NormType = Literal["layernorm", "rmsnorm"]
@@ -33,8 +30,9 @@ _PARAM_DTYPES = ("float32", "float64")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TransformerConfig:
-    """The architecture of a [`Transformer`][pdejax.models.Transformer].
+class Architecture:
+    """Sizes and the form of a layer: of a [`Transformer`][pdejax.models.Transformer], and of the field that a
+    [`Simulator`][pdejax.models.Simulator] or [`MultilayerSimulator`][pdejax.models.MultilayerSimulator] integrates.
 
     With A = attention, R = feed-forward, N = normalization, s = `residual_scale`, one layer computes
 
@@ -96,22 +94,19 @@ class TransformerConfig:
     head: Head = "none"
     classes: int | None = None
     bias: bool = False
-    dtype: DTypeLike = "float32"
-    param_dtype: DTypeLike = "float32"
+    dtype: str = "float32"
+    param_dtype: str = "float32"
 
     def __post_init__(self):
-        for name in ("dim", "heads", "layers", "ffn"):
-            self._set(name, _positive_integer(name, getattr(self, name)))
-        for name in ("vocab", "inputs", "max_length", "classes"):
-            if getattr(self, name) is not None:
-                self._set(name, _positive_integer(name, getattr(self, name)))
+        for name in ("dim", "heads", "layers", "ffn", "vocab", "inputs", "max_length", "classes"):
+            if getattr(self, name) is not None or name in ("dim", "heads", "layers", "ffn"):
+                self._set(name, integer("Architecture", name, getattr(self, name)))
         for name in ("norm_eps", "residual_scale", "rotary_theta"):
-            self._set(name, _positive_number(name, getattr(self, name)))
+            self._set(name, number("Architecture", name, getattr(self, name), above=0))
         for name in ("causal", "bias"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+            boolean("Architecture", name, getattr(self, name))
         for name, allowed in _NAMES.items():
-            _check_name(name, getattr(self, name), allowed)
+            choice("Architecture", name, getattr(self, name), allowed)
         self._set("dtype", _dtype_name("dtype", self.dtype, _DTYPES))
         self._set("param_dtype", _dtype_name("param_dtype", self.param_dtype, _PARAM_DTYPES))
         self._check_sizes()
@@ -122,94 +117,76 @@ class TransformerConfig:
         """Size d_k = d / H of one head."""
         return self.dim // self.heads
 
+    @property
+    def state_dtype(self) -> str:
+        """Type of a simulator's field, at least float32."""
+        return "float64" if self.dtype == "float64" else "float32"
+
+    def replace(self, **changes: Any) -> "Architecture":
+        """The architecture with some arguments changed, checked anew."""
+        return dataclasses.replace(self, **changes)
+
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
 
     def _check_sizes(self) -> None:
         if (self.vocab is None) == (self.inputs is None):
             raise ValueError(
-                "give either vocab (token ids) or inputs (features of a continuous input), got "
+                "Architecture: give either vocab (token ids) or inputs (features of a continuous input), got "
                 f"vocab={self.vocab} and inputs={self.inputs}"
             )
         if self.dim % self.heads:
             divisors = [h for h in range(1, self.dim + 1) if self.dim % h == 0]
-            raise ValueError(f"heads must divide dim={self.dim}, got heads={self.heads}; use one of {divisors}")
+            raise ValueError(f"Architecture: heads={self.heads} must divide dim={self.dim}; use one of {divisors}")
         if self.positions == "rotary" and self.head_dim % 2:
             raise ValueError(
-                f"positions='rotary' turns pairs of features and needs an even head size dim/heads, got "
+                f"Architecture: positions='rotary' turns pairs of features and needs an even head size dim/heads, got "
                 f"{self.dim}/{self.heads} = {self.head_dim}"
             )
         if self.positions == "learned" and self.max_length is None:
-            raise ValueError("positions='learned' has one vector per position: give max_length")
+            raise ValueError("Architecture: positions='learned' has one vector per position: give max_length")
         if (self.head == "classification") != (self.classes is not None):
             raise ValueError(
-                f"classes belongs to head='classification' and must be given with it, got head={self.head!r} "
+                f"Architecture: classes belongs to head='classification' and must be given with it, got head={self.head!r} "
                 f"and classes={self.classes}"
             )
         if self.head == "lm" and self.vocab is None:
-            raise ValueError("head='lm' predicts token ids: give vocab, or use another head for continuous inputs")
+            raise ValueError(
+                "Architecture: head='lm' predicts token ids: give vocab, or use another head for continuous inputs"
+            )
 
     def _check_block(self) -> None:
         if self.block == "parallel" and self.norm == "post":
             raise ValueError(
-                "block='parallel' with norm='post' is not defined: post-LN normalizes after each of the "
+                "Architecture: block='parallel' with norm='post' is not defined: post-LN normalizes after each of the "
                 "two substeps and a parallel block has only one; use block='sequential' or norm='pre'"
             )
         if self.block == "parallel" and self.residual != "add":
             raise ValueError(
-                f"block='parallel' adds both sublayers to one stream, so residual={self.residual!r} has two "
+                f"Architecture: block='parallel' adds both sublayers to one stream, so residual={self.residual!r} has two "
                 "readings (one leak or two); use residual='add' or block='sequential'"
             )
         if self.block == "macaron" and self.residual == "none":
             raise ValueError(
-                "block='macaron' takes half steps, and residual='none' is a whole step of the leaky field; "
+                "Architecture: block='macaron' takes half steps, and residual='none' is a whole step of the leaky field; "
                 "use residual='gated' or block='sequential'"
             )
         if self.residual == "none" and self.residual_scale != 1.0:
             raise ValueError(
-                "residual='none' has no residual to scale: residual_scale must be 1.0, got "
+                "Architecture: residual='none' has no residual to scale: residual_scale must be 1.0, got "
                 f"{self.residual_scale}; for a step below 1 use residual='gated'"
             )
         if self.residual == "gated" and self.residual_scale > 1.0:
             raise ValueError(
-                f"residual='gated' mixes (1 - s) u + s A(u): residual_scale must be in (0, 1], got "
+                f"Architecture: residual='gated' mixes (1 - s) u + s A(u): residual_scale must be in (0, 1], got "
                 f"{self.residual_scale}"
             )
 
 
-def _positive_integer(name: str, value: Any) -> int:
-    if isinstance(value, bool):
-        raise TypeError(f"{name} must be a positive integer, got {value!r}")
-    try:
-        value = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be a positive integer, got {value!r}") from None
-    if value < 1:
-        raise ValueError(f"{name} must be a positive integer, got {value}")
-    return value
-
-
-def _positive_number(name: str, value: Any) -> float:
-    try:
-        value = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a positive number, got {value!r}") from None
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be positive and finite, got {value}")
-    return value
-
-
-def _check_name(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        close = difflib.get_close_matches(str(value), allowed, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}{hint}")
-
-
 def _dtype_name(name: str, value: Any, allowed: tuple[str, ...]) -> str:
+    # NumPy knows of bfloat16 by object, not by name; names need no look-up.
     try:
-        found = jnp.dtype(value).name
+        found = value if isinstance(value, str) else np.dtype(value).name
     except TypeError:
         found = str(value)
-    _check_name(name, found, allowed)
-    return found
+    return choice("Architecture", name, found, allowed)
