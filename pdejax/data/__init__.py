@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from pdejax._lazy import attach
 
 if TYPE_CHECKING:
-    from pdejax.data import _digits as digits
-    from pdejax.data import _listops as listops
+    from pdejax.data import digits as digits
+    from pdejax.data import listops as listops
     from pdejax.data._baselines import majority_accuracy as majority_accuracy
     from pdejax.data._baselines import root_operator_accuracy as root_operator_accuracy
     from pdejax.data._baselines import tfidf_accuracy as tfidf_accuracy

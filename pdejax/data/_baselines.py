@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Integer
 
 from pdejax.data._dataset import Dataset
-from pdejax.data._listops import ListOps
+from pdejax.data.listops import ListOps
 
 
 def majority_accuracy(train: Dataset | ListOps, test: Dataset | ListOps) -> float:

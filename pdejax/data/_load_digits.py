@@ -4,9 +4,9 @@ import numpy as np
 
 from pdejax.data._batches import permutation
 from pdejax.data._dataset import Dataset
-from pdejax.data._digits import load as load_digits
 from pdejax.data._images import check_form, sequences
 from pdejax.data._options import integer
+from pdejax.data.digits import load as load_digits
 
 _SIZES = {"train": 1257, "validation": 180, "test": 360}
 

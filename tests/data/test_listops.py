@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from pdejax.data import listops
-from pdejax.data._listops import _draw
+from pdejax.data.listops import _draw
 
 
 @pytest.fixture(scope="module")
