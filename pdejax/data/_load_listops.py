@@ -9,11 +9,7 @@ import numpy as np
 
 from pdejax.data._cache import cached, join, pad
 from pdejax.data._dataset import Dataset
-<<<<<<< HEAD
-from pdejax.data._listops import VOCABULARY, Expressions
 from pdejax.data._listops_splits import LENGTHS, LICENSE, SIZES, SOURCE, VERSION, Settings, config_name, splits
-=======
->>>>>>> 06b179b (Packages models, training and data load their names when first used; data.digits and data.listops are modules of those names)
 from pdejax.data._options import SPLITS, choice, data_folder, integer, sizes
 from pdejax.data._prepare import ensure, records
 from pdejax.data.listops import VOCABULARY, Expressions
