@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from pdejax.data._listops import Expressions
+from pdejax.data.listops import Expressions
 
 LENGTHS = {"short": (10, 200), "l1000": (500, 1000), "l2000": (500, 2000)}
 SIZES = (96_000, 2_000, 2_000)
