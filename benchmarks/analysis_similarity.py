@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pdejax.analysis._attention_fidelity import attention_fidelity
-from pdejax.analysis._similarity import linear_cka
+from pdejax.analysis.attention._fidelity import attention_fidelity
+from pdejax.analysis.similarity._measures import linear_cka
 
 N = 2000
 

@@ -1,131 +1,143 @@
 """Analyses of fields and trajectories: pure functions on arrays and equations."""
 
-from pdejax.analysis import growth as growth
-from pdejax.analysis import information as information
-from pdejax.analysis import jacobian as jacobian
-from pdejax.analysis import numerics as numerics
-from pdejax.analysis import stability as stability
-from pdejax.analysis._attention_fidelity import AttentionEntropy as AttentionEntropy
-from pdejax.analysis._attention_fidelity import AttentionFidelity as AttentionFidelity
-from pdejax.analysis._attention_fidelity import AttentionFigures as AttentionFigures
-from pdejax.analysis._attention_fidelity import AttentionRollout as AttentionRollout
-from pdejax.analysis._attention_fidelity import attention_cosine as attention_cosine
-from pdejax.analysis._attention_fidelity import attention_divergence as attention_divergence
-from pdejax.analysis._attention_fidelity import attention_entropy as attention_entropy
-from pdejax.analysis._attention_fidelity import attention_fidelity as attention_fidelity
-from pdejax.analysis._attention_fidelity import attention_rollout as attention_rollout
-from pdejax.analysis._bootstrap import Compared as Compared
-from pdejax.analysis._bootstrap import Interval as Interval
-from pdejax.analysis._bootstrap import bootstrap as bootstrap
-from pdejax.analysis._bootstrap import compare as compare
-from pdejax.analysis._clustering import TokenClustering as TokenClustering
-from pdejax.analysis._clustering import effective_rank as effective_rank
-from pdejax.analysis._clustering import token_clustering as token_clustering
-from pdejax.analysis._collapse import CollapseRate as CollapseRate
-from pdejax.analysis._collapse import collapse_rate as collapse_rate
-from pdejax.analysis._correlation import LayerCorrelation as LayerCorrelation
-from pdejax.analysis._correlation import adjacent_correlation as adjacent_correlation
-from pdejax.analysis._correlation import input_correlation as input_correlation
-from pdejax.analysis._correlation import layer_correlation as layer_correlation
-from pdejax.analysis._layer_similarity import AgainstNulls as AgainstNulls
-from pdejax.analysis._null import shuffle_features as shuffle_features
-from pdejax.analysis._null import shuffle_tokens as shuffle_tokens
-from pdejax.analysis._representation import Representation as Representation
-from pdejax.analysis._representation import representation as representation
-from pdejax.analysis._residual import FidelityReport as FidelityReport
-from pdejax.analysis._residual import adversarial_update as adversarial_update
-from pdejax.analysis._residual import claimed_fidelity as claimed_fidelity
-from pdejax.analysis._residual import fidelity as fidelity
-from pdejax.analysis._residual import fidelity_report as fidelity_report
-from pdejax.analysis._residual import residual_ratio as residual_ratio
-from pdejax.analysis._residual import sharp_fidelity as sharp_fidelity
-from pdejax.analysis._residual_decay import DecayDifference as DecayDifference
-from pdejax.analysis._residual_decay import ResidualDecay as ResidualDecay
-from pdejax.analysis._residual_decay import decay_difference as decay_difference
-from pdejax.analysis._residual_decay import residual_decay as residual_decay
-from pdejax.analysis._residual_decay import residual_necessity as residual_necessity
-from pdejax.analysis._similarity import Similarity as Similarity
-from pdejax.analysis._similarity import linear_cka as linear_cka
-from pdejax.analysis._similarity import mean_squared_error as mean_squared_error
-from pdejax.analysis._similarity import pearson as pearson
-from pdejax.analysis._similarity import procrustes_distance as procrustes_distance
-from pdejax.analysis._similarity import relative_error as relative_error
-from pdejax.analysis._similarity import sequence_cosine as sequence_cosine
-from pdejax.analysis._similarity import spearman as spearman
-from pdejax.analysis._similarity import token_cosine as token_cosine
-from pdejax.analysis._spectral import AmplitudeSpectrum as AmplitudeSpectrum
-from pdejax.analysis._spectral import LowPass as LowPass
-from pdejax.analysis._spectral import SpectralAgreement as SpectralAgreement
-from pdejax.analysis._spectral import SpectralSimilarity as SpectralSimilarity
-from pdejax.analysis._spectral import amplitude_spectrum as amplitude_spectrum
-from pdejax.analysis._spectral import low_pass_ratio as low_pass_ratio
-from pdejax.analysis._spectral import spectral_similarity as spectral_similarity
-from pdejax.analysis._spectral import white_noise_similarity as white_noise_similarity
-from pdejax.analysis._trajectory_fidelity import FidelityMeasures as FidelityMeasures
-from pdejax.analysis._trajectory_fidelity import TrajectoryFidelity as TrajectoryFidelity
-from pdejax.analysis._trajectory_fidelity import trajectory_fidelity as trajectory_fidelity
-from pdejax.analysis._weight_spectra import AttentionSpectra as AttentionSpectra
-from pdejax.analysis._weight_spectra import CircuitSpectrum as CircuitSpectrum
-from pdejax.analysis._weight_spectra import attention_spectra as attention_spectra
-from pdejax.analysis.growth._diffusivity import AntiDiffusion as AntiDiffusion
-from pdejax.analysis.growth._diffusivity import NegativeFraction as NegativeFraction
-from pdejax.analysis.growth._diffusivity import anti_diffusion as anti_diffusion
-from pdejax.analysis.growth._diffusivity import frozen_growth as frozen_growth
-from pdejax.analysis.growth._diffusivity import negative_fraction as negative_fraction
-from pdejax.analysis.growth._diffusivity import random_negative_fraction as random_negative_fraction
-from pdejax.analysis.growth._energy import EnergyBudget as EnergyBudget
-from pdejax.analysis.growth._energy import basin_radius as basin_radius
-from pdejax.analysis.growth._energy import claimed_energy as claimed_energy
-from pdejax.analysis.growth._energy import decay_rate as decay_rate
-from pdejax.analysis.growth._energy import energy as energy
-from pdejax.analysis.growth._energy import energy_budget as energy_budget
-from pdejax.analysis.growth._energy import energy_rates as energy_rates
-from pdejax.analysis.growth._energy import extinction_time as extinction_time
-from pdejax.analysis.growth._growth import Growth as Growth
-from pdejax.analysis.growth._growth import decay_bound as decay_bound
-from pdejax.analysis.growth._growth import growth_bound as growth_bound
-from pdejax.analysis.information import entropy as entropy
-from pdejax.analysis.information import mutual_information as mutual_information
-from pdejax.analysis.jacobian._ftle import FTLE as FTLE
-from pdejax.analysis.jacobian._ftle import ftle as ftle
-from pdejax.analysis.jacobian._gradient_flow import GradientFlow as GradientFlow
-from pdejax.analysis.jacobian._gradient_flow import GradientHistory as GradientHistory
-from pdejax.analysis.jacobian._gradient_flow import gradient_flow as gradient_flow
-from pdejax.analysis.jacobian._gradient_flow import stack_gradient_flows as stack_gradient_flows
-from pdejax.analysis.jacobian._layer_jacobian import Eigenvalues as Eigenvalues
-from pdejax.analysis.jacobian._layer_jacobian import LayerJacobian as LayerJacobian
-from pdejax.analysis.jacobian._layer_jacobian import SingularValues as SingularValues
-from pdejax.analysis.jacobian._layer_jacobian import layer_jacobian as layer_jacobian
-from pdejax.analysis.jacobian._layer_jacobian import marchenko_pastur_cdf as marchenko_pastur_cdf
-from pdejax.analysis.jacobian._lyapunov import LyapunovExponents as LyapunovExponents
-from pdejax.analysis.jacobian._lyapunov import gaussian_exponents as gaussian_exponents
-from pdejax.analysis.jacobian._lyapunov import lyapunov_exponents as lyapunov_exponents
-from pdejax.analysis.jacobian._lyapunov import lyapunov_of_maps as lyapunov_of_maps
-from pdejax.analysis.jacobian._perturbation import perturbation_sensitivity as perturbation_sensitivity
-from pdejax.analysis.jacobian._perturbation_records import PerturbationSensitivity as PerturbationSensitivity
-from pdejax.analysis.jacobian._perturbation_records import Response as Response
-from pdejax.analysis.jacobian._systems import shuffle_weights as shuffle_weights
-from pdejax.analysis.numerics._bounds import FieldConstants as FieldConstants
-from pdejax.analysis.numerics._bounds import continuum_bound as continuum_bound
-from pdejax.analysis.numerics._bounds import field_constants as field_constants
-from pdejax.analysis.numerics._bounds import growth_factor as growth_factor
-from pdejax.analysis.numerics._convergence import Convergence as Convergence
-from pdejax.analysis.numerics._convergence import Reference as Reference
-from pdejax.analysis.numerics._convergence import SchemeConvergence as SchemeConvergence
-from pdejax.analysis.numerics._convergence import check_depths as check_depths
-from pdejax.analysis.numerics._convergence import convergence as convergence
-from pdejax.analysis.numerics._convergence import error_floor as error_floor
-from pdejax.analysis.numerics._convergence import expected_order as expected_order
-from pdejax.analysis.numerics._convergence import measure_constants as measure_constants
-from pdejax.analysis.numerics._convergence import measure_scheme as measure_scheme
-from pdejax.analysis.numerics._convergence import solve_reference as solve_reference
-from pdejax.analysis.numerics._fit import OrderFit as OrderFit
-from pdejax.analysis.numerics._fit import fit_order as fit_order
-from pdejax.analysis.numerics._norms import mesh_norm as mesh_norm
-from pdejax.analysis.numerics._norms import token_max_norm as token_max_norm
-from pdejax.analysis.stability._lipschitz import Certificate as Certificate
-from pdejax.analysis.stability._lipschitz import castin_bound as castin_bound
-from pdejax.analysis.stability._lipschitz import field_lipschitz as field_lipschitz
-from pdejax.analysis.stability._lipschitz_sampled import LipschitzEstimate as LipschitzEstimate
-from pdejax.analysis.stability._lipschitz_sampled import adversarial_lipschitz as adversarial_lipschitz
-from pdejax.analysis.stability._lipschitz_sampled import sampled_lipschitz as sampled_lipschitz
+from typing import TYPE_CHECKING
+
+from pdejax._lazy import attach as _attach
+
+if TYPE_CHECKING:
+    from pdejax.analysis import attention as attention
+    from pdejax.analysis import growth as growth
+    from pdejax.analysis import information as information
+    from pdejax.analysis import jacobian as jacobian
+    from pdejax.analysis import numerics as numerics
+    from pdejax.analysis import residual as residual
+    from pdejax.analysis import similarity as similarity
+    from pdejax.analysis import spectra as spectra
+    from pdejax.analysis import stability as stability
+    from pdejax.analysis import tokens as tokens
+    from pdejax.analysis._bootstrap import Compared as Compared
+    from pdejax.analysis._bootstrap import Interval as Interval
+    from pdejax.analysis._bootstrap import bootstrap as bootstrap
+    from pdejax.analysis._bootstrap import compare as compare
+    from pdejax.analysis._nulls import shuffle_features as shuffle_features
+    from pdejax.analysis._nulls import shuffle_tokens as shuffle_tokens
+    from pdejax.analysis.attention._fidelity import AttentionEntropy as AttentionEntropy
+    from pdejax.analysis.attention._fidelity import AttentionFidelity as AttentionFidelity
+    from pdejax.analysis.attention._fidelity import AttentionFigures as AttentionFigures
+    from pdejax.analysis.attention._fidelity import AttentionRollout as AttentionRollout
+    from pdejax.analysis.attention._fidelity import attention_cosine as attention_cosine
+    from pdejax.analysis.attention._fidelity import attention_divergence as attention_divergence
+    from pdejax.analysis.attention._fidelity import attention_entropy as attention_entropy
+    from pdejax.analysis.attention._fidelity import attention_fidelity as attention_fidelity
+    from pdejax.analysis.attention._fidelity import attention_rollout as attention_rollout
+    from pdejax.analysis.growth._diffusivity import AntiDiffusion as AntiDiffusion
+    from pdejax.analysis.growth._diffusivity import NegativeFraction as NegativeFraction
+    from pdejax.analysis.growth._diffusivity import anti_diffusion as anti_diffusion
+    from pdejax.analysis.growth._diffusivity import frozen_growth as frozen_growth
+    from pdejax.analysis.growth._diffusivity import negative_fraction as negative_fraction
+    from pdejax.analysis.growth._diffusivity import random_negative_fraction as random_negative_fraction
+    from pdejax.analysis.growth._energy import EnergyBudget as EnergyBudget
+    from pdejax.analysis.growth._energy import basin_radius as basin_radius
+    from pdejax.analysis.growth._energy import claimed_energy as claimed_energy
+    from pdejax.analysis.growth._energy import decay_rate as decay_rate
+    from pdejax.analysis.growth._energy import energy as energy
+    from pdejax.analysis.growth._energy import energy_budget as energy_budget
+    from pdejax.analysis.growth._energy import energy_rates as energy_rates
+    from pdejax.analysis.growth._energy import extinction_time as extinction_time
+    from pdejax.analysis.growth._growth import Growth as Growth
+    from pdejax.analysis.growth._growth import decay_bound as decay_bound
+    from pdejax.analysis.growth._growth import growth_bound as growth_bound
+    from pdejax.analysis.information import entropy as entropy
+    from pdejax.analysis.information import mutual_information as mutual_information
+    from pdejax.analysis.jacobian._ftle import FTLE as FTLE
+    from pdejax.analysis.jacobian._ftle import ftle as ftle
+    from pdejax.analysis.jacobian._gradient_flow import GradientFlow as GradientFlow
+    from pdejax.analysis.jacobian._gradient_flow import GradientHistory as GradientHistory
+    from pdejax.analysis.jacobian._gradient_flow import gradient_flow as gradient_flow
+    from pdejax.analysis.jacobian._gradient_flow import stack_gradient_flows as stack_gradient_flows
+    from pdejax.analysis.jacobian._layer_jacobian import Eigenvalues as Eigenvalues
+    from pdejax.analysis.jacobian._layer_jacobian import LayerJacobian as LayerJacobian
+    from pdejax.analysis.jacobian._layer_jacobian import SingularValues as SingularValues
+    from pdejax.analysis.jacobian._layer_jacobian import layer_jacobian as layer_jacobian
+    from pdejax.analysis.jacobian._layer_jacobian import marchenko_pastur_cdf as marchenko_pastur_cdf
+    from pdejax.analysis.jacobian._lyapunov import LyapunovExponents as LyapunovExponents
+    from pdejax.analysis.jacobian._lyapunov import gaussian_exponents as gaussian_exponents
+    from pdejax.analysis.jacobian._lyapunov import lyapunov_exponents as lyapunov_exponents
+    from pdejax.analysis.jacobian._lyapunov import lyapunov_of_maps as lyapunov_of_maps
+    from pdejax.analysis.jacobian._perturbation import perturbation_sensitivity as perturbation_sensitivity
+    from pdejax.analysis.jacobian._perturbation_records import PerturbationSensitivity as PerturbationSensitivity
+    from pdejax.analysis.jacobian._perturbation_records import Response as Response
+    from pdejax.analysis.jacobian._systems import shuffle_weights as shuffle_weights
+    from pdejax.analysis.numerics._bounds import FieldConstants as FieldConstants
+    from pdejax.analysis.numerics._bounds import continuum_bound as continuum_bound
+    from pdejax.analysis.numerics._bounds import field_constants as field_constants
+    from pdejax.analysis.numerics._bounds import growth_factor as growth_factor
+    from pdejax.analysis.numerics._convergence import Convergence as Convergence
+    from pdejax.analysis.numerics._convergence import Reference as Reference
+    from pdejax.analysis.numerics._convergence import SchemeConvergence as SchemeConvergence
+    from pdejax.analysis.numerics._convergence import check_depths as check_depths
+    from pdejax.analysis.numerics._convergence import convergence as convergence
+    from pdejax.analysis.numerics._convergence import error_floor as error_floor
+    from pdejax.analysis.numerics._convergence import expected_order as expected_order
+    from pdejax.analysis.numerics._convergence import measure_constants as measure_constants
+    from pdejax.analysis.numerics._convergence import measure_scheme as measure_scheme
+    from pdejax.analysis.numerics._convergence import solve_reference as solve_reference
+    from pdejax.analysis.numerics._fit import OrderFit as OrderFit
+    from pdejax.analysis.numerics._fit import fit_order as fit_order
+    from pdejax.analysis.numerics._norms import mesh_norm as mesh_norm
+    from pdejax.analysis.numerics._norms import token_max_norm as token_max_norm
+    from pdejax.analysis.residual._bounds import FidelityReport as FidelityReport
+    from pdejax.analysis.residual._bounds import adversarial_update as adversarial_update
+    from pdejax.analysis.residual._bounds import claimed_fidelity as claimed_fidelity
+    from pdejax.analysis.residual._bounds import fidelity as fidelity
+    from pdejax.analysis.residual._bounds import fidelity_report as fidelity_report
+    from pdejax.analysis.residual._bounds import residual_ratio as residual_ratio
+    from pdejax.analysis.residual._bounds import sharp_fidelity as sharp_fidelity
+    from pdejax.analysis.residual._decay import DecayDifference as DecayDifference
+    from pdejax.analysis.residual._decay import ResidualDecay as ResidualDecay
+    from pdejax.analysis.residual._decay import decay_difference as decay_difference
+    from pdejax.analysis.residual._decay import residual_decay as residual_decay
+    from pdejax.analysis.residual._decay import residual_necessity as residual_necessity
+    from pdejax.analysis.similarity._correlation import LayerCorrelation as LayerCorrelation
+    from pdejax.analysis.similarity._correlation import adjacent_correlation as adjacent_correlation
+    from pdejax.analysis.similarity._correlation import input_correlation as input_correlation
+    from pdejax.analysis.similarity._correlation import layer_correlation as layer_correlation
+    from pdejax.analysis.similarity._layers import AgainstNulls as AgainstNulls
+    from pdejax.analysis.similarity._measures import Similarity as Similarity
+    from pdejax.analysis.similarity._measures import linear_cka as linear_cka
+    from pdejax.analysis.similarity._measures import mean_squared_error as mean_squared_error
+    from pdejax.analysis.similarity._measures import pearson as pearson
+    from pdejax.analysis.similarity._measures import procrustes_distance as procrustes_distance
+    from pdejax.analysis.similarity._measures import relative_error as relative_error
+    from pdejax.analysis.similarity._measures import sequence_cosine as sequence_cosine
+    from pdejax.analysis.similarity._measures import spearman as spearman
+    from pdejax.analysis.similarity._measures import token_cosine as token_cosine
+    from pdejax.analysis.similarity._trajectory import FidelityMeasures as FidelityMeasures
+    from pdejax.analysis.similarity._trajectory import TrajectoryFidelity as TrajectoryFidelity
+    from pdejax.analysis.similarity._trajectory import trajectory_fidelity as trajectory_fidelity
+    from pdejax.analysis.spectra._amplitude import AmplitudeSpectrum as AmplitudeSpectrum
+    from pdejax.analysis.spectra._amplitude import LowPass as LowPass
+    from pdejax.analysis.spectra._amplitude import SpectralAgreement as SpectralAgreement
+    from pdejax.analysis.spectra._amplitude import SpectralSimilarity as SpectralSimilarity
+    from pdejax.analysis.spectra._amplitude import amplitude_spectrum as amplitude_spectrum
+    from pdejax.analysis.spectra._amplitude import low_pass_ratio as low_pass_ratio
+    from pdejax.analysis.spectra._amplitude import spectral_similarity as spectral_similarity
+    from pdejax.analysis.spectra._amplitude import white_noise_similarity as white_noise_similarity
+    from pdejax.analysis.spectra._weights import AttentionSpectra as AttentionSpectra
+    from pdejax.analysis.spectra._weights import CircuitSpectrum as CircuitSpectrum
+    from pdejax.analysis.spectra._weights import attention_spectra as attention_spectra
+    from pdejax.analysis.stability._lipschitz import Certificate as Certificate
+    from pdejax.analysis.stability._lipschitz import castin_bound as castin_bound
+    from pdejax.analysis.stability._lipschitz import field_lipschitz as field_lipschitz
+    from pdejax.analysis.stability._lipschitz_sampled import LipschitzEstimate as LipschitzEstimate
+    from pdejax.analysis.stability._lipschitz_sampled import adversarial_lipschitz as adversarial_lipschitz
+    from pdejax.analysis.stability._lipschitz_sampled import sampled_lipschitz as sampled_lipschitz
+    from pdejax.analysis.tokens._clustering import TokenClustering as TokenClustering
+    from pdejax.analysis.tokens._clustering import effective_rank as effective_rank
+    from pdejax.analysis.tokens._clustering import token_clustering as token_clustering
+    from pdejax.analysis.tokens._collapse import CollapseRate as CollapseRate
+    from pdejax.analysis.tokens._collapse import collapse_rate as collapse_rate
+    from pdejax.analysis.tokens._representation import Representation as Representation
+    from pdejax.analysis.tokens._representation import representation as representation
+else:
+    __getattr__, __dir__ = _attach(__name__)

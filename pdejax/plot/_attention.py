@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import ArrayLike
 
-from pdejax.analysis._attention_fidelity import AttentionEntropy, AttentionFidelity, AttentionRollout
+from pdejax.analysis.attention._fidelity import AttentionEntropy, AttentionFidelity, AttentionRollout
 from pdejax.plot._style import DIVERGING, LAYER, NULL, SEQUENTIAL, axes_of, band, legend, whole_layers
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pdejax.analysis._clustering import TokenClustering
-from pdejax.analysis._collapse import CollapseRate
+from pdejax.analysis.tokens._clustering import TokenClustering
+from pdejax.analysis.tokens._collapse import CollapseRate
 from pdejax.plot._spectral import compared, panels_of
 from pdejax.plot._style import COLOURS, NULL, SEQUENTIAL, axes_of, legend
 

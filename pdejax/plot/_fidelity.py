@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pdejax.analysis._correlation import LayerCorrelation
-from pdejax.analysis._layer_similarity import AgainstNulls
-from pdejax.analysis._residual_decay import ResidualDecay
-from pdejax.analysis._trajectory_fidelity import TrajectoryFidelity
+from pdejax.analysis.residual._decay import ResidualDecay
+from pdejax.analysis.similarity._correlation import LayerCorrelation
+from pdejax.analysis.similarity._layers import AgainstNulls
+from pdejax.analysis.similarity._trajectory import TrajectoryFidelity
 from pdejax.plot._style import DEPTH, LAYER, NULL, axes_of, band, legend, whole_layers
 
 if TYPE_CHECKING:

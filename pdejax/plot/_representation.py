@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pdejax.analysis._representation import Representation
+from pdejax.analysis.tokens._representation import Representation
 from pdejax.plot._spectral import compared, panels_of
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from pdejax.analysis._bootstrap import Compared
-from pdejax.analysis._spectral import AmplitudeSpectrum, LowPass, SpectralSimilarity
-from pdejax.analysis._weight_spectra import AttentionSpectra
+from pdejax.analysis.spectra._amplitude import AmplitudeSpectrum, LowPass, SpectralSimilarity
+from pdejax.analysis.spectra._weights import AttentionSpectra
 from pdejax.plot._style import COLOURS, LAYER, MARKERS, NULL, axes_of, band, legend, whole_layers
 
 if TYPE_CHECKING:

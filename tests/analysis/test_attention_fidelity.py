@@ -11,7 +11,7 @@ import scipy.spatial.distance
 import scipy.stats
 from scipy.special import softmax
 
-from pdejax.analysis._attention_fidelity import (
+from pdejax.analysis.attention._fidelity import (
     attention_cosine,
     attention_divergence,
     attention_entropy,

@@ -9,7 +9,7 @@ import pytest
 from scipy.sparse.csgraph import connected_components
 from scipy.special import gamma
 
-from pdejax.analysis._clustering import count_components, effective_rank, random_directions, token_clustering
+from pdejax.analysis.tokens._clustering import count_components, effective_rank, random_directions, token_clustering
 from pdejax.exact import equiangular_tokens
 
 L, B, N, D = 2, 3, 10, 6

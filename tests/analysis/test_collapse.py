@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pdejax import MasterEquation, SphereProjection, exact, simulate
-from pdejax.analysis._clustering import token_clustering
-from pdejax.analysis._collapse import LAWS, collapse_rate
+from pdejax.analysis.tokens._clustering import token_clustering
+from pdejax.analysis.tokens._collapse import LAWS, collapse_rate
 from pdejax.studies.numerics._verify_case import attention, with_weights
 from pdejax.studies.numerics._verify_tokens import TangentAttention
 from pdejax.terms import RMSNorm

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import erf
 
-from pdejax.analysis._representation import representation
+from pdejax.analysis.tokens._representation import representation
 
 L, B, N, D = 2, 4, 12, 5
 KEY = jax.random.key(0)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.linalg import expm
 from scipy.optimize import minimize_scalar
 
-from pdejax.analysis._residual import (
+from pdejax.analysis.residual._bounds import (
     adversarial_update,
     claimed_fidelity,
     fidelity,

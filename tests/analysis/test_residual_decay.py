@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from pdejax import Attention, MasterEquation
-from pdejax.analysis._residual import claimed_fidelity, fidelity, residual_ratio, sharp_fidelity
-from pdejax.analysis._residual_decay import decay_difference, residual_decay, residual_necessity
+from pdejax.analysis.residual._bounds import claimed_fidelity, fidelity, residual_ratio, sharp_fidelity
+from pdejax.analysis.residual._decay import decay_difference, residual_decay, residual_necessity
 from pdejax.exact import uniform_attention
 
 K, B, N, D = 25, 4, 3, 2

@@ -11,7 +11,7 @@ import scipy.spatial
 import scipy.stats
 from sklearn.metrics.pairwise import cosine_similarity
 
-from pdejax.analysis._similarity import (
+from pdejax.analysis.similarity._measures import (
     linear_cka,
     mean_squared_error,
     pearson,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pdejax import exact
-from pdejax.analysis._spectral import (
+from pdejax.analysis.spectra._amplitude import (
     amplitude_spectrum,
     low_pass_ratio,
     spectral_similarity,

@@ -9,7 +9,7 @@ import scipy.stats
 
 import pdejax as pj
 from pdejax.analysis._bootstrap import bootstrap, check_bootstrap, compare
-from pdejax.analysis._null import shuffle_features, shuffle_tokens
+from pdejax.analysis._nulls import shuffle_features, shuffle_tokens
 from pdejax.analysis._states import hidden_states, paired_states
 
 U = jax.random.normal(jax.random.key(0), (3, 4, 5, 2))

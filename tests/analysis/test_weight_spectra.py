@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from pdejax import Architecture, DepthVarying, FeedForward, MasterEquation, Transformer, lift
-from pdejax.analysis._weight_spectra import attention_spectra
+from pdejax.analysis.spectra._weights import attention_spectra
 from pdejax.studies.numerics._verify_case import with_weights
 from pdejax.terms import Attention, RMSNorm
 

@@ -7,12 +7,12 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pdejax.analysis import _attention_fidelity as attention
 from pdejax.analysis._bootstrap import Compared, Interval
-from pdejax.analysis._correlation import LayerCorrelation
-from pdejax.analysis._layer_similarity import MEASURES, AgainstNulls
-from pdejax.analysis._residual_decay import ResidualDecay
-from pdejax.analysis._trajectory_fidelity import FidelityMeasures, TrajectoryFidelity
+from pdejax.analysis.attention import _fidelity as attention
+from pdejax.analysis.residual._decay import ResidualDecay
+from pdejax.analysis.similarity._correlation import LayerCorrelation
+from pdejax.analysis.similarity._layers import MEASURES, AgainstNulls
+from pdejax.analysis.similarity._trajectory import FidelityMeasures, TrajectoryFidelity
 from pdejax.plot import _attention as draw
 from pdejax.plot import _fidelity as fidelity
 

@@ -6,11 +6,11 @@ import matplotlib.figure
 import numpy as np
 import pytest
 
-from pdejax.analysis._clustering import token_clustering
-from pdejax.analysis._collapse import collapse_rate
-from pdejax.analysis._representation import representation
-from pdejax.analysis._spectral import amplitude_spectrum, low_pass_ratio, spectral_similarity
-from pdejax.analysis._weight_spectra import attention_spectra
+from pdejax.analysis.spectra._amplitude import amplitude_spectrum, low_pass_ratio, spectral_similarity
+from pdejax.analysis.spectra._weights import attention_spectra
+from pdejax.analysis.tokens._clustering import token_clustering
+from pdejax.analysis.tokens._collapse import collapse_rate
+from pdejax.analysis.tokens._representation import representation
 from pdejax.plot import _clustering, _representation, _spectral
 from pdejax.terms import Attention
 

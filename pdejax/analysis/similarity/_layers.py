@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from pdejax.analysis._bootstrap import Compared, Interval
-from pdejax.analysis._null import shuffle_features, shuffle_tokens
-from pdejax.analysis._similarity import (
+from pdejax.analysis._nulls import shuffle_features, shuffle_tokens
+from pdejax.analysis.similarity._measures import (
     average_ranks,
     mean_squared_error,
     ratio_or_zero,

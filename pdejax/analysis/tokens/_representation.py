@@ -10,8 +10,8 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 from pdejax._check import traced
 from pdejax._trajectory import Trajectory
 from pdejax.analysis._bootstrap import Compared, Interval, check_bootstrap
-from pdejax.analysis._clustering import effective_rank
 from pdejax.analysis._states import hidden_states
+from pdejax.analysis.tokens._clustering import effective_rank
 from pdejax.terms._base import at_least_float32
 
 Null = Literal["gaussian", "shuffled"]

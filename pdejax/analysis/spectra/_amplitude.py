@@ -17,9 +17,9 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 from pdejax._check import traced
 from pdejax._trajectory import Trajectory
 from pdejax.analysis._bootstrap import Compared, check_bootstrap, compare
-from pdejax.analysis._clustering import random_directions
-from pdejax.analysis._null import shuffle_features, shuffle_tokens
+from pdejax.analysis._nulls import shuffle_features, shuffle_tokens
 from pdejax.analysis._states import hidden_states, paired_states
+from pdejax.analysis.tokens._clustering import random_directions
 from pdejax.terms._base import at_least_float32
 
 Axis = Literal["token", "feature"]

@@ -9,8 +9,8 @@ from jaxtyping import Array, ArrayLike, Bool, PRNGKeyArray
 from pdejax._check import traced
 from pdejax._trajectory import Trajectory
 from pdejax.analysis._bootstrap import check_bootstrap
-from pdejax.analysis._layer_similarity import MEASURES, SHAPE_MEASURES, AgainstNulls, compare_layers
 from pdejax.analysis._states import paired_states
+from pdejax.analysis.similarity._layers import MEASURES, SHAPE_MEASURES, AgainstNulls, compare_layers
 
 
 class FidelityMeasures(eqx.Module):

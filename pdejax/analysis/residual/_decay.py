@@ -13,10 +13,10 @@ from pdejax._equation import AbstractEquation, MasterEquation
 from pdejax._simulate import simulate
 from pdejax._trajectory import Trajectory
 from pdejax.analysis._bootstrap import Compared, Interval, bootstrap, check_bootstrap, compare
-from pdejax.analysis._null import shuffle_tokens
-from pdejax.analysis._residual import claimed_fidelity, sharp_fidelity
-from pdejax.analysis._similarity import relative_error, sequence_cosine
+from pdejax.analysis._nulls import shuffle_tokens
 from pdejax.analysis._states import hidden_states
+from pdejax.analysis.residual._bounds import claimed_fidelity, sharp_fidelity
+from pdejax.analysis.similarity._measures import relative_error, sequence_cosine
 
 DECAYS = ("exponential", "algebraic", "plateau")
 _GRID = 160

@@ -6,9 +6,9 @@ from jaxtyping import Array, ArrayLike, Bool, PRNGKeyArray
 
 from pdejax._trajectory import Trajectory
 from pdejax.analysis._bootstrap import check_bootstrap
-from pdejax.analysis._layer_similarity import AgainstNulls, compare_layers
 from pdejax.analysis._states import hidden_states, paired_states
-from pdejax.analysis._trajectory_fidelity import check_tokens, in_one_type
+from pdejax.analysis.similarity._layers import AgainstNulls, compare_layers
+from pdejax.analysis.similarity._trajectory import check_tokens, in_one_type
 
 _MEASURES = ("pearson", "spearman", "cosine", "cka_debiased")
 

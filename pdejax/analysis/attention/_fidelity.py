@@ -8,7 +8,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
 from pdejax._check import traced
 from pdejax.analysis._bootstrap import Compared, Interval, check_bootstrap, compare
-from pdejax.analysis._null import shuffle_tokens
+from pdejax.analysis._nulls import shuffle_tokens
 from pdejax.analysis._states import token_mask
 
 SMALLEST_WEIGHT = 1e-30  # of an attention weight, in a logarithm
