@@ -9,7 +9,13 @@ import numpy as np
 from jaxtyping import Array
 
 from pdejax._equation import MasterEquation
-from pdejax.analysis.residual._bounds import adversarial_update, claimed_fidelity, fidelity, fidelity_report, residual_ratio
+from pdejax.analysis.residual._bounds import (
+    adversarial_update,
+    claimed_fidelity,
+    fidelity,
+    fidelity_report,
+    residual_ratio,
+)
 from pdejax.studies.claims._flow import flow, rk4_steps
 from pdejax.studies.claims._record import (
     CONDITIONAL,
