@@ -22,7 +22,7 @@ def lyapunov_ratio(n: int = 256, d: int = 128, k: int = 4, steps: int = 64, repe
     key = jax.random.key(1)
 
     def solve():
-        return pdejax.simulate(equation, u0, t1=1.0, steps=steps, solver="rk4", save="end").us
+        return pdejax.simulate(pdejax.Discretization(equation, "rk4", t1=1.0, steps=steps), u0, save="end").us
 
     def exponents():
         return lyapunov_exponents(equation, u0, t1=1.0, steps=steps, k=k, solver="rk4", key=key).exponents.value

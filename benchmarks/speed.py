@@ -108,9 +108,11 @@ def solve(n: int, rounds: int) -> dict:
             return jax.lax.scan(lambda v, k: (v + h * equation(h * k, v), None), u, jnp.arange(steps))[0]
 
         def simulate(steps=steps):
-            return pj.simulate(equation, u0, t1=6.0, steps=steps, solver="euler").us
+            return pj.simulate(pj.Discretization(equation, "euler", t1=6.0, steps=steps), u0).us
 
-        jitted = eqx.filter_jit(lambda e, u, steps=steps: pj.simulate(e, u, t1=6.0, steps=steps, solver="euler").us)
+        jitted = eqx.filter_jit(
+            lambda e, u, steps=steps: pj.simulate(pj.Discretization(e, "euler", t1=6.0, steps=steps), u).us
+        )
         candidates = {
             f"euler {steps}: hand-written scan": blocked(scan, equation, u0),
             f"euler {steps}: simulate": blocked(simulate),
@@ -127,11 +129,11 @@ def solve(n: int, rounds: int) -> dict:
     config = pj.Architecture(vocab=16, dim=D, heads=HEADS, layers=LAYERS, ffn=FFN)
     model = pj.Transformer(config, rngs=nnx.Rngs(0))
     tokens = jnp.arange(n) % 16
-    lifted, start, native = pj.lift(model), model.embed(tokens), pj.native_solver(model)
+    lifted, start, native = pj.lift(model).field, model.embed(tokens), pj.lift(model).solver
     candidates = {
         f"Flax Transformer, {LAYERS} layers": blocked(lambda: model.run(start)),
         "lift + native solver": blocked(
-            lambda: pj.simulate(lifted, start, t1=lifted.t1, steps=LAYERS, solver=native).us
+            lambda: pj.simulate(pj.Discretization(lifted, native, t1=lifted.t1, steps=LAYERS), start).us
         ),
     }
     table = take_turns(candidates, max(3, rounds // 2))
@@ -204,11 +206,11 @@ def compile_times(n: int, rounds: int) -> dict:
         jax.clear_caches()
         counted = _Counted(equation)
         start = time.perf_counter()
-        jax.block_until_ready(pj.simulate(counted.equation, u0, t1=1.0, steps=4, solver=name).us)
+        jax.block_until_ready(pj.simulate(pj.Discretization(counted.equation, name, t1=1.0, steps=4), u0).us)
         first = time.perf_counter() - start
         after_first = counted.traces
         for steps in (5, 6, 7, 8, 9, 10, 12, 16, 32):
-            pj.simulate(counted.equation, u0, t1=1.0, steps=steps, solver=name)
+            pj.simulate(pj.Discretization(counted.equation, name, t1=1.0, steps=steps), u0)
         out[name] = {
             "seconds": first,
             "retraces in nine more step sizes": counted.traces - after_first,
@@ -249,12 +251,12 @@ def against_torch(n: int, rounds: int) -> dict:
 
         @eqx.filter_jit
         def forward(e, u, how=how):
-            return pj.simulate(e, u, t1=4.0, save="end", **how).us[-1]
+            return pj.simulate(pj.Discretization(e, t1=4.0, **how), u, save="end").us[-1]
 
         @eqx.filter_jit
         def gradient(e, u, how=how):
             def loss(pair):
-                return jnp.mean(pj.simulate(pair[0], pair[1], t1=4.0, save="end", **how).us[-1] ** 2)
+                return jnp.mean(pj.simulate(pj.Discretization(pair[0], t1=4.0, **how), pair[1], save="end").us[-1] ** 2)
 
             return eqx.filter_grad(loss)((e, u))
 

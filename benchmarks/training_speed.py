@@ -98,7 +98,9 @@ def adjoint_memory(equation, u0) -> dict:
         for steps in (6, 24, 96):
 
             def loss(equation, u, adjoint=adjoint, steps=steps):
-                found = pj.simulate(equation, u, t1=6.0, steps=steps, solver="rk4", adjoint=adjoint, save="end")
+                found = pj.simulate(
+                    pj.Discretization(equation, "rk4", t1=6.0, steps=steps, adjoint=adjoint), u, save="end"
+                )
                 return jnp.mean(found.us[-1] ** 2)
 
             analysis = jax.jit(jax.grad(loss)).lower(equation, u0).compile().memory_analysis()

@@ -43,7 +43,7 @@ def distance(a, b):
     return float(jnp.max(pj.analysis.mesh_norm(a - b, mask) / pj.analysis.mesh_norm(b, mask)))
 
 
-network = solve(steps=6, solver=pj.native_solver(model))
+network = solve(steps=6, solver=pj.lift(model).solver)
 gap = distance(network.us, model.hidden_states(tokens, mask))
 print(f"Lie-Trotter, one Euler step per layer, against the Flax model: {gap:.1e}")
 
@@ -54,7 +54,7 @@ print(f"continuous limit: {int(limit.stats.evaluations)} field evaluations; the 
 print(f"{'steps per layer':>15} {'network scheme':>15} {'rk4':>10}")
 per_layer, errors = (1, 2, 4, 8, 16, 32), {"native": [], "rk4": []}
 for m in per_layer:
-    for name, solver in (("native", pj.native_solver(model)), ("rk4", "rk4")):
+    for name, solver in (("native", pj.lift(model).solver), ("rk4", "rk4")):
         errors[name].append(distance(solve(steps=6 * m, solver=solver).us, limit.us))
     print(f"{m:>15} {errors['native'][-1]:>15.2e} {errors['rk4'][-1]:>10.2e}")
 

@@ -36,7 +36,7 @@ def watch(t, u, args):
 
 
 depths = np.linspace(0, 4, 81)
-trajectory = pj.simulate(equation, u0, t1=4.0, rtol=1e-6, atol=1e-6, save=depths, reduce=watch)
+trajectory = pj.simulate(pj.Discretization(equation, t1=4.0, rtol=1e-6, atol=1e-6), u0, save=depths, reduce=watch)
 seen = trajectory.us
 print(f"{int(trajectory.stats.steps)} steps, {int(trajectory.stats.evaluations)} field evaluations")
 print(f"{'depth':>6} {'energy':>9} " + " ".join(f"{name:>13}" for name in equation.names()))
@@ -53,7 +53,7 @@ coupled = equation.only(("interaction", "reaction", "diffusion"))
 rate = float(coupled.damping())
 for product in (1.9, 2.4):
     steps = int(np.ceil(4.0 * rate / product))
-    end = pj.simulate(coupled, u0, t1=4.0, steps=steps, solver="euler", blowup=1e6)
+    end = pj.simulate(pj.Discretization(coupled, "euler", t1=4.0, steps=steps), u0, blowup=1e6)
     state = (
         f"blew up at depth {float(end.blowup_time):.2f}"
         if end.diverged

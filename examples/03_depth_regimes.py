@@ -38,10 +38,10 @@ u0 = jax.random.normal(jax.random.key(1), (n, d))
 norm = pj.analysis.mesh_norm
 
 smooth = pj.smooth_random(layer(jax.random.key(2)), 1.0, key=jax.random.key(3))
-truth = pj.simulate(smooth, u0, t1=1.0, rtol=1e-11, atol=1e-11, solver="dopri8").us[-1]
+truth = pj.simulate(pj.Discretization(smooth, "dopri8", t1=1.0, rtol=1e-11, atol=1e-11), u0).us[-1]
 found = {"smooth weights: distance to the ODE": []}
 for count in layers:
-    network = pj.simulate(smooth, u0, t1=1.0, steps=count, solver="euler").us[-1]
+    network = pj.simulate(pj.Discretization(smooth, "euler", t1=1.0, steps=count), u0).us[-1]
     found["smooth weights: distance to the ODE"].append(float(norm(network - truth) / norm(truth)))
 
 for scaling in ("1/L", "1/sqrt(L)"):
@@ -53,7 +53,7 @@ for scaling in ("1/L", "1/sqrt(L)"):
         def ends(keys, scaling=scaling, count=count):
             def one(key):
                 network = pj.iid(layer, count, key=key, scaling=scaling)
-                return pj.simulate(network, u0, t1=1.0, steps=count, solver="euler", save="end").us[-1]
+                return pj.simulate(pj.Discretization(network, "euler", t1=1.0, steps=count), u0, save="end").us[-1]
 
             return jax.vmap(one)(keys)
 

@@ -24,10 +24,10 @@ out = parser.parse_args().out
 config = pj.Architecture(vocab=16, dim=32, heads=4, layers=6, ffn=128, dtype="float64", param_dtype="float64")
 model = pj.Transformer(config, rngs=nnx.Rngs(0))
 tokens = jnp.asarray(pj.data.listops.generate(1, min_length=39, max_length=41, seed=0).tokens[0, :40])
-u0, equation = model.embed(tokens), pj.lift(model)
+u0, equation = model.embed(tokens), pj.lift(model).field
 depths = np.linspace(0, 6, 121)
-network = pj.simulate(equation, u0, t1=6.0, steps=6, solver=pj.native_solver(model))
-limit = pj.simulate(equation, u0, t1=6.0, rtol=1e-10, atol=1e-10, solver="dopri8", save=depths)
+network = pj.simulate(pj.Discretization(equation, pj.lift(model).solver, t1=6.0, steps=6), u0)
+limit = pj.simulate(pj.Discretization(equation, "dopri8", t1=6.0, rtol=1e-10, atol=1e-10), u0, save=depths)
 
 figure = Figure(figsize=(10, 3.6), layout="constrained")
 left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.2))
@@ -52,7 +52,7 @@ for axes, states, title, span in (
 figure.colorbar(image, ax=middle, label="first feature of u(x, t)")
 
 smooth = pj.smooth_random(equation.layer(0), 2.0, key=jax.random.key(0))
-truth = pj.simulate(smooth, u0, t1=2.0, rtol=1e-13, atol=1e-13, solver="dopri8").us[-1]
+truth = pj.simulate(pj.Discretization(smooth, "dopri8", t1=2.0, rtol=1e-13, atol=1e-13), u0).us[-1]
 norm = pj.analysis.mesh_norm
 counts = (4, 8, 16, 32, 64, 128)
 for solver, colour, marker in (
@@ -61,7 +61,9 @@ for solver, colour, marker in (
     ("rk4", "#CC79A7", "v"),
     ("tsit5", "#56B4E9", "P"),
 ):
-    errors = [float(norm(pj.simulate(smooth, u0, t1=2.0, steps=k, solver=solver).us[-1] - truth)) for k in counts]
+    errors = [
+        float(norm(pj.simulate(pj.Discretization(smooth, solver, t1=2.0, steps=k), u0).us[-1] - truth)) for k in counts
+    ]
     fit = pj.analysis.fit_order([2.0 / k for k in counts], errors, floor=1e-12)
     right.loglog(counts, errors, color=colour, marker=marker, markersize=4, label=f"{solver}: order {fit.order:.2f}")
 right.set_xlabel("steps")

@@ -37,20 +37,22 @@ for solver in ("euler", "rk4"):
     measured = stability.measure_dt_max(equation, u0, solver).dt_max
     print(f"{solver:<6} largest stable step: predicted {predicted:.3e}, measured {measured:.3e} layers of depth")
     for factor in (0.95, 1.10):
-        end = pj.simulate(equation, u0, t1=depth, steps=int(np.ceil(depth / (factor * predicted))), solver=solver)
+        end = pj.simulate(
+            pj.Discretization(equation, solver, t1=depth, steps=int(np.ceil(depth / (factor * predicted)))), u0
+        )
         rough = float(jnp.abs(jnp.diff(end.us[-1], n=4, axis=0)).max())
         print(f"       at {factor:.2f} of it: fourth differences up to {rough:.1e}")
 
 # Let the library choose, and compare.
-auto = pj.simulate(equation, u0, t1=depth, rtol=1e-6, atol=1e-6, solver="auto")
+auto = pj.simulate(pj.Discretization(equation, "auto", t1=depth, rtol=1e-6, atol=1e-6), u0)
 print(f"auto   {auto.choice}")
-reference = pj.simulate(equation, u0, t1=depth, steps=256, solver="etdrk4ho").us[-1]
+reference = pj.simulate(pj.Discretization(equation, "etdrk4ho", t1=depth, steps=256), u0).us[-1]
 figure = Figure(figsize=(6.4, 4.4), layout="constrained")
 axes = figure.add_subplot()
 for solver, style in (("tsit5", "o-"), ("rkc2", "s-"), ("ark4", "^-"), ("etdrk4", "D-")):
     work, errors = [], []
     for tolerance in (1e-3, 1e-5, 1e-7):
-        end = pj.simulate(equation, u0, t1=depth, rtol=tolerance, atol=tolerance, solver=solver)
+        end = pj.simulate(pj.Discretization(equation, solver, t1=depth, rtol=tolerance, atol=tolerance), u0)
         work.append(int(end.stats.evaluations))
         errors.append(float(mesh_norm(end.us[-1] - reference) / mesh_norm(reference)))
     print(f"{solver:<6} evaluations {work}, errors {[f'{e:.0e}' for e in errors]} at tolerances 1e-3, 1e-5, 1e-7")

@@ -72,7 +72,9 @@ jobs = {
         model, tokens[few], labels[few], mask=mask[few], epsilons=(1e-3, 1e-2, 1e-1, 1.0), draws=1, **few_draws
     ),
     # 7: Lyapunov exponents of one sequence's field.
-    "exponents": lambda: analysis.lyapunov_exponents(pj.lift(model), states[0, 0, :n], t1=4.0, steps=16, k=4, key=key),
+    "exponents": lambda: analysis.lyapunov_exponents(
+        pj.lift(model).field, states[0, 0, :n], t1=4.0, steps=16, k=4, key=key
+    ),
     # 8: clustering.
     "clusters": lambda: analysis.token_clustering(states, mask=mask, threshold=0.9, **few_draws),
     # 9: fidelity to the input of a leaky field, whose step of 1 is no residual network and whose small step is one.

@@ -59,7 +59,9 @@ equation = pj.MasterEquation(
 )
 t1 = float(c4["t"][-1])
 for start in (2.9, float(c4["u"][0, 0, 0])):
-    solved = pj.simulate(equation, start * jnp.array([[1.0], [-1.0]]), t1=t1, steps=1000, solver="rk4", save="steps")
+    solved = pj.simulate(
+        pj.Discretization(equation, "rk4", t1=t1, steps=1000), start * jnp.array([[1.0], [-1.0]]), save="steps"
+    )
     left.plot(solved.ts, 0.5 * jnp.mean(solved.us**2, axis=(1, 2)), label=f"u₀ = ±{start:g}")
 left.plot(c4["t"], 0.5 * np.mean(c4["u"] ** 2, axis=(1, 2)), "kx", label="counterexample as saved")
 left.set_yscale("log")
@@ -73,7 +75,7 @@ kernel, uniform = jnp.asarray(c5["kernel"]), jnp.full((2, 2), 0.5)
 steepest = jnp.linalg.eigh((kernel + kernel.T) / 2)[1][:, -1:]
 for k, label in ((kernel, "K of the counterexample"), (uniform, "uniform K")):
     field = pj.MasterEquation(interaction=Linear(k - jnp.eye(2)))
-    solved = pj.simulate(field, steepest, t1=2.0, steps=200, solver="rk4", save="steps")
+    solved = pj.simulate(pj.Discretization(field, "rk4", t1=2.0, steps=200), steepest, save="steps")
     middle.plot(solved.ts, 0.5 * jnp.sum(solved.us**2, axis=(1, 2)), label=label)
 middle.set_title("C5: leaky attention u′ = (K − I)u", fontsize=10)
 middle.legend(frameon=False, fontsize=8)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pdejax._depth import LayerStack as LayerStack
     from pdejax._depth import iid as iid
     from pdejax._depth import smooth_random as smooth_random
+    from pdejax._discretization import Discretization as Discretization
     from pdejax._equation import MasterEquation as MasterEquation
     from pdejax._equation import MultilayerEquation as MultilayerEquation
     from pdejax._figure import Figure as Figure
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from pdejax.models import Transformer as Transformer
     from pdejax.models import lift as lift
     from pdejax.models import load_model as load_model
-    from pdejax.models import native_solver as native_solver
     from pdejax.models import pair as pair
     from pdejax.models import save_model as save_model
     from pdejax.solvers import Grid as Grid

@@ -105,8 +105,27 @@ class DepthVarying(AbstractEquation):
             return self.layer(0).damping()
         return jnp.max(eqx.filter_vmap(lambda layer: layer.damping())(self.stacked))
 
+    def linear_rate(self) -> Float[Array, ""]:
+        if self.kind == "cosine":
+            return self.layer(0).linear_rate()
+        return jnp.max(eqx.filter_vmap(lambda layer: layer.linear_rate())(self.stacked))
+
+    def couples_neighbours(self, n: int) -> bool:
+        return self.layer(0).couples_neighbours(n)
+
+    def no_linear_part(self) -> str:
+        return f"the weights, of kind {self.kind!r}, vary within a step, and with them the linear part"
+
     def check(self, shape: tuple[int, ...]) -> None:
         unstack_shapes(self.stacked).check(shape)
+
+    def describe(self) -> str:
+        return self.stacked.describe()
+
+    def __repr__(self) -> str:
+        how = {"constant": "constant in each of", "cosine": "a series of"}.get(self.kind, f"{self.kind} through")
+        what = "cosines" if self.kind == "cosine" else "layers"
+        return f"∂u/∂t = {self.describe()}, weights {how} {self.size} {what} over t in [0, {self.t1:g}]"
 
     def _cosines(self, x) -> Float[Array, " K"]:
         return jnp.cos(jnp.pi * jnp.arange(self.size).astype(x.dtype) * x)
@@ -156,10 +175,11 @@ def smooth_random(
 def _waves(equation: MasterEquation, key: PRNGKeyArray, modes: int, amplitude: float) -> MasterEquation:
     """The stack of cosine coefficients (modes + 1, ...) of `smooth_random`."""
     paths, treedef = jax.tree_util.tree_flatten_with_path(equation)
+    names = equation.names()
     varying = [
         leaf
         for path, leaf in paths
-        if eqx.is_inexact_array(leaf) and leaf.ndim >= 2 and path[0].name in ("interaction", "reaction")
+        if eqx.is_inexact_array(leaf) and leaf.ndim >= 2 and names[path[1].idx] in ("interaction", "reaction")
     ]
     drawn = iter(gaussian(key, *((modes, *leaf.shape) for leaf in varying)))
     leaves = []
@@ -168,7 +188,7 @@ def _waves(equation: MasterEquation, key: PRNGKeyArray, modes: int, amplitude: f
             leaves.append(leaf)
             continue
         waves = jnp.zeros((modes, *leaf.shape), leaf.dtype)
-        if eqx.is_inexact_array(leaf) and leaf.ndim >= 2 and path[0].name in ("interaction", "reaction"):
+        if eqx.is_inexact_array(leaf) and leaf.ndim >= 2 and names[path[1].idx] in ("interaction", "reaction"):
             decay = (jnp.arange(1, modes + 1, dtype=leaf.dtype) ** -2).reshape(-1, *(1,) * leaf.ndim)
             waves = amplitude * jnp.sqrt(jnp.mean(leaf**2)) * decay * next(drawn).astype(leaf.dtype)
         leaves.append(jnp.concatenate([leaf[None], waves]))

@@ -1,8 +1,8 @@
 """The master equation as a pure vector field, and the coupled multi-layer system of v1 (4)."""
 
 import abc
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import diffrax
 import equinox as eqx
@@ -14,7 +14,7 @@ from pdejax._types import Depth, Field
 from pdejax.terms import AbstractTerm, Exchange, FieldArgs
 
 T = TypeVar("T")
-TERMS = ("interaction", "reaction", "diffusion", "stabilization")
+ROLES = ("interaction", "reaction", "diffusion", "stabilization")
 
 
 class AbstractEquation(eqx.Module):
@@ -37,8 +37,24 @@ class AbstractEquation(eqx.Module):
         """Sum of the linear decay rates the terms impose, per unit depth (see `AbstractTerm.damping`)."""
 
     @abc.abstractmethod
+    def linear_rate(self) -> Float[Array, ""]:
+        """The part of `damping` that holds at every state: without the γ/√ε of `SpatialNorm`, which holds near σ = 0 only."""
+
+    @abc.abstractmethod
+    def couples_neighbours(self, n: int) -> bool:
+        """Whether a term on `n` tokens is, or may be, a stiff operator along them."""
+
+    @abc.abstractmethod
     def check(self, shape: tuple[int, ...]) -> None:
         """Raise `ValueError` unless a state of this shape fits every term."""
+
+    @abc.abstractmethod
+    def describe(self) -> str:
+        """The terms in words: `attention + feed-forward`."""
+
+    def no_linear_part(self) -> str:
+        """Why no solver can take a linear part of this field apart."""
+        return f"a {type(self).__name__} has no linear part that one transform diagonalizes"
 
     def contributions(self, t: Depth, u: Array, args: FieldArgs | None = None) -> dict[str, Array]:
         """Each term's part of `∂u/∂t` by name; they sum to `equation(t, u, args)`."""
@@ -60,56 +76,167 @@ class AbstractEquation(eqx.Module):
 
 
 class MasterEquation(AbstractEquation):
-    r"""The master equation v2 (4), $\partial_t u = A(u) + R(u) + D(u) + S(u)$, from any subset of its terms.
+    r"""The master equation v2 (4), $\partial_t u = A(u) + R(u) + D(u) + S(u)$, from any number of terms.
 
-    - `interaction` A: `Attention`. `reaction` R: `FeedForward`. `diffusion` D: `Diffusion` or `EffectiveDiffusion`.
-      `stabilization` S: `SpatialNorm`, `LayerNormRelaxation` or `LinearDamping`.
+    `MasterEquation(attention, feed_forward, my_term)` names every term by its role: `interaction` A (`Attention`), `reaction` R
+    (`FeedForward`), `diffusion` D (`Diffusion`, `EffectiveDiffusion`), `stabilization` S (`SpatialNorm`, `LayerNormRelaxation`,
+    `LinearDamping`), any other by its class. By keyword a term gets the name you give it:
+    `MasterEquation(attention, hyper=HyperDiffusion(...))`. The papers' four stand first, in the papers' order; None is left out.
 
     `equation(t, u, args)` is a pure function of depth t (a scalar), field `u (n, d)` and `FieldArgs` or None, and returns
     `∂u/∂t (n, d)`. One sequence at a time: batches by `jax.vmap`. v1 (1) is the same equation with α inside A.
+    `equation["name"]` is a term; `equation.interaction`, `.reaction`, `.diffusion`, `.stabilization` are the papers' four, None
+    where absent.
 
-    Raises `TypeError` if something that is not a term is passed, `ValueError` if no term is given or `u` is not `(n, d)`.
+    Raises `TypeError` if something that is not a term is passed, `ValueError` if no term is given, two have one name, or `u` is
+    not `(n, d)`.
     """
 
-    interaction: AbstractTerm | None = None
-    reaction: AbstractTerm | None = None
-    diffusion: AbstractTerm | None = None
-    stabilization: AbstractTerm | None = None
+    terms: tuple[AbstractTerm, ...]
+    _names: tuple[str, ...] = eqx.field(static=True)
 
-    def __check_init__(self):
-        for name in TERMS:
-            term = getattr(self, name)
-            if term is not None and not isinstance(term, AbstractTerm):
+    def __init__(self, *terms: AbstractTerm | None, **named: AbstractTerm | None):
+        given: dict[str, AbstractTerm] = {}
+        for name, term in [(None, term) for term in terms] + list(named.items()):
+            if term is None:
+                continue
+            if not isinstance(term, AbstractTerm):
                 raise TypeError(
-                    f"MasterEquation: {name} is a {type(term).__name__}, not a term; pass an object from pdejax.terms."
+                    f"MasterEquation: {name or 'a term'} is a {type(term).__name__}, not a term; pass an object from "
+                    "pdejax.terms, or of a subclass of pdejax.terms.AbstractTerm."
                 )
-        if not self.names():
-            raise ValueError(f"MasterEquation: no term given; pass at least one of {TERMS}.")
+            name = name or term.role or type(term).__name__.lower()
+            if name in given:
+                raise ValueError(
+                    f"MasterEquation: two terms are called {name!r}; give one of them a name of its own, such as {name}_2=…."
+                )
+            given[name] = term
+        if not given:
+            raise ValueError(f"MasterEquation: no term given; pass at least one, such as one of {ROLES}.")
+        self._names = tuple(sorted(given, key=lambda name: ROLES.index(name) if name in ROLES else len(ROLES)))
+        self.terms = tuple(given[name] for name in self._names)
 
     def __call__(self, t: Depth, u: Field, args: FieldArgs | None = None) -> Field:
         _require_field(u.shape)
-        first, *rest = (term(t, u, args) for term in self._present())
+        first, *rest = (term(t, u, args) for term in self.terms)
         return sum(rest, start=first)
 
+    def __getitem__(self, name: str) -> AbstractTerm:
+        return self.terms[self._place(name)]
+
+    @property
+    def interaction(self) -> Any:
+        """The term of that name, A of v2 (4), or None."""
+        return self.get("interaction")
+
+    @property
+    def reaction(self) -> Any:
+        """The term of that name, R of v2 (4), or None."""
+        return self.get("reaction")
+
+    @property
+    def diffusion(self) -> Any:
+        """The term of that name, D of v2 (4), or None."""
+        return self.get("diffusion")
+
+    @property
+    def stabilization(self) -> Any:
+        """The term of that name, S of v2 (4), or None."""
+        return self.get("stabilization")
+
+    def get(self, name: str) -> AbstractTerm | None:
+        """The term of this name, or None."""
+        return self[name] if name in self._names else None
+
+    def items(self) -> tuple[tuple[str, AbstractTerm], ...]:
+        """Names and terms, in order."""
+        return tuple(zip(self._names, self.terms, strict=True))
+
     def names(self) -> tuple[str, ...]:
-        return tuple(name for name in TERMS if getattr(self, name) is not None)
+        return self._names
 
     def only(self, names: Sequence[str]) -> "MasterEquation":
-        unknown = [name for name in names if name not in self.names()]
-        if unknown:
-            raise ValueError(f"MasterEquation: no terms {unknown}; present are {self.names()}.")
-        return MasterEquation(**{name: getattr(self, name) for name in names})
+        for name in names:
+            self._place(name)
+        return MasterEquation(**{name: term for name, term in self.items() if name in names})
+
+    def replace(self, **changes: AbstractTerm | None) -> "MasterEquation":
+        """Another equation with some terms exchanged, added, or (None) left out."""
+        return MasterEquation(**dict(self.items()) | changes)
 
     def damping(self) -> Float[Array, ""]:
-        return sum((jnp.asarray(term.damping(), float) for term in self._present()), start=jnp.zeros(()))
+        return _rates(self.terms)
+
+    def linear_rate(self) -> Float[Array, ""]:
+        return _rates(term for term in self.terms if not term.state_dependent)
+
+    def couples_neighbours(self, n: int) -> bool:
+        def stiff(term: AbstractTerm) -> bool:
+            try:
+                part = term.linear(n)
+            except ValueError:  # a linear part that depends on the state
+                return True
+            return part is not None and part.operator is not None
+
+        return any(map(stiff, self.terms))
 
     def check(self, shape: tuple[int, ...]) -> None:
         _require_field(shape)
-        for term in self._present():
+        for term in self.terms:
             term.check(*shape)
 
-    def _present(self) -> list[AbstractTerm]:
-        return [getattr(self, name) for name in self.names()]
+    def describe(self) -> str:
+        return " + ".join(term.words() for term in self.terms)
+
+    def _place(self, name: str) -> int:
+        if name not in self._names:
+            raise ValueError(f"MasterEquation: there is no term {name!r}; present are {self._names}.")
+        return self._names.index(name)
+
+    def __repr__(self) -> str:
+        return f"∂u/∂t = {self.describe()}"
+
+
+class FunctionField(AbstractEquation):
+    """Any JAX function `f(t, u, args)` as a field of one term, on states of any shape."""
+
+    function: Callable[..., Any]
+
+    def __call__(self, t: Depth, u: Array, args: FieldArgs | None = None) -> Array:
+        du = self.function(t, u, args)
+        if getattr(du, "shape", None) != u.shape:
+            raise ValueError(
+                f"the field {_name_of(self.function)} gives {getattr(du, 'shape', type(du).__name__)} for a state of shape "
+                f"{u.shape}; it must return ∂u/∂t of the same shape."
+            )
+        return du
+
+    def names(self) -> tuple[str, ...]:
+        return ("field",)
+
+    def only(self, names: Sequence[str]) -> "FunctionField":
+        if tuple(names) != ("field",):
+            raise ValueError(f"a plain function is one term, 'field'; there are no terms {tuple(names)}.")
+        return self
+
+    def damping(self) -> Float[Array, ""]:
+        return jnp.zeros(())
+
+    def linear_rate(self) -> Float[Array, ""]:
+        return jnp.zeros(())
+
+    def couples_neighbours(self, n: int) -> bool:
+        del n
+        return False
+
+    def no_linear_part(self) -> str:
+        return "a plain function has no linear part that could be taken apart"
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        del shape
+
+    def describe(self) -> str:
+        return _name_of(self.function)
 
 
 class MultilayerEquation(AbstractEquation):
@@ -166,6 +293,19 @@ class MultilayerEquation(AbstractEquation):
         rate = jnp.max(eqx.filter_vmap(lambda layer: layer.damping())(self.layers))
         return rate if self.exchange is None else rate + jnp.max(jnp.linalg.norm(self.exchange.w, 2, axis=(-2, -1)))
 
+    def linear_rate(self) -> Float[Array, ""]:
+        rate = jnp.max(eqx.filter_vmap(lambda layer: layer.linear_rate())(self.layers))
+        return rate if self.exchange is None else rate + jnp.max(jnp.linalg.norm(self.exchange.w, 2, axis=(-2, -1)))
+
+    def couples_neighbours(self, n: int) -> bool:
+        return unstack(self.layers, 0).couples_neighbours(n)
+
+    def no_linear_part(self) -> str:
+        return "coupled layers have no common transform, so no linear part that one transform diagonalizes"
+
+    def describe(self) -> str:
+        return f"{self.size} coupled fields of {self.layers.describe()}{'' if self.exchange is None else ' + exchange'}"
+
     def check(self, shape: tuple[int, ...]) -> None:
         if len(shape) != 3 or shape[0] != self.size:
             raise ValueError(f"MultilayerEquation: the state must have shape ({self.size}, n, d), got {shape}.")
@@ -198,8 +338,43 @@ class _ExchangeOnly(AbstractEquation):
     def damping(self) -> Float[Array, ""]:
         return jnp.zeros(()) if self.exchange is None else jnp.max(jnp.linalg.norm(self.exchange.w, 2, axis=(-2, -1)))
 
+    def linear_rate(self) -> Float[Array, ""]:
+        return self.damping()
+
+    def couples_neighbours(self, n: int) -> bool:
+        del n
+        return False
+
     def check(self, shape: tuple[int, ...]) -> None:
         del shape
+
+    def describe(self) -> str:
+        return "exchange"
+
+
+def as_field(owner: str, field: Any) -> AbstractEquation:
+    """An equation as it is, any other function `f(t, u, args)` as a `FunctionField`; else `TypeError`, naming `owner`."""
+    if isinstance(field, AbstractEquation):
+        return field
+    if isinstance(field, type) or not callable(field):
+        what = f"the class {field.__name__}" if isinstance(field, type) else f"a {type(field).__name__}"
+        raise TypeError(
+            f"{owner}: field is {what}; give a MasterEquation, a DepthVarying, or a function f(t, u, args)."
+        )
+    if hasattr(field, "hidden_states"):
+        raise TypeError(
+            f"{owner}: field is a {type(field).__name__}, a whole model; pdejax.lift(model) gives its field, solver and step."
+        )
+    return FunctionField(field)
+
+
+def _name_of(function: Any) -> str:
+    name = getattr(function, "__name__", type(function).__name__)
+    return "a function" if name == "<lambda>" else name
+
+
+def _rates(terms: Iterable[AbstractTerm]) -> Float[Array, ""]:
+    return sum((jnp.asarray(term.damping(), float) for term in terms), start=jnp.zeros(()))
 
 
 def stack(modules: Sequence[T]) -> T:

@@ -1,46 +1,41 @@
-"""The stiff linear part of a master equation, for solvers that take it exactly or implicitly."""
+"""The stiff linear part of a field, for solvers that take it exactly or implicitly."""
+
+import functools
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from pdejax._depth import DepthVarying
-from pdejax._equation import AbstractEquation, MasterEquation, MultilayerEquation
+from pdejax._equation import AbstractEquation, MasterEquation
 from pdejax._types import Depth, Field
-from pdejax.solvers import AbstractLinearOperator, DiagonalizableOperator, Grid, TridiagonalOperator
-from pdejax.terms import (
-    AbstractTerm,
-    Attention,
-    Diffusion,
-    EffectiveDiffusion,
-    FeedForward,
-    FieldArgs,
-    LayerNormRelaxation,
-    LinearDamping,
-    SpatialNorm,
-)
+from pdejax.solvers import AbstractLinearOperator, DiagonalizableOperator, Grid
+from pdejax.terms import AbstractTerm, FieldArgs
 
 
 class Remainder(eqx.Module):
-    """The field without its linear part: the other terms, their leaks given back."""
+    """The field without its linear part: the terms that have more than one, with what was taken of them given back."""
 
     terms: tuple[AbstractTerm, ...]
-    leak: Array | None
+    operators: tuple[AbstractLinearOperator, ...]
+    rate: Array | None
 
     def __call__(self, t: Depth, u: Field, args: FieldArgs | None = None) -> Field:
         out = jnp.zeros_like(u)
         for term in self.terms:
             out = out + term(t, u, args)
-        return out if self.leak is None else out + self.leak.astype(u.dtype) * u
+        for operator in self.operators:
+            out = out - operator(t, u, args)
+        return out if self.rate is None else out + self.rate.astype(u.dtype) * u
 
 
 def split_linear(
     equation: AbstractEquation, n: int, args: FieldArgs | None = None
 ) -> tuple[AbstractLinearOperator, Remainder]:
-    r"""The master equation as $\partial_t u = Lu + N(t, u)$ on fields of `n` tokens.
+    r"""The field as $\partial_t u = Lu + N(t, u)$ on `n` tokens, from what its terms say of themselves (`AbstractTerm.linear`).
 
-    L holds the constant diffusion, the linear damping −γu, the leaks −αu of attention and feed-forward, and the −γu of
-    a LayerNorm relaxation (scalar γ); N is what remains. `L(t, u, args) + N(t, u, args)` equals the equation to rounding.
+    L holds the constant diffusion, the linear damping −γu, the leaks −αu of attention and feed-forward, the −γu of a
+    LayerNorm relaxation (scalar γ), and the linear part of any other term; N is what remains. `L(t, u, args) + N(t, u, args)`
+    equals the field to rounding.
 
     Without a padding mask L is a `DiagonalizableOperator`; with one, a `TridiagonalOperator`, because no flux crosses
     the faces of padded tokens. A field without diffusion gets D = 0.
@@ -49,64 +44,36 @@ def split_linear(
     weights that vary within a step, a diffusivity that depends on the state or is a matrix that is not symmetric,
     a matrix with a mask, or one token.
     """
-    equation = _at_one_depth(equation)
     mask = None if args is None else args.mask
-    diffusion = equation.diffusion
-    if isinstance(diffusion, EffectiveDiffusion):
-        raise ValueError(
-            "the effective diffusion of v2 (8) depends on the state: no solver can take it exactly. Use solver='rkc2' or "
-            "'rock2', which need no structure."
-        )
-    rate, rest = _take_rates(equation)
-    shift = None if rate is None else -rate
-    if diffusion is None:
+    whole: list[AbstractLinearOperator] = []
+    returned: list[AbstractLinearOperator] = []
+    terms: list[AbstractTerm] = []
+    rate = leak = None
+    for term in one_depth(equation).terms:
+        part = term.linear(n, mask)
+        if part is None or not part.whole:
+            terms.append(term)
+        if part is None:
+            continue
+        if part.operator is not None:
+            (whole if part.whole else returned).append(part.operator)
+        if part.rate is not None:
+            rate = _sum(rate, part.rate)
+            leak = leak if part.whole else _sum(leak, part.rate)
+    operators = [*whole, *returned]
+    if not operators:
         if n < 2:
             raise ValueError("a field of one token has no diffusion to take exactly: use an explicit solver.")
-        return DiagonalizableOperator(Grid(n), 0.0, shift), rest
-    assert isinstance(diffusion, Diffusion)
-    d = diffusion.diffusivity
-    if mask is None:
-        return DiagonalizableOperator(diffusion.grid, d, shift), rest
-    if d.ndim == 2:
-        raise ValueError(
-            "a diffusivity matrix with a padding mask has no fast solve: leave the padding out of the field, give one "
-            "diffusivity per feature, or use solver='rkc2'."
-        )
-    grid = diffusion.grid
-    coefficient = jnp.broadcast_to(d, (grid.n,)) if d.ndim == 0 else jnp.broadcast_to(d[None], (grid.n, d.shape[0]))
-    return TridiagonalOperator(grid, coefficient, mask, shift), rest
+        operators = [DiagonalizableOperator(Grid(n), 0.0)]
+    operator = functools.reduce(lambda a, b: a.plus(b), operators)
+    return operator if rate is None else operator.shifted(-rate), Remainder(tuple(terms), tuple(returned), leak)
 
 
-def _at_one_depth(equation: AbstractEquation) -> MasterEquation:
+def one_depth(equation: AbstractEquation) -> MasterEquation:
+    """The equation, if its linear part is the same throughout a step; else `ValueError`."""
     if isinstance(equation, MasterEquation):
         return equation
-    if isinstance(equation, DepthVarying):
-        raise ValueError(
-            f"weights of kind {equation.kind!r} vary within a step, and with them the linear part. Piecewise-constant weights "
-            "are taken layer by layer; for smooth ones use solver='rkc2' or 'tsit5'."
-        )
-    raise ValueError(
-        f"a {type(equation).__name__} has no linear part that one transform diagonalizes: use solver='rkc2' or 'tsit5'."
-    )
-
-
-def _take_rates(equation: MasterEquation) -> tuple[Array | None, Remainder]:
-    """The sum of the linear decay rates, and the equation without them and without diffusion."""
-    damping = leak = None
-    rest: list[AbstractTerm] = []
-    for name in equation.names():
-        term = getattr(equation, name)
-        if isinstance(term, Diffusion):
-            continue
-        if isinstance(term, LinearDamping) and term.gamma.ndim == 0:
-            damping = term.gamma
-            continue
-        rest.append(term)
-        if isinstance(term, Attention | FeedForward) and term.leak:
-            leak = _sum(leak, term.strength)
-        elif isinstance(term, LayerNormRelaxation) and term.gamma.ndim == 0:
-            leak = _sum(leak, term.gamma)
-    return (damping if leak is None else _sum(damping, leak)), Remainder(tuple(rest), leak)
+    raise ValueError(f"{equation.no_linear_part()}: use solver='rkc2' or 'tsit5'.")
 
 
 def _sum(a: Array | None, b: Array) -> Array:
@@ -115,24 +82,3 @@ def _sum(a: Array | None, b: Array) -> Array:
         return b
     kind = jnp.promote_types(a.dtype, b.dtype)
     return a.astype(kind) + b.astype(kind)
-
-
-def linear_rate(equation: AbstractEquation) -> Array:
-    """The largest decay rate of the linear part: diffusion 4D/Δx², linear damping and leaks, per unit depth.
-
-    Unlike `equation.damping()` it counts no rate that depends on the state, such as the γ/√ε of `SpatialNorm`, which
-    holds near σ = 0 only.
-    """
-    names = [
-        name
-        for name in equation.names()
-        if not isinstance(getattr(_layers(equation), name, None), EffectiveDiffusion | SpatialNorm)
-    ]
-    return equation.only(names).damping() if names else jnp.zeros(())
-
-
-def _layers(equation: AbstractEquation) -> AbstractEquation:
-    """What carries the terms as attributes."""
-    if isinstance(equation, DepthVarying):
-        return equation.stacked
-    return equation.layers if isinstance(equation, MultilayerEquation) else equation

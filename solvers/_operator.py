@@ -44,12 +44,21 @@ class AbstractLinearOperator(eqx.Module):
     def check(self, shape: tuple[int, ...]) -> None:
         """Raise `ValueError` unless L acts on a state of this shape."""
 
+    @abc.abstractmethod
+    def shifted(self, rate: Shaped[ArrayLike, ""]) -> "AbstractLinearOperator":
+        """L + rate·I."""
+
+    @abc.abstractmethod
+    def plus(self, other: "AbstractLinearOperator") -> "AbstractLinearOperator":
+        """The sum with another operator of the same kind and grid. Raises `ValueError` for any other."""
+
 
 class DiagonalizableOperator(AbstractLinearOperator):
-    r"""$L u = (\nabla_h^2 u) D^\top + u M^\top$: diffusion and a constant linear reaction, diagonal in mode space.
+    r"""$L u = (\nabla_h^2 u) D^\top + s(\nabla_h^2)u + u M^\top$: diffusion, any other symbol, and a constant linear
+    reaction, diagonal in mode space.
 
     $\nabla_h^2$ is the [`Laplacian`][pdejax.solvers.Laplacian] of the grid. A fast transform along the tokens and a
-    rotation of the features make L diagonal, with the eigenvalues λ_k D_j + M_j, so that any function f(L) costs
+    rotation of the features make L diagonal, with the eigenvalues λ_k D_j + s_k + M_j, so that any function f(L) costs
     O(n d log n), and O(n d²) more if D or M is a matrix.
 
     **Arguments:**
@@ -60,6 +69,8 @@ class DiagonalizableOperator(AbstractLinearOperator):
         equation of a complex field). Diffusivities below 0 are backward heat equations and are refused.
     - `matrix` M, per unit depth: None, a scalar (−γ for damping, −c for a leak), `(d,)`, or a symmetric `(d, d)`, of any
         sign. It must commute with D.
+    - `symbol` s, per unit depth: None, or `(n,)` real eigenvalues of another operator on the tokens that has the same modes,
+        in the order of `Laplacian(grid).eigenvalues()`: hyper-diffusion −κ∂⁴ is `-kappa * Laplacian(grid).eigenvalues() ** 2`.
 
     Values that are traced cannot be checked: symmetry and commutation are then assumed. Gradients with respect
     to a `(d, d)` matrix pass through its eigenvectors, and are NaN where eigenvalues repeat.
@@ -76,9 +87,11 @@ class DiagonalizableOperator(AbstractLinearOperator):
     rates: Array
     shifts: Array | None
     basis: Array | None
+    symbol: Array | None
 
-    def __init__(self, grid: Grid, diffusivity: Any, matrix: Any = None):
+    def __init__(self, grid: Grid, diffusivity: Any = 0.0, matrix: Any = None, symbol: Any = None):
         check_diffusible(grid)
+        self.symbol = None if symbol is None else _symbol(grid, symbol)
         d = _coefficient("diffusivity", diffusivity)
         m = None if matrix is None else _coefficient("matrix", matrix)
         widths = {a.shape[-1] for a in (d, m) if a is not None and a.ndim > 0}
@@ -100,6 +113,10 @@ class DiagonalizableOperator(AbstractLinearOperator):
         del t, args
         self.check(u.shape)
         out = _act(self.diffusivity, on_parts(Laplacian(self.grid), u))
+        if self.symbol is not None:
+            modes = Modes(self.grid.boundary, None)
+            symbol = like(self.symbol[:, None], jnp.finfo(u.dtype).dtype)
+            out = out + modes.back(times(symbol, modes.to(u))).astype(out.dtype)
         if self.matrix is None:
             return out
         more = _act(self.matrix, u)
@@ -122,13 +139,15 @@ class DiagonalizableOperator(AbstractLinearOperator):
         return self.modes.back(coefficients)
 
     def eigenvalues(self, dtype: Any = None) -> Inexact[Array, "n #d"]:
-        """λ_k D_j + M_j in the order of `to_modes`, shape (n, d), or (n, 1) where all features share them.
+        """λ_k D_j + s_k + M_j in the order of `to_modes`, shape (n, d), or (n, 1) where all features share them.
 
         Real, or complex if D or M is; of the precision of `dtype` (default: that of the grid).
         """
         laplacian = Laplacian(self.grid).eigenvalues(dtype)[:, None]
         rates = like(jnp.atleast_1d(self.rates)[None], laplacian.dtype)
         values = times(laplacian, rates)
+        if self.symbol is not None:
+            values = values + like(self.symbol[:, None], jnp.finfo(values.dtype).dtype).astype(values.dtype)
         if self.shifts is None:
             return values
         shifts = like(jnp.atleast_1d(self.shifts)[None], laplacian.dtype)
@@ -147,8 +166,21 @@ class DiagonalizableOperator(AbstractLinearOperator):
     def solve(self, scale: Any, rhs: Num[Array, "n d"]) -> Num[Array, "n d"]:
         return self.apply(lambda z: 1.0 / (1.0 - z), scale, rhs)
 
+    def shifted(self, rate: Any) -> "DiagonalizableOperator":
+        rate = jnp.asarray(rate)
+        matrix = rate if self.matrix is None else _added(self.matrix, rate)
+        return DiagonalizableOperator(self.grid, self.diffusivity, matrix, self.symbol)
+
+    def plus(self, other: AbstractLinearOperator) -> "DiagonalizableOperator":
+        _same_kind(self, other)
+        assert isinstance(other, DiagonalizableOperator)
+        parts = ((self.diffusivity, other.diffusivity), (self.matrix, other.matrix), (self.symbol, other.symbol))
+        return DiagonalizableOperator(
+            self.grid, *(b if a is None else a if b is None else _added(a, b) for a, b in parts)
+        )
+
     def spectral_radius(self) -> Inexact[Array, ""]:
-        """max |λ_k D_j + M_j|, exact."""
+        """max |λ_k D_j + s_k + M_j|, exact."""
         return jnp.max(jnp.abs(self.eigenvalues()))
 
     def check(self, shape: tuple[int, ...]) -> None:
@@ -223,6 +255,29 @@ class TridiagonalOperator(AbstractLinearOperator):
         one = _solve_cyclic if self.grid.boundary == "periodic" else _solve_tridiagonal
         one = jax.vmap(one, in_axes=(columns or None, 1 if faces.ndim == 2 else None, 1), out_axes=1)
         return one(1.0 - s * diagonal, -s * faces, rhs.astype(kind)).astype(rhs.dtype)
+
+    def shifted(self, rate: Any) -> "TridiagonalOperator":
+        rate = jnp.asarray(rate)
+        shift = rate if self.shift is None else _added(self.shift, rate)
+        return TridiagonalOperator(self.grid, self.coefficient, self.mask, shift)
+
+    def plus(self, other: AbstractLinearOperator) -> "TridiagonalOperator":
+        _same_kind(self, other)
+        assert isinstance(other, TridiagonalOperator)
+        if (self.mask is None) != (other.mask is None):
+            raise ValueError("two linear parts with and without a mask have no common solve; use 'rkc2' or 'tsit5'.")
+        a, b = (
+            c[:, None] if c.ndim < max(self.coefficient.ndim, other.coefficient.ndim) else c
+            for c in (self.coefficient, other.coefficient)
+        )
+        shift = (
+            self.shift
+            if other.shift is None
+            else other.shift
+            if self.shift is None
+            else _added(self.shift, other.shift)
+        )
+        return TridiagonalOperator(self.grid, a + b, self.mask, shift)
 
     def spectral_radius(self) -> Inexact[Array, ""]:
         """Gershgorin's bound max_i (|l_ii| + Σ_j |l_ij|), which is 4D/dx² + |c| for constant D and c ≤ 0."""
@@ -335,6 +390,40 @@ def _coefficient(name: str, value: Any) -> Array:
             "nonlinear rest, or use a stabilized explicit solver."
         )
     return a
+
+
+def _symbol(grid: Grid, value: Any) -> Array:
+    """Eigenvalues `(n,)`, one per mode of the grid."""
+    found = _inexact("symbol", value)
+    if found.shape != (grid.n,) or jnp.iscomplexobj(found):
+        raise ValueError(
+            f"symbol has shape {found.shape}; it must be ({grid.n},) real eigenvalues, one per mode of the grid."
+        )
+    if not isinstance(found, Tracer) and not np.isfinite(np.asarray(found)).all():
+        raise ValueError("symbol has NaN or infinite entries.")
+    return found
+
+
+def _added(a: Array, b: Array) -> Array:
+    """The sum of two coefficients, each a scalar, `(d,)` or `(d, d)`, in the wider type."""
+    kind = np.promote_types(a.dtype, b.dtype)
+    a, b = a.astype(kind), b.astype(kind)
+    if {a.ndim, b.ndim} == {0, 2} or {a.ndim, b.ndim} == {1, 2}:
+        matrix, other = (a, b) if a.ndim == 2 else (b, a)
+        return matrix + jnp.diag(jnp.broadcast_to(other, matrix.shape[:1]))
+    return a + b
+
+
+def _same_kind(a: AbstractLinearOperator, b: AbstractLinearOperator) -> None:
+    one, two = a.grid, b.grid  # pyright: ignore[reportAttributeAccessIssue]
+    same = type(a) is type(b) and (one.n, one.boundary) == (two.n, two.boundary)
+    lengths = (one.length, two.length)
+    known = not any(isinstance(x, Tracer) for x in lengths)
+    if not same or (known and float(lengths[0]) != float(lengths[1])):
+        raise ValueError(
+            f"the linear parts of two terms, a {type(a).__name__} and a {type(b).__name__}, have no common transform on one "
+            "grid: build both on the same grid, or use solver='rkc2' or 'tsit5'."
+        )
 
 
 def _rounding(a: np.ndarray) -> float:

@@ -47,8 +47,8 @@ def few_memory_maps():
 @pytest.fixture(autouse=True)
 def own_errors(request):
     """No runtime type checker in tests that expect an error: it must be the library's own, which users get."""
-    expects = "pytest.raises" in inspect.getsource(request.function)
-    jaxtyping.config.update("jaxtyping_disable", expects)
+    expects = "pytest.raises" in inspect.getsource(request.function) or request.node.get_closest_marker("bad_input")
+    jaxtyping.config.update("jaxtyping_disable", bool(expects))
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
 

@@ -15,9 +15,9 @@ from pdejax import (
     MultilayerEquation,
     Transformer,
     lift,
-    native_solver,
     simulate,
 )
+from pdejax._discretization import Discretization
 from pdejax.solvers import Euler, Grid, Retract
 from pdejax.terms import (
     Attention,
@@ -79,7 +79,7 @@ def derivatives(point, v, loss, forward=None, reverse=None):
 
 
 def plain():
-    return (master(), field()), lambda p: simulate(p[0], p[1], t1=1.0, steps=6, solver="rk4")
+    return (master(), field()), lambda p: simulate(Discretization(p[0], "rk4", t1=1.0, steps=6), p[1])
 
 
 def smooth_strang():
@@ -87,7 +87,7 @@ def smooth_strang():
     layers = [master(seed, leak=True) for seed in range(3)]
     varying = DepthVarying.from_layers(layers, 1.0, "cubic")
     return (varying, field()), lambda p: simulate(
-        p[0], p[1], t1=1.0, steps=5, solver="strang", save=[0.0, 0.2, 0.5, 1.0]
+        Discretization(p[0], "strang", t1=1.0, steps=5), p[1], save=[0.0, 0.2, 0.5, 1.0]
     )
 
 
@@ -102,7 +102,7 @@ def diffusive():
         return {"energy": jnp.sum(jnp.where(args.mask[:, None], u, 0) ** 2), "first": u[0]}
 
     return (equation, field()), lambda p: simulate(
-        p[0], p[1], t1=0.5, steps=6, solver="tsit5", save="steps", reduce=energy, mask=mask
+        Discretization(p[0], "tsit5", t1=0.5, steps=6), p[1], save="steps", reduce=energy, mask=mask
     )
 
 
@@ -110,8 +110,8 @@ def post_norm():
     """A lifted post-LN model: layers, Lie–Trotter, and retractions whose weights sit in the solver."""
     sizes = {"dim": D, "heads": 2, "layers": 3, "ffn": 5, "norm": "post", "dtype": "float64", "param_dtype": "float64"}
     model = Transformer(Architecture(vocab=7, **sizes), rngs=nnx.Rngs(0))
-    point = (lift(model), native_solver(model), field())
-    return point, lambda p: simulate(p[0], p[2], t1=3.0, steps=6, solver=p[1])
+    point = (lift(model).field, lift(model).solver, field())
+    return point, lambda p: simulate(Discretization(p[0], p[1], t1=3.0, steps=6), p[2])
 
 
 CASES = {case.__name__: case for case in (plain, smooth_strang, diffusive, post_norm)}
@@ -133,7 +133,7 @@ def test_closed_forms():
 
     def run(u0, gamma, t1):
         equation = MasterEquation(stabilization=LinearDamping(gamma))
-        return simulate(equation, u0, t1=t1, steps=n, solver="euler", save="steps").us[:, 0, 0]
+        return simulate(Discretization(equation, "euler", t1=t1, steps=n), u0, save="steps").us[:, 0, 0]
 
     point = (jnp.full((1, 1), 2.0), jnp.asarray(gamma), jnp.asarray(t1))
     k, q = np.arange(n + 1), 1 - gamma * t1 / n
@@ -167,7 +167,7 @@ def test_parameters_inside_source_and_reduce():
         equation = MasterEquation(
             reaction=eqx.tree_at(lambda m: m.source, silent, Ramp(a), is_leaf=lambda x: x is None)
         )
-        run = simulate(equation, jnp.zeros((N, D)), t1=3.0, steps=2, solver="midpoint", reduce=Scaled(b))
+        run = simulate(Discretization(equation, "midpoint", t1=3.0, steps=2), jnp.zeros((N, D)), reduce=Scaled(b))
         return run.us[0]
 
     a, b = jnp.asarray(0.7), jnp.asarray(-2.0)
@@ -180,7 +180,7 @@ def test_implicit_fixed_steps():
 
     def end(gamma):
         equation = MasterEquation(stabilization=LinearDamping(gamma))
-        return simulate(equation, jnp.ones((1, 1)), t1=1.0, steps=16, solver="kvaerno5").us[0, 0, 0]
+        return simulate(Discretization(equation, "kvaerno5", t1=1.0, steps=16), jnp.ones((1, 1))).us[0, 0, 0]
 
     gamma = jnp.asarray(3.0)
     assert float(jax.grad(end)(gamma)) == pytest.approx(-np.exp(-3.0), rel=1e-6)
@@ -191,7 +191,7 @@ def test_coupled_layers():
     layers = [MasterEquation(reaction=master(seed).reaction) for seed in (0, 1)]
     point = (MultilayerEquation(layers, [Exchange(D, key=jax.random.key(4))]), field(5, (2, N, D)))
     difference, forward, reverse = derivatives(
-        point, direction(point), lambda p: functional(simulate(p[0], p[1], t1=0.5, steps=3, solver="euler"))
+        point, direction(point), lambda p: functional(simulate(Discretization(p[0], "euler", t1=0.5, steps=3), p[1]))
     )
     assert float(forward) == pytest.approx(float(difference), rel=1e-6)
     assert float(reverse) == pytest.approx(float(forward), rel=1e-11)
@@ -202,7 +202,7 @@ def test_second_order():
     equation = master()
 
     def loss(u0):
-        return functional(simulate(equation, u0, t1=1.0, steps=3, solver="rk4", save=[0.4, 1.0]))
+        return functional(simulate(Discretization(equation, "rk4", t1=1.0, steps=3), u0, save=[0.4, 1.0]))
 
     u, v = field(), field(7)
     gradients = jax.jit(jax.vmap(jax.grad(loss)))(jnp.stack([u + STEP * v, u - STEP * v, u]))
@@ -217,7 +217,9 @@ def test_gradient_passes_through_what_does_not_diverge():
 
     def loss(gamma):
         equation = MasterEquation(stabilization=LinearDamping(gamma))
-        run = simulate(equation, jnp.ones((1, 1)), t1=10.0, steps=20, solver="euler", save="steps", blowup=10.0)
+        run = simulate(
+            Discretization(equation, "euler", t1=10.0, steps=20), jnp.ones((1, 1)), save="steps", blowup=10.0
+        )
         return run.us[1, 0, 0], (run.diverged, run.blowup_time)
 
     (_, (diverged, time)), gradient = jax.value_and_grad(loss, has_aux=True)(jnp.asarray(6.0))
@@ -238,7 +240,7 @@ def test_adaptive_steps_in_both_modes():
     """Reverse mode by default, forward mode on request, to the accuracy of the tolerance."""
 
     def loss(p, adjoint=None):
-        run = simulate(p[0], p[1], t1=1.0, rtol=1e-11, atol=1e-11, save=[0.5, 1.0], adjoint=adjoint)
+        run = simulate(Discretization(p[0], t1=1.0, rtol=1e-11, atol=1e-11, adjoint=adjoint), p[1], save=[0.5, 1.0])
         return functional(run)
 
     point = (reaction(), field())
@@ -252,7 +254,7 @@ def test_named_adjoints_with_fixed_steps():
     """Direct in both modes, also for the Runge–Kutta steps inside a splitting; recursive and forward as named."""
 
     def loss(p, adjoint=None):
-        return functional(simulate(p[0], p[1], t1=1.0, steps=4, solver="strang", adjoint=adjoint))
+        return functional(simulate(Discretization(p[0], "strang", t1=1.0, steps=4, adjoint=adjoint), p[1]))
 
     point = (reaction(), field())
     v = direction(point)
@@ -267,7 +269,8 @@ def test_backsolve_on_a_field_without_damping():
     """It solves the adjoint equation anew, so it agrees to the scheme's error; depths and reductions included."""
 
     def loss(p, adjoint=None, **options):
-        run = simulate(*p, t1=1.0, save=[0.25, 1.0], reduce=lambda t, u, args: jnp.sin(u), adjoint=adjoint, **options)
+        d = Discretization(p[0], t1=1.0, adjoint=adjoint, **options)
+        run = simulate(d, p[1], save=[0.25, 1.0], reduce=lambda t, u, args: jnp.sin(u))
         return functional(run)
 
     point = (MasterEquation(reaction=master().reaction), field())
@@ -286,7 +289,7 @@ def test_backsolve_is_refused_where_it_would_be_wrong(getkey):
     emergent = EffectiveDiffusion(grid, parts.interaction, parts.reaction, jnp.zeros((N, D)))
 
     def run(equation, t1=10.0, **options):
-        return simulate(equation, u, t1=t1, steps=4, adjoint="backsolve", **options)
+        return simulate(Discretization(equation, t1=t1, steps=4, adjoint="backsolve", **options), u)
 
     for equation in (
         MasterEquation(reaction=parts.reaction, diffusion=Diffusion(grid, 0.01)),
@@ -320,7 +323,7 @@ def test_implicit_explicit_solvers_with_a_mask():
     u, direction, mask = jax.random.normal(keys[1], (6, 4)), jax.random.normal(keys[2], (6, 4)), jnp.arange(6) < 4
 
     def loss(u):
-        return jnp.sum(jnp.sin(simulate(equation, u, t1=1.0, steps=3, solver="ars222", mask=mask).us[-1])[:4])
+        return jnp.sum(jnp.sin(simulate(Discretization(equation, "ars222", t1=1.0, steps=3), u, mask=mask).us[-1])[:4])
 
     step = 1e-5
     slope = (loss(u + step * direction) - loss(u - step * direction)) / (2 * step)

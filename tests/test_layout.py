@@ -27,9 +27,10 @@ LAYERS = (
     ("pdejax.terms",),
     ("pdejax._equation",),
     ("pdejax._depth",),
-    ("pdejax._trajectory", "pdejax._linear"),
+    ("pdejax._trajectory", "pdejax._linear", "pdejax._choose"),
+    ("pdejax._discretization",),
     ("pdejax._integrate",),
-    ("pdejax._plan", "pdejax._start", "pdejax._choose"),
+    ("pdejax._plan", "pdejax._start"),
     ("pdejax._simulate",),
     ("pdejax.models", "pdejax.data"),
     ("pdejax.analysis",),
@@ -41,13 +42,13 @@ LAYERS = (
 )
 # fmt: off
 PUBLIC = [
-    "Architecture", "Attention", "DepthVarying", "Diffusion", "DivergenceError", "EffectiveDiffusion", "Exchange", "FeedForward",
-    "FieldArgs", "Figure", "Grid", "Laplacian", "LayerNorm", "LayerNormRelaxation", "LayerStack", "LinearDamping",
-    "MasterEquation", "MultilayerEquation", "MultilayerSimulator", "MultilayerSimulatorConfig", "RMSNorm", "Simulator",
-    "SimulatorConfig", "SpatialNorm", "SphereProjection", "Stats", "Trajectory", "Transformer",
-    "analysis", "bootstrap", "data", "exact", "iid", "lift", "load_model", "models", "native_solver",
-    "over_seeds", "pair", "plot", "runs",
-    "save_model", "simulate", "smooth_random", "solvers", "studies", "terms", "training",
+    "Architecture", "Attention", "DepthVarying", "Diffusion", "Discretization", "DivergenceError",
+    "EffectiveDiffusion", "Exchange", "FeedForward", "FieldArgs", "Figure", "Grid", "Laplacian", "LayerNorm",
+    "LayerNormRelaxation", "LayerStack", "LinearDamping", "MasterEquation", "MultilayerEquation",
+    "MultilayerSimulator", "MultilayerSimulatorConfig", "RMSNorm", "Simulator", "SimulatorConfig", "SpatialNorm",
+    "SphereProjection", "Stats", "Trajectory", "Transformer", "analysis", "bootstrap", "data", "exact", "iid", "lift",
+    "load_model", "models", "over_seeds", "pair", "plot", "runs", "save_model", "simulate", "smooth_random",
+    "solvers", "studies", "terms", "training",
 ]
 # fmt: on
 

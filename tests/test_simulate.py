@@ -8,6 +8,7 @@ import pytest
 from simulate_twin import T1, D, N, Tally, distance, field, master, numpy_cosine_field, numpy_field, scipy_solve
 
 from pdejax import DepthVarying, MasterEquation, simulate, smooth_random
+from pdejax._discretization import Discretization
 from pdejax.terms import FeedForward, LinearDamping
 
 # --- Orders, one trace, and counts, from the same runs ------------------------------------------------------
@@ -34,7 +35,7 @@ def sweep(smooth):
     for solver in ORDERS:
         for steps in STEPS:
             before = tally.traced, tally.evaluated
-            run = simulate(varying, u0, t1=T1, steps=steps, solver=solver, save="end")
+            run = simulate(Discretization(varying, solver, t1=T1, steps=steps), u0, save="end")
             end = np.asarray(run.us[0])
             counted = tally.evaluated - before[1]
             results[solver, steps] = (
@@ -87,14 +88,14 @@ def test_start_at_another_depth(smooth):
     """t0 ≠ 0: the weights are those of the actual depth, and two halves make a whole."""
     tally, varying, u0, _ = smooth
     f = numpy_cosine_field(varying)
-    simulate(varying, u0, t1=T1, steps=20, solver="rk4", save="end")
+    simulate(Discretization(varying, "rk4", t1=T1, steps=20), u0, save="end")
     traced = tally.traced
-    late = simulate(varying, u0, t0=0.4, t1=1.1, steps=64, solver="rk4", save="end")
+    late = simulate(Discretization(varying, "rk4", t0=0.4, t1=1.1, steps=64), u0, save="end")
     assert distance(late.us[0], scipy_solve(f, u0, 1.1, 0.4)[0]) < 1e-8
     np.testing.assert_allclose(late.ts, [1.1])
-    first = simulate(varying, u0, t1=0.6, steps=8, solver="rk4")
-    second = simulate(varying, first.us[-1], t0=0.6, t1=T1, steps=12, solver="rk4")
-    whole = simulate(varying, u0, t1=T1, steps=20, solver="rk4")
+    first = simulate(Discretization(varying, "rk4", t1=0.6, steps=8), u0)
+    second = simulate(Discretization(varying, "rk4", t0=0.6, t1=T1, steps=12), first.us[-1])
+    whole = simulate(Discretization(varying, "rk4", t1=T1, steps=20), u0)
     np.testing.assert_allclose(second.us, whole.us, rtol=1e-12, atol=1e-13)
     assert tally.traced == traced  # t0 and t1 are traced as well
 
@@ -105,7 +106,7 @@ def test_adaptive_reaches_its_tolerance(smooth):
     traced = None
     for tolerance in (1e-4, 1e-7, 1e-10):
         before = tally.evaluated
-        run = simulate(varying, u0, t1=T1, rtol=tolerance, atol=tolerance)
+        run = simulate(Discretization(varying, t1=T1, rtol=tolerance, atol=tolerance), u0)
         errors.append(distance(run.us[-1], exact))
         counted = tally.evaluated - before
         assert counted == 2 * int(run.stats.evaluations)
@@ -128,7 +129,7 @@ def test_order_off_the_grid_and_one_trace(smooth):
     exact = scipy_solve(numpy_cosine_field(varying), u0, T1, ts=unique)[copies]
     errors, traced = {}, []
     for steps in STEPS:
-        run = simulate(varying, u0, t1=T1, steps=steps, solver="rk4", save=depths)
+        run = simulate(Discretization(varying, "rk4", t1=T1, steps=steps), u0, save=depths)
         np.testing.assert_array_equal(run.ts, depths)
         np.testing.assert_array_equal(run.us[0], u0)
         # The mean over many depths: at one of them the error depends on where in its step it lies.
@@ -138,14 +139,14 @@ def test_order_off_the_grid_and_one_trace(smooth):
     measured = np.array([errors[steps] for steps in (32, 64, 128)])
     assert measured.min() > 1e-12
     np.testing.assert_allclose(np.log2(measured[:-1] / measured[1:]), 4, atol=0.15)
-    end = simulate(varying, u0, t1=T1, steps=128, solver="rk4", save="end").us[0]
+    end = simulate(Discretization(varying, "rk4", t1=T1, steps=128), u0, save="end").us[0]
     np.testing.assert_allclose(run.us[-1], end, rtol=1e-12)
 
 
 def test_layers_of_smooth_weights(smooth):
     """Smooth weights are integrated in one go, but the depths that divide them into layers can still be asked for."""
     _, varying, u0, _ = smooth
-    run = simulate(varying, u0, t1=T1, steps=64, solver="rk4", save="layers")
+    run = simulate(Discretization(varying, "rk4", t1=T1, steps=64), u0, save="layers")
     np.testing.assert_allclose(run.ts, np.linspace(0, T1, varying.size + 1))
     assert distance(run.us, scipy_solve(numpy_cosine_field(varying), u0, T1, ts=run.ts)) < 1e-7
 
@@ -159,7 +160,8 @@ def test_relu_caps_rk4_at_order_two():
     exact = np.expm1(1.0 - a)
     errors = [
         distance(
-            simulate(MasterEquation(reaction=reaction), jnp.asarray(-a), t1=1.0, steps=n, solver="rk4").us[0], exact
+            simulate(Discretization(MasterEquation(reaction=reaction), "rk4", t1=1.0, steps=n), jnp.asarray(-a)).us[0],
+            exact,
         )
         for n in (16, 32, 64, 128)
     ]
@@ -197,7 +199,7 @@ def test_layer_by_layer_keeps_order_four(layered):
     reference = exact(field(), depths)
     errors, traced = [], []
     for steps in (24, 48, 96):
-        run = simulate(equation, field(), t1=T1, steps=steps, solver="rk4", save=depths)
+        run = simulate(Discretization(equation, "rk4", t1=T1, steps=steps), field(), save=depths)
         assert int(run.stats.steps) == steps and int(run.stats.evaluations) == 4 * steps
         errors.append(distance(run.us, reference))
         traced.append(layers[0].interaction.tally.traced)
@@ -219,19 +221,19 @@ def euler_by_layers(layers, u, steps):
 def test_layers_are_the_default_and_part_of_the_depth(layered):
     equation, layers, _ = layered
     states = euler_by_layers(layers, field(), 2)
-    run = simulate(equation, field(), t1=T1, steps=6, solver="euler")
+    run = simulate(Discretization(equation, "euler", t1=T1, steps=6), field())
     np.testing.assert_allclose(run.ts, [0.0, 0.5, 1.0, 1.5])
     np.testing.assert_array_equal(run.us[0], field())
     np.testing.assert_allclose(run.us, states[::2], rtol=1e-12, atol=1e-13)
     # Starting inside: layers 1 and 2 only, with their own weights.
-    part = simulate(equation, run.us[1], t0=0.5, t1=T1, steps=4, solver="euler", save="steps")
+    part = simulate(Discretization(equation, "euler", t0=0.5, t1=T1, steps=4), run.us[1], save="steps")
     np.testing.assert_allclose(part.us, states[2:], rtol=1e-12, atol=1e-13)
     np.testing.assert_allclose(part.ts, [0.5, 0.75, 1.0, 1.25, 1.5])
 
 
 def test_to_xarray(layered):
     equation, _, _ = layered
-    run = simulate(equation, field(), t1=T1, steps=6, solver="euler")
+    run = simulate(Discretization(equation, "euler", t1=T1, steps=6), field())
     data = run.to_xarray()
     assert data["u"].dims == ("depth", "token", "feature") and data["u"].shape == (4, N, D)
     np.testing.assert_array_equal(data["u"].sel(depth=1.0), run.us[2])
@@ -241,7 +243,9 @@ def test_to_xarray(layered):
 
 def test_reduce_over_layers(layered):
     equation, layers, _ = layered
-    run = simulate(equation, field(), t1=T1, steps=6, solver="euler", reduce=lambda t, u, args: jnp.mean(u) + 10 * t)
+    run = simulate(
+        Discretization(equation, "euler", t1=T1, steps=6), field(), reduce=lambda t, u, args: jnp.mean(u) + 10 * t
+    )
     slow = euler_by_layers(layers, field(), 2)[::2].mean(axis=(1, 2)) + 10 * np.array([0.0, 0.5, 1.0, 1.5])
     np.testing.assert_allclose(run.us, slow, rtol=1e-12)
 
@@ -252,7 +256,7 @@ def test_adaptive_across_layers(layered):
     depths = np.array([0.25, 0.5, 0.9, 1.5])
     tally = layers[0].interaction.tally
     before = tally.evaluated
-    run = simulate(equation, field(), t1=T1, rtol=1e-8, atol=1e-8, save=depths)
+    run = simulate(Discretization(equation, t1=T1, rtol=1e-8, atol=1e-8), field(), save=depths)
     assert distance(run.us, exact(field(), depths)) < 1e-6
     assert bool(run.complete)
     assert tally.evaluated - before == 2 * int(run.stats.evaluations)
@@ -266,7 +270,7 @@ def test_depths_on_layer_edges_whatever_the_rounding(dtype, count, t1):
     layers = [MasterEquation(stabilization=LinearDamping(float(rate))) for rate in rates]
     depths = np.linspace(0.0, t1, count + 1)
     equation = DepthVarying.from_layers(layers, t1)
-    run = simulate(equation, jnp.ones((2, 2), dtype), t1=t1, steps=2 * count, solver="rk4", save=depths)
+    run = simulate(Discretization(equation, "rk4", t1=t1, steps=2 * count), jnp.ones((2, 2), dtype), save=depths)
     exact = np.exp(-np.concatenate([[0.0], np.cumsum(rates * t1 / count)]))
     np.testing.assert_allclose(run.us[:, 0, 0], exact, rtol=1e-6)
     assert run.us.dtype == run.ts.dtype == dtype
@@ -282,26 +286,26 @@ def test_save_steps_and_reduce(smooth):
     for k in range(5):
         u = u + h * f(k * h, u)
         states.append(u)
-    run = simulate(varying, u0, t1=T1, steps=5, solver="euler", save="steps")
+    run = simulate(Discretization(varying, "euler", t1=T1, steps=5), u0, save="steps")
     np.testing.assert_allclose(run.us, states, rtol=1e-12, atol=1e-13)
     np.testing.assert_allclose(run.ts, np.linspace(0, T1, 6), rtol=1e-14)
 
     def norms(t, u, args):
         return {"size": jnp.sqrt(jnp.sum(u**2)), "depth": t, "mask": args.mask is None, "largest": jnp.argmax(u)}
 
-    reduced = simulate(varying, u0, t1=T1, steps=5, solver="euler", save="steps", reduce=norms)
+    reduced = simulate(Discretization(varying, "euler", t1=T1, steps=5), u0, save="steps", reduce=norms)
     np.testing.assert_allclose(reduced.us["size"], [np.linalg.norm(s) for s in states], rtol=1e-12)
     np.testing.assert_allclose(reduced.us["depth"], run.ts, rtol=1e-14)
     assert np.all(reduced.us["mask"] == 1.0)  # whatever is kept is a float, so that NaN can mark what is missing
     np.testing.assert_array_equal(reduced.us["largest"], [np.argmax(s) for s in states])
-    between = simulate(varying, u0, t1=T1, steps=5, solver="euler", save=[0.0, h, 3 * h, T1], reduce=norms)
+    between = simulate(Discretization(varying, "euler", t1=T1, steps=5), u0, save=[0.0, h, 3 * h, T1], reduce=norms)
     np.testing.assert_allclose(between.us["size"], [np.linalg.norm(states[k]) for k in (0, 1, 3, 5)], rtol=1e-12)
     np.testing.assert_allclose(between.us["depth"], between.ts, rtol=1e-13)
 
 
 def test_adaptive_steps_are_saved_as_taken(smooth):
     _, varying, u0, exact = smooth
-    run = simulate(varying, u0, t1=T1, rtol=1e-6, atol=1e-6, save="steps")
+    run = simulate(Discretization(varying, t1=T1, rtol=1e-6, atol=1e-6), u0, save="steps")
     assert len(run.ts) == int(run.stats.steps) + 1
     assert run.ts[0] == 0.0 and run.ts[-1] == T1 and np.all(np.diff(run.ts) > 0)
     np.testing.assert_array_equal(run.us[0], u0)

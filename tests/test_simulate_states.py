@@ -8,6 +8,7 @@ import pytest
 from simulate_twin import D, N, field, master, numpy_field, numpy_terms, scipy_solve
 
 from pdejax import DepthVarying, DivergenceError, MasterEquation, MultilayerEquation, simulate
+from pdejax._discretization import Discretization
 from pdejax.solvers import RK4, Euler, Grid, Kvaerno5, LieTrotter, Midpoint
 from pdejax.terms import AbstractTerm, Attention, Diffusion, Exchange, LinearDamping, SpatialNorm
 
@@ -24,7 +25,7 @@ def test_mask_is_dropping_the_padding(getkey):
         centred = u - u.mean(axis=0)
         spread = np.mean(np.sum(centred**2, axis=1))
         u = u + 0.25 * (f(0.0, u) - 0.4 * centred / np.sqrt(spread + 0.1))
-    run = simulate(equation, field(), t1=1.0, steps=4, solver="euler", mask=mask)
+    run = simulate(Discretization(equation, "euler", t1=1.0, steps=4), field(), mask=mask)
     np.testing.assert_allclose(run.us[-1][mask], u, rtol=1e-12, atol=1e-13)
 
 
@@ -34,7 +35,7 @@ def test_batches_by_vmap_and_jit(getkey):
     @jax.jit
     @jax.vmap
     def run(u):
-        return simulate(equation, u, t1=1.0, steps=8, solver="heun", save=[0.25, 1.0])
+        return simulate(Discretization(equation, "heun", t1=1.0, steps=8), u, save=[0.25, 1.0])
 
     together, f = run(batch), numpy_field(equation)
     for u, states in zip(np.asarray(batch), together.us, strict=True):
@@ -72,7 +73,7 @@ def test_splittings_are_the_compositions(getkey):
         ({"solver": "strang"}, [("midpoint", r, 0.5), ("midpoint", a, 1), ("midpoint", r, 0.5)], 3),
     ]
     for options, schedule, cost in cases:
-        run = simulate(equation, field(), t1=1.0, steps=3, **options)
+        run = simulate(Discretization(equation, t1=1.0, steps=3, **options), field())
         np.testing.assert_allclose(run.us[0], loop(schedule), rtol=1e-12, atol=1e-13)
         assert int(run.stats.evaluations) == np.ceil(3 * cost)
 
@@ -104,7 +105,7 @@ def test_coupled_layers(getkey):
 
     u0 = field(4, (3, N, D))
     equation = MultilayerEquation(layers, exchange)
-    run = simulate(equation, u0, t1=4 * h, steps=4, solver="euler", save="steps")
+    run = simulate(Discretization(equation, "euler", t1=4 * h, steps=4), u0, save="steps")
     u = np.asarray(u0)
     for k in range(4):
         np.testing.assert_allclose(run.us[k], u, rtol=1e-12, atol=1e-13)
@@ -112,7 +113,7 @@ def test_coupled_layers(getkey):
     np.testing.assert_allclose(run.us[4], u, rtol=1e-12, atol=1e-13)
     assert run.to_xarray()["u"].dims == ("depth", "layer", "token", "feature")
     split = (("interaction", "reaction", "diffusion", "stabilization"), ("exchange",))
-    split_run = simulate(equation, u0, t1=4 * h, steps=4, solver="lietrotter", split=split)
+    split_run = simulate(Discretization(equation, "lietrotter", t1=4 * h, steps=4, split=split), u0)
     u = np.asarray(u0)
     for _ in range(4):
         u = u + h * np.stack([local(l, u[l]) for l in range(3)])
@@ -125,11 +126,11 @@ def test_implicit_and_step_doubling():
     """Kvaerno5 with fixed steps beyond every explicit stability limit, in both precisions; HalfSolver makes RK4 adaptive."""
     stiff = MasterEquation(stabilization=LinearDamping(jnp.array([1.0, 300.0])))
     for dtype, tolerance in (("float64", 1e-6), ("float32", 1e-4)):
-        run = simulate(stiff, jnp.ones((2, 1), dtype), t1=1.0, steps=8, solver=Kvaerno5())
+        run = simulate(Discretization(stiff, Kvaerno5(), t1=1.0, steps=8), jnp.ones((2, 1), dtype))
         assert bool(run.complete) and run.us.dtype == dtype
         np.testing.assert_allclose(run.us[0, :, 0], [np.exp(-1.0), 0.0], atol=tolerance)
         assert int(run.stats.evaluations) == -1
-    half = simulate(stiff, jnp.ones((2, 1)), t1=0.1, rtol=1e-9, atol=1e-9, solver=diffrax.HalfSolver(RK4()))
+    half = simulate(Discretization(stiff, diffrax.HalfSolver(RK4()), t1=0.1, rtol=1e-9, atol=1e-9), jnp.ones((2, 1)))
     np.testing.assert_allclose(half.us[0, :, 0], np.exp([-0.1, -30.0]), atol=1e-8)
 
 
@@ -139,7 +140,7 @@ def test_exactly_as_many_steps_as_asked(dtype):
     equation, u0 = MasterEquation(stabilization=LinearDamping(1e-6)), jnp.ones((1, 1), dtype)
     for t0, t1 in ((0.0, 1.0), (0.0, 0.3), (0.1, 0.7), (-3.0, 11.0), (0.0, 6.0), (0.0, 1e-3), (100.0, 101.0)):
         for steps in (1, 3, 7, 10, 49, 100, 999):
-            run = simulate(equation, u0, t0=t0, t1=t1, steps=steps, solver="euler")
+            run = simulate(Discretization(equation, "euler", t0=t0, t1=t1, steps=steps), u0)
             assert int(run.stats.steps) == steps and bool(run.complete)
     np.testing.assert_allclose(run.us[0], (1 - 1e-6 / 999) ** 999, rtol=1e-5)
 
@@ -163,23 +164,23 @@ class Cubic(AbstractTerm):
 def test_explicit_instability_is_reported():
     """Euler on u' = −γu multiplies by 1 − hγ = −1.5: it passes the limit in the predicted step, and not before."""
     equation, u0 = MasterEquation(stabilization=LinearDamping(25.0)), jnp.ones((2, 2))
-    options = {"t1": 10.0, "steps": 100, "solver": "euler", "blowup": 1e6}
+    d = Discretization(equation, "euler", t1=10.0, steps=100)
     predicted = int(np.ceil(np.log(1e6) / np.log(1.5))) * 0.1
-    run = simulate(equation, u0, **options, save="steps")
+    run = simulate(d, u0, blowup=1e6, save="steps")
     assert bool(run.diverged) and not bool(run.complete)
     assert float(run.blowup_time) == pytest.approx(predicted, rel=1e-12)
     k = round(predicted / 0.1)
     np.testing.assert_allclose(run.us[:k, 0, 0], (-1.5) ** np.arange(k), rtol=1e-10)
     assert np.isnan(run.us[k + 1 :]).all() and len(run.us) == 101
     assert int(run.stats.steps) == k
-    end = simulate(equation, u0, **options)
+    end = simulate(d, u0, blowup=1e6)
     assert np.isnan(end.us).all() and float(end.blowup_time) == pytest.approx(predicted, rel=1e-12)
-    depths = simulate(equation, u0, **options, save=[1.05, 3.0, 9.0])
+    depths = simulate(d, u0, blowup=1e6, save=[1.05, 3.0, 9.0])
     assert np.isfinite(depths.us[:2]).all() and np.isnan(depths.us[2]).all()
     with pytest.raises(DivergenceError, match=r"blew up at depth t = 3\.5"):
-        simulate(equation, u0, **options, throw=True)
+        simulate(d, u0, blowup=1e6, throw=True)
     # Below the limit 2 the same field decays.
-    stable = simulate(equation, u0, **options | {"steps": 126}, throw=True)
+    stable = simulate(d.replace(steps=126), u0, blowup=1e6, throw=True)
     assert not bool(stable.diverged) and abs(float(stable.us[0, 0, 0])) == pytest.approx(
         (250 / 126 - 1) ** 126, rel=1e-9
     )
@@ -190,7 +191,7 @@ def test_finite_time_blow_up(adaptive):
     """The first token reaches infinity at t* = 1/(2·1.25): seen by both kinds of stepping, and the past is kept."""
     u0 = jnp.array([[1.0, 0.5], [0.1, 0.2]])
     options = {"rtol": 1e-9, "atol": 1e-9} if adaptive else {"steps": 2000, "solver": "rk4"}
-    run = simulate(MasterEquation(reaction=Cubic()), u0, t1=1.0, save=[0.0, 0.2, 0.38, 0.7], **options)
+    run = simulate(Discretization(MasterEquation(reaction=Cubic()), t1=1.0, **options), u0, save=[0.0, 0.2, 0.38, 0.7])
     assert bool(run.diverged)
     assert float(run.blowup_time) == pytest.approx(0.4, abs=1e-6 if adaptive else 2e-3)
     size = np.sqrt(1.25 / (1 - 2.5 * np.array([0.0, 0.2, 0.38])))
@@ -203,7 +204,9 @@ def test_divergence_in_a_batch_and_under_jit():
 
     def run(gamma, throw=False):
         equation = MasterEquation(stabilization=LinearDamping(gamma))
-        return simulate(equation, jnp.ones((1, 1)), t1=10.0, steps=100, solver="euler", blowup=1e6, throw=throw)
+        return simulate(
+            Discretization(equation, "euler", t1=10.0, steps=100), jnp.ones((1, 1)), blowup=1e6, throw=throw
+        )
 
     both = jax.vmap(run)(jnp.array([1.0, 25.0]))
     np.testing.assert_array_equal(both.diverged, [False, True])
@@ -219,7 +222,7 @@ def test_blow_up_across_layers():
     """Layer 1 of three grows: what follows is NaN, and so is nothing before."""
     layers = [MasterEquation(stabilization=LinearDamping(rate)) for rate in (1.0, 50.0, 1.0)]
     run = simulate(
-        DepthVarying.from_layers(layers, 3.0), jnp.ones((2, 2)), t1=3.0, steps=60, solver="euler", blowup=10.0
+        Discretization(DepthVarying.from_layers(layers, 3.0), "euler", t1=3.0, steps=60), jnp.ones((2, 2)), blowup=10.0
     )
     # Euler with h = 0.05 multiplies by 0.95 twenty times, then by −1.5.
     crossing = np.ceil(np.log(10.0 / 0.95**20) / np.log(1.5))
@@ -230,23 +233,23 @@ def test_blow_up_across_layers():
 
 def test_steps_that_run_out_are_reported():
     equation, u0 = MasterEquation(stabilization=LinearDamping(1e4)), jnp.ones((1, 1))
-    run = simulate(equation, u0, t1=10.0, rtol=1e-6, atol=1e-6, max_steps=50)
+    run = simulate(Discretization(equation, t1=10.0, rtol=1e-6, atol=1e-6, max_steps=50), u0)
     assert not bool(run.complete) and not bool(run.diverged)
     assert int(run.stats.steps) + int(run.stats.rejected) == 50
     assert np.isnan(run.us).all()  # not the state of some earlier depth under the label t1
-    depths = simulate(equation, u0, t1=10.0, rtol=1e-6, atol=1e-6, max_steps=50, save=[0.0, 1e-4, 10.0])
+    depths = simulate(Discretization(equation, t1=10.0, rtol=1e-6, atol=1e-6, max_steps=50), u0, save=[0.0, 1e-4, 10.0])
     np.testing.assert_allclose(depths.us[:2, 0, 0], [1.0, np.exp(-1.0)], rtol=1e-5)
     assert np.isnan(depths.us[2]).all()
     layers = DepthVarying.from_layers([equation, equation], 10.0)
-    halves = simulate(layers, u0, t1=10.0, rtol=1e-6, atol=1e-6, max_steps=50)
+    halves = simulate(Discretization(layers, t1=10.0, rtol=1e-6, atol=1e-6, max_steps=50), u0)
     assert not bool(halves.complete) and not bool(halves.diverged)
     assert halves.us[0] == 1.0 and np.isnan(halves.us[1:]).all()
     with pytest.raises(DivergenceError, match="did not reach t1; raise max_steps"):
-        simulate(equation, u0, t1=10.0, rtol=1e-6, atol=1e-6, max_steps=50, throw=True)
+        simulate(Discretization(equation, t1=10.0, rtol=1e-6, atol=1e-6, max_steps=50), u0, throw=True)
 
 
 def test_progress_meter(capsys, getkey):
-    simulate(master(getkey()), field(), t1=1.0, steps=20, solver="euler", progress=True).us.block_until_ready()
+    simulate(Discretization(master(getkey()), "euler", t1=1.0, steps=20), field(), progress=True).us.block_until_ready()
     jax.effects_barrier()
     shown = capsys.readouterr()
     assert "100.00%" in shown.out + shown.err
@@ -254,7 +257,7 @@ def test_progress_meter(capsys, getkey):
 
 def test_progress_of_layers(capsys, getkey):
     layers = DepthVarying.from_layers([master(getkey()) for _ in range(3)], 3.0)
-    simulate(layers, field(), t1=3.0, steps=3, solver="euler", progress=True)
+    simulate(Discretization(layers, "euler", t1=3.0, steps=3), field(), progress=True)
     jax.effects_barrier()
     assert capsys.readouterr().err.splitlines() == ["layer 1 of 3", "layer 2 of 3", "layer 3 of 3"]
 
@@ -264,7 +267,7 @@ def test_float32_all_the_way(getkey):
     equation = master(getkey())
     exact = scipy_solve(numpy_field(equation), field(), 1.0)
     for options in ({"steps": 32, "solver": "rk4"}, {"rtol": 1e-5, "atol": 1e-5}):
-        single = simulate(equation, field().astype(jnp.float32), t1=1.0, **options)
+        single = simulate(Discretization(equation, t1=1.0, **options), field().astype(jnp.float32))
         assert {single.us.dtype, single.ts.dtype, single.blowup_time.dtype} == {jnp.dtype("float32")}
         np.testing.assert_allclose(single.us, exact, rtol=1e-4, atol=1e-4)
 
@@ -272,6 +275,8 @@ def test_float32_all_the_way(getkey):
 def test_one_token_and_one_feature(getkey):
     """N = 1 and d = 1 are sequences too: softmax over one key is 1, so u' = W_O W_V u."""
     attention = Attention(1, 1, key=getkey())
-    run = simulate(MasterEquation(interaction=attention), jnp.full((1, 1), 2.0), t1=1.0, rtol=1e-10, atol=1e-10)
+    run = simulate(
+        Discretization(MasterEquation(interaction=attention), t1=1.0, rtol=1e-10, atol=1e-10), jnp.full((1, 1), 2.0)
+    )
     rate = float(attention.wv[0, 0, 0] * attention.wo[0, 0, 0])
     assert float(run.us[0, 0, 0]) == pytest.approx(2.0 * np.exp(rate), rel=1e-9)

@@ -7,7 +7,6 @@ from pdejax._lazy import attach
 if TYPE_CHECKING:
     from pdejax.models._architecture import Architecture as Architecture
     from pdejax.models._lift import lift as lift
-    from pdejax.models._lift import native_solver as native_solver
     from pdejax.models._multilayer import MultilayerSimulator as MultilayerSimulator
     from pdejax.models._multilayer_config import MultilayerSimulatorConfig as MultilayerSimulatorConfig
     from pdejax.models._pairing import pair as pair

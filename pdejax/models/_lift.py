@@ -1,4 +1,4 @@
-"""A Transformer as (vector field, solver, step): the two functions behind the table "block = field + solver + step"."""
+"""A Transformer as (vector field, solver, step): what is behind the table "block = field + solver + step"."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,17 +8,18 @@ import equinox as eqx
 import jax
 
 from pdejax._depth import DepthVarying, LayerStack
+from pdejax._discretization import Discretization
 from pdejax._equation import MasterEquation
 from pdejax.models._transformer import Transformer
 from pdejax.solvers import Euler, LieTrotter, Retract, Strang
 from pdejax.terms import Attention, FeedForward, LayerNorm, RMSNorm
 
 
-def lift(model: Transformer) -> DepthVarying:
-    r"""The master equation a Transformer is a discretization of, with the model's weights, one set per layer.
+def lift(model: Transformer) -> Discretization:
+    r"""Give the discretization that a Transformer is: its field with the model's weights, its solver, one step per layer.
 
-    Depth is measured in layers: t ∈ [0, L], or [0, L·s] for a gated residual of scale s (whose step *is* s). With
-    `native_solver(model)` and one step per layer, `simulate` returns the model's hidden states to rounding:
+    Depth is measured in layers: t ∈ [0, L], or [0, L·s] for a gated residual of scale s (whose step *is* s).
+    `simulate(lift(model), model.embed(tokens))` returns the model's hidden states to rounding:
 
     | block | field | solver, one step per layer |
     |---|---|---|
@@ -34,6 +35,11 @@ def lift(model: Transformer) -> DepthVarying:
     The weights are piecewise constant in depth; refining the step converges to the ODE with those weights, which is not
     the network itself but its continuous-depth sibling.
     """
+    field = _field(model)
+    return Discretization(field, _native_solver(model), t1=field.t1, steps=field.size)
+
+
+def _field(model: Transformer) -> DepthVarying:
     config = model.architecture
     leak = config.residual in ("gated", "none")
     strength = config.residual_scale if config.residual == "add" else 1.0
@@ -74,8 +80,8 @@ def lift(model: Transformer) -> DepthVarying:
     return DepthVarying(eqx.filter_jit(eqx.filter_vmap(layer))(weights), config.layers * _step(config), "constant")
 
 
-def native_solver(model: Transformer) -> diffrax.AbstractSolver:
-    """The solver that, with one step per layer, makes `lift(model)` equal the model: see the table in `lift`."""
+def _native_solver(model: Transformer) -> diffrax.AbstractSolver:
+    """The solver that, with one step per layer, makes the field the model: see the table in `lift`."""
     config = model.architecture
     weights = model.layer_weights()
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from pdejax._discretization import Discretization
 from pdejax._equation import MultilayerEquation, unstack
 from pdejax._simulate import simulate
 from pdejax._types import Field, Mask
@@ -151,8 +152,8 @@ def _solve(
     model: MultilayerSimulator, state: Float[Array, "L n d"], mask: Mask | None, save: str
 ) -> Float[Array, "times L n d"]:
     config, equation = model.config, model.equation(state.shape[1])
-    options = {"t1": config.t1, "steps": config.steps, "solver": model.solver()}
-    return simulate(equation, state, save=save, mask=mask, **options).us
+    d = Discretization(equation, model.solver(), t1=config.t1, steps=config.steps)
+    return simulate(d, state, save=save, mask=mask).us
 
 
 class _EachLayer(eqx.Module):

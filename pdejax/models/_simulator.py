@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from pdejax._depth import DepthVarying, take_layer
+from pdejax._discretization import Discretization
 from pdejax._equation import MasterEquation
 from pdejax._simulate import simulate
 from pdejax._types import Field, Mask
@@ -180,15 +181,8 @@ def _observe(model: Simulator, u0: Field, mask: Mask | None) -> tuple[Array, Arr
 
 def _solve(model: Simulator, u0: Field, mask: Mask | None, save: str) -> Float[Array, "depths n d"]:
     config = model.config
-    return simulate(
-        model.equation(u0.shape[0]),
-        u0,
-        t1=config.t1,
-        steps=config.steps,
-        solver=model.solver(),
-        save=save,
-        mask=mask,
-    ).us
+    d = Discretization(model.equation(u0.shape[0]), model.solver(), t1=config.t1, steps=config.steps)
+    return simulate(d, u0, save=save, mask=mask).us
 
 
 def _maps(model: Simulator, states: Float[Array, "layers n d"], mask: Mask | None) -> Float[Array, "maps H n n"]:

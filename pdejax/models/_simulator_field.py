@@ -23,6 +23,7 @@ from pdejax.terms import (
     FieldArgs,
     LayerNorm,
     LayerNormRelaxation,
+    Linear,
     LinearDamping,
     RMSNorm,
     SpatialNorm,
@@ -40,6 +41,9 @@ class HalfPrecision(AbstractTerm):
 
     def damping(self) -> Float[Array, ""]:
         return self.term.damping()
+
+    def linear(self, n: int, mask: Any = None) -> Linear | None:
+        return self.term.linear(n, mask)
 
     def check(self, n: int, d: int) -> None:
         self.term.check(n, d)
@@ -220,4 +224,4 @@ def _master(config: AbstractSimulatorConfig, n: int, weights: FieldWeights) -> M
     if narrow in ("bfloat16", "float16"):
         assert interaction is not None and reaction is not None
         interaction, reaction = HalfPrecision(interaction, narrow), HalfPrecision(reaction, narrow)
-    return MasterEquation(interaction, reaction, diffusion, stabilization)
+    return MasterEquation(interaction=interaction, reaction=reaction, diffusion=diffusion, stabilization=stabilization)

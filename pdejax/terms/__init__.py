@@ -3,6 +3,7 @@
 from pdejax.terms._attention import Attention as Attention
 from pdejax.terms._base import AbstractTerm as AbstractTerm
 from pdejax.terms._base import FieldArgs as FieldArgs
+from pdejax.terms._base import Linear as Linear
 from pdejax.terms._diffusion import Diffusion as Diffusion
 from pdejax.terms._diffusion import EffectiveDiffusion as EffectiveDiffusion
 from pdejax.terms._exchange import Exchange as Exchange

@@ -1,7 +1,7 @@
 """Interaction: attention as a non-local integral operator."""
 
 import math
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import equinox as eqx
 import jax
@@ -14,6 +14,7 @@ from pdejax.solvers import Grid
 from pdejax.terms._base import (
     AbstractTerm,
     FieldArgs,
+    Linear,
     at_least_float32,
     check_features,
     check_grid,
@@ -78,6 +79,7 @@ class Attention(AbstractTerm):
     causal: bool = eqx.field(static=True)
     rotary: float | None = eqx.field(static=True)
     implementation: str = eqx.field(static=True)
+    role: ClassVar[str] = "interaction"
 
     def __init__(
         self,
@@ -183,6 +185,10 @@ class Attention(AbstractTerm):
 
     def damping(self) -> Float[Array, ""]:
         return jnp.max(self.strength) if self.leak else jnp.zeros(())
+
+    def linear(self, n: int, mask: Mask | None = None) -> Linear | None:
+        del n, mask
+        return Linear(rate=self.strength) if self.leak else None
 
     def check(self, n: int, d: int) -> None:
         check_features("Attention", self.wq.shape[-3], d)

@@ -3,6 +3,8 @@
 import abc
 import itertools
 import math
+import re
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -12,6 +14,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from pdejax._check import traced
 from pdejax._types import Depth, Field, Mask
+from pdejax.solvers import AbstractLinearOperator
 from pdejax.terms._constants import Lipschitz
 
 
@@ -25,8 +28,29 @@ class FieldArgs(eqx.Module):
     mask: Mask | None = None
 
 
+class Linear(eqx.Module):
+    """The linear part of a term, `operator·u − rate·u`, for solvers that take it exactly or implicitly.
+
+    - `operator`: an operator from `pdejax.solvers`, or None. `rate`: one number, per unit depth, or None.
+    - `whole`: whether nothing of the term is left when it is taken away.
+    """
+
+    operator: AbstractLinearOperator | None = None
+    rate: Array | None = None
+    whole: bool = eqx.field(static=True, default=False)
+
+
 class AbstractTerm(eqx.Module):
-    """One right-hand-side term of v2 (4): a pure function `(t, u, args) -> du` on fields of shape `(n, d)`."""
+    """One right-hand-side term of v2 (4): a pure function `(t, u, args) -> du` on fields of shape `(n, d)`.
+
+    A term knows itself. What a subclass must say: its value, `damping` and `check`. What it may say: its `linear` part, so
+    that exponential and implicit solvers take it apart. Class attributes: `role`, the name it gets in a `MasterEquation` when
+    none is given; `label`, its name in words; `state_dependent`, whether `damping` bounds a rate that varies with the state.
+    """
+
+    role: ClassVar[str] = ""
+    label: ClassVar[str] = ""
+    state_dependent: ClassVar[bool] = False
 
     @abc.abstractmethod
     def __call__(self, t: Depth, u: Field, args: FieldArgs | None) -> Field:
@@ -68,6 +92,19 @@ class AbstractTerm(eqx.Module):
         """
         del n, norm
         return None
+
+    def linear(self, n: int, mask: Mask | None = None) -> Linear | None:
+        """The linear part on `n` tokens, with a padding mask, or None where there is none to take apart.
+
+        Raises `ValueError`, saying what to do instead, for a linear part that no operator can solve.
+        """
+        del n, mask
+        return None
+
+    @classmethod
+    def words(cls) -> str:
+        """The term's name in words."""
+        return cls.label or " ".join(re.findall(r"[A-Z]+[a-z0-9]*", cls.__name__)).lower() or cls.__name__
 
 
 def mask_of(args: FieldArgs | None) -> Mask | None:

@@ -1,7 +1,7 @@
 """Diffusion: v1 (8) with constant diffusivity, and the emergent diffusion of v2 (7)–(8)."""
 
 import math
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import equinox as eqx
 import jax
@@ -11,11 +11,12 @@ from jaxtyping import Array, ArrayLike, Float
 
 from pdejax._types import Depth, Field, Mask
 from pdejax.exact._heat import largest_wave_number
-from pdejax.solvers import Grid, Laplacian, divergence
+from pdejax.solvers import DiagonalizableOperator, Grid, Laplacian, TridiagonalOperator, divergence
 from pdejax.terms._attention import Attention
 from pdejax.terms._base import (
     AbstractTerm,
     FieldArgs,
+    Linear,
     check_features,
     check_grid,
     concrete,
@@ -41,6 +42,7 @@ class Diffusion(AbstractTerm):
 
     grid: Grid
     diffusivity: Array
+    role: ClassVar[str] = "diffusion"
 
     def __init__(self, grid: Grid, diffusivity: ArrayLike):
         _needs_neighbours("Diffusion", grid)
@@ -68,6 +70,19 @@ class Diffusion(AbstractTerm):
         d = self.diffusivity
         largest = jnp.linalg.norm(d, 2) if d.ndim == 2 else jnp.max(d)
         return 4 * largest / jnp.asarray(self.grid.spacing, d.dtype) ** 2
+
+    def linear(self, n: int, mask: Mask | None = None) -> Linear | None:
+        del n
+        d, grid = self.diffusivity, self.grid
+        if mask is None:
+            return Linear(DiagonalizableOperator(grid, d), whole=True)
+        if d.ndim == 2:
+            raise ValueError(
+                "a diffusivity matrix with a padding mask has no fast solve: leave the padding out of the field, give one "
+                "diffusivity per feature, or use solver='rkc2'."
+            )
+        coefficient = jnp.broadcast_to(d, (grid.n,)) if d.ndim == 0 else jnp.broadcast_to(d[None], (grid.n, d.shape[0]))
+        return Linear(TridiagonalOperator(grid, coefficient, mask), whole=True)
 
     def check(self, n: int, d: int) -> None:
         check_grid("Diffusion", self.grid.n, n)
@@ -120,6 +135,8 @@ class EffectiveDiffusion(AbstractTerm):
     positions: Float[Array, "n d"]
     scale: Array
     form: str = eqx.field(static=True)
+    role: ClassVar[str] = "diffusion"
+    state_dependent: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -160,6 +177,13 @@ class EffectiveDiffusion(AbstractTerm):
     def damping(self) -> Float[Array, ""]:
         # D_eff depends on the state: no bound holds before a solve has seen it.
         return jnp.asarray(jnp.inf)
+
+    def linear(self, n: int, mask: Mask | None = None) -> Linear | None:
+        del n, mask
+        raise ValueError(
+            "the effective diffusion of v2 (8) depends on the state: no solver can take it exactly. Use solver='rkc2' or "
+            "'rock2', which need no structure."
+        )
 
     def check(self, n: int, d: int) -> None:
         check_grid("EffectiveDiffusion", self.grid.n, n)

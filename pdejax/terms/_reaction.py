@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import get_args
+from typing import ClassVar, get_args
 
 import equinox as eqx
 import jax
@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from pdejax._types import Activation, Depth, Field
+from pdejax._types import Activation, Depth, Field, Mask
 from pdejax.solvers import Grid
 from pdejax.terms._base import (
     AbstractTerm,
     FieldArgs,
+    Linear,
     check_features,
     check_grid,
     check_norms,
@@ -63,6 +64,8 @@ class FeedForward(AbstractTerm):
     activation: str = eqx.field(static=True)
     leak: bool = eqx.field(static=True)
     source: Callable[[Array, Array], Array] | None
+    role: ClassVar[str] = "reaction"
+    label: ClassVar[str] = "feed-forward"
 
     def __init__(
         self,
@@ -128,6 +131,10 @@ class FeedForward(AbstractTerm):
 
     def damping(self) -> Float[Array, ""]:
         return jnp.max(self.strength) if self.leak else jnp.zeros(())
+
+    def linear(self, n: int, mask: Mask | None = None) -> Linear | None:
+        del n, mask
+        return Linear(rate=self.strength) if self.leak else None
 
     def check(self, n: int, d: int) -> None:
         check_features("FeedForward", self.w1.shape[-2], d)

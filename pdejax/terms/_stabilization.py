@@ -1,17 +1,19 @@
 """Stabilization S: v2 (9) as written, and the three readings that keep what v2 Thm 3.3 promises of it."""
 
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from pdejax._types import Depth, Field
+from pdejax._types import Depth, Field, Mask
 from pdejax.solvers import Grid
 from pdejax.terms._base import (
     AbstractTerm,
     FieldArgs,
+    Linear,
     check_features,
     check_grid,
     concrete,
@@ -37,6 +39,9 @@ class SpatialNorm(AbstractTerm):
     gamma: Array
     eps: Array
     grid: Grid | None
+    role: ClassVar[str] = "stabilization"
+    label: ClassVar[str] = "spatial normalization"
+    state_dependent: ClassVar[bool] = True  # γ/√ε holds near σ = 0 only
 
     def __init__(self, gamma: ArrayLike = 1.0, *, eps: ArrayLike = 1e-5, grid: Grid | None = None):
         self.gamma = _rate("SpatialNorm", gamma)
@@ -112,6 +117,8 @@ class LayerNormRelaxation(AbstractTerm):
 
     gamma: Array
     norm: Norm
+    role: ClassVar[str] = "stabilization"
+    label: ClassVar[str] = "LayerNorm relaxation"
 
     def __init__(self, dim: int, gamma: ArrayLike = 1.0, *, norm: Norm | None = None):
         self.gamma = _rate("LayerNormRelaxation", gamma)
@@ -125,6 +132,10 @@ class LayerNormRelaxation(AbstractTerm):
 
     def damping(self) -> Float[Array, ""]:
         return jnp.max(self.gamma)
+
+    def linear(self, n: int, mask: Mask | None = None) -> Linear | None:
+        del n, mask
+        return Linear(rate=self.gamma) if self.gamma.ndim == 0 else None
 
     def check(self, n: int, d: int) -> None:
         check_features("LayerNormRelaxation", self.norm.scale.shape[-1], d)
@@ -150,6 +161,8 @@ class LinearDamping(AbstractTerm):
     of attention and reaction (claim C4). `gamma` γ ≥ 0 per unit depth, a scalar or `(n,)`."""
 
     gamma: Array
+    role: ClassVar[str] = "stabilization"
+    label: ClassVar[str] = "linear damping"
 
     def __init__(self, gamma: ArrayLike = 1.0):
         self.gamma = _rate("LinearDamping", gamma)
@@ -162,6 +175,10 @@ class LinearDamping(AbstractTerm):
 
     def damping(self) -> Float[Array, ""]:
         return jnp.max(self.gamma)
+
+    def linear(self, n: int, mask: Mask | None = None) -> Linear | None:
+        del n, mask
+        return Linear(rate=self.gamma, whole=True) if self.gamma.ndim == 0 else None
 
     def check(self, n: int, d: int) -> None:
         del d

@@ -111,10 +111,10 @@ def test_euler_never_breaks_its_bound(seed):
     equation, u0 = make(seed, t1)
     # Depths that every step count below has among its own, so that Euler's points need no interpolation.
     ts = np.linspace(0, t1, 33)
-    truth = pj.simulate(equation, u0, t1=t1, rtol=1e-12, atol=1e-12, solver="dopri8", save=ts).us
+    truth = pj.simulate(pj.Discretization(equation, "dopri8", t1=t1, rtol=1e-12, atol=1e-12), u0, save=ts).us
     constants = field_constants(equation, jnp.asarray(ts[::4]), truth[::4])
     for steps in (4, 8, 16, 32):
-        us = pj.simulate(equation, u0, t1=t1, steps=steps, solver="euler", save=ts).us
+        us = pj.simulate(pj.Discretization(equation, "euler", t1=t1, steps=steps), u0, save=ts).us
         grid = slice(None, None, 32 // steps)
         error = float(jnp.max(mesh_norm(us[grid] - truth[grid])))
         sharp = continuum_bound(t1 / steps, constants, t1)
@@ -126,7 +126,7 @@ def test_how_far_the_bound_is_off(rate):
     """u' = λu: the bound is (e^{λT} − 1)/λT times the error as h → 0, so it is attained as λT → 0."""
     t1, steps = 2.0, 4000
     equation = linear(jnp.full((1, 1), rate))
-    end = float(pj.simulate(equation, jnp.ones((1, 1)), t1=t1, steps=steps, solver="euler").us[-1, 0, 0])
+    end = float(pj.simulate(pj.Discretization(equation, "euler", t1=t1, steps=steps), jnp.ones((1, 1))).us[-1, 0, 0])
     exact = math.exp(rate * t1)
     constants = field_constants(equation, jnp.array([t1]), jnp.full((1, 1, 1), exact))  # |u''| is largest at the end
     bound = continuum_bound(t1 / steps, constants, t1)

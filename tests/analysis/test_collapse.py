@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pdejax import MasterEquation, SphereProjection, exact, simulate
+from pdejax import Discretization, MasterEquation, SphereProjection, exact, simulate
 from pdejax.analysis.tokens._clustering import token_clustering
 from pdejax.analysis.tokens._collapse import LAWS, collapse_rate
 from pdejax.studies.numerics._verify_case import attention, with_weights
@@ -180,7 +180,7 @@ def test_measured_collapse_of_simulated_tokens():
     # Random tokens in a half-space, where they gather in one point.
     random = jnp.abs(jax.random.normal(jax.random.key(1), (5, n, n)))
     starts = jnp.concatenate([exact.equiangular_tokens(n, n, 0.0, KEY)[None], jax.vmap(SphereProjection())(random)])
-    us = jax.vmap(lambda u0: simulate(equation, u0, t1=10.0, steps=400, solver="rk4", save=depths).us)(starts)
+    us = jax.vmap(lambda u0: simulate(Discretization(equation, "rk4", t1=10.0, steps=400), u0, save=depths).us)(starts)
     measured = jnp.stack([gaps(u) for u in us])
     np.testing.assert_allclose(measured[0], exact.equiangular_gap(0.0, 1.0, n, depths), rtol=1e-5)
     found = collapse_rate(depths, measured[0], floor=0.0, exact=2.0)
@@ -193,7 +193,7 @@ def test_measured_collapse_of_simulated_tokens():
     norm = with_weights(RMSNorm(n, eps=0.0), scale=jnp.full(n, n**-0.5))
     equation = MasterEquation(interaction=attention(1.0, jnp.eye(n), norm=norm))
     depths = jnp.linspace(0.0, 100.0, 101)
-    us = simulate(equation, starts[0], t1=100.0, steps=800, solver="rk4", save=depths).us
+    us = simulate(Discretization(equation, "rk4", t1=100.0, steps=800), starts[0], save=depths).us
     measured = gaps(us)
     np.testing.assert_allclose(measured, exact.preln_equiangular(0.0, 1.0, 1.0, n, depths).gap, rtol=1e-5)
     found = collapse_rate(depths, measured, law="algebraic", exact=2.0)
@@ -205,7 +205,7 @@ def test_measured_collapse_of_simulated_tokens():
     end = float(exact.gaussian_blowup_time(0.9, 0.4))
     equation = MasterEquation(interaction=attention(0.05, jnp.full((1, 1), 8.0), weights=weights))
     depths = jnp.linspace(0.0, 0.85 * end, 61)
-    us = simulate(equation, tokens, t1=0.85 * end, steps=600, solver="rk4", save=depths).us
+    us = simulate(Discretization(equation, "rk4", t1=0.85 * end, steps=600), tokens, save=depths).us
     found = collapse_rate(depths, us[..., 0] ** 2 @ weights, law="blowup", exact=end)
     assert float(found.rate.value) == pytest.approx(end, rel=1e-5)
     assert float(found.power[0]) == pytest.approx(1, abs=1e-4) and favoured(found) == "blowup"

@@ -65,7 +65,7 @@ def test_orders(measured, solver, order):
 def test_errors_are_what_they_are_called(measured, smooth, u0, solver):
     """The coarsest step recomputed plainly from the definitions."""
     found, truth, steps = record(measured, solver), measured.reference, 8
-    end = pj.simulate(smooth, u0, t1=T, steps=steps, solver=solver, save="end").us[-1]
+    end = pj.simulate(pj.Discretization(smooth, solver, t1=T, steps=steps), u0, save="end").us[-1]
     tokens = np.linalg.norm(np.asarray(end - truth.us[-1]), axis=1)
     sizes = np.linalg.norm(np.asarray(truth.us[-1]), axis=1)
     assert found.errors[0] == pytest.approx(np.linalg.norm(tokens) / np.linalg.norm(sizes), rel=1e-9)
@@ -74,7 +74,7 @@ def test_errors_are_what_they_are_called(measured, smooth, u0, solver):
     # its compiled solve serves here too.)
     grid = np.linspace(0, T, steps + 1)
     depths = np.sort(np.resize(grid, 48))
-    us = np.asarray(pj.simulate(smooth, u0, t1=T, steps=steps, solver=solver, save=depths).us)
+    us = np.asarray(pj.simulate(pj.Discretization(smooth, solver, t1=T, steps=steps), u0, save=depths).us)
     us = us[np.searchsorted(depths, grid)]
     worst = 0.0
     for t, u in zip(truth.ts[:-1], np.asarray(truth.us[:-1]), strict=True):
@@ -118,7 +118,7 @@ def test_evaluations_and_times(measured):
 def test_the_reference_knows_its_own_error(measured, smooth, u0):
     reference = measured.reference
     assert 0 <= reference.error <= reference.uniform_error < 1e-10
-    better = pj.simulate(smooth, u0, t1=T, rtol=1e-14, atol=1e-14, solver="dopri8", save=reference.ts).us
+    better = pj.simulate(pj.Discretization(smooth, "dopri8", t1=T, rtol=1e-14, atol=1e-14), u0, save=reference.ts).us
     true = float(jnp.max(mesh_norm(reference.us - better)) / mesh_norm(better[-1]))
     assert true <= max(3 * reference.uniform_error, 1e-12)
     assert reference.ts[-1] == T and np.all(np.diff(reference.ts) > 0)

@@ -123,7 +123,7 @@ def test_shuffled_weights_keep_their_entries(model):
 @pytest.mark.slow
 def test_layered_equation_and_simulator_against_plain_gradients(model):
     x, y, mask = batch()
-    equation = pdejax.lift(model)
+    equation = pdejax.lift(model).field
     u0 = jax.vmap(model.embed)(x)
 
     def loss(u, label, mask):
@@ -136,7 +136,13 @@ def test_layered_equation_and_simulator_against_plain_gradients(model):
         def one(u, m):
             u = jnp.where(m[:, None], u, 0)
             return loss(
-                jnp.where(m[:, None], pdejax.simulate(equation, u, mask=m, save="end", **given).us[-1], 0), None, m
+                jnp.where(
+                    m[:, None],
+                    pdejax.simulate(pdejax.Discretization(equation, **given), u, mask=m, save="end").us[-1],
+                    0,
+                ),
+                None,
+                m,
             )
 
         return jnp.mean(jax.vmap(one)(u0, mask))

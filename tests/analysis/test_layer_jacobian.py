@@ -142,8 +142,8 @@ def test_transformer_layers_against_dense_reverse_mode():
 @pytest.mark.slow
 def test_solver_steps_and_layers_of_an_equation(field):
     model = pdejax.Transformer(CONFIG, rngs=nnx.Rngs(0))
-    lifted = pdejax.lift(model)
-    solver = pdejax.native_solver(model)
+    lifted = pdejax.lift(model).field
+    solver = pdejax.lift(model).solver
     one = layer_jacobian(lifted, field, 1.0, 1.0, solver=solver).matrix()
     np.testing.assert_allclose(one, layer_jacobian(model, field, layer=1).matrix(), atol=1e-12)
     config = pdejax.SimulatorConfig.of(

@@ -131,7 +131,9 @@ def test_solvers_by_name_against_dense(solver):
     )
     u0 = jax.random.normal(jax.random.key(4), (3, 2))
     found = lyapunov_exponents(equation, u0, t1=1.0, steps=3, k=6, key=KEY, solver=solver)
-    matrix = jax.jacfwd(lambda u: pdejax.simulate(equation, u, t1=1.0, steps=3, solver=solver, save="end").us[-1])(u0)
+    matrix = jax.jacfwd(
+        lambda u: pdejax.simulate(pdejax.Discretization(equation, solver, t1=1.0, steps=3), u, save="end").us[-1]
+    )(u0)
     exact = np.linalg.slogdet(np.asarray(matrix).reshape(6, 6))[1]
     np.testing.assert_allclose(np.sum(found.exponents.value), exact, rtol=1e-8)
 

@@ -18,7 +18,7 @@ MASK = jnp.arange(5)[None, :] < jnp.array([5, 3, 1, 4])[:, None]
 
 def solve(u):
     equation = pj.MasterEquation(stabilization=pj.LinearDamping(1.0))
-    return pj.simulate(equation, u, t1=2.0, steps=2, solver="euler")
+    return pj.simulate(pj.Discretization(equation, "euler", t1=2.0, steps=2), u)
 
 
 def test_one_sequence_a_batch_and_trajectories_are_taken():

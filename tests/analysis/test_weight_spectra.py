@@ -62,7 +62,7 @@ def test_transformer_against_dense_matrices():
                 assert float(circuit.norm[layer, head]) == pytest.approx(np.linalg.norm(matrix), rel=1e-12)
                 assert float(circuit.radius[layer, head]) == pytest.approx(np.abs(values).max(), rel=1e-12)
                 assert float(circuit.positive[layer, head]) == np.mean(values.real > 0)
-    again = attention_spectra(lift(model), key=KEY)
+    again = attention_spectra(lift(model).field, key=KEY)
     jax.tree.map(np.testing.assert_array_equal, found, again)
 
 

@@ -64,12 +64,12 @@ def build(**options) -> pj.Transformer:
 
 def stack_error(model: pj.Transformer, tokens, mask=None) -> float:
     """Largest relative distance over the layers between `simulate`, one step per layer, and the hidden states."""
-    equation, layers = pj.lift(model), model.architecture.layers
+    d, layers = pj.lift(model), model.architecture.layers
     theirs = model.hidden_states(tokens, mask)
-    ours = pj.simulate(equation, theirs[0], t1=equation.t1, steps=layers, solver=pj.native_solver(model), mask=mask)
+    ours = pj.simulate(d, theirs[0], mask=mask)
     assert ours.us.shape == theirs.shape == (layers + 1, len(tokens), model.architecture.dim)
     assert ours.us.dtype == theirs.dtype and bool(ours.complete)
-    np.testing.assert_allclose(ours.ts, np.linspace(0, equation.t1, layers + 1), rtol=1e-6)
+    np.testing.assert_allclose(ours.ts, np.linspace(0, d.t1, layers + 1), rtol=1e-6)
     real = slice(None) if mask is None else mask  # the row of a padded query reaches no real token
     ours, theirs = (np.asarray(x, float)[:, real] for x in (ours.us, theirs))
     return float(np.max(np.linalg.norm(ours - theirs, axis=(1, 2)) / np.linalg.norm(theirs, axis=(1, 2))))
@@ -117,10 +117,8 @@ def test_a_wrong_weight_would_be_seen():
     key = next(k for k in moved if k.endswith("scale") and "norm2" in k)
     moved[key] = moved[key] + 1e-6
     other = pj.Transformer.from_parameters(model.architecture, moved)
-    equation, theirs = pj.lift(other), model.hidden_states(TOKENS, MASK)
-    run = pj.simulate(
-        equation, theirs[0], t1=equation.t1, steps=model.architecture.layers, solver=pj.native_solver(other), mask=MASK
-    )
+    theirs = model.hidden_states(TOKENS, MASK)
+    run = pj.simulate(pj.lift(other), theirs[0], mask=MASK)
     assert float(np.linalg.norm((run.us - theirs)[:, MASK]) / np.linalg.norm(theirs[:, MASK])) > 1e-9
 
 
@@ -131,7 +129,7 @@ def test_attention_maps_are_the_models(options):
     """For blocks whose attention reads the state of the layer (Macaron's reads it after half a feed-forward)."""
     model = build(**{"norm": "pre"} | options)
     equation, maps, states = (
-        pj.lift(model),
+        pj.lift(model).field,
         model.attention_maps(TOKENS, MASK),
         model.hidden_states(TOKENS, MASK),
     )
@@ -144,7 +142,7 @@ def test_attention_maps_are_the_models(options):
 
 def test_native_solvers_are_those_of_the_table():
     def solver(**block):
-        return pj.native_solver(build(**block))
+        return pj.lift(build(**block)).solver
 
     assert eqx.tree_equal(solver(norm="pre"), LieTrotter((Euler(), Euler())))
     assert eqx.tree_equal(solver(norm="none", block="macaron"), Strang((Euler(), Euler())))
@@ -156,11 +154,11 @@ def test_native_solvers_are_those_of_the_table():
 
 def test_field_of_a_residual_and_of_a_leak():
     """`add` gives A and R with the scale as strength over depth L; `gated` the leaky field over depth L·s."""
-    add = pj.lift(build(norm="pre", residual_scale=0.35))
+    add = pj.lift(build(norm="pre", residual_scale=0.35)).field
     assert add.t1 == 3.0 and not add.stacked.interaction.leak
     np.testing.assert_allclose(add.stacked.interaction.strength, np.full(3, 0.35))
     for residual, scale, depth in (("gated", 0.3, 0.9), ("none", 1.0, 3.0)):
-        leaky = pj.lift(build(norm="pre", residual=residual, residual_scale=scale))
+        leaky = pj.lift(build(norm="pre", residual=residual, residual_scale=scale)).field
         assert leaky.t1 == pytest.approx(depth) and leaky.stacked.reaction.leak
         np.testing.assert_array_equal(leaky.stacked.reaction.strength, np.ones(3))
 
@@ -177,12 +175,15 @@ def test_gates_are_smaller_steps_of_the_non_residual_network():
         config(norm="pre", residual="gated", residual_scale=0.25, layers=4, positions="rotary", bias=True), repeated
     )
     theirs = gates.hidden_states(TOKENS)
-    native = pj.native_solver(single)
-    ours = pj.simulate(pj.lift(single), theirs[0], t1=1.0, steps=4, solver=native, save="steps")
+    native = pj.lift(single).solver
+    ours = pj.simulate(pj.Discretization(pj.lift(single).field, native, t1=1.0, steps=4), theirs[0], save="steps")
     np.testing.assert_allclose(ours.us, theirs, rtol=1e-12, atol=1e-12)
 
 
 def test_a_layered_retraction_needs_its_own_equation():
     model = build(norm="post")
     with pytest.raises(ValueError, match="one retraction per layer"):
-        pj.simulate(pj.lift(model).layer(0), model.embed(TOKENS), t1=1.0, steps=1, solver=pj.native_solver(model))
+        pj.simulate(
+            pj.Discretization(pj.lift(model).field.layer(0), pj.lift(model).solver, t1=1.0, steps=1),
+            model.embed(TOKENS),
+        )

@@ -70,7 +70,7 @@ def test_the_gap_falls_with_the_order_of_the_scheme(solver, order, steps):
     """To a tight-tolerance solve of the lifted field, which is another path through the library."""
     model = transformer(**BLOCKS["pre"])
     u0 = model.embed(TOKENS)
-    limit = pj.simulate(pj.lift(model), u0, t1=3.0, rtol=1e-11, atol=1e-11, solver="dopri8").us
+    limit = pj.simulate(pj.Discretization(pj.lift(model).field, "dopri8", t1=3.0, rtol=1e-11, atol=1e-11), u0).us
     gaps = [
         float(jnp.linalg.norm(pair(model, steps=3 * per_layer, solver=solver).hidden_states(TOKENS)[-1] - limit[-1]))
         for per_layer in steps

@@ -133,8 +133,8 @@ def test_states_are_those_of_simulate():
     """The model is embed, `simulate`, head: done by hand, with the mean and the head in NumPy."""
     model = built("full")[0]
     u0 = model.embed(TOKENS)
-    options = {"t1": 3.0, "steps": 6, "solver": "lietrotter", "mask": MASK}
-    us = np.asarray(pj.simulate(model.equation(7), u0, **options).us)
+    d = pj.Discretization(model.equation(7), "lietrotter", t1=3.0, steps=6)
+    us = np.asarray(pj.simulate(d, u0, mask=MASK).us)
     logits, states, _ = model.observe(TOKENS, MASK)
     np.testing.assert_allclose(states, us, rtol=1e-12, atol=1e-13)
     last = us[-1][:5]
@@ -165,7 +165,7 @@ def test_a_smaller_step_makes_the_bare_simulator_residual():
     fine = Simulator.from_parameters(config, coarse.parameters())
     u0, h = coarse.embed(TOKENS), 0.25
     field = coarse.equation()(0.0, u0)
-    one = pj.simulate(fine.equation(), u0, t1=3.0, steps=12, solver="euler", save="steps").us[1]
+    one = pj.simulate(pj.Discretization(fine.equation(), "euler", t1=3.0, steps=12), u0, save="steps").us[1]
     np.testing.assert_allclose(one, u0 + h * field, rtol=1e-12)
     # A(u) + R(u) is what the field is without its two leaks.
     np.testing.assert_allclose(one, (1 - 2 * h) * u0 + h * (field + 2 * u0), rtol=1e-12, atol=1e-12)

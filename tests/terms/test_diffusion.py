@@ -8,6 +8,7 @@ import pytest
 import scipy.linalg
 
 from pdejax import MasterEquation, simulate
+from pdejax._discretization import Discretization
 from pdejax.solvers import Grid
 from pdejax.terms import Attention, Diffusion, EffectiveDiffusion, FeedForward, FieldArgs, LayerNorm
 
@@ -105,7 +106,9 @@ def test_integrated_field_is_the_matrix_exponential():
     grid, u = Grid(N, length=LENGTH), field()
     d = full_matrix()
     exact = scipy.linalg.expm(0.2 * np.kron(dense(grid), np.asarray(d))) @ np.asarray(u).ravel()
-    solved = simulate(MasterEquation(diffusion=Diffusion(grid, d)), u, t1=0.2, rtol=1e-11, atol=1e-12, solver="dopri8")
+    solved = simulate(
+        Discretization(MasterEquation(diffusion=Diffusion(grid, d)), "dopri8", t1=0.2, rtol=1e-11, atol=1e-12), u
+    )
     np.testing.assert_allclose(solved.us[-1].ravel(), exact, atol=1e-10)
 
 

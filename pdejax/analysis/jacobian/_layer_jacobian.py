@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Complex, Float, PRNGKeyArray
 
-from pdejax._check import traced
+from pdejax._check import token_mask, traced
 from pdejax._depth import DepthVarying, take_layer
 from pdejax._equation import AbstractEquation
-from pdejax._simulate import _check_mask
 from pdejax._types import Mask
 from pdejax.analysis.jacobian._krylov import arnoldi, golub_kahan
 from pdejax.analysis.jacobian._step_maps import (
@@ -164,7 +163,7 @@ def layer_jacobian(
         )
     if mask is not None and u.ndim < 2:
         raise ValueError(f"layer_jacobian: mask needs a state (n, d) with an axis of tokens; u has shape {u.shape}.")
-    real = _check_mask(mask, u)
+    real = None if mask is None else token_mask("layer_jacobian", mask, u.shape[-2])
     u = without_padding(u, real)
     if not traced(u) and not np.isfinite(np.asarray(u)).all():
         raise ValueError("layer_jacobian: u has values at real tokens that are not finite.")

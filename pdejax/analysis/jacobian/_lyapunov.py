@@ -12,8 +12,7 @@ import numpy as np
 from jax.scipy.special import digamma
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
-from pdejax._check import traced
-from pdejax._simulate import _check_mask
+from pdejax._check import token_mask, traced
 from pdejax._types import Mask
 from pdejax.analysis._bootstrap import Interval
 from pdejax.analysis.jacobian._step_maps import (
@@ -213,7 +212,7 @@ def model_maps(owner: str, system: Any, u0: Any, mask: Any) -> tuple[AbstractMap
         raise ValueError(
             f"{owner}: u0 has shape {u.shape} and type {u.dtype}; give (n, {system.architecture.dim}), model.embed(tokens)."
         )
-    real = _check_mask(mask, u)
+    real = token_mask(owner, mask, u.shape[-2])
     u = without_padding(u, real)
     if not traced(u) and not np.isfinite(np.asarray(u)).all():
         raise ValueError(f"{owner}: u0 has values at real tokens that are not finite.")

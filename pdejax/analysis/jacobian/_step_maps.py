@@ -2,7 +2,7 @@
 
 import abc
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import diffrax
@@ -13,15 +13,15 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from pdejax._check import traced
+from pdejax._check import token_mask, traced
 from pdejax._depth import DepthVarying, take_layer
+from pdejax._discretization import Discretization
 from pdejax._equation import AbstractEquation
 from pdejax._integrate import Problem, Split, terms_of, with_loops, with_root_tolerances
-from pdejax._plan import check_depths, check_steps, crossed_layers
-from pdejax._simulate import _check_field, _check_mask, _resolve_solver
 from pdejax._types import Mask
 from pdejax.models import Simulator, Transformer
 from pdejax.models._block import attention_mask
+from pdejax.solvers import linear_part
 from pdejax.solvers._base import fresh_step
 from pdejax.terms import FieldArgs
 from pdejax.terms._kernels import keep_saved
@@ -117,40 +117,6 @@ class FunctionMaps(AbstractMaps):
         return jnp.arange(self.count + 1).astype(dtype) * self.spacing.astype(dtype)
 
 
-class FieldFunction(AbstractEquation):
-    """A user's vector field `f(t, u, args)` on arrays of any shape, as an equation of one term."""
-
-    function: Callable[..., Array]
-
-    def __call__(self, t, u: Array, args: FieldArgs | None = None) -> Array:
-        return self.function(t, u, args)
-
-    def names(self) -> tuple[str, ...]:
-        return ("field",)
-
-    def only(self, names: Sequence[str]) -> "FieldFunction":
-        del names
-        return self
-
-    def damping(self) -> Float[Array, ""]:
-        return jnp.zeros(())
-
-    def check(self, shape: tuple[int, ...]) -> None:
-        if not shape:
-            raise ValueError("a field must have at least one axis; give u0 of shape (1,) for one number.")
-
-
-def as_equation(owner: str, system: Any) -> AbstractEquation:
-    """The equation itself, or a callable `f(t, u, args)` as one."""
-    if isinstance(system, AbstractEquation):
-        return system
-    if callable(system) and not isinstance(system, type | nnx.Module | Simulator):
-        return FieldFunction(system)
-    raise TypeError(
-        f"{owner}: the system is a {type(system).__name__}; give an equation such as MasterEquation, or a field f(t, u, args)."
-    )
-
-
 def equation_maps(
     owner: str,
     system: Any,
@@ -168,41 +134,44 @@ def equation_maps(
 
     Raises what `simulate` raises, before anything compiles.
     """
-    equation = as_equation(owner, system)
-    number = check_steps(steps, None, None)
-    check_depths(t0, t1)
     if mask is not None:
         if jnp.ndim(u0) < 2:
             raise ValueError(
                 f"{owner}: mask needs a field (n, d) with an axis of tokens; u0 has shape {jnp.shape(u0)}."
             )
-        u0 = without_padding(jnp.asarray(u0), _check_mask(mask, jnp.asarray(u0)))
-    u0 = _check_field(equation, u0)
-    args = FieldArgs(_check_mask(mask, u0))
+        u0 = without_padding(jnp.asarray(u0), token_mask(owner, mask, jnp.shape(u0)[-2]))
     if solver == "auto":
         raise ValueError(f"{owner}: solver='auto' is for simulate; name one here, such as 'rk4'.")
-    found = jax.eval_shape(equation, jax.ShapeDtypeStruct((), u0.dtype), u0, args)
+    d = Discretization(system, solver, t0=t0, t1=t1, steps=steps, split=split)
+    u0, args = d.check_state(owner, u0, mask)
+    if not u0.ndim:
+        raise ValueError(f"{owner}: a field must have at least one axis; give u0 of shape (1,) for one number.")
+    found = jax.eval_shape(d.field, jax.ShapeDtypeStruct((), u0.dtype), u0, args)
     if getattr(found, "shape", None) != u0.shape:
         raise ValueError(f"{owner}: the field gives {found} for a state of shape {u0.shape}; the shapes must agree.")
-    resolved, groups = _resolve_solver(equation, solver, split, number, u0.shape, args)
-    layers = crossed_layers(equation, t0, t1, number)
-    count = number if maps is None else maps
-    if count < 1 or number % count or (layers and count % len(layers) and len(layers) % count):
+    return discretization_maps(owner, d, u0, args, maps), u0
+
+
+def discretization_maps(owner: str, d: Discretization, u0: Array, args: FieldArgs, maps: int | None) -> EquationMaps:
+    """The steps of a discretization as maps."""
+    d, _ = d.settled(owner, u0, args)
+    assert d.solver is not None
+    count = d.steps if maps is None else maps
+    if count < 1 or d.steps % count or (d.layers and count % len(d.layers) and len(d.layers) % count):
         raise ValueError(
-            f"{owner}: {count} depths do not divide the {number} steps equally; choose a divisor of steps."
+            f"{owner}: {count} depths do not divide the {d.steps} steps equally; choose a divisor of steps."
         )
-    found = EquationMaps(
-        equation=equation,
-        solver=resolved,
+    return EquationMaps(
+        equation=d.field,
+        solver=d.solver,
         args=args,
-        t0=jnp.asarray(t0, u0.dtype),
-        t1=jnp.asarray(t1, u0.dtype),
-        split=groups,
-        layers=layers,
+        t0=jnp.asarray(d.t0, u0.dtype),
+        t1=jnp.asarray(d.t1, u0.dtype),
+        split="linear" if linear_part(d.solver) is not None else d.split,
+        layers=d.layers,
         count=count,
-        inner=number // count,
+        inner=d.steps // count,
     )
-    return found, u0
 
 
 def ready(maps: AbstractMaps, u0: Array) -> AbstractMaps:
@@ -223,21 +192,9 @@ def block_maps(model: Transformer, mask: Mask | None) -> BlockMaps:
 
 def simulator_maps(model: Simulator, u: Array, mask: Mask | None) -> EquationMaps:
     """The layers of a Simulator, `steps_per_layer` steps each."""
-    config, equation, count = model.config, model.equation(u.shape[0]), model.architecture.layers
-    args, solver = FieldArgs(mask), model.solver()
-    resolved, groups = _resolve_solver(equation, solver, None, config.steps, u.shape, args)
-    layers = tuple(range(count)) if isinstance(equation, DepthVarying) and equation.kind == "constant" else ()
-    return EquationMaps(
-        equation=equation,
-        solver=resolved,
-        args=args,
-        t0=jnp.zeros((), u.dtype),
-        t1=jnp.asarray(config.t1, u.dtype),
-        split=groups,
-        layers=layers,
-        count=count,
-        inner=config.steps_per_layer,
-    )
+    config = model.config
+    d = Discretization(model.equation(u.shape[0]), model.solver(), t1=config.t1, steps=config.steps)
+    return discretization_maps("simulator_maps", d, u, FieldArgs(mask), model.architecture.layers)
 
 
 def through(maps: AbstractMaps, u: Array, start: int = 0, stop: int | None = None) -> Array:

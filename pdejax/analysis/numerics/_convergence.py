@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array
 
 from pdejax._depth import DepthVarying
+from pdejax._discretization import Discretization
 from pdejax._equation import AbstractEquation
 from pdejax._simulate import simulate
 from pdejax._types import Field, Mask
@@ -126,7 +127,7 @@ def solve_reference(
     ts = np.append(check_depths(t1), t1)
 
     def solve(tol: float):
-        return simulate(equation, u0, t1=t1, rtol=tol, atol=tol, solver="dopri8", save=ts, mask=mask)
+        return simulate(Discretization(equation, "dopri8", t1=t1, rtol=tol, atol=tol), u0, save=ts, mask=mask)
 
     coarse = solve(10 * tolerance)
     start = time.perf_counter()
@@ -176,7 +177,7 @@ def measure_scheme(
         if report is not None:
             report(f"{name}: {n} steps")
         trajectory, seconds = _timed(
-            lambda n=n: simulate(equation, u0, t1=t1, steps=n, solver=scheme, save="end", mask=mask)
+            lambda n=n: simulate(Discretization(equation, scheme, t1=t1, steps=n), u0, save="end", mask=mask)
         )
         end = trajectory.us[-1]
         linear, dense = _depth_errors(equation, u0, t1, n, scheme, mask, reference)
@@ -237,7 +238,9 @@ def _depth_errors(equation, u0, t1, n, scheme, mask, reference: Reference) -> tu
     left = np.floor(checks / t1 * n)
     wanted = np.concatenate([left * t1 / n, (left + 1) * t1 / n, checks])
     order = np.argsort(wanted, kind="stable")
-    trajectory = simulate(equation, u0, t1=t1, steps=n, solver=scheme, save=np.minimum(wanted[order], t1), mask=mask)
+    trajectory = simulate(
+        Discretization(equation, scheme, t1=t1, steps=n), u0, save=np.minimum(wanted[order], t1), mask=mask
+    )
     us = trajectory.us[np.argsort(order)]
     begin, end, dense = jnp.split(us, 3)
     weight = jnp.asarray(checks / t1 * n - left)[:, None, None]
@@ -259,11 +262,11 @@ class _Defects:
         worst = 0.0
         for equation, t, u in self._starts(h):
             options = {"t0": t, "t1": t + h, "mask": self.mask}
-            one = simulate(equation, u, steps=1, solver=scheme, save="end", **options).us[-1]
+            one = simulate(Discretization(equation, scheme, steps=1, **options), u, save="end").us[-1]
             tol = self.reference.tolerance
             # As many saved depths as the reference has, so that its compiled solve serves here too.
             depths = np.full(len(self.reference.ts), t + h)
-            exact = simulate(equation, u, rtol=tol, atol=tol, solver="dopri8", save=depths, **options).us[-1]
+            exact = simulate(Discretization(equation, "dopri8", rtol=tol, atol=tol, **options), u, save=depths).us[-1]
             worst = max(worst, float(mesh_norm(one - exact, self.mask)) / h)
         return worst
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from pdejax._check import traced
+from pdejax._discretization import Discretization
 from pdejax._equation import AbstractEquation, MasterEquation
 from pdejax._simulate import simulate
 from pdejax._trajectory import Trajectory
@@ -164,7 +165,10 @@ def residual_necessity(
     def solve(steps):
         def one(u, real):
             return simulate(
-                equation, u, t1=float(layers), steps=steps, solver="euler", save=np.arange(layers + 1.0), mask=real
+                Discretization(equation, "euler", t1=float(layers), steps=steps),
+                u,
+                save=np.arange(layers + 1.0),
+                mask=real,
             )
 
         return jax.vmap(one)(states.u[0], states.mask)

@@ -132,7 +132,7 @@ def _circuit(read: np.ndarray, write: np.ndarray) -> CircuitSpectrum:
 def _attention(model: object) -> Attention:
     """The attention of a model, its weights with or without a leading axis of layers."""
     if isinstance(model, Transformer):
-        model = lift(model)
+        model = lift(model).field
     if isinstance(model, DepthVarying):
         if model.kind == "cosine":
             raise ValueError(

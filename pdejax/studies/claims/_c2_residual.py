@@ -10,9 +10,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array
 
+from pdejax._discretization import Discretization
 from pdejax._equation import MasterEquation
 from pdejax._simulate import simulate
-from pdejax.models import Architecture, Transformer, lift, native_solver
+from pdejax.models import Architecture, Transformer, lift
 from pdejax.studies.claims._record import (
     CONDITIONAL,
     FAILS,
@@ -46,10 +47,10 @@ def measure(seed: int, seeds: int) -> Measured:
             model = Transformer(_config(**options), rngs=nnx.Rngs(seed * 1000 + s))
             values = jax.random.normal(jax.random.key(seed * 1000 + s), (TOKENS, 4))
             states = model.hidden_states(values)
-            equation, size = lift(model), jnp.linalg.norm(states)
+            equation, size = lift(model).field, jnp.linalg.norm(states)
             euler[name].append(float(jnp.linalg.norm(_euler(equation.stacked, states[0]) - states) / size))
             run = simulate(
-                equation, states[0], t1=float(LAYERS), steps=LAYERS, solver=native_solver(model), save="steps"
+                Discretization(equation, lift(model).solver, t1=float(LAYERS), steps=LAYERS), states[0], save="steps"
             )
             native[name].append(float(jnp.linalg.norm(run.us[: LAYERS + 1] - states) / size))
     figures = {f"distance_to_euler_{name}": range_over(found) for name, found in euler.items()}

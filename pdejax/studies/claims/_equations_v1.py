@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from pdejax._discretization import Discretization
 from pdejax._equation import MasterEquation, MultilayerEquation
 from pdejax._simulate import simulate
 from pdejax.analysis import fit_order
@@ -104,7 +105,7 @@ def initial(seed: int, seeds: int) -> Measured:
     def error(s: int) -> float:
         u = jnp.asarray(fields(s, TOKENS, DIM))
         parts = terms(s)
-        run = simulate(MasterEquation(reaction=parts[1]), u, t1=0.2, steps=2, solver="euler", save="steps")
+        run = simulate(Discretization(MasterEquation(reaction=parts[1]), "euler", t1=0.2, steps=2), u, save="steps")
         return relative(run.us[0], u)
 
     return every_seed(error, seed, seeds)
@@ -200,7 +201,7 @@ def discrete(seed: int, seeds: int) -> Measured:
     def error(s: int) -> float:
         parts, exchanges, equation = _layered(s)
         u = fields(s, 3, TOKENS, DIM)
-        run = simulate(equation, jnp.asarray(u), t1=0.05, steps=1, solver="euler", save="end")
+        run = simulate(Discretization(equation, "euler", t1=0.05, steps=1), jnp.asarray(u), save="end")
         return relative(run.us[-1], u + 0.05 * _coupled_by_numpy(parts, exchanges, u))
 
     return every_seed(error, seed, seeds)

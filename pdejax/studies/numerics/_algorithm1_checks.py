@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from pdejax._discretization import Discretization
 from pdejax._equation import MultilayerEquation, unstack
 from pdejax._simulate import simulate
 from pdejax.analysis import field_lipschitz, fit_order, mesh_norm
@@ -34,7 +35,9 @@ def stability_rows(model: Algorithm1Model, values: Float[Array, "N f"]) -> list[
     """
     equation, dt = model.equation, model.dt
     end = dt * model.time_steps
-    run = simulate(equation, model.initial(values), t1=end, steps=model.time_steps, solver="euler", save="steps")
+    run = simulate(
+        Discretization(equation, "euler", t1=end, steps=model.time_steps), model.initial(values), save="steps"
+    )
     met = run.us[: int(run.stats.steps) + 1]
     radius = float(jnp.max(jnp.linalg.norm(met, axis=-1)))
     sharp = predict_dt_max(equation, run.us[-1], "euler") if np.isfinite(radius) else None
@@ -97,7 +100,7 @@ def measure_orders(config: Algorithm1Config, model: Algorithm1Model, values: Flo
 
 
 def _end(equation: MultilayerEquation, u0: Array, end: float, steps: int, solver: str) -> Array:
-    return simulate(equation, u0, t1=end, steps=steps, solver=solver, save="end").us[-1]
+    return simulate(Discretization(equation, solver, t1=end, steps=steps), u0, save="end").us[-1]
 
 
 def _distance(a: Array, b: Array) -> float:

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from pdejax._discretization import Discretization
 from pdejax._equation import MasterEquation, MultilayerEquation
 from pdejax._simulate import simulate
 from pdejax.solvers import Grid
@@ -50,7 +51,7 @@ class Algorithm1Model(eqx.Module):
         """The state after T steps, all layers."""
         end = self.dt * self.time_steps
         u0 = self.initial(values)
-        return simulate(self.equation, u0, t1=end, steps=self.time_steps, solver="euler", save="end").us[-1]
+        return simulate(Discretization(self.equation, "euler", t1=end, steps=self.time_steps), u0, save="end").us[-1]
 
     def hidden_states(self, values: Float[Array, "N f"], mask: Array | None = None) -> Float[Array, "K N d"]:
         """u₀, then every layer's state after T steps."""

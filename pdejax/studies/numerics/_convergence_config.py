@@ -159,7 +159,7 @@ def build_case(config: ConvergenceConfig) -> Case:
     """Real input, embedded by the Transformer, and the master equation with its weights (in float64)."""
     model, tokens, source = _model_and_input(config)
     u0 = model.embed(tokens)
-    lifted = lift(model)
+    lifted = lift(model).field
     base = lifted.layer(0)
     if config.weights == "smooth":
         t1 = 2.0 if config.depth is None else config.depth

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from pdejax._depth import DepthVarying, scale_strength, strength_factor
+from pdejax._discretization import Discretization
 from pdejax._equation import MasterEquation
 from pdejax._simulate import simulate
 from pdejax._types import Field
@@ -78,7 +79,7 @@ def _spread(base: MasterEquation, u0: Field, strengths: Float[Array, " layers"],
 
     def end(k):
         network = DepthVarying(eqx.filter_vmap(layer)(jax.random.split(k, layers), strengths), 1.0, "constant")
-        return simulate(network, u0, t1=1.0, steps=layers, solver="euler", save="end").us[-1]
+        return simulate(Discretization(network, "euler", t1=1.0, steps=layers), u0, save="end").us[-1]
 
     ends = jax.vmap(end)(jax.random.split(key, draws))
     mean = jnp.mean(ends, axis=0)

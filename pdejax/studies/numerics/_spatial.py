@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from pdejax._discretization import Discretization
 from pdejax._equation import MasterEquation
 from pdejax._simulate import simulate
 from pdejax._types import Field
@@ -54,7 +55,7 @@ def spatial_convergence(
         start = sample_cosines(modes, n)
         # RK4 well inside its stability limit: the error in depth is many orders below that in space.
         steps = math.ceil(depth * float(equation.damping()) / 2) + 24
-        end = simulate(equation, start, t1=depth, steps=steps, solver="rk4", save="end").us[-1]
+        end = simulate(Discretization(equation, "rk4", t1=depth, steps=steps), start, save="end").us[-1]
         coefficients.append(np.asarray(cosine_coefficients(end)[:MODES]))
     scale = np.linalg.norm(coefficients[-1])
     differences = [float(np.linalg.norm(a - b) / scale) for a, b in itertools.pairwise(coefficients)]

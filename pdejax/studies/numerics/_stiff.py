@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array
 
+from pdejax._discretization import Discretization
 from pdejax._equation import MasterEquation
 from pdejax._simulate import simulate
 from pdejax.analysis import mesh_norm
@@ -133,7 +134,8 @@ def _measure(config: StiffConfig, make, u0: Array, parts: Parts, say, row) -> di
 def _reference(equation: MasterEquation, u0: Array, depth: float) -> tuple[Array, float]:
     """A fine exponential solve, and its relative distance from one by another exponential method."""
     a, b = (
-        simulate(equation, u0, t1=depth, steps=REFERENCE_STEPS, solver=name).us[-1] for name in ("etdrk4", "etdrk4ho")
+        simulate(Discretization(equation, name, t1=depth, steps=REFERENCE_STEPS), u0).us[-1]
+        for name in ("etdrk4", "etdrk4ho")
     )
     return a, float(mesh_norm(a - b) / mesh_norm(a))
 
@@ -187,7 +189,7 @@ def _run(config: StiffConfig, name, equation, d, u0, reference, depth, peak, **h
 
     def solve(t1: float):
         start = time.perf_counter()
-        trajectory = simulate(equation, u0, t1=t1, solver=name, save="end", **how)
+        trajectory = simulate(Discretization(equation, name, t1=t1, **how), u0, save="end")
         jax.block_until_ready(trajectory.us)
         return trajectory, time.perf_counter() - start
 
@@ -217,7 +219,7 @@ def _peak(equation, u0: Array, name: str, depth: float) -> float | None:
     @eqx.filter_jit
     def solve(equation, u):
         how = {"rtol": 1e-6, "atol": 1e-6} if SOLVERS[name].adaptive and not SOLVERS[name].linear else {"steps": 4}
-        return simulate(equation, u, t1=depth, solver=name, save="end", **how).us
+        return simulate(Discretization(equation, name, t1=depth, **how), u, save="end").us
 
     analysis = solve.lower(equation, u0).compile().compiled.memory_analysis()
     return None if analysis is None else analysis.temp_size_in_bytes / 2**20

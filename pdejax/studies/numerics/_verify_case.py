@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from pdejax._discretization import Discretization
 from pdejax._equation import AbstractEquation
 from pdejax._simulate import simulate
 from pdejax.terms import Attention, FeedForward
@@ -42,14 +43,9 @@ def solve(
 ) -> Array:
     """The field at t1 `(n, d)`, or at the depths `save` `(k, n, d)`, by a tight-tolerance solve."""
     trajectory = simulate(
-        equation,
+        Discretization(equation, "dopri8", t1=t1, rtol=TOLERANCE, atol=1e-2 * TOLERANCE, **options),
         u0,
-        t1=t1,
-        rtol=TOLERANCE,
-        atol=1e-2 * TOLERANCE,
-        solver="dopri8",
         save="end" if save is None else save,
-        **options,
     )
     us = jnp.where(trajectory.complete, trajectory.us, jnp.nan)
     return us[-1] if save is None else us

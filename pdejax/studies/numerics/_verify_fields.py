@@ -11,6 +11,7 @@ from jaxtyping import Array
 from scipy.optimize import brentq
 
 from pdejax import exact
+from pdejax._discretization import Discretization
 from pdejax._equation import MasterEquation
 from pdejax._simulate import simulate
 from pdejax.solvers import SOLVERS, Grid
@@ -52,7 +53,7 @@ def heat() -> Iterator[Check]:
         yield Check(f"heat modes, {boundary}", TIGHT, max(errors), REACHED)
         expected = exact.heat_solution(u0, rates, t1, boundary, LENGTH)
         yield Check(f"heat, random data, {boundary}", TIGHT, relative(u, expected), REACHED)
-        u = np.asarray(simulate(equation, u0, t1=steps * h, steps=steps, solver="euler").us[-1])
+        u = np.asarray(simulate(Discretization(equation, "euler", t1=steps * h, steps=steps), u0).us[-1])
         factors = [exact.heat_mode_factor(N, boundary, first + j, rates[j], spacing, h) for j in range(N)]
         errors = [relative(u[:, j], np.asarray(factors[j]) ** steps * modes[:, j]) for j in range(N)]
         yield Check(f"heat modes, factor per step, {boundary}", f"euler, {steps} steps", max(errors), ROUNDING)
@@ -150,7 +151,7 @@ def stability() -> Iterator[Check]:
     for name in EXPLICIT:
 
         def end(u0: Array, h: float, steps: int, name=name) -> np.ndarray:
-            return np.asarray(simulate(equation, u0, t1=h * steps, steps=steps, solver=name).us[-1])
+            return np.asarray(simulate(Discretization(equation, name, t1=h * steps, steps=steps), u0).us[-1])
 
         def excess(h: float, end=end) -> float:
             return abs(float(end(mode, h, 1)[0, 0] / highest[0])) - 1

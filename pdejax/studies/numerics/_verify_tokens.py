@@ -12,10 +12,11 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from pdejax import exact
+from pdejax._discretization import Discretization
 from pdejax._equation import MasterEquation
 from pdejax._simulate import simulate
 from pdejax._types import Depth, Field
-from pdejax.models import Architecture, Transformer, lift, native_solver
+from pdejax.models import Architecture, Transformer, lift
 from pdejax.solvers import Dopri8, Euler, Retract
 from pdejax.studies.numerics._verify_case import (
     REACHED,
@@ -88,7 +89,7 @@ def _retraction_order() -> Check:
     expected = float(exact.equiangular_cosine(gamma, beta, N, t1))
     errors = []
     for steps in (256, 512):
-        us = np.asarray(simulate(equation, u0, t1=t1, steps=steps, solver=solver).us)
+        us = np.asarray(simulate(Discretization(equation, solver, t1=t1, steps=steps), u0).us)
         errors.append(abs(float(_cosines(us)[0]) - expected))
     order = math.log2(errors[0] / errors[1])
     return Check("equiangular tokens, order of retraction − 1", "euler + retraction", abs(order - 1), 0.02)
@@ -148,7 +149,7 @@ def sphere() -> Iterator[Check]:
     value, x0 = 0.6 * normal(22, N, N), u0[:1]
     alone = MasterEquation(interaction=attention(1.0, value))
     solver = Retract(Dopri8(), SphereProjection())
-    x = simulate(alone, x0, t1=2.0, steps=64, solver=solver).us[-1]
+    x = simulate(Discretization(alone, solver, t1=2.0, steps=64), x0).us[-1]
     expected = exact.sphere_retraction_single_token(x0, value, 2.0)
     yield Check("one token on the sphere", "dopri8 + retraction", relative(x, expected), REACHED)
 
@@ -173,7 +174,7 @@ def gaussian() -> Iterator[Check]:
     yield Check("Gaussian tokens, blow-up depth", TIGHT, relative(found, end), REACHED)
     # A bound on the field is crossed shortly before, and reported as the end of that step.
     limit = ratio * float(np.max(np.abs(np.asarray(tokens))))
-    trajectory = simulate(equation, tokens, t1=end, steps=steps, solver="rk4", blowup=limit)
+    trajectory = simulate(Discretization(equation, "rk4", t1=end, steps=steps), tokens, blowup=limit)
     late = float(trajectory.blowup_time) / end - (1 - ratio**-2)
     reported = bool(trajectory.diverged)
     error = late if reported and late >= 0 else math.nan
@@ -193,8 +194,8 @@ def transformer() -> Iterator[Check]:
         weights = {name: 0.4 * normal(30 + i, *shapes[name].shape) for i, name in enumerate(sorted(shapes))}
         model = Transformer.from_parameters(config, weights)
         states = np.asarray(model.hidden_states(tokens, mask))
-        equation, solver = lift(model), native_solver(model)
-        us = np.asarray(simulate(equation, model.embed(tokens), t1=3.0, steps=3, solver=solver, mask=mask).us)
+        equation, solver = lift(model).field, lift(model).solver
+        us = np.asarray(simulate(Discretization(equation, solver, t1=3.0, steps=3), model.embed(tokens), mask=mask).us)
         name = f"Transformer, {norm}-LN{', causal' if causal else ''}, 3 layers"
         yield Check(name, f"{type(solver).__name__}, 3 steps", relative(us[:, :5], states[:, :5]), ROUNDING)
 

@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from pdejax._discretization import Discretization
 from pdejax._equation import MasterEquation
 from pdejax._simulate import simulate
 from pdejax.analysis import adjacent_correlation, layer_correlation
@@ -45,7 +46,9 @@ def measure(settings: Settings, seed: int, models: Models) -> Measured:
 
     def smoothed(u0):
         return simulate(
-            heat, u0, t1=float(layers), steps=10 * layers, solver="rk4", save=jnp.linspace(0.0, layers, layers + 1)
+            Discretization(heat, "rk4", t1=float(layers), steps=10 * layers),
+            u0,
+            save=jnp.linspace(0.0, layers, layers + 1),
         ).us
 
     states = {"Transformer": theirs, "heat equation": jnp.moveaxis(jax.vmap(smoothed)(theirs[0]), 0, 1)}
