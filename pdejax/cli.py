@@ -76,15 +76,16 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
             commands.add_parser(name, help=text)
             continue
         module = importlib.import_module(address)
+        made_of = getattr(module, "COMMAND", None)
         below = commands.add_parser(
             name,
             help=text,
-            description=module.DESCRIPTION,
-            epilog=module.EXAMPLES,
+            description=made_of.description if made_of else module.DESCRIPTION,
+            epilog=made_of.examples if made_of else module.EXAMPLES,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        module.add_arguments(below)
-        below.set_defaults(run=module.run)
+        (made_of or module).add_arguments(below)
+        below.set_defaults(run=made_of or module.run)
     return made
 
 

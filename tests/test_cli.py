@@ -82,9 +82,13 @@ def test_help_names_every_option_and_its_default(capsys):
     assert "default euler lietrotter" in text
 
 
+def examples(module):
+    return module.COMMAND.examples if hasattr(module, "COMMAND") else module.EXAMPLES
+
+
 EXAMPLES = {
     "pdejax": cli.EXAMPLES,
-    **{name: importlib.import_module(module).EXAMPLES for name, module, _ in cli.COMMANDS},
+    **{name: examples(importlib.import_module(module)) for name, module, _ in cli.COMMANDS},
 }
 
 
@@ -165,12 +169,12 @@ def test_options_that_cannot_be_read(arguments, words, capsys):
         (["--dt", "0.3", "0.15"], "dt=0.3 does not divide the depth T=2.0; try dt="),
         (["--dt", "0.5"], "at least two different step counts"),
         (["--steps", "4", "8", "--dt", "0.5", "0.25"], "not both"),
-        (["--steps", "0", "8"], "positive integers"),
+        (["--steps", "0", "8"], "an integer of at least 1"),
         (["--steps"], "at least two different step counts"),
         (["--weights", "iid", "--steps", "4", "8"], "multiples of the 6 layers"),
         (["--weights", "checkpoint"], "checkpoint=PATH"),
         (["--weights", "checkpoint", "--checkpoint", "missing.npz"], "missing.npz"),
-        (["--solvers", "rk5"], "Did you mean 'rk4'"),
+        (["--solvers", "rk5"], "did you mean 'rk4'"),
         (["--heads", "3"], "heads=3 must divide dim=8"),
         (["--spatial", "16", "32", "48"], "double"),
         (["--regimes", "8"], "at least two"),
@@ -223,7 +227,7 @@ def test_the_benchmark_is_the_same_command(monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(ROOT / "benchmarks" / "convergence.py"), run_name="__main__")
     assert stop.value.code == 2
-    assert "Did you mean 'euler'" in capsys.readouterr().err
+    assert "did you mean 'euler'" in capsys.readouterr().err
 
 
 def test_verify_refuses_an_unwritable_file_before_any_work(tmp_path, capsys, monkeypatch):

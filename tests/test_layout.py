@@ -20,9 +20,10 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Each layer may import those before it (and itself): solvers <- terms <- equation <- simulate <- analysis <- studies <- cli.
 LAYERS = (
     ("pdejax._check",),
-    ("pdejax.solvers", "pdejax._lazy", "pdejax._activation", "pdejax._types", "pdejax.runs"),
+    ("pdejax.solvers", "pdejax._lazy", "pdejax._activation", "pdejax._types"),
     ("pdejax._figure",),
     ("pdejax._bootstrap",),
+    ("pdejax.runs",),
     ("pdejax.exact",),
     ("pdejax.terms",),
     ("pdejax._equation",),

@@ -5,8 +5,6 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import jax
-
 PACKAGES = (
     *("pdejax", "jax", "jaxlib", "diffrax", "equinox", "flax", "optax"),
     *("orbax-checkpoint", "numpy", "scipy"),
@@ -14,7 +12,9 @@ PACKAGES = (
 
 
 def environment() -> dict[str, Any]:
-    """Versions, device and precision, to be kept with every result."""
+    """Return versions, device and precision, to be kept with every result."""
+    import jax  # here, so that reading results does not load it
+
     device = jax.devices()[0]
     versions = {}
     for name in PACKAGES:

@@ -1,19 +1,29 @@
 """Studies: one question each, from a configuration to numbers, figures and a verdict."""
 
-from pdejax.runs._parts import ResultError as ResultError
-from pdejax.runs._parts import environment as environment
-from pdejax.studies.numerics._algorithm1 import Algorithm1Result as Algorithm1Result
-from pdejax.studies.numerics._algorithm1 import algorithm1 as algorithm1
-from pdejax.studies.numerics._algorithm1_config import Algorithm1Config as Algorithm1Config
-from pdejax.studies.numerics._analyze import AnalyzeResult as AnalyzeResult
-from pdejax.studies.numerics._analyze import analyze as analyze
-from pdejax.studies.numerics._convergence import ConvergenceResult as ConvergenceResult
-from pdejax.studies.numerics._convergence import convergence as convergence
-from pdejax.studies.numerics._convergence_config import ConvergenceConfig as ConvergenceConfig
-from pdejax.studies.numerics._stability import StabilityResult as StabilityResult
-from pdejax.studies.numerics._stability import stability as stability
-from pdejax.studies.numerics._stability_config import StabilityConfig as StabilityConfig
-from pdejax.studies.numerics._stiff import StiffResult as StiffResult
-from pdejax.studies.numerics._stiff import stiff as stiff
-from pdejax.studies.numerics._stiff_config import StiffConfig as StiffConfig
-from pdejax.studies.numerics._verify import verify as verify
+from typing import TYPE_CHECKING
+
+from pdejax._lazy import attach
+
+if TYPE_CHECKING:
+    from pdejax.runs._environment import environment as environment
+    from pdejax.runs._files import ResultError as ResultError
+    from pdejax.runs._records import Result as Result
+    from pdejax.studies.numerics._algorithm1 import Algorithm1Result as Algorithm1Result
+    from pdejax.studies.numerics._algorithm1 import algorithm1 as algorithm1
+    from pdejax.studies.numerics._algorithm1_config import Algorithm1Config as Algorithm1Config
+    from pdejax.studies.numerics._analyze import AnalyzeResult as AnalyzeResult
+    from pdejax.studies.numerics._analyze import analyze as analyze
+    from pdejax.studies.numerics._convergence import convergence as convergence
+    from pdejax.studies.numerics._convergence_config import ConvergenceConfig as ConvergenceConfig
+    from pdejax.studies.numerics._stability import StabilityResult as StabilityResult
+    from pdejax.studies.numerics._stability import stability as stability
+    from pdejax.studies.numerics._stability_config import StabilityConfig as StabilityConfig
+    from pdejax.studies.numerics._stiff import StiffResult as StiffResult
+    from pdejax.studies.numerics._stiff import stiff as stiff
+    from pdejax.studies.numerics._stiff_config import StiffConfig as StiffConfig
+    from pdejax.studies.numerics._verify import verify as verify
+    from pdejax.studies.study import Judgement as Judgement
+    from pdejax.studies.study import Study as Study
+    from pdejax.studies.study import run as run
+else:
+    __getattr__, __dir__ = attach(__name__)

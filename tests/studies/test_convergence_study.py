@@ -12,10 +12,9 @@ from flax import nnx
 
 import pdejax as pj
 from pdejax import analysis, cli
-from pdejax.studies import ConvergenceConfig, ResultError, convergence
+from pdejax.studies import ConvergenceConfig, Result, ResultError, convergence
 from pdejax.studies.numerics import _convergence as study
-from pdejax.studies.numerics._convergence_config import build_case
-from pdejax.studies.numerics._convergence_table import HEADER, scheme_row, summary
+from pdejax.studies.numerics._convergence_case import build_case
 from pdejax.studies.numerics._regimes import regime, verdict
 from pdejax.studies.numerics._spatial import cosine_coefficients, sample_cosines, spatial_convergence
 
@@ -43,8 +42,12 @@ def content(folder, result):
 
 
 def test_json_holds_what_was_promised(content):
-    assert set(content) == {"study", "config", "environment", "results", "verdicts"}
-    assert content["study"] == "convergence" and content["config"]["length"] == 10
+    assert {"study", "title", "question", "config", "seeds", "environment", "results", "verdict", "verdicts"} <= set(
+        content
+    )
+    assert content["study"] == "convergence" and content["config"]["length"] == 10 and content["seeds"] == [0]
+    assert "out" not in content["config"] and content["data"] == "convergence.nc"
+    assert [entry["file"] for entry in content["figures"]] == ["error_step.png", "work_precision.png"]
     assert content["environment"]["versions"]["jax"] == jax.__version__
     rows = {row["solver"]: row for row in content["results"]["orders"]}
     assert list(rows) == ["euler", "rk4"]
@@ -132,7 +135,7 @@ def test_output_that_cannot_be_written(tmp_path):
         ({"dt": (0.5, 0.25)}, "steps or dt"),
         ({"checkpoint": "x.npz"}, "belong together"),
         ({"solvers": ()}, "solvers"),
-        ({"solvers": ("eulr",)}, "Did you mean 'euler'"),
+        ({"solvers": ("eulr",)}, "did you mean 'euler'"),
         ({"steps": (4, 0)}, "steps"),
     ],
 )
@@ -200,7 +203,7 @@ def record(**changes):
 
 def verdicts(**changes):
     results = {"orders": [record(**changes)], "spatial": None, "regimes": [], "reference": {"error": 1e-14}}
-    return study._verdicts(results)
+    return study.verdicts(results)
 
 
 def test_verdicts_follow_the_numbers():
@@ -213,14 +216,32 @@ def test_verdicts_follow_the_numbers():
 
 
 def test_table_shows_missing_numbers_as_such():
-    assert len(scheme_row(record())) == len(HEADER)
-    assert " - " in scheme_row(record(order=None, ci=None))
+    table = study.CONVERGENCE.table
+    assert len(study.CONVERGENCE.line(record())) == len(table.head())
+    assert " – " in study.CONVERGENCE.line(record(order=None, ci=None))
 
 
-def test_summary_names_what_was_measured(content):
-    text = summary(content)
-    for word in ("reference", "log-norm", "verdicts", "order rk4", "seed 0"):
+def judged(content, **changes):
+    config = {name: tuple(v) if isinstance(v, list) else v for name, v in content["config"].items()}
+    return study.judge(ConvergenceConfig(**config), [content["results"] | changes])
+
+
+def test_a_judgement_follows_from_what_was_stored(content):
+    """Whatever the study measured once is judged again from its file; other numbers give another verdict."""
+    found = judged(content)
+    assert found.passed and found.verdicts == content["verdicts"] and found.sentence == content["verdict"]
+    wrong = [row | {"order": 2.5} for row in content["results"]["orders"]]
+    assert not judged(content, orders=wrong).passed
+    assert "order euler" in judged(content, orders=wrong).sentence
+
+
+def test_a_result_shows_what_was_measured(result, content):
+    text = repr(result)
+    for word in ("Convergence", "reference", "log-norm", "order rk4", "seed 0", "euler"):
         assert word in text
+    assert "<table" in result._repr_html_()
+    again = Result.from_json(content)
+    assert again.to_json() == content and "order rk4" in repr(again)
 
 
 @pytest.mark.parametrize(
@@ -273,7 +294,7 @@ def test_command(tmp_path, capsys):
     arguments += ["--steps", "4", "8", "16", "--solvers", "euler", "--spatial", "--regimes", "--out", str(tmp_path)]
     assert cli.main(arguments) == 0
     printed = capsys.readouterr().out
-    assert HEADER in printed and "euler" in printed and "saved" in printed
+    assert "bound/err" in printed and "euler" in printed and "saved" in printed
     assert (tmp_path / "convergence.json").exists()
 
 
@@ -283,7 +304,7 @@ def test_commands_refuse_bad_input(tmp_path, capsys):
     assert cli.main(["convergence", "--out", str(taken)]) == 2
     assert "--out" in capsys.readouterr().err
     assert cli.main(["convergence", "--solvers", "eulr"]) == 2
-    assert "Did you mean 'euler'" in capsys.readouterr().err
+    assert "did you mean 'euler'" in capsys.readouterr().err
     for arguments in ([], ["convergence", "--nothing"], ["convergence", "--norm", "batch"]):
         with pytest.raises(SystemExit) as stop:
             cli.main(arguments)
@@ -294,7 +315,7 @@ def test_interrupt_says_how_to_go_on(monkeypatch, capsys, tmp_path):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pdejax.studies.convergence", interrupted)
+    monkeypatch.setattr("pdejax.studies.study.run", interrupted)
     assert cli.main(["convergence", "--out", str(tmp_path)]) == 130
     assert "goes on" in capsys.readouterr().err
 

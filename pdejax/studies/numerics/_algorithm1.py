@@ -16,10 +16,11 @@ import optax
 from pdejax import data
 from pdejax.analysis.information import CLUB, AbstractInformation, BarberAgakov, InfoNCE, PaperEstimate, fit
 from pdejax.data._batch import Batch
-from pdejax.runs._parts import Parts, check_folder, environment, plain, settings, write_json
+from pdejax.runs._parts import Parts, check_folder, environment, plain, write_json
 from pdejax.studies.numerics._algorithm1_checks import measure_orders, stability_rows
 from pdejax.studies.numerics._algorithm1_config import PATCHES, Algorithm1Config
 from pdejax.studies.numerics._algorithm1_model import Algorithm1Model
+from pdejax.studies.study import settings
 from pdejax.training._bottleneck import bottleneck_flow, signed_rates
 from pdejax.training._bottleneck_step import (
     InputProjection,

@@ -1,9 +1,7 @@
 """The convergence study: the continuum limit of a Transformer, measured on real input."""
 
-import dataclasses
 import pathlib
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,60 +10,31 @@ import xarray as xr
 
 from pdejax import analysis
 from pdejax.analysis import FieldConstants, Reference
-from pdejax.runs._parts import Parts, environment, plain, settings, write_json, write_whole
-from pdejax.studies.numerics._convergence_config import Case, ConvergenceConfig, build_case
+from pdejax.runs._files import plain
+from pdejax.runs._parts import Parts
+from pdejax.runs._records import Picture, Result
+from pdejax.runs._table import Column, Table
+from pdejax.studies.numerics._convergence_case import Case, build_case
+from pdejax.studies.numerics._convergence_config import ConvergenceConfig
+from pdejax.studies.numerics._convergence_plots import error_plot, work_precision_plot
 from pdejax.studies.numerics._regimes import iid_spread, regime
 from pdejax.studies.numerics._spatial import spatial_convergence
+from pdejax.studies.study import Evidence, Judgement, Study, run, settings
 
 SCHEME_TOLERANCE = 0.15  # half-width within which a fitted order counts as the expected one
-
-
-@dataclasses.dataclass(frozen=True)
-class ConvergenceResult:
-    """`config`, `environment`, `results` (`orders`, `reference`, `constants`, `spatial`, `regimes`, `input`, `network`),
-    `verdicts`, and `files` written, if any. `results.orders` is a list of dictionaries, one per solver."""
-
-    config: dict[str, Any]
-    environment: dict[str, Any]
-    results: dict[str, Any]
-    verdicts: dict[str, str]
-    files: tuple[str, ...] = ()
-
-    def as_json(self) -> dict[str, Any]:
-        """The content of `convergence.json`."""
-        content = {key: getattr(self, key) for key in ("config", "environment", "results", "verdicts")}
-        return {"study": "convergence", **content}
-
-    def to_xarray(self) -> xr.Dataset:
-        """Errors, bounds and costs as a dataset over (solver, steps)."""
-        orders = self.results["orders"]
-        counts = sorted({n for row in orders for n in row["steps"]})
-        keys = (
-            "errors",
-            "max_errors",
-            "uniform_errors",
-            "dense_errors",
-            "bounds",
-            "lipschitz_bounds",
-            "evaluations",
-            "seconds",
-        )
-        data = {key: np.full((len(orders), len(counts)), np.nan) for key in keys}
-        for i, row in enumerate(orders):
-            for j, n in enumerate(row["steps"]):
-                for key in keys:
-                    value = row[key][j]
-                    data[key][i, counts.index(n)] = np.nan if value is None else value
-        variables: dict[str, Any] = {key: (("solver", "steps"), value) for key, value in data.items()}
-        for key in ("order", "ci", "expected", "uniform_order"):
-            values = [np.nan if row[key] is None else row[key] for row in orders]
-            variables[key] = (("solver",), np.asarray(values, float))
-        solvers = [row["solver"] for row in orders]
-        return xr.Dataset(
-            variables,
-            coords={"solver": solvers, "steps": counts},
-            attrs={"study": "convergence", "depth": float(self.results["depth"]), "seed": int(self.config["seed"])},
-        )
+COLUMNS = (
+    Column("solver", width=10),
+    Column("order", ".3f", 6, right=True),
+    Column("± 95%", ".3f", 6, right=True),
+    Column("expect", "g", 6, right=True),
+    Column("steps", "d", 5, right=True),
+    Column("error", ".2e", 8, right=True),
+    Column("max-norm", ".2e", 8, right=True),
+    Column("uniform", ".2e", 8, right=True),
+    Column("bound/err", ".1f", 9, right=True),
+    Column("evals", "d", 5, right=True),
+    Column("ms", ".2f", 8, right=True),
+)
 
 
 def convergence(
@@ -73,33 +42,19 @@ def convergence(
     *,
     report: Callable[[str], None] | None = None,
     row: Callable[[dict[str, Any]], None] | None = None,
-) -> ConvergenceResult:
+) -> Result:
     """Run the study (in float64, without touching the caller's precision setting).
 
     `report(text)` is told what is being measured; `row(record)` gets each scheme's record as soon as it is there. With
     `config.out` every part is saved as it is finished, an interrupted study resumes, and `convergence.json`,
     `convergence.nc` and two plots are written.
 
+    `results` has `orders` (a dictionary per scheme), `reference`, `constants`, `spatial`, `regimes`, `input`, `network`.
+
     Raises `ValueError` for a configuration that cannot be run and `ResultError` for a folder that cannot be written.
     """
     config = ConvergenceConfig() if config is None else config
-    say = report if report is not None else lambda text: None
-    started = time.perf_counter()
-    out = None if config.out is None else pathlib.Path(config.out)
-    parts = Parts(out, _identity(config), notice=say)
-    with jax.enable_x64(True):
-        say("real input and weights")
-        case = build_case(config)
-        steps = config.step_counts(case.t1, case.layers)
-        results = _measure(config, case, steps, parts, say, row)
-        where = environment()
-    results["seconds"] = time.perf_counter() - started
-    verdicts = _verdicts(results)
-    result = ConvergenceResult(settings(config), where, results, verdicts)
-    if out is None:
-        return result
-    say("plots and files")
-    return dataclasses.replace(result, files=_write(out, result))
+    return run(CONVERGENCE, config, out=config.out, report=report, row=row)
 
 
 def _identity(config: ConvergenceConfig) -> dict[str, Any]:
@@ -113,7 +68,13 @@ def _identity(config: ConvergenceConfig) -> dict[str, Any]:
     return asked
 
 
-def _measure(config: ConvergenceConfig, case: Case, steps, parts: Parts, say, row) -> dict[str, Any]:
+def measure(config: ConvergenceConfig, seed: int, parts: Parts) -> Evidence:
+    """Measure reference, constants, each scheme's errors, the spatial order and the regimes, part by part."""
+    del seed  # the configuration's own
+    say = parts.say
+    say("real input and weights")
+    case = build_case(config)
+    steps = config.step_counts(case.t1, case.layers)
     state: dict[str, Any] = {}
 
     def reference() -> Reference:
@@ -160,8 +121,7 @@ def _measure(config: ConvergenceConfig, case: Case, steps, parts: Parts, say, ro
 
         record = parts.get(f"scheme-{solver}-" + "-".join(map(str, steps)), measure)
         results["orders"].append(record)
-        if row is not None:
-            row(record)
+        parts.row(record)
     results["network"] = _network(config, case, results["orders"])
     results["spatial"] = None
     if config.spatial:
@@ -172,7 +132,7 @@ def _measure(config: ConvergenceConfig, case: Case, steps, parts: Parts, say, ro
 
         name = "spatial-" + "-".join(map(str, config.spatial)) + f"-{config.diffusivity:g}"
         results["spatial"] = parts.get(name, spatial)
-    results["regimes"] = _regimes(config, case, results["orders"], parts, say)
+    results["regimes"] = _regimes(config, case, results["orders"], parts)
     return results
 
 
@@ -191,7 +151,7 @@ def _network(config: ConvergenceConfig, case: Case, orders) -> dict[str, Any] | 
     return None
 
 
-def _regimes(config: ConvergenceConfig, case: Case, orders, parts: Parts, say) -> list[Any]:
+def _regimes(config: ConvergenceConfig, case: Case, orders, parts: Parts) -> list[Any]:
     found: list[Any] = []
     euler = next((r for r in orders if r["solver"] == "euler"), None)
     if euler is not None and case.layers == 1:
@@ -209,7 +169,7 @@ def _regimes(config: ConvergenceConfig, case: Case, orders, parts: Parts, say) -
     for scaling in ("1/L", "1/sqrt(L)") if config.regimes else ():
 
         def measure(scaling=scaling):
-            say(f"regime of independent layers at residual scale {scaling}")
+            parts.say(f"regime of independent layers at residual scale {scaling}")
             key = jax.random.key(config.seed)
             return iid_spread(case.base, case.u0, layers=config.regimes, scaling=scaling, draws=config.draws, key=key)
 
@@ -218,23 +178,91 @@ def _regimes(config: ConvergenceConfig, case: Case, orders, parts: Parts, say) -
     return found
 
 
-def _verdicts(results: dict[str, Any]) -> dict[str, str]:
-    """One sentence per question, made from the numbers."""
-    verdicts = {}
+def judge(config: ConvergenceConfig, evidence: Sequence[Evidence]) -> Judgement:
+    """Answer from the numbers: orders, the spatial order, the regimes, and the a-priori bound."""
+    [results] = evidence
+    answers = verdicts(results)
+    content = {"config": settings(config), "results": results}
+    failed = [question for question, answer in answers.items() if "NOT" in answer or "VIOLATED" in answer]
+    return Judgement(
+        sentence=f"not as it should be: {', '.join(failed)}"
+        if failed
+        else "all orders and bounds are as they should be",
+        verdicts=answers,
+        passed=not failed,
+        tables=(Table(COLUMNS, [cells(record) for record in results["orders"]]),),
+        notes=notes(results),
+        results=results,
+        dataset=_dataset(config, results),
+        pictures=(
+            Picture(
+                "error_step.png",
+                "Error against step size, one line per scheme, with the fitted slope and its 95 % interval.",
+                lambda: error_plot(content),
+            ),
+            Picture(
+                "work_precision.png",
+                "Error against field evaluations: what each scheme buys for its work.",
+                lambda: work_precision_plot(content),
+            ),
+        ),
+    )
+
+
+def cells(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    """One scheme at its finest step whose error was used in the fit, as a line of the table."""
+    used = record["used"] or record["steps"][-1:]
+    i = record["steps"].index(used[-1])
+    error, bound = record["errors"][i], record["bounds"][i]
+    return (
+        *(record[key] for key in ("solver", "order", "ci", "expected")),
+        *(record[key][i] for key in ("steps", "errors", "max_errors", "uniform_errors")),
+        None if not error or bound is None else bound / error,
+        record["evaluations"][i] if record["evaluations"][i] >= 0 else None,
+        1e3 * record["seconds"][i],
+    )
+
+
+def notes(results: Mapping[str, Any]) -> tuple[str, ...]:
+    """Input, reference, constants, the network's distance and the spatial order, a line each."""
+    constants, reference, spatial = results["constants"], results["reference"], results["spatial"]
+    lines = [
+        f"input       {results['input']}",
+        f"reference   Dopri8 at {reference['tolerance']:.0e}, own error {reference['error']:.1e} at T "
+        f"({reference['uniform_error']:.1e} over depth), {reference['evaluations']} evaluations",
+        f"constants   log-norm {constants['log_norm']:.3f}, Lipschitz {constants['lipschitz']:.3f}, "
+        f"sup|u''| {constants['curvature']:.3f}",
+    ]
+    if results["network"]:
+        network = results["network"]
+        lines.append(
+            f"network     {network['layers']} layers stand {network['distance']:.1%} away from their continuum limit"
+        )
+    if spatial:
+        lines.append(
+            f"space       q = {_number(spatial['order'])} from N = {spatial['tokens']}, "
+            f"D = {spatial['diffusivity']:g} ({spatial['boundary']})"
+        )
+    return tuple(lines)
+
+
+def verdicts(results: Mapping[str, Any]) -> dict[str, str]:
+    """Write one sentence per question, made from the numbers."""
+    found = {}
     for record in results["orders"]:
-        verdicts[f"order {record['solver']}"] = _order_verdict(record)
+        found[f"order {record['solver']}"] = _order_verdict(record)
     spatial = results["spatial"]
     if spatial is not None:
         match = spatial["order"] is not None and abs(spatial["order"] - spatial["expected"]) <= SCHEME_TOLERANCE
-        verdicts["spatial order"] = (
+        found["spatial order"] = (
             f"{'as expected' if match else 'NOT as expected'}: q = {_number(spatial['order'])} for {spatial['expected']:g}"
         )
-    for found in results["regimes"]:
-        verdicts[f"regime {found['family']}"] = found["verdict"]
+    for one in results["regimes"]:
+        found[f"regime {one['family']}"] = one["verdict"]
     violated = [r["solver"] for r in results["orders"] if _violations(r, results["reference"]["error"])]
     holds = "holds for every scheme and step" if not violated else f"VIOLATED by {', '.join(violated)}"
-    verdicts["a-priori bound v2 (12)"] = holds
-    return verdicts
+    found["a-priori bound v2 (12)"] = holds
+    return found
 
 
 def _order_verdict(record: dict[str, Any]) -> str:
@@ -259,16 +287,45 @@ def _number(value: float | None) -> str:
     return "not measurable" if value is None else f"{value:.2f}"
 
 
-def _write(out: pathlib.Path, result: ConvergenceResult) -> tuple[str, ...]:
-    from pdejax.studies.numerics._convergence_plots import error_plot, save_figure, work_precision_plot
+def _dataset(config: ConvergenceConfig, results: Mapping[str, Any]) -> xr.Dataset:
+    """Errors, bounds and costs over (solver, steps)."""
+    orders = results["orders"]
+    counts = sorted({n for row in orders for n in row["steps"]})
+    keys = (
+        "errors",
+        "max_errors",
+        "uniform_errors",
+        "dense_errors",
+        "bounds",
+        "lipschitz_bounds",
+        "evaluations",
+        "seconds",
+    )
+    data = {key: np.full((len(orders), len(counts)), np.nan) for key in keys}
+    for i, row in enumerate(orders):
+        for j, n in enumerate(row["steps"]):
+            for key in keys:
+                value = row[key][j]
+                data[key][i, counts.index(n)] = np.nan if value is None else value
+    variables: dict[str, Any] = {key: (("solver", "steps"), value) for key, value in data.items()}
+    for key in ("order", "ci", "expected", "uniform_order"):
+        values = [np.nan if row[key] is None else row[key] for row in orders]
+        variables[key] = (("solver",), np.asarray(values, float))
+    return xr.Dataset(
+        variables,
+        coords={"solver": [row["solver"] for row in orders], "steps": counts},
+        attrs={"study": "convergence", "depth": float(results["depth"]), "seed": int(config.seed)},
+    )
 
-    json_path = out / "convergence.json"
-    write_json(json_path, result.as_json())
-    data_path = out / "convergence.nc"
-    write_whole(data_path, bytes(result.to_xarray().to_netcdf(engine="scipy", format="NETCDF3_64BIT")))
-    plots = []
-    for name, draw in (("error_step", error_plot), ("work_precision", work_precision_plot)):
-        path = out / f"{name}.png"
-        save_figure(draw(result.as_json()), path)
-        plots.append(path)
-    return tuple(str(path) for path in (json_path, data_path, *plots))
+
+CONVERGENCE = Study(
+    name="convergence",
+    title="Convergence to the continuum limit",
+    question="Does a Transformer converge to its vector field's solution as the step is refined, and at which order?",
+    source="v2 §3, v1 (24)",
+    measure=measure,
+    judge=judge,
+    identity=_identity,
+    columns=COLUMNS,
+    cells=cells,
+)

@@ -1,32 +1,25 @@
-"""What a convergence study is asked to do, and the equation and real input it works on."""
+"""What a convergence study is asked to do. Imports no JAX, so that help comes at once."""
 
 import dataclasses
-import difflib
-import math
-import pathlib
+import itertools
+from collections.abc import Sequence
 from typing import Literal, get_args
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from flax import nnx
-
-from pdejax._depth import DepthVarying, smooth_random
-from pdejax._equation import MasterEquation
-from pdejax._types import Activation, Field
-from pdejax.data import digits, listops
-from pdejax.models import Architecture, Transformer, lift, load_model
-from pdejax.solvers import SOLVERS
-from pdejax.studies.numerics._spatial import check_tokens
+from pdejax import _check as check
+from pdejax._activation import Activation
+from pdejax.runs._arguments import setting
 
 Dataset = Literal["listops", "digits"]
 Weights = Literal["smooth", "iid", "checkpoint"]
 FieldNorm = Literal["pre", "peri", "none"]
 
+MODES = 6  # Fourier-cosine coefficients that are compared between meshes
+_OWNER = "ConvergenceConfig"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConvergenceConfig:
-    """Configuration of the convergence study.
+    """Configure the convergence study.
 
     - `dataset`, `length`: the real input, one ListOps expression of exactly `length` tokens, or a `digits` image of 64 pixels.
     - `dim`, `heads`, `ffn` (None: 4·dim), `norm`, `activation`, `seed`: the Transformer whose weights and embedding are used.
@@ -43,87 +36,81 @@ class ConvergenceConfig:
     Raises `ValueError`/`TypeError` naming the argument.
     """
 
-    dataset: Dataset = "listops"
-    length: int = 48
-    dim: int = 32
-    layers: int = 6
-    heads: int = 4
-    ffn: int | None = None
-    norm: FieldNorm = "pre"
-    activation: Activation = "gelu"
-    weights: Weights = "smooth"
-    checkpoint: str | None = None
-    seed: int = 0
-    depth: float | None = None
-    steps: tuple[int, ...] | None = None
-    dt: tuple[float, ...] | None = None
-    solvers: tuple[str, ...] = ("euler", "lietrotter", "heun", "strang", "rk4")
-    tolerance: float = 1e-13
-    spatial: tuple[int, ...] = (16, 32, 64, 128)
-    diffusivity: float = 0.02
-    regimes: tuple[int, ...] = (8, 32, 128)
-    draws: int = 12
-    out: str | None = None
+    dataset: Dataset = setting("listops", "the real input")
+    length: int = setting(48, "tokens of the ListOps expression", metavar="N")
+    dim: int = setting(32, "features", metavar="D")
+    layers: int = setting(6, "layers of the network", metavar="L")
+    heads: int = setting(4, "attention heads", metavar="H")
+    ffn: int | None = setting(None, "hidden width (default 4·dim)", metavar="F")
+    norm: FieldNorm = setting("pre", "where the layers normalize")
+    activation: Activation = setting("gelu", "of the feed-forward part")
+    weights: Weights = setting(
+        "smooth", "smooth in depth, the network's own independent layers, or those of a checkpoint"
+    )
+    checkpoint: str | None = setting(None, "a saved Transformer, with --weights checkpoint", metavar="FILE")
+    seed: int = setting(0, "of weights and input", metavar="S")
+    depth: float | int | None = setting(
+        None, "T (default 2 for smooth weights, 1 for iid, the layers of a checkpoint)", metavar="T"
+    )
+    steps: Sequence[int] | None = setting(None, "step counts (default 4·2^k, or layers·2^k)", metavar="N")
+    dt: Sequence[float | int] | None = setting(None, "step sizes, instead of --steps", metavar="H")
+    solvers: Sequence[str] = setting(("euler", "lietrotter", "heun", "strang", "rk4"), "schemes", metavar="NAME")
+    tolerance: float | int = setting(1e-13, "of the reference solution", metavar="TOL")
+    spatial: Sequence[int] = setting((16, 32, 64, 128), "tokens for the spatial order; none leaves it out", metavar="N")
+    diffusivity: float | int = setting(0.02, "D of the spatial order", metavar="D")
+    regimes: Sequence[int] = setting((8, 32, 128), "layers of the regimes; none leaves them out", metavar="L")
+    draws: int = setting(12, "networks in each regime", metavar="K")
+    out: str | None = setting(None, "folder for data and plots; resumes from it", metavar="DIR")
 
     def __post_init__(self):
-        for name, allowed in (
-            ("dataset", get_args(Dataset)),
-            ("weights", get_args(Weights)),
-            ("norm", get_args(FieldNorm)),
-            ("activation", get_args(Activation)),
-        ):
-            if getattr(self, name) not in allowed:
-                hint = " (post-LN projects after every step: its limit is a flow on the normalized fields)" * (
-                    name == "norm"
-                )
-                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose one of {allowed}{hint}.")
-        least = {"length": 1, "dim": 1, "layers": 1, "heads": 1, "ffn": 1, "draws": 2, "seed": 0}
-        for name, smallest in least.items():
-            value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            if not ((whole and value >= smallest) or (name == "ffn" and value is None)):
-                raise ValueError(f"{name}={value!r} must be an integer of at least {smallest}.")
+        from pdejax.solvers import SOLVERS
+
+        hint = "post-LN projects after every step: its limit is a flow on the normalized fields"
+        check.choice(_OWNER, "norm", self.norm, get_args(FieldNorm), hint if self.norm == "post" else "")
+        for name, allowed in (("dataset", Dataset), ("weights", Weights), ("activation", Activation)):
+            check.choice(_OWNER, name, getattr(self, name), get_args(allowed))
+        for name, least in (("length", 1), ("dim", 1), ("layers", 1), ("heads", 1), ("draws", 2), ("seed", 0)):
+            check.integer(_OWNER, name, getattr(self, name), least)
+        if self.ffn is not None:
+            check.integer(_OWNER, "ffn", self.ffn)
         if self.dim % self.heads:
-            raise ValueError(f"heads={self.heads} must divide dim={self.dim}.")
-        if self.depth is not None and not (_is_number(self.depth) and self.depth > 0):
-            raise ValueError(f"depth={self.depth!r} must be positive and finite.")
-        if not (_is_number(self.tolerance) and 1e-14 <= self.tolerance <= 1e-3):
-            raise ValueError(f"tolerance={self.tolerance!r} must lie between 1e-14, the limit of float64, and 1e-3.")
-        if not (_is_number(self.diffusivity) and self.diffusivity >= 0):
-            raise ValueError(f"diffusivity={self.diffusivity!r} must be finite and not negative.")
+            raise ValueError(f"{_OWNER}: heads={self.heads} must divide dim={self.dim}.")
+        if self.depth is not None:
+            check.number(_OWNER, "depth", self.depth, above=0)
+        check.number(_OWNER, "tolerance", self.tolerance, least=1e-14, most=1e-3, advice="float64 resolves 1e-14")
+        check.number(_OWNER, "diffusivity", self.diffusivity, least=0)
         if self.steps is not None and self.dt is not None:
-            raise ValueError("give steps or dt, not both.")
+            raise ValueError(f"{_OWNER}: give steps or dt, not both.")
         if (self.weights == "checkpoint") != (self.checkpoint is not None):
-            raise ValueError("weights='checkpoint' and checkpoint=PATH belong together: give both or neither.")
+            raise ValueError(
+                f"{_OWNER}: weights='checkpoint' and checkpoint=PATH belong together; give both or neither."
+            )
         for name in ("solvers", "steps", "dt", "spatial", "regimes"):
-            if not isinstance(getattr(self, name), tuple | list | None):
-                raise ValueError(f"{name}={getattr(self, name)!r} must be a tuple, such as ({getattr(self, name)!r},).")
-        if not self.solvers:
-            raise ValueError("solvers is empty; name at least one.")
-        for name in self.solvers:
-            if name not in SOLVERS:
-                close = difflib.get_close_matches(name, SOLVERS, n=1)
-                hint = f" Did you mean {close[0]!r}?" if close else ""
-                raise ValueError(f"solvers: {name!r} is unknown.{hint} Known: {', '.join(SOLVERS)}.")
-        for name in ("steps", "spatial", "regimes"):
             values = getattr(self, name)
-            if values is not None and any(not isinstance(v, int) or v < 1 for v in values):
-                raise ValueError(f"{name}={values} must be positive integers.")
+            if not isinstance(values, tuple | list | None):
+                raise TypeError(f"{_OWNER}: {name}={values!r} must be a tuple, such as ({values!r},).")
+        if not self.solvers:
+            raise ValueError(f"{_OWNER}: solvers is empty; name at least one.")
+        for name in self.solvers:
+            check.choice(_OWNER, "solvers", name, SOLVERS)
+        for name in ("steps", "spatial", "regimes"):
+            for value in getattr(self, name) or ():
+                check.integer(_OWNER, name, value)
+        for value in self.dt or ():
+            check.number(_OWNER, "dt", value, above=0)
         if self.spatial:
             check_tokens(self.spatial)
         if self.regimes and len(set(self.regimes)) < 2:
-            raise ValueError(f"regimes={self.regimes} must hold at least two numbers of layers, or none.")
-        if self.dt is not None and any(not (_is_number(h) and h > 0) for h in self.dt):
-            raise ValueError(f"dt={self.dt} must be positive step sizes.")
+            raise ValueError(f"{_OWNER}: regimes={self.regimes} must hold at least two numbers of layers, or none.")
 
     def step_counts(self, t1: float, layers: int) -> tuple[int, ...]:
-        """The sweep in numbers of steps; `layers` is 1 unless weights are piecewise constant."""
+        """Return the sweep in numbers of steps; `layers` is 1 unless weights are piecewise constant."""
         if self.dt is not None:
             counts = []
             for h in self.dt:
                 n = round(t1 / h)
                 if n < 1 or abs(n * h - t1) > 1e-9 * t1:
-                    raise ValueError(f"dt={h} does not divide the depth T={t1}; try dt={t1 / max(n, 1):g}.")
+                    raise ValueError(f"{_OWNER}: dt={h} does not divide the depth T={t1}; try dt={t1 / max(n, 1):g}.")
                 counts.append(n)
         else:
             # Piecewise-constant weights start from one step per layer, the network itself.
@@ -132,84 +119,22 @@ class ConvergenceConfig:
         wrong = [n for n in counts if n % layers]
         if wrong:
             raise ValueError(
-                f"steps={wrong} are not multiples of the {layers} layers, which are integrated one by one."
+                f"{_OWNER}: steps={wrong} are not multiples of the {layers} layers, which are integrated one by one."
             )
         if len(set(counts)) < 2:
-            raise ValueError(f"steps={tuple(counts)} must hold at least two different step counts to show an order.")
+            raise ValueError(
+                f"{_OWNER}: steps={tuple(counts)} must hold at least two different step counts to show an order."
+            )
         return tuple(sorted(set(counts)))
 
 
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """The equation of a study, its real input embedded, and how to read the result."""
-
-    equation: MasterEquation | DepthVarying
-    base: MasterEquation
-    u0: Field
-    t1: float
-    layers: int
-    source: str
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def build_case(config: ConvergenceConfig) -> Case:
-    """Real input, embedded by the Transformer, and the master equation with its weights (in float64)."""
-    model, tokens, source = _model_and_input(config)
-    u0 = model.embed(tokens)
-    lifted = lift(model).field
-    base = lifted.layer(0)
-    if config.weights == "smooth":
-        t1 = 2.0 if config.depth is None else config.depth
-        equation = smooth_random(base, t1, key=jax.random.key(config.seed))
-        return Case(equation, base, u0, t1, 1, source)
-    if config.weights == "iid":
-        # Residual scale 1/L over unit depth: the whole network is one step of size 1/L per layer.
-        t1 = 1.0 if config.depth is None else config.depth
-        return Case(DepthVarying(lifted.stacked, t1, "constant"), base, u0, t1, lifted.size, source)
-    t1 = lifted.t1 if config.depth is None else config.depth
-    return Case(DepthVarying(lifted.stacked, t1, "constant"), base, u0, t1, lifted.size, source)
-
-
-def _model_and_input(config: ConvergenceConfig):
-    if config.weights == "checkpoint":
-        assert config.checkpoint is not None
-        model, _ = load_model(pathlib.Path(config.checkpoint))
-        if not isinstance(model, Transformer):
-            raise TypeError(f"checkpoint={config.checkpoint!r} is a {type(model).__name__}; it must be a Transformer.")
-        model = model.astype("float64")
-        if model.architecture.norm == "post":
-            raise ValueError(
-                "checkpoint: a post-LN model projects after every step; choose a pre-LN, peri-LN or unnormalized one."
-            )
-        dataset = "listops" if model.architecture.vocab is not None else "digits"
-    else:
-        dataset = config.dataset
-        model = Transformer(
-            Architecture(
-                vocab=len(listops.VOCABULARY) if dataset == "listops" else None,
-                inputs=None if dataset == "listops" else 1,
-                dim=config.dim,
-                heads=config.heads,
-                layers=config.layers,
-                ffn=4 * config.dim if config.ffn is None else config.ffn,
-                norm=config.norm,
-                activation=config.activation,
-                dtype="float64",
-                param_dtype="float64",
-            ),
-            rngs=nnx.Rngs(config.seed),
+def check_tokens(tokens: Sequence[int]) -> None:
+    """Raise `ValueError` unless these numbers of tokens can show a spatial order."""
+    if len(tokens) < 3 or any(b != 2 * a for a, b in itertools.pairwise(tokens)):
+        raise ValueError(
+            f"{_OWNER}: spatial={tuple(tokens)} must double from one entry to the next, at least three entries."
         )
-    if dataset == "listops":
-        record = listops.generate(1, min_length=config.length - 1, max_length=config.length + 1, seed=config.seed)
-        tokens = record.tokens[0, : config.length]
-        return model, jnp.asarray(tokens), f"ListOps: {listops.to_text(np.asarray(tokens))} = {int(record.labels[0])}"
-    images = digits.load()
-    index = config.seed % len(images.labels)
-    return (
-        model,
-        jnp.asarray(images.values[index], jnp.float64),
-        f"digits image {index} of class {int(images.labels[index])}",
-    )
+    if tokens[0] < MODES:
+        raise ValueError(
+            f"{_OWNER}: spatial={tuple(tokens)} must start with at least {MODES} tokens, to hold as many cosine modes."
+        )

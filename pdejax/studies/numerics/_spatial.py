@@ -15,9 +15,9 @@ from pdejax._simulate import simulate
 from pdejax._types import Field
 from pdejax.analysis import fit_order
 from pdejax.solvers import Grid
+from pdejax.studies.numerics._convergence_config import MODES, check_tokens
 from pdejax.terms import Diffusion
 
-MODES = 6  # Fourier-cosine coefficients that are compared between meshes
 SPAN = 0.2  # depth of the comparison
 
 
@@ -61,16 +61,6 @@ def spatial_convergence(
     differences = [float(np.linalg.norm(a - b) / scale) for a, b in itertools.pairwise(coefficients)]
     fit = fit_order([1 / n for n in tokens[:-1]], differences, last=len(differences))
     return SpatialConvergence("neumann", diffusivity, tuple(tokens), tuple(differences), fit.order, fit.ci, 2.0)
-
-
-def check_tokens(tokens: Sequence[int]) -> None:
-    """Raise `ValueError` unless these numbers of tokens can show an order."""
-    if len(tokens) < 3 or any(b != 2 * a for a, b in itertools.pairwise(tokens)):
-        raise ValueError(f"spatial={tuple(tokens)} must double from one entry to the next, at least three entries.")
-    if tokens[0] < MODES:
-        raise ValueError(
-            f"spatial={tuple(tokens)} must start with at least {MODES} tokens, to hold as many cosine modes."
-        )
 
 
 def cosine_coefficients(u: Field) -> Float[Array, "n d"]:

@@ -14,7 +14,7 @@ import xarray as xr
 
 from pdejax._equation import MasterEquation
 from pdejax.analysis.stability import measure_dt_max, predict_dt_max
-from pdejax.runs._parts import Parts, environment, settings, write_json, write_whole
+from pdejax.runs._parts import Parts, environment, write_json, write_whole
 from pdejax.solvers import RKC2, Grid
 from pdejax.studies.numerics._stability_config import StabilityConfig
 from pdejax.studies.numerics._stability_maps import (
@@ -29,6 +29,7 @@ from pdejax.studies.numerics._stability_maps import (
     run_chunk,
     start_fields,
 )
+from pdejax.studies.study import settings
 from pdejax.terms import Attention, Diffusion, FeedForward, LinearDamping
 
 RKC_STAGES = 6

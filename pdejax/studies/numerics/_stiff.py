@@ -16,9 +16,10 @@ from pdejax._discretization import Discretization
 from pdejax._equation import MasterEquation
 from pdejax._simulate import simulate
 from pdejax.analysis import mesh_norm
-from pdejax.runs._parts import Parts, environment, plain, settings, write_json, write_whole
+from pdejax.runs._parts import Parts, environment, plain, write_json, write_whole
 from pdejax.solvers import SOLVERS, real_stability_limit
 from pdejax.studies.numerics._stiff_config import StiffConfig, build_field
+from pdejax.studies.study import settings
 
 MOST_STEPS = 2048
 REFERENCE_STEPS = 96

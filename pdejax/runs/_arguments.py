@@ -1,0 +1,152 @@
+"""Commands from dataclasses: every field of a configuration is an argument. Imports no JAX, so that help comes at once."""
+
+import argparse
+import ast
+import dataclasses
+import inspect
+import pathlib
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pdejax.runs._console import Console, add_output_arguments
+
+
+def setting(
+    default: Any = dataclasses.MISSING,
+    help: str = "",
+    *,
+    metavar: str | None = None,
+    positional: bool = False,
+    choices: Sequence[Any] | None = None,
+) -> Any:
+    """Return a dataclass field that knows how it reads as an argument of a command.
+
+    - `help`: what it is; the default is added. `metavar`: its name in the usage, such as `"N"`.
+    - `positional`: given by place, not as `--name`. `choices`: the values allowed, where the annotation does not say them.
+    """
+    metadata = {"help": help, "metavar": metavar, "positional": positional, "choices": choices}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Command:
+    """A command of `pdejax`: its arguments are the fields of `configs`, dataclasses.
+
+    - `description` and `examples` are shown by `--help`.
+    - `run(given, console)` does the work and returns the exit status; `given` holds the fields that were named, by name.
+    """
+
+    configs: tuple[type, ...]
+    description: str
+    examples: str
+    run: Callable[[dict[str, Any], Console], int]
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add an argument per field, then `--json` and `--quiet`."""
+        for config in self.configs:
+            add_arguments(parser, config)
+        add_output_arguments(parser)
+
+    def __call__(self, options: argparse.Namespace) -> int:
+        """Run with what the command line says."""
+        given: dict[str, Any] = {}
+        for config in self.configs:
+            given |= given_fields(options, config)
+        return self.run(given, Console(options))
+
+
+def add_arguments(parser: argparse.ArgumentParser, config: type, help: Mapping[str, str] | None = None) -> None:
+    """Add an argument per field of the dataclass `config`: `--name VALUE`, its type and choices from the annotation.
+
+    - A `bool` is a switch, `--name` or, where the default is True, `--no-name`; a tuple takes any number of values; a mapping
+      takes `NAME=VALUE` pairs; a `Literal` gives the choices.
+    - Help is that of `setting`, or `help` by the field's name.
+    """
+    hints = inspect.get_annotations(config, eval_str=True)
+    for field in dataclasses.fields(config):
+        hint, about = hints[field.name], field.metadata
+        text = about.get("help") or (help or {}).get(field.name, "")
+        options = _reading(hint)
+        if options["kind"] is bool:
+            _add_switch(parser, field, text)
+            continue
+        keywords: dict[str, Any] = {"type": options["kind"], "choices": about.get("choices") or options["choices"]}
+        if keywords["choices"] is None:
+            keywords["metavar"] = about.get("metavar") or options["metavar"]
+        if options["many"]:
+            keywords["nargs"] = "*"
+        if about.get("positional"):
+            required = field.default is dataclasses.MISSING and not options["many"]
+            keywords |= {} if required or options["many"] else {"nargs": "?"}
+            keywords["metavar"] = about.get("metavar") or field.name.upper()
+            parser.add_argument(field.name, help=_with_default(text, field), default=argparse.SUPPRESS, **keywords)
+        else:
+            keywords |= {"dest": field.name, "default": argparse.SUPPRESS, "help": _with_default(text, field)}
+            parser.add_argument(f"--{field.name.replace('_', '-')}", **keywords)
+
+
+def given_fields(options: argparse.Namespace, config: type) -> dict[str, Any]:
+    """Return the fields of `config` that the command line names, by name: lists as tuples, pairs as a dictionary.
+
+    Raises `ValueError` for a pair without `=`.
+    """
+    hints = inspect.get_annotations(config, eval_str=True)
+    found = {}
+    for field in dataclasses.fields(config):
+        if not hasattr(options, field.name):
+            continue
+        value = getattr(options, field.name)
+        if _reading(hints[field.name])["pairs"]:
+            value = dict(_pair(field.name, text) for text in value)
+        elif isinstance(value, list):
+            # A positional list that is left out is its default.
+            if field.metadata.get("positional") and not value:
+                continue
+            value = tuple(value)
+        found[field.name] = value
+    return found
+
+
+def _add_switch(parser: argparse.ArgumentParser, field: dataclasses.Field, text: str) -> None:
+    name = field.name.replace("_", "-")
+    action = "store_false" if field.default is True else "store_true"
+    flag = f"--no-{name}" if field.default is True else f"--{name}"
+    parser.add_argument(flag, dest=field.name, action=action, default=argparse.SUPPRESS, help=text.replace("%", "%%"))
+
+
+def _reading(hint: Any) -> dict[str, Any]:
+    """How text becomes a value of this type: `kind` of one value, `choices`, whether `many` or `pairs`, a `metavar`."""
+    origin, inside = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return _reading(next(part for part in inside if part is not type(None)))
+    if origin is typing.Literal:
+        return {"kind": type(inside[0]), "choices": inside, "many": False, "pairs": False, "metavar": None}
+    if origin in (tuple, list) or (isinstance(origin, type) and issubclass(origin, Sequence)):
+        return _reading(inside[0]) | {"many": True}
+    if hint in (dict, Mapping) or (isinstance(origin, type) and issubclass(origin, Mapping)):
+        return {"kind": str, "choices": None, "many": True, "pairs": True, "metavar": "NAME=VALUE"}
+    kind = hint if hint in (bool, int, float, str, pathlib.Path) else str
+    metavar = {int: "N", float: "X", pathlib.Path: "PATH"}.get(kind, "TEXT")
+    return {"kind": kind, "choices": None, "many": False, "pairs": False, "metavar": metavar}
+
+
+def _with_default(text: str, field: dataclasses.Field) -> str:
+    default = field.default
+    if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
+        default = field.default_factory()
+    if default not in (dataclasses.MISSING, None, (), "", {}):
+        shown = " ".join(map(str, default)) if isinstance(default, tuple | list) else str(default)
+        text = f"{text} (default {shown})".strip()
+    return text.replace("%", "%%")  # which argparse reads as a sign of its own
+
+
+def _pair(field: str, text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise ValueError(f"--{field} {text!r} must be NAME=VALUE.")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value

@@ -1,0 +1,148 @@
+"""What a study is, and how every study is run: measured part by part, judged from its numbers, kept."""
+
+import contextlib
+import dataclasses
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import xarray as xr
+
+from pdejax.runs._environment import environment
+from pdejax.runs._files import plain
+from pdejax.runs._parts import Parts
+from pdejax.runs._records import Picture, Result, Row
+from pdejax.runs._table import Column, Table
+
+# What one seed gives, by name: JSON values or arrays of numbers.
+Evidence = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """What follows from a study's numbers.
+
+    - `sentence`: the answer, made from the numbers; `verdicts`: answers by question; `passed`: whether all is as it should be.
+    - `rows`: lines of the table paper | ours | null; `tables`, `notes`: what is printed besides.
+    - `results`: what is saved as JSON; `dataset`: all data; `pictures`.
+    """
+
+    sentence: str = ""
+    verdicts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    passed: bool = True
+    rows: Sequence[Row] = ()
+    tables: Sequence[Table] = ()
+    notes: Sequence[str] = ()
+    results: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    dataset: xr.Dataset | None = None
+    pictures: Sequence[Picture] = ()
+
+
+def settings(config: Any) -> dict[str, Any]:
+    """Return a study's configuration as it is saved: all but `out`, for where results lie is no part of what was measured."""
+    return {key: value for key, value in plain(config).items() if key != "out"}
+
+
+def own_seed(config: Any) -> tuple[int, ...]:
+    """Return the one seed that a configuration names."""
+    return (config.seed,)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Study:
+    """One question: how it is measured, and what follows from the numbers.
+
+    - `name`, `title`, `question`, `source` (paper, section); `pairing`: which models stand beside which, in words.
+    - `measure(config, seed, parts) -> Evidence` for one seed. It goes through `parts.get(name, measure)` or
+      `parts.arrays(name, measure)` piece by piece, so that an interrupted study goes on; `parts.say(text)` tells what is being
+      done, `parts.row(record)` hands over a line of the table that grows meanwhile, `parts.shared` is the folder for what
+      studies share.
+    - `judge(config, evidence) -> Judgement` from the evidence of all seeds: a pure function of numbers, so that other numbers
+      give another verdict.
+    - `seeds(config)`: which seeds are measured. `identity(config)`: what parts depend on.
+    - `columns` and `cells(record)`: the table that grows, whose records `measure` gives to `parts.row`.
+    - `double`: whether it runs in float64, without touching the caller's precision setting.
+    """
+
+    name: str
+    title: str
+    question: str
+    source: str
+    measure: Callable[[Any, int, Parts], Evidence]
+    judge: Callable[[Any, Sequence[Evidence]], Judgement]
+    seeds: Callable[[Any], Sequence[int]] = own_seed
+    identity: Callable[[Any], Any] = settings
+    columns: Sequence[Column] = ()
+    cells: Callable[[Any], Sequence[Any]] | None = None
+    pairing: str | None = None
+    double: bool = True
+
+    @property
+    def table(self) -> Table:
+        """The table that grows while the study is measured, without lines."""
+        return Table(self.columns)
+
+    def line(self, record: Any) -> str:
+        """A record as a line of that table."""
+        assert self.cells is not None
+        return self.table.line(self.cells(record))
+
+
+def run(
+    study: Study,
+    config: Any,
+    *,
+    out: str | pathlib.Path | None = None,
+    stem: str | None = None,
+    seeds: Sequence[int] | None = None,
+    preset: str | None = None,
+    shared: pathlib.Path | None = None,
+    report: Callable[[str], None] | None = None,
+    row: Callable[[Any], None] | None = None,
+) -> Result:
+    """Run a study: measure every seed, or read what is kept, judge, and write the files.
+
+    - `out`: folder for results and finished parts, from which an interrupted study goes on; None keeps nothing.
+      `stem`: the name of the JSON and data files, that of the study by default.
+    - `seeds`: default those of the study; `preset`: the name of the settings; `shared`: see `Parts`.
+    - `report(text)` is told what is being done; `row(record)` gets each line of the growing table.
+
+    Raises `ResultError`, before any work, for a folder that cannot be written.
+    """
+    say: Callable[[str], None] = report if report is not None else lambda text: None
+    started = time.perf_counter()
+    folder = None if out is None else pathlib.Path(out)
+    parts = Parts(folder, [study.name, study.identity(config)], say, row, shared)
+    chosen = tuple(study.seeds(config) if seeds is None else seeds)
+    with jax.enable_x64(True) if study.double else contextlib.nullcontext():
+        evidence = [study.measure(config, seed, parts) for seed in chosen]
+        where = environment()
+    found = study.judge(config, evidence)
+    result = Result(
+        study=study.name,
+        title=study.title,
+        question=study.question,
+        source=study.source,
+        pairing=study.pairing,
+        preset=preset,
+        config=settings(config),
+        config_hash=parts.key,
+        seeds=chosen,
+        environment=where,
+        results=plain(found.results),
+        rows=tuple(found.rows),
+        verdict=found.sentence,
+        verdicts=dict(found.verdicts),
+        passed=found.passed,
+        tables=tuple(found.tables),
+        notes=tuple(found.notes),
+        dataset=found.dataset,
+        pictures=tuple(found.pictures),
+        seconds=time.perf_counter() - started + parts.kept_seconds,
+    )
+    if folder is None:
+        return result
+    say("plots and files")
+    return result.save(folder, stem)
