@@ -6,22 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from pdejax._bootstrap import over_seeds
 from pdejax._equation import MasterEquation
 from pdejax.exact import diffusion_channel_information, heat_eigenvalues
-from pdejax.studies.claims._record import (
-    CONDITIONAL,
-    FAILS,
-    HOLDS,
-    Claim,
-    Counterexample,
-    Evidence,
-    Measured,
-    Verdict,
-    high,
-    low,
-    over_seeds,
-    range_over,
-)
+from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
+from pdejax.studies.claims._claim import Claim, high, low, range_over
 from pdejax.terms import Attention, FeedForward
 
 TOKENS, DEPTHS = 4, 6

@@ -8,21 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from pdejax._bootstrap import over_seeds
 from pdejax._equation import MasterEquation
 from pdejax.analysis import energy_rates, fit_order
+from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
 from pdejax.solvers import Grid, Laplacian
-from pdejax.studies.claims._record import (
-    CONDITIONAL,
-    FAILS,
-    HOLDS,
-    Claim,
-    Counterexample,
-    Evidence,
-    Measured,
-    Verdict,
-    over_seeds,
-    value,
-)
+from pdejax.studies.claims._claim import Claim
 from pdejax.terms import Diffusion, LayerNorm
 
 SIZES = (16, 32, 64, 128)
@@ -68,10 +59,10 @@ def measure(seed: int, seeds: int) -> Measured:
 def judge(evidence: Evidence) -> Verdict:
     """With (7) the error of an initial field that is not 0 at the ends does not fall: conditional on E + P = 0 there, where
     full order is met; holds if the order never suffers."""
-    if value(evidence["order_uniform_incompatible"]) > 1.7:
+    if evidence["order_uniform_incompatible"] > 1.7:
         return HOLDS
-    full = value(evidence["order_uniform_compatible"]) > 1.7
-    return CONDITIONAL if full and value(evidence["order_uniform_incompatible"]) < 0.5 else FAILS
+    full = evidence["order_uniform_compatible"] > 1.7
+    return CONDITIONAL if full and evidence["order_uniform_incompatible"] < 0.5 else FAILS
 
 
 def worst_error(n: int, a: float, b: float, case: str) -> tuple[float, dict[str, np.ndarray]]:

@@ -6,21 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pdejax._bootstrap import over_seeds
 from pdejax.analysis.stability._lipschitz import castin_bound, field_lipschitz
 from pdejax.analysis.stability._lipschitz_sampled import adversarial_lipschitz
-from pdejax.studies.claims._record import (
-    CONDITIONAL,
-    FAILS,
-    HOLDS,
-    Claim,
-    Counterexample,
-    Evidence,
-    Measured,
-    Verdict,
-    over_seeds,
-    range_over,
-    value,
-)
+from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
+from pdejax.studies.claims._claim import Claim, range_over
 from pdejax.studies.numerics._verify_case import attention
 
 RADII = (1.0, 4.0, 8.0)
@@ -58,9 +48,9 @@ def measure(seed: int, seeds: int) -> Measured:
 def judge(evidence: Evidence) -> Verdict:
     """A uniform constant needs exponent 0: any growth with the radius, however slow, leaves none. On balls: conditional, if no
     bound there is violated."""
-    if value(evidence["bounds_violated"]) > 0:
+    if evidence["bounds_violated"] > 0:
         return FAILS
-    return HOLDS if value(evidence["exponent_in_radius"]) < 0.2 else CONDITIONAL
+    return HOLDS if evidence["exponent_in_radius"] < 0.2 else CONDITIONAL
 
 
 def on_balls(seed: int) -> list[dict[str, float]]:

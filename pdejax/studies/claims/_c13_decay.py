@@ -8,22 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from pdejax._bootstrap import over_seeds
 from pdejax.analysis import fidelity
-from pdejax.studies.claims._record import (
-    CONDITIONAL,
-    FAILS,
-    HOLDS,
-    Claim,
-    Counterexample,
-    Evidence,
-    Measured,
-    Verdict,
-    high,
-    low,
-    over_seeds,
-    range_over,
-    value,
-)
+from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
+from pdejax.studies.claims._claim import Claim, high, low, range_over
 from pdejax.terms import Attention, FeedForward
 
 TOKENS, DIM, LAYERS = 16, 32, 16
@@ -67,8 +55,8 @@ def judge(evidence: Evidence) -> Verdict:
     must stay above a positive constant. Both, for random weights only, or not even there."""
     decays = all(low(evidence[f"rate_in_layers_8_to_16_without_residual_scale_{s:g}"]) > 0.02 for s in SCALES)
     kept = all(low(evidence[f"fidelity_at_16_with_residual_scale_{s:g}"]) > 0.1 for s in SCALES)
-    everywhere = value(evidence["fidelity_without_residual_identity_values"]) < 0.5
-    everywhere = everywhere and value(evidence["fidelity_with_residual_rotation"]) > 0
+    everywhere = evidence["fidelity_without_residual_identity_values"] < 0.5
+    everywhere = everywhere and evidence["fidelity_with_residual_rotation"] > 0
     if decays and kept:
         return HOLDS if everywhere else CONDITIONAL
     small = high(evidence["share_below_bound_with_small_updates"]) == 0

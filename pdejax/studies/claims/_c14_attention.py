@@ -8,18 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from pdejax.studies.claims._record import (
-    CONDITIONAL,
-    FAILS,
-    HOLDS,
-    Claim,
-    Counterexample,
-    Evidence,
-    Measured,
-    Verdict,
-    low,
-    over_seeds,
-)
+from pdejax._bootstrap import over_seeds
+from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
+from pdejax.studies.claims._claim import Claim, low
 from pdejax.terms import Attention, LayerNorm
 
 TOKENS, DIM, HEADS = 64, 128, 4

@@ -4,20 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from pdejax.studies.claims._record import (
-    CONDITIONAL,
-    FAILS,
-    HOLDS,
-    Claim,
-    Counterexample,
-    Evidence,
-    Measured,
-    Verdict,
-    low,
-    over_seeds,
-    ratio_over_seeds,
-    value,
-)
+from pdejax._bootstrap import over_seeds
+from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
+from pdejax.studies.claims._claim import Claim, low, ratio_over_seeds
 from pdejax.studies.claims._trained import train
 
 STEPS, SETTLED = 40, 20
@@ -61,7 +50,7 @@ def judge(evidence: Evidence) -> Verdict:
     for the former alone, or for neither."""
 
     def larger(name: str, when: str) -> bool:
-        return all(value(evidence[f"gradient_{name}_over_{base}_{when}"]) > LEAST for base in ("pre", "post"))
+        return all(evidence[f"gradient_{name}_over_{base}_{when}"] > LEAST for base in ("pre", "post"))
 
     every = all(larger(name, when) for name in ("none", "bare") for when in ("at_start", "in_training"))
     if every and all(low(evidence[f"spikes_{name}_over_pre"]) > 1 for name in ("none", "bare")):

@@ -7,20 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from pdejax._bootstrap import over_seeds
 from pdejax.analysis.information import information_phases, mutual_information
-from pdejax.studies.claims._record import (
-    CONDITIONAL,
-    FAILS,
-    HOLDS,
-    Claim,
-    Counterexample,
-    Evidence,
-    Measured,
-    Verdict,
-    low,
-    over_seeds,
-    value,
-)
+from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
+from pdejax.studies.claims._claim import Claim, low
 from pdejax.studies.claims._trained import train
 
 STEPS = 100
@@ -78,7 +68,7 @@ def measure(seed: int, seeds: int) -> Measured:
 def judge(evidence: Evidence) -> Verdict:
     """Three phases in at least half of the networks: at both noises, at one (so that they are the read-out's), or at neither. If
     the test would not find phases that are there, nothing is said to fail."""
-    seen = [value(evidence[f"share_with_three_phases_{kind}_noise"]) >= 0.5 for kind in NOISE]
+    seen = [evidence[f"share_with_three_phases_{kind}_noise"] >= 0.5 for kind in NOISE]
     if all(seen):
         return HOLDS
     able = low(evidence["share_found_where_there_are_three"]) >= 0.5

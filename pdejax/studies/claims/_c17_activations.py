@@ -7,21 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from pdejax._bootstrap import over_seeds
 from pdejax.analysis import fit_order
+from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
 from pdejax.solvers import RK4, Heun
 from pdejax.solvers._base import fresh_step
-from pdejax.studies.claims._record import (
-    CONDITIONAL,
-    FAILS,
-    HOLDS,
-    Claim,
-    Counterexample,
-    Evidence,
-    Measured,
-    Verdict,
-    over_seeds,
-    value,
-)
+from pdejax.studies.claims._claim import Claim
 from pdejax.terms import FeedForward
 from pdejax.terms._reaction import ACTIVATIONS
 
@@ -65,7 +56,7 @@ def measure(seed: int, seeds: int) -> Measured:
 def judge(evidence: Evidence) -> Verdict:
     """Smooth means that the derivative does not jump and that schemes keep their order: both, one of them, or neither."""
     smooth = evidence["derivative_jump_relu"] < 1e-6
-    kept = value(evidence["order_rk4_relu"]) > 3.5
+    kept = evidence["order_rk4_relu"] > 3.5
     return HOLDS if smooth and kept else CONDITIONAL if smooth or kept else FAILS
 
 

@@ -9,23 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from pdejax._bootstrap import over_seeds
 from pdejax._depth import DepthVarying, smooth_random
 from pdejax._equation import MasterEquation
 from pdejax.analysis import fit_order, mesh_norm
+from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
 from pdejax.solvers import RK4, Euler, Heun, LieTrotter, Strang
 from pdejax.solvers._base import fresh_step
-from pdejax.studies.claims._record import (
-    CONDITIONAL,
-    FAILS,
-    HOLDS,
-    Claim,
-    Counterexample,
-    Evidence,
-    Measured,
-    Verdict,
-    over_seeds,
-    value,
-)
+from pdejax.studies.claims._claim import Claim
 from pdejax.studies.numerics._regimes import iid_spread
 from pdejax.terms import Attention, FeedForward
 
@@ -64,9 +55,9 @@ def measure(seed: int, seeds: int) -> Measured:
 
 def judge(evidence: Evidence) -> Verdict:
     """Order 1 with smooth weights, else it fails; conditional if independent layers keep their spread."""
-    if any(abs(value(evidence[name]) - 1) > 0.15 for name in ("order_euler", "order_lie")):
+    if any(abs(evidence[name] - 1) > 0.15 for name in ("order_euler", "order_lie")):
         return FAILS
-    no_limit = value(evidence["iid_spread_exponent_at_scale_1_by_sqrt_L"]) > -0.25
+    no_limit = evidence["iid_spread_exponent_at_scale_1_by_sqrt_L"] > -0.25
     return CONDITIONAL if no_limit else HOLDS
 
 

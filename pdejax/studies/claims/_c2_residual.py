@@ -14,18 +14,8 @@ from pdejax._discretization import Discretization
 from pdejax._equation import MasterEquation
 from pdejax._simulate import simulate
 from pdejax.models import Architecture, Transformer, lift
-from pdejax.studies.claims._record import (
-    CONDITIONAL,
-    FAILS,
-    HOLDS,
-    Claim,
-    Counterexample,
-    Evidence,
-    Measured,
-    Verdict,
-    high,
-    range_over,
-)
+from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
+from pdejax.studies.claims._claim import Claim, high, range_over
 
 TOKENS, LAYERS = 6, 3
 BLOCKS: dict[str, dict[str, Any]] = {

@@ -2,21 +2,10 @@
 
 import numpy as np
 
+from pdejax._bootstrap import over_seeds
+from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
 from pdejax.studies.claims import _c3_cases as cases
-from pdejax.studies.claims._record import (
-    CONDITIONAL,
-    FAILS,
-    HOLDS,
-    Claim,
-    Counterexample,
-    Evidence,
-    Measured,
-    Verdict,
-    high,
-    over_seeds,
-    range_over,
-    value,
-)
+from pdejax.studies.claims._claim import Claim, high, range_over
 from pdejax.studies.numerics._stability import stability
 from pdejax.studies.numerics._stability_config import StabilityConfig
 
@@ -59,11 +48,11 @@ def measure(seed: int, seeds: int) -> Measured:
 def judge(evidence: Evidence) -> Verdict:
     """It claims that its left side at most 1 suffices. Fails if runs that it calls safe blow up; conditional if only the runs it
     forbids are wrong."""
-    unsafe = value(evidence["runs_blown_up_with_left_side_at_most_1"]) > 0
+    unsafe = evidence["runs_blown_up_with_left_side_at_most_1"] > 0
     unsafe = unsafe or high(evidence["share_of_runs_wrongly_called_safe"]) > 0
     if unsafe:
         return FAILS
-    return HOLDS if abs(value(evidence["limit_for_diffusion_alone"]) - 1) < 0.01 else CONDITIONAL
+    return HOLDS if abs(evidence["limit_for_diffusion_alone"] - 1) < 0.01 else CONDITIONAL
 
 
 def smallest() -> Counterexample:

@@ -8,25 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pdejax._bootstrap import over_seeds
 from pdejax._equation import MasterEquation
 from pdejax.analysis.growth._energy import basin_radius, claimed_energy, energy, energy_rates
 from pdejax.analysis.growth._growth import growth_bound
 from pdejax.analysis.numerics._norms import mesh_norm
 from pdejax.exact import spatial_norm_growth_radius
+from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
+from pdejax.studies.claims._claim import Claim, high, range_over
 from pdejax.studies.claims._flow import flow
-from pdejax.studies.claims._record import (
-    CONDITIONAL,
-    FAILS,
-    HOLDS,
-    Claim,
-    Counterexample,
-    Evidence,
-    Measured,
-    Verdict,
-    high,
-    over_seeds,
-    range_over,
-)
 from pdejax.studies.numerics._verify_case import normal, reaction
 from pdejax.terms import (
     Attention,

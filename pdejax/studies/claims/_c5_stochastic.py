@@ -6,19 +6,8 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from pdejax.studies.claims._record import (
-    CONDITIONAL,
-    FAILS,
-    HOLDS,
-    Claim,
-    Counterexample,
-    Evidence,
-    Measured,
-    Verdict,
-    high,
-    range_over,
-    value,
-)
+from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
+from pdejax.studies.claims._claim import Claim, high, range_over
 from pdejax.studies.numerics._verify_case import attention
 
 TOKENS, DRAWS = 16, 100
@@ -61,9 +50,7 @@ def judge(evidence: Evidence) -> Verdict:
         high(evidence[name]) <= 1 + ROUNDING for name in evidence if name.startswith(("two_norm_of", "largest_two"))
     )
     in_max = all(high(evidence[name]) <= 1 + ROUNDING for name in evidence if name.startswith("largest_max"))
-    return (
-        HOLDS if in_l2 and in_max else CONDITIONAL if in_max and value(evidence["two_norm_over_sqrt_n"]) <= 1 else FAILS
-    )
+    return HOLDS if in_l2 and in_max else CONDITIONAL if in_max and evidence["two_norm_over_sqrt_n"] <= 1 else FAILS
 
 
 def two_norm_of_one_for_all(n: int) -> float:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from pdejax._bootstrap import over_seeds
 from pdejax._equation import MasterEquation
 from pdejax.analysis.residual._bounds import (
     adversarial_update,
@@ -16,20 +17,9 @@ from pdejax.analysis.residual._bounds import (
     fidelity_report,
     residual_ratio,
 )
+from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
+from pdejax.studies.claims._claim import Claim, high, range_over
 from pdejax.studies.claims._flow import flow, rk4_steps
-from pdejax.studies.claims._record import (
-    CONDITIONAL,
-    FAILS,
-    HOLDS,
-    Claim,
-    Counterexample,
-    Evidence,
-    Measured,
-    Verdict,
-    high,
-    over_seeds,
-    range_over,
-)
 from pdejax.studies.numerics._verify_case import reaction
 from pdejax.terms import Attention, FeedForward
 

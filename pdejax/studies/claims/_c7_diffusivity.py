@@ -6,26 +6,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from pdejax._bootstrap import over_seeds
 from pdejax.analysis.growth._diffusivity import (
     AntiDiffusion,
     frozen_growth,
     negative_fraction,
     random_negative_fraction,
 )
+from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
 from pdejax.solvers import Grid
-from pdejax.studies.claims._record import (
-    CONDITIONAL,
-    FAILS,
-    HOLDS,
-    Claim,
-    Counterexample,
-    Evidence,
-    Measured,
-    Verdict,
-    low,
-    over_seeds,
-    value,
-)
+from pdejax.studies.claims._claim import Claim, low
 from pdejax.studies.numerics._verify_case import normal
 from pdejax.terms import Attention, EffectiveDiffusion, FeedForward
 
@@ -55,10 +45,10 @@ def measure(seed: int, seeds: int) -> Measured:
 def judge(evidence: Evidence) -> Verdict:
     """A diffusion dissipates. It fails if growth is met and is the faster the finer the grid."""
     negative = low(evidence["share_of_tokens_with_negative_trace"]) > 0
-    grows = value(evidence["growth_rate_64_tokens"]) > 0
+    grows = evidence["growth_rate_64_tokens"] > 0
     if not negative and not grows:
         return HOLDS
-    return FAILS if grows and value(evidence["growth_rate_order_in_1_by_dx"]) > 1 else CONDITIONAL
+    return FAILS if grows and evidence["growth_rate_order_in_1_by_dx"] > 1 else CONDITIONAL
 
 
 def growth_rate(n: int, form: str = "raw") -> AntiDiffusion:

@@ -8,21 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from pdejax._bootstrap import over_seeds
 from pdejax.analysis.information import CLUB, BarberAgakov, PaperEstimate
 from pdejax.exact import bivariate_normal_information
-from pdejax.studies.claims._record import (
-    CONDITIONAL,
-    FAILS,
-    HOLDS,
-    Claim,
-    Counterexample,
-    Evidence,
-    Measured,
-    Verdict,
-    high,
-    low,
-    over_seeds,
-)
+from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
+from pdejax.studies.claims._claim import Claim, high, low
 
 SAMPLES = 4000
 FLOOR = 1e-6

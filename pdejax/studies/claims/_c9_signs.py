@@ -8,19 +8,9 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from pdejax.studies.claims._record import (
-    CONDITIONAL,
-    FAILS,
-    HOLDS,
-    Claim,
-    Counterexample,
-    Evidence,
-    Measured,
-    Verdict,
-    high,
-    low,
-    over_seeds,
-)
+from pdejax._bootstrap import over_seeds
+from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
+from pdejax.studies.claims._claim import Claim, high, low
 from pdejax.training import bottleneck_flow
 
 SIGNS = {"v1_14": "v1 (14)", "v1_3": "v1 (3)", "line_33": "algorithm 1"}

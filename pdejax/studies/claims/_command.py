@@ -53,5 +53,5 @@ def run(options: argparse.Namespace) -> int:
     else:
         console.result(f"\n{counts((*ledger.claims, *ledger.equations))}; {ledger.seconds:.0f} s")
     console.saved(ledger.files)
-    console.content(ledger.as_json())
+    console.content(ledger.to_json())
     return 0

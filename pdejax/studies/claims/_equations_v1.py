@@ -9,14 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from pdejax._bootstrap import over_seeds
 from pdejax._discretization import Discretization
 from pdejax._equation import MasterEquation, MultilayerEquation
 from pdejax._simulate import simulate
 from pdejax.analysis import fit_order
 from pdejax.data import Batch
+from pdejax.runs._findings import Measured
 from pdejax.solvers import Euler, Grid, Laplacian
 from pdejax.solvers._base import fresh_step
-from pdejax.studies.claims._record import Measured, over_seeds, range_over
+from pdejax.studies.claims._claim import range_over
 from pdejax.terms import Attention, Diffusion, Exchange, FeedForward
 from pdejax.training import Classification
 

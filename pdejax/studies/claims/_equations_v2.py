@@ -7,11 +7,14 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array
 
+from pdejax._bootstrap import over_seeds
 from pdejax._equation import MasterEquation
 from pdejax.analysis import energy as energy_of
 from pdejax.analysis import energy_rates, fit_order
 from pdejax.models import Architecture, Transformer
+from pdejax.runs._findings import Counterexample, Measured
 from pdejax.solvers import Grid
+from pdejax.studies.claims._claim import range_over
 from pdejax.studies.claims._equations_v1 import (
     DIM,
     HEADS,
@@ -24,7 +27,6 @@ from pdejax.studies.claims._equations_v1 import (
     network_by_numpy,
     relative,
 )
-from pdejax.studies.claims._record import Counterexample, Measured, over_seeds, range_over
 from pdejax.terms import Attention, Diffusion, FeedForward, SpatialNorm
 
 GAMMA, EPS = 0.8, 1e-6

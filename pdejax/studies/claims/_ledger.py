@@ -1,16 +1,16 @@
 """The ledger of claims: measure, judge, keep."""
 
 import dataclasses
-import io
 import pathlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
-from pdejax.runs._parts import Parts, environment, plain, write_json, write_whole
+from pdejax import _check
+from pdejax.runs._findings import Finding, Measured, counterexample_file, file_name
+from pdejax.runs._parts import Parts, environment, write_json, write_whole
 from pdejax.runs._programs import forget_programs
 from pdejax.studies.claims._c1_continuum import C1
 from pdejax.studies.claims._c2_residual import C2
@@ -29,8 +29,8 @@ from pdejax.studies.claims._c14_attention import C14
 from pdejax.studies.claims._c15_layernorm import C15
 from pdejax.studies.claims._c16_phases import C16
 from pdejax.studies.claims._c17_activations import C17
-from pdejax.studies.claims._equations import EQUATIONS, Equation
-from pdejax.studies.claims._record import Claim, Finding, counterexample_file, from_part, to_part
+from pdejax.studies.claims._claim import Claim
+from pdejax.studies.claims._equations import EQUATIONS
 from pdejax.studies.claims._table import markdown, table
 
 CLAIMS: dict[str, Claim] = {
@@ -57,14 +57,14 @@ class Ledger:
                 return finding
         raise KeyError(name)
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """The content of `claims.json`."""
         return {
             "study": "claims",
             "config": self.config,
             "environment": self.environment,
-            "claims": [plain(finding.as_json()) for finding in self.claims],
-            "equations": [plain(finding.as_json()) for finding in self.equations],
+            "claims": [finding.to_json() for finding in self.claims],
+            "equations": [finding.to_json() for finding in self.equations],
             "seconds": self.seconds,
         }
 
@@ -80,15 +80,13 @@ class Ledger:
         """Write `claims.json`, `claims.md` and `counterexamples/*.npz`; the paths. Raises `ResultError` where that fails."""
         folder = pathlib.Path(folder)
         written = [folder / "claims.json", folder / "claims.md"]
-        write_json(written[0], self.as_json())
+        write_json(written[0], self.to_json())
         write_whole(written[1], self.markdown().encode())
         for finding in (*self.claims, *self.equations):
             if finding.counterexample is None:
                 continue
-            content = io.BytesIO()
-            np.savez(content, **finding.counterexample.arrays)  # pyright: ignore[reportArgumentType]
             path = folder / counterexample_file(finding.claim)
-            write_whole(path, content.getvalue())
+            write_whole(path, finding.counterexample.npz())
             written.append(path)
         return tuple(str(path) for path in written)
 
@@ -116,11 +114,11 @@ def claims(
     of range, and `ResultError` for a folder that cannot be written.
     """
     chosen, equations = _chosen(ids)
-    for name, number, least in (("seed", seed, 0), ("seeds", seeds, 1)):
-        if isinstance(number, bool) or not isinstance(number, int) or number < least:
-            raise ValueError(f"claims: {name}={number!r} must be an integer of at least {least}.")
+    config = {
+        "seed": _check.integer("claims", "seed", seed, least=0),
+        "seeds": _check.integer("claims", "seeds", seeds),
+    }
     say = report if report is not None else lambda text: None
-    config = {"seed": seed, "seeds": seeds}
     started = time.perf_counter()
     folder = None if out is None else pathlib.Path(out)
     parts = Parts(folder, {"study": "claims", **config}, notice=say)
@@ -128,11 +126,11 @@ def claims(
     with jax.enable_x64(True):
         where = environment()
 
-        def finding(claim: Claim | Equation) -> Finding:
+        def finding(claim: Claim) -> Finding:
             if claim.id in found:
                 return found[claim.id]
-            if isinstance(claim, Equation) and claim.claim is not None:
-                found[claim.id] = claim.resting_on(finding(CLAIMS[claim.claim]))
+            if claim.rests_on is not None:
+                found[claim.id] = claim.finding_from(finding(CLAIMS[claim.rests_on]))
             else:
                 say(f"{claim.id}: {claim.statement}")
                 found[claim.id] = _evaluate(claim, parts, seed, seeds)
@@ -148,32 +146,19 @@ def claims(
     return ledger if folder is None else dataclasses.replace(ledger, files=ledger.save(folder))
 
 
-def _evaluate(claim: Claim | Equation, parts: Parts, seed: int, seeds: int) -> Finding:
+def _evaluate(claim: Claim, parts: Parts, seed: int, seeds: int) -> Finding:
     def measure():
         started = time.perf_counter()
         assert claim.measure is not None
         measured = claim.measure(seed, seeds)
         forget_programs()
-        return to_part(measured, time.perf_counter() - started)
+        return measured.to_json() | {"seconds": time.perf_counter() - started}
 
-    name = counterexample_file(claim.id).removeprefix("counterexamples/").removesuffix(".npz")
-    measured, seconds = from_part(parts.get(name, measure))
-    return Finding(
-        claim.id,
-        claim.statement,
-        claim.source,
-        claim.judge(measured.figures | measured.corrected),
-        claim.condition,
-        measured.figures,
-        measured.corrected,
-        measured.counterexample,
-        claim.code,
-        claim.headline,
-        seconds,
-    )
+    part = parts.get(file_name(claim.id), measure)
+    return claim.finding(Measured.from_json(part), float(part["seconds"]))
 
 
-def _chosen(ids: Sequence[str] | None) -> tuple[list[Claim], list[Equation]]:
+def _chosen(ids: Sequence[str] | None) -> tuple[list[Claim], list[Claim]]:
     if ids is None:
         return list(CLAIMS.values()), list(EQUATIONS.values())
     if isinstance(ids, str):

@@ -2,8 +2,10 @@
 
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
-from pdejax.studies.claims._record import Finding, counterexample_file, shown
+from pdejax._figure import Figure, number
+from pdejax.runs._findings import VERDICTS, Finding, counterexample_file
 
 WIDTH = 110
 BRACKETS = (
@@ -41,7 +43,7 @@ def table(claims: Sequence[Finding], equations: Sequence[Finding]) -> str:
 def counts(findings: Sequence[Finding]) -> str:
     """How many hold, hold under an added condition, and fail."""
     verdicts = [finding.verdict for finding in findings]
-    return ", ".join(f"{verdicts.count(v)} {v}" for v in ("holds", "holds under an added condition", "fails"))
+    return ", ".join(f"{verdicts.count(v)} {v}" for v in VERDICTS)
 
 
 def markdown(claims: Sequence[Finding], equations: Sequence[Finding]) -> str:
@@ -65,10 +67,13 @@ def markdown(claims: Sequence[Finding], equations: Sequence[Finding]) -> str:
 
 def _section(finding: Finding) -> str:
     lines = [f"## {finding.claim}: {finding.verdict}\n", f"{finding.statement} ({finding.source})\n"]
-    for title, figures in (("figure", finding.figures), ("corrected statement: figure", finding.corrected_figures)):
+    for title, figures in (
+        ("figure", finding.measured.figures),
+        ("corrected statement: figure", finding.measured.corrected),
+    ):
         if not figures:
             continue
-        if figures is finding.corrected_figures:
+        if figures is finding.measured.corrected:
             lines.append(f"\nCorrected: {finding.condition}\n")
         lines.append(f"| {title} | value [interval] |\n|---|---|")
         lines += [_row((name.replace("_", " "), shown(figure))) for name, figure in figures.items()]
@@ -86,3 +91,8 @@ def _row(cells: Sequence[str]) -> str:
 
 def _wrapped(label: str, text: str) -> str:
     return textwrap.fill(text, WIDTH, initial_indent=f"  {label:<9}", subsequent_indent=" " * 11)
+
+
+def shown(figure: Any) -> str:
+    """A figure in a few characters, with its interval if it has one."""
+    return figure.summary() if isinstance(figure, Figure) else number(figure)
