@@ -121,7 +121,7 @@ def claims(
     say = report if report is not None else lambda text: None
     started = time.perf_counter()
     folder = None if out is None else pathlib.Path(out)
-    parts = Parts(folder, {"study": "claims", **config}, notice=say)
+    parts = Parts(folder, {"study": "claims", **config}, say)
     found: dict[str, Finding] = {}
     with jax.enable_x64(True):
         where = environment()
