@@ -230,11 +230,11 @@ def test_the_benchmark_is_the_same_command(monkeypatch, capsys):
     assert "did you mean 'euler'" in capsys.readouterr().err
 
 
-def test_verify_refuses_an_unwritable_file_before_any_work(tmp_path, capsys, monkeypatch):
-    def never(**kwargs):
+def test_verify_refuses_an_unwritable_folder_before_any_work(tmp_path, capsys, monkeypatch):
+    def never(*args):
         raise AssertionError("the checks ran although their table cannot be saved")
 
-    monkeypatch.setattr("pdejax.studies.verify", never)
+    monkeypatch.setattr("pdejax.studies.numerics._verify._checks", never)
     (tmp_path / "file").write_text("")
-    assert cli.main(["verify", "--json", str(tmp_path / "file" / "table.json")]) == 2
-    assert "--json" in capsys.readouterr().err
+    assert cli.main(["verify", "--out", str(tmp_path / "file" / "below")]) == 2
+    assert "--out" in capsys.readouterr().err

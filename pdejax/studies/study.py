@@ -61,7 +61,9 @@ class Study:
       studies share.
     - `judge(config, evidence) -> Judgement` from the evidence of all seeds: a pure function of numbers, so that other numbers
       give another verdict.
-    - `seeds(config)`: which seeds are measured. `identity(config)`: what parts depend on.
+    - `seeds(config)`: which seeds are measured. `saved(config)`: the configuration as the result has it; `identity(config)`:
+      what parts depend on, by default the same.
+    - `stem`: the name of the result's files, that of the study by default.
     - `columns` and `cells(record)`: the table that grows, whose records `measure` gives to `parts.row`.
     - `double`: whether it runs in float64, without touching the caller's precision setting.
     """
@@ -73,7 +75,9 @@ class Study:
     measure: Callable[[Any, int, Parts], Evidence]
     judge: Callable[[Any, Sequence[Evidence]], Judgement]
     seeds: Callable[[Any], Sequence[int]] = own_seed
-    identity: Callable[[Any], Any] = settings
+    saved: Callable[[Any], Mapping[str, Any]] = settings
+    identity: Callable[[Any], Any] | None = None
+    stem: str | None = None
     columns: Sequence[Column] = ()
     cells: Callable[[Any], Sequence[Any]] | None = None
     pairing: str | None = None
@@ -95,7 +99,6 @@ def run(
     config: Any,
     *,
     out: str | pathlib.Path | None = None,
-    stem: str | None = None,
     seeds: Sequence[int] | None = None,
     preset: str | None = None,
     shared: pathlib.Path | None = None,
@@ -105,7 +108,6 @@ def run(
     """Run a study: measure every seed, or read what is kept, judge, and write the files.
 
     - `out`: folder for results and finished parts, from which an interrupted study goes on; None keeps nothing.
-      `stem`: the name of the JSON and data files, that of the study by default.
     - `seeds`: default those of the study; `preset`: the name of the settings; `shared`: see `Parts`.
     - `report(text)` is told what is being done; `row(record)` gets each line of the growing table.
 
@@ -114,7 +116,7 @@ def run(
     say: Callable[[str], None] = report if report is not None else lambda text: None
     started = time.perf_counter()
     folder = None if out is None else pathlib.Path(out)
-    parts = Parts(folder, [study.name, study.identity(config)], say, row, shared)
+    parts = Parts(folder, [study.name, (study.identity or study.saved)(config)], say, row, shared)
     chosen = tuple(study.seeds(config) if seeds is None else seeds)
     with jax.enable_x64(True) if study.double else contextlib.nullcontext():
         evidence = [study.measure(config, seed, parts) for seed in chosen]
@@ -127,7 +129,7 @@ def run(
         source=study.source,
         pairing=study.pairing,
         preset=preset,
-        config=settings(config),
+        config=study.saved(config),
         config_hash=parts.key,
         seeds=chosen,
         environment=where,
@@ -145,4 +147,4 @@ def run(
     if folder is None:
         return result
     say("plots and files")
-    return result.save(folder, stem)
+    return result.save(folder, study.stem)

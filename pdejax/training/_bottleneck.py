@@ -3,15 +3,14 @@
 import math
 import numbers
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import jax
 import numpy as np
 import optax
 
 from pdejax._check import traced
-
-Signs = Literal["v1 (14)", "v1 (3)", "algorithm 1"]
+from pdejax.training._signs import Signs
 
 
 class InformationState(NamedTuple):

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from pdejax.training._optimizer import OptimizerName, ScheduleName, make_optimizer, make_schedule
+from pdejax.training._signs import Signs
 
 DatasetName = Literal["listops", "mnist", "newsgroups", "digits"]
 ModelName = Literal["transformer", "simulator", "bare", "full", "multilayer"]
 Precision = Literal["float32", "bfloat16"]
-Signs = Literal["v1 (14)", "v1 (3)", "algorithm 1"]
 Estimate = Literal["infonce", "club", "barber_agakov", "paper"]
 
 _NAMES = {

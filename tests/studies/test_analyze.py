@@ -52,13 +52,14 @@ def test_two_runs_in_figures_files_and_plots(runs, tmp_path, capsys):
     )
     content = json.loads(capsys.readouterr().out)
     assert status == 0 and content == json.loads((out / "analysis.json").read_text())
-    lines = {line["name"]: line for line in content["lines"]}
-    assert len(lines) == len(content["lines"]) >= 20
+    lines = {line["name"]: line for line in content["results"]["lines"]}
+    assert len(lines) == len(content["results"]["lines"]) >= 20
     for line in lines.values():
         assert np.all(np.isfinite(line["values"])) and len(line["values"]) == 3 - line["first"]
         assert line["null"] is None or len(line["null"]) == len(line["values"])
     assert lines["entropy of attention"]["null"][0] >= lines["entropy of attention"]["values"][0]
-    assert content["run"] == "run0" and content["against"] == "run1" and str(runs) not in json.dumps(content)
+    config = content["config"]
+    assert config["folder"] == "run0" and config["against"] == "run1" and str(runs) not in json.dumps(content)
     # A figure of the table is that of the analysis itself.
     model = load_trained(runs / "run0").model
     batch = load("listops", "test", **DATA).take(np.arange(24))

@@ -1,6 +1,5 @@
 """The stability study: its files, its resuming, its verdicts and its command."""
 
-import argparse
 import copy
 import json
 
@@ -9,12 +8,11 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from pdejax import cli
 from pdejax.studies import ResultError
 from pdejax.studies.numerics import _stability as study
-from pdejax.studies.numerics import _stability_command as command
-from pdejax.studies.numerics._stability import stability, summarize, verdicts
+from pdejax.studies.numerics._stability import STABILITY, stability, summarize, verdicts
 from pdejax.studies.numerics._stability_config import StabilityConfig
-from pdejax.studies.numerics._stability_table import limit_row, summary
 
 SMALL = {
     "solvers": ("euler",),
@@ -44,7 +42,8 @@ def content(folder, result):
 
 
 def test_json_holds_what_was_promised(content):
-    assert set(content) == {"study", "config", "environment", "results", "verdicts"} and content["study"] == "stability"
+    assert {"study", "config", "environment", "results", "verdict", "verdicts", "figures", "data"} <= set(content)
+    assert content["study"] == "stability" and set(content["results"]) == {"dt_max", "maps"}
     assert content["environment"]["versions"]["jax"] == jax.__version__ and content["config"]["chunk"] == 60
     assert {"solver", "equation", "predicted", "measured"} <= set(content["results"]["dt_max"][0])
     for m in content["results"]["maps"]:
@@ -153,11 +152,11 @@ def test_verdicts_follow_the_numbers(result):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"solvers": ("eulre",)}, r"'eulre' is unknown. Did you mean 'euler'"),
+        ({"solvers": ("eulre",)}, r"solvers='eulre' must be one of .* did you mean 'euler'"),
         ({"solvers": ("strang",)}, "takes the terms apart"),
         ({"solvers": ("kvaerno5",)}, "A-stable"),
         ({"solvers": "euler"}, "must be a tuple"),
-        ({"families": ("lek",)}, "Did you mean 'leak'"),
+        ({"families": ("lek",)}, "did you mean 'leak'"),
         ({"families": ("leak", "leak")}, "twice"),
         ({"families": (), "solvers": ()}, "both empty"),
         ({"tokens": -4}, "tokens=-4"),
@@ -170,7 +169,7 @@ def test_verdicts_follow_the_numbers(result):
     ],
 )
 def test_bad_input_says_what_to_do(wrong, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         StabilityConfig(**wrong)
 
 
@@ -181,15 +180,26 @@ def test_output_that_cannot_be_written(tmp_path):
         stability(StabilityConfig(**SMALL, out=str(taken)))
 
 
+def test_a_judgement_follows_from_its_evidence(result):
+    """The judge alone, on runs of which one that the corrected bound calls safe is unstable."""
+    config = StabilityConfig(**(SMALL | {"families": ("leak",), "resolution": 4, "draws": 0}))
+    runs = {key: np.ones(16) for key in (*study.AXES, "status", "v1_left", "corrected_left", "state", "perturbation")}
+    runs["status"] = np.zeros(16)
+
+    def judged():
+        maps = [summarize("leak", runs)]
+        return STABILITY.judge(config, [{"dt_max": result.results["dt_max"], "maps": maps, "runs": {"leak": runs}}])
+
+    assert judged().passed and judged().dataset.sizes["run"] == 16
+    runs["status"][3] = 1
+    assert not judged().passed and "corrected bound sufficient" in judged().sentence
+
+
 def test_command(folder, result, capsys):
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
     words = [f"--{key}={SMALL[key]}" for key in ("tokens", "dim", "resolution", "draws", "steps", "chunk")]
-    options = parser.parse_args(
-        [*words, "--solvers", "euler", "--families", "mean attention", "leak", "--out", str(folder), "--quiet"]
-    )
-    assert command.run(options) == 0
+    words += ["--solvers", "euler", "--families", "mean attention", "leak", "--out", str(folder), "--quiet"]
+    assert cli.main(["stability", *words]) == 0
     printed = capsys.readouterr()
-    assert limit_row(result.results["dt_max"][0]) in printed.out and "not sufficient" in printed.out
+    assert f"{result.results['dt_max'][0]['predicted']:.5g}" in printed.out and "not sufficient" in printed.out
     assert "stability_map.png" in printed.out and printed.err == ""
-    assert "mean attention" in summary(result.as_json())
+    assert "mean attention" in repr(result) and "corrected alarm" in repr(result)

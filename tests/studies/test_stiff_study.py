@@ -8,7 +8,7 @@ import xarray as xr
 
 from pdejax import cli
 from pdejax.studies import StiffConfig, stiff
-from pdejax.studies.numerics._stiff import cheapest
+from pdejax.studies.numerics._stiff import STIFF, cheapest
 
 SMALL = ["--tokens", "24", "--dim", "4", "--ffn", "4", "--target", "1e-5", "--diffusivities", "0.5"]
 
@@ -83,11 +83,11 @@ def test_long_explicit_solves_are_extrapolated_and_say_so():
     [
         ({"tokens": 4}, "tokens=4"),
         ({"dim": 5}, "heads=2 must divide"),
-        ({"diffusivities": (0.1, -1.0)}, "positive"),
+        ({"diffusivities": (0.1, -1.0)}, "diffusivities=-1.0"),
         ({"diffusivities": ()}, "one or more"),
         ({"depth": 0.0}, "depth=0.0"),
         ({"target": 1e-14}, "target=1e-14"),
-        ({"solvers": ("etdrk5",)}, "unknown"),
+        ({"solvers": ("etdrk5",)}, "did you mean 'etdrk"),
         ({"solvers": ("kvaerno5",)}, "dense"),
         ({"solvers": ("strang",)}, "splitting"),
     ],
@@ -95,3 +95,31 @@ def test_long_explicit_solves_are_extrapolated_and_say_so():
 def test_a_configuration_that_cannot_be_measured_is_refused(change, words):
     with pytest.raises(ValueError, match=words):
         StiffConfig(**change)
+
+
+def run_of(solver, **changes):
+    """A record as the study measures it."""
+    record = {
+        "solver": solver,
+        "D": 0.5,
+        "tolerance": None,
+        "steps": 8,
+        "rejected": 0,
+        "evaluations": 32,
+        "error": 1e-7,
+    }
+    return record | {"reached": True, "extrapolated": False, "seconds": 0.5, "peak_mb": None} | changes
+
+
+def test_a_judgement_follows_from_its_evidence():
+    """The cheapest scheme is named, beside Tsit5; what did not reach the target is not."""
+    config = StiffConfig(diffusivities=(0.5,), solvers=("tsit5", "etdrk4", "rkc2"))
+    explicit = run_of("tsit5", tolerance=1e-6, evaluations=320, seconds=2.0, extrapolated=True)
+    runs = [explicit, run_of("etdrk4", reached=False, error=1e-3), run_of("etdrk4"), run_of("rkc2", seconds=1.0)]
+    evidence = {"tokens": 24, "features": 4, "depth": 0.05, "target": 1e-6, "cost": runs}
+    found = STIFF.judge(config, [evidence | {"references": [{"D": 0.5, "error": 1e-12}]}])
+    assert found.verdicts["D = 0.5"].startswith("etdrk4 reaches 1.0e-07 with 32 evaluations in 0.5 s: 10 times fewer")
+    assert found.verdicts["D = 0.5"].endswith("4 times less time than Tsit5 (Tsit5 extrapolated)")
+    assert len(found.tables[0].rows) == 4 and [row[0] for row in found.tables[1].rows] == ["etdrk4", "rkc2", "tsit5"]
+    assert "~320" in found.tables[0].text() and found.dataset.sizes["run"] == 4
+    assert found.pictures[0].png().startswith(b"\x89PNG")

@@ -25,31 +25,32 @@ def table(tmp_path_factory):
     path = tmp_path_factory.mktemp("verify") / "verify.json"
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        code = cli.main(["verify", "--json", str(path)])
+        code = cli.main(["verify", "--out", str(path.parent)])
     return code, printed.getvalue().splitlines(), json.loads(path.read_text()), path
 
 
 def test_all_cases_pass(table):
     code, lines, content, path = table
-    assert [result for result in content["results"] if not result["passed"]] == []
-    assert content["study"] == "verify" and content["cases"] == content["passed"] == len(content["results"]) > 60
-    assert code == 0
-    assert lines[0] == _verify.HEADER
-    assert lines[-2] == f"{content['cases']} of {content['cases']} cases passed"
+    results = content["results"]
+    assert [check for check in results["checks"] if not check["passed"]] == []
+    assert content["study"] == "verify" and results["cases"] == results["passed"] == len(results["checks"]) > 60
+    assert code == 0 and content["passed"] is True
+    assert lines[0].split() == ["case", "scheme", "error", "expected", "result"]
+    assert f"{results['cases']} of {results['cases']} cases passed" in lines
     assert lines[-1] == f"saved {path}"
 
 
 def test_the_table_says_what_the_json_says(table):
     _, lines, content, _ = table
-    rows = lines[1:-2]
-    assert len(rows) == content["cases"]
-    for row, result in zip(rows, content["results"], strict=True):
+    checks = content["results"]["checks"]
+    rows = lines[1 : len(checks) + 1]
+    for row, result in zip(rows, checks, strict=True):
         assert row[:48].rstrip() == result["case"] and row[48:70].rstrip() == result["scheme"]
-        assert float(row[70:80]) == pytest.approx(result["error"], rel=0.06)
-        assert float(row[80:90]) == pytest.approx(result["expected"], rel=0.5)
-        assert row[90:] == "  pass"
+        assert float(row[70:78]) == pytest.approx(result["error"], rel=0.06)
+        assert float(row[80:88]) == pytest.approx(result["expected"], rel=0.5)
+        assert row[90:] == "pass"
         # Fixed width: no entry runs into the next column.
-        assert row[47] == row[69] == row[80] == " "
+        assert row[47] == row[69] == row[79] == " "
     assert content["environment"]["x64"] is True
     assert content["seconds"] > 0
 
@@ -57,7 +58,7 @@ def test_the_table_says_what_the_json_says(table):
 def test_what_is_expected_is_tight(table):
     """All that a tight-tolerance solve can reach is held to far less than 1e-8."""
     _, _, content, _ = table
-    loose = {r["case"] for r in content["results"] if r["expected"] > 1e-10}
+    loose = {r["case"] for r in content["results"]["checks"] if r["expected"] > 1e-10}
     assert loose == {
         "growth of noise at 0.95, decay at 1.05 of it",
         "equiangular tokens, order of retraction − 1",
@@ -92,12 +93,15 @@ def test_failure_is_shown_and_changes_the_exit_code(table, monkeypatch, capsys, 
     monkeypatch.setattr(exact, "bivariate_normal_information", lambda r: right(r) * (1 + 1e-6))
     monkeypatch.setattr(_verify, "GROUPS", (_verify_fields.information,))
     path = tmp_path / "verify.json"
-    assert cli.main(["verify", "--json", str(path)]) == 1
+    assert cli.main(["verify", "--out", str(tmp_path)]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].endswith("FAIL") and "bivariate" in lines[1]
     assert lines[2].endswith("pass")
-    assert lines[3] == "1 of 2 cases passed"
-    first, second = json.loads(path.read_text())["results"]
+    assert "1 of 2 cases passed" in lines
+    assert cli.main(["verify", "--quiet"]) == 1
+    short = capsys.readouterr().out
+    assert "FAILED: error 1.0e-06" in short and "1 of 2 cases passed" in short and "pass\n" not in short
+    first, second = json.loads(path.read_text())["results"]["checks"]
     assert not first["passed"] and first["error"] == pytest.approx(1e-6, rel=1e-3)
     assert second["passed"]
 
@@ -105,11 +109,11 @@ def test_failure_is_shown_and_changes_the_exit_code(table, monkeypatch, capsys, 
 def test_nan_fails(table, monkeypatch):
     monkeypatch.setattr(exact, "bivariate_normal_information", lambda r: jnp.full(r.shape, jnp.nan))
     monkeypatch.setattr(_verify, "GROUPS", (_verify_fields.information,))
-    lines: list[str] = []
-    content = verify(lines.append)
-    assert content["passed"] == 1 and content["cases"] == 2
-    assert content["results"][0]["error"] is None
-    assert lines[1].endswith("FAIL") and " nan " in lines[1]
+    found = verify()
+    assert not found.passed and found.results["passed"] == 1 and found.results["cases"] == 2
+    assert found.results["checks"][0]["error"] is None
+    line = _verify.VERIFY.line(found.results["checks"][0])
+    assert line.endswith("FAIL") and " – " in line and "not finite" in found.summary()
 
 
 def test_a_crash_fails_its_group_only(table, monkeypatch):
@@ -119,11 +123,12 @@ def test_a_crash_fails_its_group_only(table, monkeypatch):
     monkeypatch.setattr(exact, "preln_equiangular", broken)
     monkeypatch.setattr(_verify, "GROUPS", (_verify_tokens.preln, _verify_fields.information))
     lines: list[str] = []
-    content = verify(lines.append)
-    assert [r["passed"] for r in content["results"]] == [False, True, True]
-    assert content["results"][0]["note"] == "RuntimeError: no such device"
-    assert lines[1].endswith("FAIL  RuntimeError: no such device")
-    assert lines[-1] == "2 of 3 cases passed"
+    found = verify(row=lambda check: lines.append(_verify.VERIFY.line(check)))
+    checks = found.results["checks"]
+    assert [check["passed"] for check in checks] == [False, True, True]
+    assert checks[0]["note"] == "RuntimeError: no such device"
+    assert lines[0].endswith("FAIL  RuntimeError: no such device")
+    assert found.verdict == "2 of 3 cases passed"
 
 
 def test_instability_below_the_limit_is_seen(table, monkeypatch):
@@ -139,7 +144,7 @@ def test_instability_below_the_limit_is_seen(table, monkeypatch):
 def test_the_callers_precision_is_left_alone(table, monkeypatch):
     monkeypatch.setattr(_verify, "GROUPS", (_verify_fields.information,))
     with jax.enable_x64(False):
-        content = verify()
+        found = verify()
         assert jnp.zeros(1).dtype == jnp.float32
-    assert content["passed"] == content["cases"] == 2
-    assert content["environment"]["x64"] is True
+    assert found.results["passed"] == found.results["cases"] == 2
+    assert found.environment["x64"] is True

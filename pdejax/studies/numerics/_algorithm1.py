@@ -1,10 +1,7 @@
 """Algorithm 1 of v1 as one study, under each of the signs that v1 prints."""
 
-import dataclasses
 import math
-import pathlib
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -16,11 +13,14 @@ import optax
 from pdejax import data
 from pdejax.analysis.information import CLUB, AbstractInformation, BarberAgakov, InfoNCE, PaperEstimate, fit
 from pdejax.data._batch import Batch
-from pdejax.runs._parts import Parts, check_folder, environment, plain, write_json
+from pdejax.runs._parts import Parts
+from pdejax.runs._records import Picture, Result
+from pdejax.runs._table import Column, Table
 from pdejax.studies.numerics._algorithm1_checks import measure_orders, stability_rows
 from pdejax.studies.numerics._algorithm1_config import PATCHES, Algorithm1Config
 from pdejax.studies.numerics._algorithm1_model import Algorithm1Model
-from pdejax.studies.study import settings
+from pdejax.studies.numerics._algorithm1_plots import training_plot
+from pdejax.studies.study import Evidence, Judgement, Study, run, settings
 from pdejax.training._bottleneck import bottleneck_flow, signed_rates
 from pdejax.training._bottleneck_step import (
     InputProjection,
@@ -34,32 +34,18 @@ from pdejax.training._state import TrainState, merge_model, split_model
 CONTROL = "λ = β = 0"
 ESTIMATORS = {"paper": PaperEstimate, "club": CLUB, "infonce": InfoNCE, "barber-agakov": BarberAgakov}
 CURVES = ("parameter_norm", "information", "loss", "accuracy", "gradient_norm", "information_gradient_norm")
+ENDS = (
+    Column("signs"),
+    *(Column(head, ".3g", right=True) for head in ("‖θ‖", "loss", "accuracy", "Ĩ", "InfoNCE ≤", "≤ CLUB")),
+)
+STEPS = (
+    Column("signs"),
+    Column("layer", "d", right=True),
+    *(Column(head, ".3g", right=True) for head in ("v1 (21) ≤ 1", "corrected Δt", "eigenvalues Δt")),
+)
 
 
-@dataclasses.dataclass(frozen=True)
-class Algorithm1Result:
-    """`results`: `warmup` and `runs` (name, signs, curves per step, held-out loss and accuracy, bounds, stability), `orders`;
-    `verdicts`: answers computed from them."""
-
-    config: dict[str, Any]
-    environment: dict[str, Any]
-    results: dict[str, Any]
-    verdicts: dict[str, str]
-    files: tuple[str, ...] = ()
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "study": "algorithm1",
-            "config": self.config,
-            "environment": self.environment,
-            "results": self.results,
-            "verdicts": self.verdicts,
-        }
-
-
-def algorithm1(
-    config: Algorithm1Config | None = None, *, report: Callable[[str], None] | None = None
-) -> Algorithm1Result:
+def algorithm1(config: Algorithm1Config | None = None, *, report: Callable[[str], None] | None = None) -> Result:
     r"""Run Algorithm 1 in float64, without touching the caller's precision setting.
 
     Read literally, its time loop advances u and θ by the same index, so that θ changes before f_θ(x) is known; we solve the
@@ -67,24 +53,61 @@ def algorithm1(
     36–38. `report(text)` is told what is being done. With `config.out`, `algorithm1.json` and `algorithm1.png` are written,
     and an interrupted study goes on from its finished runs.
 
+    `results` has `warmup` and `runs` (name, signs, curves per step, held-out loss and accuracy, bounds, stability), `orders`.
+
     Raises `ValueError` for a configuration that cannot be run, `ResultError` for a folder that cannot be written.
     """
     config = Algorithm1Config() if config is None else config
-    say = report if report is not None else lambda text: None
-    started = time.perf_counter()
-    out = None if config.out is None else pathlib.Path(config.out)
-    if out is not None:
-        check_folder(out)
-    with jax.enable_x64(True):
-        parts = Parts(out, dataclasses.replace(config, out=None), say)
-        results = _Study(config, say).run(parts)
-        where = environment()
-    results["seconds"] = time.perf_counter() - started
-    result = Algorithm1Result(settings(config), where, plain(results), verdicts(config, results))
-    return result if out is None else dataclasses.replace(result, files=_write(out, result))
+    return run(ALGORITHM1, config, out=config.out, report=report)
 
 
-class _Study:
+def measure(config: Algorithm1Config, seed: int, parts: Parts) -> Evidence:
+    """Train under each reading of the signs from the same parameters, run by run."""
+    del seed  # the configuration's own
+    return _Runs(config, parts.say).run(parts)
+
+
+def judge(config: Algorithm1Config, evidence: Sequence[Evidence]) -> Judgement:
+    """Answer from the curves: what grows and what falls under each reading of the signs."""
+    [results] = evidence
+    runs, answers = results["runs"], verdicts(config, results)
+    content = {"config": settings(config), "results": results}
+    limits = [
+        (found["name"], *(row[key] for key in ("layer", "v1_21", "corrected_dt", "dt_eigenvalues")))
+        for found in runs
+        for row in (found["end"] or found["start"])["stability"]
+    ]
+    lost = [found["name"] for found in runs if found["diverged"] is not None]
+    return Judgement(
+        sentence=answers.get("C9", "") or (f"diverged: {', '.join(lost)}" if lost else "every run ended"),
+        verdicts=answers,
+        passed=len(lost) < len(runs),
+        tables=(
+            Table(ENDS, [_end(found) for found in runs], "At the end"),
+            Table(STEPS, limits, f"Steps (Δt = {config.dt:g})"),
+        ),
+        results=results,
+        pictures=(
+            Picture(
+                "algorithm1.png",
+                "‖θ‖, Ĩ, loss and accuracy against training steps: lines are batches, markers held-out images.",
+                lambda: training_plot(content),
+            ),
+        ),
+    )
+
+
+def _end(found: Mapping[str, Any]) -> tuple[Any, ...]:
+    """One run's end as a line of the table."""
+    end = found["end"]
+    if end is None:
+        return f"{found['name']} (diverged at step {found['diverged']})", *[None] * 6
+    bounds = end.get("bounds") or {}
+    values = (end[key] for key in ("parameter_norm", "loss", "accuracy", "information"))
+    return found["name"], *values, bounds.get("lower"), bounds.get("upper")
+
+
+class _Runs:
     """The data, the model and the estimator, and the runs on them."""
 
     def __init__(self, config: Algorithm1Config, say: Callable[[str], None]):
@@ -260,33 +283,33 @@ def _batch(dataset: data.Dataset, centre: float, scale: float) -> Batch:
     return Batch(values, mask, jnp.asarray(np.asarray(dataset.labels, np.int32)))
 
 
-def verdicts(config: Algorithm1Config, results: dict[str, Any]) -> dict[str, str]:
-    """What the numbers say, in words."""
+def verdicts(config: Algorithm1Config, results: Mapping[str, Any]) -> dict[str, str]:
+    """Say in words what the numbers say."""
     answers: dict[str, str] = {}
     shown: dict[str, bool | None] = {}
     # What training does without λ and β is not their doing: every run is held against it, and against its own start.
-    control = next(run for run in results["runs"] if run["name"] == CONTROL)
+    control = next(one for one in results["runs"] if one["name"] == CONTROL)
     plain_norm, plain_information = _change(control, "parameter_norm"), _change(control, "information")
-    for run in results["runs"]:
-        norm = _change(run, "parameter_norm")
-        information = _change(run, "information")
-        if run["diverged"]:
-            answers[run["name"]] = (
-                f"diverges at step {run['diverged']}: ‖θ‖ {_arrow(norm)}, Ĩ {_arrow(information)} nats"
+    for one in results["runs"]:
+        norm = _change(one, "parameter_norm")
+        information = _change(one, "information")
+        if one["diverged"]:
+            answers[one["name"]] = (
+                f"diverges at step {one['diverged']}: ‖θ‖ {_arrow(norm)}, Ĩ {_arrow(information)} nats"
             )
         else:
-            end = run["end"]
-            answers[run["name"]] = (
+            end = one["end"]
+            answers[one["name"]] = (
                 f"‖θ‖ {_arrow(norm)}, Ĩ {_arrow(information)} nats, held-out accuracy {end['accuracy']:.1%}"
                 + (f", {end['bounds']['lower']:.2f} ≤ I ≤ {end['bounds']['upper']:.2f}" if "bounds" in end else "")
             )
         grows, rises = norm[1] > norm[0], information[1] > information[0]
         bigger, richer = norm[1] > plain_norm[1], information[1] > plain_information[1]
-        shown[run["name"]] = {
+        shown[one["name"]] = {
             "v1 (14)": not (grows or rises or bigger or richer),
             "v1 (3)": grows and bigger,
             "algorithm 1": rises and richer,
-        }.get(run["name"])
+        }.get(one["name"])
     expected = [name for name in config.signs if shown[name] is not None]
     if len(expected) == 3:
         words = {
@@ -300,9 +323,9 @@ def verdicts(config: Algorithm1Config, results: dict[str, Any]) -> dict[str, str
         t, x = results["orders"]["time"], results["orders"]["space"]
         answers["v1 (24)"] = f"order {t['order']:.2f} in Δt (Euler: 1), {x['order']:.2f} in Δx (second differences: 2)"
     failed = {}
-    for run in results["runs"]:
-        rows = (run["end"] or run["start"])["stability"]
-        failed[run["name"]] = max(row["v1_21"] for row in rows), min(row["corrected_dt"] for row in rows), rows[0]
+    for one in results["runs"]:
+        rows = (one["end"] or one["start"])["stability"]
+        failed[one["name"]] = max(row["v1_21"] for row in rows), min(row["corrected_dt"] for row in rows), rows[0]
     answers["v1 (21)"] = "; ".join(
         f"{name}: {left:.2f} {'≤' if left <= 1 else '>'} 1 with Δt = {config.dt:g}, sufficient Δt ≤ {bound:.2g}, "
         f"eigenvalues {'not found' if row['dt_eigenvalues'] is None else format(row['dt_eigenvalues'], '.2g')}"
@@ -313,7 +336,7 @@ def verdicts(config: Algorithm1Config, results: dict[str, Any]) -> dict[str, str
 
 def _change(run: dict[str, Any], key: str) -> tuple[float, float]:
     """Means over the first tenth and the last fifth of the steps: single batches scatter too much."""
-    values = np.asarray([v for v in run["curves"][key] if math.isfinite(v)] or [math.nan])
+    values = np.asarray([v for v in run["curves"][key] if v is not None and math.isfinite(v)] or [math.nan])
     first, last = (max(1, len(values) // part) for part in (10, 5))
     return float(values[:first].mean()), float(values[-last:].mean())
 
@@ -322,12 +345,11 @@ def _arrow(change: tuple[float, float]) -> str:
     return f"{change[0]:.3g} → {change[1]:.3g}"
 
 
-def _write(out: pathlib.Path, result: Algorithm1Result) -> tuple[str, ...]:
-    from pdejax.studies.numerics._algorithm1_plots import training_plot
-    from pdejax.studies.numerics._convergence_plots import save_figure
-
-    content = plain(result.as_json())
-    paths = (out / "algorithm1.json", out / "algorithm1.png")
-    write_json(paths[0], content)
-    save_figure(training_plot(content), paths[1])
-    return tuple(map(str, paths))
+ALGORITHM1 = Study(
+    name="algorithm1",
+    title="Algorithm 1 under each of the signs that v1 prints",
+    question="Which of v1's signs compress the representation, and do its stability and error statements hold on the way?",
+    source="v1 Algorithm 1",
+    measure=measure,
+    judge=judge,
+)

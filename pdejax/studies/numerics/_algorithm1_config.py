@@ -1,21 +1,22 @@
-"""What the Algorithm 1 study runs."""
+"""What the Algorithm 1 study runs. Imports no JAX, so that help comes at once."""
 
 import dataclasses
-import math
-import numbers
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-from pdejax.training._bottleneck import Signs
+from pdejax import _check as check
+from pdejax.runs._arguments import setting
+from pdejax.training._signs import Signs
 
 Estimator = Literal["paper", "club", "infonce", "barber-agakov"]
 Start = Literal["all", "first"]
 PATCHES = {4: 4, 16: 2, 64: 1}
+_OWNER = "Algorithm1Config"
 
 
 @dataclasses.dataclass(frozen=True)
 class Algorithm1Config:
-    r"""Algorithm 1 of v1 on handwritten digits, one run for each reading of the signs, all from the same parameters.
+    r"""Configure Algorithm 1 of v1 on handwritten digits, one run for each reading of the signs, all from the same parameters.
 
     The field, v1 (4) and (20):
 
@@ -36,68 +37,47 @@ class Algorithm1Config:
     Raises `ValueError` for values that cannot be run.
     """
 
-    layers: int = 3
-    tokens: int = 16
-    dim: int = 16
-    heads: int = 2
-    ffn: int = 32
-    diffusivity: float = 2e-3
-    strength: float = 0.5
-    exchange: float = 0.3
-    time_steps: int = 4
-    dt: float = 0.25
-    start: str = "all"
-    learning_rate: float = 0.3
-    weight_decay: float = 3e-3
-    beta: float = 0.04
-    signs: Sequence[str] = get_args(Signs)
-    warmup: int = 150
-    training_steps: int = 60
-    batch: int = 64
-    estimator: str = "paper"
-    x_dim: int = 16
-    noise: float = 0.5
-    updates: int = 4
-    bounds: bool = True
-    refine: bool = True
-    seed: int = 0
-    out: str | None = None
+    layers: int = setting(3, "L", metavar="L")
+    tokens: Literal[4, 16, 64] = setting(16, "N, patches of an image")
+    dim: int = setting(16, "d", metavar="D")
+    heads: int = setting(2, "attention heads", metavar="H")
+    ffn: int = setting(32, "hidden width", metavar="F")
+    diffusivity: float | int = setting(2e-3, "D", metavar="D")
+    strength: float | int = setting(0.5, "α", metavar="A")
+    exchange: float | int = setting(0.3, "scale of the exchange's initial weights", metavar="X")
+    time_steps: int = setting(4, "T", metavar="T")
+    dt: float | int = setting(0.25, "Δt", metavar="H")
+    start: Start = setting("all", "layers that start at u0")
+    learning_rate: float | int = setting(0.3, "η", metavar="X")
+    weight_decay: float | int = setting(3e-3, "λ", metavar="X")
+    beta: float | int = setting(0.04, "β", metavar="X")
+    signs: Sequence[Signs] = setting(get_args(Signs), "readings of the signs to run")
+    warmup: int = setting(150, "steps with λ = β = 0 before the runs", metavar="N")
+    training_steps: int = setting(60, "steps of each run", metavar="N")
+    batch: int = setting(64, "images per step", metavar="N")
+    estimator: Estimator = setting("paper", "of Ĩ")
+    x_dim: int = setting(16, "numbers an image is projected to for Ĩ", metavar="N")
+    noise: float | int = setting(0.5, "σ on the representation", metavar="X")
+    updates: int = setting(4, "estimator's updates per step", metavar="N")
+    bounds: bool = setting(True, "no InfoNCE and CLUB at the ends")
+    refine: bool = setting(True, "no orders in Δt and Δx")
+    seed: int = setting(0, "of everything drawn", metavar="S")
+    out: str | None = setting(None, "folder for data and the plot; resumes from it", metavar="DIR")
 
     def __post_init__(self):
-        least = {"warmup": 0, "seed": 0, "batch": 2}
-        for name in (
-            "layers",
-            "dim",
-            "heads",
-            "ffn",
-            "time_steps",
-            "warmup",
-            "training_steps",
-            "batch",
-            "x_dim",
-            "updates",
-            "seed",
-        ):
-            value, bound = getattr(self, name), least.get(name, 1)
-            if isinstance(value, bool) or not isinstance(value, int) or value < bound:
-                raise ValueError(f"{name}={value!r} must be an integer of at least {bound}.")
-        if self.tokens not in PATCHES:
-            raise ValueError(f"tokens={self.tokens!r} must be one of {tuple(PATCHES)}: patches of an 8 by 8 image.")
+        ones = ("layers", "dim", "heads", "ffn", "time_steps", "training_steps", "x_dim", "updates")
+        for name, least in (*((name, 1) for name in ones), ("warmup", 0), ("seed", 0), ("batch", 2)):
+            check.integer(_OWNER, name, getattr(self, name), least)
+        check.choice(_OWNER, "tokens", self.tokens, PATCHES, "they are patches of an 8 by 8 image")
         if self.dim % self.heads:
-            raise ValueError(f"heads={self.heads} must divide dim={self.dim}.")
+            raise ValueError(f"{_OWNER}: heads={self.heads} must divide dim={self.dim}.")
         for name in ("diffusivity", "strength", "exchange", "learning_rate", "weight_decay", "beta"):
-            _real(name, getattr(self, name), positive=False)
+            check.number(_OWNER, name, getattr(self, name), least=0)
         for name in ("dt", "noise"):
-            _real(name, getattr(self, name), positive=True)
+            check.number(_OWNER, name, getattr(self, name), above=0)
         for name, kind in (("estimator", Estimator), ("start", Start)):
-            if getattr(self, name) not in get_args(kind):
-                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose one of {get_args(kind)}.")
-        unknown = [name for name in self.signs if name not in get_args(Signs)]
-        if isinstance(self.signs, str) or unknown or not self.signs or len(set(self.signs)) < len(self.signs):
-            raise ValueError(f"signs={self.signs!r} must hold one or more of {get_args(Signs)}, each once.")
-
-
-def _real(name: str, value, positive: bool) -> None:
-    sound = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-    if not sound or value < 0 or (positive and value == 0):
-        raise ValueError(f"{name}={value!r} must be a finite number {'above' if positive else 'of at least'} 0.")
+            check.choice(_OWNER, name, getattr(self, name), get_args(kind))
+        if isinstance(self.signs, str) or not self.signs or len(set(self.signs)) < len(self.signs):
+            raise ValueError(f"{_OWNER}: signs={self.signs!r} must hold one or more of {get_args(Signs)}, each once.")
+        for name in self.signs:
+            check.choice(_OWNER, "signs", name, get_args(Signs))

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from pdejax.studies.numerics._convergence_plots import COLOURS, MARKERS
+from pdejax.plot._style import COLOURS, MARKERS
 
 PANELS = (
     ("parameter_norm", "‖θ‖"),

@@ -1,12 +1,9 @@
 """The analyses of a trained model, all at once: what `pdejax analyze` measures on held-out data."""
 
 import dataclasses
-import io
-import math
 import os
 import pathlib
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,13 +12,24 @@ import numpy as np
 import xarray as xr
 
 from pdejax import analysis, plot
+from pdejax._figure import Figure
 from pdejax.analysis import information
 from pdejax.data import load
 from pdejax.models import Simulator, Transformer
-from pdejax.runs._parts import check_folder, environment, write_json, write_whole
+from pdejax.runs._parts import Parts
+from pdejax.runs._records import Picture, Result
+from pdejax.runs._table import Cell, Column, Table
+from pdejax.studies.numerics._analyze_config import AnalyzeConfig
+from pdejax.studies.study import Evidence, Judgement, Study, run, settings
 from pdejax.training import build_model, load_trained
 
 RESAMPLES = 200
+COLUMNS = (
+    Column("figure"),
+    Column("first layer", right=True),
+    Column("last layer", right=True),
+    Column("null, last layer", right=True),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,41 +47,6 @@ class Line:
     first: int
 
 
-@dataclasses.dataclass(frozen=True)
-class AnalyzeResult:
-    """`lines`, one figure by layer each; `content`, what `analysis.json` holds; `files` written."""
-
-    lines: tuple[Line, ...]
-    content: dict[str, Any]
-    files: tuple[str, ...]
-
-    def table(self) -> str:
-        """First and last layer of every figure beside the last layer's null."""
-        rows = [("figure", "first layer", "last layer", "null, last layer")]
-        for line in self.lines:
-            unit = f" [{line.unit}]" if line.unit else ""
-            null = "" if line.null is None else f"{line.null[-1]:.4g} ({line.null_name})"
-            rows.append((line.name + unit, f"{line.values[0]:.4g}", _shown(line), null))
-        widths = [max(len(row[i]) for row in rows) for i in range(4)]
-        cells = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-        cells.insert(1, "  ".join("-" * w for w in widths))
-        return "\n".join(cells)
-
-    def to_xarray(self) -> xr.Dataset:
-        """Values, intervals and nulls by (figure, layer); NaN where a figure has no such layer."""
-        layers = max(line.first + len(line.values) for line in self.lines)
-        data = {name: np.full((len(self.lines), layers), np.nan) for name in ("value", "low", "high", "null")}
-        for i, line in enumerate(self.lines):
-            where = slice(line.first, line.first + len(line.values))
-            for name, values in (("value", line.values), ("low", line.low), ("high", line.high), ("null", line.null)):
-                if values is not None:
-                    data[name][i, where] = values
-        return xr.Dataset(
-            {name: (("figure", "layer"), values) for name, values in data.items()},
-            coords={"figure": [line.name for line in self.lines], "layer": np.arange(layers)},
-        )
-
-
 def analyze(
     folder: str | os.PathLike[str],
     *,
@@ -83,7 +56,7 @@ def analyze(
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
     report: Callable[[str], None] | None = None,
-) -> AnalyzeResult:
+) -> Result:
     """Run the analyses on a model that `pdejax train` left in `folder`, on the first `examples` held-out sequences.
 
     - `against`: the folder of another run on the same data, of as many layers and features, whose states and attention are
@@ -92,62 +65,100 @@ def analyze(
     - `out`: folder for `analysis.json`, `analysis.nc` and plots.
 
     Nulls: the untrained model of the same configuration, shuffled tokens, permuted labels, uniform attention.
+    `results["lines"]` has one figure by layer each: `name`, `unit`, `values` with ends `low` and `high`, `null`, `first` layer.
 
     Raises `ValueError` for folders without a trained Transformer or simulator, runs that do not match, and numbers out of range;
     `ResultError` where `out` cannot be written.
     """
-    started = time.perf_counter()
-    for name, value, least in (("examples", examples, 2), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}={value!r} must be an integer of at least {least}.")
-    if isinstance(noise, bool) or not isinstance(noise, int | float) or not (math.isfinite(noise) and noise > 0):
-        raise ValueError(f"noise={noise!r} must be a positive number, the standard deviation of the noise.")
-    if out is not None:
-        check_folder(pathlib.Path(out))
-    say = report if report is not None else lambda text: None
-    trained = load_trained(folder)
-    other = None if against is None else load_trained(against)
+    paths = {name: None if path is None else os.fspath(path) for name, path in (("against", against), ("out", out))}
+    config = AnalyzeConfig(folder=os.fspath(folder), examples=examples, noise=noise, seed=seed, **paths)
+    return run(ANALYZE, config, out=config.out, report=report)
+
+
+def measure(config: AnalyzeConfig, seed: int, parts: Parts) -> Evidence:
+    """Run every analysis on held-out sequences; `records` draw the pictures."""
+    trained = load_trained(config.folder)
+    other = None if config.against is None else load_trained(config.against)
     for name, found in (("folder", trained), ("against", other)):
         if found is not None and not isinstance(found.model, Transformer | Simulator):
             raise ValueError(
-                f"{name}={str(folder)!r} holds a {type(found.model).__name__}; give a Transformer or a Simulator."
+                f"analyze: {name}={getattr(config, name)!r} holds a {type(found.model).__name__}; give a Transformer or a "
+                "Simulator."
             )
     options = dict(trained.config.data) | ({"task": "lm"} if trained.config.task == "lm" else {})
     test, train = (load(trained.config.dataset, split, **options) for split in ("test", "train"))
-    batch = test.take(np.arange(min(examples, len(test))))
+    batch = test.take(np.arange(min(config.examples, len(test))))
     inputs, mask, labels = (jnp.asarray(x) for x in (batch.inputs, batch.mask, batch.labels))
     fresh = build_model(trained.config, train)
-    figures = _Figures(jax.random.key(seed), mask, say)
+    figures = _Figures(jax.random.key(seed), mask, parts.say)
     states, maps = _observe(trained.model, inputs, mask)
     null, _ = _observe(fresh, inputs, mask)
     figures.alone(states, maps, null)
     if labels.ndim == 1:
-        figures.informed(states, labels, float(noise))
+        figures.informed(states, labels, float(config.noise))
         figures.derivatives(trained.model, inputs, labels)
     if other is not None:
         theirs = _observe(other.model, inputs, mask)
         if theirs[0].shape != states.shape:
             raise ValueError(
-                f"against={str(against)!r} has states {theirs[0].shape}, this run {states.shape} (layers, sequences, tokens, "
-                "features); compare runs on the same data with as many layers and features."
+                f"analyze: against={config.against!r} has states {theirs[0].shape}, this run {states.shape} (layers, sequences, "
+                "tokens, features); compare runs on the same data with as many layers and features."
             )
         figures.pair(states, maps, *theirs, null)
-    content = {
-        "study": "analyze",
-        "run": pathlib.Path(folder).name,
+    return {
         "step": trained.step,
-        "against": None if against is None else pathlib.Path(against).name,
         "examples": len(batch.inputs),
-        "noise": float(noise),
-        "seed": seed,
-        "environment": environment(),
         "lines": [dataclasses.asdict(line) for line in figures.lines],
-        "seconds": time.perf_counter() - started,
+        "records": figures.records,
     }
-    result = AnalyzeResult(tuple(figures.lines), content, ())
-    return (
-        result if out is None else dataclasses.replace(result, files=_write(pathlib.Path(out), result, figures.records))
+
+
+def judge(config: AnalyzeConfig, evidence: Sequence[Evidence]) -> Judgement:
+    """Show every figure's first and last layer beside the last layer's null."""
+    [found] = evidence
+    lines = found["lines"]
+    return Judgement(
+        sentence=f"{len(lines)} figures of {pathlib.Path(config.folder).name} on {found['examples']} held-out sequences",
+        tables=(Table(COLUMNS, [cells(line) for line in lines]),),
+        results={key: found[key] for key in ("step", "examples", "lines")},
+        dataset=_dataset(lines),
+        pictures=[
+            Picture(f"{name}.png", name.replace("_", " "), lambda draw=draw: np.ravel(draw())[0].figure)
+            for name, draw in found.get("records", {}).items()
+        ],
     )
+
+
+def cells(line: Mapping[str, Any]) -> tuple[Any, ...]:
+    """One figure as a line of the table."""
+    unit = f" [{line['unit']}]" if line["unit"] else ""
+    low, high = (None if line[end] is None else line[end][-1] for end in ("low", "high"))
+    null = "" if line["null"] is None else Cell(float(line["null"][-1]), small=line["null_name"])
+    return line["name"] + unit, float(line["values"][0]), Figure(line["values"][-1], low, high), null
+
+
+def _dataset(lines: Sequence[Mapping[str, Any]]) -> xr.Dataset:
+    """Values, intervals and nulls by (figure, layer); NaN where a figure has no such layer."""
+    layers = max(line["first"] + len(line["values"]) for line in lines)
+    data = {name: np.full((len(lines), layers), np.nan) for name in ("value", "low", "high", "null")}
+    for i, line in enumerate(lines):
+        where = slice(line["first"], line["first"] + len(line["values"]))
+        for name, key in (("value", "values"), ("low", "low"), ("high", "high"), ("null", "null")):
+            if line[key] is not None:
+                data[name][i, where] = line[key]
+    return xr.Dataset(
+        {name: (("figure", "layer"), values) for name, values in data.items()},
+        coords={"figure": [line["name"] for line in lines], "layer": np.arange(layers)},
+    )
+
+
+def _saved(config: AnalyzeConfig) -> dict[str, Any]:
+    """The configuration without the machine's paths: runs by the names of their folders."""
+    names = {
+        key: None if value is None else pathlib.Path(value).name
+        for key, value in (("folder", config.folder), ("against", config.against))
+    }
+    return settings(config) | names
 
 
 class _Figures:
@@ -273,19 +284,14 @@ def _observe(model, inputs, mask):
     return jnp.where(mask[None, :, :, None], states, 0), maps
 
 
-def _shown(line: Line) -> str:
-    if line.low is None or line.high is None:
-        return f"{line.values[-1]:.4g}"
-    return f"{line.values[-1]:.4g} [{line.low[-1]:.3g}, {line.high[-1]:.3g}]"
-
-
-def _write(folder: pathlib.Path, result: AnalyzeResult, records: dict[str, Callable[[], Any]]) -> tuple[str, ...]:
-    files = [folder / "analysis.json", folder / "analysis.nc"]
-    write_json(files[0], result.content)
-    write_whole(files[1], bytes(result.to_xarray().to_netcdf(engine="scipy", format="NETCDF3_64BIT")))
-    for name, draw in records.items():
-        buffer = io.BytesIO()
-        np.ravel(draw())[0].figure.savefig(buffer, format="png", dpi=130)
-        files.append(folder / f"{name}.png")
-        write_whole(files[-1], buffer.getvalue())
-    return tuple(str(path) for path in files)
+ANALYZE = Study(
+    name="analyze",
+    title="The analyses of a trained model",
+    question="What do its states, its attention, its information and its gradients do from layer to layer?",
+    source="",
+    measure=measure,
+    judge=judge,
+    saved=_saved,
+    stem="analysis",
+    double=False,
+)

@@ -1,20 +1,14 @@
 """The two plots of the convergence study, drawn from its JSON."""
 
-import io
-import pathlib
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from pdejax.runs._parts import write_whole
+from pdejax.plot._style import COLOURS, MARKERS
 
-# Okabe & Ito's palette: told apart by every kind of colour vision; markers repeat the distinction in print.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#999999")
 NORMS = {"pre": "pre-LN field", "peri": "peri-LN field", "none": "field without LN"}
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 def error_plot(content: dict[str, Any]) -> Figure:
@@ -50,14 +44,6 @@ def work_precision_plot(content: dict[str, Any]) -> Figure:
         axes.loglog(shown, _values(record["errors"]), label=record["solver"], **style)
     axes.legend(title="scheme", fontsize=9, loc="lower left", edgecolor="none", framealpha=0.9)
     return figure
-
-
-def save_figure(figure: Figure, path: pathlib.Path) -> None:
-    """Write a PNG whole or not at all, without touching the user's matplotlib backend."""
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure)
-    figure.savefig(buffer, format="png", dpi=160)
-    write_whole(path, buffer.getvalue())
 
 
 def _axes(content: dict[str, Any], x: str, y: str) -> tuple[Figure, Axes]:

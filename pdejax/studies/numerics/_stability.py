@@ -1,9 +1,6 @@
 """The stability study: step limits predicted and measured, and maps of what v1 (21) and the corrected bound get wrong."""
 
-import dataclasses
-import pathlib
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -14,7 +11,9 @@ import xarray as xr
 
 from pdejax._equation import MasterEquation
 from pdejax.analysis.stability import measure_dt_max, predict_dt_max
-from pdejax.runs._parts import Parts, environment, write_json, write_whole
+from pdejax.runs._parts import Parts
+from pdejax.runs._records import Picture, Result
+from pdejax.runs._table import Column, Table
 from pdejax.solvers import RKC2, Grid
 from pdejax.studies.numerics._stability_config import StabilityConfig
 from pdejax.studies.numerics._stability_maps import (
@@ -29,33 +28,28 @@ from pdejax.studies.numerics._stability_maps import (
     run_chunk,
     start_fields,
 )
-from pdejax.studies.study import settings
+from pdejax.studies.numerics._stability_plots import map_plot
+from pdejax.studies.study import Evidence, Judgement, Study, run, settings
 from pdejax.terms import Attention, Diffusion, FeedForward, LinearDamping
 
 RKC_STAGES = 6
 AGREEMENT = 0.02  # within which a measured step limit counts as predicted
-
-
-@dataclasses.dataclass(frozen=True)
-class StabilityResult:
-    """`config`, `environment`, `results` (`dt_max`: one dictionary per solver and equation; `maps`: one per family),
-    `verdicts`, and `files` written, if any. `runs`: every run of the maps, as a dataset over (family, run)."""
-
-    config: dict[str, Any]
-    environment: dict[str, Any]
-    results: dict[str, Any]
-    verdicts: dict[str, str]
-    runs: xr.Dataset
-    files: tuple[str, ...] = ()
-
-    def as_json(self) -> dict[str, Any]:
-        """The content of `stability.json`."""
-        content = {key: getattr(self, key) for key in ("config", "environment", "results", "verdicts")}
-        return {"study": "stability", **content}
-
-    def to_xarray(self) -> xr.Dataset:
-        """Every run: its parameters, its status (0 stable, 1 unstable, 2 overflow), and the left sides of the bounds."""
-        return self.runs
+COLUMNS = (
+    Column("solver", width=8),
+    Column("equation", width=33),
+    Column("predicted", ".5g", 10, right=True),
+    Column("measured", ".5g", 10, right=True),
+    Column("difference", "+.2%", 10, right=True),
+)
+MAPS = (
+    Column("family"),
+    *(Column(head, "d", right=True) for head in ("runs", "stable", "unstable", "overflow")),
+    *(
+        Column(f"{bound} {wrong}", "d", right=True)
+        for bound in ("v1 (21)", "corrected")
+        for wrong in ("false safe", "alarm")
+    ),
+)
 
 
 def stability(
@@ -63,42 +57,68 @@ def stability(
     *,
     report: Callable[[str], None] | None = None,
     row: Callable[[dict[str, Any]], None] | None = None,
-) -> StabilityResult:
+) -> Result:
     """Run the study (in float64, without touching the caller's precision setting).
 
-    `report(text)` is told what is being measured; `row(record)` gets each record of `results.dt_max` as soon as it is there.
+    `report(text)` is told what is being measured; `row(record)` gets each record of `results["dt_max"]` as soon as it is there.
     With `config.out` every chunk of runs is saved as it is finished, an interrupted study resumes, and `stability.json`,
     `stability.nc` and a plot are written.
+
+    `results` has `dt_max` (a dictionary per solver and equation) and `maps` (one per family). `to_xarray()` has every run:
+    its parameters, its status (0 stable, 1 unstable, 2 overflow), and the left sides of the bounds.
 
     Raises `ValueError` for a configuration that cannot be run and `ResultError` for a folder that cannot be written.
     """
     config = StabilityConfig() if config is None else config
-    say = report if report is not None else lambda text: None
-    started = time.perf_counter()
-    out = None if config.out is None else pathlib.Path(config.out)
-    parts = Parts(out, _identity(config), notice=say)
-    with jax.enable_x64(True):
-        records = _limits(config, parts, say, row)
-        maps, runs = [], {}
-        for name in config.families:
-            measured = _map(config, name, parts, say)
-            maps.append(summarize(name, measured))
-            runs[name] = measured
-        where = environment()
-    results = {"dt_max": records, "maps": maps, "seconds": time.perf_counter() - started}
-    result = StabilityResult(settings(config), where, results, verdicts(results), _dataset(config, runs))
-    if out is None:
-        return result
-    say("plot and files")
-    return dataclasses.replace(result, files=_write(out, result))
+    return run(STABILITY, config, out=config.out, report=report, row=row)
 
 
 def _identity(config: StabilityConfig) -> dict[str, Any]:
     """What parts depend on: everything but where they are kept and which solvers and families are asked for."""
-    asked = settings(config)
-    for key in ("solvers", "families"):
-        asked.pop(key)
-    return {"study": "stability", **asked}
+    return {key: value for key, value in settings(config).items() if key not in ("solvers", "families")}
+
+
+def measure(config: StabilityConfig, seed: int, parts: Parts) -> Evidence:
+    """Measure the largest steps, and every run of the maps, part by part."""
+    del seed  # the configuration's own
+    records = _limits(config, parts)
+    runs = {name: _map(config, name, parts) for name in config.families}
+    return {"dt_max": records, "maps": [summarize(name, found) for name, found in runs.items()], "runs": runs}
+
+
+def judge(config: StabilityConfig, evidence: Sequence[Evidence]) -> Judgement:
+    """Answer from the numbers: are steps as predicted, and which bound is sufficient, which necessary?"""
+    [found] = evidence
+    answers = verdicts(found)
+    failed = [question for question, answer in answers.items() if "NOT" in answer or "VIOLATED" in answer]
+    data = _dataset(config, found["runs"])
+    caption = (
+        "Where Euler's runs were stable, and where v1 (21) (dashed) and the corrected bound (solid) draw the line."
+    )
+    return Judgement(
+        sentence=f"not as it should be: {', '.join(failed)}"
+        if failed
+        else "steps are as predicted, the corrected bound holds",
+        verdicts=answers,
+        passed=not failed,
+        tables=(
+            *([Table(COLUMNS, [cells(record) for record in found["dt_max"]])] if found["dt_max"] else []),
+            *([Table(MAPS, [_counts(m) for m in found["maps"]])] if found["maps"] else []),
+        ),
+        results={"dt_max": found["dt_max"], "maps": found["maps"]},
+        dataset=data,
+        pictures=(Picture("stability_map.png", caption, lambda: map_plot(data)),) if found["runs"] else (),
+    )
+
+
+def cells(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    """A solver's largest step on an equation, predicted and measured, as a line of the table."""
+    return tuple(record[key] for key in ("solver", "equation", "predicted", "measured", "difference"))
+
+
+def _counts(m: Mapping[str, Any]) -> tuple[Any, ...]:
+    wrong = (m[bound][key] for bound in ("v1", "corrected") for key in ("false_safe", "false_alarm"))
+    return (*(m[key] for key in ("family", "runs", "stable", "unstable", "overflow")), *wrong)
 
 
 def equations(config: StabilityConfig) -> dict[str, MasterEquation]:
@@ -126,14 +146,14 @@ def _scaled(term, strength: float):
     return eqx.tree_at(lambda e: e.strength, term, jnp.asarray(strength))
 
 
-def _limits(config: StabilityConfig, parts: Parts, say, row) -> list[dict[str, Any]]:
+def _limits(config: StabilityConfig, parts: Parts) -> list[dict[str, Any]]:
     u = jax.random.normal(jax.random.key(config.seed + 2), (config.tokens, config.dim))
     records = []
     for solver in config.solvers:
         for name, equation in equations(config).items():
 
             def measure(solver=solver, name=name, equation=equation):
-                say(f"largest step of {solver} on {name}")
+                parts.say(f"largest step of {solver} on {name}")
                 # By name rkc2 chooses its stages in every step, and then has no limit.
                 scheme = RKC2(stages=RKC_STAGES) if solver == "rkc2" else solver
                 predicted, measured = predict_dt_max(equation, u, scheme), measure_dt_max(equation, u, scheme)
@@ -149,12 +169,11 @@ def _limits(config: StabilityConfig, parts: Parts, say, row) -> list[dict[str, A
 
             record = parts.get(f"dt_max-{solver}-{name.replace(' ', '_')}", measure)
             records.append(record)
-            if row is not None:
-                row(record)
+            parts.row(record)
     return records
 
 
-def _map(config: StabilityConfig, name: str, parts: Parts, say) -> dict[str, np.ndarray]:
+def _map(config: StabilityConfig, name: str, parts: Parts) -> dict[str, np.ndarray]:
     """Every run of a family, chunk by chunk; the last chunk is padded so that one compiled function serves all."""
     kind, where = family(name, config.seed), points(config, name)
     parameters = kind.parameters(where)
@@ -164,7 +183,7 @@ def _map(config: StabilityConfig, name: str, parts: Parts, say) -> dict[str, np.
     for start in range(0, total, config.chunk):
 
         def measure(start=start):
-            say(f"map of {name}: run {start} of {total}")
+            parts.say(f"map of {name}: run {start} of {total}")
             index = np.minimum(np.arange(start, start + config.chunk), total - 1)
             chosen = Parameters(*(jnp.asarray(values[index]) for values in parameters))
             found = run_chunk(kind.equation, chosen, u0, v0, config.steps)
@@ -203,8 +222,8 @@ def _chosen(runs: dict[str, np.ndarray], which: np.ndarray, bound: str, choose) 
     return {"left": float(runs[f"{bound}_left"][i]), **{axis: float(runs[axis][i]) for axis in AXES}}
 
 
-def verdicts(results: dict[str, Any]) -> dict[str, str]:
-    """One sentence per question, made from the numbers."""
+def verdicts(results: Mapping[str, Any]) -> dict[str, str]:
+    """Write one sentence per question, made from the numbers."""
     found = {}
     if results["dt_max"]:
         gaps = [abs(r["difference"]) if r["difference"] is not None else float("inf") for r in results["dt_max"]]
@@ -239,7 +258,7 @@ def _names(maps: list[dict[str, Any]]) -> str:
     return f" ({', '.join(m['family'] for m in maps)})" if maps else ""
 
 
-def _dataset(config: StabilityConfig, runs: dict[str, dict[str, np.ndarray]]) -> xr.Dataset:
+def _dataset(config: StabilityConfig, runs: Mapping[str, Mapping[str, np.ndarray]]) -> xr.Dataset:
     names = list(runs)
     keys = (*AXES, "status", "v1_left", "corrected_left", "state", "perturbation")
     count = config.resolution**2 + config.draws
@@ -261,15 +280,14 @@ def _dataset(config: StabilityConfig, runs: dict[str, dict[str, np.ndarray]]) ->
     )
 
 
-def _write(out: pathlib.Path, result: StabilityResult) -> tuple[str, ...]:
-    from pdejax.studies.numerics._convergence_plots import save_figure
-    from pdejax.studies.numerics._stability_plots import map_plot
-
-    json_path, data_path, plot_path = out / "stability.json", out / "stability.nc", out / "stability_map.png"
-    write_json(json_path, result.as_json())
-    write_whole(data_path, bytes(result.runs.to_netcdf(engine="scipy", format="NETCDF3_64BIT")))
-    written = [json_path, data_path]
-    if result.runs.sizes["family"]:
-        save_figure(map_plot(result.runs), plot_path)
-        written.append(plot_path)
-    return tuple(str(path) for path in written)
+STABILITY = Study(
+    name="stability",
+    title="Largest stable steps, and what the stability conditions promise",
+    question="How large may a step be, and do v1 (21) and the corrected bound tell?",
+    source="v1 (21)",
+    measure=measure,
+    judge=judge,
+    identity=_identity,
+    columns=COLUMNS,
+    cells=cells,
+)

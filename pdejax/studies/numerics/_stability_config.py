@@ -1,17 +1,18 @@
-"""What a stability study is asked to do."""
+"""What a stability study is asked to do. Imports no JAX, so that help comes at once."""
 
 import dataclasses
-import difflib
+from collections.abc import Sequence
 
-from pdejax.solvers import SOLVERS
+from pdejax import _check as check
+from pdejax.runs._arguments import setting
 
 FAMILIES = ("diffusion", "leak", "mean attention", "linear reaction", "softmax attention", "pre-LN block")
-_USUAL = ("euler", "heun", "rk4", "bosh3", "tsit5", "dopri5", "rkc2")
+_OWNER = "StabilityConfig"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StabilityConfig:
-    """Configuration of the stability study.
+    """Configure the stability study.
 
     - `solvers`: names from `pdejax.solvers.SOLVERS` whose largest step is predicted and measured (none: leave that out).
       `"rkc2"` stands for RKC2 with 6 stages.
@@ -21,47 +22,45 @@ class StabilityConfig:
     - `steps`: Euler steps of a run. `chunk`: runs in one compiled call, and the unit that is kept when a study is interrupted.
     - `seed`; `out`: folder for results, or None.
 
-    Raises `ValueError` naming the argument.
+    Raises `ValueError`/`TypeError` naming the argument.
     """
 
-    solvers: tuple[str, ...] = tuple(name for name in _USUAL if name in SOLVERS)
-    tokens: int = 24
-    dim: int = 4
-    diffusivity: float = 0.5
-    families: tuple[str, ...] = FAMILIES
-    resolution: int = 40
-    draws: int = 1472
-    steps: int = 400
-    chunk: int = 512
-    seed: int = 0
-    out: str | None = None
+    solvers: Sequence[str] = setting(
+        ("euler", "heun", "rk4", "bosh3", "tsit5", "dopri5", "rkc2"),
+        "schemes; none leaves their steps out",
+        metavar="NAME",
+    )
+    tokens: int = setting(24, "tokens of the field whose largest step is measured", metavar="N")
+    dim: int = setting(4, "its features", metavar="D")
+    diffusivity: float | int = setting(0.5, "of that field", metavar="D")
+    families: Sequence[str] = setting(FAMILIES, "maps to make; none leaves them out", metavar="NAME")
+    resolution: int = setting(40, "points per axis of a map", metavar="N")
+    draws: int = setting(1472, "further runs of a map with every parameter drawn", metavar="N")
+    steps: int = setting(400, "Euler steps of a run", metavar="N")
+    chunk: int = setting(512, "runs in one compiled call", metavar="N")
+    seed: int = setting(0, "of weights, fields and draws", metavar="S")
+    out: str | None = setting(None, "folder for data and maps; resumes from it", metavar="DIR")
 
     def __post_init__(self):
+        from pdejax.solvers import SOLVERS
+
         for name, known in (("solvers", tuple(SOLVERS)), ("families", FAMILIES)):
             values = getattr(self, name)
             if not isinstance(values, tuple | list):
-                raise ValueError(f"{name}={values!r} must be a tuple, such as ({values!r},).")
+                raise TypeError(f"{_OWNER}: {name}={values!r} must be a tuple, such as ({values!r},).")
             for value in values:
-                if value not in known:
-                    close = difflib.get_close_matches(str(value), known, n=1)
-                    hint = f" Did you mean {close[0]!r}?" if close else ""
-                    raise ValueError(f"{name}: {value!r} is unknown.{hint} Known: {', '.join(known)}.")
+                check.choice(_OWNER, name, value, known)
             if len(set(values)) < len(values):
-                raise ValueError(f"{name}={tuple(values)} names one of them twice.")
+                raise ValueError(f"{_OWNER}: {name}={tuple(values)} names one of them twice; name each once.")
         for name in self.solvers:
             if name != "rkc2" and SOLVERS[name].real_limit in (None, float("inf")):
                 raise ValueError(
-                    f"solvers: {name!r} has no step limit to predict: it takes the terms apart, is A-stable, or chooses its "
-                    "stages in every step. Leave it out."
+                    f"{_OWNER}: solvers={name!r} has no step limit to predict: it takes the terms apart, is A-stable, or chooses "
+                    "its stages in every step; leave it out."
                 )
         if not self.solvers and not self.families:
-            raise ValueError("solvers and families are both empty; name at least one of either.")
+            raise ValueError(f"{_OWNER}: solvers and families are both empty; name at least one of either.")
         least = {"tokens": 4, "dim": 2, "resolution": 4, "draws": 0, "steps": 40, "chunk": 1, "seed": 0}
         for name, smallest in least.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < smallest:
-                raise ValueError(f"{name}={value!r} must be an integer of at least {smallest}.")
-        if not isinstance(self.diffusivity, int | float) or not 0 < self.diffusivity < float("inf"):
-            raise ValueError(
-                f"diffusivity={self.diffusivity!r} must be positive and finite: without it nothing is stiff."
-            )
+            check.integer(_OWNER, name, getattr(self, name), smallest)
+        check.number(_OWNER, "diffusivity", self.diffusivity, above=0, advice="without it nothing is stiff")

@@ -1,9 +1,7 @@
 """The cost study: field evaluations, time and memory to a given accuracy, as diffusion makes the field stiffer."""
 
-import dataclasses
-import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -16,47 +14,26 @@ from pdejax._discretization import Discretization
 from pdejax._equation import MasterEquation
 from pdejax._simulate import simulate
 from pdejax.analysis import mesh_norm
-from pdejax.runs._parts import Parts, environment, plain, write_json, write_whole
+from pdejax.runs._parts import Parts
+from pdejax.runs._records import Picture, Result
+from pdejax.runs._table import Column, Table
 from pdejax.solvers import SOLVERS, real_stability_limit
-from pdejax.studies.numerics._stiff_config import StiffConfig, build_field
-from pdejax.studies.study import settings
+from pdejax.studies.numerics._stiff_config import StiffConfig
+from pdejax.studies.numerics._stiff_field import build_field
+from pdejax.studies.numerics._stiff_plots import cost_plot
+from pdejax.studies.study import Evidence, Judgement, Study, run, settings
 
 MOST_STEPS = 2048
 REFERENCE_STEPS = 96
-
-
-@dataclasses.dataclass(frozen=True)
-class StiffResult:
-    """`results["cost"]`: records of solver, D, tolerance or steps, error, evaluations, seconds, peak_mb; `verdicts`: answers."""
-
-    config: dict[str, Any]
-    environment: dict[str, Any]
-    results: dict[str, Any]
-    verdicts: dict[str, str]
-    files: tuple[str, ...] = ()
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "study": "stiff",
-            "config": self.config,
-            "environment": self.environment,
-            "results": self.results,
-            "verdicts": self.verdicts,
-        }
-
-    def to_xarray(self) -> xr.Dataset:
-        """One row per run."""
-        cost = self.results["cost"]
-        columns = {}
-        for key in ("error", "steps", "rejected", "evaluations", "seconds", "peak_mb", "tolerance", "D"):
-            columns[key] = ("run", np.asarray([np.nan if r[key] is None else r[key] for r in cost], float))
-        for key in ("extrapolated", "reached"):
-            columns[key] = ("run", np.asarray([int(r[key]) for r in cost]))
-        return xr.Dataset(
-            columns,
-            coords={"solver": ("run", [r["solver"] for r in cost])},
-            attrs={"study": "stiff", "depth": float(self.results["depth"]), "seed": int(self.config["seed"])},
-        )
+COLUMNS = (
+    Column("solver", width=11),
+    Column("D", "g", 6, right=True),
+    Column("tolerance", ".0e", 9, right=True),
+    *(Column(head, width=width, right=True) for head, width in (("steps", 8), ("evals", 8))),
+    Column("error", ".1e", 8, right=True),
+    Column("seconds", width=9, right=True),
+    Column("MiB", ".1f", 7, right=True),
+)
 
 
 def stiff(
@@ -64,33 +41,30 @@ def stiff(
     *,
     report: Callable[[str], None] | None = None,
     row: Callable[[dict[str, Any]], None] | None = None,
-) -> StiffResult:
+) -> Result:
     """Run the study in float64, without touching the caller's precision setting.
 
     `report(text)` is told what is being measured, `row(record)` gets every run as it is done. With `config.out` each
     solver at each D is saved when finished, an interrupted study resumes, and `stiff.json`, `stiff.nc` and a
     work–precision plot are written.
 
+    `results["cost"]` has a record per run: solver, D, tolerance or steps, error, evaluations, seconds, peak_mb.
+
     Raises `ValueError` for a configuration that cannot be run, `ResultError` for a folder that cannot be written.
     """
     config = StiffConfig() if config is None else config
-    say = report if report is not None else lambda text: None
-    started = time.perf_counter()
-    out = None if config.out is None else pathlib.Path(config.out)
-    identity = {"study": "stiff", **settings(config)}
-    for key in ("solvers", "diffusivities"):
-        identity.pop(key)
-    parts = Parts(out, identity, notice=say)
-    with jax.enable_x64(True):
-        make, u0 = build_field(config)
-        results = _measure(config, make, u0, parts, say, row)
-        where = environment()
-    results["seconds"] = time.perf_counter() - started
-    result = StiffResult(settings(config), where, results, _verdicts(config, results))
-    return result if out is None else dataclasses.replace(result, files=_write(out, result))
+    return run(STIFF, config, out=config.out, report=report, row=row)
 
 
-def _measure(config: StiffConfig, make, u0: Array, parts: Parts, say, row) -> dict[str, Any]:
+def _identity(config: StiffConfig) -> dict[str, Any]:
+    """What parts depend on: everything but where they are kept and which solvers and D are asked for."""
+    return {key: value for key, value in settings(config).items() if key not in ("solvers", "diffusivities")}
+
+
+def measure(config: StiffConfig, seed: int, parts: Parts) -> Evidence:
+    """Measure the references, and the runs of every solver at every D, part by part."""
+    del seed  # the configuration's own
+    make, u0 = build_field(config)
     cost: list[dict[str, Any]] = []
     references: dict[float, tuple[Array, float]] = {}
     summary: list[dict[str, float]] = []
@@ -100,32 +74,31 @@ def _measure(config: StiffConfig, make, u0: Array, parts: Parts, say, row) -> di
 
         def reference(depth: float, equation=equation, d=d) -> tuple[Array, float]:
             if depth not in references:
-                say(f"D = {d:g}: reference")
+                parts.say(f"D = {d:g}: reference")
                 references[depth] = _reference(equation, u0, depth)
             return references[depth]
 
         def accuracy(d=d, reference=reference):
-            return {"D": d, "error": reference(config.length)[1]}
+            return {"D": d, "error": reference(config.t1)[1]}
 
         references.clear()
         summary.append(parts.get(f"reference-{d:g}", accuracy))
         for name in config.solvers:
 
             def runs(name=name, equation=equation, d=d, reference=reference):
-                say(f"D = {d:g}: {name}")
+                parts.say(f"D = {d:g}: {name}")
                 if name not in peaks:  # the program, and so its memory, does not depend on D
-                    peaks[name] = _peak(equation, u0, name, config.length)
+                    peaks[name] = _peak(equation, u0, name, config.t1)
                 return _runs(config, name, equation, d, u0, reference, peaks[name])
 
             records = parts.get(f"{name}-{d:g}", runs)
             cost += records
-            if row is not None:
-                for record in records:
-                    row(record)
+            for record in records:
+                parts.row(record)
     return {
         "tokens": config.tokens,
         "features": config.dim,
-        "depth": config.length,
+        "depth": config.t1,
         "target": config.target,
         "references": summary,
         "cost": cost,
@@ -147,14 +120,14 @@ def _runs(config: StiffConfig, name: str, equation, d: float, u0: Array, referen
         return _explicit(config, name, equation, d, u0, reference, peak)
     records, steps = [], 1
     while steps <= MOST_STEPS:
-        record = _run(config, name, equation, d, u0, reference, config.length, peak, steps=steps)
+        record = _run(config, name, equation, d, u0, reference, config.t1, peak, steps=steps)
         records.append(record)
         if record["reached"]:
             break
         steps *= 2
     if info.adaptive:
         tolerance = config.target
-        adaptive = _run(config, name, equation, d, u0, reference, config.length, peak, rtol=tolerance, atol=tolerance)
+        adaptive = _run(config, name, equation, d, u0, reference, config.t1, peak, rtol=tolerance, atol=tolerance)
         records.append(adaptive | {"tolerance": tolerance})
     return records
 
@@ -164,7 +137,7 @@ def _explicit(config: StiffConfig, name: str, equation, d, u0, reference, peak) 
 
     They begin at the target where stability sets the steps, and above it where the stages adapt.
     """
-    depth, fraction = config.length, 1.0
+    depth, fraction = config.t1, 1.0
     limit = real_stability_limit(SOLVERS[name].make(1))
     if limit is not None and not config.full:
         needed = float(equation.damping()) * depth / limit
@@ -235,8 +208,9 @@ def cheapest(cost: list[dict[str, Any]], d: float) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _verdicts(config: StiffConfig, results: dict[str, Any]) -> dict[str, str]:
-    verdicts = {}
+def verdicts(config: StiffConfig, results: Mapping[str, Any]) -> dict[str, str]:
+    """Write a sentence per D, made from the numbers."""
+    found = {}
     for d in config.diffusivities:
         best = cheapest(results["cost"], d)
         explicit = best.pop("tsit5", None)
@@ -245,20 +219,80 @@ def _verdicts(config: StiffConfig, results: dict[str, Any]) -> dict[str, str]:
         winner = min(best.values(), key=lambda r: r["seconds"])
         fewer, less = (explicit[key] / winner[key] for key in ("evaluations", "seconds"))
         note = " (Tsit5 extrapolated)" if explicit["extrapolated"] else ""
-        verdicts[f"D = {d:g}"] = (
+        found[f"D = {d:g}"] = (
             f"{winner['solver']} reaches {winner['error']:.1e} with {winner['evaluations']:.0f} evaluations in "
             f"{winner['seconds']:.3g} s: {fewer:.3g} times fewer evaluations and {less:.3g} times less time than Tsit5{note}"
         )
-    return verdicts
+    return found
 
 
-def _write(out: pathlib.Path, result: StiffResult) -> tuple[str, ...]:
-    from pdejax.studies.numerics._convergence_plots import save_figure
-    from pdejax.studies.numerics._stiff_plots import cost_plot
+def judge(config: StiffConfig, evidence: Sequence[Evidence]) -> Judgement:
+    """Answer from the numbers: at every D, the cheapest stiff scheme beside Tsit5."""
+    [results] = evidence
+    answers = verdicts(config, results)
+    content = {"config": settings(config), "results": results}
+    best = [
+        record
+        for d in config.diffusivities
+        for record in sorted(cheapest(results["cost"], d).values(), key=lambda r: r["evaluations"])
+    ]
+    return Judgement(
+        sentence=f"{len(best)} of {len(config.diffusivities) * len(config.solvers)} schemes reach {config.target:.0e}",
+        verdicts=answers,
+        tables=(
+            Table(COLUMNS, [cells(record) for record in results["cost"]]),
+            Table(COLUMNS, [cells(record) for record in best], "Cheapest runs to the target error"),
+        ),
+        notes=[
+            f"reference at D = {r['D']:g}: two exponential methods differ by {r['error']:.1e}"
+            for r in results["references"]
+        ],
+        results=results,
+        dataset=_dataset(config, results),
+        pictures=(
+            Picture(
+                "stiff.png",
+                "Error against evaluations and seconds at each D: filled equal steps, open adaptive, dotted the target.",
+                lambda: cost_plot(content),
+            ),
+        ),
+    )
 
-    content = plain(result.as_json())
-    paths = (out / "stiff.json", out / "stiff.nc", out / "stiff.png")
-    write_json(paths[0], content)
-    write_whole(paths[1], bytes(result.to_xarray().to_netcdf(engine="scipy", format="NETCDF3_64BIT")))
-    save_figure(cost_plot(content), paths[2])
-    return tuple(map(str, paths))
+
+def cells(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    """A run as a line of the table; what was extrapolated has a ~."""
+    mark = "~" if record["extrapolated"] else ""
+    costs = (
+        mark + format(record[key], spec) for key, spec in (("steps", ".0f"), ("evaluations", ".0f"), ("seconds", ".3g"))
+    )
+    steps, evaluations, seconds = costs
+    solver, d, tolerance = (record[key] for key in ("solver", "D", "tolerance"))
+    return solver, d, tolerance, steps, evaluations, record["error"], seconds, record["peak_mb"]
+
+
+def _dataset(config: StiffConfig, results: Mapping[str, Any]) -> xr.Dataset:
+    """One entry per run."""
+    cost = results["cost"]
+    columns = {}
+    for key in ("error", "steps", "rejected", "evaluations", "seconds", "peak_mb", "tolerance", "D"):
+        columns[key] = ("run", np.asarray([np.nan if r[key] is None else r[key] for r in cost], float))
+    for key in ("extrapolated", "reached"):
+        columns[key] = ("run", np.asarray([int(r[key]) for r in cost]))
+    return xr.Dataset(
+        columns,
+        coords={"solver": ("run", [r["solver"] for r in cost])},
+        attrs={"study": "stiff", "depth": float(results["depth"]), "seed": int(config.seed)},
+    )
+
+
+STIFF = Study(
+    name="stiff",
+    title="Cost to accuracy as diffusion makes the field stiff",
+    question="What does each solver cost, in evaluations, time and memory, to a given error?",
+    source="",
+    measure=measure,
+    judge=judge,
+    identity=_identity,
+    columns=COLUMNS,
+    cells=cells,
+)

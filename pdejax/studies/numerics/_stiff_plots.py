@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
-from pdejax.studies.numerics._convergence_plots import COLOURS, MARKERS
+from pdejax.plot._style import COLOURS, MARKERS
 
 
 def cost_plot(content: dict[str, Any]) -> Figure:

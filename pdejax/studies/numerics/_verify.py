@@ -1,59 +1,83 @@
 """Verification: every closed form of `pdejax.exact` against a solve with the library's own terms and solvers."""
 
 import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
-
-from pdejax.runs._parts import environment, plain
+from pdejax.runs._files import plain
+from pdejax.runs._parts import Parts
+from pdejax.runs._records import Result
+from pdejax.runs._table import Column
 from pdejax.studies.numerics import _verify_fields, _verify_tokens
 from pdejax.studies.numerics._verify_case import Check
+from pdejax.studies.numerics._verify_config import VerifyConfig
+from pdejax.studies.study import Evidence, Judgement, Study, run
 
 GROUPS: tuple[Callable[[], Iterator[Check]], ...] = (*_verify_fields.GROUPS, *_verify_tokens.GROUPS)
-HEADER = f"{'case':<48}{'scheme':<22}{'error':>10}{'expected':>10}  result"
+COLUMNS = (
+    Column("case", width=46),
+    Column("scheme", width=20),
+    Column("error", ".1e", 8, right=True),
+    Column("expected", ".0e", 8, right=True),
+    Column("result"),
+)
 
 
-def verify(report: Callable[[str], None] | None = None) -> dict[str, Any]:
+def verify(
+    config: VerifyConfig | None = None,
+    *,
+    report: Callable[[str], None] | None = None,
+    row: Callable[[dict[str, Any]], None] | None = None,
+) -> Result:
     """Integrate the closed-form cases (THEORY §5) and compare, so that a machine's numbers can be trusted.
 
-    In float64, without touching the caller's precision setting. `report(line)` gets the table line by line: header, one line
-    per case as soon as it is known, and `N of M cases passed`. A case passes if its error is at most what is expected of it;
-    one that raises fails, with the reason in its `note`.
+    In float64, without touching the caller's precision setting. `row(check)` gets each case as soon as it is known. A case
+    passes if its error is at most what is expected of it; one that raises fails, with the reason in its `note`.
 
-    Returns `{"study", "environment", "cases", "passed", "results", "seconds"}`, where `results` is a list of
-    `{"case", "scheme", "error", "expected", "passed", "note"}` with errors relative unless the case says otherwise, and
-    None for an error that is not finite.
+    `results` has `cases`, `passed` and `checks`, a list of `{"case", "scheme", "error", "expected", "passed", "note"}` with
+    errors relative unless the case says otherwise, and None for an error that is not finite.
     """
-    say = report if report is not None else lambda line: None
-    started = time.perf_counter()
-    say(HEADER)
-    results = []
-    with jax.enable_x64(True):
-        for group in GROUPS:
-            for check in _checks(group):
-                results.append({**plain(check), "passed": check.passed})
-                say(line(check))
-        where = environment()
-    passed = sum(result["passed"] for result in results)
-    say(f"{passed} of {len(results)} cases passed")
-    return {
-        "study": "verify",
-        "environment": where,
-        "cases": len(results),
-        "passed": passed,
-        "results": results,
-        "seconds": time.perf_counter() - started,
+    config = VerifyConfig() if config is None else config
+    return run(VERIFY, config, out=config.out, report=report, row=row)
+
+
+def measure(config: VerifyConfig, seed: int, parts: Parts) -> Evidence:
+    """Compare every case, anew each time: what a machine computed once is no proof of what it computes now."""
+    del config, seed
+    checks = []
+    for group in GROUPS:
+        for check in _checks(group):
+            checks.append({**plain(check), "passed": check.passed})
+            parts.row(checks[-1])
+    return {"checks": checks}
+
+
+def judge(config: VerifyConfig, evidence: Sequence[Evidence]) -> Judgement:
+    """Count the cases that pass, and name those that do not."""
+    del config
+    [found] = evidence
+    checks = found["checks"]
+    failed = {
+        c["case"]: f"FAILED: error {_error(c)} where {c['expected']:.0e} is expected" for c in checks if not c["passed"]
     }
+    passed = len(checks) - sum(not c["passed"] for c in checks)
+    return Judgement(
+        sentence=f"{passed} of {len(checks)} cases passed",
+        verdicts=failed,
+        passed=passed == len(checks),
+        results={"cases": len(checks), "passed": passed, "checks": checks},
+    )
 
 
-def line(check: Check) -> str:
-    """One line of the table, without a line break."""
-    error = f"{check.error:10.1e}" if math.isfinite(check.error) else f"{check.error:>10}"
-    result = "pass" if check.passed else "FAIL"
-    note = f"  {check.note}" if check.note else ""
-    return f"{check.case:<48}{check.scheme:<22}{error}{check.expected:10.0e}  {result}{note}"
+def cells(check: Mapping[str, Any]) -> tuple[Any, ...]:
+    """A case as a line of the table."""
+    result = "pass" if check["passed"] else "FAIL"
+    note = f"  {check['note']}" if check["note"] else ""
+    return check["case"], check["scheme"], check["error"], check["expected"], result + note
+
+
+def _error(check: Mapping[str, Any]) -> str:
+    return "not finite" if check["error"] is None else f"{check['error']:.1e}"
 
 
 def _checks(group: Callable[[], Iterator[Check]]) -> Iterator[Check]:
@@ -63,3 +87,16 @@ def _checks(group: Callable[[], Iterator[Check]]) -> Iterator[Check]:
         reason = " ".join(str(error).split())[:200]
         name = group.__name__.replace("_", " ")
         yield Check(f"{name}, remaining cases", "-", math.nan, 0.0, f"{type(error).__name__}: {reason}")
+
+
+VERIFY = Study(
+    name="verify",
+    title="Closed forms against the library's own solves",
+    question="Does this machine compute what is known in closed form?",
+    source="",
+    measure=measure,
+    judge=judge,
+    seeds=lambda config: (0,),
+    columns=COLUMNS,
+    cells=cells,
+)
