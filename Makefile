@@ -96,4 +96,4 @@ speed: $(VENV)/.bench
 	$(BIN)/python benchmarks/speed.py --out $(OUT) $(ARGS)
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .jax_cache
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .jax_cache .cache site

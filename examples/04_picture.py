@@ -1,8 +1,11 @@
-"""The picture in the README: one Transformer, its continuous limit, and how each scheme gets there.
+"""Draw the picture of the README.
 
 python examples/04_picture.py [--out DIR]
+
+One Transformer, its continuous limit, and how each scheme gets there.
 """
 
+# %% The network and its limit, on 40 tokens.
 import argparse
 import pathlib
 
@@ -21,14 +24,41 @@ parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("out"))
 out = parser.parse_args().out
 
-config = pj.Architecture(vocab=16, dim=32, heads=4, layers=6, ffn=128, dtype="float64", param_dtype="float64")
+config = pj.Architecture(
+    vocab=16,
+    dim=32,
+    heads=4,
+    layers=6,
+    ffn=128,
+    dtype="float64",
+    param_dtype="float64",
+)
 model = pj.Transformer(config, rngs=nnx.Rngs(0))
-tokens = jnp.asarray(pj.data.listops.generate(1, min_length=39, max_length=41, seed=0).tokens[0, :40])
-u0, equation = model.embed(tokens), pj.lift(model).field
+found = pj.data.listops.generate(1, min_length=39, max_length=41, seed=0)
+u0 = model.embed(jnp.asarray(found.tokens[0, :40]))
+d = pj.lift(model)
+network = pj.simulate(d, u0)
 depths = np.linspace(0, 6, 121)
-network = pj.simulate(pj.Discretization(equation, pj.lift(model).solver, t1=6.0, steps=6), u0)
-limit = pj.simulate(pj.Discretization(equation, "dopri8", t1=6.0, rtol=1e-10, atol=1e-10), u0, save=depths)
+exact = d.replace(solver="dopri8", rtol=1e-10, atol=1e-10)
+limit = pj.simulate(exact, u0, save=depths)
 
+# %% Weights smooth in depth: fit the order of four schemes.
+smooth = pj.smooth_random(d.field.layer(0), 2.0, key=jax.random.key(0))
+exact = pj.Discretization(smooth, "dopri8", t1=2.0, rtol=1e-13, atol=1e-13)
+truth = pj.simulate(exact, u0).us[-1]
+norm = pj.analysis.mesh_norm
+counts = (4, 8, 16, 32, 64, 128)
+errors, orders = {}, {}
+for solver in ("lietrotter", "strang", "rk4", "tsit5"):
+    scheme = pj.Discretization(smooth, solver, t1=2.0, steps=1)
+    errors[solver] = [
+        float(norm(pj.simulate(scheme.refine(k), u0).us[-1] - truth)) for k in counts
+    ]
+    steps = [2.0 / k for k in counts]
+    orders[solver] = pj.analysis.fit_order(steps, errors[solver], floor=1e-12).order
+    print(f"{solver}: order {orders[solver]:.2f}")
+
+# %% The picture.
 figure = Figure(figsize=(10, 3.6), layout="constrained")
 left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.2))
 scale = float(jnp.abs(limit.us[:, :, 0]).max())
@@ -50,26 +80,15 @@ for axes, states, title, span in (
     axes.set_xlabel("token position")
     axes.set_ylabel("depth t (layers)")
 figure.colorbar(image, ax=middle, label="first feature of u(x, t)")
-
-smooth = pj.smooth_random(equation.layer(0), 2.0, key=jax.random.key(0))
-truth = pj.simulate(pj.Discretization(smooth, "dopri8", t1=2.0, rtol=1e-13, atol=1e-13), u0).us[-1]
-norm = pj.analysis.mesh_norm
-counts = (4, 8, 16, 32, 64, 128)
-for solver, colour, marker in (
-    ("lietrotter", "#E69F00", "s"),
-    ("strang", "#D55E00", "D"),
-    ("rk4", "#CC79A7", "v"),
-    ("tsit5", "#56B4E9", "P"),
+colours = ("#E69F00", "#D55E00", "#CC79A7", "#56B4E9")
+for (solver, values), colour, marker in zip(
+    errors.items(), colours, "sDvP", strict=True
 ):
-    errors = [
-        float(norm(pj.simulate(pj.Discretization(smooth, solver, t1=2.0, steps=k), u0).us[-1] - truth)) for k in counts
-    ]
-    fit = pj.analysis.fit_order([2.0 / k for k in counts], errors, floor=1e-12)
-    right.loglog(counts, errors, color=colour, marker=marker, markersize=4, label=f"{solver}: order {fit.order:.2f}")
+    label = f"{solver}: order {orders[solver]:.2f}"
+    right.loglog(counts, values, color=colour, marker=marker, markersize=4, label=label)
 right.set_xlabel("steps")
 right.set_ylabel("error at depth T = 2")
 right.set_title("smooth weights: measured orders", fontsize=10)
 right.legend(frameon=False, fontsize=8)
 out.mkdir(parents=True, exist_ok=True)
 figure.savefig(out / "pdejax.png", dpi=110)
-print(f"saved {out / 'pdejax.png'}")

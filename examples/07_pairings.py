@@ -1,8 +1,11 @@
-"""What does "the PDE matches the Transformer" mean? Three protocols on one trained Transformer.
+"""Match a Transformer with a field.
 
 python examples/07_pairings.py [--out DIR]
+
+What does "the PDE matches the Transformer" mean? Three protocols on one trained Transformer.
 """
 
+# %% Short ListOps expressions, and a helper that trains any model on any task.
 import argparse
 import pathlib
 
@@ -35,51 +38,60 @@ data = {split: pj.data.load("listops", split, **options) for split in ("train", 
 config = TrainConfig(data=options, dim=32, ffn=128, layers=2)
 
 
-def trained(model, task, steps, seed):
+def trained(model, task, seed, steps=200):
     """The model after `steps` steps of Adam."""
     parameters, static = split_model(model)
     optimizer = make_optimizer("adam", learning_rate=2e-3)
     state = start_training(parameters, optimizer, jax.random.key(seed))
     batches = pj.data.Batches(data["train"], 64, seed=seed)
-    found = fit(state, make_step(task, optimizer, static), batches, steps=steps, progress=False)
+    step = make_step(task, optimizer, static)
+    found = fit(state, step, batches, steps=steps, progress=False)
     return merge_model(found.state.params, static)
 
 
 def accuracy(model):
     batch = data["test"].take(np.arange(len(data["test"])))
-    return float(jnp.mean(jnp.argmax(jax.vmap(model)(batch.inputs, batch.mask), axis=1) == batch.labels))
+    answers = jnp.argmax(jax.vmap(model)(batch.inputs, batch.mask), axis=1)
+    return float(jnp.mean(answers == batch.labels))
 
 
-transformer = trained(build_model(config, data["train"]), Classification(), 200, 0)
+# %% The Transformer.
+transformer = trained(build_model(config, data["train"]), Classification(), 0)
 root = pj.data.root_operator_accuracy(data["train"], data["test"])
-print(f"Transformer: accuracy {accuracy(transformer):.3f} (root operator alone {root:.3f})\n")
+print(f"accuracy {accuracy(transformer):.3f} (root operator alone {root:.3f})")
 
-students = {f"shared, h = 1/{k}": pj.pair(transformer, "shared", steps=2 * k) for k in (1, 4)}
-students["distilled, 200 steps"] = trained(
-    pj.pair(transformer, "distilled", key=jax.random.key(1)), Distillation(transformer), 200, 1
-)
-students["independent, 200 steps"] = trained(
-    pj.pair(transformer, "independent", key=jax.random.key(2)), Classification(), 200, 2
-)
+# %% Three protocols. `shared` carries its weights and refines the step. `distilled` is
+# fitted to its trajectory. `independent` is trained on the task from its own seed.
+distilled = pj.pair(transformer, "distilled", key=jax.random.key(1))
+independent = pj.pair(transformer, "independent", key=jax.random.key(2))
+students = {
+    "shared, h = 1": pj.pair(transformer, "shared", steps=2),
+    "shared, h = 1/4": pj.pair(transformer, "shared", steps=8),
+    "distilled": trained(distilled, Distillation(transformer), 1),
+    "independent": trained(independent, Classification(), 2),
+}
 
+# %% On held-out sequences, means over layers:
 held_out = list(data["test"].batches(100))
-print(f"{'simulator':<24}{'accuracy':>9}{'cosine':>9}{'attention KL':>14}   (held-out sequences, mean over layers)")
 matches = {}
 for name, student in students.items():
     report = distillation_report(transformer, student, held_out)
     matches[name] = report.student
-    if name.startswith("distilled"):
+    if name == "distilled":
         matches["the same, not yet fitted"] = report.untrained
+print(f"{'field':<26}{'accuracy':>9}{'cosine':>9}{'attention KL':>14}")
 for name, match in matches.items():
     right = f"{accuracy(students[name]):.3f}" if name in students else ""
-    print(f"{name:<24}{right:>9}{np.mean(match.cosine[1:]):>9.4f}{np.mean(match.attention_kl):>14.4f}")
+    cosine, kl = np.mean(match.cosine[1:]), np.mean(match.attention_kl)
+    print(f"{name:<26}{right:>9}{cosine:>9.4f}{kl:>14.4f}")
 
+# %% Layer by layer.
 figure = Figure(figsize=(9.5, 3.8), layout="constrained")
 left, right = figure.subplots(1, 2)
-colours = ("#000000", "#56B4E9", "#E69F00", "#D55E00", "#CC79A7")
-for (name, match), colour in zip(matches.items(), colours, strict=True):
-    left.plot(match.cosine, "o-", color=colour, markersize=4, label=name)
-    right.semilogy(np.maximum(np.mean(match.attention_kl, axis=1), 1e-12), "o-", color=colour, markersize=4, label=name)
+for name, match in matches.items():
+    left.plot(match.cosine, "o-", markersize=4, label=name)
+    kl = np.maximum(np.mean(match.attention_kl, axis=1), 1e-12)
+    right.semilogy(kl, "o-", markersize=4, label=name)
 left.set(xlabel="layer", ylabel="cosine with the Transformer's states")
 right.set(xlabel="layer", ylabel="KL of attention maps (nats)")
 left.legend(fontsize=7.5, frameon=False)
@@ -89,4 +101,3 @@ for axes in (left, right):
     axes.spines[["top", "right"]].set_visible(False)
 out.mkdir(parents=True, exist_ok=True)
 figure.savefig(out / "pairings.png", dpi=150)
-print(f"saved {out / 'pairings.png'}")

@@ -38,11 +38,14 @@ COMMANDS = (
     ("algorithm1", "pdejax.studies.numerics._algorithm1_command", "v1's Algorithm 1 with each of its signs"),
     ("info", "pdejax.studies._info_command", "versions, devices, precision, caches"),
 )
+SHELLS = ("bash", "zsh")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0 done, 1 a check failed, 2 bad input, 130 interrupted."""
     given = sys.argv[1:] if arguments is None else list(arguments)
+    if given[:1] == ["--print-completion"]:
+        return _print_completion(given[1:])
     named = next((word for word in given if not word.startswith("-")), "")
     options = parser(named).parse_args(given)
     try:
@@ -70,6 +73,9 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    made.add_argument(
+        "--print-completion", choices=SHELLS, help="print a script that completes commands, options and paths"
+    )
     commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, address, text in COMMANDS:
         if command not in (None, name):
@@ -87,6 +93,24 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
         (made_of or module).add_arguments(below)
         below.set_defaults(run=made_of or module.run)
     return made
+
+
+def _print_completion(arguments: Sequence[str]) -> int:
+    """Print the script for a shell that completes all commands, their options, choices and paths."""
+    import shtab
+
+    chosen = argparse.ArgumentParser(prog="pdejax --print-completion")
+    chosen.add_argument("shell", choices=SHELLS)
+    shell = chosen.parse_args(arguments).shell
+    made = parser()
+    [below] = [action.choices for action in made._actions if isinstance(action, argparse._SubParsersAction)]
+    for command in below.values():
+        for action in command._actions:
+            kind = {"DIR": shtab.DIRECTORY, "FILE": shtab.FILE}.get(str(action.metavar))
+            if kind is not None:
+                action.complete = kind  # type: ignore[attr-defined]
+    print(shtab.complete(made, shell))
+    return 0
 
 
 class _Version(argparse.Action):

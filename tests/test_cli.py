@@ -13,6 +13,7 @@ import pathlib
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -70,6 +71,38 @@ def test_it_is_a_module_to_run():
         timeout=60,
     )
     assert found.stdout == f"pdejax {pdejax.__version__}\n" and found.returncode == 0
+
+
+@pytest.mark.parametrize("shell", cli.SHELLS)
+def test_completion_knows_commands_options_and_choices(shell, capsys):
+    assert cli.main(["--print-completion", shell]) == 0
+    script = capsys.readouterr().out
+    for name, *_ in cli.COMMANDS:
+        assert name in script
+    for word in ("--weights", "checkpoint", "--steps-per-layer", "--print-completion"):
+        assert word in script
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+def test_bash_completes(capsys, tmp_path):
+    cli.main(["--print-completion", "bash"])
+    (tmp_path / "completion").write_text(capsys.readouterr().out)
+
+    def completed(*words: str) -> list[str]:
+        code = (
+            'source completion; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); '
+            "$(complete -p pdejax | sed 's/.*-F \\([^ ]*\\).*/\\1/'); echo \"${COMPREPLY[@]}\""
+        )
+        found = subprocess.run(["bash", "-c", code, "bash", *words], cwd=tmp_path, capture_output=True, text=True)
+        return found.stdout.split()
+
+    assert completed("pdejax", "tr") == ["train"]
+    assert completed("pdejax", "train", "--mod") == ["--model"]
+
+
+def test_completion_of_no_shell(capsys):
+    code, printed = stopped(["--print-completion"], capsys)
+    assert code == 2 and "shell" in printed.err
 
 
 def test_help_names_every_option_and_its_default(capsys):

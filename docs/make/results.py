@@ -1,0 +1,130 @@
+"""The claims and the papers' experiments as Markdown, from what the commands wrote into `benchmarks/results`."""
+
+import html
+import json
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+CLAIMS = ROOT / "benchmarks" / "results" / "claims" / "claims.json"
+REPRODUCED = ROOT / "benchmarks" / "results" / "reproduce"
+
+
+def claims_table(path: pathlib.Path = CLAIMS) -> str:
+    """The ledger of claims as Markdown, from what `pdejax claims` wrote."""
+    try:
+        ledger = json.loads(path.read_text())
+        return "\n".join(_claims(ledger.get("claims", [])))
+    except FileNotFoundError:
+        return (
+            "!!! note\n\n    The ledger's data are not in this checkout. `pdejax claims --out benchmarks/results/claims` "
+            "computes them in minutes,\n    and the next build of this page shows them.\n"
+        )
+
+
+def _claims(claims: list[dict[str, Any]]) -> Iterator[str]:
+    yield "| claim | statement | verdict | what holds |"
+    yield "|---|---|---|---|"
+    for claim in claims:
+        name, statement, source, verdict, holds = (
+            _cell(claim.get(key)) for key in ("claim", "statement", "source", "verdict", "condition")
+        )
+        yield f"| {name} | {statement} ({source}) | **{verdict}** | {holds} |"
+    yield "\n## Evidence\n"
+    for claim in claims:
+        yield f"\n### {_cell(claim.get('claim'))}: {_cell(claim.get('verdict'))}\n"
+        yield f"{_cell(claim.get('statement'))}\n"
+        for key, label in (("figures", "As stated"), ("corrected_figures", "Corrected")):
+            figures = claim.get(key) or {}
+            if figures:
+                shown = "; ".join(f"{_cell(name)} {_figure(value)}" for name, value in figures.items())
+                yield f"**{label}.** {shown}.\n"
+        example = claim.get("counterexample")
+        if example:
+            yield f"**Counterexample.** {_cell(example.get('description') if isinstance(example, dict) else example)}\n"
+        if claim.get("code"):
+            yield f"Computed by `{claim['code']}`.\n"
+
+
+# The papers' experiments, from their data.
+
+
+def _studies(folder: pathlib.Path) -> list[tuple[pathlib.Path, dict[str, Any]]]:
+    """The studies that were run, in the order of the papers."""
+    found = [(path.parent, json.loads(path.read_text())) for path in folder.glob("*/result.json")]
+    from pdejax.studies.papers import STUDIES
+
+    order = list(STUDIES)
+
+    def place(name: str) -> int:
+        return order.index(name) if name in order else len(order)
+
+    return sorted(found, key=lambda pair: place(pair[0].name))
+
+
+def reproduced(folder: pathlib.Path = REPRODUCED) -> str:
+    """The studies as Markdown: question, verdict, pictures, and every row paper | ours | null."""
+    studies = _studies(folder)
+    if not studies:
+        return (
+            "!!! note\n\n    No results are in this checkout. `pdejax reproduce --out benchmarks/results/reproduce` computes "
+            "them,\n    and the next build of this page shows them.\n"
+        )
+    return "\n".join(line for path, content in studies for line in _reproduced(path, content))
+
+
+def reproduced_images(folder: pathlib.Path = REPRODUCED) -> list[str]:
+    """The pictures of the studies, by their path in the repository."""
+    return [
+        (path / figure["file"]).relative_to(ROOT).as_posix()
+        for path, content in _studies(folder)
+        for figure in content["figures"]
+    ]
+
+
+def _reproduced(path: pathlib.Path, content: dict[str, Any]) -> Iterator[str]:
+    environment, count = content["environment"], len(content["seeds"])
+    yield f"\n## {_cell(content['title'])}\n"
+    yield f"{_cell(content['question'])} ({_cell(content['source'])})\n"
+    yield f"**{_cell(content['verdict'])}**\n"
+    yield (
+        f"Preset `{content['preset']}`, {count} seed{'s' if count > 1 else ''}, {content['seconds']:.0f} s on "
+        f"{environment['device']} ({environment['cores']} cores), jax {environment['versions']['jax']}; systems compared: "
+        f"{_cell(content['pairing'])}.\n"
+    )
+    for figure in content["figures"]:
+        address = (
+            f"files/{(path / figure['file']).relative_to(ROOT).as_posix()}" if ROOT in path.parents else figure["file"]
+        )
+        yield f"![{_cell(figure['caption'])}]({address})\n\n*{_cell(figure['caption'])}*\n"
+    yield f'??? note "All {len(content["table"])} rows"\n'
+    for line in _rows(content["table"]):
+        yield f"    {line}"
+    yield ""
+
+
+def _rows(rows: list[dict[str, Any]]) -> Iterator[str]:
+    yield "| quantity | paper | ours, with 95 % interval over seeds | null |"
+    yield "|---|---|---|---|"
+    for row in rows:
+        name = _cell(row["quantity"]) + (f" [{_cell(row['unit'])}]" if row["unit"] else "")
+        null = f"{_figure(row['null'])} ({_cell(row['null_name'])})" if row["null"] else "–"
+        note = f"; {_cell(row['note'])}" if row["note"] else ""
+        yield f"| {name} | {_cell(row['paper'] or '–')} | {_figure(row['ours'])}{note} | {null} |"
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, dict):
+        ends = [value.get("low"), value.get("high")]
+        middle = _figure(value.get("value", value.get("mean")))
+        return middle if None in ends else f"{middle} [{_figure(ends[0])}, {_figure(ends[1])}]"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return _cell("–" if value is None else value)
+    return f"{value:.4g}"
+
+
+def _cell(value: Any) -> str:
+    text = " ".join(str("" if value is None else value).split())
+    return re.sub(r"([\\`*_\[\]|$])", r"\\\1", html.escape(text, quote=False))

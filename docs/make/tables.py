@@ -1,0 +1,215 @@
+"""Tables of solvers, measurements and calibration as Markdown, from the library and from `benchmarks/results`."""
+
+import json
+import math
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def table(head: list[str], rows: list[list[Any]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def solvers() -> str:
+    """Every solver with order, stability limit and cost, from the library's own table."""
+    from pdejax.solvers import SOLVERS
+
+    rows = []
+    for name, info in SOLVERS.items():
+        limit = "" if info.real_limit is None else "∞" if math.isinf(info.real_limit) else f"{info.real_limit:.3f}"
+        # A splitting counts single terms, two here; the table counts whole fields.
+        cost = "–" if info.evaluations is None else f"{info.evaluations / (2 if info.splitting else 1):g}"
+        rows.append([f"`{name}`", info.order, "yes" if info.adaptive else "", limit, cost, NOTES[name]])
+    return table(["name", "order", "adaptive", "stability limit", "evaluations per step", ""], rows)
+
+
+NOTES = {
+    "euler": "a parallel residual block",
+    "heun": "",
+    "midpoint": "",
+    "bosh3": "",
+    "rk4": "no error estimate: fixed steps only",
+    "tsit5": "the default",
+    "dopri5": "",
+    "dopri8": "for references",
+    "kvaerno5": "implicit; factors a dense (n·d)² Jacobian: small fields only",
+    "lietrotter": "a sequential residual block",
+    "strang": "midpoint substeps; two terms",
+    "macaron": "Euler substeps; two terms",
+    "strangflow": "Strang: midpoint for the rest, the linear part exact",
+    "etdrk1": "exponential: the linear part exact",
+    "etdrk2": "exponential; keeps order 2 at Dirichlet walls",
+    "etdrk4": "exponential (Krogstad); first choice for stiff fields",
+    "etdrk4ho": "exponential (Hochbruck–Ostermann); keeps its order at Dirichlet walls",
+    "ars222": "implicit-explicit; the linear part implicit, L-stable",
+    "ark3": "implicit-explicit (Kennedy–Carpenter)",
+    "ark4": "implicit-explicit (Kennedy–Carpenter); also with padding masks",
+    "rkc2": "stabilized explicit; chooses its stages in every step",
+    "rock2": "stabilized explicit, with a longer interval",
+}
+
+
+def training() -> str:
+    """Test accuracy of the kept training runs beside their baselines."""
+    rows = []
+    for name in ("listops", "digits", "mnist", "newsgroups"):
+        found = _read(f"training/{name}/result.json")
+        config = found["config"]
+        beside = ", ".join(f"{what} {100 * value:.1f} %" for what, value in found["baselines"].items())
+        rows.append(
+            [
+                f"`pdejax train {name}`",
+                f"{config['layers']} layers, d = {config['dim']}",
+                f"{found['parameters']:,}",
+                f"**{100 * found['test']['accuracy']:.1f} %**",
+                beside,
+                f"{found['seconds'] / 60:.1f} min",
+            ]
+        )
+    return table(["command", "model", "parameters", "test accuracy", "beside", "time"], rows)
+
+
+def convergence() -> str:
+    """Fitted orders and bounds of the kept convergence study, its spatial order and its regimes."""
+    found = _read("convergence.json")
+    rows = []
+    for scheme in found["results"]["orders"]:
+        error, bound = scheme["errors"][-1], scheme["bounds"][-1]
+        rows.append(
+            [
+                f"`{scheme['solver']}`",
+                f"{scheme['expected']:g}",
+                f"{scheme['order']:.3f} ± {scheme['ci']:.3f}",
+                f"{error:.1e}",
+                f"{bound / error:.0f}",
+            ]
+        )
+    steps = found["results"]["orders"][0]["steps"][-1]
+    head = ["scheme", "expected order", "fitted order ± 95 %", f"error at {steps} steps", "bound / error"]
+    return table(head, rows) + "\n\n" + _verdicts(found)
+
+
+def stability() -> str:
+    """The maps of the kept stability study: what v1 (21) and the corrected bound call safe."""
+    found = _read("stability.json")
+    rows = [
+        [
+            family["family"],
+            f"{family['runs']:,}",
+            *(f"{family[bound][key]:,}" for bound in ("v1", "corrected") for key in ("false_safe", "false_alarm")),
+        ]
+        for family in found["results"]["maps"]
+    ]
+    head = ["family", "runs", "v1 (21): unstable called safe", "stable called unsafe"]
+    return table([*head, "corrected: unstable called safe", "stable called unsafe"], rows) + "\n\n" + _verdicts(found)
+
+
+def stiff() -> str:
+    """Field evaluations and seconds to the target error, by solver and diffusivity."""
+    found = _read("stiff.json")
+    results = found["results"]
+    values = sorted({row["D"] for row in results["cost"]})
+    best: dict[str, list[str]] = {}
+    for name in dict.fromkeys(row["solver"] for row in results["cost"]):
+        cells = []
+        for value in values:
+            tried = [row for row in results["cost"] if (row["solver"], row["D"]) == (name, value) and row["reached"]]
+            least = min(tried, key=lambda row: row["evaluations"], default=None)
+            far = " (extrapolated)" if least and least["extrapolated"] else ""
+            cells.append(f"{least['evaluations']:,}, {least['seconds']:.2g} s{far}" if least else "not reached")
+        best[name] = cells
+    rows = [[f"`{name}`", *cells] for name, cells in best.items()]
+    return table(["solver", *(f"D = {value:g}" for value in values)], rows) + "\n\n" + _verdicts(found)
+
+
+def calibration() -> str:
+    """Median error ± spread of every estimator of mutual information, in nats, on channels of known information."""
+    found = _read("calibration.json")
+    names = list(found["errors"])
+    rows = []
+    for channel, exact in found["exact"].items():
+        cells = []
+        for name in names:
+            item = found["errors"][name].get(channel)
+            if item is None:
+                cells.append("–")
+                continue
+            digits = 3 if abs(item["median_error"]) < 10 else 0
+            shown = f"{item['median_error']:+.{digits}f} ± {item['spread']:.{digits}f}"
+            cells.append((shown + ("*" if item["saturated"] else "")).replace("-", "−"))
+        rows.append([channel, f"{exact:.3f}", *cells])
+    return table(["channel", "exact", *(f"`{name}`" for name in names)], rows)
+
+
+def analysis_speed() -> str:
+    """What analyses cost beside another library's."""
+    found = _read("analysis.json")
+    rows = [
+        [
+            name,
+            f"{1e3 * item['ours_median']:.1f} ms",
+            f"{1e3 * item['reference_median']:.1f} ms",
+            f"{item['ratio_median']:.2f}",
+        ]
+        for name, item in found["speed"].items()
+    ]
+    return table(["analysis", "pdejax", "reference", "reference / pdejax"], rows)
+
+
+def speed() -> str:
+    """Every ratio of the kept speed benchmarks, by group: of the fastest rounds, and of the medians."""
+    rows = []
+    for file in ("speed.json", "speed_training.json"):
+        for path, ratio in _ratios(_read(file)["results"]):
+            rows.append([": ".join(path[:-1]), path[-1], f"{ratio['min']:.2f}", f"{ratio['median']:.2f}"])
+    return table(["what", "ratio of times", "fastest rounds", "medians"], rows)
+
+
+def memory() -> str:
+    """Temporaries of attention, dense and blocked, and of gradients through RK4 by adjoint, in MiB."""
+    attention = _read("speed.json")["results"]["memory"]
+    adjoints = _read("speed_training.json")["results"]["adjoints"]
+    first = table(
+        ["attention", "forward, MiB", "gradient, MiB"],
+        [[name, f"{item['forward']:.1f}", f"{item['gradient']:.1f}"] for name, item in attention.items()],
+    )
+    steps = list(next(iter(adjoints.values())))
+    second = table(
+        ["adjoint of RK4", *(f"{count} steps, MiB" for count in steps)],
+        [[name, *(f"{item[count]:,.0f}" for count in steps)] for name, item in adjoints.items()],
+    )
+    return f"{first}\n\n{second}"
+
+
+def _ratios(found: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, float]]]:
+    for name, item in found.items():
+        if isinstance(item, dict) and " / " in name and "min" in item:
+            yield (*path, name), item
+        elif isinstance(item, dict):
+            yield from _ratios(item, (*path, name))
+
+
+def environment(name: str) -> str:
+    """The machine and versions a result was measured with."""
+    found = _read(name)["environment"]
+    versions = found["versions"]
+    shown = ", ".join(f"{package} {versions[package]}" for package in ("jax", "diffrax", "flax") if package in versions)
+    return f"{found['device']}, {found['cores']} cores, Python {found['python']}, {shown}"
+
+
+def _verdicts(found: dict[str, Any]) -> str:
+    seconds = found["results"].get("seconds")
+    took = f" ({seconds:.0f} s on two CPU cores)" if seconds else ""
+    return f"Verdicts, computed from the numbers{took}:\n\n" + "\n".join(
+        f"- {question}: {answer}" for question, answer in found["verdicts"].items()
+    )
+
+
+def _read(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / name).read_text())
