@@ -21,11 +21,13 @@ def lyapunov_ratio(n: int = 256, d: int = 128, k: int = 4, steps: int = 64, repe
     equation, u0 = _equation(d), _field(n, d)
     key = jax.random.key(1)
 
+    flow = pdejax.Discretization(equation, "rk4", t1=1.0, steps=steps)
+
     def solve():
-        return pdejax.simulate(pdejax.Discretization(equation, "rk4", t1=1.0, steps=steps), u0, save="end").us
+        return pdejax.simulate(flow, u0, save="end").us
 
     def exponents():
-        return lyapunov_exponents(equation, u0, t1=1.0, steps=steps, k=k, solver="rk4", key=key).exponents.value
+        return lyapunov_exponents(flow, u0, k=k, key=key).exponents.value
 
     forward, whole = _times([solve, exponents], repeats)
     return {
@@ -47,7 +49,8 @@ def lyapunov_ratio(n: int = 256, d: int = 128, k: int = 4, steps: int = 64, repe
 def jacobian_large(n: int = 1000, d: int = 128, iterations: int = 40, h: float = 0.1) -> dict:
     """Extreme singular values of I + h ∂F/∂u at n·d entries, float32, with residuals; the dense matrix would take
     4·(n·d)² bytes."""
-    jacobian = layer_jacobian(_equation(d), _field(n, d), h)
+    step = pdejax.Discretization(_equation(d), "euler", t1=h, steps=1)
+    jacobian = layer_jacobian(step, _field(n, d), step=0)
     key = jax.random.key(3)
     (taken,) = _times([lambda: jacobian.singular_values(key=key, iterations=iterations).values], 1)
     found = jacobian.singular_values(key=key, iterations=iterations)

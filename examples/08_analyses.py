@@ -100,7 +100,7 @@ jobs = {
         **draws,
     ),
     "exponents": lambda: analysis.lyapunov_exponents(
-        pj.lift(model).field, states[0, 0, :n], t1=4.0, steps=16, k=4, key=key
+        pj.lift(model).refine(4), states[0, 0, :n], k=4, key=key
     ),
     "clusters": lambda: analysis.token_clustering(
         states, mask=mask, threshold=0.9, **draws
@@ -178,7 +178,7 @@ line(
 line(
     "∂loss/∂u at the input",
     found.flow.median.value[0],
-    found.flow.null.value[0],
+    found.flow.median.nulls["labels"].value[0],
     "labels exchanged",
 )
 line(

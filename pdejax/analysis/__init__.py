@@ -30,59 +30,39 @@ if TYPE_CHECKING:
     from pdejax.analysis.attention._fidelity import attention_entropy as attention_entropy
     from pdejax.analysis.attention._fidelity import attention_fidelity as attention_fidelity
     from pdejax.analysis.attention._fidelity import attention_rollout as attention_rollout
-    from pdejax.analysis.growth._diffusivity import AntiDiffusion as AntiDiffusion
-    from pdejax.analysis.growth._diffusivity import NegativeFraction as NegativeFraction
     from pdejax.analysis.growth._diffusivity import anti_diffusion as anti_diffusion
     from pdejax.analysis.growth._diffusivity import frozen_growth as frozen_growth
     from pdejax.analysis.growth._diffusivity import negative_fraction as negative_fraction
     from pdejax.analysis.growth._diffusivity import random_negative_fraction as random_negative_fraction
-    from pdejax.analysis.growth._energy import EnergyBudget as EnergyBudget
-    from pdejax.analysis.growth._energy import basin_radius as basin_radius
     from pdejax.analysis.growth._energy import claimed_energy as claimed_energy
     from pdejax.analysis.growth._energy import decay_rate as decay_rate
     from pdejax.analysis.growth._energy import energy as energy
     from pdejax.analysis.growth._energy import energy_budget as energy_budget
     from pdejax.analysis.growth._energy import energy_rates as energy_rates
     from pdejax.analysis.growth._energy import extinction_time as extinction_time
-    from pdejax.analysis.growth._growth import Growth as Growth
     from pdejax.analysis.growth._growth import decay_bound as decay_bound
     from pdejax.analysis.growth._growth import growth_bound as growth_bound
     from pdejax.analysis.information import entropy as entropy
     from pdejax.analysis.information import mutual_information as mutual_information
-    from pdejax.analysis.jacobian._ftle import FTLE as FTLE
     from pdejax.analysis.jacobian._ftle import ftle as ftle
-    from pdejax.analysis.jacobian._gradient_flow import GradientFlow as GradientFlow
-    from pdejax.analysis.jacobian._gradient_flow import GradientHistory as GradientHistory
     from pdejax.analysis.jacobian._gradient_flow import gradient_flow as gradient_flow
     from pdejax.analysis.jacobian._gradient_flow import stack_gradient_flows as stack_gradient_flows
-    from pdejax.analysis.jacobian._layer_jacobian import Eigenvalues as Eigenvalues
-    from pdejax.analysis.jacobian._layer_jacobian import LayerJacobian as LayerJacobian
-    from pdejax.analysis.jacobian._layer_jacobian import SingularValues as SingularValues
     from pdejax.analysis.jacobian._layer_jacobian import layer_jacobian as layer_jacobian
     from pdejax.analysis.jacobian._layer_jacobian import marchenko_pastur_cdf as marchenko_pastur_cdf
-    from pdejax.analysis.jacobian._lyapunov import LyapunovExponents as LyapunovExponents
     from pdejax.analysis.jacobian._lyapunov import gaussian_exponents as gaussian_exponents
     from pdejax.analysis.jacobian._lyapunov import lyapunov_exponents as lyapunov_exponents
     from pdejax.analysis.jacobian._lyapunov import lyapunov_of_maps as lyapunov_of_maps
     from pdejax.analysis.jacobian._perturbation import perturbation_sensitivity as perturbation_sensitivity
-    from pdejax.analysis.jacobian._perturbation_records import PerturbationSensitivity as PerturbationSensitivity
-    from pdejax.analysis.jacobian._perturbation_records import Response as Response
     from pdejax.analysis.jacobian._systems import shuffle_weights as shuffle_weights
-    from pdejax.analysis.numerics._bounds import FieldConstants as FieldConstants
     from pdejax.analysis.numerics._bounds import continuum_bound as continuum_bound
     from pdejax.analysis.numerics._bounds import field_constants as field_constants
     from pdejax.analysis.numerics._bounds import growth_factor as growth_factor
-    from pdejax.analysis.numerics._convergence import Convergence as Convergence
-    from pdejax.analysis.numerics._convergence import Reference as Reference
-    from pdejax.analysis.numerics._convergence import SchemeConvergence as SchemeConvergence
-    from pdejax.analysis.numerics._convergence import check_depths as check_depths
     from pdejax.analysis.numerics._convergence import convergence as convergence
     from pdejax.analysis.numerics._convergence import error_floor as error_floor
     from pdejax.analysis.numerics._convergence import expected_order as expected_order
     from pdejax.analysis.numerics._convergence import measure_constants as measure_constants
     from pdejax.analysis.numerics._convergence import measure_scheme as measure_scheme
     from pdejax.analysis.numerics._convergence import solve_reference as solve_reference
-    from pdejax.analysis.numerics._fit import OrderFit as OrderFit
     from pdejax.analysis.numerics._fit import fit_order as fit_order
     from pdejax.analysis.numerics._norms import mesh_norm as mesh_norm
     from pdejax.analysis.numerics._norms import token_max_norm as token_max_norm
@@ -126,12 +106,17 @@ if TYPE_CHECKING:
     from pdejax.analysis.spectra._weights import AttentionSpectra as AttentionSpectra
     from pdejax.analysis.spectra._weights import CircuitSpectrum as CircuitSpectrum
     from pdejax.analysis.spectra._weights import attention_spectra as attention_spectra
-    from pdejax.analysis.stability._lipschitz import Certificate as Certificate
+    from pdejax.analysis.stability._corrected import corrected_step_bound as corrected_step_bound
+    from pdejax.analysis.stability._corrected import step_constants as step_constants
+    from pdejax.analysis.stability._corrected import v1_21 as v1_21
+    from pdejax.analysis.stability._limits import measure_dt_max as measure_dt_max
+    from pdejax.analysis.stability._limits import predict_dt_max as predict_dt_max
     from pdejax.analysis.stability._lipschitz import castin_bound as castin_bound
     from pdejax.analysis.stability._lipschitz import field_lipschitz as field_lipschitz
-    from pdejax.analysis.stability._lipschitz_sampled import LipschitzEstimate as LipschitzEstimate
     from pdejax.analysis.stability._lipschitz_sampled import adversarial_lipschitz as adversarial_lipschitz
     from pdejax.analysis.stability._lipschitz_sampled import sampled_lipschitz as sampled_lipschitz
+    from pdejax.analysis.stability._region import stability_factor as stability_factor
+    from pdejax.analysis.stability._spectrum import spectral_bounds as spectral_bounds
     from pdejax.analysis.tokens._clustering import TokenClustering as TokenClustering
     from pdejax.analysis.tokens._clustering import effective_rank as effective_rank
     from pdejax.analysis.tokens._clustering import token_clustering as token_clustering

@@ -93,6 +93,20 @@ class Simulator(eqx.Module):
         """The solver of the config, with the model's own retraction if it has one."""
         return make_solver(self.config, self.stacked, self.common)
 
+    def discretization(self, n: int | None = None) -> Discretization:
+        """The field on n tokens, the solver and the steps that the model is. Raises as `equation`."""
+        return Discretization(self.equation(n), self.solver(), t1=self.config.t1, steps=self.config.steps)
+
+    @property
+    def headed(self) -> bool:
+        """Whether there are logits."""
+        return self.architecture.head != "none"
+
+    @property
+    def layer_count(self) -> int:
+        """Number of layers, between which the hidden states lie."""
+        return self.architecture.layers
+
     def embed(self, tokens: ArrayLike) -> Field:
         """The initial field u(·, 0) = E + P `(n, d)`; v2 (2). As `Transformer.embed`, errors included."""
         return self.embedding(tokens)
@@ -180,8 +194,7 @@ def _observe(model: Simulator, u0: Field, mask: Mask | None) -> tuple[Array, Arr
 
 
 def _solve(model: Simulator, u0: Field, mask: Mask | None, save: str) -> Float[Array, "depths n d"]:
-    config = model.config
-    d = Discretization(model.equation(u0.shape[0]), model.solver(), t1=config.t1, steps=config.steps)
+    d = model.discretization(u0.shape[0])
     return simulate(d, u0, save=save, mask=mask).us
 
 

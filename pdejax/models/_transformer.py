@@ -119,13 +119,16 @@ class Transformer(nnx.Module):
         """
         u0 = self.embed(tokens)
         valid = _check_mask(mask, u0.shape[0])
-        u = self._apply(u0, valid, "last")
+        return self.readout(self._apply(u0, valid, "last"), valid)
+
+    def readout(self, u: Field, mask: Mask | None = None) -> Float[Array, "..."]:
+        """Logits from the last state `(n, d)`, or without a head that state after the last normalization."""
         if self.final_norm is not None:
             u = apply_norm(self.final_norm, u)
         if self.head is None:
             return u
         if self.architecture.head == "classification":
-            u = u.mean(axis=0) if valid is None else u.mean(axis=0, where=valid[:, None])
+            u = u.mean(axis=0) if mask is None else u.mean(axis=0, where=mask[:, None])
         return self.head(u)
 
     def layer_weights(self) -> dict[str, Any]:
@@ -180,6 +183,10 @@ class Transformer(nnx.Module):
                 )
             variable.set_value(value)
         return model
+
+    def with_parameters(self, parameters: Mapping[str, ArrayLike]) -> "Transformer":
+        """The model with its parameters replaced by these, named and shaped as `parameters()` gives them."""
+        return Transformer.from_parameters(self.architecture, parameters)
 
     def astype(self, dtype: DTypeLike) -> "Transformer":
         """A copy of the model with weights and computation in `float32` or `float64`."""

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pdejax.analysis.jacobian._gradient_flow import GradientFlow, GradientHistory
-from pdejax.analysis.jacobian._layer_jacobian import SingularValues, marchenko_pastur_cdf
+from pdejax.analysis.jacobian._layer_jacobian import marchenko_pastur_cdf
+from pdejax.analysis.jacobian._operator import SingularValues
 from pdejax.plot._style import COLOURS, DEPTH, MARKERS, NULL, SEQUENTIAL, axes_of, band, legend
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ def gradient_flow(record: GradientFlow, *, ax: "Axes | None" = None) -> "Axes":
     for line in np.asarray(record.states)[:20]:
         ax.plot(x, line, color=COLOURS[0], alpha=0.15, linewidth=0.7, label="_sequence")
     band(ax, x, np.asarray(one.value), one.low, one.high, label="median over sequences")
-    if record.null is not None:
-        ax.plot(x, np.asarray(record.null.value), label="null", **NULL)
+    for name, null in one.nulls.items():
+        ax.plot(x, np.asarray(null), label=f"null: {name}", **NULL)
     if record.batch_parameters is not None and record.batch_parameters.shape[0] == x.shape[0] - 1:
         middle, norms = 0.5 * (x[1:] + x[:-1]), np.asarray(record.batch_parameters)
         ax.plot(
@@ -52,8 +53,8 @@ def gradient_history(record: GradientHistory, *, ax: "Axes | None" = None) -> "A
         marker = MARKERS[layer % len(MARKERS)]
         named = f"layer {layer}" if layers <= 8 or layer in (0, layers - 1) else "_layer"
         ax.plot(steps, medians[:, layer], color=shade, marker=marker, markersize=4, linewidth=1.5, label=named)
-    if record.flow.null is not None:
-        ax.plot(steps, np.asarray(record.flow.null.value)[:, 0], label="null, layer 0", **NULL)
+    for name, null in record.flow.median.nulls.items():
+        ax.plot(steps, np.asarray(null)[:, 0], label=f"null: {name}, layer 0", **NULL)
     ax.set_yscale("log")
     ax.set_xlabel("training step")
     ax.set_ylabel("median gradient norm (loss per unit of u)")

@@ -35,8 +35,9 @@ def lyapunov_exponents(record: LyapunovExponents, *, ax: "np.ndarray | None" = N
         linestyle="none",
         label="system",
     )
-    if record.null is not None:
-        left.plot(rank, np.asarray(record.null), marker="_", label="null", **NULL)
+    for name, null in record.exponents.nulls.items():
+        label = "null" if name == "null" else f"null: {name}"
+        left.plot(rank, np.asarray(null), marker="_", label=label, **NULL)
     left.axhline(0, color="0.7", linewidth=0.8, label="_zero")
     left.set_xlabel("rank of the exponent")
     left.set_ylabel("exponent λ (per unit depth)")

@@ -14,7 +14,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from pdejax._check import traced
 from pdejax._types import Depth, Field, Mask
-from pdejax.solvers import AbstractLinearOperator
+from pdejax.solvers import AbstractLinearOperator, DiagonalizableOperator
 from pdejax.terms._constants import Lipschitz
 
 
@@ -44,7 +44,8 @@ class AbstractTerm(eqx.Module):
     """One right-hand-side term of v2 (4): a pure function `(t, u, args) -> du` on fields of shape `(n, d)`.
 
     A term knows itself. What a subclass must say: its value, `damping` and `check`. What it may say: its `linear` part, so
-    that exponential and implicit solvers take it apart. Class attributes: `role`, the name it gets in a `MasterEquation` when
+    that exponential and implicit solvers take it apart; its `lipschitz` constant and its `growth`, for bounds and step
+    limits; its `smoothness`, which caps orders. Class attributes: `role`, the name it gets in a `MasterEquation` when
     none is given; `label`, its name in words; `state_dependent`, whether `damping` bounds a rate that varies with the state.
     """
 
@@ -72,6 +73,26 @@ class AbstractTerm(eqx.Module):
         """How many derivatives by u are continuous: no scheme keeps an order above this plus 2 (claim C17). ∞ by default; 0 for
         a field with kinks, such as ReLU."""
         return math.inf
+
+    def modes(self, n: int, d: int, mask: Mask | None = None) -> tuple[np.ndarray, np.ndarray] | None:
+        """The Jacobian of a term that is linear as a whole, in closed form: real eigenvalues `(m,)` of an orthonormal set
+        of token modes and the matrix `(j, j)` by which each is multiplied, m·j = n·d. None, the default, where there is no
+        such form, and from `linear` where that is the whole term and symmetric."""
+        try:
+            part = self.linear(n, mask)
+        except ValueError:  # a linear part that depends on the state, or that no operator can solve
+            return None
+        if part is None or not part.whole:
+            return None
+        values = np.zeros((n, d))
+        if isinstance(part.operator, DiagonalizableOperator):
+            values = np.asarray(part.operator.eigenvalues())
+        elif part.operator is not None:
+            return None
+        if np.iscomplexobj(values):
+            return None
+        rate = 0.0 if part.rate is None else float(np.asarray(part.rate))
+        return np.broadcast_to(values - rate, (n, d)).ravel(), np.eye(1)
 
     def lipschitz(
         self, radius: float, n: int, norm: str = "token_max", spread: float = 0.0

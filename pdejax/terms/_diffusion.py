@@ -89,6 +89,13 @@ class Diffusion(AbstractTerm):
         if self.diffusivity.ndim > 0:
             check_features("Diffusion (its diffusivity)", self.diffusivity.shape[-1], d)
 
+    def modes(self, n: int, d: int, mask: Mask | None = None) -> tuple[np.ndarray, np.ndarray] | None:
+        if mask is not None:
+            return None
+        diffusivity = in_float64(self.diffusivity)
+        matrix = diffusivity if diffusivity.ndim == 2 else np.diag(np.broadcast_to(diffusivity, (d,)))
+        return np.asarray(Laplacian(self.grid).eigenvalues(), float), matrix
+
     def lipschitz(self, radius: float, n: int, norm: str = "token_max", spread: float = 0.0) -> Lipschitz:
         r"""Lipschitz constant $4\|D\|_2/\Delta x^2$ in the token-max norm, $\|D\|_2\max_k|\lambda_k|$ with the grid's own
         eigenvalues in the Frobenius norm. Both hold with padding, which removes faces: a smaller quadratic form."""

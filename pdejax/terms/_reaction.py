@@ -129,6 +129,11 @@ class FeedForward(AbstractTerm):
         slope = jax.jvp(ACTIVATIONS[self.activation], (z,), (jnp.ones_like(z),))[1]
         return slope @ jnp.einsum("dh,hd->h", self.w1, self.w2).astype(u.dtype)
 
+    def coefficient(self, u: Field, mask: Mask | None = None) -> Float[Array, " n"]:
+        """The factor of v2 (8) that decides the sign of the diffusivity, `jacobian_trace`, at every token."""
+        del mask
+        return self.jacobian_trace(u)
+
     def damping(self) -> Float[Array, ""]:
         return jnp.max(self.strength) if self.leak else jnp.zeros(())
 

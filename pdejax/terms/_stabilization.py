@@ -184,6 +184,10 @@ class LinearDamping(AbstractTerm):
         del d
         _check_rate("LinearDamping", self.gamma, n)
 
+    def modes(self, n: int, d: int, mask: Mask | None = None) -> tuple[np.ndarray, np.ndarray] | None:
+        del mask
+        return np.broadcast_to(-in_float64(self.gamma), (n,)), np.eye(d)
+
     def lipschitz(self, radius: float, n: int, norm: str = "token_max", spread: float = 0.0) -> Lipschitz:
         """Lipschitz constant γ, all of it a leak; the largest γ of any token."""
         del radius, n, norm, spread

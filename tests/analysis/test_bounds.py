@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import pdejax as pj
-from pdejax.analysis import FieldConstants, continuum_bound, field_constants, growth_factor, mesh_norm
+from pdejax.analysis.numerics import FieldConstants, continuum_bound, field_constants, growth_factor, mesh_norm
 
 N, D = 5, 4
 
@@ -78,7 +78,7 @@ def test_padding_is_passed_on():
     equation, u0 = make(1)
     mask = jnp.arange(N) < 3
     args = pj.FieldArgs(mask)
-    found = field_constants(equation, jnp.array([0.3]), u0[None], args)
+    found = field_constants(equation, jnp.array([0.3]), u0[None], mask)
     expected = dense(equation, 0.3, u0, args)
     assert found.lipschitz == pytest.approx(expected[1], rel=2e-3)
 

@@ -9,7 +9,6 @@ import pytest
 
 import pdejax as pj
 from pdejax.analysis import (
-    check_depths,
     convergence,
     expected_order,
     measure_constants,
@@ -17,6 +16,7 @@ from pdejax.analysis import (
     mesh_norm,
     solve_reference,
 )
+from pdejax.analysis.numerics._convergence import check_depths
 
 N, D, T = 5, 6, 1.0
 
@@ -42,7 +42,12 @@ def u0():
 @pytest.fixture(scope="module")
 def measured(smooth, u0):
     solvers = ("euler", "rk4", "lietrotter")
-    return convergence(smooth, u0, t1=T, steps=(64, 8, 16, 32), solvers=solvers)
+    return convergence(over(smooth), u0, steps=(64, 8, 16, 32), solvers=solvers)
+
+
+def over(field, t1=T):
+    """The field over depths [0, t1]; solver and steps are the sweep's."""
+    return pj.Discretization(field, "dopri8", t1=t1, rtol=1e-6, atol=1e-6)
 
 
 def record(result, solver):
@@ -128,13 +133,13 @@ def test_the_reference_knows_its_own_error(measured, smooth, u0):
 def test_layers_are_refined_one_by_one(u0):
     """Piecewise-constant weights keep every order, because no step crosses a layer."""
     equation = pj.DepthVarying.from_layers([base(seed) for seed in (1, 2, 3)], T)
-    result = convergence(equation, u0, t1=T, steps=(6, 12, 24, 48), solvers=("rk4",))
+    result = convergence(over(equation), u0, steps=(6, 12, 24, 48), solvers=("rk4",))
     for scheme in result.schemes:
         assert scheme.order == pytest.approx(scheme.expected, abs=0.1)
         assert scheme.uniform_order == pytest.approx(min(scheme.expected, 2), abs=0.2)
         assert all(e <= b for e, b in zip(scheme.errors, scheme.bounds, strict=True))
     with pytest.raises(ValueError, match="3 layers"):
-        convergence(equation, u0, t1=T, steps=(4, 8), solvers=("rk4",), reference=result.reference)
+        convergence(over(equation), u0, steps=(4, 8), solvers=("rk4",), reference=result.reference)
 
 
 @pytest.mark.slow
@@ -142,10 +147,10 @@ def test_padding_changes_nothing(smooth, u0, measured):
     """A padded sequence and its mask give the numbers of the sequence alone."""
     padded = jnp.concatenate([u0, jnp.full((2, D), 7.0)])
     mask = jnp.arange(N + 2) < N
-    reference = solve_reference(smooth, padded, t1=T, mask=mask, tolerance=1e-13)
-    constants = measure_constants(smooth, reference, mask)
+    reference = solve_reference(over(smooth), padded, mask=mask, tolerance=1e-13)
+    constants = measure_constants(over(smooth), reference, mask)
     found = measure_scheme(
-        smooth, padded, t1=T, steps=(8, 16), solver="euler", reference=reference, constants=constants, mask=mask
+        over(smooth), padded, steps=(8, 16), solver="euler", reference=reference, constants=constants, mask=mask
     )
     plain = record(measured, "euler")
     for name in ("errors", "max_errors", "uniform_errors", "dense_errors"):
@@ -153,7 +158,7 @@ def test_padding_changes_nothing(smooth, u0, measured):
 
 
 def test_constants_can_be_given_by_an_existing_reference(measured, smooth, u0):
-    again = convergence(smooth, u0, t1=T, steps=(8, 16), solvers=("euler",), reference=measured.reference)
+    again = convergence(over(smooth), u0, steps=(8, 16), solvers=("euler",), reference=measured.reference)
     assert again.reference is measured.reference
     assert again.constants == measured.constants
     assert record(again, "euler").errors == record(measured, "euler").errors[:2]
@@ -162,9 +167,8 @@ def test_constants_can_be_given_by_an_existing_reference(measured, smooth, u0):
 
 def test_schemes_can_be_solvers_of_ones_own(measured, smooth, u0):
     own = measure_scheme(
-        smooth,
+        over(smooth),
         u0,
-        t1=T,
         steps=(8, 16),
         solver=pj.solvers.RK4(),
         reference=measured.reference,
@@ -190,16 +194,34 @@ def test_check_depths_lie_off_every_step_grid():
         assert np.min(np.abs(steps - np.round(steps))) > 1e-3
 
 
+def test_a_later_start_is_the_field_shifted():
+    """Depths [1, 2] of f(t) are depths [0, 1] of f(t + 1)."""
+
+    def field(t, u, args):
+        return jnp.sin(3 * t) - u**3
+
+    def shifted(t, u, args):
+        return field(t + 1, u, args)
+
+    u0 = jnp.full((2, 1), 0.4)
+    late = pj.Discretization(field, "euler", t0=1.0, t1=2.0, steps=4)
+    a = convergence(late, u0, steps=(8, 16), solvers=("heun",))
+    b = convergence(late.replace(field=shifted, t0=0.0, t1=1.0), u0, steps=(8, 16), solvers=("heun",))
+    assert (a.t0, a.t1) == (1, 2)
+    np.testing.assert_allclose(a.schemes[0].errors, b.schemes[0].errors, rtol=1e-9)
+    np.testing.assert_allclose(a.schemes[0].uniform_errors, b.schemes[0].uniform_errors, rtol=1e-9)
+
+
 def test_a_reference_that_blows_up():
     explosive = pj.MasterEquation(interaction=pj.Attention(2, key=jax.random.key(0), kernel="linear", strength=50.0))
     with pytest.raises(RuntimeError, match=r"did not reach t1=5.*blow-up depth"):
-        solve_reference(explosive, 3 * jnp.eye(2), t1=5.0)
+        solve_reference(over(explosive, 5.0), 3 * jnp.eye(2))
 
 
 def test_bad_input(measured, smooth, u0):
     with pytest.raises(ValueError, match="at least two step counts"):
-        convergence(smooth, u0, t1=T, steps=(8,))
+        convergence(over(smooth), u0, steps=(8,))
     with pytest.raises(ValueError, match=r"float32.*enable_x64"):
-        convergence(smooth, u0.astype(jnp.float32), t1=T)
+        convergence(over(smooth), u0.astype(jnp.float32))
     with pytest.raises(ValueError, match="rk4"):
-        convergence(smooth, u0, t1=T, steps=(8, 16), solvers=("rk44",), reference=measured.reference)
+        convergence(over(smooth), u0, steps=(8, 16), solvers=("rk44",), reference=measured.reference)

@@ -155,7 +155,11 @@ def test_flipping_the_output_flips_the_sign():
 def test_bad_input_of_diffusivities():
     diffusion, grid, u = emergent(jax.random.key(0)), pj.Grid(N), jnp.ones((N, D))
     for call, error, words in (
-        (lambda: negative_fraction(diffusion.interaction, u), TypeError, "pass an EffectiveDiffusion"),
+        (
+            lambda: negative_fraction(diffusion.interaction, u),
+            TypeError,
+            "negative_fraction: .*pass an EffectiveDiffusion",
+        ),
         (lambda: negative_fraction(pj.MasterEquation(reaction=diffusion.reaction), u), TypeError, "NoneType"),
         (lambda: negative_fraction(diffusion, u[0]), ValueError, "must be \\(k, n, d\\)"),
         (lambda: negative_fraction(diffusion, u[:3]), ValueError, "3"),

@@ -34,13 +34,18 @@ def field():
     return jax.random.normal(jax.random.key(2), (6, 4))
 
 
+def euler(equation, h, t=0.0):
+    """One step of forward Euler at depth t."""
+    return pdejax.Discretization(equation, "euler", t0=t, t1=t + h, steps=1)
+
+
 def singular(matrix):
     return np.linalg.svd(np.asarray(matrix), compute_uv=False)
 
 
 def test_equation_against_finite_differences_and_dense_svd(equation, field):
     mask = jnp.arange(6) < 5
-    jacobian = layer_jacobian(equation, field.at[5].set(jnp.nan), 0.2, 0.1, mask=mask)
+    jacobian = layer_jacobian(euler(equation, 0.2, 0.1), field.at[5].set(jnp.nan), step=0, mask=mask)
     matrix = np.asarray(jacobian.matrix())
     real = np.repeat(np.asarray(mask), 4)
     assert np.all(matrix[~real] == 0) and np.all(matrix[:, ~real] == 0)
@@ -77,7 +82,7 @@ def test_equation_against_finite_differences_and_dense_svd(equation, field):
 
 
 def test_few_iterations_bound_from_inside_and_say_so(equation, field):
-    jacobian = layer_jacobian(equation, field, 0.2)
+    jacobian = layer_jacobian(euler(equation, 0.2), field, step=0)
     exact = singular(jacobian.matrix())
     found = jacobian.singular_values(key=KEY, iterations=4)
     assert exact[-1] <= found.smallest and found.largest <= exact[0]
@@ -142,10 +147,15 @@ def test_transformer_layers_against_dense_reverse_mode():
 @pytest.mark.slow
 def test_solver_steps_and_layers_of_an_equation(field):
     model = pdejax.Transformer(CONFIG, rngs=nnx.Rngs(0))
-    lifted = pdejax.lift(model).field
-    solver = pdejax.lift(model).solver
-    one = layer_jacobian(lifted, field, 1.0, 1.0, solver=solver).matrix()
+    lifted = pdejax.lift(model)
+    one = layer_jacobian(lifted, field, step=1).matrix()
     np.testing.assert_allclose(one, layer_jacobian(model, field, layer=1).matrix(), atol=1e-12)
+    # Two steps in a layer: the layer's Jacobian is their product.
+    fine = lifted.refine(2)
+    first = layer_jacobian(fine, field, step=2)
+    second = layer_jacobian(fine, first.apply(field), step=3)
+    whole = layer_jacobian(fine, field, layer=1).matrix()
+    np.testing.assert_allclose(second.matrix() @ first.matrix(), whole, atol=1e-12)
     config = pdejax.SimulatorConfig.of(
         vocab=11, dim=4, heads=2, layers=2, ffn=6, dtype="float64", param_dtype="float64"
     )
@@ -163,7 +173,7 @@ def test_float32_at_a_thousand_tokens():
     )
     u = jax.random.normal(jax.random.key(2), (1000, 128), jnp.float32)
     equation = jax.tree.map(lambda x: x.astype(jnp.float32) if eqx.is_inexact_array(x) else x, equation)
-    jacobian = layer_jacobian(equation, u, 0.1)
+    jacobian = layer_jacobian(euler(equation, 0.1), u, step=0)
     found = jacobian.singular_values(key=KEY, iterations=8, probes=2)
     reached = jnp.linalg.norm(jacobian.matvec(found.right[0]))
     np.testing.assert_allclose(found.largest, reached, rtol=1e-4)
@@ -203,23 +213,23 @@ def test_shuffled_equation(equation):
 
 def test_bad_input(equation, field):
     model = pdejax.Transformer(CONFIG, rngs=nnx.Rngs(0))
+    d = euler(equation, 0.1)
+    jacobian = layer_jacobian(d, field, step=0)
     for error, match, call in (
-        (ValueError, "h=None must be", lambda: layer_jacobian(equation, field)),
-        (ValueError, "h=0.0 must be", lambda: layer_jacobian(equation, field, 0.0)),
-        (ValueError, "not finite", lambda: layer_jacobian(equation, field * jnp.nan, 0.1)),
-        (ValueError, "give layer=0", lambda: layer_jacobian(model, field)),
-        (ValueError, "layer=3 must lie", lambda: layer_jacobian(model, field, layer=3)),
-        (ValueError, "layer belongs to a model", lambda: layer_jacobian(equation, field, 0.1, layer=1)),
+        (ValueError, "give either step=0", lambda: layer_jacobian(d, field)),
+        (ValueError, "give either step=0", lambda: layer_jacobian(d, field, step=0, layer=0)),
+        (ValueError, "layer_jacobian: step=1 must", lambda: layer_jacobian(d, field, step=1)),
+        (ValueError, "layer_jacobian: the discretization has no layers", lambda: layer_jacobian(d, field, layer=0)),
+        (ValueError, "NaN or infinite", lambda: layer_jacobian(d, field * jnp.nan, step=0)),
+        (ValueError, "give either step=0", lambda: layer_jacobian(model, field)),
+        (ValueError, "layer_jacobian: layer=3 must", lambda: layer_jacobian(model, field, layer=3)),
         (TypeError, "system is a int", lambda: layer_jacobian(3, field)),
+        (TypeError, "system is a MasterEquation", lambda: layer_jacobian(equation, field, step=0)),
         (ValueError, "must keep the shape", lambda: layer_jacobian(lambda u: u[0], field)),
-        (ValueError, "non-empty real state", lambda: layer_jacobian(equation, jnp.zeros((0, 4)), 0.1)),
-        (
-            ValueError,
-            "iterations=1",
-            lambda: layer_jacobian(equation, field, 0.1).singular_values(key=KEY, iterations=1),
-        ),
-        (ValueError, "tolerance=2", lambda: layer_jacobian(equation, field, 0.1).eigenvalues(key=KEY, tolerance=2)),
-        (ValueError, "probes=1", lambda: layer_jacobian(equation, field, 0.1).singular_values(key=KEY, probes=1)),
+        (ValueError, "layer_jacobian: u has shape", lambda: layer_jacobian(d, jnp.zeros((0, 4)), step=0)),
+        (ValueError, "iterations=1", lambda: jacobian.singular_values(key=KEY, iterations=1)),
+        (ValueError, "tolerance=2", lambda: jacobian.eigenvalues(key=KEY, tolerance=2)),
+        (ValueError, "probes=1", lambda: jacobian.singular_values(key=KEY, probes=1)),
     ):
         with pytest.raises(error, match=match):
             call()

@@ -11,6 +11,7 @@ import pdejax
 from pdejax.analysis.jacobian._ftle import ftle
 from pdejax.analysis.jacobian._lyapunov import gaussian_exponents, lyapunov_exponents, lyapunov_of_maps
 from pdejax.exact._sphere import consensus_exponents, sphere_attention
+from pdejax.models._block import attention_mask
 from pdejax.solvers import RK4, Retract
 
 KEY = jax.random.key(1)
@@ -24,13 +25,17 @@ def linear(t, u, args):
     return u @ jnp.asarray(MATRIX, u.dtype)
 
 
+def rk4(field, t1, steps):
+    return pdejax.Discretization(field, "rk4", t1=t1, steps=steps)
+
+
 def sphere(t, u, args):
     return sphere_attention(u, jnp.asarray(1.0))
 
 
 def test_linear_system_for_finite_depth_and_in_the_limit():
     u0 = jnp.ones((2, 4))
-    found = lyapunov_exponents(linear, u0, t1=60.0, steps=1200, k=8, key=KEY, qr_every=4, discard=20.0)
+    found = lyapunov_exponents(rk4(linear, 60.0, 1200), u0, k=8, key=KEY, qr_every=4, discard=20.0)
     rates = np.sort(np.linalg.eigvals(MATRIX).real)[::-1]
     # Complex pairs turn: their mean over a finite depth oscillates.
     np.testing.assert_allclose(found.exponents.value, np.repeat(rates, 2), atol=0.01)
@@ -61,16 +66,18 @@ def test_dense_twin_with_padding():
 
 
 def _layer(model, u, layer, mask):
-    from pdejax.analysis.jacobian._step_maps import block_maps
-
-    return block_maps(model, mask)(layer, u)
+    """The Transformer's own Flax block, whatever the field it is lifted to."""
+    graph, weights = nnx.split(model.layers)
+    block = nnx.merge(graph, jax.tree.map(lambda x: x[layer], weights))
+    return block(u, attention_mask(mask, u.shape[0], model.architecture.causal), False)[0]
 
 
 def test_consensus_spectrum():
     # THEORY 5.7: the common direction turns freely, differences die like e^{-t}.
     x0 = jnp.tile(jnp.eye(3)[:1], (4, 1))
     solver = Retract(RK4(), pdejax.SphereProjection())
-    found = lyapunov_exponents(sphere, x0, t1=24.0, steps=240, k=8, solver=solver, key=KEY, discard=12.0)
+    d = pdejax.Discretization(sphere, solver, t1=24.0, steps=240)
+    found = lyapunov_exponents(d, x0, k=8, key=KEY, discard=12.0)
     np.testing.assert_allclose(found.exponents.value, consensus_exponents(4, 3), atol=2e-6)
 
 
@@ -82,7 +89,7 @@ def test_products_of_matrices():
     # Gaussian matrices are their own null.
     gaussian = jax.random.normal(jax.random.key(3), (2000, 4, 4))
     found = lyapunov_of_maps(gaussian, k=4, key=KEY)
-    np.testing.assert_allclose(found.exponents.value, found.null, atol=0.06)
+    np.testing.assert_allclose(found.exponents.value, found.exponents.nulls["gaussian"], atol=0.06)
     np.testing.assert_allclose(found.exponents.value, gaussian_exponents(4, 4), atol=0.07)
     np.testing.assert_allclose(gaussian_exponents(6, 2, 3.0), gaussian_exponents(6, 2) + np.log(3))
     # The sum is log|det|, whatever the tangents.
@@ -98,15 +105,16 @@ def test_a_step_function_and_a_projection():
 
 
 def test_blow_up_is_said():
-    found = lyapunov_exponents(lambda t, u, args: u**2, jnp.full((1, 1), 5.0), t1=2.0, steps=60, k=1, key=KEY)
+    found = lyapunov_exponents(rk4(lambda t, u, args: u**2, 2.0, 60), jnp.full((1, 1), 5.0), k=1, key=KEY)
     assert bool(found.diverged) and np.all(np.isnan(found.exponents.value))
 
 
 def test_null_runs_beside():
-    found = lyapunov_exponents(
-        linear, jnp.ones((2, 4)), t1=2.0, steps=8, k=2, key=KEY, null=lambda t, u, args: 0.0 * u, solver="euler"
-    )
-    np.testing.assert_allclose(found.null, 0, atol=1e-12)
+    euler = pdejax.Discretization(linear, "euler", t1=2.0, steps=8)
+    nothing = euler.replace(field=lambda t, u, args: 0.0 * u)
+    found = lyapunov_exponents(euler, jnp.ones((2, 4)), k=2, key=KEY, null=nothing)
+    np.testing.assert_allclose(found.exponents.nulls["null"], 0, atol=1e-12)
+    assert "exponents" in repr(found) and np.all(found.exponents > found.exponents.nulls["null"])
 
 
 @pytest.mark.slow
@@ -115,7 +123,7 @@ def test_lorenz():
         x, y, z = u
         return jnp.stack([10.0 * (y - x), x * (28.0 - z) - y, x * y - 8.0 / 3.0 * z])
 
-    found = lyapunov_exponents(lorenz, jnp.ones(3), t1=320.0, steps=32000, k=3, discard=20.0, key=KEY)
+    found = lyapunov_exponents(rk4(lorenz, 320.0, 32000), jnp.ones(3), k=3, discard=20.0, key=KEY)
     np.testing.assert_allclose(found.exponents.value, [0.906, 0.0, -14.572], atol=0.03)
     # Volume shrinks at the divergence, but for the O(h^4) of RK4: 1.0e-4 at h = 0.01, a sixteenth of it at half the step.
     np.testing.assert_allclose(np.sum(found.exponents.value), -(10 + 1 + 8 / 3), atol=2e-4)
@@ -130,17 +138,16 @@ def test_solvers_by_name_against_dense(solver):
         pdejax.Attention(2, 1, key=jax.random.key(0)), diffusion=pdejax.Diffusion(pdejax.Grid(3, "neumann", 3.0), 0.3)
     )
     u0 = jax.random.normal(jax.random.key(4), (3, 2))
-    found = lyapunov_exponents(equation, u0, t1=1.0, steps=3, k=6, key=KEY, solver=solver)
-    matrix = jax.jacfwd(
-        lambda u: pdejax.simulate(pdejax.Discretization(equation, solver, t1=1.0, steps=3), u, save="end").us[-1]
-    )(u0)
+    d = pdejax.Discretization(equation, solver, t1=1.0, steps=3)
+    found = lyapunov_exponents(d, u0, k=6, key=KEY)
+    matrix = jax.jacfwd(lambda u: pdejax.simulate(d, u, save="end").us[-1])(u0)
     exact = np.linalg.slogdet(np.asarray(matrix).reshape(6, 6))[1]
     np.testing.assert_allclose(np.sum(found.exponents.value), exact, rtol=1e-8)
 
 
 def test_finite_time_exponents_of_tokens():
     u0 = jax.random.normal(jax.random.key(2), (3, 4))
-    found = ftle(linear, u0, t1=2.0, steps=100, key=KEY)
+    found = ftle(rk4(linear, 2.0, 100), u0, key=KEY)
     exact = np.log(np.linalg.svd(scipy.linalg.expm(2 * MATRIX), compute_uv=False)[0]) / 2
     np.testing.assert_allclose(found.exponents, exact, rtol=1e-6)
     assert np.all(np.asarray(found.converged)) and found.depth == 2
@@ -165,27 +172,28 @@ def test_finite_time_exponents_against_dense(response):
 def test_bad_input():
     u = jnp.ones((2, 4))
     model = pdejax.Transformer(CONFIG, rngs=nnx.Rngs(0))
-    one = {"key": KEY, "t1": 1.0, "steps": 4}
+    d = rk4(linear, 1.0, 4)
+    adaptive = d.replace(rtol=1e-3, atol=1e-3, solver="tsit5")
     for error, match, call in (
-        (ValueError, "k=9 must", lambda: lyapunov_exponents(linear, u, k=9, **one)),
-        (ValueError, "1 … 4", lambda: lyapunov_exponents(linear, u, k=5, mask=jnp.asarray([True, False]), **one)),
-        (ValueError, "qr_every=3", lambda: lyapunov_exponents(linear, u, k=1, qr_every=3, **one)),
-        (ValueError, "discard=2", lambda: lyapunov_exponents(linear, u, k=1, discard=2.0, **one)),
-        (ValueError, "level=1", lambda: lyapunov_exponents(linear, u, k=1, level=1, **one)),
-        (ValueError, "needs its depth", lambda: lyapunov_exponents(linear, u, k=1, key=KEY)),
-        (ValueError, "belong to equations", lambda: lyapunov_exponents(model, u, k=1, **one)),
-        (ValueError, "give \\(n, 4\\)", lambda: lyapunov_exponents(model, u[0], k=1, key=KEY)),
-        (ValueError, "NaN or infinite", lambda: lyapunov_exponents(linear, u * jnp.nan, k=1, **one)),
-        (ValueError, "shapes must agree", lambda: lyapunov_exponents(lambda t, u, a: u[0], u, k=1, **one)),
-        (ValueError, "'auto'", lambda: lyapunov_exponents(linear, u, k=1, solver="auto", **one)),
-        (TypeError, "system is a int", lambda: lyapunov_exponents(3, u, k=1, **one)),
-        (ValueError, "maps has shape", lambda: lyapunov_of_maps(u, k=1, key=KEY)),
-        (ValueError, "not finite", lambda: lyapunov_of_maps(jnp.full((2, 3, 3), jnp.nan), k=1, key=KEY)),
-        (ValueError, "needs u0", lambda: lyapunov_of_maps(lambda i, u: u, k=1, key=KEY)),
-        (ValueError, "k=7", lambda: gaussian_exponents(6, 7)),
-        (ValueError, "response='x'", lambda: ftle(linear, u, response="x", **one)),
-        (ValueError, "must be one field", lambda: ftle(linear, u[0], **one)),
-        (ValueError, "iterations=0", lambda: ftle(linear, u, iterations=0, **one)),
+        (ValueError, "lyapunov_exponents: k=9 must", lambda: lyapunov_exponents(d, u, k=9)),
+        (ValueError, "1 … 4", lambda: lyapunov_exponents(d, u, k=5, mask=jnp.asarray([True, False]))),
+        (ValueError, "lyapunov_exponents: qr_every=3", lambda: lyapunov_exponents(d, u, k=1, qr_every=3)),
+        (ValueError, "lyapunov_exponents: discard=2", lambda: lyapunov_exponents(d, u, k=1, discard=2.0)),
+        (ValueError, "lyapunov_exponents: level=1", lambda: lyapunov_exponents(d, u, k=1, level=1)),
+        (ValueError, "lyapunov_exponents: steps are adaptive", lambda: lyapunov_exponents(adaptive, u, k=1)),
+        (TypeError, "lyapunov_exponents: the system is a function", lambda: lyapunov_exponents(linear, u, k=1)),
+        (ValueError, "lyapunov_exponents: .*shape", lambda: lyapunov_exponents(model, u[0], k=1)),
+        (ValueError, "lyapunov_exponents: .*NaN or infinite", lambda: lyapunov_exponents(d, u * jnp.nan, k=1)),
+        (ValueError, "same shape", lambda: lyapunov_exponents(rk4(lambda t, u, a: u[0], 1.0, 4), u, k=1)),
+        (TypeError, "system is a int", lambda: lyapunov_exponents(3, u, k=1)),
+        (ValueError, "lyapunov_of_maps: maps has shape", lambda: lyapunov_of_maps(u, k=1)),
+        (ValueError, "lyapunov_of_maps: maps has 18 NaN", lambda: lyapunov_of_maps(jnp.full((2, 3, 3), jnp.nan), k=1)),
+        (ValueError, "needs u0", lambda: lyapunov_of_maps(lambda i, u: u, k=1)),
+        (ValueError, "lyapunov_of_maps: k=7", lambda: lyapunov_of_maps(jnp.ones((2, 3, 3)), k=7)),
+        (ValueError, "gaussian_exponents: k=7", lambda: gaussian_exponents(6, 7)),
+        (ValueError, "ftle: response='x'", lambda: ftle(d, u, response="x")),
+        (ValueError, "ftle: u0 has shape", lambda: ftle(d, u[0])),
+        (ValueError, "ftle: iterations=0", lambda: ftle(d, u, iterations=0)),
     ):
         with pytest.raises(error, match=match):
             call()

@@ -28,7 +28,8 @@ def total(u, label, mask):
 def test_linear_system_is_linear_at_every_size():
     u0 = jax.random.normal(jax.random.key(1), (3, 3, 4)).at[:, 2].set(jnp.nan)
     mask = jnp.asarray([True, True, False])
-    found = perturbation_sensitivity(linear, u0, t1=1.0, steps=10, depths=2, key=KEY, mask=mask, draws=3, at=1)
+    d = pdejax.Discretization(linear, "rk4", t1=1.0, steps=10)
+    found = perturbation_sensitivity(d, u0, depths=2, key=KEY, mask=mask, draws=3, at=1)
     flow = jax.jit(jax.jacfwd(lambda u: pdejax_flow(u, 5)))(jnp.zeros(4))
     gain = np.linalg.svd(np.asarray(flow), compute_uv=False)[0]
     for answer in (found.random, found.singular):
@@ -56,10 +57,8 @@ def pdejax_flow(u, steps):
 def test_departure_of_a_quadratic_field():
     # u' = u^2 from c: u(1) = c/(1 - c). A change x departs by |x|/(1 - c - x), which is 0.1 at x = (1 - c)/11 or -(1 - c)/9.
     found = perturbation_sensitivity(
-        square,
+        pdejax.Discretization(square, "rk4", t1=1.0, steps=200),
         jnp.full((1, 1), 0.5),
-        t1=1.0,
-        steps=200,
         depths=1,
         key=KEY,
         loss=total,
@@ -132,26 +131,26 @@ def test_one_sequence_has_intervals_over_directions(measured):
 
 def test_bad_input():
     u = jnp.ones((2, 4))
-    one = {"key": KEY, "t1": 1.0, "steps": 4}
+    d = pdejax.Discretization(linear, "rk4", t1=1.0, steps=4)
     falling = jnp.asarray([0.1, 0.01])
     for error, match, call in (
         (
             ValueError,
             "positive, finite and increasing",
-            lambda: perturbation_sensitivity(linear, u, epsilons=falling, **one),
+            lambda: perturbation_sensitivity(d, u, epsilons=falling),
         ),
         (
             ValueError,
             "positive, finite and increasing",
-            lambda: perturbation_sensitivity(linear, u, epsilons=jnp.zeros(1), **one),
+            lambda: perturbation_sensitivity(d, u, epsilons=jnp.zeros(1)),
         ),
-        (ValueError, "increasing sizes", lambda: perturbation_sensitivity(linear, u, epsilons=0.1, **one)),
-        (ValueError, "directions='up'", lambda: perturbation_sensitivity(linear, u, directions="up", **one)),
-        (ValueError, "at=4", lambda: perturbation_sensitivity(linear, u, at=4, **one)),
-        (ValueError, "draws=0", lambda: perturbation_sensitivity(linear, u, draws=0, **one)),
-        (ValueError, "tolerance=1", lambda: perturbation_sensitivity(linear, u, tolerance=1, **one)),
-        (ValueError, "resamples=5", lambda: perturbation_sensitivity(linear, u, resamples=5, **one)),
-        (ValueError, "not finite", lambda: perturbation_sensitivity(linear, u * jnp.nan, **one)),
+        (ValueError, "epsilons has shape", lambda: perturbation_sensitivity(d, u, epsilons=0.1)),
+        (ValueError, "directions='up'", lambda: perturbation_sensitivity(d, u, directions="up")),
+        (ValueError, "at=4", lambda: perturbation_sensitivity(d, u, at=4)),
+        (ValueError, "draws=0", lambda: perturbation_sensitivity(d, u, draws=0)),
+        (ValueError, "tolerance=1", lambda: perturbation_sensitivity(d, u, tolerance=1)),
+        (ValueError, "resamples=5", lambda: perturbation_sensitivity(d, u, resamples=5)),
+        (ValueError, "NaN or infinite", lambda: perturbation_sensitivity(d, u * jnp.nan)),
     ):
         with pytest.raises(error, match=match):
             call()

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
-from pdejax.analysis._bootstrap import Interval
+from pdejax._figure import Figure
 from pdejax.analysis.jacobian._ftle import FTLE
 from pdejax.analysis.jacobian._gradient_flow import GradientFlow, stack_gradient_flows
-from pdejax.analysis.jacobian._layer_jacobian import SingularValues
 from pdejax.analysis.jacobian._lyapunov import LyapunovExponents
+from pdejax.analysis.jacobian._operator import SingularValues
 from pdejax.analysis.jacobian._perturbation_records import PerturbationSensitivity, Response
 from pdejax.plot._gradients import gradient_flow, gradient_history, singular_values
 from pdejax.plot._lyapunov import ftle_map, lyapunov_exponents
@@ -19,7 +19,7 @@ from pdejax.plot._perturbation import perturbation_response
 
 def interval(value):
     value = jnp.asarray(value, float)
-    return Interval(value, 0.9 * value, 1.1 * value)
+    return Figure(value, 0.9 * value, 1.1 * value)
 
 
 def lines(ax):
@@ -35,14 +35,16 @@ def drawn(ax, x, y):
 def flow():
     states = jnp.asarray([[1.0, 0.5, 0.2], [2.0, 0.7, 0.1]])
     median = jnp.median(states, axis=0)
-    medians = interval(median), interval(2 * median), interval(jnp.ones(3))
-    return GradientFlow(jnp.arange(3.0), jnp.ones(2), states, states[:, 1:], states[0, 1:], *medians)
+    beside = Figure(median, 0.9 * median, 1.1 * median, {"labels": interval(2 * median)})
+    return GradientFlow(
+        jnp.arange(3.0), jnp.ones(2), states, states[:, 1:], states[0, 1:], beside, interval(jnp.ones(3))
+    )
 
 
 def test_gradients(flow):
     ax = gradient_flow(flow)
     assert isinstance(ax, Axes) and ax.get_yscale() == "log" and "depth" in ax.get_xlabel() and ax.get_ylabel()
-    assert drawn(ax, flow.depths, flow.median.value) and drawn(ax, flow.depths, flow.null.value)
+    assert drawn(ax, flow.depths, flow.median.value) and drawn(ax, flow.depths, flow.median.nulls["labels"].value)
     assert drawn(ax, flow.depths, flow.states[1]) and drawn(ax, [0.5, 1.5], flow.batch_parameters)
     assert gradient_flow(flow, ax=ax) is ax
     history = stack_gradient_flows([flow, jax.tree.map(lambda x: 3 * x, flow)], [0, 50])
@@ -90,7 +92,8 @@ def test_perturbations():
 def test_exponents():
     value, history = jnp.asarray([0.5, -1.0]), jnp.asarray([[0.7, -0.5], [0.5, -1.0]])
     lost = jnp.asarray(False)
-    record = LyapunovExponents(Interval(value, value - 1, value + 1), jnp.asarray([1.0, 2.0]), history, lost, value + 2)
+    figure = Figure(value, value - 1, value + 1, {"null": value + 2})
+    record = LyapunovExponents(figure, jnp.asarray([1.0, 2.0]), history, lost)
     axes = lyapunov_exponents(record)
     assert axes.shape == (2,) and all(isinstance(ax, Axes) and ax.get_xlabel() and ax.get_ylabel() for ax in axes)
     assert drawn(axes[0], [1, 2], value) and drawn(axes[0], [1, 2], value + 2)

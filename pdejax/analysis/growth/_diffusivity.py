@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 from scipy.linalg import eigh_tridiagonal
 
-from pdejax._equation import MasterEquation
+from pdejax._check import integer
 from pdejax.solvers import Grid
 from pdejax.terms import EffectiveDiffusion, FeedForward
 
@@ -49,12 +49,12 @@ class AntiDiffusion:
 
 
 def negative_fraction(source, us: Array, mask: Array | None = None) -> NegativeFraction:
-    r"""Share of tokens at which v2 (8) is negative, over the fields `us (k, n, d)` or `(n, d)`.
+    r"""Find the share of tokens at which v2 (8) is negative, over the fields `us (k, n, d)` or `(n, d)`.
 
-    `source` is an `EffectiveDiffusion`, a `MasterEquation` with one, or a `FeedForward`, of a random or a trained network
-    alike. The other factors of v2 (8) are squares, so D_eff has the sign of $\mathrm{Tr}(\partial\mathrm{FFN}/\partial u)$;
-    with a `FeedForward` the trace itself is tested. Tokens where D_eff is exactly 0 count as not negative. `mask (n,)`:
-    only real tokens count.
+    `source` is a term with a `coefficient(u, mask)` per token: an `EffectiveDiffusion`, a `FeedForward` of a random or a trained
+    network alike, or one of your own; or a field with such a diffusion. The other factors of v2 (8) are squares, so D_eff
+    has the sign of $\mathrm{Tr}(\partial\mathrm{FFN}/\partial u)$; with a `FeedForward` the trace itself is tested. Tokens
+    where D_eff is exactly 0 count as not negative. `mask (n,)`: only real tokens count.
 
     Flipping the sign of W₂ flips that of the trace: for weights drawn from a symmetric law a token is negative with
     probability exactly ½. But all tokens of one draw share its Tr(W₁W₂), so that single draws range from a few to almost
@@ -65,12 +65,16 @@ def negative_fraction(source, us: Array, mask: Array | None = None) -> NegativeF
     source = _source(source)
     fields = us[None] if jnp.ndim(us) == 2 else us
     if jnp.ndim(fields) != 3 or 0 in fields.shape:
-        raise ValueError(f"us has shape {jnp.shape(us)}; it must be (k, n, d) or (n, d), with at least one token.")
+        raise ValueError(
+            f"negative_fraction: us has shape {jnp.shape(us)}; it must be (k, n, d) or (n, d), with at least one token."
+        )
     source.check(*fields.shape[1:])
     values = _values(source, fields, mask)
     real = np.ones(fields.shape[1], bool) if mask is None else np.asarray(mask)
     if real.shape != (fields.shape[1],) or not real.any():
-        raise ValueError(f"mask must be ({fields.shape[1]},) with at least one real token; it has shape {real.shape}.")
+        raise ValueError(
+            f"negative_fraction: mask must be ({fields.shape[1]},) with at least one real token; it has shape {real.shape}."
+        )
     return _share(np.asarray(values)[:, real])
 
 
@@ -80,13 +84,12 @@ def random_negative_fraction(
     """[`negative_fraction`][pdejax.analysis.negative_fraction] of the trace over `draws` random feed-forward networks
     (N(0, 1/fan-in) weights, no biases), each at `tokens` standard normal tokens. One compilation."""
     for name, value in (("draws", draws), ("tokens", tokens), ("dim", dim), ("hidden", hidden)):
-        if value < 1:
-            raise ValueError(f"{name}={value} must be at least 1.")
+        integer("random_negative_fraction", name, value)
     return _share(np.asarray(_random_traces(key, draws, tokens, dim, hidden, activation)))
 
 
 def anti_diffusion(grid: Grid, diffusivity: Float[Array, " n"], mask: Array | None = None) -> AntiDiffusion:
-    r"""Growth rate of $\partial_tu = \partial_x(D\,\partial_xu)$ on `grid` with D `(n,)` frozen, exactly.
+    r"""Find the growth rate of $\partial_tu = \partial_x(D\,\partial_xu)$ on `grid` with D `(n,)` frozen, exactly.
 
     The operator of [`divergence`][pdejax.solvers.divergence] is a symmetric matrix: tridiagonal, whose largest eigenpair
     costs O(n) by `scipy.linalg.eigh_tridiagonal`, or, on a periodic grid, dense with O(n³). On a stretch of several
@@ -100,20 +103,22 @@ def anti_diffusion(grid: Grid, diffusivity: Float[Array, " n"], mask: Array | No
     n = grid.n
     if d.shape != (n,) or not np.all(np.isfinite(d)):
         raise ValueError(
-            f"diffusivity must be finite and of shape ({n},), one value per token; it has shape {d.shape}."
+            f"anti_diffusion: diffusivity must be finite and of shape ({n},), one value per token; it has shape {d.shape}."
         )
     if n < 2:
-        raise ValueError("diffusion needs at least 2 tokens; the grid has 1.")
+        raise ValueError("anti_diffusion: diffusion needs at least 2 tokens; the grid has 1.")
     real = np.ones(n, bool) if mask is None else np.asarray(mask, bool)
     if real.shape != (n,):
-        raise ValueError(f"mask has shape {real.shape}; it must be ({n},), one entry per token.")
-    faces = _faces(grid, d, real) / float(grid.spacing) ** 2
+        raise ValueError(f"anti_diffusion: mask has shape {real.shape}; it must be ({n},), one entry per token.")
+    faces = _faces(grid, d, real) / float(np.asarray(grid.spacing)) ** 2
     most_negative = min(0.0, float(faces.min()))
     diagonal, side = -(faces[:-1] + faces[1:]), faces[1:-1]
     if grid.boundary != "periodic":
         values, vectors = eigh_tridiagonal(diagonal, side, select="i", select_range=(n - 1, n - 1))
     elif n > 4096:
-        raise ValueError(f"a periodic grid needs a dense matrix, and n={n} is above 4096; take a coarser grid.")
+        raise ValueError(
+            f"anti_diffusion: a periodic grid needs a dense matrix, and n={n} is above 4096; take a coarser grid."
+        )
     else:
         matrix = np.diag(diagonal) + np.diag(side, 1) + np.diag(side, -1)
         # Both faces between two tokens, if there are no more, add up in one entry.
@@ -121,7 +126,7 @@ def anti_diffusion(grid: Grid, diffusivity: Float[Array, " n"], mask: Array | No
         matrix[-1, 0] += faces[0]
         values, vectors = np.linalg.eigh(matrix)
     return AntiDiffusion(
-        float(values[-1]), vectors[:, -1], most_negative * float(grid.spacing) ** 2, 4 * abs(most_negative)
+        float(values[-1]), vectors[:, -1], most_negative * float(np.asarray(grid.spacing)) ** 2, 4 * abs(most_negative)
     )
 
 
@@ -142,19 +147,20 @@ def _faces(grid: Grid, d: np.ndarray, real: np.ndarray) -> np.ndarray:
 
 
 def _source(source):
-    if isinstance(source, MasterEquation):
-        source = source.diffusion
-    if not isinstance(source, EffectiveDiffusion | FeedForward):
+    term = getattr(source, "diffusion", source)
+    if not callable(getattr(term, "coefficient", None)):
         raise TypeError(
-            f"source is a {type(source).__name__}; pass an EffectiveDiffusion, a MasterEquation whose diffusion is one, or "
-            "a FeedForward."
+            f"negative_fraction: source is a {type(term).__name__}, which has no coefficient(u, mask); pass an "
+            "EffectiveDiffusion, a MasterEquation whose diffusion is one, or a FeedForward."
         )
-    return source
+    return term
 
 
 def _share(values: np.ndarray) -> NegativeFraction:
     if not np.all(np.isfinite(values)):
-        raise ValueError("the diffusivity is NaN or infinite at some tokens: the fields or the weights are not finite.")
+        raise ValueError(
+            "negative_fraction: the diffusivity is NaN or infinite at some tokens: the fields or the weights are not finite."
+        )
     per_field = np.mean(values < 0, axis=1)
     quantiles = {q: float(np.quantile(per_field, q)) for q in QUANTILES}
     return NegativeFraction(
@@ -168,8 +174,6 @@ def _share(values: np.ndarray) -> NegativeFraction:
 
 @eqx.filter_jit
 def _values(source, fields, mask):
-    if isinstance(source, FeedForward):
-        return jax.vmap(source.jacobian_trace)(fields)
     return jax.vmap(lambda u: source.coefficient(u, mask))(fields)
 
 

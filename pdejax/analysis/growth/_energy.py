@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from pdejax._check import number
 from pdejax._equation import AbstractEquation
 from pdejax._types import Depth, Field, Mask
-from pdejax.exact import spatial_norm_basin_radius
 from pdejax.terms import FieldArgs
 
 
@@ -66,7 +66,9 @@ def energy_budget(
     """Energy, its split into mean and deviation, and every term's rate, at the points `(ts, us)` of a trajectory.
     One field evaluation per term and point, compiled once."""
     if ts.shape[0] != us.shape[0]:
-        raise ValueError(f"ts has {ts.shape[0]} depths, but us has {us.shape[0]} fields; they must be as many.")
+        raise ValueError(
+            f"energy_budget: ts has {ts.shape[0]} depths, but us has {us.shape[0]} fields; they must be as many."
+        )
     equation.check(us.shape[1:])
     e, mean, deviation, rates = _budget(equation, ts, us, args, weights)
     return EnergyBudget(ts, e, mean, deviation, rates, sum(rates.values(), start=jnp.zeros_like(e)))
@@ -82,15 +84,8 @@ def decay_rate(ts: Float[Array, " k"], energies: Float[Array, " k"]) -> Float[Ar
     """The largest δ with E(t) ≤ E(t₀)·e^{−δ(t − t₀)} at every depth given: what to hold against 2(γ − L). Negative if the
     energy ever exceeds its initial value; inf if it is 0 at once."""
     if ts.shape[0] < 2:
-        raise ValueError("decay_rate needs at least two depths.")
+        raise ValueError("decay_rate: ts and energies need at least two depths.")
     return -jnp.max(jnp.log(energies[1:] / energies[0]) / (ts[1:] - ts[0]))
-
-
-def basin_radius(gamma: ArrayLike, rate: ArrayLike, eps: ArrayLike = 0.0) -> Float[Array, "..."]:
-    r"""$\sigma^* = \sqrt{\gamma^2/\lambda^2 - \varepsilon}$: v2 (9) against growth at `rate` λ > 0 shrinks deviations σ < σ* and
-    lets those above grow. 0 if γ ≤ λ√ε. The mean is not held back at all. Raises `ValueError` for λ ≤ 0, γ < 0, ε < 0.
-    See [`spatial_norm_basin_radius`][pdejax.exact.spatial_norm_basin_radius]."""
-    return spatial_norm_basin_radius(gamma, rate, eps)
 
 
 def extinction_time(sigma: float, gamma: float, *, rate: float = 0.0, eps: float = 0.0, level: float = 0.0) -> float:
@@ -107,10 +102,8 @@ def extinction_time(sigma: float, gamma: float, *, rate: float = 0.0, eps: float
     Source: derived here from v2 (9).
     """
     for name, value in (("sigma", sigma), ("gamma", gamma), ("eps", eps), ("level", level)):
-        if not 0 <= float(value) < math.inf:
-            raise ValueError(f"{name}={value} must be finite and not negative.")
-    if not math.isfinite(float(rate)):
-        raise ValueError(f"rate={rate} must be finite.")
+        number("extinction_time", name, value, least=0)
+    number("extinction_time", "rate", rate)
     if sigma <= level:
         return 0.0
     e = math.sqrt(eps)

@@ -1,23 +1,25 @@
 """Finite-time Lyapunov exponents token by token: how much a change of one token can grow over the whole depth."""
 
-from typing import Any, Literal, get_args
+from typing import Any
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
+from pdejax._check import choice, integer, probability, real_array
+from pdejax._figure import AbstractRecord
 from pdejax._types import Mask
 from pdejax.analysis.jacobian._krylov import arnoldi
-from pdejax.analysis.jacobian._lyapunov import model_maps
-from pdejax.analysis.jacobian._step_maps import AbstractMaps, equation_maps, in_batches, ready, through, without_padding
-from pdejax.models import Simulator, Transformer
+from pdejax.analysis.jacobian._maps import AbstractMaps, Flow
+from pdejax.analysis.jacobian._operator import Jacobian
+from pdejax.analysis.jacobian._padding import in_batches
+from pdejax.analysis.jacobian._systems import model_maps
 
-Response = Literal["all", "own"]
+RESPONSES = ("all", "own")
 
 
-class FTLE(eqx.Module):
+class FTLE(AbstractRecord):
     r"""Finite-time exponents of n tokens over `depth` t₁ − t₀.
 
     - `exponents (n,)`: log σ_max/(t₁ − t₀), per unit depth, from below; NaN at padding, −inf where a token has no influence.
@@ -38,18 +40,13 @@ def ftle(
     u0: ArrayLike,
     *,
     key: PRNGKeyArray | None = None,
-    t1: float | None = None,
-    steps: int | None = None,
-    solver: str | diffrax.AbstractSolver | None = None,
-    t0: float = 0.0,
-    split: Any = None,
     mask: ArrayLike | None = None,
     response: str = "all",
     iterations: int = 12,
     tolerance: float = 1e-3,
     batch_size: int = 8,
 ) -> FTLE:
-    r"""Finite-time Lyapunov exponents per token, with J = ∂u(t₁)/∂u(t₀) on the state `u0 (n, d)`:
+    r"""Find finite-time Lyapunov exponents per token, with J = ∂u(t₁)/∂u(t₀) on the state `u0 (n, d)`:
 
     $$\lambda_i = \frac1{t_1 - t_0}\log\sigma_{\max}\big(J_{\cdot i}\big)\ (\text{response "all"}),\qquad
       \lambda_i = \frac1{t_1 - t_0}\log\sigma_{\max}\big(J_{ii}\big)\ (\text{"own"}).$$
@@ -58,8 +55,8 @@ def ftle(
     block (d, d): what is left of it in the token itself. The largest singular value comes from Lanczos with full
     reorthogonalization on $J_{\cdot i}^\top J_{\cdot i}$, min(`iterations`, d) steps, exact for d ≤ `iterations`.
 
-    Systems, solvers and masks as in [`lyapunov_exponents`][pdejax.analysis.lyapunov_exponents]; batches by `jax.vmap`. For
-    u' = uM all tokens have log σ_max(e^{tM})/t. Null: a system with `shuffle_weights`, or no attention (then "all" = "own").
+    Systems and masks are those of [`lyapunov_exponents`][pdejax.analysis.lyapunov_exponents]; batches by `jax.vmap`. For
+    u' = uM all tokens have log σ_max(e^{tM})/t. Null: `shuffle_weights(system)`, or no attention (then "all" = "own").
 
     Cost: n·iterations products forwards and backwards through the whole depth, about 5 solves each: n = 64 tokens, 12
     iterations take some 4,000 solves. `batch_size` tokens run at once, with a trajectory each. In float32 good to 1e-5 in σ.
@@ -67,26 +64,12 @@ def ftle(
     Raises `ValueError`/`TypeError` for what does not fit.
     """
     key = jax.random.key(0) if key is None else key
-    if response not in get_args(Response):
-        raise ValueError(f"ftle: response={response!r} is unknown; choose one of {get_args(Response)}.")
-    for name, value in (("iterations", iterations), ("batch_size", batch_size)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"ftle: {name}={value!r} must be a whole number of at least 1.")
-    if not 0 < tolerance < 1:
-        raise ValueError(f"ftle: tolerance={tolerance} must lie in (0, 1), such as 1e-3.")
-    if isinstance(system, Transformer | Simulator):
-        if any(value is not None for value in (t1, steps, solver, split)):
-            raise ValueError("ftle: t1, steps, solver and split belong to equations; a model has its own.")
-        maps, u, real = model_maps("ftle", system, u0, mask)
-    else:
-        if t1 is None:
-            raise ValueError("ftle: an equation needs its depth t1 and steps; give t1=…, steps=….")
-        if jnp.ndim(u0) != 2:
-            raise ValueError(f"ftle: u0 has shape {jnp.shape(u0)}; it must be one field (n, d). Batches by jax.vmap.")
-        solver = "rk4" if solver is None else solver
-        given = {"t0": t0, "t1": t1, "steps": steps, "solver": solver, "split": split, "mask": mask, "maps": None}
-        maps, u = equation_maps("ftle", system, u0, **given)
-        real = maps.args.mask
+    choice("ftle", "response", response, RESPONSES)
+    integer("ftle", "iterations", iterations)
+    integer("ftle", "batch_size", batch_size)
+    probability("ftle", "tolerance", tolerance, advice="such as 1e-3")
+    real_array("ftle", "u0", u0, "(n, d), one field; batches go through jax.vmap", 2)
+    maps, u, real = model_maps("ftle", system, u0, mask)
     m = min(iterations, u.shape[1])
     return _ftle(maps, u, real, key, response, m, float(tolerance), batch_size)
 
@@ -102,17 +85,15 @@ def _ftle(
     tolerance: float,
     batch: int,
 ) -> FTLE:
-    maps, (n, d) = ready(maps, u), u.shape
-
-    def flow(u):
-        return without_padding(through(maps, u), mask)
+    n, d = u.shape
+    jacobian = Jacobian(Flow(maps.ready(u)), u, mask)
 
     def one(i):
         def gram(v):
-            change = jax.jvp(flow, (u,), (jnp.zeros_like(u).at[i].set(v),))[1]
+            change = jacobian.matvec(jnp.zeros_like(u).at[i].set(v))
             if response == "own":
                 change = jnp.where((jnp.arange(n) == i)[:, None], change, 0)
-            return jax.vjp(flow, u)[1](change)[0][i]
+            return jacobian.rmatvec(change)[i]
 
         matrix, beyond, basis = arnoldi(gram, jnp.ones(d, bool), m, jax.random.fold_in(key, i), u.dtype)
         values, vectors = jnp.linalg.eigh(0.5 * (matrix + matrix.T))

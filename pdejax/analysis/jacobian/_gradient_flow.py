@@ -3,31 +3,27 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
-from pdejax._types import Mask
-from pdejax.analysis._bootstrap import Interval, bootstrap, check_bootstrap
-from pdejax.analysis.jacobian._step_maps import AbstractMaps
-from pdejax.analysis.jacobian._systems import AbstractSystem, Examples, as_system, layer_norms
-from pdejax.models import Simulator, Transformer
-
-Loss = Callable[[Array, Array | None, Mask | None], Array]
+from pdejax._bootstrap import bootstrap, check_bootstrap
+from pdejax._figure import AbstractRecord, Figure
+from pdejax.analysis.jacobian._maps import AbstractMaps
+from pdejax.analysis.jacobian._systems import Examples, Loss, System, as_system, default_loss, layer_norms
 
 
-class GradientFlow(eqx.Module):
+class GradientFlow(AbstractRecord):
     r"""Gradients by depth, of b sequences and L layers.
 
     - `depths (L + 1,)`; `loss (b,)`, each sequence's own.
     - `states (b, L + 1)`: $\|\partial\ell_i/\partial u_l\|_F$ over real tokens, the total derivative through all later layers.
     - `parameters (b, L)`: norm of the gradient of ℓ_i by the parameters of layer l; `batch_parameters (L,)`: of the mean loss,
       what training calls `layer_gradient_norms`. Both None where weights serve all depths.
-    - `median`: median of `states` over sequences, `(L + 1,)`, with its bootstrap interval.
-    - `null`: the same of the null model, `ratio`: median / null median with the interval from the same draws; or None.
+    - `median`: median of `states` over sequences, a `Figure` `(L + 1,)` with its bootstrap interval, and with that of the null,
+      `"labels"` or `"model"`, among its nulls. `ratio`: median / null median, its interval from the same draws; None
+      without a null.
     """
 
     depths: Float[Array, "..."]
@@ -35,12 +31,11 @@ class GradientFlow(eqx.Module):
     states: Float[Array, "..."]
     parameters: Float[Array, "..."] | None
     batch_parameters: Float[Array, "..."] | None
-    median: Interval
-    null: Interval | None
-    ratio: Interval | None
+    median: Figure
+    ratio: Figure | None
 
 
-class GradientHistory(eqx.Module):
+class GradientHistory(AbstractRecord):
     """Gradient flow over training: `steps (m,)`, and a `GradientFlow` whose arrays have the axis m in front."""
 
     steps: Int[Array, " m"]
@@ -56,22 +51,17 @@ def gradient_flow(
     loss: Loss | None = None,
     mask: ArrayLike | None = None,
     null: Any = "labels",
-    t0: float = 0.0,
-    t1: float | None = None,
-    steps: int | None = None,
-    solver: str | diffrax.AbstractSolver | None = None,
     depths: int | None = None,
-    split: Any = None,
     level: float = 0.95,
     resamples: int = 500,
 ) -> GradientFlow:
-    r"""Norms of $\partial\ell/\partial u_l = \partial\ell/\partial u_{l+1}\cdot\partial u_{l+1}/\partial u_l$, v1 (22), at every
-    layer, sequence by sequence, and of the gradients of each layer's parameters.
+    r"""Find the norms of $\partial\ell/\partial u_l = \partial\ell/\partial u_{l+1}\cdot\partial u_{l+1}/\partial u_l$, v1
+    (22), at every layer, sequence by sequence, and of the gradients of each layer's parameters.
 
-    - `system`: a `Transformer` or `Simulator`, whose layers are its own; or an equation or a field f(t, u, args), integrated
-      from `t0` to `t1` in `steps` steps of `solver` ("rk4"), looked at `depths` equally long parts of them (default: every step).
+    - `system`: a `Network`, `Transformer` or `Simulator`, whose layers are its own; or a `Discretization` with a number of steps,
+      looked at between `depths` equally long parts of them (default: every step).
     - `inputs`: token ids `(n,)`, `(b, n)` or values `(…, n, features)` of a model; initial states `(n, d)`, `(b, n, d)`
-      (`(…, L, n, d)` for coupled layers) of an equation. `mask (n,)` or `(b, n)`, true at real tokens.
+      (`(…, L, n, d)` for coupled layers) of a discretization. `mask (n,)` or `(b, n)`, true at real tokens.
     - `loss(output, label, mask)`: a scalar of one sequence's logits (of a model with a head) or last state, zeros at padding.
       Default, for models with a head: cross-entropy of the class, or the mean over real tokens of the next token's. A new
       function compiles anew.
@@ -90,15 +80,14 @@ def gradient_flow(
     """
     key = jax.random.key(0) if key is None else key
     check_bootstrap("gradient_flow", level, resamples)
-    given = {"t0": t0, "t1": t1, "steps": steps, "solver": solver, "split": split, "maps": depths}
-    found, examples = as_system("gradient_flow", system, inputs, labels, mask, **given)
-    loss = _checked_loss(system, loss, examples)
+    found, examples = as_system("gradient_flow", system, inputs, labels, mask, depths)
+    loss = default_loss("gradient_flow", found, loss, examples.labels)
     one, two = jax.random.split(key)
     b = examples.inputs.shape[0]
     if isinstance(null, str):
         if null != "labels":
             raise ValueError(f"gradient_flow: null={null!r} is unknown; give 'labels', a null model, or None.")
-        if labels is None or b < 2:
+        if examples.labels is None or b < 2:
             other = None
         else:
             exchanged = eqx.tree_at(lambda e: e.labels, examples, examples.labels[_exchange(b, one)])
@@ -106,23 +95,27 @@ def gradient_flow(
     elif null is None:
         other = None
     else:
-        if not isinstance(null, type(system)) and not (callable(null) and callable(system)):
+        if not isinstance(null, type(system)):
             raise TypeError(
                 f"gradient_flow: null is a {type(null).__name__}; it must be a {type(system).__name__} too, 'labels' or None."
             )
-        other = as_system("gradient_flow", null, inputs, labels, mask, **given)
+        other = as_system("gradient_flow", null, inputs, labels, mask, depths)
     ts, value, states, parameters, mean = _flow(found, examples, loss)
     nothing = None if other is None else _flow(*other, loss)[2]
     if nothing is not None and nothing.shape != states.shape:
         raise ValueError(
             f"gradient_flow: the null has {nothing.shape[1] - 1} layers, the system {states.shape[1] - 1}."
         )
-    medians = _compared(states, nothing, two, level, resamples)
-    return GradientFlow(ts, value, states, parameters, mean, *medians)
+    median, ratio = _compared(states, nothing, two, level, resamples)
+    if nothing is not None:
+        name = "labels" if isinstance(null, str) else "model"
+        median = Figure(median[0].value, median[0].low, median[0].high, {name: median[1]}, level)
+    return GradientFlow(ts, value, states, parameters, mean, median, ratio)
 
 
-def stack_gradient_flows(flows: Sequence[GradientFlow], steps: ArrayLike) -> GradientHistory:
-    """Gradient flow over training from one record per checkpoint, of the same batch, and the training `steps` they belong to.
+def stack_gradient_flows(flows: Sequence[GradientFlow], steps: ArrayLike | Sequence[int]) -> GradientHistory:
+    """Join the gradient flow over training from one record per checkpoint, of the same batch, and the training `steps` they
+    belong to.
 
     Raises `ValueError` for no record, records of different shapes or kinds, or another number of steps.
     """
@@ -142,37 +135,6 @@ def stack_gradient_flows(flows: Sequence[GradientFlow], steps: ArrayLike) -> Gra
     return GradientHistory(number, jax.tree.map(lambda *x: jnp.stack(x), *flows))
 
 
-def cross_entropy(logits: Array, label: Array | None, mask: Mask | None) -> Array:
-    """Of a class from logits `(classes,)`, or the mean over real tokens from `(n, vocab)`; float32 at least."""
-    logits = logits if logits.dtype == jnp.float64 else logits.astype(jnp.float32)
-    assert label is not None
-    found = optax.softmax_cross_entropy_with_integer_labels(logits, label)
-    if logits.ndim == 1 or mask is None:
-        return jnp.mean(found)
-    return jnp.sum(jnp.where(mask, found, 0)) / jnp.sum(mask.astype(found.dtype))
-
-
-def default_loss(owner: str, system: Any, loss: Loss | None, labels: Array | None) -> Loss:
-    """The loss given, or cross-entropy where the system has logits and there are labels."""
-    if loss is None:
-        if not isinstance(system, Transformer | Simulator) or system.architecture.head == "none":
-            raise ValueError(
-                f"{owner}: there are no logits, so give loss=…, a function (output, label, mask) -> scalar."
-            )
-        if labels is None or not jnp.issubdtype(labels.dtype, jnp.integer):
-            raise ValueError(f"{owner}: cross-entropy needs whole-number labels; give labels, or a loss of your own.")
-        return cross_entropy
-    if not callable(loss):
-        raise TypeError(
-            f"{owner}: loss is a {type(loss).__name__}; it must be a function (output, label, mask) -> scalar."
-        )
-    return loss
-
-
-def _checked_loss(system: Any, loss: Loss | None, examples: Examples) -> Loss:
-    return default_loss("gradient_flow", system, loss, examples.labels)
-
-
 def _exchange(b: int, key: PRNGKeyArray) -> Int[Array, " b"]:
     """One random cycle through all sequences: nobody keeps its own."""
     order = jax.random.permutation(key, b)
@@ -180,7 +142,7 @@ def _exchange(b: int, key: PRNGKeyArray) -> Int[Array, " b"]:
 
 
 @eqx.filter_jit
-def _flow(system: AbstractSystem, examples: Examples, loss: Loss):
+def _flow(system: System, examples: Examples, loss: Loss):
     trained, rest = eqx.partition(system, system.trained())
     first = jax.tree.map(lambda x: x[0], examples)
     u = jax.eval_shape(system.begin, first.inputs, first.mask)
@@ -232,8 +194,7 @@ def _compared(states: Array, null: Array | None, key: PRNGKeyArray, level: float
         return found[None] if null is None else jnp.stack([*found, found[0] / found[1]])
 
     found = bootstrap(medians, states.shape[0], key=key, level=level, resamples=resamples, dtype=states.dtype)
-    parts = [Interval(found.value[i], found.low[i], found.high[i], level) for i in range(found.value.shape[0])]
-    return (*parts, None, None)[:3]
+    return (found[0], None) if null is None else (found[:2], found[2])
 
 
 def medians_of(x: Float[Array, "b *shape"]) -> Callable[[Float[Array, " b"]], Array]:

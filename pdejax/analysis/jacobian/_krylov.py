@@ -1,13 +1,25 @@
-"""Krylov iterations with full reorthogonalization, from products alone: Golub–Kahan and Arnoldi."""
+"""Krylov iterations from products alone: Golub–Kahan and Arnoldi in JAX, with full reorthogonalization, and ARPACK outside
+of it."""
 
+import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 Product = Callable[[Array], Array]
+TOLERANCE = 1e-3  # of ARPACK's residual relative to the eigenvalue
+RESTARTS = 40  # then an iteration counts as not converged: about a thousand products
+
+
+class Found(NamedTuple):
+    """Eigenvalues from an iteration, and whether it converged."""
+
+    values: np.ndarray
+    converged: bool
 
 
 class Bidiagonal(NamedTuple):
@@ -109,3 +121,36 @@ def _orthogonal(x: Array, basis: Array) -> Array:
 
 def _norm(x: Array) -> Array:
     return jnp.sqrt(jnp.sum(x**2))
+
+
+def implicit_arnoldi(
+    matvec: Callable[[np.ndarray], np.ndarray], size: int, dtype: Any, which: str, count: int
+) -> Found:
+    """`count` extreme eigenvalues of a real matrix by ARPACK's restarted Arnoldi iteration; `which` as in SciPy's `eigs`."""
+    from scipy.sparse.linalg import eigs
+
+    return _arpack(eigs, matvec, size, dtype, which, count)
+
+
+def implicit_lanczos(matvec: Callable[[np.ndarray], np.ndarray], size: int, dtype: Any) -> Found:
+    """The largest eigenvalue of a symmetric matrix by ARPACK's restarted Lanczos iteration."""
+    from scipy.sparse.linalg import eigsh
+
+    return _arpack(eigsh, matvec, size, dtype, "LA", 1)
+
+
+def _arpack(run: Callable[..., Any], matvec, size: int, dtype: Any, which: str, count: int) -> Found:
+    """ARPACK from a fixed start, so that reruns agree. What did not converge is said, with what is known."""
+    from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator
+
+    operator = LinearOperator(shape=(size, size), matvec=matvec, dtype=np.dtype(dtype))  # pyright: ignore[reportCallIssue]
+    start = np.random.default_rng(0).standard_normal(size)
+    options = {"v0": start, "tol": TOLERANCE, "ncv": min(size, max(40, 8 * count)), "maxiter": RESTARTS}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of scipy, about sizes it would rather see dense
+            return Found(np.asarray(run(operator, k=count, which=which, return_eigenvectors=False, **options)), True)
+    except ArpackNoConvergence as error:
+        return Found(np.asarray(error.eigenvalues), False)
+    except ArpackError:
+        return Found(np.zeros(0), False)

@@ -1,10 +1,8 @@
 """Finite-depth Lyapunov exponents of the whole state: tangents carried through a solve, made orthonormal on the way."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -12,44 +10,34 @@ import numpy as np
 from jax.scipy.special import digamma
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
-from pdejax._check import token_mask, traced
+from pdejax._check import finite, integer, number, probability, real_array, traced
+from pdejax._figure import AbstractRecord, Figure
 from pdejax._types import Mask
-from pdejax.analysis._bootstrap import Interval
-from pdejax.analysis.jacobian._step_maps import (
-    AbstractMaps,
-    FunctionMaps,
-    block_maps,
-    equation_maps,
-    ready,
-    real_count,
-    real_entries,
-    simulator_maps,
-    without_padding,
-)
-from pdejax.models import Simulator, Transformer
+from pdejax.analysis.jacobian._maps import AbstractMaps, FunctionMaps
+from pdejax.analysis.jacobian._operator import Jacobian
+from pdejax.analysis.jacobian._padding import real_count, real_entries
+from pdejax.analysis.jacobian._systems import model_maps
 
-STEPS = 16  # per unit of depth, where the caller says nothing
 BLOCKS = 10  # depths are cut into as many equal parts for the interval, fewer where there are fewer steps
 
 
-class LyapunovExponents(eqx.Module):
+class LyapunovExponents(AbstractRecord):
     r"""The k largest exponents, per unit depth, descending.
 
-    - `exponents`: values `(k,)` with a Student-t interval from means over `blocks` equal parts of the depth, on the assumption
-      that parts are independent and alike: too narrow for slow variation or a transient. NaN ends with fewer than two parts.
+    - `exponents`: a `Figure` `(k,)` with a Student-t interval from means over `blocks` equal parts of the depth, on the
+      assumption that parts are independent and alike: too narrow for slow variation or a transient. NaN ends with fewer
+      than two parts. Among its nulls `"null"`, the exponents of the null system, or `"gaussian"`.
     - `ts (m,)`, `history (m, k)`: the estimates from the start of averaging to each depth.
     - `diverged`: whether the state or a tangent became non-finite; exponents are NaN then.
-    - `null (k,)`: exponents of the null model, or None.
 
     An exponent of a direction that a map sends to 0 exactly (a projection) is −∞, in floating point some −36/h (−16/h in
     float32), h the depth of one map.
     """
 
-    exponents: Interval
+    exponents: Figure
     ts: Float[Array, "..."]
     history: Float[Array, "..."]
     diverged: Bool[Array, "..."]
-    null: Float[Array, "..."] | None
 
 
 def lyapunov_exponents(
@@ -58,34 +46,29 @@ def lyapunov_exponents(
     *,
     key: PRNGKeyArray | None = None,
     k: int,
-    t1: float | None = None,
-    steps: int | None = None,
-    solver: str | diffrax.AbstractSolver | None = None,
-    t0: float = 0.0,
-    split: Any = None,
     mask: ArrayLike | None = None,
     qr_every: int = 1,
-    discard: float = 0.0,
+    discard: float | int = 0.0,
     null: Any = None,
-    level: float = 0.95,
+    level: float | int = 0.95,
 ) -> LyapunovExponents:
-    r"""The `k` largest Lyapunov exponents of the flow on the whole state (n·d directions) over [t0, t1],
+    r"""Find the `k` largest Lyapunov exponents of the flow on the whole state (n·d directions) over [t0, t1],
 
     $$\lambda_i = \frac1{t_1 - t_0}\sum_m\log R^{(m)}_{ii},\qquad D\Phi_m\,Q_{m-1} = Q_mR^{(m)},$$
 
     with Φ_m `qr_every` steps, Q₀ random orthonormal from `key` (default `jax.random.key(0)`). Source: Benettin et
     al. 1980, DOI 10.1007/BF02128236.
 
-    - `system`: an equation or a field f(t, u, args) on a state of any shape, with `t1`, `steps` (default 16 per unit of depth:
-      refine until nothing moves) and any `solver` of `simulate`, splittings and retractions included
-      (default "rk4"): exponents of the discrete flow, which those of the equation differ from by O(h^p). Or a `Transformer` or
-      `Simulator` on a state `(n, d)`: its layers, depth as they measure it.
+    - `system`: a `Discretization` with a number of steps, of a field on a state of any shape, and any solver, splittings and
+      retractions included: exponents of the discrete flow, which those of the field differ from by O(h^p) (16 steps of RK4 per
+      unit of depth are a start: refine until nothing moves). Or a `Network`, `Transformer` or `Simulator` on a state
+      `(n, d)`: its layers, depth as they measure it.
     - `mask (n,)`: padded tokens carry no tangent; the state there is set to 0. At most n_real·d exponents.
     - `qr_every`: steps between two orthogonalizations; too many and the tangents align (all exponents tend to the largest: keep
       the spread of exponents times the depth between below 10 in float32, 25 in float64).
     - `discard`: depth at the beginning that is not averaged, while tangents turn to their directions.
     - `null`: a system of the same kind whose exponents are computed beside, from the same u0 and key, such as
-      `shuffle_weights(equation, key=…)`: the same sizes without the design.
+      `shuffle_weights(system, key=…)`: the same sizes without the design.
 
     For finite depth they depend on Q₀ at O(1/t1): the largest is at most log σ_max/t1. With k = n·d they sum to log|det DΦ|/t1
     exactly. For the directions that grow most over exactly this depth see [`ftle`][pdejax.analysis.ftle].
@@ -93,11 +76,11 @@ def lyapunov_exponents(
     Cost per step: one evaluation with k forward-mode products, and a QR of (n·d, k) in O(n·d·k²). Memory: k + 1 states and the
     working set of k products; no trajectory. Raises `ValueError`/`TypeError` for steps, k, masks or states that do not fit.
     """
+    owner = "lyapunov_exponents"
     key = jax.random.key(0) if key is None else key
-    given = {"t0": t0, "t1": t1, "steps": steps, "solver": solver, "split": split}
-    maps, u, real = _maps_of(system, u0, mask, **given)
-    other = None if null is None else _maps_of(null, u0, mask, **given)[0]
-    return _run(maps, other, u, real, k, qr_every, discard, level, key)
+    maps, u, real = model_maps(owner, system, u0, mask)
+    other = None if null is None else model_maps(owner, null, u0, mask)[0]
+    return _run(owner, maps, other, u, real, k, qr_every, discard, level, key)
 
 
 def lyapunov_of_maps(
@@ -107,13 +90,13 @@ def lyapunov_of_maps(
     key: PRNGKeyArray | None = None,
     k: int,
     steps: int | None = None,
-    spacing: float = 1.0,
+    spacing: float | int = 1.0,
     qr_every: int = 1,
-    discard: float = 0.0,
-    level: float = 0.95,
+    discard: float | int = 0.0,
+    level: float | int = 0.95,
 ) -> LyapunovExponents:
-    r"""The `k` largest exponents of a product of matrices `maps (T, N, N)`, applied first to last, or of `steps` iterations of
-    a function `maps(i, u) -> u` from `u0`, per unit depth with `spacing` to one map.
+    r"""Find the `k` largest exponents of a product of matrices `maps (T, N, N)`, applied first to last, or of `steps`
+    iterations of a function `maps(i, u) -> u` from `u0`, per unit depth with `spacing` to one map.
 
     The null of matrices: independent Gaussian ones, each brought to the Frobenius norm of the one given, in closed form,
     $\overline{\log\|A\|_F} + \tfrac12(\psi(\tfrac{N-i+1}2) - \psi(\tfrac{N^2}2))$: what sizes alone would give (see
@@ -122,64 +105,47 @@ def lyapunov_of_maps(
     The largest exponent of row-stochastic matrices tends to 0: they leave the vector of ones as it is and do not expand the
     largest entry. Otherwise as [`lyapunov_exponents`][pdejax.analysis.lyapunov_exponents].
     """
+    owner = "lyapunov_of_maps"
     key = jax.random.key(0) if key is None else key
-    width = jnp.asarray(spacing)
+    width = jnp.asarray(number(owner, "spacing", spacing, above=0, advice="it is the depth of one map"))
     if not callable(maps):
-        matrices = jnp.asarray(maps)
-        if matrices.ndim != 3 or matrices.shape[1] != matrices.shape[2] or 0 in matrices.shape:
-            raise ValueError(
-                f"lyapunov_of_maps: maps has shape {matrices.shape}; give (T, N, N) or a function (i, u) -> u."
-            )
-        if not jnp.issubdtype(matrices.dtype, jnp.floating):
-            raise TypeError(
-                f"lyapunov_of_maps: maps has type {matrices.dtype}; matrices are real floating-point numbers."
-            )
-        if not traced(matrices) and not np.isfinite(np.asarray(matrices)).all():
-            raise ValueError("lyapunov_of_maps: maps has entries that are not finite.")
         if steps is not None or u0 is not None:
-            raise ValueError(
-                "lyapunov_of_maps: u0 and steps belong to a function; matrices (T, N, N) have their own number."
-            )
-        steps, size = matrices.shape[0], matrices.shape[1]
-        u = jnp.zeros(size, matrices.dtype)
-        found = FunctionMaps(step=None, matrices=matrices, spacing=width, count=steps)
-        result = _run(found, None, u, None, k, qr_every, discard, level, key)
-        # The direction of a Gaussian matrix does not depend on its Frobenius norm: give it the norm there is.
-        norms = jnp.mean(0.5 * jnp.log(jnp.sum(matrices**2, axis=(1, 2))))
-        directions = gaussian_exponents(size, k) - _log_chi(jnp.asarray(size**2, jnp.result_type(float)))
-        beside = (norms + directions.astype(norms.dtype)) / width.astype(norms.dtype)
-        return eqx.tree_at(lambda r: r.null, result, beside, is_leaf=lambda x: x is None)
-    if u0 is None or isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"lyapunov_of_maps: a function needs u0 and steps ≥ 1, got steps={steps!r}.")
-    u = jnp.asarray(u0)
-    if not jnp.issubdtype(u.dtype, jnp.floating) or not u.size:
-        raise TypeError(f"lyapunov_of_maps: u0 has shape {u.shape} and type {u.dtype}; give a non-empty real state.")
+            raise ValueError(f"{owner}: u0 and steps belong to a function; matrices (T, N, N) have their own number.")
+        return _of_matrices(owner, maps, width, k, qr_every, discard, level, key)
+    if u0 is None or steps is None:
+        raise ValueError(f"{owner}: a function needs u0 and steps=…, how often it is applied.")
+    u = real_array(owner, "u0", u0)
     found = jax.eval_shape(maps, 0, u)
     if getattr(found, "shape", None) != u.shape:
-        raise ValueError(f"lyapunov_of_maps: the function gives {found} for shape {u.shape}; it must keep the shape.")
-    return _run(
-        FunctionMaps(step=maps, matrices=None, spacing=width, count=steps),
-        None,
-        u,
-        None,
-        k,
-        qr_every,
-        discard,
-        level,
-        key,
-    )
+        raise ValueError(f"{owner}: the function gives {found} for shape {u.shape}; it must keep the shape.")
+    iterated = FunctionMaps(step=maps, matrices=None, spacing=width, count=integer(owner, "steps", steps))
+    return _run(owner, iterated, None, u, None, k, qr_every, discard, level, key)
+
+
+def _of_matrices(owner: str, maps: Any, width: Array, k, qr_every, discard, level, key) -> LyapunovExponents:
+    matrices = real_array(owner, "maps", maps, "(T, N, N), or a function (i, u) -> u", 3)
+    if matrices.shape[1] != matrices.shape[2]:
+        raise ValueError(f"{owner}: maps has shape {matrices.shape}; give (T, N, N) or a function (i, u) -> u.")
+    finite(owner, "maps", matrices)
+    size = matrices.shape[1]
+    product = FunctionMaps(step=None, matrices=matrices, spacing=width, count=matrices.shape[0])
+    result = _run(owner, product, None, jnp.zeros(size, matrices.dtype), None, k, qr_every, discard, level, key)
+    # The direction of a Gaussian matrix does not depend on its Frobenius norm: give it the norm there is.
+    norms = jnp.mean(0.5 * jnp.log(jnp.sum(matrices**2, axis=(1, 2))))
+    directions = gaussian_exponents(size, k) - _log_chi(jnp.asarray(size**2, jnp.result_type(float)))
+    beside = (norms + directions.astype(norms.dtype)) / width.astype(norms.dtype)
+    return _beside(result, "gaussian", beside)
 
 
 def gaussian_exponents(size: int, k: int, scale: float = 1.0) -> Float[Array, " k"]:
-    r"""The k largest exponents per map of products of independent N × N matrices of N(0, s²) entries,
+    r"""Give the k largest exponents per map of products of independent N × N matrices of N(0, s²) entries,
 
     $$\lambda_i = \log s + \tfrac12\Big(\log 2 + \psi\big(\tfrac{N-i+1}2\big)\Big),\quad i = 1\dots k,$$
 
     N = `size`, s = `scale`, ψ the digamma function. Source: Newman 1986, DOI 10.1007/BF01205694.
     Raises `ValueError` unless 1 ≤ k ≤ N.
     """
-    if not 1 <= k <= size:
-        raise ValueError(f"gaussian_exponents: k={k} must lie in 1 … {size}.")
+    integer("gaussian_exponents", "k", k, 1, size)
     freedom = size - jnp.arange(k).astype(jnp.result_type(float))
     return jnp.log(jnp.asarray(scale, freedom.dtype)) + _log_chi(freedom)
 
@@ -189,76 +155,47 @@ def _log_chi(freedom: Array) -> Array:
     return 0.5 * (np.log(2.0) + digamma(freedom / 2))
 
 
-def _maps_of(system, u0, mask, *, t0, t1, steps, solver, split) -> tuple[AbstractMaps, Array, Mask | None]:
-    """Maps, checked initial state and mask."""
-    if not isinstance(system, Transformer | Simulator):
-        if t1 is None:
-            raise ValueError("lyapunov_exponents: an equation needs its depth t1, and may be given steps; give t1=….")
-        solver = "rk4" if solver is None else solver
-        if steps is None and not traced(t0, t1) and math.isfinite(float(t1) - float(t0)):
-            steps = STEPS * max(math.ceil(float(t1) - float(t0)), 1)
-        given = {"t0": t0, "t1": t1, "steps": steps, "solver": solver, "split": split, "mask": mask, "maps": None}
-        maps, u = equation_maps("lyapunov_exponents", system, u0, **given)
-        return maps, u, maps.args.mask
-    if any(value is not None for value in (t1, steps, solver, split)):
-        raise ValueError("lyapunov_exponents: t1, steps, solver and split belong to equations; a model has its own.")
-    return model_maps("lyapunov_exponents", system, u0, mask)
+def _beside(record: LyapunovExponents, name: str, null: Array) -> LyapunovExponents:
+    """The record with the exponents of a null among those of its figure."""
+    found = record.exponents
+    figure = Figure(found.value, found.low, found.high, {name: null}, found.level)
+    return eqx.tree_at(lambda r: r.exponents, record, figure, is_leaf=lambda x: isinstance(x, Figure))
 
 
-def model_maps(owner: str, system: Any, u0: Any, mask: Any) -> tuple[AbstractMaps, Array, Mask | None]:
-    """The layers of a model from a state `(n, d)`, and the state with zeros at padding."""
-    u = jnp.asarray(u0)
-    if u.ndim != 2 or u.shape[1] != system.architecture.dim or not jnp.issubdtype(u.dtype, jnp.floating):
-        raise ValueError(
-            f"{owner}: u0 has shape {u.shape} and type {u.dtype}; give (n, {system.architecture.dim}), model.embed(tokens)."
-        )
-    real = token_mask(owner, mask, u.shape[-2])
-    u = without_padding(u, real)
-    if not traced(u) and not np.isfinite(np.asarray(u)).all():
-        raise ValueError(f"{owner}: u0 has values at real tokens that are not finite.")
-    if isinstance(system, Transformer):
-        return block_maps(system, real), u.astype(system.architecture.dtype), real
-    u = u.astype(system.architecture.state_dtype)
-    return simulator_maps(system, u, real), u, real
-
-
-def _run(maps, null, u, mask, k, qr_every, discard, level, key) -> LyapunovExponents:
-    room = real_count(u.shape, mask)
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= room:
-        raise ValueError(f"lyapunov: k={k!r} must be a whole number in 1 … {room}, the entries of real tokens.")
-    if isinstance(qr_every, bool) or not isinstance(qr_every, int) or qr_every < 1 or maps.count % qr_every:
-        raise ValueError(f"lyapunov: qr_every={qr_every!r} must divide the {maps.count} steps.")
-    if not 0 < level < 1:
-        raise ValueError(f"lyapunov: level={level} must lie strictly between 0 and 1, such as 0.95.")
+def _run(owner: str, maps, null, u, mask, k, qr_every, discard, level, key) -> LyapunovExponents:
+    integer(owner, "k", k, 1, real_count(u.shape, mask), advice="there are as many exponents as entries of real tokens")
+    integer(owner, "qr_every", qr_every)
+    if maps.count % qr_every:
+        raise ValueError(f"{owner}: qr_every={qr_every} must divide the {maps.count} steps.")
+    level = probability(owner, "level", level, advice="such as 0.95")
     m = maps.count // qr_every
     ends = maps.depths(u.dtype)
     drop = 0
-    if float(discard) != 0:
+    if number(owner, "discard", discard, least=0) != 0:
         if traced(ends):
-            raise TypeError("lyapunov: discard needs depths that are plain numbers, not traced.")
+            raise TypeError(f"{owner}: discard needs depths that are plain numbers, not traced.")
         drop = int(np.ceil(float(discard) / (float(ends[-1] - ends[0]) / m) - 1e-6))
-    if not 0 <= drop < m:
-        raise ValueError(f"lyapunov: discard={discard} must be at least 0 and leave something of the depth.")
+    if drop >= m:
+        raise ValueError(f"{owner}: discard={discard} must leave something of the depth {float(ends[-1] - ends[0]):g}.")
     found = _exponents(maps, u, mask, key, k, qr_every, drop, level)
     if null is None:
         return found
     beside = _exponents(null, u, mask, key, k, qr_every, drop, level)
-    return eqx.tree_at(lambda r: r.null, found, beside.exponents.value, is_leaf=lambda x: x is None)
+    return _beside(found, "null", jnp.asarray(beside.exponents))
 
 
 @eqx.filter_jit
 def _exponents(
     maps: AbstractMaps, u: Array, mask: Mask | None, key: PRNGKeyArray, k: int, every: int, drop: int, level: float
 ) -> LyapunovExponents:
-    maps, real = ready(maps, u), real_entries(u.shape, mask)
+    maps, real = maps.ready(u), real_entries(u.shape, mask)
     m = maps.count // every
     start = jnp.where(real[None], jax.random.normal(key, (k, *u.shape), u.dtype), 0)
     _, start = _orthonormal(start)
 
     def step(carry, i):
         u, q = carry
-        # The state and what does not depend on the tangent are computed once for all tangents.
-        u, q = jax.vmap(lambda v: jax.jvp(lambda w: maps(i, w), (u,), (v,)), out_axes=(None, 0))(q)
+        u, q = Jacobian(lambda w: maps(i, w), u).push(q)
         return (u, jnp.where(real[None], q, 0)), None
 
     def part(carry, j):
@@ -277,7 +214,7 @@ def _exponents(
     history = jnp.cumsum(kept, axis=0) / (jnp.arange(1, count + 1).astype(u.dtype)[:, None] * width)
     low, high = _interval(kept[:, order] / width, value[order], level)
     return LyapunovExponents(
-        Interval(value[order], low, high, level), ts[::every][drop + 1 :], history[:, order], lost, None
+        Figure(value[order], low, high, level=level), ts[::every][drop + 1 :], history[:, order], lost
     )
 
 

@@ -3,19 +3,20 @@
 from collections.abc import Sequence
 from typing import Any
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, PRNGKeyArray
 
-from pdejax._check import traced
-from pdejax.analysis._bootstrap import bootstrap, check_bootstrap
-from pdejax.analysis.jacobian._gradient_flow import Loss, default_loss, medians_of
+from pdejax._bootstrap import bootstrap, check_bootstrap
+from pdejax._check import choice, integer, probability, real_array, traced
+from pdejax.analysis.jacobian._gradient_flow import medians_of
+from pdejax.analysis.jacobian._maps import Flow
+from pdejax.analysis.jacobian._operator import Jacobian
+from pdejax.analysis.jacobian._padding import in_batches, length, real_entries, unit, without_padding
 from pdejax.analysis.jacobian._perturbation_records import PerturbationSensitivity, Response
-from pdejax.analysis.jacobian._step_maps import in_batches, real_entries, through, without_padding
-from pdejax.analysis.jacobian._systems import AbstractSystem, Examples, as_system
+from pdejax.analysis.jacobian._systems import Examples, Loss, System, as_system, default_loss
 
 DIRECTIONS = ("random", "adversarial")
 EPSILONS = tuple(float(x) for x in np.logspace(-5, 0, 11))
@@ -29,26 +30,21 @@ def perturbation_sensitivity(
     *,
     key: PRNGKeyArray | None = None,
     loss: Loss | None = None,
-    epsilons: ArrayLike = EPSILONS,
+    epsilons: Any = EPSILONS,
     directions: str | Sequence[str] = DIRECTIONS,
     draws: int = 8,
     at: int = 0,
     relative: bool = True,
     tolerance: float = 0.1,
     mask: ArrayLike | None = None,
-    t0: float = 0.0,
-    t1: float | None = None,
-    steps: int | None = None,
-    solver: str | diffrax.AbstractSolver | None = None,
     depths: int | None = None,
-    split: Any = None,
     batch_size: int = 4,
     level: float = 0.95,
     resamples: int = 500,
 ) -> PerturbationSensitivity:
     r"""Perturb the state at layer `at` (0: the input, after the embedding) by δ of size ε and follow loss and final state.
 
-    - `system`, `inputs`, `labels`, `loss`, `mask`, `t0` … `split`: as in
+    - `system`, `inputs`, `labels`, `loss`, `mask`, `depths`: as in
       [`gradient_flow`][pdejax.analysis.gradient_flow]; without logits and without `loss` only the state is followed.
     - `epsilons (k,)`: increasing sizes, positive; 10⁻⁵ … 1 by default. `relative`: ‖δ‖ = ε‖u_at‖, else ‖δ‖ = ε√(n_real·d), one
       ε per entry as noise of that standard deviation would have (v1 §3.5 does not say which).
@@ -65,27 +61,21 @@ def perturbation_sensitivity(
 
     Raises `ValueError`/`TypeError` for sizes, directions, depths and inputs that do not fit.
     """
+    owner = "perturbation_sensitivity"
     key = jax.random.key(0) if key is None else key
-    check_bootstrap("perturbation_sensitivity", level, resamples)
-    eps = _checked_sizes(epsilons)
+    check_bootstrap(owner, level, resamples)
+    eps = _checked_sizes(owner, epsilons)
     names = (directions,) if isinstance(directions, str) else tuple(directions)
-    if not names or any(name not in DIRECTIONS for name in names):
-        raise ValueError(f"perturbation_sensitivity: directions={directions!r}; choose from {DIRECTIONS}.")
-    for name, value in (("draws", draws), ("batch_size", batch_size)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"perturbation_sensitivity: {name}={value!r} must be a whole number of at least 1.")
-    if not 0 < tolerance < 1:
-        raise ValueError(f"perturbation_sensitivity: tolerance={tolerance} must lie in (0, 1), such as 0.1.")
-    given = {"t0": t0, "t1": t1, "steps": steps, "solver": solver, "split": split, "maps": depths}
-    found, examples = as_system("perturbation_sensitivity", system, inputs, labels, mask, **given)
-    headed = getattr(getattr(system, "config", None), "head", "none") != "none"
-    if loss is not None or (headed and labels is not None):
-        loss = default_loss("perturbation_sensitivity", system, loss, examples.labels)
+    for name in names or (None,):
+        choice(owner, "directions", name, DIRECTIONS)
+    integer(owner, "draws", draws)
+    integer(owner, "batch_size", batch_size)
+    tolerance = probability(owner, "tolerance", tolerance, advice="such as 0.1")
+    found, examples = as_system(owner, system, inputs, labels, mask, depths)
+    if loss is not None or (found.headed and labels is not None):
+        loss = default_loss(owner, found, loss, examples.labels)
     count = _layers(found, examples)
-    if isinstance(at, bool) or not isinstance(at, int) or not 0 <= at < count:
-        raise ValueError(
-            f"perturbation_sensitivity: at={at!r} must be a depth index in 0 … {count - 1}, before the last state."
-        )
+    integer(owner, "at", at, 0, count - 1, advice="it is a depth index before the last state")
     drawn, resampled = jax.random.split(key)
     kinds = tuple(
         kind
@@ -102,31 +92,31 @@ def perturbation_sensitivity(
     built = {kind: _response(responses[kind], medians[kind]) for kind in kinds}
     eps = eps.astype(scale.dtype)
     return PerturbationSensitivity(
-        eps,
-        scale,
-        base,
-        *(built.get(kind) for kind in ("random", "gradient", "singular")),
-        *floors,
-        *ratios,
-        at,
-        float(tolerance),
+        epsilons=eps,
+        scale=scale,
+        base_loss=base,
+        random=built.get("random"),
+        gradient=built.get("gradient"),
+        singular=built.get("singular"),
+        state_floor=floors[0],
+        loss_floor=floors[1],
+        ratio=ratios[0],
+        loss_ratio=ratios[1],
+        at=at,
+        tolerance=tolerance,
     )
 
 
-def _checked_sizes(epsilons) -> Array:
-    eps = jnp.asarray(epsilons)
-    if eps.ndim != 1 or not eps.size or not jnp.issubdtype(eps.dtype, jnp.floating):
-        raise ValueError(
-            f"perturbation_sensitivity: epsilons has shape {eps.shape}; give increasing sizes (k,), such as 1e-3."
-        )
+def _checked_sizes(owner: str, epsilons) -> Array:
+    eps = real_array(owner, "epsilons", epsilons, "(k,)", 1)
     if not traced(eps):
         known = np.asarray(eps)
         if not np.all(np.isfinite(known)) or known[0] <= 0 or np.any(np.diff(known) <= 0):
-            raise ValueError(f"perturbation_sensitivity: epsilons={known} must be positive, finite and increasing.")
+            raise ValueError(f"{owner}: epsilons={known} must be positive, finite and increasing; such as 1e-3.")
     return eps
 
 
-def _layers(system: AbstractSystem, examples: Examples) -> int:
+def _layers(system: System, examples: Examples) -> int:
     first = jax.tree.map(lambda x: x[0], examples)
     u = eqx.filter_eval_shape(system.begin, first.inputs, first.mask)
     return eqx.filter_eval_shape(system.maps, u, first.mask).count
@@ -140,19 +130,23 @@ def _answers(system, examples, loss, eps, key, kinds, draws, at, relative, batch
         index, inputs, label, mask = x
         u = system.begin(inputs, mask)
         maps = system.maps(u, mask)
-        u = without_padding(through(maps, u, 0, at), mask)
+        u = without_padding(Flow(maps, 0, at)(u), mask)
         real = real_entries(u.shape, mask)
         sizes = eps.astype(u.dtype)
         random_key, start_key = jax.random.split(jax.random.fold_in(key, index))
-        scale = _norm(u) if relative else jnp.sqrt(jnp.sum(real.astype(u.dtype)))
+        scale = length(u) if relative else jnp.sqrt(jnp.sum(real.astype(u.dtype)))
+
+        flow = Flow(maps, at)
+
+        def value_of(end):
+            return jnp.zeros((), u.dtype) if loss is None else loss(system.end(end, mask), label, mask)
 
         def outcome(u):
-            end = through(maps, u, at)
-            value = jnp.zeros((), u.dtype) if loss is None else loss(system.end(end, mask), label, mask)
-            return without_padding(end, mask), value
+            end = without_padding(flow(u), mask)
+            return end, value_of(end)
 
         def drawn(key):
-            return _unit(jnp.where(real, jax.random.normal(key, u.shape, u.dtype), 0))
+            return unit(jnp.where(real, jax.random.normal(key, u.shape, u.dtype), 0))
 
         # The last size is for the rounding noise: what it leaves after the linear answer is hardly anything else.
         tiny = 8 * jnp.finfo(u.dtype).eps
@@ -165,31 +159,32 @@ def _answers(system, examples, loss, eps, key, kinds, draws, at, relative, batch
             def change(e):
                 end, new = outcome(u + e * scale * w)
                 moved = end - base
-                return _norm(moved), _norm(moved - e * push), new - value
+                return length(moved), length(moved - e * push), new - value
 
             size, beyond, by = in_batches(change, every, batch_size)
             return (
-                _norm(push),
+                length(push),
                 slope,
                 size,
                 beyond,
                 by,
                 jnp.abs(by - every.astype(by.dtype) * slope),
-                _norm(base),
+                length(base),
                 value,
             )
 
-        gradient, leading = _adversaries(outcome, u, drawn(start_key), loss is not None, "singular" in kinds)
+        slope_of = jax.grad(value_of) if loss is not None else None
+        gradient, leading = _adversaries(Jacobian(flow, u, mask), slope_of, drawn(start_key), "singular" in kinds)
         parts = {
             "random": jax.vmap(drawn)(jax.random.split(random_key, draws)),
-            "gradient": None if gradient is None else _unit(gradient)[None],
+            "gradient": None if gradient is None else unit(gradient)[None],
             "singular": None if leading is None else leading[None],
         }
         ways = jnp.concatenate([parts[kind] for kind in kinds])
         push, slope, size, beyond, by, off, end, value = jax.lax.map(answer, ways)
         state_floor = jnp.maximum(jnp.max(beyond[:, -1]), jnp.finfo(u.dtype).eps * end[0])
         loss_floor = jnp.maximum(jnp.max(off[:, -1]), jnp.finfo(value.dtype).eps * jnp.abs(value[0]))
-        steep = None if gradient is None else scale * _norm(gradient)
+        steep = None if gradient is None else scale * length(gradient)
         entries = jnp.sqrt(jnp.sum(real.astype(u.dtype)))
         found, start = {}, 0
         for kind in kinds:
@@ -234,21 +229,24 @@ def _regime(sizes: Array, line: Array, off: Array, floor: Array, tolerance: floa
     return departure, resolved, jnp.where(jnp.any(over, axis=1), limit, jnp.inf)
 
 
-def _adversaries(outcome, u: Array, start: Array, lossy: bool, singular: bool) -> tuple[Array | None, Array | None]:
-    """The gradient of the loss at u, and the leading right singular direction of the state's Jacobian by power iteration, from
-    one compiled product: the loss in the first round, the state in the others."""
+def _adversaries(jacobian: Jacobian, slope: Any, start: Array, singular: bool) -> tuple[Array | None, Array | None]:
+    """The gradient of the loss at the state, Jᵀ times its `slope` at the end, and the leading right singular direction of
+    the state's Jacobian by power iteration: one compiled product, for the loss in the first round, for the state in the
+    others."""
+    lossy = slope is not None
     if not (lossy or singular):
         return None, None
+    end, push = jacobian.linearize()
+    steep = slope(end) if lossy else jnp.zeros_like(end)
 
     def step(i, carry):
         v, gradient = carry
-        (_, value), (change, _) = jax.jvp(outcome, (u,), (v,))
         first = i == 0
-        weight = jnp.where(first, 1, 0).astype(value.dtype)
-        pulled = jax.vjp(outcome, u)[1]((jnp.where(first, 0, change), weight))[0]
-        return jnp.where(first, v, _unit(pulled)), jnp.where(first, pulled, gradient)
+        pulled = jacobian.rmatvec(jnp.where(first, steep, push(v)))
+        return jnp.where(first, v, unit(pulled)), jnp.where(first, pulled, gradient)
 
-    v, gradient = jax.lax.fori_loop(0 if lossy else 1, POWER + 1 if singular else 1, step, (start, jnp.zeros_like(u)))
+    rounds = (0 if lossy else 1, POWER + 1 if singular else 1)
+    v, gradient = jax.lax.fori_loop(*rounds, step, (start, jnp.zeros_like(start)))
     return gradient if lossy else None, v if singular else None
 
 
@@ -258,7 +256,6 @@ def _medians(responses: dict[str, tuple], key: PRNGKeyArray, level: float, resam
     b = next(iter(responses.values()))[0].shape[0]
     samples = b if b > 1 else max(value[0].shape[1] for value in responses.values())
     k = next(iter(responses.values()))[0].shape[2]
-    ends = np.cumsum([k, 1, k, 1])
 
     def columns(entry):
         """State answers, state limit, loss answers, loss limit: `(b·r, 2k + 2)`, or half of them without a loss."""
@@ -277,43 +274,21 @@ def _medians(responses: dict[str, tuple], key: PRNGKeyArray, level: float, resam
                 return jnp.repeat(weights, r)
             return weights if weights.shape[0] == r else jnp.full(r, jnp.sum(weights) / r)
 
-        found = {kind: median(counted(r)) for kind, (median, r) in medians.items()}
-        if "random" in found and "singular" in found:
-            found["ratio"] = found["singular"][:k] / found["random"][:k]
-        if "random" in found and "gradient" in found:
-            found["loss_ratio"] = found["gradient"][k + 1 : 2 * k + 1] / found["random"][k + 1 : 2 * k + 1]
-        return jnp.concatenate(list(found.values())), {name: x.shape[0] for name, x in found.items()}
+        rows = {kind: median(counted(r)) for kind, (median, r) in medians.items()}
+        ratio = rows["singular"][:k] / rows["random"][:k] if {"random", "singular"} <= rows.keys() else None
+        loss = slice(k + 1, 2 * k + 1)
+        loss_ratio = rows["gradient"][loss] / rows["random"][loss] if {"random", "gradient"} <= rows.keys() else None
+        split = {
+            kind: (row[:k], row[k], row[loss], row[-1]) if row.shape[0] > k + 1 else (row[:k], row[k])
+            for kind, row in rows.items()
+        }
+        return split, (ratio, loss_ratio)
 
     dtype = next(iter(responses.values()))[0].dtype
-    sizes = figures(jnp.ones(samples, dtype))[1]
-    found = bootstrap(lambda w: figures(w)[0], samples, key=key, level=level, resamples=resamples, dtype=dtype)
-    tree, start = {}, 0
-    for name, size in sizes.items():
-        tree[name] = jax.tree.map(lambda x, a=start, z=start + size: x[a:z], found)
-        start += size
-
-    def split(joined):
-        parts, start = [], 0
-        for stop in ends[: 4 if joined.value.shape[0] == ends[-1] else 2]:
-            one = jax.tree.map(lambda x, a=start, z=int(stop): x[a:z], joined)
-            # Answers have the axis of sizes, limits have none.
-            parts.append(jax.tree.map(lambda x: x[0], one) if len(parts) % 2 else one)
-            start = int(stop)
-        return tuple(parts)
-
-    return {kind: split(tree[kind]) for kind in responses}, (tree.get("ratio"), tree.get("loss_ratio"))
+    return bootstrap(figures, samples, key=key, level=level, resamples=resamples, dtype=dtype)
 
 
 def _response(raw: tuple, medians: tuple) -> Response:
     state = (*raw[:5], medians[0], medians[1])
     loss = (*raw[5:], medians[2], medians[3]) if len(raw) > 5 else (None,) * 7
     return Response(*state, *loss)  # pyright: ignore[reportCallIssue]
-
-
-def _norm(x: Array) -> Array:
-    return jnp.sqrt(jnp.sum(x**2))
-
-
-def _unit(x: Array) -> Array:
-    size = _norm(x)
-    return jnp.where(size > 0, x / jnp.where(size > 0, size, 1), 0)

@@ -3,10 +3,10 @@
 import equinox as eqx
 from jaxtyping import Array, Bool, Float
 
-from pdejax.analysis._bootstrap import Interval
+from pdejax._figure import AbstractRecord, Figure
 
 
-class Response(eqx.Module):
+class Response(AbstractRecord):
     r"""Answers along one kind of direction: b sequences, r directions each, k sizes ε.
 
     - `state (b, r, k)`: ‖u_L(u + δ) − u_L(u)‖ over real tokens; `state_slope (b, r)`: its linear prediction per unit ε, ‖J δ‖/ε.
@@ -26,18 +26,18 @@ class Response(eqx.Module):
     state_departure: Float[Array, "..."]
     state_resolved: Bool[Array, "..."]
     state_limit: Float[Array, "..."]
-    state_median: Interval
-    state_limit_median: Interval
+    state_median: Figure
+    state_limit_median: Figure
     loss: Float[Array, "..."] | None
     loss_slope: Float[Array, "..."] | None
     loss_departure: Float[Array, "..."] | None
     loss_resolved: Bool[Array, "..."] | None
     loss_limit: Float[Array, "..."] | None
-    loss_median: Interval | None
-    loss_limit_median: Interval | None
+    loss_median: Figure | None
+    loss_limit_median: Figure | None
 
 
-class PerturbationSensitivity(eqx.Module):
+class PerturbationSensitivity(AbstractRecord):
     r"""Answers to perturbations at depth `at`.
 
     - `epsilons (k,)`, ‖δ‖ = ε·`scale (b,)`; `base_loss (b,)` without perturbation, or None.
@@ -57,7 +57,7 @@ class PerturbationSensitivity(eqx.Module):
     singular: Response | None
     state_floor: Float[Array, "..."]
     loss_floor: Float[Array, "..."] | None
-    ratio: Interval | None
-    loss_ratio: Interval | None
+    ratio: Figure | None
+    loss_ratio: Figure | None
     at: int = eqx.field(static=True)
     tolerance: float = eqx.field(static=True)

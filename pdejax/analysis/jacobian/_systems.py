@@ -1,126 +1,104 @@
-"""Models and equations in one form: read-in, a sequence of maps, read-out, and the parameters apart."""
+"""What an analysis of derivatives takes: a discretization, or a model with its read-in and read-out, and a batch for it."""
 
-import abc
-import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
+import optax
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from pdejax._check import traced
-from pdejax._equation import AbstractEquation, MultilayerEquation
+from pdejax._check import finite, traced
+from pdejax._discretization import Discretization
 from pdejax._types import Mask
 from pdejax.analysis._states import token_mask
-from pdejax.analysis.jacobian._step_maps import (
-    AbstractMaps,
-    EquationMaps,
-    block_maps,
-    equation_maps,
-    ready,
-    simulator_maps,
-    without_padding,
-)
-from pdejax.models import Simulator, Transformer
-from pdejax.models._block import apply_norm
-from pdejax.terms import FieldArgs
+from pdejax.analysis.jacobian._maps import AbstractMaps, SolverSteps, steps_of
+from pdejax.analysis.jacobian._padding import without_padding
+from pdejax.models._functional import functional
+from pdejax.terms._base import at_least_float32
+
+Loss = Callable[[Array, Array | None, Mask | None], Array]
 
 
-class AbstractSystem(eqx.Module):
-    """One sequence at a time: `end(through(maps(u, mask), u), mask)` with `u = begin(inputs)` is what the model computes."""
+def is_system(value: Any) -> bool:
+    """Whether this is a discretization, or a model that has one."""
+    return isinstance(value, Discretization) or hasattr(functional(value), "discretization")
 
-    @abc.abstractmethod
+
+def discretization_of(owner: str, system: Any, n: int | None = None) -> Discretization:
+    """The discretization itself, or that of a model on `n` tokens. Raises `TypeError` for anything else."""
+    if isinstance(system, Discretization):
+        return system
+    found = getattr(functional(system), "discretization", None)
+    found = found(n) if callable(found) else found
+    if not isinstance(found, Discretization):
+        raise TypeError(
+            f"{owner}: the system is a {type(system).__name__}; give a Discretization, such as "
+            "pdejax.Discretization(field, 'rk4', t1=…, steps=…), a Network, a Transformer or a Simulator."
+        )
+    return found
+
+
+def layers_of(owner: str, system: Any, d: Discretization) -> int:
+    """Number of layers of a system: a model's own, else those of piecewise-constant weights."""
+    found = getattr(functional(system), "layer_count", None) or len(d.layers)
+    if not found:
+        raise ValueError(
+            f"{owner}: the discretization has no layers; give step=0 … {d.steps - 1}, a step of its solver."
+        )
+    return found
+
+
+def model_maps(owner: str, system: Any, u0: Any, mask: Any) -> tuple[SolverSteps, Array, Mask | None]:
+    """The steps of a discretization, or the layers of a model, from a state `(n, d)`; the state, and the mask."""
+    d = discretization_of(owner, system, np.shape(u0)[-2] if np.ndim(u0) > 1 else None)
+    return steps_of(owner, d, u0, mask, count=None if system is d else layers_of(owner, system, d))
+
+
+class System(eqx.Module):
+    """One sequence at a time: `end(flow of maps(u, mask), mask)` with `u = begin(inputs)` is what the system computes.
+
+    `model`: a discretization, whose inputs are states and whose output is the last one; or a model as a pytree.
+    """
+
+    model: Any
+    depths: int | None = eqx.field(static=True)
+
+    @property
+    def plain(self) -> bool:
+        """Whether this is a discretization alone."""
+        return isinstance(self.model, Discretization)
+
+    @property
+    def headed(self) -> bool:
+        """Whether the output is logits."""
+        return not self.plain and bool(getattr(self.model, "headed", True))
+
     def begin(self, inputs: Array, mask: Mask | None) -> Array:
-        """The initial state, zeros at padding."""
+        """The initial state, zeros at padding; of a model in single precision at least."""
+        u = inputs if self.plain else self.model.embed(inputs)
+        return without_padding(u.astype(at_least_float32(u.dtype)), mask)
 
-    @abc.abstractmethod
     def maps(self, u: Array, mask: Mask | None) -> AbstractMaps:
-        """The maps from this state."""
+        """The maps from this state, prepared for derivatives; inside jit."""
+        d = discretization_of("system", self.model, u.shape[-2] if u.ndim > 1 else None)
+        count = self.depths if self.plain else layers_of("system", self.model, d)
+        return steps_of("system", d, u, mask, count=count)[0].ready(u)
 
-    @abc.abstractmethod
     def end(self, u: Array, mask: Mask | None) -> Array:
         """What the loss sees: logits, or the last state with zeros at padding."""
-
-    @abc.abstractmethod
-    def trained(self) -> PyTree[bool]:
-        """True at the parameters."""
-
-
-class TransformerSystem(AbstractSystem):
-    """A Transformer, its weights apart as plain dictionaries."""
-
-    graph: Any = eqx.field(static=True)
-    weights: dict[str, Any]
-    state: Any
-    rest: Any
-
-    def model(self) -> Transformer:
-        state = jax.tree.map(lambda x: x, self.state)  # a copy of the structure, so that no tracer stays behind
-        nnx.replace_by_pure_dict(state, self.weights)
-        return nnx.merge(self.graph, state, self.rest)
-
-    def begin(self, inputs: Array, mask: Mask | None) -> Array:
-        return without_padding(self.model().embed(inputs), mask)
-
-    def maps(self, u: Array, mask: Mask | None) -> AbstractMaps:
-        return block_maps(self.model(), mask)
-
-    def end(self, u: Array, mask: Mask | None) -> Array:
-        model = self.model()
-        if model.final_norm is not None:
-            u = apply_norm(model.final_norm, u)
-        if model.head is None:
+        if self.plain:
             return without_padding(u, mask)
-        if model.architecture.head == "classification":
-            u = u.mean(axis=0) if mask is None else u.mean(axis=0, where=mask[:, None])
-        return model.head(u)
+        return without_padding(self.model.readout(u, mask), None if self.headed else mask)
 
     def trained(self) -> PyTree[bool]:
+        """True at the parameters: those of a model, or the weights of a field."""
         marked = jax.tree.map(lambda _: False, self)
-        return eqx.tree_at(lambda s: s.weights, marked, jax.tree.map(lambda _: True, self.weights))
-
-
-class SimulatorSystem(AbstractSystem):
-    """A Simulator."""
-
-    model: Simulator
-
-    def begin(self, inputs: Array, mask: Mask | None) -> Array:
-        return without_padding(self.model.embed(inputs).astype(self.model.architecture.state_dtype), mask)
-
-    def maps(self, u: Array, mask: Mask | None) -> AbstractMaps:
-        return ready(simulator_maps(self.model, u, mask), u)
-
-    def end(self, u: Array, mask: Mask | None) -> Array:
-        # A simulator without a head gives the state.
-        return without_padding(self.model.readout(u, mask), mask if self.model.architecture.head == "none" else None)
-
-    def trained(self) -> PyTree[bool]:
-        marked = jax.tree.map(lambda _: False, self)
+        if self.plain:
+            return eqx.tree_at(lambda s: s.model.field, marked, jax.tree.map(eqx.is_inexact_array, self.model.field))
         return eqx.tree_at(lambda s: s.model, marked, self.model.trainable())
-
-
-class EquationSystem(AbstractSystem):
-    """An equation on states, its solver and steps."""
-
-    template: EquationMaps
-
-    def begin(self, inputs: Array, mask: Mask | None) -> Array:
-        return without_padding(inputs, mask)
-
-    def maps(self, u: Array, mask: Mask | None) -> AbstractMaps:
-        return ready(dataclasses.replace(self.template, args=FieldArgs(mask)), u)
-
-    def end(self, u: Array, mask: Mask | None) -> Array:
-        return without_padding(u, mask)
-
-    def trained(self) -> PyTree[bool]:
-        marked = jax.tree.map(lambda _: False, self)
-        weights = jax.tree.map(eqx.is_inexact_array, self.template.equation)
-        return eqx.tree_at(lambda s: s.template.equation, marked, weights)
 
 
 class Examples(eqx.Module):
@@ -133,31 +111,30 @@ class Examples(eqx.Module):
 
 
 def as_system(
-    owner: str, system: Any, inputs: Any, labels: Any, mask: Any, *, t0, t1, steps, solver, split, maps: int | None
-) -> tuple[AbstractSystem, Examples]:
-    """A model or equation and its batch, checked; one sequence is a batch of one.
+    owner: str, system: Any, inputs: Any, labels: Any, mask: Any, depths: int | None
+) -> tuple[System, Examples]:
+    """A discretization or model and its batch, checked; one sequence is a batch of one.
 
     Raises `TypeError`/`ValueError`, which name `owner`, for what does not fit.
     """
-    if isinstance(inputs, AbstractEquation | nnx.Module | eqx.Module):
-        raise TypeError(f"{owner}: inputs is a {type(inputs).__name__}; the system comes first, then its inputs.")
+    if isinstance(inputs, eqx.Module) or not is_system(system):
+        where = inputs if isinstance(inputs, eqx.Module) else system
+        raise TypeError(
+            f"{owner}: {'inputs' if where is inputs else 'the system'} is a {type(where).__name__}; the first argument is a "
+            "Discretization, a Network, a Transformer or a Simulator, the second its inputs."
+        )
     x = jnp.asarray(inputs)
     if x.size == 0:
         raise ValueError(f"{owner}: inputs has shape {x.shape}; give at least one sequence with a token.")
-    model = isinstance(system, Transformer | Simulator)
-    if model:
-        if any(value is not None for value in (t1, steps, solver, split, maps)):
-            raise ValueError(f"{owner}: t1, steps, solver, split and depths belong to equations; a model has its own.")
-        axes = 2 if system.architecture.vocab is not None else 3
-    else:
-        axes = 4 if isinstance(system, MultilayerEquation) else 3
-    if x.ndim not in (axes - 1, axes):
+    found = System(functional(system), depths)
+    if depths is not None and not found.plain:
         raise ValueError(
-            f"{owner}: inputs has shape {x.shape}; give one sequence ({axes - 1} axes) or a batch ({axes} axes)."
+            f"{owner}: depths={depths} belongs to a discretization; a model is looked at between its layers."
         )
-    batched = x.ndim == axes
+    batched = _is_batch(owner, found, x)
     x = x if batched else x[None]
-    real = None if mask is None else token_mask(owner, mask, x.shape[0], x.shape[1] if axes == 2 else x.shape[-2])
+    ids = jnp.issubdtype(x.dtype, jnp.integer)
+    real = None if mask is None else token_mask(owner, mask, x.shape[0], x.shape[1] if ids else x.shape[-2])
     x = _clean(owner, x, real)
     if labels is not None:
         labels = jnp.asarray(labels)
@@ -166,32 +143,41 @@ def as_system(
             raise ValueError(
                 f"{owner}: labels has shape {labels.shape} for {x.shape[0]} sequences; give one entry each."
             )
-    given = (t0, t1, steps, solver, split, maps)
-    found = _of_model(owner, system, x) if model else _of_equation(owner, system, x, real, *given)
+    _check_first(owner, found, x, None if real is None else real[0])
     return found, Examples(x, labels, real, batched)
 
 
-def _of_model(owner: str, system: Transformer | Simulator, x: Array) -> AbstractSystem:
-    vocab = system.architecture.vocab
-    if vocab is not None and not traced(x):
-        low, high = int(np.min(np.asarray(x))), int(np.max(np.asarray(x)))
-        if low < 0 or high >= vocab:
-            raise ValueError(f"{owner}: inputs has ids from {low} to {high}; allowed are 0 to {vocab - 1}.")
-    jax.eval_shape(lambda first: system.embed(first), x[0])  # says what it does not like
-    if isinstance(system, Simulator):
-        return SimulatorSystem(system)
-    graph, weights, rest = nnx.split(system, nnx.Param, ...)
-    return TransformerSystem(graph, nnx.to_pure_dict(weights), weights, rest)
+def _is_batch(owner: str, system: System, x: Array) -> bool:
+    """Whether there is an axis of sequences in front: of ids by the number of axes, of states by what the field takes."""
+    ids = jnp.issubdtype(x.dtype, jnp.integer)
+    if system.plain and x.ndim > 2:
+        try:
+            system.model.field.check(x.shape[1:])
+            return True
+        except ValueError:
+            return False
+    axes = 2 if ids and not system.plain else 3
+    if x.ndim not in (axes - 1, axes):
+        raise ValueError(
+            f"{owner}: inputs has shape {x.shape}; give one sequence ({axes - 1} axes) or a batch ({axes} axes)."
+        )
+    return x.ndim == axes
 
 
-def _of_equation(owner, system, x, mask, t0, t1, steps, solver, split, maps) -> EquationSystem:
-    if t1 is None:
-        raise ValueError(f"{owner}: an equation needs its depth t1 and steps; give t1=…, steps=….")
-    solver = "rk4" if solver is None else solver
-    first = None if mask is None else mask[0]
-    given = {"t0": t0, "t1": t1, "steps": steps, "solver": solver, "split": split, "maps": maps}
-    found, _ = equation_maps(owner, system, x[0], mask=first, **given)
-    return EquationSystem(found)
+def _check_first(owner: str, system: System, x: Array, mask: Array | None) -> None:
+    """Read in one sequence, and those with the smallest and the largest number, so that what does not fit says so."""
+    if system.plain:
+        steps_of(owner, system.model, x[0], mask, count=system.depths)
+        return
+    if traced(x):
+        jax.eval_shape(system.model.embed, x[0])
+        return
+    flat = np.asarray(x).reshape(x.shape[0], -1)
+    for row in {int(flat.min(axis=1).argmin()), int(flat.max(axis=1).argmax())}:
+        try:
+            system.model.embed(x[row])
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{owner}: inputs does not fit the model: {error}") from None
 
 
 def _clean(owner: str, x: Array, mask: Array | None) -> Array:
@@ -199,9 +185,36 @@ def _clean(owner: str, x: Array, mask: Array | None) -> Array:
     if mask is not None:
         shape = mask.shape if x.ndim == 2 else (mask.shape[0], *(1,) * (x.ndim - 3), mask.shape[1], 1)
         x = jnp.where(jnp.broadcast_to(mask.reshape(shape), x.shape), x, jnp.zeros((), x.dtype))
-    if jnp.issubdtype(x.dtype, jnp.floating) and not traced(x) and not np.isfinite(np.asarray(x)).all():
-        raise ValueError(f"{owner}: inputs has values at real tokens that are not finite; clean or mask them.")
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        finite(owner, "inputs", x, "clean it, or mask the tokens")
     return x
+
+
+def cross_entropy(logits: Array, label: Array | None, mask: Mask | None) -> Array:
+    """Of a class from logits `(classes,)`, or the mean over real tokens from `(n, vocab)`; float32 at least."""
+    logits = logits if logits.dtype == jnp.float64 else logits.astype(jnp.float32)
+    assert label is not None
+    found = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+    if logits.ndim == 1 or mask is None:
+        return jnp.mean(found)
+    return jnp.sum(jnp.where(mask, found, 0)) / jnp.sum(mask.astype(found.dtype))
+
+
+def default_loss(owner: str, system: System, loss: Loss | None, labels: Array | None) -> Loss:
+    """The loss given, or cross-entropy where the system has logits and there are labels."""
+    if loss is None:
+        if not system.headed:
+            raise ValueError(
+                f"{owner}: there are no logits, so give loss=…, a function (output, label, mask) -> scalar."
+            )
+        if labels is None or not jnp.issubdtype(labels.dtype, jnp.integer):
+            raise ValueError(f"{owner}: cross-entropy needs whole-number labels; give labels, or a loss of your own.")
+        return cross_entropy
+    if not callable(loss):
+        raise TypeError(
+            f"{owner}: loss is a {type(loss).__name__}; it must be a function (output, label, mask) -> scalar."
+        )
+    return loss
 
 
 def layer_norms(gradients: PyTree[Array]) -> Array | None:
@@ -218,14 +231,19 @@ def layer_norms(gradients: PyTree[Array]) -> Array | None:
 
 
 def shuffle_weights(system: Any, *, key: PRNGKeyArray) -> Any:
-    """A null model: the same model or equation with the entries of every weight matrix in a random order, layer by layer.
+    """Make a null model: the same model or discretization with the entries of every weight matrix in a random order, layer
+    by layer.
 
     Sizes and the distribution of the entries stay; what was learned or designed is lost. Vectors (biases, scales, rates) keep
     their place. Raises `TypeError` for something without weight matrices, such as a plain function.
     """
-    if isinstance(system, Transformer):
-        found = {name: _shuffled(leaf, name, key, i) for i, (name, leaf) in enumerate(system.parameters().items())}
-        return Transformer.from_parameters(system.architecture, found)
+    if isinstance(system, Discretization):
+        return system.replace(field=shuffle_weights(system.field, key=key), split=system.split, adjoint=system.adjoint)
+    if not isinstance(system, eqx.Module) and hasattr(system, "with_parameters"):
+        named = system.parameters()
+        return system.with_parameters(
+            {name: _shuffled(leaf, name, key, i) for i, (name, leaf) in enumerate(named.items())}
+        )
     leaves, structure = jax.tree_util.tree_flatten_with_path(system)
     if not isinstance(system, eqx.Module) or not any(eqx.is_inexact_array(x) and x.ndim >= 2 for _, x in leaves):
         raise TypeError(

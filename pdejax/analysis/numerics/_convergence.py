@@ -4,6 +4,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import diffrax
 import jax
@@ -11,16 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from pdejax._check import integer
 from pdejax._depth import DepthVarying
 from pdejax._discretization import Discretization
-from pdejax._equation import AbstractEquation
-from pdejax._simulate import simulate
+from pdejax._simulate import integrate
 from pdejax._types import Field, Mask
+from pdejax.analysis.jacobian._systems import discretization_of
 from pdejax.analysis.numerics._bounds import FieldConstants, field_constants, growth_factor
 from pdejax.analysis.numerics._fit import fit_order
 from pdejax.analysis.numerics._norms import mesh_norm, token_max_norm
 from pdejax.solvers import SOLVERS, get_solver
-from pdejax.terms import AbstractTerm, FieldArgs
+from pdejax.terms import AbstractTerm
 
 CHECKS = 16  # depths between grid points at which the trajectory is compared
 DEFECTS = 3  # depths at which the local error of one step is measured
@@ -75,28 +77,30 @@ class SchemeConvergence:
 
 @dataclasses.dataclass(frozen=True)
 class Convergence:
-    """What `convergence` measured: the reference, the field's constants along it, and one record per scheme."""
+    """What `convergence` measured over depths [t0, t1]: the reference, the field's constants along it, and one record per
+    scheme."""
 
     reference: Reference
     constants: FieldConstants
+    t0: float
     t1: float
     schemes: tuple[SchemeConvergence, ...]
 
 
 def convergence(
-    equation: AbstractEquation,
+    system: Any,
     u0: Field,
     *,
-    t1: float,
     steps: Sequence[int] = (4, 8, 16, 32, 64, 128),
     solvers: Sequence[str | diffrax.AbstractSolver] = ("euler", "heun", "rk4"),
     mask: Mask | None = None,
     tolerance: float = 1e-13,
     reference: Reference | None = None,
 ) -> Convergence:
-    r"""Measure how each scheme's error falls as the step h = t1/steps is refined (v2 Thm 3.2, (10), (12); v1 (24)).
+    r"""Measure how each scheme's error falls as the step h = (t1 − t0)/steps is refined (v2 Thm 3.2, (10), (12); v1 (24)).
 
-    `equation` and `u0 (n, d)` should be float64: the reference at `tolerance` is far below float32 round-off. The reference
+    `system`: a `Discretization` or a model, whose field and depths are kept and whose solver and steps are swept over. It and
+    `u0 (n, d)` should be float64: the reference at `tolerance` is far below float32 round-off. The reference
     is Dopri8 with dense output, its own error estimated by a second solve at 10 × tolerance. For piecewise-constant weights
     every number of steps must be a multiple of the number of layers.
 
@@ -109,25 +113,23 @@ def convergence(
             f"convergence: the field has dtype {u0.dtype}; orders drown in float32 round-off. Work in float64: "
             "`with jax.enable_x64(True): ...` and arrays of dtype float64."
         )
-    reference = solve_reference(equation, u0, t1=t1, mask=mask, tolerance=tolerance) if reference is None else reference
-    constants = measure_constants(equation, reference, mask)
+    d = discretization_of("convergence", system, u0.shape[-2])
+    reference = solve_reference(d, u0, mask=mask, tolerance=tolerance) if reference is None else reference
+    constants = measure_constants(d, reference, mask)
     schemes = tuple(
-        measure_scheme(
-            equation, u0, t1=t1, steps=steps, solver=solver, mask=mask, reference=reference, constants=constants
-        )
+        measure_scheme(d, u0, steps=steps, solver=solver, mask=mask, reference=reference, constants=constants)
         for solver in solvers
     )
-    return Convergence(reference, constants, t1, schemes)
+    return Convergence(reference, constants, float(d.t0), float(d.t1), schemes)
 
 
-def solve_reference(
-    equation: AbstractEquation, u0: Field, *, t1: float, mask: Mask | None = None, tolerance: float = 1e-13
-) -> Reference:
-    """The reference solution at off-grid check depths and at t1, with an estimate of its own error."""
-    ts = np.append(check_depths(t1), t1)
+def solve_reference(d: Discretization, u0: Field, *, mask: Mask | None = None, tolerance: float = 1e-13) -> Reference:
+    """Solve for the reference at off-grid check depths and at t1, with an estimate of its own error."""
+    ts = np.append(check_depths(d.t1, d.t0), d.t1)
 
     def solve(tol: float):
-        return simulate(Discretization(equation, "dopri8", t1=t1, rtol=tol, atol=tol), u0, save=ts, mask=mask)
+        tight = d.replace(solver="dopri8", rtol=tol, atol=tol)
+        return integrate("solve_reference", tight, u0, save=ts, mask=mask)
 
     coarse = solve(10 * tolerance)
     start = time.perf_counter()
@@ -136,7 +138,7 @@ def solve_reference(
     seconds = time.perf_counter() - start
     if bool(fine.diverged) or not bool(fine.complete):
         raise RuntimeError(
-            f"convergence: the reference solution did not reach t1={t1} (blow-up depth {float(fine.blowup_time):.4g}); choose a "
+            f"solve_reference: the solution did not reach t1={d.t1} (blow-up depth {float(fine.blowup_time):.4g}); choose a "
             "shorter depth, smaller weights or a normalized field."
         )
     scale = mesh_norm(fine.us[-1], mask)
@@ -146,18 +148,16 @@ def solve_reference(
     )
 
 
-def measure_constants(equation: AbstractEquation, reference: Reference, mask: Mask | None = None) -> FieldConstants:
-    """Log-norm, Lipschitz constant and curvature of the field at every fourth check depth of the reference."""
+def measure_constants(d: Discretization, reference: Reference, mask: Mask | None = None) -> FieldConstants:
+    """Measure log-norm, Lipschitz constant and curvature of the field at every fourth check depth of the reference."""
     take = slice(0, None, 4)
-    args = None if mask is None else FieldArgs(mask)
-    return field_constants(equation, jnp.asarray(reference.ts[take]), reference.us[take], args)
+    return field_constants(d.field, jnp.asarray(reference.ts[take]), reference.us[take], mask)
 
 
 def measure_scheme(
-    equation: AbstractEquation,
+    d: Discretization,
     u0: Field,
     *,
-    t1: float,
     steps: Sequence[int],
     solver: str | diffrax.AbstractSolver,
     reference: Reference,
@@ -165,44 +165,45 @@ def measure_scheme(
     mask: Mask | None = None,
     report: Callable[[str], None] | None = None,
 ) -> SchemeConvergence:
-    """Errors, order and bounds of one scheme over a sweep of step counts."""
+    """Measure errors, order and bounds of one scheme over a sweep of step counts."""
+    owner = "measure_scheme"
     name = solver if isinstance(solver, str) else type(solver).__name__
-    scheme = get_solver(solver, terms=len(equation.names()))
-    steps = tuple(sorted(steps))
+    scheme = get_solver(solver, terms=len(d.field.names()))
+    steps = tuple(sorted(integer(owner, "steps", n) for n in steps))
+    depth = d.t1 - d.t0
     scale = float(mesh_norm(reference.us[-1], mask))
     max_scale = float(token_max_norm(reference.us[-1], mask))
-    defects = _Defects(equation, reference, t1, mask)
+    defects = _Defects(d, reference, mask)
     rows = []
     for n in steps:
         if report is not None:
             report(f"{name}: {n} steps")
-        trajectory, seconds = _timed(
-            lambda n=n: simulate(Discretization(equation, scheme, t1=t1, steps=n), u0, save="end", mask=mask)
-        )
+        swept = d.replace(solver=scheme, steps=n)
+        trajectory, seconds = _timed(lambda swept=swept: integrate(owner, swept, u0, save="end", mask=mask))
         end = trajectory.us[-1]
-        linear, dense = _depth_errors(equation, u0, t1, n, scheme, mask, reference)
+        linear, dense = _depth_errors(swept, u0, mask, reference)
         # Error fed in per unit depth: for Euler from sup|u''|, for other schemes from measured single steps.
-        local = 0.5 * (t1 / n) * constants.curvature if name == "euler" else defects.rate(scheme, n)
+        local = 0.5 * (depth / n) * constants.curvature if name == "euler" else defects.rate(scheme, n)
         rows.append(
             {
                 "errors": float(mesh_norm(end - reference.us[-1], mask)) / scale,
                 "max_errors": float(token_max_norm(end - reference.us[-1], mask)) / max_scale,
                 "uniform_errors": linear / scale,
                 "dense_errors": dense / scale,
-                "bounds": local * growth_factor(constants.log_norm, t1) / scale,
-                "lipschitz_bounds": local * growth_factor(constants.lipschitz, t1) / scale,
+                "bounds": local * growth_factor(constants.log_norm, depth) / scale,
+                "lipschitz_bounds": local * growth_factor(constants.lipschitz, depth) / scale,
                 "evaluations": int(trajectory.stats.evaluations),
                 "seconds": seconds,
                 "diverged": bool(trajectory.diverged),
             }
         )
     columns = {key: tuple(row[key] for row in rows) for key in rows[0]}
-    sizes = tuple(t1 / n for n in steps)
+    sizes = tuple(depth / n for n in steps)
     fit = fit_order(sizes, columns["errors"], floor=error_floor(reference.error))
     uniform = fit_order(sizes, columns["uniform_errors"], floor=error_floor(reference.uniform_error))
     return SchemeConvergence(
         solver=name,
-        expected=expected_order(equation, name),
+        expected=expected_order(d.field, name),
         order=fit.order,
         ci=fit.ci,
         used=tuple(steps[i] for i in fit.used),
@@ -215,35 +216,34 @@ def measure_scheme(
 
 
 def error_floor(reference_error: float) -> float:
-    """Below this an error says more of the reference or of round-off than of the scheme."""
+    """Give the level below which an error says more of the reference or of round-off than of the scheme."""
     return max(20 * reference_error, 1e-12)
 
 
 def expected_order(field: Callable[..., Array], name: str) -> float:
-    """The scheme's order, capped where the field is not smooth: at 2 for ReLU (claim C17)."""
+    """Give the scheme's order, capped where the field is not smooth: at 2 for ReLU (claim C17)."""
     order = float(SOLVERS[name].order) if name in SOLVERS else math.nan
     leaves = jax.tree.leaves(field, is_leaf=lambda x: isinstance(x, AbstractTerm))
     return min([order, *(term.smoothness + 2 for term in leaves if isinstance(term, AbstractTerm))])
 
 
-def check_depths(t1: float) -> np.ndarray:
-    """Depths spread evenly over (0, t1) at irrational places, so that no step grid contains them."""
+def check_depths(t1: float, t0: float = 0.0) -> np.ndarray:
+    """Depths spread evenly over (t0, t1) at irrational places, so that no step grid contains them."""
     golden = (math.sqrt(5) - 1) / 2
-    return t1 * (np.arange(CHECKS) + np.mod(golden * np.arange(1, CHECKS + 1), 1.0)) / CHECKS
+    return t0 + (t1 - t0) * (np.arange(CHECKS) + np.mod(golden * np.arange(1, CHECKS + 1), 1.0)) / CHECKS
 
 
-def _depth_errors(equation, u0, t1, n, scheme, mask, reference: Reference) -> tuple[float, float]:
+def _depth_errors(d: Discretization, u0: Field, mask: Mask | None, reference: Reference) -> tuple[float, float]:
     """sup over check depths of the error of the linear interpolant v2 (10) and of the solver's dense output."""
     checks = reference.ts[:-1]
-    left = np.floor(checks / t1 * n)
-    wanted = np.concatenate([left * t1 / n, (left + 1) * t1 / n, checks])
+    place = (checks - d.t0) / (d.t1 - d.t0) * d.steps
+    left = np.floor(place)
+    wanted = np.concatenate([d.t0 + left * d.step, d.t0 + (left + 1) * d.step, checks])
     order = np.argsort(wanted, kind="stable")
-    trajectory = simulate(
-        Discretization(equation, scheme, t1=t1, steps=n), u0, save=np.minimum(wanted[order], t1), mask=mask
-    )
+    trajectory = integrate("measure_scheme", d, u0, save=np.minimum(wanted[order], d.t1), mask=mask)
     us = trajectory.us[np.argsort(order)]
     begin, end, dense = jnp.split(us, 3)
-    weight = jnp.asarray(checks / t1 * n - left)[:, None, None]
+    weight = jnp.asarray(place - left)[:, None, None]
     linear = (1 - weight) * begin + weight * end
     truth = reference.us[:-1]
     return float(jnp.max(mesh_norm(linear - truth, mask))), float(jnp.max(mesh_norm(dense - truth, mask)))
@@ -252,34 +252,33 @@ def _depth_errors(equation, u0, t1, n, scheme, mask, reference: Reference) -> tu
 class _Defects:
     """Local errors: one step of a scheme from the exact solution, against the exact solution a step later."""
 
-    def __init__(self, equation: AbstractEquation, reference: Reference, t1: float, mask: Mask | None):
-        self.equation, self.reference, self.t1, self.mask = equation, reference, t1, mask
-        self.layered = isinstance(equation, DepthVarying) and equation.kind == "constant"
+    def __init__(self, d: Discretization, reference: Reference, mask: Mask | None):
+        self.d, self.reference, self.mask = d, reference, mask
 
     def rate(self, scheme: diffrax.AbstractSolver, n: int) -> float:
         """max ‖one step − exact‖_Ω / h over a few starting depths: the rate at which error is fed in."""
-        h = self.t1 / n
-        worst = 0.0
-        for equation, t, u in self._starts(h):
-            options = {"t0": t, "t1": t + h, "mask": self.mask}
-            one = simulate(Discretization(equation, scheme, steps=1, **options), u, save="end").us[-1]
-            tol = self.reference.tolerance
+        h = (self.d.t1 - self.d.t0) / n
+        worst, tol = 0.0, self.reference.tolerance
+        for field, t, u in self._starts(h):
+            single = Discretization(field, scheme, t0=t, t1=t + h, steps=1)
+            one = integrate("measure_scheme", single, u, save="end", mask=self.mask).us[-1]
             # As many saved depths as the reference has, so that its compiled solve serves here too.
             depths = np.full(len(self.reference.ts), t + h)
-            exact = simulate(Discretization(equation, "dopri8", rtol=tol, atol=tol, **options), u, save=depths).us[-1]
+            tight = single.replace(solver="dopri8", rtol=tol, atol=tol)
+            exact = integrate("measure_scheme", tight, u, save=depths, mask=self.mask).us[-1]
             worst = max(worst, float(mesh_norm(one - exact, self.mask)) / h)
         return worst
 
     def _starts(self, h: float):
-        ts, us = self.reference.ts, self.reference.us
-        fitting = [i for i in range(len(ts) - 1) if ts[i] + h <= self.t1 * (1 + 1e-12)] or [0]
+        ts, us, field = self.reference.ts, self.reference.us, self.d.field
+        fitting = [i for i in range(len(ts) - 1) if ts[i] + h <= self.d.t1 * (1 + 1e-12)] or [0]
         for i in np.unique(np.linspace(0, len(fitting) - 1, DEFECTS).astype(int)):
-            t, u = ts[fitting[i]], us[fitting[i]]
-            if self.layered:
-                # A step never leaves its layer: start it at the layer's own clock.
-                yield self.equation.at(t), 0.0, u  # pyright: ignore[reportAttributeAccessIssue]
+            t, u = float(ts[fitting[i]]), us[fitting[i]]
+            if isinstance(field, DepthVarying) and self.d.layers:
+                # A step never leaves its layer: it starts at the layer's own clock.
+                yield field.at(t), 0.0, u
             else:
-                yield self.equation, float(t), u
+                yield field, t, u
 
 
 def _timed(solve: Callable[[], object]):

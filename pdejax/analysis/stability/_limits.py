@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import numbers
 from typing import Any
 
 import diffrax
@@ -12,11 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from pdejax._equation import AbstractEquation
-from pdejax.analysis.stability._jacobian import DENSE, Jacobian
+from pdejax._check import integer
+from pdejax._depth import DepthVarying, take_layer
+from pdejax._discretization import Discretization
+from pdejax._integrate import terms_of
+from pdejax.analysis.jacobian._operator import Jacobian
+from pdejax.analysis.jacobian._systems import discretization_of, is_system
 from pdejax.analysis.stability._region import parts_of, ready, stability_factor, whole_field_solver
-from pdejax.analysis.stability._spectrum import checked_jacobian, extreme_eigenvalues, log_norm
-from pdejax.solvers import get_solver
+from pdejax.analysis.stability._spectrum import Point, checked_point, extreme_eigenvalues, log_norm
+from pdejax.solvers import linear_part
 from pdejax.solvers._base import fresh_step
 from pdejax.terms import FieldArgs
 
@@ -59,15 +62,18 @@ class StepMeasurement:
 
 
 def predict_dt_max(
-    equation: AbstractEquation,
+    system: Any,
     u: ArrayLike,
-    solver: diffrax.AbstractSolver | str,
-    t: ArrayLike = 0.0,
-    args: FieldArgs | None = None,
+    solver: diffrax.AbstractSolver | str | None = None,
+    *,
+    t: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
 ) -> StepPrediction:
-    r"""The largest h such that every step up to it keeps the perturbations of `u` from growing by the scheme's doing.
+    r"""Predict the largest h such that every step up to it keeps the perturbations of `u` from growing by the scheme's doing.
 
-    With the eigenvalues λ of the Jacobian at `(t, u)` and the solver's own $|R(z)|$ (`stability_factor`):
+    `system`: a field and a `solver`; or a discretization or model, with its own solver unless another is given. `t`: by
+    default the discretization's t0, or 0. With the eigenvalues λ of the Jacobian at `(t, u)` and the solver's own $|R(z)|$
+    (`stability_factor`):
 
     - a mode that does not grow, $\mathrm{Re}\lambda \le 0$, must not grow in the scheme: $|R(h\lambda)| \le 1$;
     - a mode that grows may follow the exact flow: $|R(h\lambda)| \le 1.1\,e^{h\,\mathrm{Re}\lambda}$.
@@ -81,12 +87,14 @@ def predict_dt_max(
     that did; with none at all `RuntimeError` is raised. Raises `ValueError`/`TypeError` for an unknown solver, one that
     takes the terms apart, or a field that is not finite or does not fit.
     """
-    resolved = whole_field_solver("predict_dt_max", solver)
-    jacobian = checked_jacobian("predict_dt_max", equation, u, t, args)
-    note = ""
-    complete = jacobian.size <= DENSE
-    if complete:
-        values = np.linalg.eigvals(jacobian.matrix())
+    owner = "predict_dt_max"
+    point = checked_point(owner, system, u, t, mask)
+    if solver is None:
+        solver = _stepped(owner, system, point, None).solver
+    resolved = whole_field_solver(owner, solver)
+    jacobian, note = point.jacobian(), ""
+    if jacobian.complete:
+        values = np.linalg.eigvals(jacobian.known())
     else:
         found = extreme_eigenvalues(jacobian, rightmost=False)
         values = np.concatenate([each.values for each in found.values()])
@@ -100,7 +108,7 @@ def predict_dt_max(
     values = np.asarray(values, complex)
     dt_max, limiting = _first_violation(resolved, values)
     radius = float(np.abs(values).max())
-    return StepPrediction(dt_max, limiting, radius, complete, not note, note)
+    return StepPrediction(dt_max, limiting, radius, jacobian.complete, not note, note)
 
 
 def _first_violation(solver: diffrax.AbstractSolver, values: np.ndarray) -> tuple[float, complex]:
@@ -140,17 +148,16 @@ def _first_violation(solver: diffrax.AbstractSolver, values: np.ndarray) -> tupl
 
 
 def measure_dt_max(
-    equation: AbstractEquation,
+    system: Any,
     u: ArrayLike,
-    solver: diffrax.AbstractSolver | str,
-    t: ArrayLike = 0.0,
-    args: FieldArgs | None = None,
+    solver: diffrax.AbstractSolver | str | None = None,
     *,
+    t: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
     steps: int = 400,
     seed: int = 0,
-    terms: diffrax.AbstractTerm | None = None,
 ) -> StepMeasurement:
-    r"""The largest h at which a perturbation of `u` does not grow, measured without an eigenvalue.
+    r"""Measure the largest h at which a perturbation of `u` does not grow, without an eigenvalue.
 
     The derivative $D\Phi_h(u)$ of the solver's own step map at `(t, u)` is applied `steps` times to noise, normalized in
     between. Unstable means that over the last half the perturbation grew by more than the flow allows: by more than
@@ -159,27 +166,30 @@ def measure_dt_max(
     narrower than 0.1 %. A mode must grow by about log(n·d)/steps per step to be seen, so the result lies above the true
     limit by up to 1 % at 400 steps. Costs `80·steps` steps and their derivatives.
 
-    `terms`: what to hand to a solver that needs more than the field, such as `diffrax.MultiTerm(rest, operator)`; else
-    splittings get the equation's terms, one per sub-solver, and other solvers the whole field.
+    Systems as in [`predict_dt_max`][pdejax.analysis.stability.predict_dt_max], any solver: a splitting gets its terms, an
+    exponential or implicit-explicit one the linear part of the field apart from the rest, as `simulate` hands them out.
 
     Raises `ValueError`/`TypeError` for an unknown solver, one whose step has no forward-mode derivative, a splitting whose
     sub-solvers do not match the equation's terms, `steps` below 40, or a field that is not finite or does not fit.
     """
-    if isinstance(steps, bool) or not isinstance(steps, numbers.Integral) or steps < 40:
-        raise ValueError(f"measure_dt_max: steps={steps!r} must be an integer of at least 40, else growth is not seen.")
-    jacobian = checked_jacobian("measure_dt_max", equation, u, t, args)
-    resolved = get_solver(solver, terms=len(equation.names()))
-    handed = _terms_for(equation, resolved, terms)
-    resolved = ready(resolved) if parts_of(resolved) is None else resolved
-    growth, note = _allowed_growth(jacobian)
+    owner = "measure_dt_max"
+    integer(owner, "steps", steps, 40, advice="else growth is not seen")
+    point = checked_point(owner, system, u, t, mask)
+    d = _stepped(owner, system, point, solver)
+    resolved = d.solver
+    assert resolved is not None
+    resolved = resolved if parts_of(resolved) is not None else ready(resolved)
+    split = "linear" if linear_part(resolved) is not None else d.split
+    handed = terms_of(d.field, split, point.u, point.args or FieldArgs())
+    jacobian = point.jacobian()
+    growth, note = _allowed_growth(point)
     # A unit of step size: the local scale of the field from a few power iterations, good to a factor.
-    unit = 1.0 / max(_scale(jacobian), 1e-300)
-    noise = jax.random.normal(jax.random.key(seed), jacobian.u.shape, jacobian.u.dtype)
+    unit = 1.0 / max(jacobian.scale(), 1e-300)
+    noise = jax.random.normal(jax.random.key(seed), point.u.shape, point.u.dtype)
 
     def unstable(sizes):
-        grown = _measured(
-            resolved, handed, jacobian.t, jacobian.u, args, noise, jnp.asarray(sizes, noise.dtype), int(steps)
-        )
+        lanes = jnp.asarray(sizes, noise.dtype)
+        grown = _measured(resolved, handed, point.t, point.u, point.args, noise, lanes, int(steps))
         return ~(np.asarray(grown) <= growth * sizes * (steps - steps // 2) + 1e-3)
 
     sizes = np.geomspace(0.25, 1e5, LANES) * unit
@@ -213,61 +223,45 @@ def _measured(solver: diffrax.AbstractSolver, *rest) -> Array:
         ) from None
 
 
-def _terms_for(equation: AbstractEquation, solver: diffrax.AbstractSolver, terms: Any) -> diffrax.AbstractTerm:
-    if terms is not None:
-        if not isinstance(terms, diffrax.AbstractTerm):
-            raise TypeError(f"measure_dt_max: terms is a {type(terms).__name__}; it must be a diffrax term.")
-        return terms
-    parts = parts_of(solver)
-    if parts is None:
-        return diffrax.ODETerm(equation)  # pyright: ignore[reportArgumentType]
-    names = equation.names()
-    if not isinstance(getattr(solver, "solvers", None), tuple):
-        raise ValueError(
-            f"measure_dt_max: {type(solver).__name__} needs its {parts} terms told apart; give them as "
-            "terms=diffrax.MultiTerm(...)."
+def _stepped(owner: str, system: Any, point: Point, solver: Any) -> Discretization:
+    """The system, with another solver if one is given, at one depth and checked for the state."""
+    if is_system(system):
+        d = discretization_of(owner, system, point.u.shape[-2] if point.u.ndim > 1 else None)
+        d = (
+            d
+            if solver is None
+            else d.replace(solver=solver, **({"steps": max(len(d.layers), 1)} if d.adaptive else {}))
         )
-    if parts != len(names):
-        raise ValueError(
-            f"measure_dt_max: {type(solver).__name__} has {parts} sub-solvers, but the equation has {len(names)} terms "
-            f"{names}. Build it with one solver per term, in that order."
-        )
-    return equation.multiterm()
+    elif solver is None:
+        raise ValueError(f"{owner}: a field alone has no solver; give one, such as 'euler', or a Discretization.")
+    else:
+        t1 = getattr(point.field, "t1", 1.0)
+        d = Discretization(point.field, solver, t1=t1, steps=getattr(point.field, "size", 1))
+    d, _ = d.settled(owner, point.u, point.args or FieldArgs())
+    field = d.field
+    if not d.layers or not isinstance(field, DepthVarying):
+        return d
+    index = int(np.clip(np.floor(float(point.t) / field.t1 * field.size), 0, field.size - 1))
+    return Discretization(field.layer(index), take_layer(d.solver, index), t1=1.0, steps=1, split=d.split)
 
 
-def _allowed_growth(jacobian: Jacobian) -> tuple[float, str]:
+def _allowed_growth(point: Point) -> tuple[float, str]:
     """An upper bound of the field's log-norm, at least 0: the sum of its terms'.
 
     By term, because the log-norm of stiff diffusion (0 or less) is known, while an iteration on the whole field would look
     for it at the crowded end of a wide spectrum. A small field's is exact.
     """
-    if jacobian.size <= DENSE:
-        matrix = jacobian.matrix()
-        return max(0.0, float(np.linalg.eigvalsh(0.5 * (matrix + matrix.T))[-1])), ""
+    jacobian = point.jacobian()
+    if jacobian.complete:
+        return max(0.0, float(jacobian.support(0.0).values[0])), ""
     total, failed = 0.0, []
-    for name in jacobian.equation.names():
-        found = log_norm(dataclasses.replace(jacobian, equation=jacobian.equation.only((name,))), name)
+    for name in point.field.names():
+        found = log_norm(dataclasses.replace(point, field=point.field.only((name,))), name)
         if not found.converged:
             failed.append(name)
         total += max(found.values) if len(found.values) else 0.0
     note = f"log-norm did not converge and counts as 0: {', '.join(failed)}" if failed else ""
     return max(0.0, float(total)), note
-
-
-def _scale(jacobian: Jacobian, iterations: int = 12) -> float:
-    """A lower estimate of ‖J‖₂, within a factor of two of it for a random start."""
-    if jacobian.size <= DENSE:
-        return float(np.linalg.norm(jacobian.matrix(), 2))
-    v = np.random.default_rng(0).standard_normal(jacobian.size)
-    size = 0.0
-    for _ in range(iterations):
-        v = v / np.linalg.norm(v)
-        w = jacobian.product(v)
-        size = max(size, float(np.linalg.norm(w)))
-        v = jacobian.transposed(w)
-        if not np.any(v):
-            break
-    return size
 
 
 @eqx.filter_jit
@@ -285,7 +279,7 @@ def _growth(
 
     def lane(h):
         # Linearized once: what depends on u alone stays out of the loop.
-        end, advance = jax.linearize(lambda y: fresh_step(solver, terms, t, t + h, y, args)[0], u)
+        end, advance = Jacobian(lambda y: fresh_step(solver, terms, t, t + h, y, args)[0], u).linearize()
 
         def body(v, _):
             new = advance(v)

@@ -117,7 +117,7 @@ def terms_by_name(owner: str, field: Any) -> dict[str, AbstractTerm]:
             f"{owner}: the field is a {type(field).__name__}; pass a MasterEquation (of weights that vary over depth "
             "equation.at(t) or equation.layer(i), of coupled layers one of them)."
         )
-    return {name: getattr(field, name) for name in field.names()}
+    return dict(field.items())
 
 
 def castin_bound(value: float, key_query: float, radius: float, n: int) -> float:

@@ -11,7 +11,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from pdejax._check import integer
 from pdejax._types import Field
-from pdejax.analysis.numerics._bounds import _gram_product
+from pdejax.analysis.jacobian._operator import FieldAt, Jacobian
+from pdejax.analysis.jacobian._padding import length
 from pdejax.analysis.numerics._norms import token_max_norm
 from pdejax.analysis.stability._lipschitz import check_domain
 from pdejax.terms import FieldArgs
@@ -92,8 +93,10 @@ def adversarial_lipschitz(
     drawn, directed = jax.random.split(key)
     states = random_states(drawn, starts, n, d, radius, spread)
     directions = jax.random.normal(directed, states.shape)
-    numbers = (jnp.asarray(x, states.dtype) for x in (t, radius, spread))
-    values, states, directions = _ascend(field, *numbers, states, directions, args, norm, steps, iterations)
+    depth, ball, deviation = (jnp.asarray(x, states.dtype) for x in (t, radius, spread))
+    values, states, directions = _ascend(
+        field, depth, ball, deviation, states, directions, args, norm, steps, iterations
+    )
     return _best(norm, states, directions, values)
 
 
@@ -136,49 +139,46 @@ def _length(u: Field) -> Array:
 
 
 def _norm(u: Field, norm: str) -> Array:
-    return jnp.sqrt(jnp.sum(u**2)) if norm == "frobenius" else token_max_norm(u)
+    return length(u) if norm == "frobenius" else token_max_norm(u)
 
 
-def _product(field, t, u: Field, v: Field, args) -> Field:
-    return jax.jvp(lambda w: field(t, w, args), (u,), (v,))[1]
-
-
-def _improve(field, t, u: Field, v: Field, args, norm: str) -> Field:
+def _improve(jacobian: Jacobian, v: Field, norm: str) -> Field:
     """The next direction of the iteration for ‖J‖, of norm 1."""
+    image = jacobian.matvec(v)
     if norm == "frobenius":
-        w = _gram_product(field, t, u, args, v)
+        w = jacobian.rmatvec(image)
         size = _norm(w, norm)
         return jnp.where(size > 0, w / jnp.where(size > 0, size, 1), v / _norm(v, norm))
-    image = _product(field, t, u, v, args)
     token = jnp.argmax(jnp.sum(image**2, axis=-1))
-    row = jnp.zeros_like(image).at[token].set(image[token])
-    (dual,) = jax.vjp(lambda w: field(t, w, args), u)[1](row)
+    dual = jacobian.rmatvec(jnp.zeros_like(image).at[token].set(image[token]))
     size = jnp.sum(dual**2, axis=-1, keepdims=True)
     # Tokens that do not matter keep a direction of length 1 at most.
     return jnp.where(size > 0, dual / jnp.sqrt(jnp.where(size > 0, size, 1)), v / jnp.maximum(_length(v), 1))
 
 
-def _local_norm(field, t, u: Field, v: Field, args, norm: str, iterations: int) -> tuple[Array, Field]:
-    v = jax.lax.fori_loop(0, iterations, lambda _, w: _improve(field, t, u, w, args, norm), v)
-    return _norm(_product(field, t, u, v, args), norm) / _norm(v, norm), v
+def _local_norm(jacobian: Jacobian, v: Field, norm: str, iterations: int) -> tuple[Array, Field]:
+    v = jax.lax.fori_loop(0, iterations, lambda _, w: _improve(jacobian, w, norm), v)
+    return _norm(jacobian.matvec(v), norm) / _norm(v, norm), v
 
 
 @eqx.filter_jit
 def _local_norms(field, t, us, vs, args, norm: str, iterations: int):
-    return jax.vmap(lambda u, v: _local_norm(field, t, u, v, args, norm, iterations))(us, vs)
+    return jax.vmap(lambda u, v: _local_norm(Jacobian(FieldAt(field, t, args), u), v, norm, iterations))(us, vs)
 
 
 @eqx.filter_jit
 def _ascend(field, t, radius, spread, us, vs, args, norm: str, steps: int, iterations: int):
+    at = FieldAt(field, t, args)
+
     def objective(u, v):
-        size = _norm(_product(field, t, u, v, args), norm) / _norm(v, norm)
+        size = _norm(Jacobian(at, u).matvec(v), norm) / _norm(v, norm)
         return jnp.log(jnp.maximum(size, jnp.finfo(u.dtype).tiny))
 
     def step(carry, rate):
         u, v, best = carry
         # Rate 0 marks the last steps: back to the best state, to let its direction converge.
         u, v = (jnp.where(rate > 0, now, kept) for now, kept in zip((u, v), best[1:], strict=True))
-        v = jax.lax.fori_loop(0, iterations, lambda _, w: _improve(field, t, u, w, args, norm), v)
+        v = jax.lax.fori_loop(0, iterations, lambda _, w: _improve(Jacobian(at, u), w, norm), v)
         log, gradient = jax.value_and_grad(objective)(u, v)
         best = jax.tree.map(lambda new, old: jnp.where(log > best[0], new, old), (log, u, v), best)
         gradient = jnp.where(jnp.isfinite(gradient), gradient, 0)

@@ -37,7 +37,7 @@ def stability_factor(solver: diffrax.AbstractSolver | str, z: ArrayLike) -> np.n
     for start in range(0, max(flat.size, 1), BATCH):
         chunk = flat[start : start + BATCH]
         padded = np.zeros((BATCH, 2))
-        padded[: chunk.size] = np.stack([chunk.real, chunk.imag], axis=1)
+        padded[: chunk.size] = np.stack([np.real(chunk), np.imag(chunk)], axis=1)
         parts.append(np.asarray(_factors(resolved, jnp.asarray(padded)))[: chunk.size])
     return np.concatenate(parts).reshape(values.shape)
 

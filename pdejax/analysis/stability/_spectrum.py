@@ -2,17 +2,18 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike
 
-from pdejax._check import traced
-from pdejax._equation import AbstractEquation
-from pdejax.analysis.stability._jacobian import DENSE, Found, Jacobian
-from pdejax.solvers import Laplacian
-from pdejax.terms import Diffusion, FieldArgs, LinearDamping
-from pdejax.terms._base import mask_of
+from pdejax._check import finite, number, token_mask, traced
+from pdejax._equation import AbstractEquation, MasterEquation, as_field
+from pdejax.analysis.jacobian._krylov import Found
+from pdejax.analysis.jacobian._operator import FieldAt, Jacobian
+from pdejax.analysis.jacobian._systems import discretization_of, is_system
+from pdejax.terms import FieldArgs
 
 ANGLES = tuple(
     math.pi * k / 4 for k in range(5)
@@ -50,12 +51,14 @@ class SpectralBounds:
 
 
 def spectral_bounds(
-    equation: AbstractEquation, u: ArrayLike, t: ArrayLike = 0.0, args: FieldArgs | None = None
+    system: Any, u: ArrayLike, *, t: ArrayLike | None = None, mask: ArrayLike | None = None
 ) -> dict[str, SpectralBounds]:
-    r"""Spectral bounds of every term's Jacobian at `(t, u)` by the term's name, and of the whole field as `"field"`.
+    r"""Bound the spectra of every term's Jacobian at `(t, u)` by the term's name, and of the whole field as `"field"`.
 
-    Constant diffusion without padding is exact: $\lambda_k\,\mu_j$ from the eigenvalues $\lambda_k$ of the grid's Laplacian
-    and $\mu_j$ of the diffusivity, as in v1 (21); so is linear damping. Every other Jacobian is formed when the field has at
+    `system`: a field (a `MasterEquation` …, or any function f(t, u, args)), or a discretization or model, whose field it is.
+    `t`: by default the discretization's t0, or 0. A term that is linear as a whole and diagonal in a known basis, such as
+    diffusion without padding or linear damping, is exact: $\lambda_k\,\mu_j$ from the eigenvalues $\lambda_k$ of the grid's
+    Laplacian and $\mu_j$ of the diffusivity, as in v1 (21). Every other Jacobian is formed when the field has at
     most 400 entries (n·d forward products, an O((n·d)³) eigenvalue problem) and else seen through its products alone, O(n·d)
     memory and a few thousand products (minutes for a thousand tokens). Give a float64 field for more than three digits.
 
@@ -64,71 +67,73 @@ def spectral_bounds(
 
     They hold at this point. A bound over a set of fields needs a certificate.
 
-    Raises `TypeError`/`ValueError` for anything but an equation and a finite real field that fits it.
+    Raises `TypeError`/`ValueError` for anything but a field and a finite real state that fits it.
     """
-    jacobian = checked_jacobian("spectral_bounds", equation, u, t, args)
+    point = checked_point("spectral_bounds", system, u, t, mask)
     found = {}
-    for name in equation.names():
-        part = equation.only((name,))
-        term = getattr(part, name, None)
-        exact = _exact(term, jacobian)
-        found[name] = _bounds(dataclasses.replace(jacobian, equation=part)) if exact is None else exact
-    found["field"] = _bounds(jacobian)
+    for name in point.field.names():
+        part = dataclasses.replace(point, field=point.field.only((name,)))
+        exact = _exact(part, name)
+        found[name] = _bounds(part.jacobian()) if exact is None else exact
+    found["field"] = _bounds(point.jacobian())
     return found
 
 
-def checked_jacobian(owner: str, equation: object, u: object, t: object, args: object) -> Jacobian:
-    """The Jacobian of a valid equation and field; else an error before anything compiles."""
-    if not isinstance(equation, AbstractEquation):
-        raise TypeError(
-            f"{owner}: equation is a {type(equation).__name__}; it must be an equation of pdejax such as MasterEquation."
-        )
-    if args is not None and not isinstance(args, FieldArgs):
-        raise TypeError(f"{owner}: args is a {type(args).__name__}; it must be FieldArgs or None.")
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """A field, a depth, a state and a mask that fit together."""
+
+    field: AbstractEquation
+    t: Any
+    u: Any
+    args: FieldArgs | None
+
+    def jacobian(self) -> Jacobian:
+        """∂F/∂u here."""
+        return Jacobian(FieldAt(self.field, self.t, self.args), self.u)
+
+
+def checked_point(owner: str, system: Any, u: Any, t: Any, mask: Any) -> Point:
+    """A field and a state that fit; else an error, which names `owner`, before anything compiles."""
     if traced(u, t):
         raise TypeError(f"{owner}: works on numbers, not inside jit, vmap or grad; call it outside of them.")
-    field = jnp.asarray(u)  # pyright: ignore[reportArgumentType]
-    if not jnp.issubdtype(field.dtype, jnp.floating):
-        raise TypeError(f"{owner}: u has type {field.dtype}; it must be a real floating-point field.")
-    equation.check(field.shape)
-    if not bool(jnp.all(jnp.isfinite(field))):
-        raise ValueError(f"{owner}: u has values that are not finite; a linearization needs a finite field.")
-    depth = jnp.asarray(t, field.dtype)  # pyright: ignore[reportArgumentType]
-    if depth.ndim or not bool(jnp.isfinite(depth)):
-        raise ValueError(f"{owner}: t={t!r} must be one finite depth.")
-    return Jacobian(equation, depth, field, args)
+    state = jnp.asarray(u)
+    if not jnp.issubdtype(state.dtype, jnp.floating):
+        raise TypeError(f"{owner}: u has type {state.dtype}; it must be a real floating-point field.")
+    if is_system(system):
+        d = discretization_of(owner, system, state.shape[-2] if state.ndim > 1 else None)
+        field, t = d.field, d.t0 if t is None else t
+    else:
+        field = as_field(owner, system)
+    try:
+        field.check(state.shape)
+    except ValueError as error:
+        raise ValueError(f"{owner}: {error}") from None
+    finite(owner, "u", state, "a linearization needs a finite field")
+    number(owner, "t", 0.0 if t is None else t, advice="it is a depth")
+    real = None if mask is None else token_mask(owner, mask, state.shape[-2])
+    return Point(
+        field, jnp.asarray(0.0 if t is None else t, state.dtype), state, None if real is None else FieldArgs(real)
+    )
 
 
-def log_norm(jacobian: Jacobian, name: str) -> Found:
-    """Largest eigenvalue of (J + Jᵀ)/2 for one term, in closed form where there is one."""
-    exact = _exact(getattr(jacobian.equation, name, None), jacobian)
-    if exact is not None:
-        return Found(np.array([exact.log_norm]), True)
-    if jacobian.size <= DENSE:
-        matrix = jacobian.matrix()
-        return Found(np.linalg.eigvalsh(0.5 * (matrix + matrix.T))[-1:], True)
-    return jacobian.support(0.0)
+def log_norm(point: Point, name: str) -> Found:
+    """Largest eigenvalue of (J + Jᵀ)/2 for a field of one term, in closed form where there is one."""
+    exact = _exact(point, name)
+    return point.jacobian().support(0.0) if exact is None else Found(np.array([exact.log_norm]), True)
 
 
-def _exact(term: object, jacobian: Jacobian) -> SpectralBounds | None:
+def _exact(point: Point, name: str) -> SpectralBounds | None:
     """The bounds of a term whose eigenvalues are known, else None."""
-    if jacobian.u.ndim != 2:
+    field, shape = point.field, point.u.shape
+    if not isinstance(field, MasterEquation) or len(shape) != 2:
         return None
-    if isinstance(term, LinearDamping):
-        rates = np.broadcast_to(-np.asarray(term.gamma, float), jacobian.u.shape[:1])
-        ends = np.array([rates.min(), rates.max()])
-        supports = np.array([(math.cos(angle) * ends).max() for angle in ANGLES])
-        values = np.repeat(rates, jacobian.u.shape[1])
-        return _assemble(values, True, supports, float(np.abs(rates).max()), "exact", [])
-    if isinstance(term, Diffusion) and mask_of(jacobian.args) is None:
-        return _exact_diffusion(term, jacobian.u.shape[1])
-    return None
+    modes = field[name].modes(*shape, None if point.args is None else point.args.mask)
+    return None if modes is None else _exact_modes(modes[0], modes[1])
 
 
-def _exact_diffusion(term: Diffusion, d: int) -> SpectralBounds:
-    diffusivity = np.asarray(term.diffusivity, float)
-    matrix = diffusivity if diffusivity.ndim == 2 else np.diag(np.broadcast_to(diffusivity, (d,)))
-    modes = np.asarray(Laplacian(term.grid).eigenvalues(), float)
+def _exact_modes(modes: np.ndarray, matrix: np.ndarray) -> SpectralBounds:
+    """Bounds of a Jacobian that is `modes[k]`·`matrix` on the k-th of an orthonormal set of token modes."""
     values = np.multiply.outer(modes, np.linalg.eigvals(matrix)).ravel()
     ends = np.array([modes.min(), modes.max()])
 
@@ -143,29 +148,26 @@ def _exact_diffusion(term: Diffusion, d: int) -> SpectralBounds:
 
 
 def _bounds(jacobian: Jacobian) -> SpectralBounds:
-    if jacobian.size <= DENSE:
-        matrix = jacobian.matrix()
-        rotated = [np.exp(1j * angle) * matrix for angle in ANGLES]
-        supports = np.array([np.linalg.eigvalsh(0.5 * (m + m.conj().T)).max() for m in rotated])
-        values = np.linalg.eigvals(matrix)
-        return _assemble(values, True, supports, float(np.linalg.norm(matrix, 2)), "dense", [])
-    failed = []
-    values, extremes = [], extreme_eigenvalues(jacobian)
-    for name, found in extremes.items():
-        values.append(found.values)
-        if not found.converged:
-            failed.append(name)
+    failed, values = [], []
+    if jacobian.complete:
+        values = [np.linalg.eigvals(jacobian.known())]
+    else:
+        for name, found in extreme_eigenvalues(jacobian).items():
+            values.append(found.values)
+            if not found.converged:
+                failed.append(name)
     supports = []
     for angle in ANGLES:
         found = jacobian.support(angle)
         supports.append(float(found.values[0]) if found.converged else math.nan)
         if not found.converged:
             failed.append(f"field of values at {math.degrees(angle):.0f}°")
-    gram = jacobian.largest(lambda v: jacobian.transposed(jacobian.product(v)))
-    lipschitz = math.sqrt(max(float(gram.values[0]), 0.0)) if gram.converged else math.nan
-    if not gram.converged:
+    norm = jacobian.norm()
+    lipschitz = float(norm.values[0]) if norm.converged else math.nan
+    if not norm.converged:
         failed.append("lipschitz")
-    return _assemble(np.concatenate(values), False, np.asarray(supports), lipschitz, "iteration", failed)
+    method = "dense" if jacobian.complete else "iteration"
+    return _assemble(np.concatenate(values), jacobian.complete, np.asarray(supports), lipschitz, method, failed)
 
 
 def extreme_eigenvalues(jacobian: Jacobian, rightmost: bool = True) -> dict[str, Found]:
@@ -176,7 +178,7 @@ def extreme_eigenvalues(jacobian: Jacobian, rightmost: bool = True) -> dict[str,
     directions = {"largest modulus": "LM", "leftmost": "SR", "imaginary": "LI"}
     if rightmost:
         directions["rightmost"] = "LR"
-    return {name: jacobian.eigenvalues(which) for name, which in directions.items()}  # pyright: ignore[reportArgumentType]
+    return {name: jacobian.extreme(which) for name, which in directions.items()}
 
 
 def _assemble(

@@ -10,10 +10,10 @@ import numpy as np
 
 from pdejax._bootstrap import over_seeds
 from pdejax._equation import MasterEquation
-from pdejax.analysis.growth._energy import basin_radius, claimed_energy, energy, energy_rates
+from pdejax.analysis.growth._energy import claimed_energy, energy, energy_rates
 from pdejax.analysis.growth._growth import growth_bound
 from pdejax.analysis.numerics._norms import mesh_norm
-from pdejax.exact import spatial_norm_growth_radius
+from pdejax.exact import spatial_norm_basin_radius, spatial_norm_growth_radius
 from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
 from pdejax.studies.claims._claim import Claim, high, range_over
 from pdejax.studies.claims._flow import flow
@@ -85,7 +85,7 @@ def two_tokens(sigmas: Sequence[float], gamma: float, growth: float, t1: float) 
         "sigma_formula": np.asarray(spatial_norm_growth_radius(start, gamma, growth, t1)),
         "energy_ratio": np.asarray(energy(ends)) / np.asarray(energy(starts)),
         "energy_ratio_claimed": float(claimed_energy(1.0, gamma, growth, t1)),
-        "basin_radius": float(basin_radius(gamma, growth, EPS)),
+        "basin_radius": float(spatial_norm_basin_radius(gamma, growth, EPS)),
     }
 
 

@@ -242,8 +242,8 @@ class _Figures:
         draws = {"key": self.key, "resamples": RESAMPLES, "mask": self.mask[few]}
         self.say("gradients")
         flow = analysis.gradient_flow(model, inputs[few], labels[few], **draws)
-        null = None if flow.null is None else np.asarray(flow.null.value)
         one = flow.median
+        null = np.asarray(one.nulls["labels"]) if "labels" in one.nulls else None
         low, high = _ends(one)
         self.lines.append(
             Line("‖∂loss/∂u‖, median", "1/units of u", np.asarray(one.value), low, high, null, "labels exchanged", 0)

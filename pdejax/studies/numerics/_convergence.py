@@ -9,7 +9,8 @@ import numpy as np
 import xarray as xr
 
 from pdejax import analysis
-from pdejax.analysis import FieldConstants, Reference
+from pdejax._discretization import Discretization
+from pdejax.analysis.numerics import FieldConstants, Reference
 from pdejax.runs._files import plain
 from pdejax.runs._parts import Parts
 from pdejax.runs._records import Picture, Result
@@ -76,14 +77,14 @@ def measure(config: ConvergenceConfig, seed: int, parts: Parts) -> Evidence:
     case = build_case(config)
     steps = config.step_counts(case.t1, case.layers)
     state: dict[str, Any] = {}
+    tolerance = config.tolerance
+    d = Discretization(case.equation, "dopri8", t1=case.t1, rtol=tolerance, atol=tolerance)
 
     def reference() -> Reference:
         # Arrays are cheap to solve for again and large to keep: only their summary is a part.
         if "reference" not in state:
             say("reference solution")
-            state["reference"] = analysis.solve_reference(
-                case.equation, case.u0, t1=case.t1, tolerance=config.tolerance
-            )
+            state["reference"] = analysis.solve_reference(d, case.u0, tolerance=tolerance)
         return state["reference"]
 
     def summary():
@@ -100,7 +101,7 @@ def measure(config: ConvergenceConfig, seed: int, parts: Parts) -> Evidence:
 
     def constants():
         say("growth constants along the trajectory")
-        return analysis.measure_constants(case.equation, reference())
+        return analysis.measure_constants(d, reference())
 
     results["constants"] = parts.get("constants", constants)
     known = FieldConstants(**results["constants"])
@@ -109,9 +110,8 @@ def measure(config: ConvergenceConfig, seed: int, parts: Parts) -> Evidence:
 
         def measure(solver=solver):
             return analysis.measure_scheme(
-                case.equation,
+                d,
                 case.u0,
-                t1=case.t1,
                 steps=steps,
                 solver=solver,
                 reference=reference(),

@@ -37,7 +37,7 @@ def measure(settings: Settings, seed: int, models: Models) -> Measured:
             resamples=RESAMPLES,
         )
         states.append(flow.median.value)
-        null.append(jnp.full_like(flow.median.value, jnp.nan) if flow.null is None else flow.null.value)
+        null.append(jnp.asarray(flow.median.nulls.get("labels", jnp.full_like(flow.median.value, jnp.nan))))
     return {"parameters": np.stack(parameters), "states": np.stack(states), "null": np.stack(null)}
 
 
