@@ -1,5 +1,6 @@
 """Test configuration: float64, strict promotion, and a compilation cache that outlives the run."""
 
+import functools
 import inspect
 import os
 import pathlib
@@ -8,7 +9,8 @@ import time
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Most of a test's time is compilation: without LLVM's optimizations the suite takes two thirds of it. What users run is
 # compiled in full by `make verify`, `make convergence` and the benchmarks.
-os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}".strip()
+_QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+os.environ["XLA_FLAGS"] = f"{_QUICK} {os.environ.get('XLA_FLAGS', '')}".strip()
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +23,8 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 _cache = pathlib.Path(__file__).parent.parent / ".jax_cache"
 jax.config.update("jax_compilation_cache_dir", str(_cache))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+# Small programs too: to read one takes a quarter of the time of compiling it, and the processes of a run share them.
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
@@ -47,10 +50,15 @@ def few_memory_maps():
 @pytest.fixture(autouse=True)
 def own_errors(request):
     """No runtime type checker in tests that expect an error: it must be the library's own, which users get."""
-    expects = "pytest.raises" in inspect.getsource(request.function) or request.node.get_closest_marker("bad_input")
+    expects = _expects_an_error(request.function) or request.node.get_closest_marker("bad_input")
     jaxtyping.config.update("jaxtyping_disable", bool(expects))
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@functools.cache
+def _expects_an_error(test) -> bool:
+    return "pytest.raises" in inspect.getsource(test)
 
 
 @pytest.fixture
