@@ -26,7 +26,7 @@ parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("out"))
 out = parser.parse_args().out
 
 ledger = claims(["C4", "C5", "C14"], seeds=3, out=out / "claims")
-for finding in ledger.claims:
+for finding in ledger.findings.values():
     print(f"{finding.claim} {finding.verdict}: {finding.statement}")
     print(f"    {finding.condition}")
 

@@ -353,12 +353,12 @@ def test_the_claims_are_those_of_the_data(tmp_path):
         "source": "v2 Thm 3.3",
         "verdict": "fails",
         "condition": "Holds for S = −γu.",
-        "figures": {"runs": 64, "ratio": {"value": 0.98765, "low": 0.9812, "high": 0.9941}, "rate": None},
+        "figures": {"runs": 64, "ratio": {"mean": 0.98765, "low": 0.9812, "high": 0.9941}, "rate": None},
         "corrected_figures": {"bound": 0.5},
         "counterexample": {"description": "Two tokens.", "file": "counterexamples/C4.npz"},
         "code": "pdejax.studies.claims._c4_energy.measure",
     }
-    path.write_text(json.dumps({"claims": [claim]}))
+    path.write_text(json.dumps({"results": {"claims": [claim]}}))
     text = hooks.results.claims_table(path)
     [row] = [line for line in text.splitlines() if line.startswith("| C4")]
     assert len(re.findall(r"(?<!\\)\|", row)) == 5

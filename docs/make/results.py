@@ -16,7 +16,7 @@ def claims_table(path: pathlib.Path = CLAIMS) -> str:
     """The ledger of claims as Markdown, from what `pdejax claims` wrote."""
     try:
         ledger = json.loads(path.read_text())
-        return "\n".join(_claims(ledger.get("claims", [])))
+        return "\n".join(_claims(ledger["results"].get("claims", [])))
     except FileNotFoundError:
         return (
             "!!! note\n\n    The ledger's data are not in this checkout. `pdejax claims --out benchmarks/results/claims` "

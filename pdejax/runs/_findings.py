@@ -1,19 +1,27 @@
-"""What was found about a claim of the papers: evidence, counterexample and verdict, as JSON and back."""
+"""What was found about claims of the papers: evidence, counterexamples and verdicts, as JSON, text and Markdown."""
 
 import dataclasses
 import io
 import math
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
-from pdejax._figure import Figure
+from pdejax._figure import Figure, number
+from pdejax.runs._figures import figure_from_json, figure_to_json
 from pdejax.runs._files import plain
+from pdejax.runs._table import Column, Table, markdown_text
 
 Verdict = Literal["holds", "holds under an added condition", "fails"]
 VERDICTS: tuple[Verdict, ...] = ("holds", "holds under an added condition", "fails")
 HOLDS, CONDITIONAL, FAILS = VERDICTS
+WIDTH = 110  # of text for a terminal
+BRACKETS = (
+    "Brackets: the 95 % interval of a mean over seeds (of a ratio: of its geometric mean), or the range over seeds of what is "
+    "claimed of every case."
+)
 
 # Figures by name: numbers, or `Figure`s over seeds.
 Evidence = Mapping[str, Any]
@@ -96,6 +104,11 @@ class Finding:
         return self.measured.evidence
 
     @property
+    def is_equation(self) -> bool:
+        """Whether it is about a numbered equation, not about one of C1 … C17."""
+        return not self.claim.startswith("C")
+
+    @property
     def counterexample(self) -> Counterexample | None:
         """The smallest one, None if none was found."""
         return self.measured.counterexample
@@ -127,20 +140,106 @@ def file_name(claim: str) -> str:
 
 
 def figures_from_json(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Make figures by name from what a ledger saved: an object with `value`, `low`, `high`, or a number."""
+    """Make figures by name from what a ledger saved: an object with `mean`, `low`, `high`, or a number."""
     found: dict[str, Any] = {}
     for name, item in saved.items():
         if isinstance(item, Mapping):
-            value, low, high = (math.nan if item[key] is None else item[key] for key in ("value", "low", "high"))
-            found[name] = Figure(value, low, high)
+            figure = figure_from_json(item)
+            found[name] = Figure(math.nan) if figure is None else figure
         else:
             found[name] = math.nan if item is None else item
     return found
 
 
 def _to_json(figures: Evidence) -> dict[str, Any]:
-    return {name: _figure(figure) if isinstance(figure, Figure) else figure for name, figure in figures.items()}
+    return {name: figure_to_json(x) if isinstance(x, Figure) else x for name, x in figures.items()}
 
 
-def _figure(figure: Figure) -> dict[str, float]:
-    return {"value": float(figure), "low": float(figure.low), "high": float(figure.high)}
+COLUMNS = (Column("claim", width=8), Column("verdict", width=30), Column("s", ".1f", 6, right=True), Column("evidence"))
+
+
+def cells(finding: Finding) -> tuple[str, str, float, str]:
+    """Return a finding as a line of the table of `COLUMNS`."""
+    return finding.claim, finding.verdict, finding.seconds, headline(finding)
+
+
+def overview(findings: Sequence[Finding]) -> Table:
+    """Return a table of verdicts with the figures that settle them."""
+    return Table(COLUMNS, [cells(finding) for finding in findings])
+
+
+def headline(finding: Finding) -> str:
+    """Write the figures that settle it, with their intervals."""
+    evidence = finding.evidence
+    return ", ".join(f"{name.replace('_', ' ')} {_shown(evidence[name])}" for name in finding.headline)
+
+
+def paragraph(finding: Finding) -> str:
+    """Write what is claimed, what holds instead, and the counterexample."""
+    lines = [f"{finding.claim} {finding.verdict}", _wrapped("claimed", f"{finding.statement} ({finding.source})")]
+    if finding.verdict != HOLDS:
+        lines.append(_wrapped("instead", finding.condition))
+    if finding.counterexample is not None:
+        lines.append(_wrapped("example", finding.counterexample.description))
+    return "\n".join(lines)
+
+
+def count_verdicts(findings: Sequence[Finding]) -> str:
+    """Write how many hold, hold under an added condition, and fail."""
+    verdicts = [finding.verdict for finding in findings]
+    return ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in VERDICTS)
+
+
+def markdown(title: str, findings: Sequence[Finding]) -> str:
+    """Write findings as Markdown: a table of claims, a section of evidence for each, and a table of equations."""
+    claims = [finding for finding in findings if not finding.is_equation]
+    equations = [finding for finding in findings if finding.is_equation]
+    parts = [f"# {title}", count_verdicts(findings) + ".", BRACKETS]
+    if claims:
+        heads = ("claim", "statement", "verdict", "evidence", "corrected statement")
+        columns = [*(Column(head) for head in heads), Column("s", ".1f", right=True)]
+        lines = [
+            (
+                f"{f.claim} ({f.source})",
+                f.statement,
+                f.verdict,
+                headline(f),
+                f.condition * (f.verdict != HOLDS),
+                f.seconds,
+            )
+            for f in claims
+        ]
+        parts += [Table(columns, lines).markdown(), *(_section(finding) for finding in claims)]
+    if equations:
+        columns = [Column(head) for head in ("equation", "statement", "verdict", "rests on", "evidence")]
+        lines = [(f.claim, f.statement, f.verdict, f"{f.source}: {f.code}", headline(f)) for f in equations]
+        parts += ["## Equations", Table(columns, lines).markdown()]
+    return "\n\n".join(parts) + "\n"
+
+
+def _section(finding: Finding) -> str:
+    parts = [f"## {finding.claim}: {finding.verdict}", markdown_text(f"{finding.statement} ({finding.source})")]
+    for title, figures in (
+        ("figure", finding.measured.figures),
+        ("corrected statement: figure", finding.measured.corrected),
+    ):
+        if figures:
+            if figures is finding.measured.corrected:
+                parts.append(f"Corrected: {markdown_text(finding.condition)}")
+            lines = [(name.replace("_", " "), _shown(figure)) for name, figure in figures.items()]
+            parts.append(Table((Column(title), Column("value [interval]")), lines).markdown())
+    example = finding.counterexample
+    if example is not None:
+        names = ", ".join(f"`{name}` {a.shape}" for name, a in example.arrays.items())
+        file = counterexample_file(finding.claim)
+        parts.append(f"Counterexample `{file}`: {markdown_text(example.description)}\n\nArrays: {names}.")
+    return "\n\n".join([*parts, f"Code: `{finding.code}`, {finding.seconds:.1f} s."])
+
+
+def _shown(figure: Any) -> str:
+    """A figure in a few characters, with its interval if it has one."""
+    return figure.summary() if isinstance(figure, Figure) else number(figure)
+
+
+def _wrapped(label: str, text: str) -> str:
+    return textwrap.fill(text, WIDTH, initial_indent=f"  {label:<9}", subsequent_indent=" " * 11)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from pdejax._figure import Figure
 from pdejax.runs import _format
+from pdejax.runs._figures import as_number, figure_from_json, figure_to_json
 from pdejax.runs._files import plain, write_json, write_whole
+from pdejax.runs._findings import Finding, counterexample_file, markdown
 from pdejax.runs._table import Cell, Column, Table
 
 if TYPE_CHECKING:
@@ -105,6 +107,7 @@ class Result:
     - `results`: the numbers, as JSON has them. `rows`: those of the table paper | ours | null.
     - `verdict`: a sentence made from the numbers; `verdicts`: answers by question. `passed`: whether all is as it should be.
     - `tables`, `notes`: what is printed besides. `dataset`: all data; `pictures`; `files` that were written.
+    - `findings`: what was found about each claim, by its id.
     """
 
     study: str
@@ -126,6 +129,7 @@ class Result:
     notes: tuple[str, ...] = ()
     dataset: "xr.Dataset | None" = None
     pictures: tuple[Picture, ...] = ()
+    findings: Mapping[str, Finding] = dataclasses.field(default_factory=dict)
     data: str | None = None
     seconds: float | None = None
     files: tuple[str, ...] = ()
@@ -216,6 +220,8 @@ class Result:
     def save(self, folder: pathlib.Path, stem: str | None = None) -> "Result":
         """Write `<stem>.json`, `<stem>.nc` and the pictures to `folder`; return the result with its `files`.
 
+        Findings are written as `<stem>.md`, the arrays of their counterexamples as `counterexamples/*.npz`.
+
         `stem` is the study's name by default. Every file is written whole, the JSON last, so that its presence says that the
         rest is whole. Raises `ResultError` where that fails.
         """
@@ -228,6 +234,14 @@ class Result:
         for picture in self.pictures:
             write_whole(folder / picture.file, picture.png())
             written.append(folder / picture.file)
+        if self.findings:
+            write_whole(folder / f"{stem}.md", markdown(self.title, list(self.findings.values())).encode())
+            written.append(folder / f"{stem}.md")
+        for name, finding in self.findings.items():
+            if finding.counterexample is not None:
+                path = folder / counterexample_file(name)
+                write_whole(path, finding.counterexample.npz())
+                written.append(path)
         data = None if self.dataset is None else f"{stem}.nc"
         saved = dataclasses.replace(self, data=data)
         path = folder / f"{stem}.json"
@@ -236,23 +250,6 @@ class Result:
 
     def _tables(self) -> tuple[Table, ...]:
         return (comparison(self.rows), *self.tables) if self.rows else self.tables
-
-
-def figure_to_json(figure: Figure | None, seeds: Sequence[float] = ()) -> dict[str, Any] | None:
-    """Return a figure as JSON values: `mean`, `low`, `high` (None where there is no interval), and `values` by seed."""
-    if figure is None:
-        return None
-    found: dict[str, Any] = {"mean": float(figure), "low": float(figure.low), "high": float(figure.high)}
-    return plain(found | ({"values": list(seeds)} if seeds else {}))
-
-
-def figure_from_json(saved: Any) -> Figure | None:
-    """Make a figure from a number or from an object with a mean (or value) and an interval; None for anything else."""
-    if isinstance(saved, Mapping):
-        value = _number(saved.get("mean", saved.get("value")))
-        return None if value is None else Figure(value, _number(saved.get("low")), _number(saved.get("high")))
-    value = _number(saved)
-    return None if value is None else Figure(value)
 
 
 def text(value: Any) -> str:
@@ -265,18 +262,9 @@ def text(value: Any) -> str:
     return "".join(c if c.isprintable() or c == "\n" else " " for c in found).strip()
 
 
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:  # an integer beyond floating point
-        return None
-
-
 def _seeds(saved: Any) -> tuple[float, ...]:
     values = saved.get("values") if isinstance(saved, Mapping) else None
-    numbers = (_number(value) for value in _list(values))
+    numbers = (as_number(value) for value in _list(values))
     return tuple(math.nan if value is None else value for value in numbers)
 
 

@@ -12,6 +12,7 @@ import xarray as xr
 
 from pdejax.runs._environment import environment
 from pdejax.runs._files import plain
+from pdejax.runs._findings import Finding
 from pdejax.runs._parts import Parts
 from pdejax.runs._records import Picture, Result, Row
 from pdejax.runs._table import Column, Table
@@ -26,7 +27,7 @@ class Judgement:
 
     - `sentence`: the answer, made from the numbers; `verdicts`: answers by question; `passed`: whether all is as it should be.
     - `rows`: lines of the table paper | ours | null; `tables`, `notes`: what is printed besides.
-    - `results`: what is saved as JSON; `dataset`: all data; `pictures`.
+    - `results`: what is saved as JSON; `dataset`: all data; `pictures`; `findings` about claims, by id.
     """
 
     sentence: str = ""
@@ -38,6 +39,7 @@ class Judgement:
     results: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     dataset: xr.Dataset | None = None
     pictures: Sequence[Picture] = ()
+    findings: Mapping[str, Finding] = dataclasses.field(default_factory=dict)
 
 
 def settings(config: Any) -> dict[str, Any]:
@@ -142,6 +144,7 @@ def run(
         notes=tuple(found.notes),
         dataset=found.dataset,
         pictures=tuple(found.pictures),
+        findings=dict(found.findings),
         seconds=time.perf_counter() - started + parts.kept_seconds,
     )
     if folder is None:

@@ -116,7 +116,7 @@ def results(tmp_path_factory):
                 "verdict": "fails",
                 "condition": "Holds for S = −γu with growth constants.",
                 "figures": {"largest ⟨u,S⟩/(−2γE)": 0.25, "runs": 64, "damped": True},
-                "corrected_figures": {"decay rate / bound": {"value": 0.93, "low": 0.91, "high": 0.95}},
+                "corrected_figures": {"decay rate / bound": {"mean": 0.93, "low": 0.91, "high": 0.95}},
                 "counterexample": {"description": "Two tokens, u = (3, −3).", "file": "counterexamples/C4.npz"},
                 "code": "pdejax.studies.claims._c4_energy.measure",
                 "seconds": 1.25,
@@ -127,7 +127,7 @@ def results(tmp_path_factory):
                 "source": "v2 Thm 3.2",
                 "verdict": "holds if the weights are smooth in depth",
                 "condition": "Weights smooth in depth.",
-                "figures": {"order of Euler": {"value": 0.994, "low": 0.988, "high": 1.0}},
+                "figures": {"order of Euler": {"mean": 0.994, "low": 0.988, "high": 1.0}},
                 "corrected_figures": {},
                 "counterexample": None,
                 "code": "pdejax.studies.claims._c1_continuum.measure",
@@ -157,5 +157,6 @@ def results(tmp_path_factory):
     }
     (folder / "counterexamples").mkdir()
     (folder / "counterexamples" / "C4.npz").write_bytes(b"PK\x05\x06" + bytes(18))
-    (folder / "claims.json").write_text(json.dumps(ledger))
+    kinds = {key: ledger.pop(key) for key in ("claims", "equations")}
+    (folder / "claims.json").write_text(json.dumps(ledger | {"results": kinds}))
     return folder

@@ -135,7 +135,7 @@ def test_embedded_json_is_the_file(results, page):
         shown = page.by_id(f"study-{path.parent.name}.json")
         assert json.loads(shown["text"]) == json.loads(path.read_text())
     ledger = json.loads((results / "claims.json").read_text())
-    assert json.loads(page.by_id("claim-c4.json")["text"]) == ledger["claims"][0]
+    assert json.loads(page.by_id("claim-c4.json")["text"]) == ledger["results"]["claims"][0]
     files = [urllib.parse.unquote(e["href"]) for e in page.all("a") if e["href"].startswith("./")]
     assert len(files) == 3 * 3 + 2
     assert all((results / name).is_file() for name in files)
@@ -210,7 +210,12 @@ def test_text_cannot_script_the_page(copy):
             content["table"][0][key] = HOSTILE
 
     change(path, edit)
-    change(copy / "claims.json", lambda content: content["claims"].append(dict.fromkeys(content["claims"][0], HOSTILE)))
+
+    def hostile(content):
+        claims = content["results"]["claims"]
+        claims.append(dict.fromkeys(claims[0], HOSTILE))
+
+    change(copy / "claims.json", hostile)
     shutil.copytree(copy / "gradients", copy / '"><script>alert(1)<')
     found = read_results(copy)
     page = Page(html_page(found, copy))

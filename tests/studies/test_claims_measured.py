@@ -18,16 +18,19 @@ from pdejax.studies.claims._trained import Trained
 
 
 def checked(ledger):
-    for finding in (*ledger.claims, *ledger.equations):
+    for name, finding in ledger.findings.items():
+        assert name == finding.claim
         assert set(finding.headline) <= set(finding.evidence), finding.claim
         for figure in finding.evidence.values():
             assert isinstance(figure, int | float | Figure)
         module, name = finding.code.rsplit(".", 1)
         assert callable(getattr(__import__(module, fromlist=[name]), name)), finding.claim
-    for finding in ledger.claims:
+    for finding in ledger.findings.values():
+        if finding.is_equation:
+            continue
         assert finding.verdict == VERDICTS[finding.claim], (finding.claim, finding.evidence)
         assert finding.counterexample is not None
-    return ledger
+    return ledger.findings
 
 
 @pytest.mark.slow
@@ -104,7 +107,7 @@ def test_gradient_ratios_are_of_medians_by_seed(monkeypatch):
 def test_equations_measured():
     names = [e.id for e in EQUATIONS.values() if e.measure is not None]
     ledger = checked(claims(names, seeds=1))
-    verdicts = {f.claim: f.verdict for f in ledger.equations}
+    verdicts = {name: finding.verdict for name, finding in ledger.items()}
     conditional = {"v1 (23)", "v2 (10)", "v2 (18)", "v2 (19)"}
     for name, verdict in verdicts.items():
         expected = "fails" if name == "v2 (9)" else "holds under an added condition" if name in conditional else "holds"

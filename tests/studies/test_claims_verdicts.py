@@ -9,6 +9,7 @@ import pytest
 from pdejax import Figure
 from pdejax.runs._findings import figures_from_json
 from pdejax.studies.claims import CLAIMS, EQUATIONS
+from pdejax.studies.claims._config import CLAIM_IDS, EQUATION_IDS
 
 HOLDS, IF, FAILS = "holds", "holds under an added condition", "fails"
 NEVER = Figure(0.0, 0.0, 0.0)
@@ -22,7 +23,7 @@ def around(value, half=0.02):
 # What `pdejax claims` measured and said.
 _LEDGER = json.loads(
     (pathlib.Path(__file__).parents[2] / "benchmarks" / "results" / "claims" / "claims.json").read_text()
-)
+)["results"]
 STORED = {saved["claim"]: saved for saved in (*_LEDGER["claims"], *_LEDGER["equations"])}
 MEASURED = {
     name: figures_from_json(saved["figures"]) | figures_from_json(saved["corrected_figures"])
@@ -153,11 +154,12 @@ def test_other_figures_give_another(name, figures, verdict):
 def test_every_claim_is_perturbed():
     assert {name for name, _, _ in PERTURBED} == set(CLAIMS) == set(VERDICTS)
     assert set(MEASURED) == {*CLAIMS, *EQUATIONS}
-    assert list(CLAIMS) == [f"C{i}" for i in range(1, 18)]
+    assert tuple(CLAIMS) == CLAIM_IDS == tuple(f"C{i}" for i in range(1, 18))
 
 
 def test_every_numbered_equation_is_there():
     assert list(EQUATIONS) == [f"v1 ({i})" for i in range(1, 25)] + [f"v2 ({i})" for i in range(1, 20)]
+    assert tuple(EQUATIONS) == EQUATION_IDS
     for equation in EQUATIONS.values():
         assert (equation.rests_on is None) != (equation.measure is None), equation.id
         assert equation.statement and equation.headline

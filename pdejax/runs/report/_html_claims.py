@@ -33,7 +33,7 @@ def ledger_section(ledger: Ledger, claims: Named, equations: Named, base: pathli
 
 
 def _raw(ledger: Ledger, key: str, claim: Claim) -> Any:
-    return ledger.raw[key][claim.index] if ledger.raw else {}
+    return ledger.raw["results"][key][claim.index] if ledger.raw else {}
 
 
 def _claims_table(label: str, claims: Named) -> str:

@@ -91,7 +91,7 @@ def _ledger(ledger: Ledger, base: pathlib.Path) -> list[str]:
         rows = [[_text(c.name), _text(c.statement), _text(c.source), _text(c.verdict)] for c in claims]
         parts += [heading, _table(["Claim", "Statement", "Source", "Verdict"], rows)]
         for claim in claims:
-            parts += _claim(claim, ledger.raw[key][claim.index] if ledger.raw else {}, address, base)
+            parts += _claim(claim, ledger.raw["results"][key][claim.index] if ledger.raw else {}, address, base)
     return parts
 
 

@@ -249,8 +249,10 @@ def _ledger(path: pathlib.Path, folder: pathlib.Path) -> Ledger:
     if raw is None:
         return Ledger(path, problems=(f"{path.name} is {wrong}; run `pdejax claims --out {folder}`.",))
     problems: list[str] = []
-    claims = tuple(_claims(raw.get("claims"), path, problems))
-    equations = tuple(_claims(raw.get("equations"), path, problems))
+    results = raw.get("results")
+    results = results if isinstance(results, dict) else {}
+    claims = tuple(_claims(results.get("claims"), path, problems))
+    equations = tuple(_claims(results.get("equations"), path, problems))
     if not claims:
         problems.append(f"{path.name} holds no claims; run `pdejax claims --out {folder}`.")
     return Ledger(path, raw, claims, equations, tuple(problems))
