@@ -52,16 +52,10 @@ tokens, mask, labels = (
     jnp.asarray(x) for x in (batch.inputs, batch.mask, batch.labels)
 )
 
-
-def observe(system):
-    """States (layers + 1, b, n, d) and attention maps (layers, b, H, n, n)."""
-    found = (system.hidden_states, system.attention_maps)
-    return tuple(jax.vmap(f, out_axes=1)(tokens, mask) for f in found)
-
-
-states, maps = observe(model)
-fine_states, fine_maps = observe(fine)
-null_states, _ = observe(untrained)
+# States (layers + 1, b, n, d) and attention maps (layers, b, H, n, n).
+_, states, maps = pj.observe(model, tokens, mask)
+_, fine_states, fine_maps = pj.observe(fine, tokens, mask)
+null_states = pj.observe(untrained, tokens, mask).states
 
 # %% Each analysis returns a record. Numbers carry intervals (50 resamples here; 500 is the
 # default) and nulls.

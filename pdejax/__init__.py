@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pdejax.models import Transformer as Transformer
     from pdejax.models import lift as lift
     from pdejax.models import load_model as load_model
+    from pdejax.models import observe as observe
     from pdejax.models import pair as pair
     from pdejax.models import save_model as save_model
     from pdejax.solvers import Grid as Grid

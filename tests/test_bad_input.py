@@ -434,12 +434,12 @@ def test_model():
     sizes = {"vocab": 7, "dim": D, "heads": 2, "layers": 2, "ffn": 5}
     model = pj.Transformer(pj.Architecture(**sizes), rngs=nnx.Rngs(0))
     for call, error, message in (
-        (lambda: model.embed(np.array([1, 7])), ValueError, r"ids in \[0, 6\], got ids from 1 to 7"),
-        (lambda: model.embed(np.array([-1, 3])), ValueError, r"ids in \[0, 6\], got ids from -1 to 3"),
+        (lambda: model.embed(np.array([1, 7])), ValueError, "ids from 1 to 7"),
+        (lambda: model.embed(np.array([-1, 3])), ValueError, "ids from -1 to 3"),
         (lambda: model.embed(np.zeros(0, int)), ValueError, "tokens is empty"),
-        (lambda: model.embed(np.zeros((2, 3), int)), ValueError, r"tokens must have shape \(n,\)"),
-        (lambda: model.embed(np.zeros(3)), TypeError, "tokens must be integer ids"),
-        (lambda: model.hidden_states(np.array([1, 2]), np.ones(3, bool)), ValueError, r"mask must have shape \(2,\)"),
+        (lambda: model.embed(np.zeros((2, 3), int)), ValueError, r"tokens has shape \(2, 3\); it must be \(n,\)"),
+        (lambda: model.embed(np.zeros(3)), TypeError, "must be integer ids"),
+        (lambda: model.hidden_states(np.array([1, 2]), np.ones(3, bool)), ValueError, "must be 2 booleans"),
         (lambda: pj.Architecture(**sizes | {"heads": 3}), ValueError, "heads=3 must divide dim=4"),
         (lambda: pj.Architecture(**sizes, norm="batch"), ValueError, "norm='batch' must be one of"),
         (lambda: pj.Architecture(**sizes, activation="swish"), ValueError, "activation='swish' must be one of"),

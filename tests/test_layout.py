@@ -48,7 +48,7 @@ PUBLIC = [
     "LayerNormRelaxation", "LayerStack", "LinearDamping", "MasterEquation", "MultilayerEquation",
     "MultilayerSimulator", "MultilayerSimulatorConfig", "RMSNorm", "Simulator", "SimulatorConfig", "SpatialNorm",
     "SphereProjection", "Stats", "Trajectory", "Transformer", "analysis", "bootstrap", "data", "exact", "iid", "lift",
-    "load_model", "models", "over_seeds", "pair", "plot", "runs", "save_model", "simulate", "smooth_random",
+    "load_model", "models", "observe", "over_seeds", "pair", "plot", "runs", "save_model", "simulate", "smooth_random",
     "solvers", "studies", "terms", "training",
 ]
 # fmt: on

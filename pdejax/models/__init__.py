@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from pdejax.models._lift import lift as lift
     from pdejax.models._multilayer import MultilayerSimulator as MultilayerSimulator
     from pdejax.models._multilayer_config import MultilayerSimulatorConfig as MultilayerSimulatorConfig
+    from pdejax.models._observe import Observed as Observed
+    from pdejax.models._observe import observe as observe
     from pdejax.models._pairing import pair as pair
     from pdejax.models._pairing import untrained_field as untrained_field
     from pdejax.models._saving import load_model as load_model

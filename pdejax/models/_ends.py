@@ -4,14 +4,12 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.core
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from pdejax._types import Field, Mask
 from pdejax.models._architecture import Architecture
-from pdejax.models._transformer import _check_ids, _check_values, _require_x64, _sinusoidal
+from pdejax.models._inputs import require_x64, sinusoidal
 from pdejax.terms import LayerNorm, RMSNorm
 
 
@@ -46,7 +44,7 @@ class Embedding(eqx.Module):
     architecture: Architecture = eqx.field(static=True)
 
     def __init__(self, architecture: Architecture, *, key: PRNGKeyArray):
-        _require_x64(architecture)
+        require_x64(architecture)
         first, second = jax.random.split(key)
         if architecture.vocab is not None:
             self.table = jax.random.normal(first, (architecture.vocab, architecture.dim), architecture.param_dtype)
@@ -65,18 +63,18 @@ class Embedding(eqx.Module):
             )
         self.architecture = architecture
 
-    def __call__(self, tokens: ArrayLike) -> Field:
-        architecture, x = self.architecture, jnp.asarray(tokens)
-        kind = architecture.state_dtype
+    def __call__(self, x: Array) -> Field:
+        """The field of ids `(n,)` or values `(n, inputs)`, which the model has checked."""
+        architecture, kind = self.architecture, self.architecture.state_dtype
         if architecture.vocab is not None:
-            u = jnp.take(self.table.astype(kind), _check_ids(x, architecture), axis=0)
+            u = jnp.take(self.table.astype(kind), x, axis=0)
         else:
             assert self.bias is not None
-            u = _check_values(x, architecture).astype(kind) @ self.table.astype(kind) + self.bias.astype(kind)[None]
+            u = x.astype(kind) @ self.table.astype(kind) + self.bias.astype(kind)[None]
         if self.positions is not None:
             return u + self.positions[: u.shape[0]].astype(kind)
         if architecture.positions == "sinusoidal":
-            return u + jnp.asarray(_sinusoidal(*u.shape), dtype=u.dtype)
+            return u + jnp.asarray(sinusoidal(*u.shape), dtype=u.dtype)
         return u
 
 

@@ -9,16 +9,18 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from pdejax._check import token_mask
 from pdejax._discretization import Discretization
 from pdejax._equation import MultilayerEquation, unstack
 from pdejax._simulate import simulate
 from pdejax._types import Field, Mask
 from pdejax.models._architecture import Architecture
 from pdejax.models._ends import Embedding, Readout, cast
+from pdejax.models._inputs import checked_tokens
 from pdejax.models._multilayer_config import MultilayerSimulatorConfig
+from pdejax.models._observe import Observed
 from pdejax.models._simulator import attention_map, named_parameters, trainable, with_parameters
 from pdejax.models._simulator_field import FieldWeights, make_weights, stacked_equation
-from pdejax.models._transformer import _check_mask
 from pdejax.solvers import Retract, get_solver
 from pdejax.terms import Exchange, LayerNorm, RMSNorm
 
@@ -73,7 +75,7 @@ class MultilayerSimulator(eqx.Module):
 
     def embed(self, tokens: ArrayLike) -> Field:
         """E + P `(n, d)`; v2 (2). As `Transformer.embed`, errors included."""
-        return self.embedding(tokens)
+        return self.embedding(checked_tokens("MultilayerSimulator", self.architecture, tokens))
 
     def start(self, tokens: ArrayLike) -> Float[Array, "L n d"]:
         """The initial state of all layers, see `MultilayerSimulatorConfig.start`."""
@@ -86,7 +88,7 @@ class MultilayerSimulator(eqx.Module):
     def trajectory(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Float[Array, "times L n d"]:
         """All layers at t = 0 and after every step, `(steps + 1, L, n, d)`."""
         state = self.start(tokens)
-        return _trajectory(self, state, _check_mask(mask, state.shape[1]))
+        return _trajectory(self, state, token_mask("MultilayerSimulator", mask, state.shape[1]))
 
     def hidden_states(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Float[Array, "layers n d"]:
         """The embedding, then every layer's field at t1: `(L + 1, n, d)`."""
@@ -96,15 +98,15 @@ class MultilayerSimulator(eqx.Module):
         """Attention weights of every layer on its own field at t1, `(L, H, n, n)`."""
         return self.observe(tokens, mask)[2]
 
-    def observe(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> tuple[Array, Array, Array]:
-        """`(model(tokens), hidden_states, attention_maps)` of one solve."""
+    def observe(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Observed:
+        """Logits, `hidden_states` and `attention_maps` of one solve; for a batch see `pdejax.observe`."""
         state = self.start(tokens)
-        return _observe(self, state, _check_mask(mask, state.shape[1]))
+        return _observe(self, state, token_mask("MultilayerSimulator", mask, state.shape[1]))
 
     def __call__(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Float[Array, "..."]:
         """Class logits `(classes,)`, token logits `(n, vocab)`, or without a head the last layer `(n, d)`."""
         state = self.start(tokens)
-        return _logits(self, state, _check_mask(mask, state.shape[1]))
+        return _logits(self, state, token_mask("MultilayerSimulator", mask, state.shape[1]))
 
     def trainable(self) -> PyTree[bool]:
         """A tree of booleans like the model, true at parameters: all float arrays, α_l only with `train_strength`."""
@@ -133,12 +135,12 @@ def _logits(model: MultilayerSimulator, state: Float[Array, "L n d"], mask: Mask
 
 
 @eqx.filter_jit
-def _observe(model: MultilayerSimulator, state: Float[Array, "L n d"], mask: Mask | None) -> tuple[Array, Array, Array]:
+def _observe(model: MultilayerSimulator, state: Float[Array, "L n d"], mask: Mask | None) -> Observed:
     end = _solve(model, state, mask, "end")[0]
     stacked = stacked_equation(model.config, model.stacked, None, end.shape[1])
     maps = eqx.filter_vmap(lambda field, u: attention_map(field, u, mask))(stacked, end)
     # Layer 1 starts from the embedding in either case.
-    return model.readout(end[-1], mask), jnp.concatenate([state[:1], end]), maps
+    return Observed(model.readout(end[-1], mask), jnp.concatenate([state[:1], end]), maps)
 
 
 @eqx.filter_jit

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from pdejax._check import token_mask
 from pdejax._depth import DepthVarying, take_layer
 from pdejax._discretization import Discretization
 from pdejax._equation import MasterEquation
@@ -17,6 +18,8 @@ from pdejax._simulate import simulate
 from pdejax._types import Field, Mask
 from pdejax.models._architecture import Architecture
 from pdejax.models._ends import Embedding, Readout
+from pdejax.models._inputs import checked_field, checked_tokens
+from pdejax.models._observe import Observed
 from pdejax.models._simulator_config import SimulatorConfig
 from pdejax.models._simulator_field import (
     FieldWeights,
@@ -26,7 +29,6 @@ from pdejax.models._simulator_field import (
     single_equation,
     stacked_equation,
 )
-from pdejax.models._transformer import _check_mask
 from pdejax.solvers import LieTrotter, Strang, linear_part
 from pdejax.solvers._base import fresh_step
 from pdejax.terms import Attention, FieldArgs
@@ -109,7 +111,7 @@ class Simulator(eqx.Module):
 
     def embed(self, tokens: ArrayLike) -> Field:
         """The initial field u(·, 0) = E + P `(n, d)`; v2 (2). As `Transformer.embed`, errors included."""
-        return self.embedding(tokens)
+        return self.embedding(checked_tokens("Simulator", self.architecture, tokens))
 
     def run(self, u0: ArrayLike, mask: ArrayLike | None = None) -> Float[Array, "layers n d"]:
         """The field `(K + 1, n, d)` at the depths l t1/K, l = 0 … K, from an initial field `(n, d)`.
@@ -130,8 +132,8 @@ class Simulator(eqx.Module):
         """
         return _observe(self, *self._check(self.embed(tokens), mask))[2]
 
-    def observe(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> tuple[Array, Array, Array]:
-        """`(model(tokens), hidden_states, attention_maps)` of one solve."""
+    def observe(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Observed:
+        """Logits, `hidden_states` and `attention_maps` of one solve; for a batch see `pdejax.observe`."""
         return _observe(self, *self._check(self.embed(tokens), mask))
 
     def __call__(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Float[Array, "..."]:
@@ -164,14 +166,8 @@ class Simulator(eqx.Module):
         return with_parameters(cls(config, key=jax.random.key(0)), parameters)
 
     def _check(self, u0: ArrayLike, mask: ArrayLike | None) -> tuple[Field, Mask | None]:
-        u = jnp.asarray(u0)
-        if u.ndim != 2 or u.shape[1] != self.architecture.dim:
-            raise ValueError(
-                f"u0 must have shape (n, {self.architecture.dim}), got {u.shape}; for batches use jax.vmap"
-            )
-        if not jnp.issubdtype(u.dtype, jnp.floating):
-            raise TypeError(f"u0 must be real and floating, got dtype {u.dtype}")
-        return u.astype(self.architecture.state_dtype), _check_mask(mask, u.shape[0])
+        u = checked_field("Simulator", self.architecture, u0, self.architecture.state_dtype)
+        return u, token_mask("Simulator", mask, u.shape[0])
 
 
 # Compiled here, so that a call outside jit is one program; inside jit they are part of the caller's.
@@ -188,9 +184,9 @@ def _states(model: Simulator, u0: Field, mask: Mask | None) -> Float[Array, "lay
 
 
 @eqx.filter_jit
-def _observe(model: Simulator, u0: Field, mask: Mask | None) -> tuple[Array, Array, Array]:
+def _observe(model: Simulator, u0: Field, mask: Mask | None) -> Observed:
     states = _states(model, u0, mask)
-    return model.readout(states[-1], mask), states, _maps(model, states, mask)
+    return Observed(model.readout(states[-1], mask), states, _maps(model, states, mask))
 
 
 def _solve(model: Simulator, u0: Field, mask: Mask | None, save: str) -> Float[Array, "depths n d"]:

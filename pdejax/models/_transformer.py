@@ -2,19 +2,20 @@
 
 import functools
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import jax
-import jax.core
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
+from pdejax._check import token_mask
 from pdejax._types import Field, Mask
 from pdejax.models._architecture import Architecture
 from pdejax.models._block import Block, apply_norm, attention_mask, make_norm
+from pdejax.models._inputs import checked_field, checked_tokens, require_x64, sinusoidal
+from pdejax.models._observe import Observed
 
 
 class Transformer(nnx.Module):
@@ -47,7 +48,7 @@ class Transformer(nnx.Module):
     """
 
     def __init__(self, architecture: Architecture, *, rngs: nnx.Rngs):
-        _require_x64(architecture)
+        require_x64(architecture)
         options = {"dtype": architecture.dtype, "param_dtype": architecture.param_dtype, "rngs": rngs}
         self.architecture = architecture
         if architecture.vocab is not None:
@@ -77,13 +78,12 @@ class Transformer(nnx.Module):
         an id outside the vocabulary and NaN or infinite values; values are checked only outside `jit` and
         `vmap`.
         """
-        architecture, x = self.architecture, jnp.asarray(tokens)
-        x = _check_ids(x, architecture) if architecture.vocab is not None else _check_values(x, architecture)
-        u = self.embedding(x)
+        x = checked_tokens("Transformer", self.architecture, tokens)
+        u = self.embedding(x if self.architecture.vocab is not None else x.astype(self.architecture.dtype))
         if self.positions is not None:
             return u + self.positions[...][: u.shape[0]].astype(u.dtype)
-        if architecture.positions == "sinusoidal":
-            return u + jnp.asarray(_sinusoidal(*u.shape), dtype=u.dtype)
+        if self.architecture.positions == "sinusoidal":
+            return u + jnp.asarray(sinusoidal(*u.shape), dtype=u.dtype)
         return u
 
     def run(self, u0: ArrayLike, mask: ArrayLike | None = None) -> Float[Array, "layers n d"]:
@@ -92,9 +92,9 @@ class Transformer(nnx.Module):
         Raises `ValueError`/`TypeError` for a field or mask of the wrong shape or dtype, NaN or infinite
         values, and a mask without a valid token.
         """
-        u0 = self._check_field(u0)
-        states = self._apply(u0, _check_mask(mask, u0.shape[0]), "states")
-        return jnp.concatenate([u0[None], states])
+        u0 = checked_field("Transformer", self.architecture, u0, self.architecture.dtype)
+        _, states, _ = self._apply(u0, token_mask("Transformer", mask, u0.shape[0]), states=True)
+        return _with_start(u0, states)
 
     def hidden_states(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Float[Array, "layers n d"]:
         """All states `(L + 1, n, d)`: the embedding first, then the output of each layer.
@@ -110,7 +110,16 @@ class Transformer(nnx.Module):
         Rows sum to 1; in float32 at least. Raises as `embed` and `run`.
         """
         u0 = self.embed(tokens)
-        return self._apply(u0, _check_mask(mask, u0.shape[0]), "maps")
+        maps = self._apply(u0, token_mask("Transformer", mask, u0.shape[0]), maps=True)[2]
+        assert maps is not None
+        return maps
+
+    def observe(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Observed:
+        """Logits, `hidden_states` and `attention_maps` of one pass; for a batch see `pdejax.observe`."""
+        u0 = self.embed(tokens)
+        valid = token_mask("Transformer", mask, u0.shape[0])
+        u, states, maps = self._apply(u0, valid, states=True, maps=True)
+        return Observed(self.readout(u, valid), _with_start(u0, states), maps)
 
     def __call__(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Float[Array, "..."]:
         """Class logits `(classes,)`, token logits `(n, vocab)`, or without a head the last state `(n, d)`.
@@ -118,8 +127,8 @@ class Transformer(nnx.Module):
         Raises as `embed` and `run`.
         """
         u0 = self.embed(tokens)
-        valid = _check_mask(mask, u0.shape[0])
-        return self.readout(self._apply(u0, valid, "last"), valid)
+        valid = token_mask("Transformer", mask, u0.shape[0])
+        return self.readout(self._apply(u0, valid)[0], valid)
 
     def readout(self, u: Field, mask: Mask | None = None) -> Float[Array, "..."]:
         """Logits from the last state `(n, d)`, or without a head that state after the last normalization."""
@@ -191,43 +200,38 @@ class Transformer(nnx.Module):
     def astype(self, dtype: DTypeLike) -> "Transformer":
         """A copy of the model with weights and computation in `float32` or `float64`."""
         architecture = self.architecture.replace(dtype=dtype, param_dtype=dtype)
-        _require_x64(architecture)
+        require_x64(architecture)
         return Transformer.from_parameters(architecture, self.parameters())
 
-    def _apply(self, u0: Field, mask: Mask | None, collect: "_Collect") -> Array:
+    def _apply(
+        self, u0: Field, mask: Mask | None, *, states: bool = False, maps: bool = False
+    ) -> tuple[Field, Array | None, Array | None]:
         graph, weights = nnx.split(self.layers)
-        return _scan_layers(graph, weights, u0, mask, self.architecture.causal, collect)
-
-    def _check_field(self, u0: ArrayLike) -> Field:
-        u = jnp.asarray(u0)
-        if u.ndim != 2 or u.shape[1] != self.architecture.dim:
-            raise ValueError(
-                f"u0 must have shape (n, {self.architecture.dim}), got {u.shape}; for batches use jax.vmap"
-            )
-        if not jnp.issubdtype(u.dtype, jnp.floating):
-            raise TypeError(f"u0 must be real and floating, got dtype {u.dtype}")
-        _check_length("u0", u.shape[0], self.architecture)
-        _check_finite("u0", u)
-        return u.astype(self.architecture.dtype)
+        return _scan_layers(graph, weights, u0, mask, self.architecture.causal, (states, maps))
 
 
-_Collect = Literal["last", "states", "maps"]
+def _with_start(u0: Field, states: Array | None) -> Float[Array, "layers n d"]:
+    assert states is not None
+    return jnp.concatenate([u0[None], states])
 
 
 # Compiled here, once per architecture and shape: lax.scan outside jit would compile anew at every call.
 @functools.partial(jax.jit, static_argnums=(0, 4, 5))
-def _scan_layers(graph: Any, weights: Any, u0: Field, mask: Mask | None, causal: bool, collect: _Collect) -> Array:
+def _scan_layers(
+    graph: Any, weights: Any, u0: Field, mask: Mask | None, causal: bool, collect: tuple[bool, bool]
+) -> tuple[Field, Array | None, Array | None]:
+    """The last state, and where they are wanted those of all layers and the attention maps."""
     allowed = attention_mask(mask, u0.shape[0], causal)
 
     # Gradients keep the matrix products of a layer and compute what is cheap again: less memory, and on a CPU less time.
     @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.dots_saveable, prevent_cse=False)
     def layer(u, layer_weights):
         block = nnx.merge(graph, layer_weights)
-        u, maps = block(u, allowed, collect == "maps")
-        return u, {"last": None, "states": u, "maps": maps}[collect]
+        u, maps = block(u, allowed, collect[1])
+        return u, (u if collect[0] else None, maps)
 
-    last, collected = jax.lax.scan(layer, u0, weights)
-    return last if collect == "last" else collected
+    last, (states, maps) = jax.lax.scan(layer, u0, weights)
+    return last, states, maps
 
 
 def _variables(model: Transformer) -> dict[str, nnx.Variable]:
@@ -249,78 +253,9 @@ def _learned_positions(architecture: Architecture, rngs: nnx.Rngs) -> Array:
     return small(rngs.params(), (architecture.max_length, architecture.dim), architecture.param_dtype)
 
 
-@functools.cache
-def _sinusoidal(n: int, d: int) -> np.ndarray:
-    features = np.arange(d)
-    angles = np.arange(n)[:, None] / 10000.0 ** (2 * (features // 2) / d)
-    return np.where(features % 2 == 0, np.sin(angles), np.cos(angles))
-
-
 def _norm_weights(norm: nnx.LayerNorm | nnx.RMSNorm | None) -> dict[str, Array | None] | None:
     if norm is None:
         return None
     assert norm.scale is not None
     bias = getattr(norm, "bias", None)
     return {"scale": norm.scale[...], "bias": None if bias is None else bias[...]}
-
-
-def _require_x64(architecture: Architecture) -> None:
-    if "float64" in (architecture.dtype, architecture.param_dtype) and jnp.result_type(float) != jnp.float64:
-        raise ValueError(
-            "a float64 model needs JAX's 64-bit mode: jax.config.update('jax_enable_x64', True), or the "
-            "context jax.enable_x64(True); or use dtype='float32'"
-        )
-
-
-def _check_length(name: str, n: int, architecture: Architecture) -> None:
-    if n == 0:
-        raise ValueError(f"{name} is empty: give at least one token")
-    if architecture.max_length is not None and n > architecture.max_length:
-        raise ValueError(f"{name} has {n} tokens, more than max_length={architecture.max_length}")
-
-
-def _check_finite(name: str, x: Array) -> None:
-    if not isinstance(x, jax.core.Tracer) and not np.isfinite(np.asarray(x, float)).all():
-        raise ValueError(f"{name} has NaN or infinite entries: clean the input first")
-
-
-def _check_ids(ids: Array, architecture: Architecture) -> Array:
-    assert architecture.vocab is not None
-    if ids.ndim != 1:
-        raise ValueError(f"tokens must have shape (n,), one sequence, got {ids.shape}; for batches use jax.vmap")
-    _check_length("tokens", ids.shape[0], architecture)
-    if not jnp.issubdtype(ids.dtype, jnp.integer):
-        raise TypeError(f"tokens must be integer ids for vocab={architecture.vocab}, got dtype {ids.dtype}")
-    if not isinstance(ids, jax.core.Tracer):
-        low, high = int(ids.min()), int(ids.max())
-        if low < 0 or high >= architecture.vocab:
-            raise ValueError(f"tokens must be ids in [0, {architecture.vocab - 1}], got ids from {low} to {high}")
-    return ids
-
-
-def _check_values(values: Array, architecture: Architecture) -> Array:
-    if values.ndim == 1 and architecture.inputs == 1:
-        values = values[:, None]
-    if values.ndim != 2 or values.shape[1] != architecture.inputs:
-        raise ValueError(
-            f"tokens must have shape (n, {architecture.inputs}), one sequence, got {values.shape}; for batches use jax.vmap"
-        )
-    _check_length("tokens", values.shape[0], architecture)
-    if not jnp.issubdtype(values.dtype, jnp.floating):
-        raise TypeError(f"tokens must be floating values for inputs={architecture.inputs}, got dtype {values.dtype}")
-    _check_finite("tokens", values)
-    return values.astype(architecture.dtype)
-
-
-def _check_mask(mask: ArrayLike | None, n: int) -> Mask | None:
-    if mask is None:
-        return None
-    valid = jnp.asarray(mask)
-    if valid.shape != (n,):
-        raise ValueError(f"mask must have shape ({n},), one entry per token, got {valid.shape}")
-    if valid.dtype != bool:
-        raise TypeError(f"mask must be boolean, true at valid tokens, got dtype {valid.dtype}")
-    # NumPy looks at a constant mask inside jit too.
-    if not isinstance(valid, jax.core.Tracer) and not np.asarray(valid).any():
-        raise ValueError("mask has no valid token: at least one entry must be true")
-    return valid

@@ -14,12 +14,11 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from pdejax.analysis import attention_cosine, attention_divergence
 from pdejax.data._batch import Batch
-from pdejax.models import untrained_field
+from pdejax.models import Observed, observe, untrained_field
 from pdejax.training._losses import AbstractTask
 from pdejax.training._state import Static, merge_model, split_model
 
-States = Float[Array, "b depths n d"]
-Maps = Float[Array, "b layers H n n"]
+States = Float[Array, "depths b n d"]
 
 
 class Distillation(AbstractTask):
@@ -87,42 +86,29 @@ class Distillation(AbstractTask):
         """The loss on one batch, and its terms before weighting. `key` is not used."""
         del key
         inputs, mask = jnp.asarray(batch.inputs), jnp.asarray(batch.mask)
-        wanted = (self.logit_weight > 0, self.hidden_weight > 0, self.attention_weight > 0)
-        theirs = jax.lax.stop_gradient(observe(self.teacher, inputs, mask, wanted))
-        ours = observe(model, inputs, mask, wanted)
+        wanted = {
+            "logits": self.logit_weight > 0,
+            "states": self.hidden_weight > 0,
+            "maps": self.attention_weight > 0,
+        }
+        theirs = jax.lax.stop_gradient(observe(self.teacher, inputs, mask, **wanted))
+        ours = observe(model, inputs, mask, **wanted)
         metrics, weighted = {}, []
-        if wanted[1]:
+        if wanted["states"]:
             u, z = matching(ours.states, theirs.states, 1)
-            metrics["hidden_error"] = jnp.mean(relative_error(u, z, mask))
+            metrics["hidden_error"] = jnp.mean(squared_error(u, z, mask))
             weighted.append(self.hidden_weight * metrics["hidden_error"])
-        if wanted[2]:
+        if wanted["maps"]:
             q, p = matching(ours.maps, theirs.maps, 0)
             metrics["attention_kl"] = jnp.mean(attention_divergence(p, q, mask))
             weighted.append(self.attention_weight * metrics["attention_kl"])
-        if wanted[0]:
+        if wanted["logits"]:
             metrics["logit_kl"] = _logit_divergence(theirs.logits, ours.logits, mask)
             weighted.append(self.logit_weight * metrics["logit_kl"])
         return sum(weighted[1:], start=weighted[0]), metrics
 
     def weight(self, batch: Batch) -> Float[Array, ""]:
         return jnp.asarray(len(batch.inputs), jnp.float32)
-
-
-class Observed(NamedTuple):
-    """What is compared, over a batch: logits, hidden states `(b, K + 1, n, d)`, attention maps `(b, K, H, n, n)`."""
-
-    logits: Array | None
-    states: States | None
-    maps: Maps | None
-
-
-def observe(model: Any, inputs: Array, mask: Bool[Array, "b n"], wanted: tuple[bool, bool, bool]) -> Observed:
-    """The wanted ones of logits, hidden states and attention maps; by one solve where the model can."""
-    if sum(wanted) > 1 and hasattr(model, "observe"):
-        found = jax.vmap(model.observe)(inputs, mask)
-        return Observed(*(x if want else None for x, want in zip(found, wanted, strict=True)))
-    calls = (model, model.hidden_states, model.attention_maps)
-    return Observed(*(jax.vmap(f)(inputs, mask) if want else None for f, want in zip(calls, wanted, strict=True)))
 
 
 def check_depths(student: int, teacher: int) -> None:
@@ -135,15 +121,15 @@ def check_depths(student: int, teacher: int) -> None:
 
 
 def matching(ours: Array, theirs: Array, ends: int) -> tuple[Array, Array]:
-    """Both at the depths they share; axis 1 runs over the layers, and over `ends` more."""
-    a, b = ours.shape[1] - ends, theirs.shape[1] - ends
+    """Both at the depths they share; axis 0 runs over the layers, and over `ends` more."""
+    a, b = len(ours) - ends, len(theirs) - ends
     check_depths(a, b)
-    return ours[:, :: max(a // b, 1)], theirs[:, :: max(b // a, 1)]
+    return ours[:: max(a // b, 1)], theirs[:: max(b // a, 1)]
 
 
-def relative_error(u: States, z: States, mask: Bool[Array, "b n"]) -> Float[Array, "b depths"]:
-    """‖u − z‖² / ‖z‖² over real tokens, for each example and depth."""
-    real = mask[:, None, :, None]
+def squared_error(u: States, z: States, mask: Bool[Array, "b n"]) -> Float[Array, "depths b"]:
+    """‖u − z‖² / ‖z‖² over real tokens, for each depth and example."""
+    real = mask[None, :, :, None]
     size = jnp.sum(jnp.where(real, z, 0) ** 2, axis=(2, 3))
     return jnp.sum(jnp.where(real, u - z, 0) ** 2, axis=(2, 3)) / jnp.where(size > 0, size, 1)
 
@@ -160,13 +146,13 @@ def _logit_divergence(theirs: Array, ours: Array, mask: Bool[Array, "b n"]) -> F
 class TrajectoryMatch(NamedTuple):
     """How close a trajectory is to the teacher's, means over examples.
 
-    - per depth `(K + 1,)`: `mse` ‖u − z‖² per entry, `relative_error` ‖u − z‖²/‖z‖², `cosine` of each token's u_i and z_i
+    - per depth `(K + 1,)`: `mse` ‖u − z‖² per entry, `squared_error` ‖u − z‖²/‖z‖², `cosine` of each token's u_i and z_i
       averaged over tokens;
     - per layer and head `(K, H)`: `attention_kl` in nats, `attention_cosine`.
     """
 
     mse: np.ndarray
-    relative_error: np.ndarray
+    squared_error: np.ndarray
     cosine: np.ndarray
     attention_kl: np.ndarray
     attention_cosine: np.ndarray
@@ -188,13 +174,13 @@ class DistillationReport:
     examples: int
 
     def gain(self) -> dict[str, float]:
-        """Untrained over fitted, of the mean relative error after the embedding and the mean attention KL: above 1 is better."""
+        """Untrained over fitted, of the mean squared error after the embedding and the mean attention KL: above 1 is better."""
 
         def ratio(a: np.ndarray, b: np.ndarray) -> float:
             return float(np.mean(a) / np.mean(b)) if np.mean(b) > 0 else math.inf
 
         return {
-            "relative_error": ratio(self.untrained.relative_error[1:], self.student.relative_error[1:]),
+            "squared_error": ratio(self.untrained.squared_error[1:], self.student.squared_error[1:]),
             "attention_kl": ratio(self.untrained.attention_kl, self.student.attention_kl),
         }
 
@@ -237,23 +223,23 @@ def distillation_report(
 
 
 def _compare(statics: Any, parameters: Any, inputs: Array, mask: Array) -> tuple[Any, Any, Any]:
-    every = (False, True, True)
     teacher, ours, null = (
-        observe(merge_model(p, static), inputs, mask, every) for p, static in zip(parameters, statics, strict=True)
+        observe(merge_model(p, static), inputs, mask, logits=False)
+        for p, static in zip(parameters, statics, strict=True)
     )
     p = teacher.maps
     assert p is not None
     # A query sees a key if some layer or head of the teacher gives it weight.
-    visible = (jnp.any(p > 0, axis=(1, 2), keepdims=True) & mask[:, None, None, None, :]).astype(p.dtype)
+    visible = (jnp.any(p > 0, axis=(0, 2), keepdims=True) & mask[None, :, None, None, :]).astype(p.dtype)
     q = jnp.broadcast_to(visible / jnp.maximum(jnp.sum(visible, axis=-1, keepdims=True), 1), p.shape)
-    floor = tuple(jnp.mean(f(p, q, mask), axis=0) for f in (attention_divergence, attention_cosine))
+    floor = tuple(jnp.mean(f(p, q, mask), axis=1) for f in (attention_divergence, attention_cosine))
     return _match(ours, teacher, mask), _match(null, teacher, mask), floor
 
 
 def _match(ours: Observed, teacher: Observed, mask: Array) -> TrajectoryMatch:
     u, z = matching(ours.states, teacher.states, 1)
     q, p = matching(ours.maps, teacher.maps, 0)
-    real = mask[:, None, :, None]
+    real = mask[None, :, :, None]
     count = jnp.sum(real, axis=(2, 3)).astype(u.dtype)
     squares = jnp.sum(jnp.where(real, u - z, 0) ** 2, axis=(2, 3)) / (count * u.shape[-1])
     norms = jnp.linalg.norm(u, axis=-1) * jnp.linalg.norm(z, axis=-1)
@@ -261,7 +247,7 @@ def _match(ours: Observed, teacher: Observed, mask: Array) -> TrajectoryMatch:
     cosine = jnp.sum(jnp.where(real[..., 0], cosines, 0), axis=-1) / count
     per_example: tuple[Any, ...] = (
         squares,
-        relative_error(u, z, mask),
+        squared_error(u, z, mask),
         cosine,
         attention_divergence(p, q, mask),
         attention_cosine(p, q, mask),
@@ -270,4 +256,4 @@ def _match(ours: Observed, teacher: Observed, mask: Array) -> TrajectoryMatch:
 
 
 def _mean(x: Any) -> Any:
-    return jnp.mean(x, axis=0)
+    return jnp.mean(x, axis=1)

@@ -127,18 +127,18 @@ def test_equal_maps_and_disjoint_rows():
 
 
 def test_primitives_row_by_row_with_gradients():
-    p, q = (np.moveaxis(x, 1, 0) for x in (P, Q))
+    p, q = P, Q
     divergence = attention_divergence(jnp.asarray(p), jnp.asarray(q), jnp.asarray(MASK))
     cosine = attention_cosine(jnp.asarray(p), jnp.asarray(q), jnp.asarray(MASK))
-    for s, layer, head in np.ndindex(divergence.shape):
-        rows = [(p[s, layer, head, i], q[s, layer, head, i]) for i in range(N) if MASK[s, i]]
+    for layer, s, head in np.ndindex(divergence.shape):
+        rows = [(p[layer, s, head, i], q[layer, s, head, i]) for i in range(N) if MASK[s, i]]
         entropies = [scipy.stats.entropy(a[a > 0], b[a > 0]) if b[a > 0].all() else None for a, b in rows]
         if None not in entropies:
-            assert float(divergence[s, layer, head]) == pytest.approx(np.mean(entropies), rel=1e-6)
+            assert float(divergence[layer, s, head]) == pytest.approx(np.mean(entropies), rel=1e-6)
         near = np.mean([a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in rows])
-        assert float(cosine[s, layer, head]) == pytest.approx(near, rel=1e-12)
+        assert float(cosine[layer, s, head]) == pytest.approx(near, rel=1e-12)
     mask = jnp.asarray(MASK)
-    one = jnp.asarray(np.moveaxis(CP, 1, 0)[:1, :1, :1]), jnp.asarray(np.moveaxis(CQ, 1, 0)[:1, :1, :1])
+    one = jnp.asarray(CP[:1, :1, :1]), jnp.asarray(CQ[:1, :1, :1])
     slope = jax.grad(lambda q: jnp.sum(attention_divergence(one[0], q, mask[:1])))(one[1])
     assert np.all(np.isfinite(slope))
     expected = np.where(one[0] > 0, -one[0] / np.where(one[1] > 0, one[1], 1), 0) / N

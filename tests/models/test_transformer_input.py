@@ -82,13 +82,17 @@ def test_config_is_a_plain_hashable_value():
 @pytest.mark.parametrize(
     "tokens, error, message",
     [
-        ([1, 11], ValueError, r"ids in \[0, 10\], got ids from 1 to 11"),
-        ([-1, 3], ValueError, "got ids from -1 to 3"),
+        ([1, 11], ValueError, "Transformer: tokens has ids from 1 to 11; they must lie in .0, 10."),
+        ([-1, 3], ValueError, "ids from -1 to 3"),
         ([1.0, 2.0], TypeError, "integer ids for vocab=11"),
         ([True, False], TypeError, "integer ids for vocab=11"),
         ([], ValueError, "tokens is empty"),
-        ([[1, 2]], ValueError, r"shape \(n,\), one sequence, got \(1, 2\); for batches use jax.vmap"),
-        (3, ValueError, r"shape \(n,\)"),
+        (
+            [[1, 2]],
+            ValueError,
+            r"tokens has shape \(1, 2\); it must be \(n,\), one sequence. For a batch use pdejax.observe",
+        ),
+        (3, ValueError, r"must be \(n,\)"),
         ([1] * 8, ValueError, "tokens has 8 tokens, more than max_length=7"),
     ],
 )
@@ -102,10 +106,10 @@ def test_bad_tokens(tokens, error, message, method):
 @pytest.mark.parametrize(
     "values, error, message",
     [
-        ([[0.1, math.nan]], ValueError, "tokens has NaN or infinite entries"),
-        ([[0.1, math.inf]], ValueError, "tokens has NaN or infinite entries"),
-        ([[0.1]], ValueError, r"shape \(n, 2\), one sequence, got \(1, 1\)"),
-        ([0.1, 0.2], ValueError, r"shape \(n, 2\)"),
+        ([[0.1, math.nan]], ValueError, "tokens has 1 NaN or infinite entries of 2"),
+        ([[0.1, math.inf]], ValueError, "tokens has 1 NaN or infinite entries of 2"),
+        ([[0.1]], ValueError, r"shape \(1, 1\); it must be \(n, 2\), one sequence"),
+        ([0.1, 0.2], ValueError, r"must be \(n, 2\)"),
         ([[1, 2]], TypeError, "floating values for inputs=2"),
         (np.zeros((0, 2)), ValueError, "tokens is empty"),
     ],
@@ -118,10 +122,10 @@ def test_bad_continuous_inputs(values, error, message):
 @pytest.mark.parametrize(
     "mask, error, message",
     [
-        (np.ones(5, dtype=bool), ValueError, r"mask must have shape \(6,\)"),
-        (np.ones((6, 6), dtype=bool), ValueError, r"mask must have shape \(6,\)"),
-        (np.ones(6), TypeError, "mask must be boolean"),
-        (np.zeros(6, dtype=bool), ValueError, "no valid token"),
+        (np.ones(5, dtype=bool), ValueError, "must be 6 booleans, one per token"),
+        (np.ones((6, 6), dtype=bool), ValueError, "must be 6 booleans, one per token"),
+        (np.ones(6), TypeError, "must be 6 booleans, one per token"),
+        (np.zeros(6, dtype=bool), ValueError, "mask hides every token"),
     ],
 )
 def test_bad_mask(mask, error, message):
@@ -134,11 +138,11 @@ def test_bad_mask(mask, error, message):
 @pytest.mark.parametrize(
     "u0, error, message",
     [
-        (np.zeros((4, 7)), ValueError, r"u0 must have shape \(n, 8\), got \(4, 7\)"),
-        (np.zeros((2, 4, 8)), ValueError, "for batches use jax.vmap"),
+        (np.zeros((4, 7)), ValueError, r"u0 has shape \(4, 7\); it must be \(n, 8\)"),
+        (np.zeros((2, 4, 8)), ValueError, "For a batch use jax.vmap"),
         (np.zeros((0, 8)), ValueError, "u0 is empty"),
-        (np.zeros((4, 8), dtype=int), TypeError, "u0 must be real and floating"),
-        (np.full((4, 8), np.nan), ValueError, "u0 has NaN"),
+        (np.zeros((4, 8), dtype=int), TypeError, "u0 has type int.*real and floating"),
+        (np.full((4, 8), np.nan), ValueError, "u0 has 32 NaN"),
     ],
 )
 def test_bad_initial_field(u0, error, message):

@@ -86,16 +86,16 @@ def test_the_report_against_numpy(teacher, student):
     np.testing.assert_allclose(report.student.attention_cosine, expected["attention_cosine"], rtol=1e-5)
     np.testing.assert_allclose(report.uniform_kl, expected["uniform_kl"], rtol=2e-4)
     np.testing.assert_allclose(report.uniform_cosine, expected["uniform_cosine"], rtol=1e-5)
-    np.testing.assert_allclose(np.mean(report.student.relative_error), expected["hidden_error"], rtol=1e-4)
+    np.testing.assert_allclose(np.mean(report.student.squared_error), expected["hidden_error"], rtol=1e-4)
     # The untrained student is as far as any other draw, here the one to be fitted.
-    assert 0.3 < report.gain()["relative_error"] < 3
+    assert 0.3 < report.gain()["squared_error"] < 3
 
 
 def test_a_student_with_the_teachers_weights_has_nothing_to_learn(teacher):
     report = distillation_report(teacher, pair(teacher), batch(5))
-    assert np.max(report.student.relative_error) < 1e-9 and np.max(report.student.attention_kl) < 1e-6
+    assert np.max(report.student.squared_error) < 1e-9 and np.max(report.student.attention_kl) < 1e-6
     np.testing.assert_allclose(report.student.attention_cosine, 1.0, atol=1e-5)
-    assert np.min(report.untrained.relative_error[1:]) > 0.05 and report.untrained.relative_error[0] < 1e-12
+    assert np.min(report.untrained.squared_error[1:]) > 0.05 and report.untrained.squared_error[0] < 1e-12
 
 
 @pytest.fixture(scope="module")
@@ -127,9 +127,9 @@ def test_a_fit_lowers_loss_and_held_out_error(teacher, student, fitted):
     assert np.mean(losses[-5:]) < 0.2 * losses[0]
     before, after = (distillation_report(teacher, m, batch(1, 32)) for m in (student, model))
     gain = {name: value / before.gain()[name] for name, value in after.gain().items()}
-    assert gain["relative_error"] > 4 and gain["attention_kl"] > 4
+    assert gain["squared_error"] > 4 and gain["attention_kl"] > 4
     # Both nulls are beaten: a fresh field, and attention that looks everywhere alike.
-    assert after.gain()["relative_error"] > 4
+    assert after.gain()["squared_error"] > 4
     assert np.mean(after.student.attention_kl) < 0.5 * np.mean(after.uniform_kl)
 
 

@@ -161,19 +161,19 @@ def attention_rollout(
 
 
 def attention_divergence(
-    p: Float[Array, "b layers H n n"], q: Float[Array, "b layers H n n"], mask: Bool[Array, "b n"]
-) -> Float[Array, "b layers H"]:
-    """KL(p ‖ q) in nats per row, averaged over the rows of real tokens, for each example, layer and head: a differentiable
+    p: Float[Array, "layers b H n n"], q: Float[Array, "layers b H n n"], mask: Bool[Array, "b n"]
+) -> Float[Array, "layers b H"]:
+    """KL(p ‖ q) in nats per row, averaged over the rows of real tokens, for each layer, example and head: a differentiable
     primitive, without checks, nulls or intervals."""
-    return _over_rows(row_divergence(p, q), mask[:, None, None, :])
+    return _over_rows(row_divergence(p, q), mask[None, :, None, :])
 
 
 def attention_cosine(
-    p: Float[Array, "b layers H n n"], q: Float[Array, "b layers H n n"], mask: Bool[Array, "b n"]
-) -> Float[Array, "b layers H"]:
-    """Cosine of the rows p_i and q_i, averaged over the rows of real tokens, for each example, layer and head: a primitive
+    p: Float[Array, "layers b H n n"], q: Float[Array, "layers b H n n"], mask: Bool[Array, "b n"]
+) -> Float[Array, "layers b H"]:
+    """Cosine of the rows p_i and q_i, averaged over the rows of real tokens, for each layer, example and head: a primitive
     like [`attention_divergence`][pdejax.analysis.attention_divergence]."""
-    return _over_rows(row_cosine(p, q), mask[:, None, None, :])
+    return _over_rows(row_cosine(p, q), mask[None, :, None, :])
 
 
 def row_divergence(p: Float[Array, "*rows n"], q: Float[Array, "*rows n"]) -> Float[Array, "*rows"]:

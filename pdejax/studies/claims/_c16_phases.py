@@ -9,6 +9,7 @@ from jaxtyping import Array
 
 from pdejax._bootstrap import over_seeds
 from pdejax.analysis.information import information_phases, mutual_information
+from pdejax.models import observe
 from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
 from pdejax.studies.claims._claim import Claim, low
 from pdejax.studies.claims._trained import train
@@ -33,8 +34,9 @@ def measure(seed: int, seeds: int) -> Measured:
     for i in range(seeds):
         for when, parameters in (("trained", run.end), ("untrained", run.start)):
             model = run.model(parameters, i)
-            states = jax.vmap(model.hidden_states)(run.images).astype(float)
-            pooled = jnp.moveaxis(jnp.mean(states, axis=2), 1, 0)  # (depths, images, d)
+            states = observe(model, run.images, logits=False, maps=False).states
+            assert states is not None
+            pooled = jnp.mean(states.astype(float), axis=2)  # (depths, images, d)
             for kind in NOISE:
                 found = curves(pooled, run.labels, kind)
                 phases = information_phases(jnp.asarray(found), resamples=RESAMPLES, key=jax.random.key(seed + i))

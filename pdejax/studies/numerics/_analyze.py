@@ -15,7 +15,7 @@ from pdejax import analysis, plot
 from pdejax._figure import Figure
 from pdejax.analysis import information
 from pdejax.data import load
-from pdejax.models import Simulator, Transformer
+from pdejax.models import Simulator, Transformer, observe
 from pdejax.runs._parts import Parts
 from pdejax.runs._records import Picture, Result
 from pdejax.runs._table import Cell, Column, Table
@@ -91,14 +91,14 @@ def measure(config: AnalyzeConfig, seed: int, parts: Parts) -> Evidence:
     inputs, mask, labels = (jnp.asarray(x) for x in (batch.inputs, batch.mask, batch.labels))
     fresh = build_model(trained.config, train)
     figures = _Figures(jax.random.key(seed), mask, parts.say)
-    states, maps = _observe(trained.model, inputs, mask)
-    null, _ = _observe(fresh, inputs, mask)
+    _, states, maps = observe(trained.model, inputs, mask)
+    null = observe(fresh, inputs, mask).states
     figures.alone(states, maps, null)
     if labels.ndim == 1:
         figures.informed(states, labels, float(config.noise))
         figures.derivatives(trained.model, inputs, labels)
     if other is not None:
-        theirs = _observe(other.model, inputs, mask)
+        theirs = observe(other.model, inputs, mask)[1:]
         if theirs[0].shape != states.shape:
             raise ValueError(
                 f"analyze: against={config.against!r} has states {theirs[0].shape}, this run {states.shape} (layers, sequences, "
@@ -275,13 +275,6 @@ def _ends(interval) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Both ends of an interval, None where there is none."""
     low, high = np.asarray(interval.low), np.asarray(interval.high)
     return (low, high) if np.all(np.isfinite(low)) and np.all(np.isfinite(high)) else (None, None)
-
-
-def _observe(model, inputs, mask):
-    """States (layers + 1, b, n, d), 0 at padding, and maps (layers, b, H, n, n)."""
-    states = jnp.moveaxis(jax.vmap(model.hidden_states)(inputs, mask), 0, 1)
-    maps = jnp.moveaxis(jax.vmap(model.attention_maps)(inputs, mask), 0, 1)
-    return jnp.where(mask[None, :, :, None], states, 0), maps
 
 
 ANALYZE = Study(

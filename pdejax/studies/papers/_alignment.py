@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from pdejax.analysis import spectral_similarity, trajectory_fidelity
+from pdejax.models import observe
 from pdejax.plot._style import LAYER, NULL, axes_of, legend, whole_layers
 from pdejax.studies.papers._models import Models
 from pdejax.studies.papers._pairs import (
@@ -15,7 +16,6 @@ from pdejax.studies.papers._pairs import (
     PAIRINGS,
     bench,
     heatmaps,
-    observe,
     partner,
     seed_curves,
     untrained_partner,
@@ -45,8 +45,8 @@ def measure(settings: Settings, seed: int, models: Models) -> Measured:
     pictures = [np.asarray(truth.observed.states[:, 0])]
     for pairing in PAIRINGS:
         model = partner(settings, seed, models, pairing)
-        ours = observe(model, truth.batch).states
-        untrained = observe(untrained_partner(model, seed), truth.batch).states
+        ours = observe(model, truth.batch.inputs, truth.mask).states
+        untrained = observe(untrained_partner(model, seed), truth.batch.inputs, truth.mask).states
         theirs = truth.observed.states
         fidelity: Any = trajectory_fidelity(
             ours[1:], theirs[1:], mask=mask, reference_null=untrained[1:], key=key, resamples=RESAMPLES

@@ -9,9 +9,10 @@ import numpy as np
 import xarray as xr
 
 from pdejax.analysis import adjacent_correlation, trajectory_fidelity
+from pdejax.models import observe
 from pdejax.plot._style import LAYER, axes_of, legend, whole_layers
 from pdejax.studies.papers._models import Models
-from pdejax.studies.papers._pairs import bench, observe, partner, seed_curves, untrained_partner
+from pdejax.studies.papers._pairs import bench, partner, seed_curves, untrained_partner
 from pdejax.studies.papers._settings import IMAGES, IMAGES_PAPER, LISTOPS, STUDENT, TEXT, TEXT_PAPER, text_or
 from pdejax.studies.papers._study import Conclusion, Measured, Picture, Settings, Study, row, stacked
 
@@ -40,8 +41,8 @@ def measure(settings: Settings, seed: int, models: Models) -> Measured:
         found[f"{name}/adjacent"] = adjacent.pearson.value.value
         for pairing in ("shared", "distilled"):
             model = partner(own, seed, models, pairing)
-            ours = observe(model, truth.batch).states
-            null = observe(untrained_partner(model, seed), truth.batch).states
+            ours = observe(model, truth.batch.inputs, truth.mask).states
+            null = observe(untrained_partner(model, seed), truth.batch.inputs, truth.mask).states
             fidelity: Any = trajectory_fidelity(
                 ours[1:], theirs[1:], mask=truth.mask, reference_null=null[1:], key=key, resamples=RESAMPLES
             ).layers

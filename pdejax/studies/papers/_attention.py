@@ -9,9 +9,10 @@ import xarray as xr
 from matplotlib.figure import Figure, SubFigure
 
 from pdejax.analysis import attention_fidelity
+from pdejax.models import observe
 from pdejax.plot._style import LAYER, NULL, SEQUENTIAL, axes_of, legend, whole_layers
 from pdejax.studies.papers._models import Models
-from pdejax.studies.papers._pairs import NAMES, PAIRINGS, bench, observe, partner, seed_curves, untrained_partner
+from pdejax.studies.papers._pairs import NAMES, PAIRINGS, bench, partner, seed_curves, untrained_partner
 from pdejax.studies.papers._settings import IMAGES, IMAGES_PAPER, LISTOPS, LISTOPS_PAPER, STUDENT
 from pdejax.studies.papers._study import Conclusion, Measured, Picture, Settings, Study, row, stacked
 
@@ -30,8 +31,11 @@ def measure(settings: Settings, seed: int, models: Models) -> Measured:
 
     for pairing in PAIRINGS:
         model = partner(settings, seed, models, pairing)
-        q = observe(model, truth.batch).maps
-        result, untrained = figures(q), figures(observe(untrained_partner(model, seed), truth.batch).maps)
+        q = observe(model, truth.batch.inputs, truth.mask).maps
+        result, untrained = (
+            figures(q),
+            figures(observe(untrained_partner(model, seed), truth.batch.inputs, truth.mask).maps),
+        )
         for name, value in (
             ("cosine", result.uniform.cosine.value.value),
             ("kl", result.uniform.kl.value.value),

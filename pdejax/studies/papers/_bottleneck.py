@@ -9,9 +9,10 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from pdejax.analysis.information import information_plane, unit_spread
+from pdejax.models import observe
 from pdejax.plot._style import COLOURS, MARKERS, NULL, axes_of, legend
 from pdejax.studies.papers._models import Models
-from pdejax.studies.papers._pairs import bench, observe, pooled
+from pdejax.studies.papers._pairs import bench, pooled
 from pdejax.studies.papers._settings import TEXT, TEXT_PAPER, with_text
 from pdejax.studies.papers._study import Conclusion, Measured, Picture, Settings, Study, over_seeds, row, stacked
 
@@ -32,7 +33,7 @@ def measure(settings: Settings, seed: int, models: Models) -> Measured:
         steps = [step for step, _ in history]
         scaled = []
         for _, model in history:
-            scaled.append(unit_spread(observe(model, truth.batch).states[1:], mask=truth.mask))
+            scaled.append(unit_spread(observe(model, truth.batch.inputs, truth.mask).states[1:], mask=truth.mask))
         x = pooled(truth.observed.states[0], truth.mask)
         plane = information_plane(
             scaled,

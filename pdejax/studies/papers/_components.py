@@ -13,7 +13,6 @@ from jaxtyping import Array
 
 from pdejax.analysis import input_correlation
 from pdejax.studies.papers._models import Models, held_out
-from pdejax.studies.papers._pairs import observe
 from pdejax.studies.papers._settings import LISTOPS, LISTOPS_PAPER
 from pdejax.studies.papers._study import Measured, Settings, stacked
 from pdejax.training import TrainConfig, build_model, read_metrics
@@ -102,7 +101,7 @@ def measure(settings: Settings, seed: int, models: Models) -> Measured:
 def _correlations(model: Any, batch, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Pearson's correlation and the tokens' cosine of each layer with the input; NaN from the layer on where states are not
     finite."""
-    states, mask = observe(model, batch).states, jnp.asarray(batch.mask)
+    states, mask = observe(model, batch.inputs, batch.mask).states, jnp.asarray(batch.mask)
     finite = np.asarray(jnp.all(jnp.isfinite(jnp.where(mask[None, :, :, None], states, 0)), axis=(1, 2, 3)))
     good = int(np.argmin(finite)) if not finite.all() else len(finite)
     found = np.full((2, len(finite)), np.nan)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,12 +10,11 @@ import xarray as xr
 from jaxtyping import Array
 from matplotlib.figure import Figure
 
-from pdejax.models import pair
+from pdejax.models import observe, pair
 from pdejax.plot._style import COLOURS, MARKERS, NULL, axes_of, legend
 from pdejax.studies.papers._models import Models, held_out
 from pdejax.studies.papers._settings import LISTOPS, LISTOPS_PAPER
 from pdejax.studies.papers._study import Conclusion, Measured, Picture, Settings, Study, row, stacked
-from pdejax.training._distillation import observe
 
 EXPECTED = {"euler": 1.0, "lietrotter": 1.0, "heun": 2.0, "strang": 2.0, "rk4": 4.0}
 
@@ -61,12 +59,10 @@ def measure(settings: Settings, seed: int, models: Models) -> Measured:
     return found
 
 
-# Compiled here, so that all seeds share the programs.
-@eqx.filter_jit
 def _ends(model: Any, inputs: Array, mask: Array) -> tuple[Array, Array]:
     """The last hidden states and the logits of a batch."""
-    found: Any = observe(model, inputs, mask, (True, True, False))
-    return found.states[:, -1], found.logits
+    found: Any = observe(model, inputs, mask, maps=False)
+    return found.states[-1], found.logits
 
 
 def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:

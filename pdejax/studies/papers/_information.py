@@ -10,9 +10,10 @@ from matplotlib.figure import Figure, SubFigure
 
 from pdejax.analysis import representation
 from pdejax.analysis.information import information_plane, layer_entropy, unit_spread
+from pdejax.models import observe
 from pdejax.plot._style import COLOURS, LAYER, MARKERS, NULL, axes_of, legend, whole_layers
 from pdejax.studies.papers._models import Models
-from pdejax.studies.papers._pairs import bench, observe, partner, pooled
+from pdejax.studies.papers._pairs import bench, partner, pooled
 from pdejax.studies.papers._settings import LISTOPS, LISTOPS_PAPER
 from pdejax.studies.papers._study import Conclusion, Measured, Picture, Settings, Study, over_seeds, row, stacked
 
@@ -50,7 +51,7 @@ def measure(settings: Settings, seed: int, models: Models) -> Measured:
         states = (
             truth.observed.states
             if system == "Transformer"
-            else observe(partner(settings, seed, models, system), truth.batch).states
+            else observe(partner(settings, seed, models, system), truth.batch.inputs, truth.mask).states
         )[1:]
         scaled = unit_spread(states, mask=mask)
         statistics = representation(states, key=key, mask=mask, resamples=RESAMPLES)

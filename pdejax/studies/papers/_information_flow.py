@@ -12,10 +12,11 @@ from pdejax._discretization import Discretization
 from pdejax._equation import MasterEquation
 from pdejax._simulate import simulate
 from pdejax.analysis import adjacent_correlation, layer_correlation
+from pdejax.models import observe
 from pdejax.plot._style import LAYER, NULL, axes_of, legend, whole_layers
 from pdejax.solvers import Grid
 from pdejax.studies.papers._models import Models
-from pdejax.studies.papers._pairs import bench, heatmaps, observe, partner, seed_curves, untrained_partner
+from pdejax.studies.papers._pairs import bench, heatmaps, partner, seed_curves, untrained_partner
 from pdejax.studies.papers._settings import IMAGES, IMAGES_PAPER, STUDENT
 from pdejax.studies.papers._study import Conclusion, Measured, Picture, Settings, Study, row, stacked
 from pdejax.terms import Diffusion
@@ -51,13 +52,13 @@ def measure(settings: Settings, seed: int, models: Models) -> Measured:
             save=jnp.linspace(0.0, layers, layers + 1),
         ).us
 
-    states = {"Transformer": theirs, "heat equation": jnp.moveaxis(jax.vmap(smoothed)(theirs[0]), 0, 1)}
+    states = {"Transformer": theirs, "heat equation": jax.vmap(smoothed, out_axes=1)(theirs[0])}
     null = None
     for pairing in ("distilled", "independent"):
         model = partner(settings, seed, models, pairing)
-        states[f"{pairing} simulator"] = observe(model, truth.batch).states
+        states[f"{pairing} simulator"] = observe(model, truth.batch.inputs, truth.mask).states
         if pairing == "distilled":
-            null = observe(untrained_partner(model, seed), truth.batch).states
+            null = observe(untrained_partner(model, seed), truth.batch.inputs, truth.mask).states
     adjacent, pearson, spearman = [], [], []
     for name in SYSTEMS:
         adjacent.append(adjacent_correlation(states[name], mask, key=key, resamples=RESAMPLES).pearson.value.value)

@@ -3,18 +3,16 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from pdejax.data import Batch
-from pdejax.models import pair, untrained_field
+from pdejax.models import Observed, observe, pair, untrained_field
 from pdejax.plot._style import COLOURS, DIVERGING, band
 from pdejax.studies.papers._models import Models, Trained, held_out
 from pdejax.studies.papers._study import Settings
-from pdejax.training._distillation import observe as seen
 
 REFINED = 4  # steps per layer of the "shared" simulator: with one it is the network itself
 PAIRINGS = ("shared", "distilled", "independent", "bare")
@@ -26,20 +24,13 @@ NAMES = {
 }
 
 
-class Observation(NamedTuple):
-    """What a model computes on a batch: `states (layers + 1, b, n, d)`, the embedding first, and `maps (layers, b, H, n, n)`."""
-
-    states: Array
-    maps: Array
-
-
 class Bench(NamedTuple):
     """A Transformer on held-out sequences: its `observed` states and maps, the `batch` and its `mask (b, n)`."""
 
     trained: Trained
     batch: Batch
     mask: Array
-    observed: Observation
+    observed: Observed
 
 
 def bench(settings: Settings, seed: int, models: Models, pairings: Sequence[str] = ()) -> Bench:
@@ -48,7 +39,7 @@ def bench(settings: Settings, seed: int, models: Models, pairings: Sequence[str]
     trained = models.transformer(settings, seed)
     _, batch = held_out(trained.config, settings.examples)
     mask = jnp.asarray(batch.mask)
-    return Bench(trained, batch, mask, observe(trained.model, batch))
+    return Bench(trained, batch, mask, observe(trained.model, batch.inputs, mask))
 
 
 def partner(settings: Settings, seed: int, models: Models, pairing: str) -> Any:
@@ -63,19 +54,6 @@ def partner(settings: Settings, seed: int, models: Models, pairing: str) -> Any:
 def untrained_partner(model: Any, seed: int) -> Any:
     """The null simulator: a fresh field between the same embedding and head."""
     return untrained_field(model, jax.random.key(10_000 + seed))
-
-
-def observe(model: Any, batch: Batch) -> Observation:
-    """States and maps at the Transformer's layers; padding is 0."""
-    return _observe(model, jnp.asarray(batch.inputs), jnp.asarray(batch.mask))
-
-
-# Compiled here, so that models of one configuration share a program.
-@eqx.filter_jit
-def _observe(model: Any, inputs: Array, mask: Array) -> Observation:
-    found: Any = seen(model, inputs, mask, (False, True, True))
-    states, maps = (jnp.moveaxis(x, 0, 1) for x in found[1:])
-    return Observation(jnp.where(mask[None, :, :, None], states, 0), maps)
 
 
 def pooled(states: Array, mask: Array) -> Array:

@@ -8,9 +8,10 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from pdejax.analysis import amplitude_spectrum, spectral_similarity
+from pdejax.models import observe
 from pdejax.plot._style import COLOURS, NULL, axes_of, legend
 from pdejax.studies.papers._models import Models
-from pdejax.studies.papers._pairs import NAMES, PAIRINGS, bench, observe, partner, untrained_partner
+from pdejax.studies.papers._pairs import NAMES, PAIRINGS, bench, partner, untrained_partner
 from pdejax.studies.papers._settings import LISTOPS, LISTOPS_PAPER, STUDENT
 from pdejax.studies.papers._study import Conclusion, Measured, Picture, Settings, Study, row, stacked
 
@@ -31,8 +32,8 @@ def measure(settings: Settings, seed: int, models: Models) -> Measured:
     figures = {name: [] for name in ("cosine", "log_correlation", "null_cosine", "null_log_correlation")}
     for pairing in PAIRINGS:
         model = partner(settings, seed, models, pairing)
-        ours = observe(model, truth.batch).states
-        null = observe(untrained_partner(model, seed), truth.batch).states
+        ours = observe(model, truth.batch.inputs, truth.mask).states
+        null = observe(untrained_partner(model, seed), truth.batch.inputs, truth.mask).states
         found = spectrum(ours)
         amplitude.append(found.amplitude.value.value)
         cumulative.append(found.cumulative.value.value)
