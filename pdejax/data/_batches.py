@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from pdejax._check import integer
 from pdejax.data._batch import Batch
 from pdejax.data._dataset import Dataset
-from pdejax.data._options import integer
 
 
 def permutation(count: int, seed: int, epoch: int) -> np.ndarray:
@@ -51,11 +51,11 @@ class Batches:
         process_count: int = 1,
     ):
         self.dataset = dataset
-        self.batch_size = integer("batch_size", batch_size, 1)
-        self.seed = integer("seed", seed, 0, 2**64 - 1)
+        self.batch_size = integer("Batches", "batch_size", batch_size, 1)
+        self.seed = integer("Batches", "seed", seed, 0, 2**64 - 1)
         self.shuffle, self.drop_last = bool(shuffle), bool(drop_last)
-        self.process_count = integer("process_count", process_count, 1)
-        self.process_index = integer("process_index", process_index, 0)
+        self.process_count = integer("Batches", "process_count", process_count, 1)
+        self.process_index = integer("Batches", "process_index", process_index, 0)
         if self.process_index >= self.process_count:
             raise ValueError(
                 f"process_index is {self.process_index}; with process_count={self.process_count} it must be less"
@@ -110,7 +110,10 @@ class Batches:
         ]
         if changed:
             raise ValueError(f"state belongs to other batches: {'; '.join(changed)}. Build Batches as they were then")
-        epoch, step = integer("state['epoch']", state["epoch"], 0), integer("state['step']", state["step"], 0)
+        epoch, step = (
+            integer("Batches", "state['epoch']", state["epoch"], 0),
+            integer("Batches", "state['step']", state["step"], 0),
+        )
         if step >= self.per_epoch:
             raise ValueError(f"state['step'] is {step}; an epoch has {self.per_epoch} batches")
         self._epoch, self._step = epoch, step

@@ -5,19 +5,19 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from pdejax.data._options import choice, integer
+from pdejax._check import choice, integer
 
 FORMS = ("pixels", "patches")
 
 
 def check_form(form: Any, patch: Any, side: int, default: int) -> int:
     """The side of a patch, 1 for pixels."""
-    choice("form", form, FORMS)
+    choice("load", "form", form, FORMS)
     if form == "pixels":
         if patch is not None:
             raise ValueError(f"patch={patch!r} is for form='patches'; form is 'pixels'")
         return 1
-    patch = default if patch is None else integer("patch", patch, 1)
+    patch = default if patch is None else integer("load", "patch", patch, 1)
     if side % patch:
         sides = [p for p in range(1, side + 1) if side % p == 0]
         raise ValueError(f"patch is {patch}; it must divide the image's side {side}: one of {sides}")

@@ -4,9 +4,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from pdejax._check import choice, integer
 from pdejax.data import _load_digits, _load_listops, _load_mnist, _load_newsgroups
 from pdejax.data._dataset import Dataset
-from pdejax.data._options import SPLITS, choice, integer
+from pdejax.data._options import SPLITS
 
 _SETS: dict[str, Callable[..., Dataset]] = {
     "listops": _load_listops.load_split,
@@ -58,11 +59,11 @@ def load(name: str, split: str, *, limit: int | None = None, **options: Any) -> 
     Raises `ValueError` for unknown names, splits and options, an empty split, and an archive whose checksum is wrong, and
     `FileNotFoundError` when a set is neither prepared nor to be had, naming the files and where to put them.
     """
-    loader = _SETS[choice("name", name, _SETS)]
-    choice("split", split, SPLITS)
+    loader = _SETS[choice("load", "name", name, _SETS)]
+    choice("load", "split", split, SPLITS)
     _check_options(name, loader, options)
     if limit is not None:
-        limit = integer("limit", limit, 1)
+        limit = integer("load", "limit", limit, 1)
     return loader(split, limit=limit, **options)
 
 
@@ -75,7 +76,7 @@ def prepare(name: str, **options: Any) -> Any:
     **Arguments**: of the options of `load`, those that determine the files: for `listops` all but `prepared`, for
     `newsgroups` `remove`, and for all `data_dir`, `manual_dir`, `download`. Raises as `load`.
     """
-    make = _FILES[choice("name", name, _FILES)]
+    make = _FILES[choice("load", "name", name, _FILES)]
     _check_options(name, make, options)
     return make(**options)
 
@@ -84,4 +85,4 @@ def _check_options(name: str, function: Callable[..., Any], options: dict[str, A
     parameters = inspect.signature(function).parameters.values()
     allowed = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "limit"]
     for option in options:
-        choice(f"an option of {name!r}", option, allowed)
+        choice("load", f"option of {name!r}", option, allowed)

@@ -2,10 +2,10 @@
 
 import numpy as np
 
+from pdejax._check import integer
 from pdejax.data._batches import permutation
 from pdejax.data._dataset import Dataset
 from pdejax.data._images import check_form, sequences
-from pdejax.data._options import integer
 from pdejax.data.digits import load as load_digits
 
 _SIZES = {"train": 1257, "validation": 180, "test": 360}
@@ -17,7 +17,7 @@ def load_split(
     """See `load`. The set has no splits of its own: they are cut from one order that `seed` determines."""
     patch = check_form(form, patch, 8, 4)
     values, labels = load_digits()
-    order = permutation(len(labels), integer("seed", seed, 0, 2**64 - 1), 0)
+    order = permutation(len(labels), integer("load", "seed", seed, 0, 2**64 - 1), 0)
     start = 0
     for name, size in _SIZES.items():
         if name == split:

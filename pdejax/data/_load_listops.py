@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from pdejax._check import choice, integer
 from pdejax.data._cache import cached, join, pad
 from pdejax.data._dataset import Dataset
 from pdejax.data._listops_splits import LENGTHS, LICENSE, SIZES, SOURCE, VERSION, Settings, config_name, splits
-from pdejax.data._options import SPLITS, choice, data_folder, integer, sizes
+from pdejax.data._options import SPLITS, data_folder, sizes
 from pdejax.data._prepare import ensure, records
 from pdejax.data.listops import VOCABULARY, Expressions
 
@@ -113,13 +114,13 @@ def _settings(lengths: Any, low: Any, high: Any, counts: Any, seed: Any, depth: 
     if low is not None and lengths is not None:
         raise ValueError(f"give either lengths={lengths!r} or min_length and max_length, not both")
     if low is None:
-        low, high = LENGTHS[choice("lengths", "short" if lengths is None else lengths, LENGTHS)]
+        low, high = LENGTHS[choice("load", "lengths", "short" if lengths is None else lengths, LENGTHS)]
     checked = Expressions(low, high, depth, args)
     return Settings(
         checked.min_length,
         checked.max_length,
         sizes(counts),
-        integer("seed", seed, 0),
+        integer("load", "seed", seed, 0),
         checked.max_depth,
         checked.max_args,
     )

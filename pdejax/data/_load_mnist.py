@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from pdejax._check import integer
 from pdejax.data import _mnist_archives as archives
 from pdejax.data._batches import permutation
 from pdejax.data._cache import cached
 from pdejax.data._dataset import Dataset
 from pdejax.data._images import check_form, sequences
 from pdejax.data._mnist_archives import URL, VERSION
-from pdejax.data._options import carve, data_folder, integer
+from pdejax.data._options import carve, data_folder
 from pdejax.data._prepare import ensure, find_archives, records
 
 
@@ -30,8 +31,8 @@ def load_split(
 ) -> Dataset:
     """See `load`."""
     patch = check_form(form, patch, 28, 7)
-    validation = integer("validation", validation, 0, 59_999)
-    seed = integer("seed", seed, 0, 2**64 - 1)
+    validation = integer("load", "validation", validation, 0, 59_999)
+    seed = integer("load", "seed", seed, 0, 2**64 - 1)
     if split == "validation" and validation == 0:
         raise ValueError("the split 'validation' is empty: validation is 0")
     images, labels = _arrays("test" if split == "test" else "train", data_folder(data_dir), manual_dir, download)

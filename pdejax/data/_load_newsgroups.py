@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from pdejax._check import choice, integer
 from pdejax.data import _newsgroups_text as posts
 from pdejax.data._batches import permutation
 from pdejax.data._cache import cached, join
 from pdejax.data._dataset import Dataset
 from pdejax.data._newsgroups_text import GROUPS, LICENSE, PARTS, VERSION, config_name
-from pdejax.data._options import carve, choice, data_folder, integer
+from pdejax.data._options import carve, data_folder
 from pdejax.data._prepare import ensure, find_archives, records
 from pdejax.data._tokenizer import Tokenizer
 
@@ -39,12 +40,12 @@ def load_split(
 ) -> Dataset:
     """See `load`."""
     remove = _parts(remove)
-    choice("task", task, TASKS)
-    length = integer("length", length, 2 if task == "lm" else 1)
-    validation = integer("validation", validation, 0, 11_313)
-    seed = integer("seed", seed, 0, 2**64 - 1)
+    choice("load", "task", task, TASKS)
+    length = integer("load", "length", length, 2 if task == "lm" else 1)
+    validation = integer("load", "validation", validation, 0, 11_313)
+    seed = integer("load", "seed", seed, 0, 2**64 - 1)
     tokenizer = _given(vocabulary, vocabulary_size)
-    size = integer("vocabulary_size", 10_000 if vocabulary_size is None else vocabulary_size, 3)
+    size = integer("load", "vocabulary_size", 10_000 if vocabulary_size is None else vocabulary_size, 3)
     if split == "validation" and validation == 0:
         raise ValueError("the split 'validation' is empty: validation is 0")
     folder = data_folder(data_dir)
@@ -126,7 +127,7 @@ def _documents(
 def _parts(remove: Any) -> tuple[str, ...]:
     if isinstance(remove, str):
         raise ValueError(f"remove must be a tuple of {', '.join(map(repr, PARTS))}, got the string {remove!r}")
-    chosen = [choice("an entry of remove", part, PARTS) for part in remove]
+    chosen = [choice("load", "entry of remove", part, PARTS) for part in remove]
     return tuple(part for part in PARTS if part in chosen)
 
 

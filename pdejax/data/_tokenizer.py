@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Integer
 
-from pdejax.data._options import integer
+from pdejax._check import integer
 from pdejax.runs._files import whole_file
 
 PAD, UNKNOWN = "<pad>", "<unknown>"
@@ -47,7 +47,7 @@ class Tokenizer:
     @classmethod
     def train(cls, texts: Iterable[str], size: int) -> "Tokenizer":
         """The `size - 2` most frequent words of the texts (fewer if there are fewer), the first in the alphabet of equals."""
-        size = integer("vocabulary_size", size, 3)
+        size = integer("Tokenizer", "vocabulary_size", size, 3)
         counts: collections.Counter[str] = collections.Counter()
         for text in texts:
             counts.update(split_words(text))
@@ -77,7 +77,7 @@ class Tokenizer:
 
     def encode_all(self, texts: Sequence[str], length: int) -> Integer[np.ndarray, "count {length}"]:
         """Rows of the first `length` words of each text, padded with 0. A text without words is one unknown word."""
-        length = integer("length", length, 1)
+        length = integer("Tokenizer", "length", length, 1)
         rows = np.zeros((len(texts), length), dtype=np.min_scalar_type(len(self) - 1))
         for row, text in zip(rows, texts, strict=True):
             found = self.encode(text)[:length] or [1]

@@ -7,7 +7,6 @@ one. Its value, 0 to 9, is the label. Operators: MIN, MAX, MED (the median, roun
 Sources: Nangia and Bowman, arXiv:1804.06028; Tay et al., arXiv:2011.04006.
 """
 
-import operator
 import random
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,8 @@ from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 from jaxtyping import Bool, Int32, Integer
+
+from pdejax._check import integer
 
 VOCABULARY = (
     "<pad>",
@@ -77,7 +78,7 @@ def generate(
 
     Raises `ValueError` for bounds that no expression meets and when new expressions become too rare to find.
     """
-    count, seed = _integer("count", count, 1), _integer("seed", seed, 0)
+    count, seed = integer("listops", "count", count, 1), integer("listops", "seed", seed, 0)
     source = Expressions(min_length, max_length, max_depth, max_args)
     tokens = np.zeros((count, source.max_length), dtype=np.int32)
     labels = np.zeros(count, dtype=np.int32)
@@ -93,10 +94,10 @@ class Expressions:
     def __init__(
         self, min_length: SupportsIndex, max_length: SupportsIndex, max_depth: SupportsIndex, max_args: SupportsIndex
     ):
-        self.min_length = _integer("min_length", min_length, 0)
-        self.max_length = _integer("max_length", max_length, 1)
-        self.max_depth = _integer("max_depth", max_depth, 1)
-        self.max_args = _integer("max_args", max_args, 2)
+        self.min_length = integer("listops", "min_length", min_length, 0)
+        self.max_length = integer("listops", "max_length", max_length, 1)
+        self.max_depth = integer("listops", "max_depth", max_depth, 1)
+        self.max_args = integer("listops", "max_args", max_args, 2)
         _check_lengths(self.min_length, self.max_length, self.max_depth, self.max_args)
 
     def stream(self, count: int, seed: int, seen: set[bytes]) -> Iterator[tuple[bytes, int]]:
@@ -260,16 +261,6 @@ def _parse(words: list[str], start: int) -> tuple[Expression, int]:
     if not arguments:
         raise ValueError(f"text: {word!r} at word {start} has no arguments")
     return (word[1:], tuple(arguments)), at + 1
-
-
-def _integer(name: str, value: SupportsIndex, least: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r}") from None
-    if number < least:
-        raise ValueError(f"{name} must be at least {least}, got {number}")
-    return number
 
 
 def _check_lengths(min_length: int, max_length: int, max_depth: int, max_args: int) -> None:

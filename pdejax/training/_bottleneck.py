@@ -1,16 +1,13 @@
 """The information-bottleneck flow of the parameters, v1 (14), and the two contradictory signs v1 also prints."""
 
-import math
-import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple, get_args
 
 import jax
-import numpy as np
 import optax
 
-from pdejax._check import traced
-from pdejax.training._signs import Signs
+from pdejax._check import choice, number, traced
+from pdejax.training._names import Signs
 
 
 class InformationState(NamedTuple):
@@ -50,13 +47,11 @@ def bottleneck_flow(
     Raises `ValueError` for numbers out of range, unknown signs, or `dt` together with an optimizer, which has its own step;
     `update` raises it if `params` is missing, or `information_gradient` where β > 0.
     """
-    if signs not in get_args(Signs):
-        raise ValueError(f"signs={signs!r} is unknown; choose one of {get_args(Signs)}.")
-    if not callable(learning_rate):
-        _number("learning_rate", learning_rate)
-    _number("weight_decay", weight_decay)
-    _number("beta", beta)
-    _number("dt", dt)
+    choice("bottleneck_flow", "signs", signs, get_args(Signs))
+    rates = {"learning_rate": learning_rate, "weight_decay": weight_decay, "beta": beta, "dt": dt}
+    for name, value in rates.items():
+        if not (traced(value) or (name == "learning_rate" and callable(value))):
+            number("bottleneck_flow", name, value, least=0)
     if isinstance(dt, jax.Array) or dt == 0 or (optimizer is not None and dt != 1.0):
         raise ValueError(
             f"dt={dt!r} must be positive, and 1.0 (left out) with an optimizer, whose learning rate is the step."
@@ -90,10 +85,8 @@ def add_information(beta: float) -> optax.GradientTransformationExtraArgs:
 
     `update` raises `ValueError` if β ≠ 0 and the gradient is missing, or not a tree like the parameters.
     """
-    if not _is_array(beta) and (
-        isinstance(beta, bool) or not isinstance(beta, numbers.Real) or not math.isfinite(beta)
-    ):
-        raise ValueError(f"beta={beta!r} must be a finite number.")
+    if not traced(beta):
+        number("add_information", "beta", beta)
 
     def init(params):
         del params
@@ -116,15 +109,3 @@ def takes_information(opt_state: Any) -> bool:
     """Whether the optimizer with this state has a link that adds ∇Ĩ."""
     leaves = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, InformationState))
     return any(isinstance(leaf, InformationState) for leaf in leaves)
-
-
-def _is_array(value: Any) -> bool:
-    return isinstance(value, jax.Array | np.ndarray) and value.ndim == 0
-
-
-def _number(name: str, value: Any) -> None:
-    if traced(value):
-        return
-    value = value.item() if _is_array(value) else value
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < math.inf:  # pyright: ignore[reportOperatorIssue]
-        raise ValueError(f"{name}={value!r} must be a finite number of at least 0.")

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from pdejax._check import integer, number
 from pdejax.analysis.information import AbstractInformation
 from pdejax.data._batch import Batch
 from pdejax.training._bottleneck import takes_information
@@ -56,8 +57,8 @@ class InputProjection(eqx.Module):
         if (features is None) == (vocab is None):
             raise ValueError("InputProjection: give features=... for values or vocab=... for token ids, not both.")
         for name, value in (("x_dim", x_dim), ("length", length), ("features", features), ("vocab", vocab)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1):
-                raise ValueError(f"InputProjection: {name}={value!r} must be an integer of at least 1.")
+            if value is not None:
+                integer("InputProjection", name, value)
         k1, k2 = jax.random.split(key)
         self.length = int(length)
         if vocab is None:
@@ -131,21 +132,13 @@ def make_bottleneck_step(
     Raises `ValueError`/`TypeError` for σ ≤ 0, an optimizer that would ignore ∇Ĩ, an estimator or state that does not fit, or
     sizes that do not fit, before anything compiles or as the first step is traced.
     """
-    if isinstance(noise, bool) or not isinstance(noise, numbers.Real) or not 0 < noise < math.inf:
-        raise ValueError(
-            f"noise={noise!r} must be a positive standard deviation: without noise the representation is a function of the input "
-            "and its information infinite or constant (claim C10), so that no gradient of it means anything."
-        )
+    why = "without noise the representation is a function of the input and its information infinite or constant (claim C10)"
+    number("make_bottleneck_step", "noise", noise, above=0, advice=why)
     if not isinstance(estimator, AbstractInformation):
         raise TypeError(f"estimator is a {type(estimator).__name__}; use one of pdejax.analysis.information.")
     if isinstance(representation, bool) or not isinstance(representation, numbers.Integral):
         raise TypeError(f"representation={representation!r} must be an integer: 0 the embedding, −1 the last state.")
-    if (
-        isinstance(estimator_updates, bool)
-        or not isinstance(estimator_updates, numbers.Integral)
-        or estimator_updates < 1
-    ):
-        raise ValueError(f"estimator_updates={estimator_updates!r} must be an integer of at least 1.")
+    integer("make_bottleneck_step", "estimator_updates", estimator_updates)
     if summary != "embedding" and not callable(summary):
         raise TypeError(f"summary={summary!r} must be a function of the batch or 'embedding'.")
     if not takes_information(optimizer.init({"probe": jnp.zeros(1)})):

@@ -1,27 +1,30 @@
 """What `train` is asked to do, checked before anything is loaded or compiled."""
 
 import dataclasses
-import math
-import numbers
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from pdejax.training._optimizer import OptimizerName, ScheduleName, make_optimizer, make_schedule
-from pdejax.training._signs import Signs
+from pdejax._check import choice, integer, number
+from pdejax.training._names import (
+    DatasetName,
+    Estimate,
+    ModelName,
+    OptimizerName,
+    Precision,
+    ScheduleName,
+    Signs,
+    TaskName,
+)
 
-DatasetName = Literal["listops", "mnist", "newsgroups", "digits"]
-ModelName = Literal["transformer", "simulator", "bare", "full", "multilayer"]
-Precision = Literal["float32", "bfloat16"]
-Estimate = Literal["infonce", "club", "barber_agakov", "paper"]
-
-_NAMES = {
+_NAMES: dict[str, tuple[Any, ...]] = {
     "dataset": get_args(DatasetName),
     "model": get_args(ModelName),
-    "task": ("classification", "lm"),
+    "task": get_args(TaskName),
     "precision": get_args(Precision),
     "optimizer": get_args(OptimizerName),
     "schedule": get_args(ScheduleName),
     "signs": get_args(Signs),
+    "bottleneck": (None, *get_args(Estimate)),
 }
 
 
@@ -61,7 +64,7 @@ class TrainConfig:
 
     dataset: DatasetName = "listops"
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    task: Literal["classification", "lm"] = "classification"
+    task: TaskName = "classification"
     model: ModelName = "transformer"
     dim: int = 128
     heads: int = 4
@@ -100,35 +103,44 @@ class TrainConfig:
 
     def __post_init__(self):
         for name, allowed in _NAMES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose one of {allowed}.")
-        if self.bottleneck is not None and self.bottleneck not in get_args(Estimate):
-            raise ValueError(f"bottleneck={self.bottleneck!r} is unknown; choose None or one of {get_args(Estimate)}.")
+            choice("TrainConfig", name, getattr(self, name), allowed)
         for name in ("data", "options"):
             if not isinstance(getattr(self, name), Mapping):
                 raise TypeError(f"{name} is a {type(getattr(self, name)).__name__}; it must map names to values.")
             object.__setattr__(self, name, dict(getattr(self, name)))
-        for name in ("dim", "heads", "layers", "ffn", "steps_per_layer", "batch_size", "steps", "save_every", "keep"):
-            _integer(name, getattr(self, name), 1)
-        for name in ("eval_every",):
-            _integer(name, getattr(self, name), 1)
-        _integer("warmup", self.warmup, 0)
-        _integer("seed", self.seed, 0)
-        for name, least in (("data_seed", 0), ("eval_examples", 1)):
-            if getattr(self, name) is not None:
-                _integer(name, getattr(self, name), least)
+        positive = (
+            "dim",
+            "heads",
+            "layers",
+            "ffn",
+            "steps_per_layer",
+            "batch_size",
+            "steps",
+            "save_every",
+            "keep",
+            "eval_every",
+        )
+        for name in (*positive, "warmup", "seed", "data_seed", "eval_examples"):
+            if getattr(self, name) is not None or name not in ("data_seed", "eval_examples"):
+                least = 0 if name in ("warmup", "seed", "data_seed") else 1
+                integer("TrainConfig", name, getattr(self, name), least)
         self.make_optimizer()
-        if isinstance(self.label_smoothing, bool) or not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing={self.label_smoothing!r} must lie in [0, 1).")
+        number("TrainConfig", "label_smoothing", self.label_smoothing, least=0, below=1)
         self._check_bottleneck()
         self._check_model()
 
     def make_schedule(self):
         """The learning rate of each step."""
+        from pdejax.training._optimizer import (
+            make_schedule,  # brings JAX and optax, which the command's help does not need
+        )
+
         return make_schedule(self.schedule, self.learning_rate, self.steps, self.warmup)
 
     def make_optimizer(self):
         """The optimizer, for the whole run."""
+        from pdejax.training._optimizer import make_optimizer
+
         return make_optimizer(
             self.optimizer, learning_rate=self.make_schedule(), weight_decay=self.weight_decay, clip=self.clip
         )
@@ -152,20 +164,11 @@ class TrainConfig:
 
     def _check_bottleneck(self) -> None:
         for name in ("beta", "decay"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, float | int) or not 0 <= value < math.inf:
-                raise ValueError(f"{name}={value!r} must be a number, not negative.")
-        if not 0 < self.noise < math.inf:
-            raise ValueError(
-                f"noise={self.noise!r} must be positive: a noiseless flow is a bijection, for which I(X; T) cannot fall."
-            )
+            number("TrainConfig", name, getattr(self, name), least=0)
+        bijection = "a noiseless flow is a bijection, for which I(X; T) cannot fall"
+        number("TrainConfig", "noise", self.noise, above=0, advice=bijection)
         if not -self.layers - 1 <= self.bottleneck_layer <= self.layers:
             raise ValueError(
                 f"bottleneck_layer={self.bottleneck_layer} must be from 0 (the embedding) to layers={self.layers}, or counted "
                 "from the end by negative numbers."
             )
-
-
-def _integer(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
-        raise ValueError(f"{name}={value!r} must be an integer of at least {least}.")

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
+from pdejax._check import number
 from pdejax.analysis import attention_cosine, attention_divergence
 from pdejax.data._batch import Batch
 from pdejax.models import Observed, observe, untrained_field
@@ -63,12 +64,11 @@ class Distillation(AbstractTask):
             "logit_weight": logit_weight,
         }
         for name, value in weights.items():
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise TypeError(f"{name} must be a number, got {value!r}")
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} must be finite and not negative, got {value}")
+            number("Distillation", name, value, least=0)
         if not any(weights.values()):
-            raise ValueError("hidden_weight, attention_weight and logit_weight are all 0: there is nothing to fit")
+            raise ValueError(
+                "Distillation: hidden_weight, attention_weight and logit_weight are all 0: there is nothing to fit"
+            )
         parameters, self.static = split_model(teacher)
         if student is not None:
             check_depths(student.architecture.layers, teacher.architecture.layers)

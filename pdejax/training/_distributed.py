@@ -11,6 +11,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
+from pdejax._check import integer
+
 AXIS = "data"
 
 
@@ -28,8 +30,7 @@ def initialize_distributed(coordinator: str, num_processes: int, process_id: int
     if not colon or not _is_host(host) or not port.isdecimal() or not 0 < int(port) < 65536:
         raise ValueError(f"coordinator={coordinator!r} must be 'host:port', such as '10.0.0.1:12355'.")
     for name, value, least in (("num_processes", num_processes, 1), ("process_id", process_id, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}={value!r} must be an integer of at least {least}.")
+        integer("initialize_distributed", name, value, least)
     if process_id >= num_processes:
         raise ValueError(f"process_id={process_id} must be less than num_processes={num_processes}: ids count from 0.")
     if num_processes == 1:

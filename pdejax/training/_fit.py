@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import math
-import numbers
 import os
 import pathlib
 import signal
@@ -16,6 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from pdejax._check import integer
 from pdejax.runs._environment import environment
 from pdejax.training._checkpoints import CheckpointError, Checkpoints, Mode
 from pdejax.training._distributed import any_process, replicate, shard_batch, share
@@ -117,10 +117,10 @@ def fit(
     the first checkpoint cannot be written or none can be read.
     """
     for name, value in (("steps", steps), ("save_every", save_every), ("keep", keep), ("log_every", log_every)):
-        _positive(name, value)
+        integer("fit", name, value)
     for name, value in (("eval_every", eval_every), ("patience", patience)):
         if value is not None:
-            _positive(name, value)
+            integer("fit", name, value)
             if evaluate is None:
                 raise ValueError(f"{name}={value} has nothing to evaluate; give evaluate.")
     if best is not None:
@@ -156,11 +156,6 @@ def fit(
     return loop.run(
         state, None if folder is None else pathlib.Path(folder), keep, config, progress, report, tensorboard
     )
-
-
-def _positive(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-        raise ValueError(f"{name}={value!r} must be a positive integer.")
 
 
 class _Signals:

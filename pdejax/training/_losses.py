@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from pdejax._check import number
 from pdejax.data._batch import Batch
 
 Metrics = dict[str, Float[Array, "..."]]
@@ -35,7 +36,7 @@ class Classification(AbstractTask):
     label_smoothing: float = eqx.field(static=True, default=0.0)
 
     def __check_init__(self):
-        _check_smoothing(self.label_smoothing)
+        number(type(self).__name__, "label_smoothing", self.label_smoothing, least=0, below=1)
 
     def loss(self, model: Any, batch: Batch, key: PRNGKeyArray) -> tuple[Float[Array, ""], Metrics]:
         del key
@@ -58,7 +59,7 @@ class LanguageModel(AbstractTask):
     label_smoothing: float = eqx.field(static=True, default=0.0)
 
     def __check_init__(self):
-        _check_smoothing(self.label_smoothing)
+        number(type(self).__name__, "label_smoothing", self.label_smoothing, least=0, below=1)
 
     def loss(self, model: Any, batch: Batch, key: PRNGKeyArray) -> tuple[Float[Array, ""], Metrics]:
         del key
@@ -81,11 +82,6 @@ def _cross_entropy(logits: Float[Array, "... c"], labels, smoothing: float) -> F
         return exact
     uniform = -jnp.mean(jax.nn.log_softmax(logits), axis=-1)
     return (1 - smoothing) * exact + smoothing * uniform
-
-
-def _check_smoothing(smoothing: float) -> None:
-    if isinstance(smoothing, bool) or not 0 <= smoothing < 1:
-        raise ValueError(f"label_smoothing={smoothing!r} must lie in [0, 1).")
 
 
 def _predicted(logits: Float[Array, "... c"], labels) -> Array:

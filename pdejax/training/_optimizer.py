@@ -1,14 +1,12 @@
 """Optimizers by name, from optax."""
 
-import math
-import numbers
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import jax
 import optax
 
-OptimizerName = Literal["adam", "adamw", "sgd"]
-ScheduleName = Literal["constant", "cosine", "linear", "inverse_sqrt"]
+from pdejax._check import choice, integer, number
+from pdejax.training._names import OptimizerName, ScheduleName
 
 
 def make_schedule(
@@ -22,15 +20,13 @@ def make_schedule(
 
     Raises `ValueError` for an unknown name or numbers that do not fit.
     """
-    if name not in get_args(ScheduleName):
-        raise ValueError(f"schedule={name!r} is unknown; choose one of {get_args(ScheduleName)}.")
-    _positive("learning_rate", learning_rate)
-    _whole("steps", steps, 1)
-    _whole("warmup", warmup, 0)
+    choice("make_schedule", "schedule", name, get_args(ScheduleName))
+    number("make_schedule", "learning_rate", learning_rate, above=0)
+    integer("make_schedule", "steps", steps)
+    integer("make_schedule", "warmup", warmup, 0)
     if warmup >= steps:
-        raise ValueError(f"warmup={warmup} must be less than steps={steps}.")
-    if not 0 <= final <= 1:
-        raise ValueError(f"final={final!r} is a part of the learning rate: it must lie in [0, 1].")
+        raise ValueError(f"make_schedule: warmup={warmup} must be less than steps={steps}.")
+    number("make_schedule", "final", final, least=0, most=1, advice="it is a part of the learning rate")
     rest = steps - warmup
     if name == "cosine":
         main = optax.cosine_decay_schedule(learning_rate, rest, final)
@@ -68,19 +64,18 @@ def make_optimizer(
 
     Raises `ValueError` for an unknown name, numbers out of range, and decay where it would do nothing.
     """
-    if name not in get_args(OptimizerName):
-        raise ValueError(f"optimizer={name!r} is unknown; choose one of {get_args(OptimizerName)}.")
+    choice("make_optimizer", "optimizer", name, get_args(OptimizerName))
     if not callable(learning_rate):
-        _positive("learning_rate", learning_rate)
+        number("make_optimizer", "learning_rate", learning_rate, above=0)
     if clip is not None:
-        _positive("clip", clip)
-    if not 0 <= weight_decay < math.inf:
-        raise ValueError(f"weight_decay={weight_decay!r} must not be negative.")
+        number("make_optimizer", "clip", clip, above=0)
+    number("make_optimizer", "weight_decay", weight_decay, least=0)
     if weight_decay and name != "adamw":
-        raise ValueError(f"weight_decay={weight_decay} does nothing with optimizer={name!r}: use 'adamw'.")
+        raise ValueError(
+            f"make_optimizer: weight_decay={weight_decay} does nothing with optimizer={name!r}: use 'adamw'."
+        )
     for key, value in (("b1", b1), ("b2", b2), ("momentum", momentum)):
-        if not 0 <= value < 1:
-            raise ValueError(f"{key}={value!r} must lie in [0, 1).")
+        number("make_optimizer", key, value, least=0, below=1)
     if name == "adam":
         main = optax.adam(learning_rate, b1=b1, b2=b2, eps=eps)
     elif name == "adamw":
@@ -109,13 +104,3 @@ def is_matrix(params: Any) -> Any:
         return last.startswith("w") or last in ("kernel", "embedding", "table")
 
     return jax.tree_util.tree_map_with_path(decays, params)
-
-
-def _positive(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, float | int) or not 0 < value < math.inf:
-        raise ValueError(f"{name}={value!r} must be a positive, finite number.")
-
-
-def _whole(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
-        raise ValueError(f"{name}={value!r} must be an integer of at least {least}.")

@@ -58,7 +58,7 @@ def test_batches_are_all_examples_once_in_order():
     found = list(make().batches(3))
     assert [len(batch.labels) for batch in found] == [3, 1]
     np.testing.assert_array_equal(np.concatenate([b.inputs for b in found]), make().inputs)
-    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+    with pytest.raises(ValueError, match=r"batch_size=.* must be an integer of at least 1"):
         make().batches(0)
 
 

@@ -176,13 +176,13 @@ def test_arena_acceptance(longest, acceptance):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"count": 0}, "count must be at least 1"),
+        ({"count": 0}, "count=.* must be an integer of at least 1"),
         ({"min_length": 60}, "strictly between"),
         ({"min_length": 59}, "strictly between"),
-        ({"min_length": -1}, "min_length must be at least 0"),
-        ({"max_depth": 0}, "max_depth must be at least 1"),
-        ({"max_args": 1}, "max_args must be at least 2"),
-        ({"seed": -1}, "seed must be at least 0"),
+        ({"min_length": -1}, "min_length=.* must be an integer of at least 0"),
+        ({"max_depth": 0}, "max_depth=.* must be an integer of at least 1"),
+        ({"max_args": 1}, "max_args=.* must be an integer of at least 2"),
+        ({"seed": -1}, "seed=.* must be an integer of at least 0"),
         ({"max_depth": 1}, "no expression has 10 < length < 60"),
         ({"max_depth": 2, "max_args": 3}, "lengths are 1, or 4 to 5"),
         ({"min_length": 1, "max_length": 4}, "no expression has 1 < length < 4"),

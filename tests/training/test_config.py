@@ -47,7 +47,7 @@ def test_presets_are_configurations(name):
     ],
 )
 def test_bad_values(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         TrainConfig(**options)
 
 

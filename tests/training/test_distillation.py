@@ -184,9 +184,9 @@ def test_a_causal_language_model(teacher):
 @pytest.mark.parametrize(
     ("options", "error", "says"),
     [
-        ({"hidden_weight": -1.0}, ValueError, "hidden_weight must be finite and not negative"),
-        ({"attention_weight": float("nan")}, ValueError, "attention_weight must be finite"),
-        ({"logit_weight": "1"}, TypeError, "logit_weight must be a number"),
+        ({"hidden_weight": -1.0}, ValueError, "Distillation: hidden_weight=-1.0 must be one finite number ≥ 0"),
+        ({"attention_weight": float("nan")}, ValueError, "attention_weight=nan must be"),
+        ({"logit_weight": "1"}, TypeError, "logit_weight='1' must be"),
         ({"hidden_weight": 0.0, "attention_weight": 0.0}, ValueError, "nothing to fit"),
     ],
 )

@@ -348,9 +348,9 @@ def test_another_model_is_refused(tmp_path):
     ("options", "error", "words"),
     [
         ({"steps": 0}, ValueError, "steps=0"),
-        ({"steps": 2.5}, ValueError, "steps=2.5"),
+        ({"steps": 2.5}, TypeError, "steps=2.5"),
         ({"save_every": -1}, ValueError, "save_every=-1"),
-        ({"log_every": True}, ValueError, "log_every=True"),
+        ({"log_every": True}, TypeError, "log_every=True"),
         ({"keep": 0}, ValueError, "keep=0"),
         ({"eval_every": 3}, ValueError, "eval_every=3 has nothing to evaluate"),
         ({"best": ("loss", "min")}, ValueError, "needs evaluate"),

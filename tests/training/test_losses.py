@@ -100,5 +100,5 @@ def test_half_precision_logits_are_widened():
 
 @pytest.mark.parametrize("smoothing", [-0.1, 1.0])
 def test_bad_smoothing(smoothing):
-    with pytest.raises(ValueError, match=r"label_smoothing=.*\[0, 1\)"):
+    with pytest.raises(ValueError, match=r"Classification: label_smoothing=.* must be one finite number ≥ 0 and < 1"):
         Classification(label_smoothing=smoothing)
