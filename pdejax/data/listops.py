@@ -7,6 +7,7 @@ one. Its value, 0 to 9, is the label. Operators: MIN, MAX, MED (the median, roun
 Sources: Nangia and Bowman, arXiv:1804.06028; Tay et al., arXiv:2011.04006.
 """
 
+import operator
 import random
 import statistics
 from collections.abc import Callable, Iterator, Sequence

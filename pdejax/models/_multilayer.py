@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -19,7 +18,7 @@ from pdejax.models._ends import Embedding, Readout, cast
 from pdejax.models._inputs import checked_tokens
 from pdejax.models._multilayer_config import MultilayerSimulatorConfig
 from pdejax.models._observe import Observed
-from pdejax.models._simulator import attention_map, named_parameters, trainable, with_parameters
+from pdejax.models._simulator import carrying, named_parameters, trainable
 from pdejax.models._simulator_field import FieldWeights, make_weights, stacked_equation
 from pdejax.solvers import Retract, get_solver
 from pdejax.terms import Exchange, LayerNorm, RMSNorm
@@ -61,17 +60,14 @@ class MultilayerSimulator(eqx.Module):
         """Sizes and the form of a layer."""
         return self.config.architecture
 
-    def equation(self, n: int) -> MultilayerEquation:
-        """The coupled field on n tokens."""
-        count = self.architecture.layers
-        stacked = stacked_equation(self.config, self.stacked, None, n)
+    def discretization(self, n: int) -> Discretization:
+        """The coupled field on n tokens, the solver, with the retraction of every layer if there is one, and the steps."""
+        config, norms = self.config, self.stacked.retractions
+        stacked, count = stacked_equation(config, self.stacked, None, n), self.architecture.layers
         between = [] if self.exchange is None else [unstack(self.exchange, i) for i in range(count - 1)]
-        return MultilayerEquation([unstack(stacked, i) for i in range(count)], between)
-
-    def solver(self) -> str | diffrax.AbstractSolver:
-        """The solver of the config, with the retraction of every layer if there is one."""
-        name, norms = self.config.solver, self.stacked.retractions
-        return name if norms is None else Retract(get_solver(name), _EachLayer(norms[0]))
+        field = MultilayerEquation([unstack(stacked, i) for i in range(count)], between)
+        solver = config.solver if norms is None else Retract(get_solver(config.solver), _EachLayer(norms[0]))
+        return Discretization(field, solver, t1=config.t1, steps=config.steps)
 
     def embed(self, tokens: ArrayLike) -> Field:
         """E + P `(n, d)`; v2 (2). As `Transformer.embed`, errors included."""
@@ -126,7 +122,7 @@ class MultilayerSimulator(eqx.Module):
         cls, config: MultilayerSimulatorConfig, parameters: Mapping[str, ArrayLike]
     ) -> "MultilayerSimulator":
         """The model with these parameters, named and shaped as `parameters()` gives them; else `ValueError`."""
-        return with_parameters(cls(config, key=jax.random.key(0)), parameters)
+        return carrying(cls, config, parameters)
 
 
 @eqx.filter_jit
@@ -138,7 +134,7 @@ def _logits(model: MultilayerSimulator, state: Float[Array, "L n d"], mask: Mask
 def _observe(model: MultilayerSimulator, state: Float[Array, "L n d"], mask: Mask | None) -> Observed:
     end = _solve(model, state, mask, "end")[0]
     stacked = stacked_equation(model.config, model.stacked, None, end.shape[1])
-    maps = eqx.filter_vmap(lambda field, u: attention_map(field, u, mask))(stacked, end)
+    maps = eqx.filter_vmap(lambda field, u: field.interaction.weights(u, mask))(stacked, end)
     # Layer 1 starts from the embedding in either case.
     return Observed(model.readout(end[-1], mask), jnp.concatenate([state[:1], end]), maps)
 
@@ -153,9 +149,7 @@ def _trajectory(
 def _solve(
     model: MultilayerSimulator, state: Float[Array, "L n d"], mask: Mask | None, save: str
 ) -> Float[Array, "times L n d"]:
-    config, equation = model.config, model.equation(state.shape[1])
-    d = Discretization(equation, model.solver(), t1=config.t1, steps=config.steps)
-    return simulate(d, state, save=save, mask=mask).us
+    return simulate(model.discretization(state.shape[1]), state, save=save, mask=mask).us
 
 
 class _EachLayer(eqx.Module):

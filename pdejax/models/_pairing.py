@@ -3,7 +3,6 @@
 from typing import Any, Literal, get_args
 
 import equinox as eqx
-import jax
 from jaxtyping import Array, PRNGKeyArray
 
 from pdejax._check import choice
@@ -75,7 +74,7 @@ def _shared(transformer: Transformer, changes: dict[str, Any]) -> Simulator:
             f"pair: a post-LN Transformer normalizes after each of the two substeps of a layer, which solver={config.solver!r} "
             f"with weights={config.weights!r} does not have; use 'lietrotter', 'strang' or 'macaron' and weights='constant'."
         )
-    return with_parameters(Simulator(config, key=jax.random.key(0)), _weights(transformer))
+    return Simulator.from_parameters(config, _weights(transformer))
 
 
 def _distilled(transformer: Transformer, key: PRNGKeyArray, changes: dict[str, Any]) -> Simulator:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -23,7 +22,6 @@ from pdejax.models._observe import Observed
 from pdejax.models._simulator_config import SimulatorConfig
 from pdejax.models._simulator_field import (
     FieldWeights,
-    HalfPrecision,
     make_solver,
     make_weights,
     single_equation,
@@ -31,7 +29,7 @@ from pdejax.models._simulator_field import (
 )
 from pdejax.solvers import LieTrotter, Strang, linear_part
 from pdejax.solvers._base import fresh_step
-from pdejax.terms import Attention, FieldArgs
+from pdejax.terms import FieldArgs
 
 
 class Simulator(eqx.Module):
@@ -77,27 +75,23 @@ class Simulator(eqx.Module):
         """The papers' simulator without residual connection, LayerNorm, D and S: see `SimulatorConfig.bare`."""
         return cls(SimulatorConfig.bare(**options), key=key)
 
-    def equation(self, n: int | None = None) -> DepthVarying | MasterEquation:
-        """The field on n tokens: a `DepthVarying` over [0, t1], or a `MasterEquation` where weights are shared.
+    def discretization(self, n: int | None = None) -> Discretization:
+        """The field on n tokens, the solver, with the model's own retraction if it has one, and the steps over [0, t1].
 
-        n is needed for diffusion only, whose grid has one point per token. Raises `ValueError` where it is missing.
+        The field is a `DepthVarying`, or a `MasterEquation` where weights are shared. n is needed for diffusion only, whose grid
+        has one point per token. Raises `ValueError` where it is missing.
         """
         config = self.config
         if n is None and config.diffusion != "none":
-            raise ValueError(f"n: diffusion={config.diffusion!r} needs a grid; give the number of tokens n, an integer")
+            raise ValueError(
+                f"Simulator.discretization: diffusion={config.diffusion!r} needs a grid; give the number of tokens n, an integer."
+            )
         if self.stacked is None:
             assert self.common is not None
-            return single_equation(config, self.common, n or 1)
-        stacked = stacked_equation(config, self.stacked, self.common, n or 1)
-        return DepthVarying(stacked, config.t1, config.weights)
-
-    def solver(self) -> diffrax.AbstractSolver:
-        """The solver of the config, with the model's own retraction if it has one."""
-        return make_solver(self.config, self.stacked, self.common)
-
-    def discretization(self, n: int | None = None) -> Discretization:
-        """The field on n tokens, the solver and the steps that the model is. Raises as `equation`."""
-        return Discretization(self.equation(n), self.solver(), t1=self.config.t1, steps=self.config.steps)
+            field = single_equation(config, self.common, n or 1)
+        else:
+            field = DepthVarying(stacked_equation(config, self.stacked, self.common, n or 1), config.t1, config.weights)
+        return Discretization(field, make_solver(config, self.stacked, self.common), t1=config.t1, steps=config.steps)
 
     @property
     def headed(self) -> bool:
@@ -163,7 +157,7 @@ class Simulator(eqx.Module):
 
         Raises `ValueError` for names that are missing or too many and for shapes that differ.
         """
-        return with_parameters(cls(config, key=jax.random.key(0)), parameters)
+        return carrying(cls, config, parameters)
 
     def _check(self, u0: ArrayLike, mask: ArrayLike | None) -> tuple[Field, Mask | None]:
         u = checked_field("Simulator", self.architecture, u0, self.architecture.state_dtype)
@@ -190,35 +184,22 @@ def _observe(model: Simulator, u0: Field, mask: Mask | None) -> Observed:
 
 
 def _solve(model: Simulator, u0: Field, mask: Mask | None, save: str) -> Float[Array, "depths n d"]:
-    d = model.discretization(u0.shape[0])
-    return simulate(d, u0, save=save, mask=mask).us
+    return simulate(model.discretization(u0.shape[0]), u0, save=save, mask=mask).us
 
 
 def _maps(model: Simulator, states: Float[Array, "layers n d"], mask: Mask | None) -> Float[Array, "maps H n n"]:
-    config, equation = model.config, model.equation(states.shape[1])
-    solver, args = model.solver(), FieldArgs(mask)
-    starts = jnp.arange(config.architecture.layers, dtype=states.dtype) * (config.t1 / config.architecture.layers)
+    config, d = model.config, model.discretization(states.shape[1])
+    layers, args = model.architecture.layers, FieldArgs(mask)
+    starts = jnp.arange(layers, dtype=states.dtype) * (config.t1 / layers)
 
     def one(index, t, u):
-        field = equation
-        if isinstance(equation, DepthVarying):
-            field = equation.layer(index) if config.weights == "constant" else equation.at(t)
-        assert isinstance(field, MasterEquation)
-        u = _before_interaction(take_layer(solver, index), field, t, config.step, u, args)
-        return attention_map(field, u, mask)
+        field: Any = d.field
+        if config.weights != "shared":
+            field = field.layer(index) if config.weights == "constant" else field.at(t)
+        u = _before_interaction(take_layer(d.solver, index), field, t, d.step, u, args)
+        return field.interaction.weights(u, mask)
 
-    return jax.vmap(one)(jnp.arange(config.architecture.layers), starts, states[:-1])
-
-
-def attention_map(field: MasterEquation, u: Field, mask: Mask | None) -> Float[Array, "H n n"]:
-    """The attention weights of a field's interaction at u."""
-    term = field.interaction
-    if isinstance(term, HalfPrecision):
-        inner = term.term
-        assert isinstance(inner, Attention)
-        return inner.weights(u.astype(term.dtype), mask).astype(u.dtype)
-    assert isinstance(term, Attention)
-    return term.weights(u, mask)
+    return jax.vmap(one)(jnp.arange(layers), starts, states[:-1])
 
 
 def _before_interaction(solver, field: MasterEquation, t: Array, h: float, u: Field, args: FieldArgs) -> Field:
@@ -250,6 +231,17 @@ def named_parameters(model: Any) -> dict[str, Array]:
     kept = eqx.filter(model, model.trainable())
     leaves, _ = jax.tree_util.tree_flatten_with_path(kept)
     return {_name(path): leaf for path, leaf in leaves}
+
+
+def carrying(kind: Any, config: Any, parameters: Mapping[str, ArrayLike]) -> Any:
+    """The simulator of this kind and config with these parameters, copied: a training step gives its arrays away."""
+    return _carrying(kind, config, {name: jnp.array(value) for name, value in parameters.items()})
+
+
+# Compiled, so that no weights are drawn to be replaced: in this program they are dead code.
+@eqx.filter_jit
+def _carrying(kind: Any, config: Any, parameters: dict[str, Array]) -> Any:
+    return with_parameters(kind(config, key=jax.random.key(0)), parameters)
 
 
 def with_parameters(model: Any, parameters: Mapping[str, ArrayLike]) -> Any:

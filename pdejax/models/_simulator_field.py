@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from pdejax._depth import LayerStack
 from pdejax._equation import MasterEquation
-from pdejax._types import Depth, Field
+from pdejax._types import Depth, Field, Mask
 from pdejax.models._ends import cast, lecun, make_norm
 from pdejax.models._simulator_config import AbstractSimulatorConfig
 from pdejax.solvers import Grid, LieTrotter, Retract, Strang, get_solver
@@ -38,6 +38,11 @@ class HalfPrecision(AbstractTerm):
 
     def __call__(self, t: Depth, u: Field, args: FieldArgs | None) -> Field:
         return self.term(t, u.astype(self.dtype), args).astype(u.dtype)
+
+    def weights(self, u: Field, mask: Mask | None = None) -> Float[Array, "H n n"]:
+        """The attention weights, of an attention term."""
+        assert isinstance(self.term, Attention)
+        return self.term.weights(u.astype(self.dtype), mask).astype(u.dtype)
 
     def damping(self) -> Float[Array, ""]:
         return self.term.damping()
@@ -136,14 +141,14 @@ def single_equation(config: AbstractSimulatorConfig, common: FieldWeights, n: in
 
 def make_solver(
     config: AbstractSimulatorConfig, stacked: FieldWeights | None, common: FieldWeights | None
-) -> diffrax.AbstractSolver:
-    """The solver by its name, with the retractions where there are any."""
-    terms = 2 + (config.diffusion != "none") + (config.stabilization in ("damping", "spatial", "layernorm"))
-    solver = get_solver(config.solver, terms=terms)
+) -> str | diffrax.AbstractSolver:
+    """The solver's name, or the solver with the retractions where there are any."""
     layered = stacked is not None and stacked.retractions is not None
     holder = stacked if layered else common
     if holder is None or holder.retractions is None:
-        return solver
+        return config.solver
+    terms = 2 + (config.diffusion != "none") + (config.stabilization in ("damping", "spatial", "layernorm"))
+    solver = get_solver(config.solver, terms=terms)
     maps: tuple[Any, ...] = holder.retractions
     if layered:
         maps = tuple(LayerStack(norm) for norm in maps)

@@ -145,7 +145,7 @@ def test_state_belongs_to_its_batches():
         ({"batch_size": 0}, ValueError, "batch_size=.* must be an integer of at least 1"),
         ({"batch_size": 2.0}, TypeError, "batch_size=.* must be an integer"),
         ({"batch_size": 11}, ValueError, "more than the 10 examples of 'train'"),
-        ({"seed": -1}, ValueError, "seed=.* must be an integer of at least 0"),
+        ({"seed": -1}, ValueError, "seed=.* must be an integer in 0"),
         ({"seed": 2**64}, ValueError, "seed=.* must be an integer in 0"),
         ({"seed": None}, TypeError, "seed=.* must be an integer"),
         ({"process_count": 3}, ValueError, "not a multiple of process_count=3"),

@@ -27,7 +27,7 @@ ROOT = pathlib.Path(__file__).parents[2]
         ("digits", "train", {"patch": 2}, "patch=2 is for form='patches'"),
         ("digits", "train", {"form": "patches", "patch": 3}, r"must divide the image's side 8: one of \[1, 2, 4, 8\]"),
         ("digits", "train", {"limit": 0}, "limit=.* must be an integer of at least 1"),
-        ("digits", "train", {"seed": -1}, "seed=.* must be an integer of at least 0"),
+        ("digits", "train", {"seed": -1}, "seed=.* must be an integer in 0"),
         ("mnist", "train", {"validation": 60_000}, "validation=60000 must be an integer in 0"),
         ("mnist", "validation", {"validation": 0}, "split 'validation' is empty"),
         ("newsgroups", "validation", {"validation": 0}, "split 'validation' is empty"),

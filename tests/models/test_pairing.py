@@ -83,7 +83,7 @@ def test_smooth_weights_through_the_transformers_own():
     """The layers' weights are the knots: a spline passes through them at the layers' centres."""
     model = transformer(**BLOCKS["pre"])
     for kind in ("linear", "cubic"):
-        equation = pair(model, steps=6, solver="rk4", weights=kind).equation()
+        equation = pair(model, steps=6, solver="rk4", weights=kind).discretization().field
         np.testing.assert_allclose(equation.at(1.5).interaction.wq, model.layer_weights()["wq"][1], rtol=1e-12)
 
 

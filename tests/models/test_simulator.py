@@ -133,7 +133,7 @@ def test_states_are_those_of_simulate():
     """The model is embed, `simulate`, head: done by hand, with the mean and the head in NumPy."""
     model = built("full")[0]
     u0 = model.embed(TOKENS)
-    d = pj.Discretization(model.equation(7), "lietrotter", t1=3.0, steps=6)
+    d = pj.Discretization(model.discretization(7).field, "lietrotter", t1=3.0, steps=6)
     us = np.asarray(pj.simulate(d, u0, mask=MASK).us)
     logits, states, _ = model.observe(TOKENS, MASK)
     np.testing.assert_allclose(states, us, rtol=1e-12, atol=1e-13)
@@ -164,8 +164,8 @@ def test_a_smaller_step_makes_the_bare_simulator_residual():
     config = coarse.config.replace(steps=12)
     fine = Simulator.from_parameters(config, coarse.parameters())
     u0, h = coarse.embed(TOKENS), 0.25
-    field = coarse.equation()(0.0, u0)
-    one = pj.simulate(pj.Discretization(fine.equation(), "euler", t1=3.0, steps=12), u0, save="steps").us[1]
+    field = coarse.discretization().field(0.0, u0)
+    one = pj.simulate(pj.Discretization(fine.discretization().field, "euler", t1=3.0, steps=12), u0, save="steps").us[1]
     np.testing.assert_allclose(one, u0 + h * field, rtol=1e-12)
     # A(u) + R(u) is what the field is without its two leaks.
     np.testing.assert_allclose(one, (1 - 2 * h) * u0 + h * (field + 2 * u0), rtol=1e-12, atol=1e-12)
@@ -230,19 +230,19 @@ def test_no_two_parameters_share_memory():
 
 def test_rates_start_where_asked_and_stay_positive():
     model = make(diffusion="feature", diffusivity=0.3, stabilization="damping", gamma=1e-3)
-    equation = model.equation(5)
+    equation = model.discretization(5).field
     np.testing.assert_allclose(equation.stacked.diffusion.diffusivity, 0.3, rtol=1e-12)
     np.testing.assert_allclose(equation.stacked.stabilization.gamma, 1e-3, rtol=1e-12)
     pushed = dict(model.parameters())
     for name in ("stacked/diffusivity", "stacked/gamma"):
         pushed[name] = pushed[name] - 1e3
-    equation = Simulator.from_parameters(model.config, pushed).equation(5)
+    equation = Simulator.from_parameters(model.config, pushed).discretization(5).field
     assert np.all(equation.stacked.diffusion.diffusivity >= 0) and np.all(equation.stacked.stabilization.gamma >= 0)
 
 
 def test_cubic_weights_never_interpolate_rates():
     model = make(weights="cubic", diffusion="scalar", stabilization="damping")
-    equation = model.equation(5)
+    equation = model.discretization(5).field
     for t in np.linspace(0, 3, 17):
         np.testing.assert_allclose(equation.at(t).diffusion.diffusivity, 0.1, rtol=1e-12)
 
@@ -266,7 +266,7 @@ def test_strength_is_held_unless_it_is_trained():
     held, free = make(strength=0.7), make(strength=0.7, train_strength=True)
     assert "stacked/interaction/strength" not in held.parameters()
     np.testing.assert_allclose(free.parameters()["stacked/interaction/strength"], 0.7)
-    np.testing.assert_allclose(held.equation().stacked.interaction.strength, 0.7)
+    np.testing.assert_allclose(held.discretization().field.stacked.interaction.strength, 0.7)
 
 
 @pytest.mark.slow
@@ -335,7 +335,7 @@ def test_maps_of_a_strang_splitting_come_after_half_a_step():
     """Macaron: A is evaluated at u + h/2 R(u)."""
     model = make(solver="macaron", leak=True, t1=1.5)
     u0 = model.embed(TOKENS)
-    first = model.equation().layer(0)
+    first = model.discretization().field.layer(0)
     expected = first.interaction.weights(u0 + 0.25 * first.reaction(0.0, u0, None))
     np.testing.assert_allclose(model.attention_maps(TOKENS)[0], expected, rtol=1e-12)
 

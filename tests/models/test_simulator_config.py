@@ -174,8 +174,8 @@ def test_bad_fields_and_parameters(model):
 
 def test_a_grid_needs_to_know_how_many_tokens():
     model = Simulator(SimulatorConfig.of(**SIZES, diffusion="scalar"), key=jax.random.key(0))
-    with pytest.raises(ValueError, match="give the number of tokens"):
-        model.equation()
+    with pytest.raises(ValueError, match=r"Simulator.discretization: .*give the number of tokens"):
+        model.discretization()
     with pytest.raises(ValueError, match="at least 2 tokens"):
         model.hidden_states(np.array([1]))
 
