@@ -17,3 +17,7 @@ class Batch(NamedTuple):
     inputs: Int[Array | ndarray, "b n"] | Float[Array | ndarray, "b n features"]
     mask: Bool[Array | ndarray, "b n"]
     labels: Int[Array | ndarray, " b"] | Int[Array | ndarray, "b n"]
+
+    def __repr__(self) -> str:
+        shapes = (f"{name} {getattr(x, 'shape', x)}" for name, x in zip(self._fields, self, strict=True))
+        return f"Batch({', '.join(shapes)})"

@@ -76,6 +76,12 @@ class Batches:
         self._epoch = self._step = 0
         self._order: tuple[int, np.ndarray] | None = None
 
+    def __repr__(self) -> str:
+        return (
+            f"Batches({self.dataset!r}, {self.batch_size} at a time, {self.per_epoch} an epoch, seed {self.seed}; at epoch "
+            f"{self._epoch}, step {self._step})"
+        )
+
     @property
     def per_epoch(self) -> int:
         """Batches of one epoch."""

@@ -7,6 +7,7 @@ import numpy as np
 
 from pdejax._activation import Activation
 from pdejax._check import boolean, choice, integer, number
+from pdejax.models._describe import config_text
 
 Norm = Literal["pre", "post", "peri", "none"]
 NormType = Literal["layernorm", "rmsnorm"]
@@ -111,6 +112,9 @@ class Architecture:
         self._set("param_dtype", _dtype_name("param_dtype", self.param_dtype, _PARAM_DTYPES))
         self._check_sizes()
         self._check_block()
+
+    def __repr__(self) -> str:
+        return config_text(self, "dim", "heads", "layers", "ffn")
 
     @property
     def head_dim(self) -> int:

@@ -14,6 +14,7 @@ from pdejax._equation import MultilayerEquation, unstack
 from pdejax._simulate import simulate
 from pdejax._types import Field, Mask
 from pdejax.models._architecture import Architecture
+from pdejax.models._describe import model_text
 from pdejax.models._ends import Embedding, Readout, cast
 from pdejax.models._inputs import checked_tokens
 from pdejax.models._multilayer_config import MultilayerSimulatorConfig
@@ -54,6 +55,9 @@ class MultilayerSimulator(eqx.Module):
             make = eqx.filter_vmap(lambda k: Exchange(sizes.dim, key=k, scale=config.exchange))
             self.exchange = cast(make(jax.random.split(fourth, sizes.layers - 1)), sizes.param_dtype)
         self.config = config
+
+    def __repr__(self) -> str:
+        return model_text("MultilayerSimulator", self.architecture, self.parameter_count, self.config.words())
 
     @property
     def architecture(self) -> Architecture:

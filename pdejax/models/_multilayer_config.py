@@ -10,7 +10,7 @@ from pdejax.solvers import SOLVERS
 Start = Literal["embedding", "first"]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class MultilayerSimulatorConfig(AbstractSimulatorConfig):
     """What a [`MultilayerSimulator`][pdejax.models.MultilayerSimulator] is made of.
 

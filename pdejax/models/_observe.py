@@ -23,6 +23,12 @@ class Observed(NamedTuple):
     states: Float[Array, "layers *batch n d"] | None
     maps: Float[Array, "layers *batch H n n"] | None
 
+    def __repr__(self) -> str:
+        parts = (
+            f"{name} {'not asked for' if x is None else x.shape}" for name, x in zip(self._fields, self, strict=True)
+        )
+        return f"Observed({', '.join(parts)})"
+
 
 def observe(
     model: Any,

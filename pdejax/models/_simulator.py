@@ -16,6 +16,7 @@ from pdejax._equation import MasterEquation
 from pdejax._simulate import simulate
 from pdejax._types import Field, Mask
 from pdejax.models._architecture import Architecture
+from pdejax.models._describe import model_text
 from pdejax.models._ends import Embedding, Readout
 from pdejax.models._inputs import checked_field, checked_tokens
 from pdejax.models._observe import Observed
@@ -64,6 +65,9 @@ class Simulator(eqx.Module):
         self.stacked, self.common = make_weights(config, second)
         self.readout = Readout(config.architecture, config.head_norm, key=third)
         self.config = config
+
+    def __repr__(self) -> str:
+        return model_text("Simulator", self.architecture, self.parameter_count, self.config.words())
 
     @property
     def architecture(self) -> Architecture:

@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from pdejax._check import boolean, choice, integer, number
 from pdejax.models._architecture import Architecture
+from pdejax.models._describe import config_text
 from pdejax.solvers import SOLVERS
 from pdejax.solvers._grid import Boundary
 from pdejax.terms._kernels import IMPLEMENTATIONS
@@ -26,7 +27,7 @@ _OF_ARCHITECTURE = tuple(field.name for field in dataclasses.fields(Architecture
 _BLOCK_SOLVERS = {"sequential": "lietrotter", "parallel": "euler", "macaron": "macaron"}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class AbstractSimulatorConfig(abc.ABC):
     """What the two kinds of simulator have in common: an architecture, the terms beside A and R, a solver and a step.
 
@@ -74,6 +75,9 @@ class AbstractSimulatorConfig(abc.ABC):
         self._check_causal(owner)
         self._check_own()
 
+    def __repr__(self) -> str:
+        return config_text(self)
+
     @property
     @abc.abstractmethod
     def weights(self) -> WeightsKind:
@@ -97,6 +101,13 @@ class AbstractSimulatorConfig(abc.ABC):
     def replace(self: Config, **changes: Any) -> Config:
         """The config with some of its own arguments changed, checked anew."""
         return dataclasses.replace(self, **changes)  # pyright: ignore[reportArgumentType]
+
+    def words(self) -> str:
+        """Name the terms beside attention and feed-forward, the solver and the step, in a line."""
+        terms = {"leak": self.leak, f"{self.diffusion} diffusion": self.diffusion != "none"}
+        terms |= {f"{self.stabilization} stabilization": self.stabilization != "none"}
+        field = ", ".join(name for name, there in terms.items() if there) or "no other terms"
+        return f"field: {field}; {self.solver}, {self.steps} steps of h = {self.step:g} over t in [0, {self.t1:g}]"
 
     @property
     def step(self) -> float:
@@ -135,7 +146,7 @@ class AbstractSimulatorConfig(abc.ABC):
             )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class SimulatorConfig(AbstractSimulatorConfig):
     r"""The field, the solver and the step of a [`Simulator`][pdejax.models.Simulator].
 

@@ -14,6 +14,7 @@ from pdejax._check import token_mask
 from pdejax._types import Field, Mask
 from pdejax.models._architecture import Architecture
 from pdejax.models._block import Block, apply_norm, attention_mask, make_norm
+from pdejax.models._describe import model_text
 from pdejax.models._inputs import checked_field, checked_tokens, require_x64, sinusoidal
 from pdejax.models._observe import Observed
 
@@ -64,6 +65,9 @@ class Transformer(nnx.Module):
         self.final_norm = make_norm(architecture, rngs) if normed else None
         size = architecture.classes if architecture.head == "classification" else architecture.vocab
         self.head = nnx.Linear(architecture.dim, size or 0, **options) if architecture.head != "none" else None
+
+    def __repr__(self) -> str:
+        return model_text("Transformer", self.architecture, sum(value.size for value in self.parameters().values()))
 
     def embed(self, tokens: ArrayLike) -> Field:
         """The initial field u(·, 0) = E + P, shape `(n, d)`; v2 (2).

@@ -95,7 +95,7 @@ def run(options: argparse.Namespace) -> int:
     results = []
     for config in configs:
         result = train(config, report=console.say, progress=not options.quiet)
-        console.result(line(result))
+        console.result(result.line())
         console.saved(() if options.quiet else result.files)
         if result.fit.stopped == "interrupted":
             return 130
@@ -108,18 +108,6 @@ def run(options: argparse.Namespace) -> int:
             )
     console.content([outcome(result) for result in results])
     return 1 if any(result.fit.stopped == "nan" for result in results) else 0
-
-
-def line(result) -> str:
-    """One run in a line: how it ended, test figures, baselines."""
-    test = ", ".join(f"{name} {value:.4f}" for name, value in result.test.items())
-    beside = ", ".join(f"{name} {value:.4f}" for name, value in result.baselines.items())
-    return (
-        f"{result.config.dataset} {result.config.model} seed {result.config.seed}: {result.fit.stopped} at step "
-        f"{result.fit.step}, {result.parameters:,} parameters, {result.seconds:.0f} s"
-        + (f"; test {test}" if test else "")
-        + (f" (beside: {beside})" if beside else "")
-    )
 
 
 def _seeded(config: TrainConfig, index: int, seeds: int) -> TrainConfig:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from pdejax._check import choice, integer, number
+from pdejax.models._describe import config_text
 from pdejax.training._names import (
     DatasetName,
     Estimate,
@@ -128,6 +129,9 @@ class TrainConfig:
         number("TrainConfig", "label_smoothing", self.label_smoothing, least=0, below=1)
         self._check_bottleneck()
         self._check_model()
+
+    def __repr__(self) -> str:
+        return config_text(self, "dataset", "model", "steps")
 
     def make_schedule(self):
         """The learning rate of each step."""

@@ -173,6 +173,15 @@ class DistillationReport:
     uniform_cosine: np.ndarray
     examples: int
 
+    def __repr__(self) -> str:
+        gain, kl = self.gain(), float(np.mean(self.student.attention_kl))
+        error = float(np.mean(self.student.squared_error[1:]))
+        return (
+            f"DistillationReport({self.examples} sequences: squared error {error:.3g}, {gain['squared_error']:.3g} times below "
+            f"untrained; attention KL {kl:.3g} nats, {gain['attention_kl']:.3g} times below untrained, uniform attention "
+            f"{float(np.mean(self.uniform_kl)):.3g})"
+        )
+
     def gain(self) -> dict[str, float]:
         """Untrained over fitted, of the mean squared error after the embedding and the mean attention KL: above 1 is better."""
 

@@ -50,6 +50,14 @@ class FitResult:
     problems: tuple[str, ...]
     files: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        last = ", ".join(
+            f"{name} {v[-1]:.4g}" for name, v in self.history.items() if name in ("loss", "accuracy") and len(v)
+        )
+        best = "" if self.best_value is None else f"; best {self.best_value:.4g} at step {self.best_step}"
+        wrong = f"; {len(self.problems)} problems: {self.problems[0]} …" if self.problems else ""
+        return f"FitResult({self.stopped} at step {self.step}: {last}{best}{wrong})"
+
     def summary(self) -> dict[str, Any]:
         """All but the state and the curves, of which the last values."""
         speeds = self.history.get("examples_per_second", np.zeros(0))

@@ -61,6 +61,20 @@ class TrainResult:
     seconds: float
     files: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        return f"{self.line()}\n{self.model!r}"
+
+    def line(self) -> str:
+        """Give the run in a line: how it ended, test figures, baselines."""
+        test = ", ".join(f"{name} {value:.4f}" for name, value in self.test.items())
+        beside = ", ".join(f"{name} {value:.4f}" for name, value in self.baselines.items())
+        return (
+            f"{self.config.dataset} {self.config.model} seed {self.config.seed}: {self.fit.stopped} at step {self.fit.step}, "
+            f"{self.parameters:,} parameters, {self.seconds:.0f} s"
+            + (f"; test {test}" if test else "")
+            + (f" (beside: {beside})" if beside else "")
+        )
+
 
 def train(
     config: TrainConfig,
@@ -150,11 +164,20 @@ def train(
 
 
 class TrainedModel(NamedTuple):
-    """A model read back from a training folder: at which step it was saved, and what it was trained with."""
+    """A model read back from a training folder: at which step it was saved, what it was trained with, and the figures of the
+    test split (none while the run has not ended)."""
 
     model: Model
     config: TrainConfig
     step: int
+    test: dict[str, float]
+
+    def __repr__(self) -> str:
+        test = ", ".join(f"{name} {value:.4f}" for name, value in self.test.items())
+        return (
+            f"trained on {self.config.dataset}, seed {self.config.seed}, step {self.step} of {self.config.steps}"
+            f"{f'; test {test}' if test else ''}\n{self.model!r}"
+        )
 
 
 def load_trained(folder: str | os.PathLike[str], which: str | int = "best") -> TrainedModel:
@@ -173,7 +196,12 @@ def load_trained(folder: str | os.PathLike[str], which: str | int = "best") -> T
         raise ValueError(f"{path} is not of a training run, or is damaged: {error}.") from error
     params, static = split_model(model)
     found = read_checkpoint(folder, which)
-    return TrainedModel(merge_model(_only(found, params), static), config, found.step)
+    return TrainedModel(merge_model(_only(found, params), static), config, found.step, _test_figures(folder))
+
+
+def _test_figures(folder: str | os.PathLike[str]) -> dict[str, float]:
+    path = pathlib.Path(folder) / "result.json"
+    return json.loads(path.read_text())["test"] if path.exists() else {}
 
 
 def _parameters(folder: str | os.PathLike[str], like: PyTree[Array], which: str | int) -> PyTree[Array]:

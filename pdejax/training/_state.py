@@ -14,6 +14,9 @@ class Static(NamedTuple):
     kind: str
     rest: Any
 
+    def __repr__(self) -> str:
+        return f"Static({self.kind} model without its parameters)"
+
 
 def split_model(model: Any) -> tuple[PyTree[Array], Static]:
     """A Flax (nnx) or Equinox model as a tree of float parameters and the rest, for `merge_model`.
@@ -58,3 +61,9 @@ class TrainState(NamedTuple):
     opt_state: PyTree
     key: PRNGKeyArray
     extra: PyTree = None
+
+    def __repr__(self) -> str:
+        count = sum(getattr(leaf, "size", 0) for leaf in jax.tree.leaves(self.params))
+        return (
+            f"TrainState(step {self.step}, {count:,} parameters{'' if self.extra is None else ', an estimator beside'})"
+        )

@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import dataclasses
-import json
 import os
 import pathlib
 import threading
@@ -57,7 +56,7 @@ class Models:
             if threading.current_thread() is threading.main_thread():
                 forget_programs()
         found = load_trained(folder)
-        return Trained(found.model, config, folder, json.loads(result.read_text())["test"])
+        return Trained(found.model, config, folder, found.test)
 
     def history(self, trained: Trained) -> list[tuple[int, Any]]:
         """(step, model) of every checkpoint that a training kept, the first first."""
