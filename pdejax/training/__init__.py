@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from pdejax.training._checkpoints import restore as restore
     from pdejax.training._config import TrainConfig as TrainConfig
     from pdejax.training._distillation import Distillation as Distillation
-    from pdejax.training._distillation import DistillationReport as DistillationReport
-    from pdejax.training._distillation import distillation_report as distillation_report
     from pdejax.training._distributed import data_mesh as data_mesh
     from pdejax.training._distributed import initialize_distributed as initialize_distributed
     from pdejax.training._distributed import replicate as replicate

@@ -1,21 +1,16 @@
-"""Fitting a PDE simulator to a Transformer by its trajectory, and how well that went on held-out data."""
+"""Fitting a PDE simulator to a Transformer by its trajectory."""
 
-import dataclasses
-import functools
-import math
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from pdejax._check import number
-from pdejax.analysis import attention_cosine, attention_divergence
+from pdejax.analysis import attention_divergence
 from pdejax.data._batch import Batch
-from pdejax.models import Observed, observe, untrained_field
+from pdejax.models import observe
 from pdejax.training._losses import AbstractTask
 from pdejax.training._state import Static, merge_model, split_model
 
@@ -39,6 +34,11 @@ class Distillation(AbstractTask):
 
     A task: `loss(model, batch, key) -> (scalar, metrics)` with metrics `hidden_error`, `attention_kl` and `logit_kl`, those
     that are computed. Relative errors are ratios of squares: 1 is what a student of zeros has.
+
+    How well a fit went on held-out sequences, beside nulls, say
+    [`trajectory_fidelity`][pdejax.analysis.trajectory_fidelity]
+    and [`attention_fidelity`][pdejax.analysis.attention_fidelity] of what [`observe`][pdejax.observe] gives of both models;
+    [`untrained_field`][pdejax.models.untrained_field] is the student with a fresh field.
 
     Raises `TypeError` for other teachers, `ValueError` for weights.
     """
@@ -141,128 +141,3 @@ def _logit_divergence(theirs: Array, ours: Array, mask: Bool[Array, "b n"]) -> F
     if kl.ndim == 1:
         return jnp.mean(kl)
     return jnp.mean(jnp.sum(jnp.where(mask, kl, 0), axis=-1) / jnp.sum(mask.astype(kl.dtype), axis=-1))
-
-
-class TrajectoryMatch(NamedTuple):
-    """How close a trajectory is to the teacher's, means over examples.
-
-    - per depth `(K + 1,)`: `mse` ‖u − z‖² per entry, `squared_error` ‖u − z‖²/‖z‖², `cosine` of each token's u_i and z_i
-      averaged over tokens;
-    - per layer and head `(K, H)`: `attention_kl` in nats, `attention_cosine`.
-    """
-
-    mse: np.ndarray
-    squared_error: np.ndarray
-    cosine: np.ndarray
-    attention_kl: np.ndarray
-    attention_cosine: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class DistillationReport:
-    """Held-out agreement of a student with its teacher, beside what needs no fit.
-
-    - `student`: the fitted student. `untrained`: one with a fresh field between the same embedding and head.
-    - `uniform_kl`, `uniform_cosine` `(K, H)`: uniform attention over the keys that a query may see, in the student's place.
-    - `examples`: how many sequences were seen.
-    """
-
-    student: TrajectoryMatch
-    untrained: TrajectoryMatch
-    uniform_kl: np.ndarray
-    uniform_cosine: np.ndarray
-    examples: int
-
-    def __repr__(self) -> str:
-        gain, kl = self.gain(), float(np.mean(self.student.attention_kl))
-        error = float(np.mean(self.student.squared_error[1:]))
-        return (
-            f"DistillationReport({self.examples} sequences: squared error {error:.3g}, {gain['squared_error']:.3g} times below "
-            f"untrained; attention KL {kl:.3g} nats, {gain['attention_kl']:.3g} times below untrained, uniform attention "
-            f"{float(np.mean(self.uniform_kl)):.3g})"
-        )
-
-    def gain(self) -> dict[str, float]:
-        """Untrained over fitted, of the mean squared error after the embedding and the mean attention KL: above 1 is better."""
-
-        def ratio(a: np.ndarray, b: np.ndarray) -> float:
-            return float(np.mean(a) / np.mean(b)) if np.mean(b) > 0 else math.inf
-
-        return {
-            "squared_error": ratio(self.untrained.squared_error[1:], self.student.squared_error[1:]),
-            "attention_kl": ratio(self.untrained.attention_kl, self.student.attention_kl),
-        }
-
-
-def distillation_report(
-    teacher: Any,
-    student: Any,
-    batches: Iterable[Batch] | Batch,
-    *,
-    untrained: Any = None,
-    key: PRNGKeyArray | None = None,
-) -> DistillationReport:
-    """How well a student follows its teacher on held-out batches, with nulls: see `DistillationReport`.
-
-    - `batches`: one `Batch` or finitely many, not those that the student was fitted on.
-    - `untrained`: the null student; by default one with a fresh field, drawn from `key` (default `jax.random.key(0)`), between
-      the student's own embedding and head.
-
-    Raises `ValueError` for no batches, and `TypeError` where no untrained student can be made.
-    """
-    if untrained is None:
-        if not hasattr(student, "readout"):
-            raise TypeError(
-                f"untrained: a {type(student).__name__} gives no null by itself; pass an untrained model of its kind"
-            )
-        untrained = untrained_field(student, jax.random.key(0) if key is None else key)
-    models = tuple(split_model(model) for model in (teacher, student, untrained))
-    parameters, statics = zip(*models, strict=True)
-    compare = jax.jit(functools.partial(_compare, statics))
-    total, count = None, 0
-    for batch in [batches] if isinstance(batches, Batch) else batches:
-        size = len(batch.inputs)
-        found = jax.tree.map(lambda x, size=size: np.asarray(x, float) * size, compare(parameters, *batch[:2]))
-        total = found if total is None else jax.tree.map(np.add, total, found)
-        count += size
-    if total is None:
-        raise ValueError("batches is empty: give at least one Batch of held-out data")
-    ours, null, uniform = jax.tree.map(lambda x: x / count, total)
-    return DistillationReport(ours, null, *uniform, count)
-
-
-def _compare(statics: Any, parameters: Any, inputs: Array, mask: Array) -> tuple[Any, Any, Any]:
-    teacher, ours, null = (
-        observe(merge_model(p, static), inputs, mask, logits=False)
-        for p, static in zip(parameters, statics, strict=True)
-    )
-    p = teacher.maps
-    assert p is not None
-    # A query sees a key if some layer or head of the teacher gives it weight.
-    visible = (jnp.any(p > 0, axis=(0, 2), keepdims=True) & mask[None, :, None, None, :]).astype(p.dtype)
-    q = jnp.broadcast_to(visible / jnp.maximum(jnp.sum(visible, axis=-1, keepdims=True), 1), p.shape)
-    floor = tuple(jnp.mean(f(p, q, mask), axis=1) for f in (attention_divergence, attention_cosine))
-    return _match(ours, teacher, mask), _match(null, teacher, mask), floor
-
-
-def _match(ours: Observed, teacher: Observed, mask: Array) -> TrajectoryMatch:
-    u, z = matching(ours.states, teacher.states, 1)
-    q, p = matching(ours.maps, teacher.maps, 0)
-    real = mask[None, :, :, None]
-    count = jnp.sum(real, axis=(2, 3)).astype(u.dtype)
-    squares = jnp.sum(jnp.where(real, u - z, 0) ** 2, axis=(2, 3)) / (count * u.shape[-1])
-    norms = jnp.linalg.norm(u, axis=-1) * jnp.linalg.norm(z, axis=-1)
-    cosines = jnp.sum(u * z, axis=-1) / jnp.where(norms > 0, norms, 1)
-    cosine = jnp.sum(jnp.where(real[..., 0], cosines, 0), axis=-1) / count
-    per_example: tuple[Any, ...] = (
-        squares,
-        squared_error(u, z, mask),
-        cosine,
-        attention_divergence(p, q, mask),
-        attention_cosine(p, q, mask),
-    )
-    return TrajectoryMatch(*(_mean(x) for x in per_example))
-
-
-def _mean(x: Any) -> Any:
-    return jnp.mean(x, axis=1)

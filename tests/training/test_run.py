@@ -69,8 +69,13 @@ def test_the_model_is_read_back(run):
     assert result.test["accuracy"] == pytest.approx(np.mean(logits.argmax(1) == batch.labels), abs=1e-6)
     assert load_trained(folder, "latest").step == 12
     text = repr(trained)
-    assert text.startswith(f"trained on digits, seed 0, step {trained.step} of 12; test ") and len(text.splitlines()) == 5
-    assert repr(result).startswith("digits transformer seed 0: done at step 12, 2,") and len(repr(result).splitlines()) == 5
+    assert (
+        text.startswith(f"trained on digits, seed 0, step {trained.step} of 12; test ") and len(text.splitlines()) == 5
+    )
+    assert (
+        repr(result).startswith("digits transformer seed 0: done at step 12, 2,")
+        and len(repr(result).splitlines()) == 5
+    )
     assert repr(result.fit).startswith("FitResult(done at step 12: loss ") and len(repr(result.fit)) < 200
 
 
