@@ -40,7 +40,7 @@ class Simulator(eqx.Module):
     What the field consists of, the solver and the step are those of the
     [`SimulatorConfig`][pdejax.models.SimulatorConfig], with a table of the switches between the papers' bare simulator, a
     Transformer and the full equation. With a Transformer's weights and solver it computes what the Transformer does
-    (`shared_simulator`), and it has as many parameters.
+    (`pair`), and it has as many parameters.
 
     Symbols: n tokens, d features, H heads, K = `architecture.layers`. Batches by `jax.vmap`: `jax.vmap(model)(tokens, mask)`;
     gradients by `jax.grad`, which stores one field per step and computes the rest of the step again.

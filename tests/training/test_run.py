@@ -73,8 +73,7 @@ def test_the_model_is_read_back(run):
         text.startswith(f"trained on digits, seed 0, step {trained.step} of 12; test ") and len(text.splitlines()) == 5
     )
     assert (
-        repr(result).startswith("digits transformer seed 0: done at step 12, ")
-        and len(repr(result).splitlines()) == 5
+        repr(result).startswith("digits transformer seed 0: done at step 12, ") and len(repr(result).splitlines()) == 5
     )
     assert repr(result.fit).startswith("FitResult(done at step 12: loss ") and len(repr(result.fit)) < 200
 
