@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 
 from pdejax._check import choice, integer, number
 from pdejax.models._describe import config_text
+from pdejax.runs._arguments import setting
 from pdejax.training._names import (
     DatasetName,
     Estimate,
@@ -64,9 +65,11 @@ class TrainConfig:
     """
 
     dataset: DatasetName = "listops"
-    data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    task: TaskName = "classification"
-    model: ModelName = "transformer"
+    data: Mapping[str, Any] = dataclasses.field(
+        default_factory=dict, metadata={"help": "further options of the data set, see pdejax.data.load"}
+    )
+    task: TaskName = setting("classification", "lm: next-token prediction")
+    model: ModelName = setting("transformer", "bare, full: see pdejax.SimulatorConfig; multilayer: v1 (4)")
     dim: int = 128
     heads: int = 4
     layers: int = 6
@@ -74,10 +77,12 @@ class TrainConfig:
     norm: Literal["pre", "post", "peri", "none"] = "pre"
     activation: str = "gelu"
     positions: str = "sinusoidal"
-    solver: str | None = None
+    solver: str | None = setting(None, "of a simulator, default one step per layer is a Transformer's block")
     steps_per_layer: int = 1
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    teacher: str | None = None
+    options: Mapping[str, Any] = dataclasses.field(
+        default_factory=dict, metadata={"help": "further options of the model's config"}
+    )
+    teacher: str | None = setting(None, "folder of a trained Transformer to fit a simulator to")
     batch_size: int = 64
     steps: int = 1000
     optimizer: OptimizerName = "adam"
@@ -85,22 +90,22 @@ class TrainConfig:
     schedule: ScheduleName = "constant"
     warmup: int = 0
     weight_decay: float = 0.0
-    clip: float | None = None
+    clip: float | None = setting(None, "gradient norm, off by default")
     label_smoothing: float = 0.0
     precision: Precision = "float32"
-    bottleneck: Estimate | None = None
-    beta: float = 1e-3
-    decay: float = 0.0
-    signs: Signs = "v1 (14)"
-    bottleneck_layer: int = -1
-    noise: float = 0.1
-    seed: int = 0
-    data_seed: int | None = None
-    save_every: int = 500
-    keep: int = 3
-    eval_every: int = 500
+    bottleneck: Estimate | None = setting(None, "estimate of I(X; T) for the flow v1 (14)")
+    beta: float = setting(1e-3, "of the bottleneck")
+    decay: float = setting(0.0, "λ of the bottleneck")
+    signs: Signs = setting("v1 (14)", "v1 (3) and algorithm 1 contradict v1 (14)")
+    bottleneck_layer: int = setting(-1, "0 the embedding, -1 the last")
+    noise: float = setting(0.1, "standard deviation of the noise on T")
+    seed: int = setting(0, "of weights and order")
+    data_seed: int | None = setting(None, "of the order alone")
+    save_every: int = setting(500, "steps between checkpoints")
+    keep: int = setting(3, "best checkpoints kept, besides the latest")
+    eval_every: int = setting(500, "steps between evaluations on the validation split")
     eval_examples: int | None = 2000
-    out: str | None = None
+    out: str | None = setting(None, "folder to keep the run in, and to go on from")
 
     def __post_init__(self):
         for name, allowed in _NAMES.items():

@@ -11,7 +11,7 @@ from pdejax.training import _command as command
 
 def parse(*arguments):
     parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
+    command.COMMAND.add_arguments(parser)
     return parser.parse_args(arguments)
 
 
@@ -30,14 +30,17 @@ def configs(monkeypatch, *arguments):
 
     monkeypatch.setattr(_run, "train", train)
     with pytest.raises(Caught):
-        command.run(parse(*arguments))
+        command.COMMAND(parse(*arguments))
     return caught[0]
 
 
 def test_every_field_is_an_option():
-    options = vars(parse())
+    parser = argparse.ArgumentParser()
+    command.COMMAND.add_arguments(parser)
+    text = parser.format_help()
     for field in dataclasses.fields(TrainConfig):
-        assert options[field.name] is None
+        assert f"--{field.name.replace('_', '-')}" in text
+    assert vars(parse("--steps", "3")).keys() - vars(parse()).keys() == {"steps"}  # what is not named is not there
 
 
 def test_the_command_line_overrides_the_preset(monkeypatch):
@@ -66,4 +69,4 @@ def test_seeds_get_folders_of_their_own(monkeypatch):
 )
 def test_bad_options(arguments, message):
     with pytest.raises(ValueError, match=message):
-        command.run(parse(*arguments))
+        command.COMMAND(parse(*arguments))
