@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, get_args
 
 import jax
 import optax
+from jax.typing import ArrayLike
 
 from pdejax._check import choice, number, traced
 from pdejax.training._names import Signs
@@ -15,10 +16,10 @@ class InformationState(NamedTuple):
 
 
 def bottleneck_flow(
-    learning_rate: float | Callable,
+    learning_rate: ArrayLike | Callable,
     *,
-    weight_decay: float = 0.0,
-    beta: float = 0.0,
+    weight_decay: ArrayLike = 0.0,
+    beta: ArrayLike = 0.0,
     signs: str = "v1 (14)",
     dt: float = 1.0,
     optimizer: optax.GradientTransformation | None = None,
@@ -80,7 +81,7 @@ def signed_rates(signs: str, learning_rate: float, weight_decay: float, beta: fl
     return learning_rate, weight_decay if signs == "v1 (14)" else -weight_decay, beta
 
 
-def add_information(beta: float) -> optax.GradientTransformationExtraArgs:
+def add_information(beta: ArrayLike) -> optax.GradientTransformationExtraArgs:
     """A link of a chain that adds `beta`·∇Ĩ, given as `update(..., information_gradient=∇Ĩ)`, to what passes; β < 0 ascends Ĩ.
 
     `update` raises `ValueError` if β ≠ 0 and the gradient is missing, or not a tree like the parameters.
