@@ -57,7 +57,7 @@ class FunctionalTransformer(eqx.Module):
     @property
     def layer_count(self) -> int:
         """Number of layers, between which the hidden states lie."""
-        return self.discretization().steps
+        return self.model().architecture.layers
 
     def trainable(self) -> PyTree[bool]:
         """True at the parameters."""
