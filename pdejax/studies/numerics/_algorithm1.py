@@ -1,7 +1,7 @@
 """Algorithm 1 of v1 as one study, under each of the signs that v1 prints."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -28,6 +28,7 @@ from pdejax.training._bottleneck_step import (
     mean_hidden_states,
     start_estimator,
 )
+from pdejax.training._fit import fit as train_steps
 from pdejax.training._losses import Classification
 from pdejax.training._state import TrainState, merge_model, split_model
 
@@ -212,24 +213,33 @@ class _Runs:
         names = ("learning_rate", "weight_decay", "beta")
         hyperparams = {k: jnp.full_like(opt_state.hyperparams[k], v) for k, v in zip(names, rates, strict=True)}
         state = state._replace(opt_state=opt_state._replace(hyperparams=hyperparams))
-        rng = np.random.default_rng([config.seed, int(state.step)])
         curves: dict[str, list[float]] = {key: [] for key in CURVES}
         held: list[dict[str, float]] = []
-        order, diverged = np.zeros(0, int), None
-        every = max(1, steps // 20)
-        for n in range(steps):
-            if len(order) < config.batch:
-                order = rng.permutation(len(self.train.labels))
-            rows, order = order[: config.batch], order[config.batch :]
-            state, metrics = self.step(state, Batch(*(part[rows] for part in self.train)))
+        lost: list[int] = []
+        first, every = int(state.step), max(1, steps // 20)
+
+        def note(n: int, state: TrainState, metrics: Any) -> None:
+            n -= first
             for key in CURVES:
                 curves[key].append(float(metrics[key]))
             if not all(math.isfinite(curves[key][-1]) for key in ("loss", "parameter_norm", "information")):
-                diverged = n + 1
-                break
-            if (n + 1) % every == 0 or n + 1 == steps:
+                lost.append(n)
+            elif n % every == 0 or n == steps:
                 found = self.evaluate(state.params, state.extra)
-                held.append({"step": n + 1, **{key: float(value) for key, value in found.items()}})
+                held.append({"step": n, **{key: float(value) for key, value in found.items()}})
+
+        state = train_steps(
+            state,
+            self.step,
+            self.batches(first),
+            steps=first + steps,
+            save_every=steps,
+            progress=False,
+            report=lambda text: None,
+            on_step=note,
+            stop=lambda: bool(lost),
+        ).state
+        diverged = lost[0] if lost else None
         end = None if diverged else self.describe(state)
         record = {
             "name": name,
@@ -241,6 +251,16 @@ class _Runs:
             "end": end,
         }
         return state, record
+
+    def batches(self, step: int) -> Iterator[Batch]:
+        """Images to train on in a random order, anew when too few are left, from this step on."""
+        rng = np.random.default_rng([self.config.seed, step])
+        order = np.zeros(0, int)
+        while True:
+            if len(order) < self.config.batch:
+                order = rng.permutation(len(self.train.labels))
+            rows, order = order[: self.config.batch], order[self.config.batch :]
+            yield Batch(*(part[rows] for part in self.train))
 
     def describe(self, state: TrainState) -> dict[str, Any]:
         """‖θ‖, held-out loss, accuracy and Ĩ, bounds of I, and the stability of the field with these parameters."""
