@@ -120,7 +120,7 @@ class Simulator(eqx.Module):
 
     def hidden_states(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Float[Array, "layers n d"]:
         """The field at the depths l t1/K, `(K + 1, n, d)`: the embedding first. Raises as `embed` and `run`."""
-        return self.run(self.embed(tokens), mask)
+        return _states(self, *self._begin(tokens, mask))
 
     def attention_maps(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Float[Array, "layers H n n"]:
         """Attention weights `(K, H, n, n)` at the beginning of every layer; entry (l, h, i, j) is what query i gives key j.
@@ -128,18 +128,18 @@ class Simulator(eqx.Module):
         Rows sum to 1. A Strang splitting takes half a step of the other terms before it evaluates A, and the map is the
         one it uses then, as in a Macaron block. Raises as `embed` and `run`.
         """
-        return _observe(self, *self._check(self.embed(tokens), mask))[2]
+        return _observe(self, *self._begin(tokens, mask))[2]
 
     def observe(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Observed:
         """Logits, `hidden_states` and `attention_maps` of one solve; for a batch see `pdejax.observe`."""
-        return _observe(self, *self._check(self.embed(tokens), mask))
+        return _observe(self, *self._begin(tokens, mask))
 
     def __call__(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Float[Array, "..."]:
         """Class logits `(classes,)`, token logits `(n, vocab)`, or without a head the last field `(n, d)`.
 
         A field that blows up gives NaN. Raises as `embed` and `run`.
         """
-        return _logits(self, *self._check(self.embed(tokens), mask))
+        return _logits(self, *self._begin(tokens, mask))
 
     def trainable(self) -> PyTree[bool]:
         """A tree of booleans like the model, true at parameters: all float arrays, α only with `train_strength`."""
@@ -162,6 +162,12 @@ class Simulator(eqx.Module):
         Raises `ValueError` for names that are missing or too many and for shapes that differ.
         """
         return carrying(cls, config, parameters)
+
+    def _begin(self, tokens: ArrayLike, mask: ArrayLike | None) -> tuple[Field, Mask | None]:
+        """The initial field and the mask; both are checked before anything is computed."""
+        x = checked_tokens("Simulator", self.architecture, tokens)
+        valid = token_mask("Simulator", mask, x.shape[0])
+        return self.embedding(x), valid
 
     def _check(self, u0: ArrayLike, mask: ArrayLike | None) -> tuple[Field, Mask | None]:
         u = checked_field("Simulator", self.architecture, u0, self.architecture.state_dtype)

@@ -82,7 +82,9 @@ class Transformer(nnx.Module):
         an id outside the vocabulary and NaN or infinite values; values are checked only outside `jit` and
         `vmap`.
         """
-        x = checked_tokens("Transformer", self.architecture, tokens)
+        return self._embed(checked_tokens("Transformer", self.architecture, tokens))
+
+    def _embed(self, x: Array) -> Field:
         u = self.embedding(x if self.architecture.vocab is not None else x.astype(self.architecture.dtype))
         if self.positions is not None:
             return u + self.positions[...][: u.shape[0]].astype(u.dtype)
@@ -106,22 +108,21 @@ class Transformer(nnx.Module):
         The states are those of the residual stream: the normalization before a head is not applied to the
         last. Raises as `embed` and `run`.
         """
-        return self.run(self.embed(tokens), mask)
+        u0, valid = self._begin(tokens, mask)
+        return _with_start(u0, self._apply(u0, valid, states=True)[1])
 
     def attention_maps(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Float[Array, "layers H n n"]:
         """Attention weights `(L, H, n, n)`: entry (l, h, i, j) is the weight query i gives key j.
 
         Rows sum to 1; in float32 at least. Raises as `embed` and `run`.
         """
-        u0 = self.embed(tokens)
-        maps = self._apply(u0, token_mask("Transformer", mask, u0.shape[0]), maps=True)[2]
+        maps = self._apply(*self._begin(tokens, mask), maps=True)[2]
         assert maps is not None
         return maps
 
     def observe(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Observed:
         """Logits, `hidden_states` and `attention_maps` of one pass; for a batch see `pdejax.observe`."""
-        u0 = self.embed(tokens)
-        valid = token_mask("Transformer", mask, u0.shape[0])
+        u0, valid = self._begin(tokens, mask)
         u, states, maps = self._apply(u0, valid, states=True, maps=True)
         return Observed(self.readout(u, valid), _with_start(u0, states), maps)
 
@@ -130,9 +131,14 @@ class Transformer(nnx.Module):
 
         Raises as `embed` and `run`.
         """
-        u0 = self.embed(tokens)
-        valid = token_mask("Transformer", mask, u0.shape[0])
+        u0, valid = self._begin(tokens, mask)
         return self.readout(self._apply(u0, valid)[0], valid)
+
+    def _begin(self, tokens: ArrayLike, mask: ArrayLike | None) -> tuple[Field, Mask | None]:
+        """The initial field and the mask; both are checked before anything is computed."""
+        x = checked_tokens("Transformer", self.architecture, tokens)
+        valid = token_mask("Transformer", mask, x.shape[0])
+        return self._embed(x), valid
 
     def readout(self, u: Field, mask: Mask | None = None) -> Float[Array, "..."]:
         """Logits from the last state `(n, d)`, or without a head that state after the last normalization."""

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import equinox as eqx
 import jax
 import numpy as np
 import pytest
@@ -137,7 +138,9 @@ def test_configs_survive_json(cls):
 
 @pytest.fixture(scope="module")
 def model():
-    return Simulator(SimulatorConfig.of(**SIZES, max_length=6, head="classification", classes=3), key=jax.random.key(0))
+    """Of shapes alone: what is refused is refused before anything is computed or compiled."""
+    config = SimulatorConfig.of(**SIZES, max_length=6, head="classification", classes=3)
+    return eqx.filter_eval_shape(Simulator, config, key=jax.random.key(0))
 
 
 @pytest.mark.parametrize(
@@ -164,7 +167,7 @@ def test_bad_fields_and_parameters(model):
         model.run(np.zeros((4, 7)))
     with pytest.raises(TypeError, match="real and floating"):
         model.run(np.zeros((4, 8), int))
-    parameters = dict(model.parameters())
+    parameters = {name: np.zeros(value.shape) for name, value in model.parameters().items()}
     with pytest.raises(ValueError, match="parameter 'readout/bias' must have shape"):
         Simulator.from_parameters(model.config, parameters | {"readout/bias": np.zeros(4)})
     parameters.pop("readout/bias")
