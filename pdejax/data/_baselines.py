@@ -8,14 +8,14 @@ from pdejax.data.listops import ListOps
 
 
 def majority_accuracy(train: Dataset | ListOps, test: Dataset | ListOps) -> float:
-    """Accuracy on `test` of the class most frequent in `train`; 17.0 % for ListOps of 500 to 2000 tokens."""
+    """Return accuracy on `test` of the class most frequent in `train`; 17.0 % for ListOps of 500 to 2000 tokens."""
     return _accuracy(
         np.zeros(len(_labels(train)), int), _labels(train), np.zeros(len(_labels(test)), int), _labels(test)
     )
 
 
 def root_operator_accuracy(train: Dataset | ListOps, test: Dataset | ListOps) -> float:
-    """Accuracy on `test` of the class most frequent in `train` under the same first token, for ListOps the root operator.
+    """Return accuracy on `test` of the class most frequent in `train` under the same first token, for ListOps the root operator.
 
     36.3 % for ListOps of 500 to 2000 tokens: as much as published for Transformers (arXiv:2011.04006, table 1), so that
     only what exceeds it shows that a model computes.
@@ -29,7 +29,7 @@ def root_operator_accuracy(train: Dataset | ListOps, test: Dataset | ListOps) ->
 
 
 def tfidf_accuracy(train: Dataset, test: Dataset) -> float:
-    """Accuracy on `test` of logistic regression on the TF-IDF of words, fitted to `train`, on the same texts.
+    """Return accuracy on `test` of logistic regression on the TF-IDF of words, fitted to `train`, on the same texts.
 
     scikit-learn's `TfidfVectorizer` with sublinear counts, words in two documents or more and no stop words, then
     `LogisticRegression` with C = 10: a few seconds. 69 % for posts without headers, footers and quotes.

@@ -99,7 +99,7 @@ class Batches:
         return batch
 
     def state(self) -> dict[str, Any]:
-        """Where the iterator stands, for `restore`: a dictionary for JSON, the same on every process."""
+        """Return where the iterator stands, for `restore`: a dictionary for JSON, the same on every process."""
         return self._identity() | {"epoch": self._epoch, "step": self._step}
 
     def restore(self, state: Mapping[str, Any]) -> None:

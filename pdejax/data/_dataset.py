@@ -113,7 +113,7 @@ class Dataset:
         return self._widened(self.stored)
 
     def take(self, indices: Sequence[int] | Integer[np.ndarray, " b"]) -> Batch:
-        """The examples at these places, in this order, as new arrays.
+        """Return the examples at these places, in this order, as new arrays.
 
         Raises `TypeError` for indices that are not integers, `IndexError` outside `[0, N)`.
         """
@@ -122,7 +122,7 @@ class Dataset:
         return Batch(self._widened(self.stored[rows]), self.mask[rows], labels)
 
     def subset(self, indices: Sequence[int] | Integer[np.ndarray, " b"]) -> "Dataset":
-        """The examples at these places as a set of their own. Raises as `take`, and `ValueError` for none."""
+        """Return the examples at these places as a set of their own. Raises as `take`, and `ValueError` for none."""
         rows = self._rows(indices)
         changed: dict[str, Any] = {"mask": self.mask[rows], "labels": self.labels[rows]}
         changed["tokens" if self.values is None else "values"] = self.stored[rows]
@@ -131,7 +131,7 @@ class Dataset:
         return dataclasses.replace(self, **changed)
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
-        """All examples once, in order; the last batch holds what is left. For training see `Batches`."""
+        """Return all examples once, in order; the last batch holds what is left. For training see `Batches`."""
         size = operator.index(batch_size)
         if size < 1:
             raise ValueError(f"batch_size must be at least 1, got {size}")

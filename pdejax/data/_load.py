@@ -24,7 +24,7 @@ _FILES: dict[str, Callable[..., Any]] = {
 
 
 def load(name: str, split: str, *, limit: int | None = None, **options: Any) -> Dataset:
-    """A split of a data set, as arrays in memory.
+    """Return a split of a data set, as arrays in memory.
 
     | `name`       | examples (train, validation, test) | inputs                                   | classes |
     |--------------|------------------------------------|------------------------------------------|---------|
@@ -68,7 +68,7 @@ def load(name: str, split: str, *, limit: int | None = None, **options: Any) -> 
 
 
 def prepare(name: str, **options: Any) -> Any:
-    """The builder of TensorFlow Datasets for `"listops"`, `"mnist"` or `"newsgroups"`, its files written if they are not.
+    """Return the builder of TensorFlow Datasets for `"listops"`, `"mnist"` or `"newsgroups"`, its files written if they are not.
 
     For use without [`load`][pdejax.data.load], which does this by itself: `prepare("listops", lengths="l2000")`, then
     `.as_data_source("train")`. The files are array_record files, all or none of them, and the same on every run.

@@ -46,7 +46,7 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], size: int) -> "Tokenizer":
-        """The `size - 2` most frequent words of the texts (fewer if there are fewer), the first in the alphabet of equals."""
+        """Return the `size - 2` most frequent words of the texts, or fewer; of equals the first in the alphabet."""
         size = integer("Tokenizer", "vocabulary_size", size, 3)
         counts: collections.Counter[str] = collections.Counter()
         for text in texts:
@@ -71,12 +71,12 @@ class Tokenizer:
         return {word: i for i, word in enumerate(self.words) if i > 1}
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text's words."""
+        """Return the ids of a text's words."""
         ids = self.ids
         return [ids.get(word, 1) for word in split_words(text)]
 
     def encode_all(self, texts: Sequence[str], length: int) -> Integer[np.ndarray, "count {length}"]:
-        """Rows of the first `length` words of each text, padded with 0. A text without words is one unknown word."""
+        """Return rows of the first `length` words of each text, padded with 0. A text without words is one unknown word."""
         length = integer("Tokenizer", "length", length, 1)
         rows = np.zeros((len(texts), length), dtype=np.min_scalar_type(len(self) - 1))
         for row, text in zip(rows, texts, strict=True):
@@ -85,7 +85,7 @@ class Tokenizer:
         return rows
 
     def decode(self, ids: Sequence[int] | Integer[np.ndarray, " n"]) -> str:
-        """The words of these ids with spaces between, padding left out. Raises `ValueError` for other ids."""
+        """Return the words of these ids with spaces between, padding left out. Raises `ValueError` for other ids."""
         chosen = np.asarray(ids)
         wrong = chosen[(chosen < 0) | (chosen >= len(self))]
         if wrong.size:

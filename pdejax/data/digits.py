@@ -14,7 +14,7 @@ class Digits(NamedTuple):
 
 
 def load() -> Digits:
-    """The digits of `sklearn.datasets.load_digits`: values `(1797, 64)`, labels `(1797,)`.
+    """Return the digits of `sklearn.datasets.load_digits`: values `(1797, 64)`, labels `(1797,)`.
 
     Pixels are counts 0 to 16 divided by 16, exact in float32. Good for tests and first runs, too easy for
     claims, and not MNIST. One image `values[i]` is an input of a `Transformer` with `inputs=1`.

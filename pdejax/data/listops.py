@@ -55,7 +55,7 @@ def generate(
     max_depth: SupportsIndex = 10,
     max_args: SupportsIndex = 10,
 ) -> ListOps:
-    """`count` different expressions with `min_length < length < max_length`, both strict.
+    """Return `count` different expressions with `min_length < length < max_length`, both strict.
 
     A tree is drawn from the root, at depth 1: a node at a depth less than `max_depth` is a uniform digit with
     probability 0.75, else an operator, uniform of four, with 2 to `max_args` arguments, uniform; a node at
@@ -128,7 +128,7 @@ class Expressions:
 
 
 def to_text(tokens: Integer[np.ndarray, " length"] | Sequence[int]) -> str:
-    """One expression in words, `[MAX 3 [SM 4 5 ] 9 ]`; padding is left out.
+    """Return one expression in words, `[MAX 3 [SM 4 5 ] 9 ]`; padding is left out.
 
     Raises `ValueError` for ids outside the vocabulary.
     """
@@ -140,7 +140,7 @@ def to_text(tokens: Integer[np.ndarray, " length"] | Sequence[int]) -> str:
 
 
 def to_tokens(text: str) -> Int32[np.ndarray, " length"]:
-    """The token ids of an expression in words, the inverse of `to_text`.
+    """Return the token ids of an expression in words, the inverse of `to_text`.
 
     Raises `ValueError` for other words.
     """
@@ -152,7 +152,7 @@ def to_tokens(text: str) -> Int32[np.ndarray, " length"]:
 
 
 def parse(text: str) -> Expression:
-    """The tree of an expression in words: `("MAX", (3, ("SM", (4, 5)), 9))`.
+    """Return the tree of an expression in words: `("MAX", (3, ("SM", (4, 5)), 9))`.
 
     Raises `ValueError` for text that is not exactly one complete expression.
     """
@@ -164,7 +164,7 @@ def parse(text: str) -> Expression:
 
 
 def evaluate(expression: Expression | str) -> int:
-    """The value of an expression, as a tree or in words, by recursion over its definition."""
+    """Return the value of an expression, as a tree or in words, by recursion over its definition."""
     if isinstance(expression, str):
         return evaluate(parse(expression))
     if isinstance(expression, int):

@@ -127,7 +127,7 @@ class Architecture:
         return "float64" if self.dtype == "float64" else "float32"
 
     def replace(self, **changes: Any) -> "Architecture":
-        """The architecture with some arguments changed, checked anew."""
+        """Return the architecture with some arguments changed, checked anew."""
         return dataclasses.replace(self, **changes)
 
     def _set(self, name: str, value: Any) -> None:

@@ -65,7 +65,7 @@ class MultilayerSimulator(eqx.Module):
         return self.config.architecture
 
     def discretization(self, n: int) -> Discretization:
-        """The coupled field on n tokens, the solver, with the retraction of every layer if there is one, and the steps."""
+        """Return the coupled field on n tokens, the solver, with the retraction of every layer if there is one, and the steps."""
         config, norms = self.config, self.stacked.retractions
         stacked, count = stacked_equation(config, self.stacked, None, n), self.architecture.layers
         between = [] if self.exchange is None else [unstack(self.exchange, i) for i in range(count - 1)]
@@ -74,11 +74,11 @@ class MultilayerSimulator(eqx.Module):
         return Discretization(field, solver, t1=config.t1, steps=config.steps)
 
     def embed(self, tokens: ArrayLike) -> Field:
-        """E + P `(n, d)`; v2 (2). As `Transformer.embed`, errors included."""
+        """Return E + P `(n, d)`; v2 (2). As `Transformer.embed`, errors included."""
         return self.embedding(checked_tokens("MultilayerSimulator", self.architecture, tokens))
 
     def start(self, tokens: ArrayLike) -> Float[Array, "L n d"]:
-        """The initial state of all layers, see `MultilayerSimulatorConfig.start`."""
+        """Return the initial state of all layers, see `MultilayerSimulatorConfig.start`."""
         u0 = self.embed(tokens)
         shape = (self.architecture.layers, *u0.shape)
         if self.config.start == "embedding":
@@ -86,20 +86,20 @@ class MultilayerSimulator(eqx.Module):
         return jnp.zeros(shape, u0.dtype).at[0].set(u0)
 
     def trajectory(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Float[Array, "times L n d"]:
-        """All layers at t = 0 and after every step, `(steps + 1, L, n, d)`."""
+        """Return all layers at t = 0 and after every step, `(steps + 1, L, n, d)`."""
         state = self.start(tokens)
         return _trajectory(self, state, token_mask("MultilayerSimulator", mask, state.shape[1]))
 
     def hidden_states(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Float[Array, "layers n d"]:
-        """The embedding, then every layer's field at t1: `(L + 1, n, d)`."""
+        """Return the embedding, then every layer's field at t1: `(L + 1, n, d)`."""
         return self.observe(tokens, mask)[1]
 
     def attention_maps(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Float[Array, "layers H n n"]:
-        """Attention weights of every layer on its own field at t1, `(L, H, n, n)`."""
+        """Return attention weights of every layer on its own field at t1, `(L, H, n, n)`."""
         return self.observe(tokens, mask)[2]
 
     def observe(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Observed:
-        """Logits, `hidden_states` and `attention_maps` of one solve; for a batch see `pdejax.observe`."""
+        """Return logits, `hidden_states` and `attention_maps` of one solve; for a batch see `pdejax.observe`."""
         state = self.start(tokens)
         return _observe(self, state, token_mask("MultilayerSimulator", mask, state.shape[1]))
 
@@ -109,11 +109,11 @@ class MultilayerSimulator(eqx.Module):
         return _logits(self, state, token_mask("MultilayerSimulator", mask, state.shape[1]))
 
     def trainable(self) -> PyTree[bool]:
-        """A tree of booleans like the model, true at parameters: all float arrays, α_l only with `train_strength`."""
+        """Return a tree of booleans like the model, true at parameters: all float arrays, α_l only with `train_strength`."""
         return trainable(self, self.config.train_strength)
 
     def parameters(self) -> dict[str, Array]:
-        """Every parameter by its path, such as `exchange/w` `(L − 1, d, d)`."""
+        """Return every parameter by its path, such as `exchange/w` `(L − 1, d, d)`."""
         return named_parameters(self)
 
     @property
@@ -125,7 +125,7 @@ class MultilayerSimulator(eqx.Module):
     def from_parameters(
         cls, config: MultilayerSimulatorConfig, parameters: Mapping[str, ArrayLike]
     ) -> "MultilayerSimulator":
-        """The model with these parameters, named and shaped as `parameters()` gives them; else `ValueError`."""
+        """Return the model with these parameters, named and shaped as `parameters()` gives them; else `ValueError`."""
         return carrying(cls, config, parameters)
 
 

@@ -92,7 +92,7 @@ def _distilled(transformer: Transformer, key: PRNGKeyArray, changes: dict[str, A
 
 
 def untrained_field(model: Any, key: PRNGKeyArray) -> Any:
-    """A simulator of the same kind with a fresh field between the same embedding and head: what a fit is compared with."""
+    """Return a simulator of the same kind with a fresh field between the same embedding and head: what a fit is compared with."""
     fresh = type(model)(model.config, key=key)
     return eqx.tree_at(lambda m: (m.embedding, m.readout), fresh, (model.embedding, model.readout))
 

@@ -76,11 +76,11 @@ class Simulator(eqx.Module):
 
     @classmethod
     def bare(cls, *, key: PRNGKeyArray, **options: Any) -> "Simulator":
-        """The papers' simulator without residual connection, LayerNorm, D and S: see `SimulatorConfig.bare`."""
+        """Return the papers' simulator without residual connection, LayerNorm, D and S: see `SimulatorConfig.bare`."""
         return cls(SimulatorConfig.bare(**options), key=key)
 
     def discretization(self, n: int | None = None) -> Discretization:
-        """The field on n tokens, the solver, with the model's own retraction if it has one, and the steps over [0, t1].
+        """Return the field on n tokens, the solver, with the model's own retraction if it has one, and the steps over [0, t1].
 
         The field is a `DepthVarying`, or a `MasterEquation` where weights are shared. n is needed for diffusion only, whose grid
         has one point per token. Raises `ValueError` where it is missing.
@@ -108,22 +108,22 @@ class Simulator(eqx.Module):
         return self.architecture.layers
 
     def embed(self, tokens: ArrayLike) -> Field:
-        """The initial field u(·, 0) = E + P `(n, d)`; v2 (2). As `Transformer.embed`, errors included."""
+        """Return the initial field u(·, 0) = E + P `(n, d)`; v2 (2). As `Transformer.embed`, errors included."""
         return self.embedding(checked_tokens("Simulator", self.architecture, tokens))
 
     def run(self, u0: ArrayLike, mask: ArrayLike | None = None) -> Float[Array, "layers n d"]:
-        """The field `(K + 1, n, d)` at the depths l t1/K, l = 0 … K, from an initial field `(n, d)`.
+        """Return the field `(K + 1, n, d)` at the depths l t1/K, l = 0 … K, from an initial field `(n, d)`.
 
         Raises `ValueError`/`TypeError` for a field or mask of the wrong shape or type.
         """
         return _states(self, *self._check(u0, mask))
 
     def hidden_states(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Float[Array, "layers n d"]:
-        """The field at the depths l t1/K, `(K + 1, n, d)`: the embedding first. Raises as `embed` and `run`."""
+        """Return the field at the depths l t1/K, `(K + 1, n, d)`: the embedding first. Raises as `embed` and `run`."""
         return _states(self, *self._begin(tokens, mask))
 
     def attention_maps(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Float[Array, "layers H n n"]:
-        """Attention weights `(K, H, n, n)` at the beginning of every layer; entry (l, h, i, j) is what query i gives key j.
+        """Return attention weights `(K, H, n, n)` at the start of every layer; entry (l, h, i, j) is what query i gives key j.
 
         Rows sum to 1. A Strang splitting takes half a step of the other terms before it evaluates A, and the map is the
         one it uses then, as in a Macaron block. Raises as `embed` and `run`.
@@ -131,7 +131,7 @@ class Simulator(eqx.Module):
         return _observe(self, *self._begin(tokens, mask))[2]
 
     def observe(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Observed:
-        """Logits, `hidden_states` and `attention_maps` of one solve; for a batch see `pdejax.observe`."""
+        """Return logits, `hidden_states` and `attention_maps` of one solve; for a batch see `pdejax.observe`."""
         return _observe(self, *self._begin(tokens, mask))
 
     def __call__(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Float[Array, "..."]:
@@ -142,11 +142,11 @@ class Simulator(eqx.Module):
         return _logits(self, *self._begin(tokens, mask))
 
     def trainable(self) -> PyTree[bool]:
-        """A tree of booleans like the model, true at parameters: all float arrays, α only with `train_strength`."""
+        """Return a tree of booleans like the model, true at parameters: all float arrays, α only with `train_strength`."""
         return trainable(self, self.config.train_strength)
 
     def parameters(self) -> dict[str, Array]:
-        """Every parameter by its path, such as `stacked/interaction/wq` `(K, d, H, dk)`, `common/…` where there
+        """Return every parameter by its path, such as `stacked/interaction/wq` `(K, d, H, dk)`, `common/…` where there
         is no axis of layers."""
         return named_parameters(self)
 
@@ -157,7 +157,7 @@ class Simulator(eqx.Module):
 
     @classmethod
     def from_parameters(cls, config: SimulatorConfig, parameters: Mapping[str, ArrayLike]) -> "Simulator":
-        """The model with these parameters, named and shaped as `parameters()` gives them.
+        """Return the model with these parameters, named and shaped as `parameters()` gives them.
 
         Raises `ValueError` for names that are missing or too many and for shapes that differ.
         """

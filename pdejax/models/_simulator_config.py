@@ -99,7 +99,7 @@ class AbstractSimulatorConfig(abc.ABC):
         return cls(made, **own)  # pyright: ignore[reportCallIssue]
 
     def replace(self: Config, **changes: Any) -> Config:
-        """The config with some of its own arguments changed, checked anew."""
+        """Return the config with some of its own arguments changed, checked anew."""
         return dataclasses.replace(self, **changes)  # pyright: ignore[reportArgumentType]
 
     def words(self) -> str:
@@ -209,7 +209,7 @@ class SimulatorConfig(AbstractSimulatorConfig):
 
     @classmethod
     def bare(cls, architecture: Architecture | None = None, **options: Any) -> "SimulatorConfig":
-        """The papers' bare simulator: no residual (leaky field at h = 1), no LayerNorm, no S, no D.
+        """Return the papers' bare simulator: no residual (leaky field at h = 1), no LayerNorm, no S, no D.
 
         `options` as in `of`; they override any of these.
         """
@@ -218,7 +218,7 @@ class SimulatorConfig(AbstractSimulatorConfig):
 
     @classmethod
     def full(cls, architecture: Architecture | None = None, **options: Any) -> "SimulatorConfig":
-        """The whole equation v2 (4): residual steps, LayerNorm inside A and R, D per feature and S = −γ(u − LN(u)).
+        """Return the whole equation v2 (4): residual steps, LayerNorm inside A and R, D per feature and S = −γ(u − LN(u)).
 
         `options` as in `of`; they override any of these.
         """

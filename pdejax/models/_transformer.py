@@ -70,7 +70,7 @@ class Transformer(nnx.Module):
         return model_text("Transformer", self.architecture, sum(value.size for value in self.parameters().values()))
 
     def embed(self, tokens: ArrayLike) -> Field:
-        """The initial field u(·, 0) = E + P, shape `(n, d)`; v2 (2).
+        """Return the initial field u(·, 0) = E + P, shape `(n, d)`; v2 (2).
 
         E is the row of the embedding table (no factor √d), or the linear map of a continuous input. P is zero
         for `rotary` and `none`; for `sinusoidal`, at position p and feature 2i or 2i+1, the sine or cosine of
@@ -93,7 +93,7 @@ class Transformer(nnx.Module):
         return u
 
     def run(self, u0: ArrayLike, mask: ArrayLike | None = None) -> Float[Array, "layers n d"]:
-        """All L + 1 states `(L + 1, n, d)` from an initial field `(n, d)`; the first one is `u0`.
+        """Return all L + 1 states `(L + 1, n, d)` from an initial field `(n, d)`; the first one is `u0`.
 
         Raises `ValueError`/`TypeError` for a field or mask of the wrong shape or dtype, NaN or infinite
         values, and a mask without a valid token.
@@ -103,7 +103,7 @@ class Transformer(nnx.Module):
         return _with_start(u0, states)
 
     def hidden_states(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Float[Array, "layers n d"]:
-        """All states `(L + 1, n, d)`: the embedding first, then the output of each layer.
+        """Return all states `(L + 1, n, d)`: the embedding first, then the output of each layer.
 
         The states are those of the residual stream: the normalization before a head is not applied to the
         last. Raises as `embed` and `run`.
@@ -112,7 +112,7 @@ class Transformer(nnx.Module):
         return _with_start(u0, self._apply(u0, valid, states=True)[1])
 
     def attention_maps(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Float[Array, "layers H n n"]:
-        """Attention weights `(L, H, n, n)`: entry (l, h, i, j) is the weight query i gives key j.
+        """Return attention weights `(L, H, n, n)`: entry (l, h, i, j) is the weight query i gives key j.
 
         Rows sum to 1; in float32 at least. Raises as `embed` and `run`.
         """
@@ -121,7 +121,7 @@ class Transformer(nnx.Module):
         return maps
 
     def observe(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Observed:
-        """Logits, `hidden_states` and `attention_maps` of one pass; for a batch see `pdejax.observe`."""
+        """Return logits, `hidden_states` and `attention_maps` of one pass; for a batch see `pdejax.observe`."""
         u0, valid = self._begin(tokens, mask)
         u, states, maps = self._apply(u0, valid, states=True, maps=True)
         return Observed(self.readout(u, valid), _with_start(u0, states), maps)
@@ -141,7 +141,7 @@ class Transformer(nnx.Module):
         return self._embed(x), valid
 
     def readout(self, u: Field, mask: Mask | None = None) -> Float[Array, "..."]:
-        """Logits from the last state `(n, d)`, or without a head that state after the last normalization."""
+        """Return logits from the last state `(n, d)`, or without a head that state after the last normalization."""
         if self.final_norm is not None:
             u = apply_norm(self.final_norm, u)
         if self.head is None:
@@ -151,7 +151,7 @@ class Transformer(nnx.Module):
         return self.head(u)
 
     def layer_weights(self) -> dict[str, Any]:
-        """The weights of all layers as arrays with a leading axis L.
+        """Return the weights of all layers as arrays with a leading axis L.
 
         `wq`, `wk`, `wv` `(L, d, H, dk)`, `wo` `(L, H, dk, d)`; `bq`, `bk`, `bv` `(L, H, dk)` and `bo` `(L,
         d)`, or `None`; `w1` `(L, d, ffn)`, `b1`, `w2` `(L, ffn, d)`, `b2`; `norm1`, `norm2`, `norm1_out`,
@@ -178,12 +178,12 @@ class Transformer(nnx.Module):
         return weights
 
     def parameters(self) -> dict[str, Array]:
-        """Every parameter by its path, such as `layers/attention/q/kernel`."""
+        """Return every parameter by its path, such as `layers/attention/q/kernel`."""
         return {name: variable.get_value() for name, variable in _variables(self).items()}
 
     @classmethod
     def from_parameters(cls, architecture: Architecture, parameters: Mapping[str, ArrayLike]) -> "Transformer":
-        """The model with these parameters, named and shaped as `parameters()` gives them.
+        """Return the model with these parameters, named and shaped as `parameters()` gives them.
 
         Raises `ValueError` for names that are missing or too many and for shapes that differ.
         """
@@ -204,11 +204,11 @@ class Transformer(nnx.Module):
         return model
 
     def with_parameters(self, parameters: Mapping[str, ArrayLike]) -> "Transformer":
-        """The model with its parameters replaced by these, named and shaped as `parameters()` gives them."""
+        """Return the model with its parameters replaced by these, named and shaped as `parameters()` gives them."""
         return Transformer.from_parameters(self.architecture, parameters)
 
     def astype(self, dtype: DTypeLike) -> "Transformer":
-        """A copy of the model with weights and computation in `float32` or `float64`."""
+        """Return a copy of the model with weights and computation in `float32` or `float64`."""
         architecture = self.architecture.replace(dtype=dtype, param_dtype=dtype)
         require_x64(architecture)
         return Transformer.from_parameters(architecture, self.parameters())

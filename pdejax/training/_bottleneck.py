@@ -24,7 +24,7 @@ def bottleneck_flow(
     dt: float = 1.0,
     optimizer: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""The bottleneck flow as an optax chain: `update(∇L, state, params, information_gradient=∇Ĩ)`, all trees like θ.
+    r"""Return the bottleneck flow as an optax chain: `update(∇L, state, params, information_gradient=∇Ĩ)`, all trees like θ.
 
     | `signs` | right side of θ' | |
     |---|---|---|
@@ -82,7 +82,7 @@ def signed_rates(signs: str, learning_rate: float, weight_decay: float, beta: fl
 
 
 def add_information(beta: ArrayLike) -> optax.GradientTransformationExtraArgs:
-    """A link of a chain that adds `beta`·∇Ĩ, given as `update(..., information_gradient=∇Ĩ)`, to what passes; β < 0 ascends Ĩ.
+    """Return a link of a chain: it adds `beta`·∇Ĩ, from `update(..., information_gradient=∇Ĩ)`, to what passes. β < 0 ascends Ĩ.
 
     `update` raises `ValueError` if β ≠ 0 and the gradient is missing, or not a tree like the parameters.
     """

@@ -29,7 +29,7 @@ class EstimatorState(NamedTuple):
 
 
 def start_estimator(estimator: AbstractInformation, optimizer: optax.GradientTransformation) -> EstimatorState:
-    """The estimator's state before the first step, for `TrainState(extra=...)`. Copied: steps give their memory away."""
+    """Return the estimator's state before the first step, for `TrainState(extra=...)`. Copied: steps give their memory away."""
     params = jax.tree.map(jnp.copy, eqx.filter(estimator, eqx.is_inexact_array))
     return EstimatorState(params, optimizer.init(params))
 
@@ -111,7 +111,7 @@ def make_bottleneck_step(
     summary: Summary | Literal["embedding"] = "embedding",
     estimator_updates: int = 1,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
-    r"""`step(state, batch) -> (state, metrics)`, compiled, with the old state's memory reused: one step of the bottleneck flow.
+    r"""Return `step(state, batch) -> (state, metrics)`, one compiled step of the bottleneck flow; the old memory is reused.
 
     Per step: ∇L; $T = \bar u_l + \sigma\xi$; `estimator_updates` steps of `estimator_optimizer` on
     `estimator.fit_loss(x, T)` with x and T held fixed; then Ĩ of the new estimator, and one update of θ from ∇L and ∇Ĩ

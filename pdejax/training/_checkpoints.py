@@ -262,7 +262,7 @@ def _reason(error: Exception) -> str:
 
 
 def restore(folder: str | os.PathLike[str], like: State, which: str | int = "latest") -> State:
-    """The state saved by `fit(..., folder=folder)`, with the structure and on the devices of `like`.
+    """Return the state saved by `fit(..., folder=folder)`, with the structure and on the devices of `like`.
 
     - `like`: a state of the same model and optimizer, as it is before training.
     - `which`: `"latest"`, `"best"` by the metric `fit` was given, or a step.

@@ -139,7 +139,7 @@ class TrainConfig:
         return config_text(self, "dataset", "model", "steps")
 
     def make_schedule(self):
-        """The learning rate of each step."""
+        """Return the learning rate of each step."""
         from pdejax.training._optimizer import (
             make_schedule,  # brings JAX and optax, which the command's help does not need
         )
@@ -147,7 +147,7 @@ class TrainConfig:
         return make_schedule(self.schedule, self.learning_rate, self.steps, self.warmup)
 
     def make_optimizer(self):
-        """The optimizer, for the whole run."""
+        """Return the optimizer, for the whole run."""
         from pdejax.training._optimizer import make_optimizer
 
         return make_optimizer(

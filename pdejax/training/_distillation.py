@@ -83,7 +83,7 @@ class Distillation(AbstractTask):
         return merge_model(jax.lax.stop_gradient(self.parameters), self.static)
 
     def loss(self, model: Any, batch: Batch, key: PRNGKeyArray | None = None) -> tuple[Array, dict[str, Array]]:
-        """The loss on one batch, and its terms before weighting. `key` is not used."""
+        """Return the loss on one batch, and its terms before weighting. `key` is not used."""
         del key
         inputs, mask = jnp.asarray(batch.inputs), jnp.asarray(batch.mask)
         wanted = {

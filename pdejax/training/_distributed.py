@@ -53,7 +53,7 @@ def _is_host(host: str) -> bool:
 
 
 def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh with one axis, `data`, over the devices given, or all devices of all processes.
+    """Return a mesh with one axis, `data`, over the devices given, or all devices of all processes.
 
     The compiler places what is between (`AxisType.Auto`). Devices go process by process, so that the processes' batches
     lie behind one another in the global batch.
@@ -65,7 +65,7 @@ def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def shard_batch(batch: PyTree, mesh: Mesh) -> PyTree:
-    """This process's part of a batch, NumPy arrays, as its part of global arrays split along the first axis.
+    """Return this process's part of a batch, NumPy arrays, as its part of global arrays split along the first axis.
 
     Raises `ValueError` where the batch does not divide among the devices.
     """
@@ -85,7 +85,7 @@ def shard_batch(batch: PyTree, mesh: Mesh) -> PyTree:
 
 
 def replicate(state: PyTree, mesh: Mesh) -> PyTree:
-    """The state, the same in every process, copied to every device of the mesh."""
+    """Return the state, the same in every process, copied to every device of the mesh."""
     sharding = NamedSharding(mesh, PartitionSpec())
 
     def copy(x):

@@ -59,7 +59,7 @@ class FitResult:
         return f"FitResult({self.stopped} at step {self.step}: {last}{best}{wrong})"
 
     def summary(self) -> dict[str, Any]:
-        """All but the state and the curves, of which the last values."""
+        """Return all but the state and the curves, of which the last values."""
         speeds = self.history.get("examples_per_second", np.zeros(0))
         return {
             "step": self.step,

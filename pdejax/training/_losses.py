@@ -20,11 +20,11 @@ class AbstractTask(eqx.Module):
 
     @abc.abstractmethod
     def loss(self, model: Any, batch: Batch, key: PRNGKeyArray) -> tuple[Float[Array, ""], Metrics]:
-        """The mean loss of the batch and scalars to record, themselves means."""
+        """Return the mean loss of the batch and scalars to record, themselves means."""
 
     @abc.abstractmethod
     def weight(self, batch: Batch) -> Float[Array, ""]:
-        """How many terms the mean of `loss` has, so that means of batches can be joined."""
+        """Count how many terms the mean of `loss` has, so that means of batches can be joined."""
 
 
 class Classification(AbstractTask):

@@ -166,7 +166,10 @@ def write_summary(path: pathlib.Path, value: Mapping[str, Any]) -> None:
 
 
 def read_metrics(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """The columns of a `metrics.csv` or `evaluations.csv`; NaN where a row has no value. An incomplete last line is left out."""
+    """Return the columns of a `metrics.csv` or `evaluations.csv`; NaN where a row has no value.
+
+    An incomplete last line is left out.
+    """
     text = pathlib.Path(path).read_text()
     rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
     names = list(rows[0]) if rows else []

@@ -12,7 +12,7 @@ from pdejax.training._names import OptimizerName, ScheduleName
 def make_schedule(
     name: ScheduleName, learning_rate: float, steps: int, warmup: int = 0, final: float = 0.0
 ) -> optax.Schedule:
-    r"""The learning rate η at each step: a linear rise over `warmup` steps to `learning_rate`, then
+    r"""Return the learning rate η at each step: a linear rise over `warmup` steps to `learning_rate`, then
 
     - `"constant"`: η;
     - `"cosine"`: half a cosine, `"linear"`: a line, both to `final`·η at step `steps`;
@@ -57,7 +57,7 @@ def make_optimizer(
     eps: float = 1e-8,
     momentum: float = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
-    """An optax optimizer.
+    """Return an optax optimizer.
 
     `"adam"`; `"adamw"`, which alone takes `weight_decay`, on matrices and not on biases, norms and other vectors; `"sgd"`
     with `momentum`. `clip` scales gradients whose global norm exceeds it: off by default, because it hides instability.

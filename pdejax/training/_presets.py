@@ -102,7 +102,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 
 
 def preset(name: str, **changes: Any) -> TrainConfig:
-    """The configuration of a preset, with changes: `preset("digits", dim=32, out="out/digits")`.
+    """Return the configuration of a preset, with changes: `preset("digits", dim=32, out="out/digits")`.
 
     `data` and `options` are added to the preset's, other fields replace them. Raises `ValueError` for an unknown name, and as
     `TrainConfig`.

@@ -181,7 +181,7 @@ class TrainedModel(NamedTuple):
 
 
 def load_trained(folder: str | os.PathLike[str], which: str | int = "best") -> TrainedModel:
-    """The model that `train` left in `folder`: `"best"` on the validation split, `"latest"`, or that of a step.
+    """Return the model that `train` left in `folder`: `"best"` on the validation split, `"latest"`, or that of a step.
 
     Raises `ValueError` for a folder without a trained model and an unknown `which`, `CheckpointError` for damaged files.
     """

@@ -19,7 +19,7 @@ class Static(NamedTuple):
 
 
 def split_model(model: Any) -> tuple[PyTree[Array], Static]:
-    """A Flax (nnx) or Equinox model as a tree of float parameters and the rest, for `merge_model`.
+    """Return a Flax (nnx) or Equinox model as a tree of float parameters and the rest, for `merge_model`.
 
     Of an Equinox model with a method `trainable()`, which gives a tree of booleans like the model, the parameters are the
     leaves marked true; else all float arrays.
@@ -37,7 +37,7 @@ def split_model(model: Any) -> tuple[PyTree[Array], Static]:
 
 
 def merge_model(parameters: PyTree[Array], static: Static) -> Any:
-    """The model with these parameters, the inverse of `split_model`; cheap, also inside `jit`."""
+    """Return the model with these parameters, the inverse of `split_model`; cheap, also inside `jit`."""
     if static.kind == "equinox":
         return eqx.combine(parameters, static.rest)
     graph, state, rest = static.rest

@@ -17,13 +17,13 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
 def start_training(params: PyTree[Array], optimizer: optax.GradientTransformation, key: PRNGKeyArray) -> TrainState:
-    """The state before the first step. The parameters are copied: steps give their memory away."""
+    """Return the state before the first step. The parameters are copied: steps give their memory away."""
     params = jax.tree.map(jnp.copy, params)
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), jax.random.clone(key))
 
 
 def make_step(task: Any, optimizer: optax.GradientTransformationExtraArgs, static: Static) -> Step:
-    r"""`step(state, batch) -> (state, metrics)`: a gradient step, compiled; the old state's memory is reused.
+    r"""Return `step(state, batch) -> (state, metrics)`: a gradient step, compiled; the old state's memory is reused.
 
     Metrics: the task's own, `loss`, `gradient_norm` $\|\nabla_\theta L\|$ over all parameters, and `layer_gradient_norms`
     `(L,)`, the same for the parameters of each layer (absent where weights do not vary with depth), before clipping.
@@ -44,7 +44,7 @@ def make_step(task: Any, optimizer: optax.GradientTransformationExtraArgs, stati
 
 
 def gradient_norms(gradients: PyTree[Array]) -> Metrics:
-    """Euclidean norms of a tree of gradients: `gradient_norm` of all, `layer_gradient_norms (L,)` layer by layer.
+    """Return Euclidean norms of a tree of gradients: `gradient_norm` of all, `layer_gradient_norms (L,)` layer by layer.
 
     Layers are told by the leading axis of what lies under `layers` (Flax) or `stacked` (`DepthVarying`).
     """
@@ -59,7 +59,7 @@ def gradient_norms(gradients: PyTree[Array]) -> Metrics:
 
 
 def make_evaluate(task: Any, static: Static) -> Callable[[TrainState, Sequence[Batch]], dict[str, float]]:
-    """`evaluate(state, batches) -> dict`: the task's loss and metrics over all batches, each weighted by what it holds.
+    """Return `evaluate(state, batches) -> dict`: the task's loss and metrics over all batches, each weighted by what it holds.
 
     A task with a method `weight(batch)` says how many terms its means have; else it is the number of sequences. Batches of
     another size than the first compile once more; no parameter changes.
@@ -85,5 +85,5 @@ def make_evaluate(task: Any, static: Static) -> Callable[[TrainState, Sequence[B
 
 
 def count_parameters(params: PyTree[Any]) -> int:
-    """How many numbers are trained."""
+    """Count how many numbers are trained."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
