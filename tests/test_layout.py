@@ -122,7 +122,6 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
 
 # To be mended where they lie; no new one.
 KNOWN_CIRCLES = [
-    ["pdejax.studies.papers._models", "pdejax.studies.papers._study"],
     ["pdejax.training._curves", "pdejax.training._run"],
 ]
 

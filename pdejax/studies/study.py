@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import xarray as xr
 
+from pdejax import _check as check
 from pdejax.runs._environment import environment
 from pdejax.runs._files import plain
 from pdejax.runs._findings import Finding
@@ -66,6 +67,8 @@ class Study:
     - `seeds(config)`: which seeds are measured. `saved(config)`: the configuration as the result has it; `identity(config)`:
       what parts depend on, by default the same.
     - `stem`: the name of the result's files, that of the study by default.
+    - `presets`: configurations by name. `resolve(config)`: what becomes of a configuration on this machine, such as without a
+      data set.
     - `columns` and `cells(record)`: the table that grows, whose records `measure` gives to `parts.row`.
     - `double`: whether it runs in float64, without touching the caller's precision setting.
     """
@@ -82,8 +85,14 @@ class Study:
     stem: str | None = None
     columns: Sequence[Column] = ()
     cells: Callable[[Any], Sequence[Any]] | None = None
+    presets: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    resolve: Callable[[Any], Any] | None = None
     pairing: str | None = None
     double: bool = True
+
+    def preset(self, name: str) -> Any:
+        """Return the configuration of this name; `ValueError` for one that there is not."""
+        return self.presets[check.choice(f"Study.preset of {self.name}", "name", name, self.presets)]
 
     @property
     def table(self) -> Table:
@@ -115,6 +124,7 @@ def run(
 
     Raises `ResultError`, before any work, for a folder that cannot be written.
     """
+    config = config if study.resolve is None else study.resolve(config)
     say: Callable[[str], None] = report if report is not None else lambda text: None
     started = time.perf_counter()
     folder = None if out is None else pathlib.Path(out)

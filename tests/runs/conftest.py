@@ -41,7 +41,7 @@ def study(folder, name: str, title: str, source: str, rows: list[dict], *, seed:
     place = folder / name
     place.mkdir(parents=True)
     (place / "states.png").write_bytes(image(seed))
-    (place / "data.nc").write_bytes(b"CDF\x01")
+    (place / "result.nc").write_bytes(b"CDF\x01")
     result = {
         "study": name,
         "title": title,
@@ -56,7 +56,7 @@ def study(folder, name: str, title: str, source: str, rows: list[dict], *, seed:
         "table": rows,
         "verdict": f"{title}: the two agree within the interval at {len(rows)} of {len(rows)} quantities.",
         "figures": [{"file": "states.png", "caption": "Hidden states by layer, and their correlation with the input."}],
-        "data": "data.nc",
+        "data": "result.nc",
         "seconds": 83.5,
         **changes,
     }

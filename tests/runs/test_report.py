@@ -274,7 +274,7 @@ def damage_link_outside(folder):
 
 
 def damage_data_gone(folder):
-    (folder / "data.nc").unlink()
+    (folder / "result.nc").unlink()
 
 
 def damage_nested(folder):

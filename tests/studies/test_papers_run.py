@@ -1,4 +1,4 @@
-"""Running a study: intervals over seeds, what is kept, what is measured again, what is refused."""
+"""Running an experiment: what is kept, what is measured again, what is refused."""
 
 import dataclasses
 import json
@@ -8,28 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.stats
 import xarray as xr
 from matplotlib.figure import Figure
 
+from pdejax.runs._records import Picture
 from pdejax.runs.report import build_report
-from pdejax.studies import ResultError
-from pdejax.studies.papers import (
-    STUDIES,
-    Conclusion,
-    Models,
-    Picture,
-    Settings,
-    Study,
-    over_seeds,
-    reproduce,
-    row,
-    run_study,
-    stacked,
-)
+from pdejax.studies import Judgement, ResultError
+from pdejax.studies import run as run_study
+from pdejax.studies.papers import STUDIES, Models, Settings, experiment, reproduce, row, stacked
 from pdejax.studies.papers._architectures import architectures
 from pdejax.studies.papers._components import cells
-from pdejax.studies.papers._table import table
 
 
 class Bench:
@@ -45,25 +33,30 @@ class Bench:
         self.seen.append(seed)
         return {"x": np.asarray([seed, settings.options["size"]], float)}
 
-    def conclude(self, settings, measured):
-        x = stacked(measured, "x")
-        figure = Figure()
-        figure.subplots().plot(x[:, 0])
+    def judge(self, settings, evidence):
+        x = stacked(evidence, "x")
+
+        def draw():
+            figure = Figure()
+            figure.subplots().plot(x[:, 0])
+            return figure
+
         rows = [row("x", x[:, 0], paper="0.5", null=x[:, 1], null_name="size", unit="m", note="of a bench")]
-        return Conclusion(
-            rows, f"mean {x[:, 0].mean():g}", xr.Dataset({"x": (("seed", "k"), x)}), [Picture("x.png", "x", figure)]
+        data = xr.Dataset({"x": (("seed", "k"), x)})
+        return Judgement(
+            rows=rows, sentence=f"mean {x[:, 0].mean():g}", dataset=data, pictures=[Picture("x.png", "x", draw)]
         )
 
     def study(self, **options):
         settings = Settings(options={"size": 3.0, **options}, seeds=2)
-        return Study(
+        return experiment(
             name="bench",
             title="Bench",
             question="?",
             source="here",
             presets={"quick": settings},
             measure=self.measure,
-            conclude=self.conclude,
+            judge=self.judge,
         ), settings
 
 
@@ -74,25 +67,32 @@ def bench():
 
 def run(bench, folder, seeds=None, **options):
     study, settings = bench.study(**options)
-    return run_study(study, settings, folder, Models(folder / "models"), preset="quick", seeds=seeds)
+    return run_study(
+        study,
+        settings,
+        out=folder / "bench",
+        shared=folder,
+        preset="quick",
+        seeds=None if seeds is None else range(seeds),
+    )
 
 
 def test_a_result_holds_table_verdict_data_and_pictures(bench, tmp_path):
     result = run(bench, tmp_path, seeds=3)
     content = json.loads((tmp_path / "bench" / "result.json").read_text())
-    assert content == result.content and content["verdict"] == result.verdict == "mean 1"
+    assert content == result.to_json() and content["verdict"] == result.verdict == "mean 1"
     [line] = content["table"]
     assert line["ours"]["mean"] == 1 and line["ours"]["values"] == [0, 1, 2] and line["null"]["mean"] == 3
     assert (tmp_path / "bench" / "x.png").read_bytes().startswith(b"\x89PNG")
-    with xr.open_dataset(tmp_path / "bench" / "data.nc", engine="scipy") as data:
+    with xr.open_dataset(tmp_path / "bench" / "result.nc", engine="scipy") as data:
         np.testing.assert_array_equal(data["x"].values[:, 0], [0, 1, 2])
-    assert "x [m]" in result.table() and "0.5" in result.table() and "(size)" in result.table()
+    assert all(words in result.text() for words in ("x [m]", "0.5", "(size)"))
 
 
 def test_a_finished_study_is_read_and_more_seeds_add_to_it(bench, tmp_path):
     first = run(bench, tmp_path)
     again = run(bench, tmp_path)
-    assert bench.seen == [0, 1] and again.cached and not first.cached and again.content == first.content
+    assert bench.seen == [0, 1] and again.to_json()["table"] == first.to_json()["table"]
     run(bench, tmp_path, seeds=4)
     assert bench.seen == [0, 1, 2, 3]
     run(bench, tmp_path, size=5.0)
@@ -117,9 +117,9 @@ def test_the_seconds_are_those_of_all_seeds_whenever_they_were_measured(bench, t
         return plain(settings, seed, models)
 
     bench.measure = slowly
-    assert run(bench, tmp_path).content["seconds"] > 0.2
+    assert run(bench, tmp_path).seconds > 0.2
     (tmp_path / "bench" / "result.json").unlink()
-    assert run(bench, tmp_path, seeds=3).content["seconds"] > 0.3 and bench.seen == [0, 1, 2]
+    assert run(bench, tmp_path, seeds=3).seconds > 0.3 and bench.seen == [0, 1, 2]
 
 
 def test_damaged_files_are_measured_again(bench, tmp_path):
@@ -128,23 +128,15 @@ def test_damaged_files_are_measured_again(bench, tmp_path):
     (folder / "x.png").unlink()
     [part] = folder.glob("parts/*/seed-1.npz")
     part.write_bytes(part.read_bytes()[:40])
-    result = run(bench, tmp_path)
-    assert bench.seen == [0, 1, 1] and not result.cached and (folder / "x.png").exists()
+    run(bench, tmp_path)
+    assert bench.seen == [0, 1, 1] and (folder / "x.png").exists()
 
 
 def test_another_machine_does_not_take_these_results(bench, tmp_path, monkeypatch):
     run(bench, tmp_path)
-    monkeypatch.setattr("pdejax.studies.papers._run.environment", lambda: {"device": "another"})
+    monkeypatch.setattr("pdejax.runs._parts.environment", lambda: {"device": "another"})
     run(bench, tmp_path)
     assert bench.seen == [0, 1, 0, 1]
-
-
-def test_intervals_are_students(bench):
-    x = np.random.default_rng(0).normal(size=5)
-    found = over_seeds(x)
-    low, high = scipy.stats.t.interval(0.95, 4, loc=x.mean(), scale=scipy.stats.sem(x))
-    assert (found.mean, found.low, found.high) == pytest.approx((x.mean(), low, high))
-    assert over_seeds([2.0]) == (2.0, None, None, (2.0,))
 
 
 def test_a_figure_that_is_not_finite_is_said_to_be_so(bench, tmp_path):
@@ -153,8 +145,8 @@ def test_a_figure_that_is_not_finite_is_said_to_be_so(bench, tmp_path):
             return {"x": np.asarray([np.nan, 1.0])}
 
     result = run(Broken(), tmp_path)
-    assert "not finite" in table(json.loads((tmp_path / "bench" / "result.json").read_text()))
-    assert result.content["table"][0]["ours"]["mean"] is None
+    assert result.to_json()["table"][0]["ours"]["mean"] is None
+    assert any(line.split()[:4] == ["x", "[m]", "0.5", "–"] for line in result.text().splitlines())
 
 
 def test_objects_are_no_measurements(bench, tmp_path):
@@ -169,12 +161,13 @@ def test_objects_are_no_measurements(bench, tmp_path):
         ({"studies": ["alinement"]}, "alinement"),
         ({"preset": "slow"}, "slow"),
         ({"seeds": 0}, "seeds=0"),
-        ({"seeds": 1.5}, "seeds=1.5"),
     ],
 )
 def test_what_is_refused(arguments, words, tmp_path):
     with pytest.raises(ValueError, match=words):
         reproduce(**{"studies": ["continuum"], "out": tmp_path} | arguments)
+    with pytest.raises(TypeError, match=r"seeds=1\.5"):
+        reproduce(["continuum"], seeds=1.5, out=tmp_path)
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
@@ -187,11 +180,9 @@ def test_every_study_has_both_presets_and_says_what_it_asks():
     for name, study in STUDIES.items():
         assert study.name == name and set(study.presets) == {"quick", "paper"}
         assert study.question.endswith("?") and study.source
-        assert dataclasses.is_dataclass(study.settings("quick")) and study.settings("paper").seeds >= 5
-    with pytest.raises(ValueError, match="preset"):
-        next(iter(STUDIES.values())).settings("huge")
-    names = [study.identity(study.settings("quick")) for study in STUDIES.values()]
-    assert len(set(names)) == len(names)
+        assert dataclasses.is_dataclass(study.preset("quick")) and study.preset("paper").seeds >= 5
+    with pytest.raises(ValueError, match="'huge'"):
+        next(iter(STUDIES.values())).preset("huge")
 
 
 def test_what_reproduce_leaves_is_what_the_report_reads(bench, tmp_path, monkeypatch):

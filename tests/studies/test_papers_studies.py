@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pdejax.studies.papers import STUDIES, Models, Settings, run_study
+from pdejax.studies import run
+from pdejax.studies.papers import STUDIES, Settings
 
 TINY = {
     "dim": 16,
@@ -57,19 +58,17 @@ def tiny(name: str) -> Settings:
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_runs_whole(name, folder):
     study, settings = dataclasses.replace(STUDIES[name], resolve=None), tiny(name)
-    result = run_study(study, settings, folder, Models(folder / "models"), preset="quick")
-    content = result.content
+    result = run(study, settings, out=folder / name, shared=folder)
+    content = result.to_json()
     assert len(content["table"]) >= 5 and content["verdict"].endswith(".") and "nan" not in content["verdict"]
     for line in content["table"]:
         assert line["ours"]["mean"] is not None, line["quantity"]
         assert len(line["ours"]["values"]) == settings.seeds
-    printed = [line for line in content["table"] if line["paper"]]
+    printed = [line for line in content["table"] if line.get("paper")]
     assert printed or name in ("discretization", "architectures")
     beside = [line for line in content["table"] if line["null"]]
     assert beside or name in ("continuum", "discretization")
     assert content["figures"] and all((folder / name / f["file"]).stat().st_size > 5000 for f in content["figures"])
-    with xr.open_dataset(folder / name / "data.nc", engine="scipy") as data:
+    with xr.open_dataset(folder / name / "result.nc", engine="scipy") as data:
         assert data.sizes["seed"] == settings.seeds
         assert any(np.isfinite(values).all() for values in data.data_vars.values())
-    again = run_study(study, settings, folder, Models(folder / "models"), preset="quick")
-    assert again.cached

@@ -10,6 +10,8 @@ import xarray as xr
 from pdejax.analysis import spectral_similarity, trajectory_fidelity
 from pdejax.models import observe
 from pdejax.plot._style import LAYER, NULL, axes_of, legend, whole_layers
+from pdejax.runs._records import Picture
+from pdejax.studies.papers._experiment import experiment, row, stacked
 from pdejax.studies.papers._models import Models
 from pdejax.studies.papers._pairs import (
     NAMES,
@@ -20,8 +22,8 @@ from pdejax.studies.papers._pairs import (
     seed_curves,
     untrained_partner,
 )
-from pdejax.studies.papers._settings import LISTOPS, LISTOPS_PAPER, STUDENT
-from pdejax.studies.papers._study import Conclusion, Measured, Picture, Settings, Study, row, stacked
+from pdejax.studies.papers._settings import LISTOPS, LISTOPS_PAPER, STUDENT, Settings
+from pdejax.studies.study import Evidence, Judgement
 
 PAPER = {"mse": "0.031", "cosine": "0.970", "spectral": "0.967"}
 QUANTITIES = {
@@ -35,7 +37,7 @@ QUANTITIES = {
 RESAMPLES = 20  # intervals are taken over seeds
 
 
-def measure(settings: Settings, seed: int, models: Models) -> Measured:
+def measure(settings: Settings, seed: int, models: Models) -> Evidence:
     """Each quantity per pairing and layer (the embedding left out), of the pair and of an untrained simulator in its place."""
     truth = bench(settings, seed, models, ("distilled", "independent", "bare"))
     key = jax.random.key(seed)
@@ -74,7 +76,7 @@ def measure(settings: Settings, seed: int, models: Models) -> Measured:
     }
 
 
-def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
+def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
     """The paper's three figures for every pairing, and whether they tell a fitted simulator from an untrained one."""
     rows = []
     overall = {}
@@ -115,20 +117,24 @@ def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
         },
         coords={"pairing": names, "layer": np.arange(1, stacked(measured, "mse").shape[-1] + 1)},
     )
-    first = measured[0]["heatmap"]
-    title = "Hidden states of one held-out sequence"
-    maps = heatmaps(list(first), ["Transformer", *(name.split(" (")[0] for name in names)], title)
+
+    def maps() -> Any:
+        systems = ["Transformer", *(name.split(" (")[0] for name in names)]
+        return heatmaps(list(measured[0]["heatmap"]), systems, "Hidden states of one held-out sequence")
+
     caption = "Hidden states of one sequence by layer: the Transformer above, the simulators below, one colour scale."
     curves = (
         "Cosine of tokens with the Transformer's by layer, mean over seeds, thin the seeds; dashed: untrained fields."
     )
-    return Conclusion(
-        rows, verdict, data, [Picture("states.png", caption, maps), Picture("cosine.png", curves, _curves(data))]
+    return Judgement(
+        rows=rows,
+        sentence=verdict,
+        dataset=data,
+        pictures=[Picture("states.png", caption, maps), Picture("cosine.png", curves, lambda: _curves(data))],
     )
 
 
 def _curves(data: xr.Dataset) -> Any:
-
     ax = axes_of(None)
     layers = data.layer.values
     for i, name in enumerate(data.pairing.values):
@@ -144,7 +150,7 @@ def _curves(data: xr.Dataset) -> Any:
     return ax.figure
 
 
-ALIGNMENT = Study(
+ALIGNMENT = experiment(
     name="alignment",
     title="Trajectory alignment",
     question="Do the hidden states of a PDE simulator follow a Transformer's?",
@@ -154,6 +160,6 @@ ALIGNMENT = Study(
         "paper": Settings(train=LISTOPS_PAPER, student_steps=10_000, examples=64, seeds=5),
     },
     measure=measure,
-    conclude=conclude,
+    judge=judge,
     pairing="shared, distilled, independent, and bare (independent without residual and LayerNorm), as v2 does not say",
 )

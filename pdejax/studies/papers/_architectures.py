@@ -11,10 +11,12 @@ import xarray as xr
 from pdejax.analysis import adjacent_correlation, trajectory_fidelity
 from pdejax.models import observe
 from pdejax.plot._style import LAYER, axes_of, legend, whole_layers
+from pdejax.runs._records import Picture
+from pdejax.studies.papers._experiment import experiment, row, stacked
 from pdejax.studies.papers._models import Models
 from pdejax.studies.papers._pairs import bench, partner, seed_curves, untrained_partner
-from pdejax.studies.papers._settings import IMAGES, IMAGES_PAPER, LISTOPS, STUDENT, TEXT, TEXT_PAPER, text_or
-from pdejax.studies.papers._study import Conclusion, Measured, Picture, Settings, Study, row, stacked
+from pdejax.studies.papers._settings import IMAGES, IMAGES_PAPER, LISTOPS, STUDENT, TEXT, TEXT_PAPER, Settings, text_or
+from pdejax.studies.study import Evidence, Judgement
 
 RESAMPLES = 20
 
@@ -27,7 +29,7 @@ def architectures(settings: Settings) -> Mapping[str, Settings]:
     }
 
 
-def measure(settings: Settings, seed: int, models: Models) -> Measured:
+def measure(settings: Settings, seed: int, models: Models) -> Evidence:
     """Agreement of the distilled simulator with each network at its last layer, of adjacent layers, and of its own refinement."""
     found: dict[str, Any] = {}
     named = architectures(settings)
@@ -53,7 +55,7 @@ def measure(settings: Settings, seed: int, models: Models) -> Measured:
     return found
 
 
-def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
+def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
     """Cosines, adjacent correlations and accuracies of each architecture."""
     rows, variables, fitted, refined = [], {}, {}, {}
     for name in architectures(settings):
@@ -84,17 +86,27 @@ def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
         + "."
     )
     data = xr.Dataset(variables)
+    caption = "Cosine of each simulator's tokens with the network's by layer; mean over seeds, thin the seeds."
+    return Judgement(
+        rows=rows,
+        sentence=verdict,
+        dataset=data,
+        pictures=[Picture("architectures.png", caption, lambda: _curves(settings, data))],
+    )
+
+
+def _curves(settings: Settings, data: xr.Dataset) -> Any:
     ax = axes_of(None)
+    count = len(architectures(settings))
     for i, name in enumerate(architectures(settings)):
-        for place, pairing, label in ((i, "distilled", "distilled"), (i + len(fitted), "shared", "shared at h = 1/4")):
+        for place, pairing, label in ((i, "distilled", "distilled"), (i + count, "shared", "shared at h = 1/4")):
             values = data[f"{name} {pairing}"].values
             seed_curves(ax, np.arange(1, values.shape[1] + 1), values, index=place, label=f"{name}, {label}")
     ax.set_xlabel(LAYER)
     ax.set_ylabel("cosine with the network's token")
     whole_layers(ax)
     legend(ax)
-    caption = "Cosine of each simulator's tokens with the network's by layer; mean over seeds, thin the seeds."
-    return Conclusion(rows, verdict, data, [Picture("architectures.png", caption, ax.figure)])
+    return ax.figure
 
 
 def resolve(settings: Settings) -> Settings:
@@ -111,7 +123,7 @@ _VIT = {**IMAGES, "layers": 4}
 _GPT = {**TEXT, "task": "lm", "dim": 48, "data": {"length": 32, "vocabulary_size": 2_000}, "steps": 200}
 _CAUSAL = {**LISTOPS, "layers": 4, "dim": 32, "ffn": 128, "steps": 200, "options": {"causal": True}}
 
-ARCHITECTURES = Study(
+ARCHITECTURES = experiment(
     name="architectures",
     title="Other architectures",
     question="Does a simulator follow a Vision Transformer and a GPT-style decoder as well?",
@@ -143,7 +155,7 @@ ARCHITECTURES = Study(
         ),
     },
     measure=measure,
-    conclude=conclude,
+    judge=judge,
     resolve=resolve,
     pairing="shared at h = 1/4, distilled",
 )

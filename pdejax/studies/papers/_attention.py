@@ -11,15 +11,17 @@ from matplotlib.figure import Figure, SubFigure
 from pdejax.analysis import attention_fidelity
 from pdejax.models import observe
 from pdejax.plot._style import LAYER, NULL, SEQUENTIAL, axes_of, legend, whole_layers
+from pdejax.runs._records import Picture
+from pdejax.studies.papers._experiment import experiment, row, stacked
 from pdejax.studies.papers._models import Models
 from pdejax.studies.papers._pairs import NAMES, PAIRINGS, bench, partner, seed_curves, untrained_partner
-from pdejax.studies.papers._settings import IMAGES, IMAGES_PAPER, LISTOPS, LISTOPS_PAPER, STUDENT
-from pdejax.studies.papers._study import Conclusion, Measured, Picture, Settings, Study, row, stacked
+from pdejax.studies.papers._settings import IMAGES, IMAGES_PAPER, LISTOPS, LISTOPS_PAPER, STUDENT, Settings
+from pdejax.studies.study import Evidence, Judgement
 
 RESAMPLES = 20
 
 
-def measure(settings: Settings, seed: int, models: Models) -> Measured:
+def measure(settings: Settings, seed: int, models: Models) -> Evidence:
     """Cosine and KL per pairing and layer, means over heads, beside uniform, independent and untrained attention."""
     truth = bench(settings, seed, models, ("distilled", "independent", "bare"))
     key, mask, p = jax.random.key(seed), truth.mask, truth.observed.maps
@@ -53,7 +55,7 @@ def measure(settings: Settings, seed: int, models: Models) -> Measured:
     return {**{name: np.stack(values) for name, values in found.items()}, "maps": shown}
 
 
-def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
+def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
     """Both figures per pairing beside their nulls, and whether the paper's lie above what unrelated systems reach."""
     values = {name: stacked(measured, name) for name in measured[0] if name != "maps"}
     printed = settings.options["printed"]
@@ -105,15 +107,15 @@ def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
         Picture(
             "maps.png",
             "Attention of the first head on one held-out sequence, by layer: the Transformer above, the simulators below.",
-            _maps(measured[0]["maps"], ["Transformer", *names]),
+            lambda: _maps(measured[0]["maps"], ["Transformer", *names]),
         ),
         Picture(
             "cosine.png",
             "Cosine of attention rows by layer, mean over heads and seeds, thin the seeds; dashed: uniform attention.",
-            _curves(data),
+            lambda: _curves(data),
         ),
     ]
-    return Conclusion(rows, verdict, data, pictures)
+    return Judgement(rows=rows, sentence=verdict, dataset=data, pictures=pictures)
 
 
 def _maps(maps: np.ndarray, names: Sequence[str]) -> Figure:
@@ -153,7 +155,7 @@ _V1 = {"printed": {"cosine": "0.9870", "kl": "0.0144", "least": "> 0.98"}}
 _V2 = {"printed": {"cosine": "> 0.982", "kl": "< 0.018", "least": "> 0.982"}}
 _PAIRING = "shared, distilled, independent, and bare (independent without residual and LayerNorm)"
 
-ATTENTION_IMAGES = Study(
+ATTENTION_IMAGES = experiment(
     name="attention-images",
     title="Attention on images",
     question="Does a PDE model attend where a Transformer does, on images?",
@@ -163,11 +165,11 @@ ATTENTION_IMAGES = Study(
         "paper": Settings(train=IMAGES_PAPER, student_steps=3000, examples=64, options=_V1, seeds=5),
     },
     measure=measure,
-    conclude=conclude,
+    judge=judge,
     pairing=_PAIRING,
 )
 
-ATTENTION = Study(
+ATTENTION = experiment(
     name="attention",
     title="Attention on ListOps",
     question="Does a PDE simulator attend where a Transformer does, on ListOps?",
@@ -177,6 +179,6 @@ ATTENTION = Study(
         "paper": Settings(train=LISTOPS_PAPER, student_steps=10_000, examples=64, options=_V2, seeds=5),
     },
     measure=measure,
-    conclude=conclude,
+    judge=judge,
     pairing=_PAIRING,
 )

@@ -1,6 +1,7 @@
 """Does information about the answer fall in training, and more so in a PDE model? v1 Experiment 3, Figure 4."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,19 +9,22 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from pdejax._bootstrap import over_seeds
 from pdejax.analysis.information import information_plane, unit_spread
 from pdejax.models import observe
 from pdejax.plot._style import COLOURS, MARKERS, NULL, axes_of, legend
+from pdejax.runs._records import Picture
+from pdejax.studies.papers._experiment import experiment, row, stacked
 from pdejax.studies.papers._models import Models
 from pdejax.studies.papers._pairs import bench, pooled
-from pdejax.studies.papers._settings import TEXT, TEXT_PAPER, with_text
-from pdejax.studies.papers._study import Conclusion, Measured, Picture, Settings, Study, over_seeds, row, stacked
+from pdejax.studies.papers._settings import TEXT, TEXT_PAPER, Settings, with_text
+from pdejax.studies.study import Evidence, Judgement
 
 SYSTEMS = ("Transformer", "PDE (bare simulator)")
 RESAMPLES = 20
 
 
-def measure(settings: Settings, seed: int, models: Models) -> Measured:
+def measure(settings: Settings, seed: int, models: Models) -> Evidence:
     """I(T_l + σξ; Y) of every layer at every checkpoint, for both systems, beside permuted labels; and I(X; T_l + σξ). σ is in
     units of each layer's spread over sequences."""
     truth = bench(settings, seed, models, ("bare",))
@@ -51,7 +55,7 @@ def measure(settings: Settings, seed: int, models: Models) -> Measured:
     return {**{name: np.stack(values) for name, values in found.items()}, "step": np.asarray(steps)}
 
 
-def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
+def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
     """The change over training of every layer, and whether v1's three statements hold."""
     target, inputs, null = (stacked(measured, name) for name in ("target", "input", "null"))
     steps = np.asarray(measured[0]["step"])
@@ -81,7 +85,7 @@ def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
                     unit="nats",
                 )
             )
-    falls = int(sum(over_seeds(change[:, i, layer]).mean < 0 for i in range(2) for layer in range(layers)))
+    falls = int(sum(over_seeds(change[:, i, layer]) < 0 for i in range(2) for layer in range(layers)))
     lower = float(np.mean(above[:, 1, -1] < above[:, 0, -1]))
     steepest = [int(np.argmin(change[k, 1])) == 0 for k in range(len(measured))]
     verdict = (
@@ -103,6 +107,17 @@ def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
         coords={"system": list(SYSTEMS), "step": steps, "layer": np.arange(1, layers + 1)},
         attrs={"noise": float(settings.options["noise"]), "dataset": settings.train["dataset"]},
     )
+    caption = (
+        f"Information of each layer about the answer over training ({settings.train['dataset']}), means over seeds."
+    )
+    return Judgement(
+        rows=rows, sentence=verdict, dataset=data, pictures=[Picture("information.png", caption, lambda: _curves(data))]
+    )
+
+
+def _curves(data: xr.Dataset) -> Any:
+    target, null = data["target"].values, data["null"].values
+    steps, layers = data.step.values, data.sizes["layer"]
     figure = Figure(figsize=(10, 4), layout="constrained")
     for ax, i in zip(figure.subplots(1, 2, sharey=True), range(2), strict=True):
         axes_of(ax)
@@ -114,16 +129,13 @@ def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
         ax.set_xlabel("training step")
         legend(ax)
         if i == 0:
-            ax.set_ylabel(f"I(T + σξ; Y) (nats), σ = {settings.options['noise']:g} of the spread")
-    caption = (
-        f"Information of each layer about the answer over training ({settings.train['dataset']}), means over seeds."
-    )
-    return Conclusion(rows, verdict, data, [Picture("information.png", caption, figure)])
+            ax.set_ylabel(f"I(T + σξ; Y) (nats), σ = {data.attrs['noise']:g} of the spread")
+    return figure
 
 
 _OPTIONS = {"noise": 0.7}
 
-BOTTLENECK = Study(
+BOTTLENECK = experiment(
     name="bottleneck",
     title="Information bottleneck",
     question="Does information about the answer fall in training, and more so in a PDE model?",
@@ -133,7 +145,7 @@ BOTTLENECK = Study(
         "paper": Settings(train=TEXT_PAPER, examples=2000, options=_OPTIONS, seeds=5),
     },
     measure=measure,
-    conclude=conclude,
+    judge=judge,
     resolve=with_text,
     pairing="independent: the PDE model is the bare simulator, trained on the task",
 )

@@ -12,9 +12,10 @@ import xarray as xr
 from jaxtyping import Array
 
 from pdejax.analysis import input_correlation
+from pdejax.studies.papers._experiment import stacked
 from pdejax.studies.papers._models import Models, held_out
-from pdejax.studies.papers._settings import LISTOPS, LISTOPS_PAPER
-from pdejax.studies.papers._study import Measured, Settings, stacked
+from pdejax.studies.papers._settings import LISTOPS, LISTOPS_PAPER, Settings
+from pdejax.studies.study import Evidence
 from pdejax.training import TrainConfig, build_model, read_metrics
 
 RESIDUAL = ("on", "off")
@@ -60,7 +61,7 @@ def cells(settings: Settings) -> list[Cell]:
     return found
 
 
-def measure(settings: Settings, seed: int, models: Models) -> Measured:
+def measure(settings: Settings, seed: int, models: Models) -> Evidence:
     """Correlation of every layer with the input before and after training; accuracy; gradient norms of all training steps.
 
     A training that fails (NaN) leaves NaN in its row and counts as diverged.
@@ -117,7 +118,7 @@ def _kept(states: Array, mask: Array, key: Array) -> Any:
     return input_correlation(states, mask, key=key, resamples=RESAMPLES)
 
 
-def dataset(settings: Settings, measured: Sequence[Measured]) -> xr.Dataset:
+def dataset(settings: Settings, measured: Sequence[Evidence]) -> xr.Dataset:
     """All that was measured, by (seed, cell, …)."""
     found = cells(settings)
     return xr.Dataset(

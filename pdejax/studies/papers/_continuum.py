@@ -1,20 +1,24 @@
 """Does the network converge to a flow as its layers are refined? v2 Thm 3.2 with real input, by the convergence study."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from pdejax.plot._style import COLOURS, MARKERS, axes_of, legend
+from pdejax.runs._records import Picture
 from pdejax.studies.numerics._convergence import SCHEME_TOLERANCE, convergence
 from pdejax.studies.numerics._convergence_config import ConvergenceConfig
+from pdejax.studies.papers._experiment import experiment, row, stacked
 from pdejax.studies.papers._models import Models
-from pdejax.studies.papers._study import Conclusion, Measured, Picture, Settings, Study, row, stacked
+from pdejax.studies.papers._settings import Settings
+from pdejax.studies.study import Evidence, Judgement
 
 SCHEMES = ("euler", "lietrotter", "heun", "strang", "rk4")
 
 
-def measure(settings: Settings, seed: int, models: Models) -> Measured:
+def measure(settings: Settings, seed: int, models: Models) -> Evidence:
     """Errors and fitted orders of each scheme, the bound v2 (12) over the error, and the distance of the network."""
     config = ConvergenceConfig(seed=seed, spatial=(), solvers=SCHEMES, **settings.options)
     found = convergence(config, report=models.report)
@@ -32,7 +36,7 @@ def measure(settings: Settings, seed: int, models: Models) -> Measured:
     }
 
 
-def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
+def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
     """Orders beside those of theory; the bound's least ratio to the error."""
     order, error, bound = (stacked(measured, name) for name in ("order", "error", "bound"))
     expected, steps = np.asarray(measured[0]["expected"]), np.asarray(measured[0]["steps"])
@@ -73,6 +77,16 @@ def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
         },
         coords={"scheme": list(SCHEMES), "steps": steps, "scale": ["1/L", "1/sqrt(L)"]},
     )
+    caption = (
+        "Errors against the number of steps (geometric mean over seeds), with fitted orders and the bound v2 (12)."
+    )
+    return Judgement(
+        rows=rows, sentence=verdict, dataset=data, pictures=[Picture("continuum.png", caption, lambda: _curves(data))]
+    )
+
+
+def _curves(data: xr.Dataset) -> Any:
+    steps, error, bound, order = (data[name].values for name in ("steps", "error", "bound", "order"))
     ax = axes_of(None, width=7.0)
     for i, name in enumerate(SCHEMES):
         middle = np.exp(np.mean(np.log(error[:, i]), axis=0))
@@ -84,13 +98,10 @@ def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
     ax.set_xticks(steps, [f"{n:g}" for n in steps])
     ax.minorticks_off()
     legend(ax, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    caption = (
-        "Errors against the number of steps (geometric mean over seeds), with fitted orders and the bound v2 (12)."
-    )
-    return Conclusion(rows, verdict, data, [Picture("continuum.png", caption, ax.figure)])
+    return ax.figure
 
 
-CONTINUUM = Study(
+CONTINUUM = experiment(
     name="continuum",
     title="Continuum limit",
     question="Does the network converge to a flow as layers are refined, at the order of its scheme?",
@@ -100,6 +111,6 @@ CONTINUUM = Study(
         "paper": Settings(options={"length": 128, "dim": 128}, seeds=5),
     },
     measure=measure,
-    conclude=conclude,
+    judge=judge,
     pairing="shared",
 )

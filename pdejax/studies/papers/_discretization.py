@@ -1,6 +1,6 @@
 """What does another scheme or another step do to a trained Transformer? The field keeps its weights, only h changes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,14 +12,16 @@ from matplotlib.figure import Figure
 
 from pdejax.models import observe, pair
 from pdejax.plot._style import COLOURS, MARKERS, NULL, axes_of, legend
+from pdejax.runs._records import Picture
+from pdejax.studies.papers._experiment import experiment, row, stacked
 from pdejax.studies.papers._models import Models, held_out
-from pdejax.studies.papers._settings import LISTOPS, LISTOPS_PAPER
-from pdejax.studies.papers._study import Conclusion, Measured, Picture, Settings, Study, row, stacked
+from pdejax.studies.papers._settings import LISTOPS, LISTOPS_PAPER, Settings
+from pdejax.studies.study import Evidence, Judgement
 
 EXPECTED = {"euler": 1.0, "lietrotter": 1.0, "heun": 2.0, "strang": 2.0, "rk4": 4.0}
 
 
-def measure(settings: Settings, seed: int, models: Models) -> Measured:
+def measure(settings: Settings, seed: int, models: Models) -> Evidence:
     """Distance to the fine solution and to the network, and accuracy, for each scheme and number of steps per layer, in
     float64: the errors of RK4 are below float32's rounding after few steps."""
     trained = models.transformer(settings, seed)
@@ -65,7 +67,7 @@ def _ends(model: Any, inputs: Array, mask: Array) -> tuple[Array, Array]:
     return found.states[-1], found.logits
 
 
-def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
+def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
     """Orders fitted over the finest steps, and what refinement does to accuracy."""
     schemes, counts = list(settings.options["schemes"]), list(settings.options["steps_per_layer"])
     error, away, accuracy, agreement = (stacked(measured, n) for n in ("error", "away", "accuracy", "agreement"))
@@ -102,6 +104,20 @@ def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
         },
         coords={"scheme": schemes, "steps_per_layer": counts},
     )
+    caption = (
+        "A trained Transformer's field under other schemes and steps: left the error, right what it does to the task."
+    )
+    return Judgement(
+        rows=rows,
+        sentence=verdict,
+        dataset=data,
+        pictures=[Picture("discretization.png", caption, lambda: _curves(data, orders))],
+    )
+
+
+def _curves(data: xr.Dataset, orders: Mapping[str, Sequence[float]]) -> Any:
+    schemes, counts = list(data.scheme.values), data.steps_per_layer.values
+    error, accuracy, network = (data[name].values for name in ("error", "accuracy", "network_accuracy"))
     figure = Figure(figsize=(9.4, 3.8), layout="constrained")
     left, right = (axes_of(ax) for ax in figure.subplots(1, 2))
     for i, name in enumerate(schemes):
@@ -118,15 +134,12 @@ def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
         ax.set_xticks(counts, [str(count) for count in counts])
         ax.minorticks_off()
         legend(ax)
-    caption = (
-        "A trained Transformer's field under other schemes and steps: left the error, right what it does to the task."
-    )
-    return Conclusion(rows, verdict, data, [Picture("discretization.png", caption, figure)])
+    return figure
 
 
 _OPTIONS = {"schemes": tuple(EXPECTED), "steps_per_layer": (1, 2, 4, 8), "reference": 32}
 
-DISCRETIZATION = Study(
+DISCRETIZATION = experiment(
     name="discretization",
     title="Discretization",
     question="What do other schemes and steps do to a trained Transformer's field?",
@@ -136,6 +149,6 @@ DISCRETIZATION = Study(
         "paper": Settings(train=LISTOPS_PAPER, examples=64, options=_OPTIONS, seeds=5),
     },
     measure=measure,
-    conclude=conclude,
+    judge=judge,
     pairing="shared",
 )

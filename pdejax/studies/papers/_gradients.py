@@ -10,17 +10,19 @@ from matplotlib.figure import Figure
 
 from pdejax.analysis import gradient_flow
 from pdejax.plot._style import COLOURS, LAYER, MARKERS, NULL, axes_of, legend, whole_layers
+from pdejax.runs._records import Picture
+from pdejax.studies.papers._experiment import experiment, row, stacked
 from pdejax.studies.papers._models import Models
 from pdejax.studies.papers._pairs import bench
-from pdejax.studies.papers._settings import TEXT, TEXT_PAPER, with_text
-from pdejax.studies.papers._study import Conclusion, Measured, Picture, Settings, Study, row, stacked
+from pdejax.studies.papers._settings import TEXT, TEXT_PAPER, Settings, with_text
+from pdejax.studies.study import Evidence, Judgement
 from pdejax.training import read_metrics
 
 SYSTEMS = ("Transformer", "PDE (bare simulator)")
 RESAMPLES = 20
 
 
-def measure(settings: Settings, seed: int, models: Models) -> Measured:
+def measure(settings: Settings, seed: int, models: Models) -> Evidence:
     """Norms of the parameters' gradients per layer at every training step, and of ∂loss/∂u_l at the end on held-out text."""
     truth = bench(settings, seed, models, ("bare",))
     parameters, states, null = [], [], []
@@ -41,7 +43,7 @@ def measure(settings: Settings, seed: int, models: Models) -> Measured:
     return {"parameters": np.stack(parameters), "states": np.stack(states), "null": np.stack(null)}
 
 
-def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
+def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
     """Medians over training per layer beside v1's ranges, and the ratio of the two systems."""
     parameters, states, null = (stacked(measured, name) for name in ("parameters", "states", "null"))
     median = np.median(parameters, axis=-1)
@@ -94,7 +96,9 @@ def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
         "seeds, running median of nine steps). Right: norm of the loss's derivative by each layer's state after training; "
         "dashed: labels exchanged."
     )
-    return Conclusion(rows, verdict, data, [Picture("gradients.png", caption, _plot(data))])
+    return Judgement(
+        rows=rows, sentence=verdict, dataset=data, pictures=[Picture("gradients.png", caption, lambda: _plot(data))]
+    )
 
 
 def _plot(data: xr.Dataset) -> Figure:
@@ -131,7 +135,7 @@ def _plot(data: xr.Dataset) -> Figure:
     return figure
 
 
-GRADIENTS = Study(
+GRADIENTS = experiment(
     name="gradients",
     title="Gradient flow",
     question="How large are the gradients of each layer, and how even?",
@@ -141,7 +145,7 @@ GRADIENTS = Study(
         "paper": Settings(train=TEXT_PAPER, examples=256, seeds=5),
     },
     measure=measure,
-    conclude=conclude,
+    judge=judge,
     resolve=with_text,
     pairing="independent: the PDE model is the bare simulator, trained on the task",
 )

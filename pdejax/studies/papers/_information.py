@@ -8,14 +8,17 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure, SubFigure
 
+from pdejax._bootstrap import over_seeds
 from pdejax.analysis import representation
 from pdejax.analysis.information import information_plane, layer_entropy, unit_spread
 from pdejax.models import observe
 from pdejax.plot._style import COLOURS, LAYER, MARKERS, NULL, axes_of, legend, whole_layers
+from pdejax.runs._records import Picture
+from pdejax.studies.papers._experiment import experiment, row, stacked
 from pdejax.studies.papers._models import Models
 from pdejax.studies.papers._pairs import bench, partner, pooled
-from pdejax.studies.papers._settings import LISTOPS, LISTOPS_PAPER
-from pdejax.studies.papers._study import Conclusion, Measured, Picture, Settings, Study, over_seeds, row, stacked
+from pdejax.studies.papers._settings import LISTOPS, LISTOPS_PAPER, Settings
+from pdejax.studies.study import Evidence, Judgement
 
 SYSTEMS = ("Transformer", "independent", "bare")
 # As printed, by layer: v2 Figures 9 and 10.
@@ -40,7 +43,7 @@ LABELS = {
 RESAMPLES = 20
 
 
-def measure(settings: Settings, seed: int, models: Models) -> Measured:
+def measure(settings: Settings, seed: int, models: Models) -> Evidence:
     """All statistics per system and layer, each with its null: Gaussian states of the same variances, permuted samples."""
     truth = bench(settings, seed, models, ("independent", "bare"))
     mask, labels, key = truth.mask, jnp.asarray(truth.batch.labels), jax.random.key(seed)
@@ -78,7 +81,7 @@ def measure(settings: Settings, seed: int, models: Models) -> Measured:
     }
 
 
-def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
+def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
     """Layer by layer beside the paper, and whether anything is compressed, or "delayed", beyond the seeds' scatter."""
     rows = []
     values = {name: stacked(measured, name) for name in LABELS}
@@ -105,11 +108,11 @@ def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
     change = over_seeds(values["input"][:, 0, -1] - values["input"][:, 0, 0])
     drop = over_seeds(values["input"][:, 2, -1] - values["input"][:, 2, 0])
     target = over_seeds(values["target"][:, 0, -1] - nulls["target"][:, 0, -1])
-    decided = change.low is not None and change.high is not None and (change.high < 0 or change.low > 0)
+    decided = bool(change.high < 0 or change.low > 0)
     verdict = (
-        f"From the first to the last layer of the Transformer the estimate of I(X; T) changes by {change.mean:+.2f} nats "
-        f"({'beyond' if decided else 'within'} the scatter of the seeds), that of the bare simulator by {drop.mean:+.2f}. "
-        f"I(T; Y) of the last is {target.mean:.2f} nats above permuted labels (v2's whole figure: 0.0016). Without noise "
+        f"From the first to the last layer of the Transformer the estimate of I(X; T) changes by {float(change):+.2f} nats "
+        f"({'beyond' if decided else 'within'} the scatter of the seeds), that of the bare simulator by {float(drop):+.2f}. "
+        f"I(T; Y) of the last is {float(target):.2f} nats above permuted labels (v2's whole figure: 0.0016). Without noise "
         f"I(X; T) could not change at all (claim C10); with σ = {noise:g} it says how large differences are, not what is known."
     )
     data = xr.Dataset(
@@ -124,8 +127,11 @@ def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
     plane = (
         "Information plane: each line a system, each marker a layer, the first one large. KDE estimates, noise stated."
     )
-    pictures = [Picture("layers.png", caption, _layers(data)), Picture("plane.png", plane, _plane(data))]
-    return Conclusion(rows, verdict, data, pictures)
+    pictures = [
+        Picture("layers.png", caption, lambda: _layers(data)),
+        Picture("plane.png", plane, lambda: _plane(data)),
+    ]
+    return Judgement(rows=rows, sentence=verdict, dataset=data, pictures=pictures)
 
 
 def _layers(data: xr.Dataset) -> Figure:
@@ -161,7 +167,7 @@ def _plane(data: xr.Dataset) -> Figure | SubFigure:
 
 _OPTIONS = {"noise": 0.7}
 
-INFORMATION = Study(
+INFORMATION = experiment(
     name="information",
     title="Information by layer",
     question="What do the layers of a four-layer network keep of input and answer?",
@@ -171,6 +177,6 @@ INFORMATION = Study(
         "paper": Settings(train={**LISTOPS_PAPER, "layers": 4}, examples=2000, options=_OPTIONS, seeds=5),
     },
     measure=measure,
-    conclude=conclude,
+    judge=judge,
     pairing="independent, bare",
 )

@@ -1,6 +1,7 @@
 """How fast does a state change along depth, and do both systems change it alike? v1 Experiment 1, Tables 2 and 3."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +15,13 @@ from pdejax._simulate import simulate
 from pdejax.analysis import adjacent_correlation, layer_correlation
 from pdejax.models import observe
 from pdejax.plot._style import LAYER, NULL, axes_of, legend, whole_layers
+from pdejax.runs._records import Picture
 from pdejax.solvers import Grid
+from pdejax.studies.papers._experiment import experiment, row, stacked
 from pdejax.studies.papers._models import Models
 from pdejax.studies.papers._pairs import bench, heatmaps, partner, seed_curves, untrained_partner
-from pdejax.studies.papers._settings import IMAGES, IMAGES_PAPER, STUDENT
-from pdejax.studies.papers._study import Conclusion, Measured, Picture, Settings, Study, row, stacked
+from pdejax.studies.papers._settings import IMAGES, IMAGES_PAPER, STUDENT, Settings
+from pdejax.studies.study import Evidence, Judgement
 from pdejax.terms import Diffusion
 
 TABLE_2 = {
@@ -33,7 +36,7 @@ SYSTEMS = ("Transformer", "heat equation", "distilled simulator", "independent s
 RESAMPLES = 20
 
 
-def measure(settings: Settings, seed: int, models: Models) -> Measured:
+def measure(settings: Settings, seed: int, models: Models) -> Evidence:
     """Correlation of adjacent layers in each system, and of same layers of each system and the Transformer.
 
     The heat equation starts from the Transformer's embedding and has one diffusivity, D/Δx² per layer, for all features: v1's
@@ -77,7 +80,7 @@ def measure(settings: Settings, seed: int, models: Models) -> Measured:
     }
 
 
-def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
+def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
     """Both tables, layer by layer, for each system that could be meant."""
     adjacent, pearson, spearman = (stacked(measured, name) for name in ("adjacent", "pearson", "spearman"))
     null = {name: stacked(measured, f"null_{name}") for name in ("adjacent", "pearson", "spearman")}
@@ -118,19 +121,21 @@ def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
         f"trained on its own and {fitted:.2f} for a fitted one: v1's fall to −0.14 is "
         + ("what systems without a common fit do." if fitted - own > 0.3 else "not explained by the lack of a fit.")
     )
-    maps = heatmaps(
-        list(measured[0]["heatmap"]), [n.replace(" ", "\n") for n in SYSTEMS], "Hidden states of one held-out image"
-    )
+
+    def maps() -> Any:
+        systems = [name.replace(" ", "\n") for name in SYSTEMS]
+        return heatmaps(list(measured[0]["heatmap"]), systems, "Hidden states of one held-out image")
+
     pictures = [
         Picture("states.png", "Hidden states of one image by layer, one colour scale for all systems.", maps),
         Picture(
             "correlation.png",
             "Left: adjacent layers (v1 Table 2). Right: same layers of each system and the Transformer (v1 Table 3). Black marks "
             "are v1's figures.",
-            _curves(data),
+            lambda: _curves(data),
         ),
     ]
-    return Conclusion(rows, verdict, data, pictures)
+    return Judgement(rows=rows, sentence=verdict, dataset=data, pictures=pictures)
 
 
 def _curves(data: xr.Dataset) -> Figure:
@@ -158,7 +163,7 @@ def _curves(data: xr.Dataset) -> Figure:
 
 _OPTIONS = {"rate": 0.1}
 
-INFORMATION_FLOW = Study(
+INFORMATION_FLOW = experiment(
     name="information-flow",
     title="Information flow",
     question="How do states change from layer to layer, and do both systems change them alike?",
@@ -168,6 +173,6 @@ INFORMATION_FLOW = Study(
         "paper": Settings(train=IMAGES_PAPER, student_steps=3000, examples=64, options=_OPTIONS, seeds=5),
     },
     measure=measure,
-    conclude=conclude,
+    judge=judge,
     pairing="heat equation from the same embedding (v1's model), distilled, independent",
 )

@@ -6,13 +6,16 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pdejax.plot._style import COLOURS, axes_of, legend
+from pdejax.runs._records import Picture
 from pdejax.studies.papers._components import NORMALIZATION, PRESETS, cells, dataset, measure
-from pdejax.studies.papers._study import Conclusion, Measured, Picture, Settings, Study, row, stacked
+from pdejax.studies.papers._experiment import experiment, row, stacked
+from pdejax.studies.papers._settings import Settings
+from pdejax.studies.study import Evidence, Judgement
 
 SPIKE = 10.0  # times the median of the run
 
 
-def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
+def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
     """Median gradient norm, its spikes and trainings that failed, per cell; the ratio to the pre-LN one of the same seed."""
     gradient, diverged = stacked(measured, "gradient"), stacked(measured, "diverged")
     found = cells(settings)
@@ -58,8 +61,11 @@ def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
         f"{diverged[:, none].size} trainings without normalization failed."
     )
     caption = "Gradient norm of the whole network over training, geometric mean over seeds; left with residual, right without."
-    return Conclusion(
-        rows, verdict, dataset(settings, measured), [Picture("gradients.png", caption, _plot(settings, gradient))]
+    return Judgement(
+        rows=rows,
+        sentence=verdict,
+        dataset=dataset(settings, measured),
+        pictures=[Picture("gradients.png", caption, lambda: _plot(settings, gradient))],
     )
 
 
@@ -93,13 +99,13 @@ def _plot(settings: Settings, gradient: np.ndarray) -> Figure:
     return figure
 
 
-LAYERNORM = Study(
+LAYERNORM = experiment(
     name="layernorm",
     title="Layer normalization",
     question="Are gradients without normalization larger and spiky?",
     source="v2 §4.3.2, Thm 3.3, Figure 5",
     presets=PRESETS,
     measure=measure,
-    conclude=conclude,
+    judge=judge,
     pairing="independent: every combination trained on the task from the same seeds",
 )

@@ -12,8 +12,9 @@ import jax
 import numpy as np
 
 from pdejax.data import Batch, Dataset, load
+from pdejax.runs._files import digest
 from pdejax.runs._programs import forget_programs
-from pdejax.studies.papers._study import Settings, digest
+from pdejax.studies.papers._settings import Settings
 from pdejax.training import TrainConfig, load_trained, train
 
 
@@ -164,6 +165,6 @@ def _simulator(settings: Settings, seed: int, pairing: str) -> TrainConfig:
 
 def held_out(config: TrainConfig, examples: int) -> tuple[Dataset, Batch]:
     """The test split of a run and its first `examples` as one batch."""
-    options = dict(config.data) | ({"task": "lm"} if config.task == "lm" else {})
+    options: dict[str, Any] = dict(config.data) | ({"task": "lm"} if config.task == "lm" else {})
     dataset = load(config.dataset, "test", **options)
     return dataset, dataset.take(np.arange(min(examples, len(dataset))))

@@ -12,7 +12,7 @@ from pdejax.data import Batch
 from pdejax.models import Observed, observe, pair, untrained_field
 from pdejax.plot._style import COLOURS, DIVERGING, band
 from pdejax.studies.papers._models import Models, Trained, held_out
-from pdejax.studies.papers._study import Settings
+from pdejax.studies.papers._settings import Settings
 
 REFINED = 4  # steps per layer of the "shared" simulator: with one it is the network itself
 PAIRINGS = ("shared", "distilled", "independent", "bare")
@@ -79,7 +79,7 @@ def heatmaps(states: Sequence[np.ndarray], names: Sequence[str], title: str) -> 
     figure = Figure(figsize=(1.35 * layers + 1.6, 1.55 * len(states) + 0.7), layout="constrained")
     panels = figure.subplots(len(states), layers, squeeze=False)
     top = float(np.percentile(np.abs(np.concatenate([np.ravel(u) for u in states])), 99))
-    picture = None
+    picture: Any = None
     for line, (u, name) in enumerate(zip(states, names, strict=True)):
         for layer in range(layers):
             ax = panels[line, layer]

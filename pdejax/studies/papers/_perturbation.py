@@ -11,16 +11,18 @@ from matplotlib.figure import Figure
 
 from pdejax.analysis import perturbation_sensitivity
 from pdejax.plot._style import COLOURS, MARKERS, axes_of, legend
+from pdejax.runs._records import Picture
+from pdejax.studies.papers._experiment import experiment, row, stacked
 from pdejax.studies.papers._models import Models
 from pdejax.studies.papers._pairs import bench
-from pdejax.studies.papers._settings import TEXT, TEXT_PAPER, with_text
-from pdejax.studies.papers._study import Conclusion, Measured, Picture, Settings, Study, row, stacked
+from pdejax.studies.papers._settings import TEXT, TEXT_PAPER, Settings, with_text
+from pdejax.studies.study import Evidence, Judgement
 
 SYSTEMS = ("Transformer", "PDE (bare simulator)")
 RESAMPLES = 20
 
 
-def measure(settings: Settings, seed: int, models: Models) -> Measured:
+def measure(settings: Settings, seed: int, models: Models) -> Evidence:
     """Mean rise of the loss and median answer of the state against ε, in random and adversarial directions."""
     truth = bench(settings, seed, models, ("bare",))
     found: dict[str, list[np.ndarray]] = {}
@@ -49,7 +51,7 @@ def measure(settings: Settings, seed: int, models: Models) -> Measured:
     return {"epsilon": epsilons, **{name: np.stack(values) for name, values in found.items()}}
 
 
-def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
+def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
     """Loss at v1's sizes for both systems, where they part, and where each leaves the linear regime."""
     epsilon = np.asarray(measured[0]["epsilon"])
     values = {name: stacked(measured, name) for name in measured[0] if name != "epsilon"}
@@ -91,6 +93,18 @@ def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
         coords={"system": list(SYSTEMS), "epsilon": epsilon},
         attrs={"dataset": settings.train["dataset"]},
     )
+    caption = f"Answer to perturbations of the embedding ({settings.train['dataset']}), means over sequences and seeds."
+    return Judgement(
+        rows=rows,
+        sentence=verdict,
+        dataset=data,
+        pictures=[Picture("perturbation.png", caption, lambda: _curves(data))],
+    )
+
+
+def _curves(data: xr.Dataset) -> Any:
+    values = {name: array.values for name, array in data.data_vars.items()}
+    epsilon = data.epsilon.values
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = (axes_of(ax) for ax in figure.subplots(1, 2))
     for i, system in enumerate(SYSTEMS):
@@ -105,13 +119,12 @@ def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
         ax.set_xlabel("size of the perturbation ε (per entry of the embedding)")
     legend(left)
     legend(right)
-    caption = f"Answer to perturbations of the embedding ({settings.train['dataset']}), means over sequences and seeds."
-    return Conclusion(rows, verdict, data, [Picture("perturbation.png", caption, figure)])
+    return figure
 
 
 _OPTIONS = {"epsilons": tuple(float(x) for x in np.logspace(-5, 0, 11)), "draws": 4}
 
-PERTURBATION = Study(
+PERTURBATION = experiment(
     name="perturbation",
     title="Perturbation sensitivity",
     question="How do loss and state answer to perturbed inputs?",
@@ -121,7 +134,7 @@ PERTURBATION = Study(
         "paper": Settings(train=TEXT_PAPER, examples=256, options=_OPTIONS, seeds=5),
     },
     measure=measure,
-    conclude=conclude,
+    judge=judge,
     resolve=with_text,
     pairing="independent: the PDE model is the bare simulator, trained on the task",
 )

@@ -15,7 +15,7 @@ from pdejax.studies.papers._layernorm import LAYERNORM
 from pdejax.studies.papers._perturbation import PERTURBATION
 from pdejax.studies.papers._residual import RESIDUAL_STUDY
 from pdejax.studies.papers._spectral import SPECTRAL
-from pdejax.studies.papers._study import Study
+from pdejax.studies.study import Study
 
 _ALL = (
     *(INFORMATION_FLOW, ATTENTION_IMAGES, BOTTLENECK, GRADIENTS, PERTURBATION),  # v1's five experiments

@@ -7,14 +7,17 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from pdejax.plot._style import COLOURS, LAYER, MARKERS, axes_of, legend, whole_layers
+from pdejax.runs._records import Picture, Row
 from pdejax.studies.papers._components import PRESETS, cells, dataset, measure
-from pdejax.studies.papers._study import Conclusion, Measured, Picture, Row, Settings, Study, row, stacked
+from pdejax.studies.papers._experiment import experiment, row, stacked
+from pdejax.studies.papers._settings import Settings
+from pdejax.studies.study import Evidence, Judgement
 
 TRANSFORMER = (1.00, 0.99, 0.98, 0.98, 0.99, 0.98)
 SIMULATOR = (1.00, 0.93, 0.91, 0.89, 0.87, 0.85)
 
 
-def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
+def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
     """The last layer's correlation with the input in every cell, layer by layer for the two that the paper has."""
     before, after, accuracy = (stacked(measured, name) for name in ("before", "after", "accuracy"))
     all_cells = cells(settings)
@@ -76,7 +79,12 @@ def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
         "Correlation with the input by layer, means over seeds; dashed before training, solid after. Left: with residual "
         "connections; right: without (the leaky field at h = 1). Crosses are v2's figures."
     )
-    return Conclusion(rows, verdict, data, [Picture("residual.png", caption, _plot(settings, data))])
+    return Judgement(
+        rows=rows,
+        sentence=verdict,
+        dataset=data,
+        pictures=[Picture("residual.png", caption, lambda: _plot(settings, data))],
+    )
 
 
 def _crossed(before: np.ndarray, after: np.ndarray, on: np.ndarray):
@@ -110,13 +118,13 @@ def _plot(settings: Settings, data: xr.Dataset) -> Figure:
     return figure
 
 
-RESIDUAL_STUDY = Study(
+RESIDUAL_STUDY = experiment(
     name="residual",
     title="Residual connections",
     question="Do states without residual connections lose their input?",
     source="v2 §4.3.1, Thm 3.4, Figure 4",
     presets=PRESETS,
     measure=measure,
-    conclude=conclude,
+    judge=judge,
     pairing="independent: every combination trained on the task from the same seeds",
 )

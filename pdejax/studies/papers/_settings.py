@@ -5,8 +5,30 @@ from collections.abc import Mapping
 from typing import Any
 
 from pdejax.data import load
-from pdejax.studies.papers._study import Settings
 from pdejax.training import PRESETS
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The settings of a study; with the study's name and the seeds they fix its result on one machine.
+
+    - `train`: fields of [`TrainConfig`][pdejax.training.TrainConfig] for the Transformer; the simulators take theirs from it.
+    - `student_steps`: training steps of a distilled simulator; `student`: its other fields of `TrainConfig`.
+    - `examples`: held-out sequences that are analysed.
+    - `options`: what only this study has. `seeds`: how many, if the caller does not say.
+    """
+
+    train: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    student_steps: int = 0
+    student: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    examples: int = 64
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    seeds: int = 2
+
+    def __post_init__(self):
+        for name in ("train", "student", "options"):
+            object.__setattr__(self, name, dict(getattr(self, name)))
+
 
 _ADAMW = {"optimizer": "adamw", "weight_decay": 0.01, "schedule": "cosine"}
 

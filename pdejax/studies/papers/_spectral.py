@@ -1,6 +1,7 @@
 """Do two systems have the same frequencies along the tokens? v2 App. A.1, Figure 8: amplitude spectra and cumulative energy."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,15 +11,17 @@ from matplotlib.figure import Figure
 from pdejax.analysis import amplitude_spectrum, spectral_similarity
 from pdejax.models import observe
 from pdejax.plot._style import COLOURS, NULL, axes_of, legend
+from pdejax.runs._records import Picture
+from pdejax.studies.papers._experiment import experiment, row, stacked
 from pdejax.studies.papers._models import Models
 from pdejax.studies.papers._pairs import NAMES, PAIRINGS, bench, partner, untrained_partner
-from pdejax.studies.papers._settings import LISTOPS, LISTOPS_PAPER, STUDENT
-from pdejax.studies.papers._study import Conclusion, Measured, Picture, Settings, Study, row, stacked
+from pdejax.studies.papers._settings import LISTOPS, LISTOPS_PAPER, STUDENT, Settings
+from pdejax.studies.study import Evidence, Judgement
 
 RESAMPLES = 20
 
 
-def measure(settings: Settings, seed: int, models: Models) -> Measured:
+def measure(settings: Settings, seed: int, models: Models) -> Evidence:
     """Amplitudes and cumulative energies along tokens per system and layer; similarities beside those of an untrained field."""
     truth = bench(settings, seed, models, ("distilled", "independent", "bare"))
     key, mask = jax.random.key(seed), truth.mask
@@ -52,7 +55,7 @@ def measure(settings: Settings, seed: int, models: Models) -> Measured:
     }
 
 
-def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
+def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
     """Similarities and the largest gap between cumulative energies, per pairing."""
     rows = []
     cumulative = stacked(measured, "cumulative")
@@ -110,6 +113,19 @@ def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
             "frequency": np.asarray(measured[0]["frequency"]),
         },
     )
+    caption = (
+        "Amplitude spectra along the tokens and cumulative energy in the last layer, means over sequences and seeds."
+    )
+    return Judgement(
+        rows=rows,
+        sentence=verdict,
+        dataset=data,
+        pictures=[Picture("spectra.png", caption, lambda: _curves(data, stacked(measured, "shuffled")))],
+    )
+
+
+def _curves(data: xr.Dataset, shuffled: np.ndarray) -> Any:
+    amplitude, cumulative, systems = data["amplitude"].values, data["cumulative"].values, data.system.values
     figure = Figure(figsize=(10, 3.9), layout="constrained")
     left, right = (axes_of(ax) for ax in figure.subplots(1, 2))
     frequency = data.frequency.values
@@ -117,22 +133,17 @@ def conclude(settings: Settings, measured: Sequence[Measured]) -> Conclusion:
         style = {"color": COLOURS[i], "linewidth": 2.4 if i == 0 else 1.4, "label": name}
         left.semilogy(frequency, amplitude[:, i, -1].mean(axis=0), **style)
         right.plot(frequency, cumulative[:, i, -1].mean(axis=0), **style)
-    left.semilogy(
-        frequency, stacked(measured, "shuffled")[:, -1].mean(axis=0), **NULL, label="Transformer, tokens shuffled"
-    )
+    left.semilogy(frequency, shuffled[:, -1].mean(axis=0), **NULL, label="Transformer, tokens shuffled")
     left.set_ylabel("amplitude in the last layer (units of u)")
     right.set_ylabel("share of the energy up to there")
     for ax in (left, right):
         ax.set_xlabel("frequency (cycles per token)")
     legend(left)
     legend(right)
-    caption = (
-        "Amplitude spectra along the tokens and cumulative energy in the last layer, means over sequences and seeds."
-    )
-    return Conclusion(rows, verdict, data, [Picture("spectra.png", caption, figure)])
+    return figure
 
 
-SPECTRAL = Study(
+SPECTRAL = experiment(
     name="spectral",
     title="Spectra along the tokens",
     question="Do both systems have the same frequencies along the tokens?",
@@ -142,6 +153,6 @@ SPECTRAL = Study(
         "paper": Settings(train=LISTOPS_PAPER, student_steps=10_000, examples=64, seeds=5),
     },
     measure=measure,
-    conclude=conclude,
+    judge=judge,
     pairing="shared, distilled, independent, bare",
 )
