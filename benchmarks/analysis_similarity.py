@@ -41,9 +41,8 @@ def cases(
 
     def maps():
         record = attention_fidelity(ours[2], ours[3], resamples=20)
-        figures = [record.uniform.cosine, record.uniform.kl, record.uniform.kl_reverse, record.uniform.total_variation]
-        nulls = [x.null.value for x in figures]
-        return np.stack([np.asarray(x) for x in [*(x.value.value for x in figures), *nulls]])
+        figures = [record.cosine, record.kl, record.kl_reverse, record.total_variation]
+        return np.stack([np.asarray(x) for x in [*figures, *(x.nulls["uniform"] for x in figures)]])
 
     def slow_maps():
         uniform = np.full_like(p, 1 / samples)

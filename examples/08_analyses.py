@@ -113,62 +113,27 @@ def line(name, value, null, of):
     print(f"{name:<42}{float(value):>9.4f}{float(null):>9.4f}   {of}")
 
 
+def beside(name, figure, null):
+    line(name, figure, figure.nulls[null], null)
+
+
 print(f"{'':<42}{'measured':>9}{'null':>9}")
-cosine = found.fidelity.overall.cosine
-cka = found.fidelity.overall.cka_debiased
-similar = found.spectra.token["untrained"].cosine
-rows = found.attention.overall["uniform"]
-pearson = found.kept.pearson.tokens
-plane = found.plane
-ratio = found.statistics.participation_ratio
-clusters = found.clusters
+overall = found.fidelity.overall
+rows = found.attention.overall
 answer = found.answer
-line(
-    "cosine, field at h = 1/2",
-    cosine.value.value,
-    cosine.untrained.null.value,
-    "untrained",
-)
-line("linear CKA, debiased", cka.value.value, cka.untrained.null.value, "untrained")
-line(
-    "spectral similarity, last layer",
-    similar.value.value[-1],
-    similar.null.value[-1],
-    "untrained",
-)
-line(
-    "attention cosine",
-    rows.cosine.value.value,
-    rows.cosine.null.value,
-    "uniform attention",
-)
-line(
-    "attention KL (nats)", rows.kl.value.value, rows.kl.null.value, "uniform attention"
-)
-line(
-    "correlation with the input, last layer",
-    pearson.value.value[-1],
-    pearson.null.value[-1],
-    "shuffled",
-)
-line(
-    "I(T; Y), last layer (nats)",
-    plane.target.value[-1],
-    plane.target_null.value[-1],
-    "labels permuted",
-)
-line(
-    "effective dimension / d, last layer",
-    ratio.value.value[-1],
-    ratio.null.value[-1],
-    "Gaussian",
-)
-line(
-    "mean cosine of tokens, last layer",
-    clusters.cosine.value.value[-1],
-    clusters.cosine.null.value[-1],
-    clusters.null,
-)
+beside("cosine, field at h = 1/2", overall["cosine"], "untrained")
+beside("linear CKA, debiased", overall["cka_debiased"], "untrained")
+similar = found.spectra.token["cosine"][-1]
+beside("spectral similarity, last layer", similar, "untrained")
+beside("attention cosine", rows["cosine"], "uniform")
+beside("attention KL (nats)", rows["kl"], "uniform")
+kept = found.kept.pearson[-1]
+beside("correlation with the input, last layer", kept, "tokens shuffled")
+beside("I(T; Y), last layer (nats)", found.plane.target[-1], "y permuted")
+ratio = found.statistics.participation_ratio[-1]
+beside("effective dimension / d, last layer", ratio, "gaussian")
+close = found.clusters.cosine[-1]
+beside("mean cosine of tokens, last layer", close, *close.nulls)
 line(
     "∂loss/∂u at the input",
     found.flow.median.value[0],

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 from scipy.special import stdtrit
 
+from pdejax._check import integer, probability
 from pdejax._figure import Figure
 
 
@@ -34,8 +35,7 @@ def bootstrap(
     Ends are NaN for one sample. Raises `ValueError` for a level outside (0, 1), no sample, or fewer than 20 resamples.
     """
     check_bootstrap("bootstrap", level, resamples)
-    if samples < 1:
-        raise ValueError(f"bootstrap: samples={samples} must be at least 1.")
+    samples = integer("bootstrap", "samples", samples)
     dtype = dtype or jnp.result_type(float)
     value = statistic(jnp.ones(samples, dtype))
     if samples == 1:
@@ -65,16 +65,37 @@ def compare(
     resamples: int = 500,
 ) -> Figure:
     """Average a figure over sequences beside its nulls, with intervals from the same draws, those of differences too."""
+    return compare_all({"": (value, nulls)}, key=key, level=level, resamples=resamples)[""]
+
+
+def compare_all(
+    figures: Mapping[str, tuple[Array, Mapping[str, Array]]],
+    *,
+    key: PRNGKeyArray,
+    level: float = 0.95,
+    resamples: int = 500,
+) -> dict[str, Figure]:
+    """`compare` for several figures at once, `{name: (value, nulls)}`, arrays with sequences in front: one loop is compiled."""
+    parts: list[Array] = []
+    for value, nulls in figures.values():
+        parts += [value, *(x for null in nulls.values() for x in (null, value - null))]
+    flat = jnp.concatenate([x.reshape(x.shape[0], -1) for x in parts], axis=1)
 
     def means(weights):
-        def mean(x):
-            return jnp.tensordot(weights, x, axes=1) / x.shape[0]
+        return weights @ flat / flat.shape[0]
 
-        here, there = mean(value), {name: mean(null) for name, null in nulls.items()}
-        return here, there, {name: here - null for name, null in there.items()}
-
-    found = bootstrap(means, value.shape[0], key=key, level=level, resamples=resamples, dtype=value.dtype)
-    return beside(*found)
+    found = bootstrap(means, flat.shape[0], key=key, level=level, resamples=resamples, dtype=flat.dtype)
+    ends = np.cumsum([0, *(x[0].size for x in parts)])
+    pieces = iter(
+        jax.tree.map(lambda x, a=a, e=e, part=part: x[a:e].reshape(part.shape[1:]), found)
+        for a, e, part in zip(ends[:-1], ends[1:], parts, strict=True)
+    )
+    compared = {}
+    for name, (_, nulls) in figures.items():
+        value = next(pieces)
+        pairs = {null: (next(pieces), next(pieces)) for null in nulls}
+        compared[name] = beside(value, {n: p[0] for n, p in pairs.items()}, {n: p[1] for n, p in pairs.items()})
+    return compared
 
 
 def beside(figure: Figure, nulls: Mapping[str, Figure], differences: Mapping[str, Figure]) -> Figure:
@@ -95,7 +116,7 @@ def over_seeds(values: ArrayLike | Sequence[Any], *, level: float = 0.95) -> Fig
         raise ValueError(
             f"over_seeds: values has shape {x.shape}; it must hold one value per seed, at least one, in front."
         )
-    check_level("over_seeds", level)
+    probability("over_seeds", "level", level)
     seeds = x.shape[0]
     mean = xp.mean(x, axis=0)
     if seeds == 1:
@@ -104,14 +125,7 @@ def over_seeds(values: ArrayLike | Sequence[Any], *, level: float = 0.95) -> Fig
     return Figure(mean, mean - half, mean + half, level=level)
 
 
-def check_level(owner: str, level: float) -> None:
-    """Raise `ValueError` unless the level is inside (0, 1)."""
-    if not 0 < level < 1:
-        raise ValueError(f"{owner}: level={level} must lie strictly between 0 and 1, such as 0.95.")
-
-
 def check_bootstrap(owner: str, level: float, resamples: int) -> None:
-    """Raise `ValueError` unless the level is inside (0, 1) and there are at least 20 resamples."""
-    check_level(owner, level)
-    if not isinstance(resamples, int) or resamples < 20:
-        raise ValueError(f"{owner}: resamples={resamples!r} must be an integer of at least 20; 500 is usual.")
+    """Raise unless the level is inside (0, 1) and there are at least 20 resamples."""
+    probability(owner, "level", level, "0.95 is usual")
+    integer(owner, "resamples", resamples, 20, advice="500 is usual")

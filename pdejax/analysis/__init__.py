@@ -15,16 +15,8 @@ if TYPE_CHECKING:
     from pdejax.analysis import spectra as spectra
     from pdejax.analysis import stability as stability
     from pdejax.analysis import tokens as tokens
-    from pdejax.analysis._bootstrap import Compared as Compared
-    from pdejax.analysis._bootstrap import Interval as Interval
-    from pdejax.analysis._bootstrap import bootstrap as bootstrap
-    from pdejax.analysis._bootstrap import compare as compare
     from pdejax.analysis._nulls import shuffle_features as shuffle_features
     from pdejax.analysis._nulls import shuffle_tokens as shuffle_tokens
-    from pdejax.analysis.attention._fidelity import AttentionEntropy as AttentionEntropy
-    from pdejax.analysis.attention._fidelity import AttentionFidelity as AttentionFidelity
-    from pdejax.analysis.attention._fidelity import AttentionFigures as AttentionFigures
-    from pdejax.analysis.attention._fidelity import AttentionRollout as AttentionRollout
     from pdejax.analysis.attention._fidelity import attention_cosine as attention_cosine
     from pdejax.analysis.attention._fidelity import attention_divergence as attention_divergence
     from pdejax.analysis.attention._fidelity import attention_entropy as attention_entropy
@@ -42,8 +34,14 @@ if TYPE_CHECKING:
     from pdejax.analysis.growth._energy import extinction_time as extinction_time
     from pdejax.analysis.growth._growth import decay_bound as decay_bound
     from pdejax.analysis.growth._growth import growth_bound as growth_bound
-    from pdejax.analysis.information import entropy as entropy
-    from pdejax.analysis.information import mutual_information as mutual_information
+    from pdejax.analysis.information._depth_entropy import layer_entropy as layer_entropy
+    from pdejax.analysis.information._entropy import entropy as entropy
+    from pdejax.analysis.information._mutual import mutual_information as mutual_information
+    from pdejax.analysis.information._phases import information_phases as information_phases
+    from pdejax.analysis.information._plane import information_plane as information_plane
+    from pdejax.analysis.information._processing import data_processing as data_processing
+    from pdejax.analysis.information._spread import layer_spread as layer_spread
+    from pdejax.analysis.information._spread import unit_spread as unit_spread
     from pdejax.analysis.jacobian._ftle import ftle as ftle
     from pdejax.analysis.jacobian._gradient_flow import gradient_flow as gradient_flow
     from pdejax.analysis.jacobian._gradient_flow import stack_gradient_flows as stack_gradient_flows
@@ -66,24 +64,18 @@ if TYPE_CHECKING:
     from pdejax.analysis.numerics._fit import fit_order as fit_order
     from pdejax.analysis.numerics._norms import mesh_norm as mesh_norm
     from pdejax.analysis.numerics._norms import token_max_norm as token_max_norm
-    from pdejax.analysis.residual._bounds import FidelityReport as FidelityReport
     from pdejax.analysis.residual._bounds import adversarial_update as adversarial_update
     from pdejax.analysis.residual._bounds import claimed_fidelity as claimed_fidelity
     from pdejax.analysis.residual._bounds import fidelity as fidelity
     from pdejax.analysis.residual._bounds import fidelity_report as fidelity_report
     from pdejax.analysis.residual._bounds import residual_ratio as residual_ratio
     from pdejax.analysis.residual._bounds import sharp_fidelity as sharp_fidelity
-    from pdejax.analysis.residual._decay import DecayDifference as DecayDifference
-    from pdejax.analysis.residual._decay import ResidualDecay as ResidualDecay
     from pdejax.analysis.residual._decay import decay_difference as decay_difference
     from pdejax.analysis.residual._decay import residual_decay as residual_decay
     from pdejax.analysis.residual._decay import residual_necessity as residual_necessity
-    from pdejax.analysis.similarity._correlation import LayerCorrelation as LayerCorrelation
     from pdejax.analysis.similarity._correlation import adjacent_correlation as adjacent_correlation
     from pdejax.analysis.similarity._correlation import input_correlation as input_correlation
     from pdejax.analysis.similarity._correlation import layer_correlation as layer_correlation
-    from pdejax.analysis.similarity._layers import AgainstNulls as AgainstNulls
-    from pdejax.analysis.similarity._measures import Similarity as Similarity
     from pdejax.analysis.similarity._measures import linear_cka as linear_cka
     from pdejax.analysis.similarity._measures import mean_squared_error as mean_squared_error
     from pdejax.analysis.similarity._measures import pearson as pearson
@@ -92,19 +84,11 @@ if TYPE_CHECKING:
     from pdejax.analysis.similarity._measures import sequence_cosine as sequence_cosine
     from pdejax.analysis.similarity._measures import spearman as spearman
     from pdejax.analysis.similarity._measures import token_cosine as token_cosine
-    from pdejax.analysis.similarity._trajectory import FidelityMeasures as FidelityMeasures
-    from pdejax.analysis.similarity._trajectory import TrajectoryFidelity as TrajectoryFidelity
     from pdejax.analysis.similarity._trajectory import trajectory_fidelity as trajectory_fidelity
-    from pdejax.analysis.spectra._amplitude import AmplitudeSpectrum as AmplitudeSpectrum
-    from pdejax.analysis.spectra._amplitude import LowPass as LowPass
-    from pdejax.analysis.spectra._amplitude import SpectralAgreement as SpectralAgreement
-    from pdejax.analysis.spectra._amplitude import SpectralSimilarity as SpectralSimilarity
     from pdejax.analysis.spectra._amplitude import amplitude_spectrum as amplitude_spectrum
     from pdejax.analysis.spectra._amplitude import low_pass_ratio as low_pass_ratio
     from pdejax.analysis.spectra._amplitude import spectral_similarity as spectral_similarity
     from pdejax.analysis.spectra._amplitude import white_noise_similarity as white_noise_similarity
-    from pdejax.analysis.spectra._weights import AttentionSpectra as AttentionSpectra
-    from pdejax.analysis.spectra._weights import CircuitSpectrum as CircuitSpectrum
     from pdejax.analysis.spectra._weights import attention_spectra as attention_spectra
     from pdejax.analysis.stability._corrected import corrected_step_bound as corrected_step_bound
     from pdejax.analysis.stability._corrected import step_constants as step_constants
@@ -117,12 +101,9 @@ if TYPE_CHECKING:
     from pdejax.analysis.stability._lipschitz_sampled import sampled_lipschitz as sampled_lipschitz
     from pdejax.analysis.stability._region import stability_factor as stability_factor
     from pdejax.analysis.stability._spectrum import spectral_bounds as spectral_bounds
-    from pdejax.analysis.tokens._clustering import TokenClustering as TokenClustering
     from pdejax.analysis.tokens._clustering import effective_rank as effective_rank
     from pdejax.analysis.tokens._clustering import token_clustering as token_clustering
-    from pdejax.analysis.tokens._collapse import CollapseRate as CollapseRate
     from pdejax.analysis.tokens._collapse import collapse_rate as collapse_rate
-    from pdejax.analysis.tokens._representation import Representation as Representation
     from pdejax.analysis.tokens._representation import representation as representation
 else:
     __getattr__, __dir__ = _attach(__name__)

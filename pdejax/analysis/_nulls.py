@@ -2,12 +2,12 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, PRNGKeyArray, Shaped
 
 
 def shuffle_tokens(
-    u: Float[Array, "layers b n d"], mask: Bool[Array, "b n"], key: PRNGKeyArray
-) -> Float[Array, "layers b n d"]:
+    u: Shaped[Array, "layers b n d"], mask: Bool[Array, "b n"], key: PRNGKeyArray
+) -> Shaped[Array, "layers b n d"]:
     """Every sequence's real tokens in another order, the same at all layers; padding stays where it is. Which token is which
     is lost, their set is kept."""
 
@@ -22,7 +22,7 @@ def shuffle_tokens(
     return jnp.take_along_axis(u, orders[None, :, :, None], axis=2)
 
 
-def shuffle_features(u: Float[Array, "layers b n d"], key: PRNGKeyArray) -> Float[Array, "layers b n d"]:
+def shuffle_features(u: Shaped[Array, "layers b n d"], key: PRNGKeyArray) -> Shaped[Array, "layers b n d"]:
     """Features in another order, the same for all tokens, sequences and layers: which feature is which is lost. Linear CKA and
     Procrustes distance do not see it, by construction."""
     return jnp.take(u, jax.random.permutation(key, u.shape[-1]), axis=-1)

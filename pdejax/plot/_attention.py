@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import ArrayLike
 
+from pdejax._figure import Figure
 from pdejax.analysis.attention._fidelity import AttentionEntropy, AttentionFidelity, AttentionRollout
-from pdejax.plot._style import DIVERGING, LAYER, NULL, SEQUENTIAL, axes_of, band, legend, whole_layers
+from pdejax.plot._style import DIVERGING, LAYER, NULL, SEQUENTIAL, against, axes_of, band, legend, whole_layers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,16 +60,13 @@ def attention_fidelity(record: AttentionFidelity, figure: str = "cosine", *, ax:
     if figure not in _LABELS:
         raise ValueError(f"attention_fidelity: figure={figure!r} is unknown; choose one of {list(_LABELS)}.")
     ax = axes_of(ax)
-    found = getattr(record.uniform, figure)
-    _by_head(ax, found.value)
-    x = np.arange(np.asarray(found.value.value).shape[0])
-    nulls = [("uniform attention", found, "--"), ("rows shuffled", getattr(record.shuffled, figure), ":")]
-    if figure == "cosine":
-        nulls.append(("independent, $e^{-s^2}$", record.gaussian, "-."))
-    for label, compared, dash in nulls:
-        ax.plot(
-            x, np.asarray(compared.null.value).mean(axis=1), **NULL | {"linestyle": dash, "marker": "."}, label=label
-        )
+    found: Figure = getattr(record, figure)
+    _by_head(ax, found)
+    names = {"uniform": "uniform attention", "tokens shuffled": "rows shuffled", "gaussian": "independent, $e^{-s^2}$"}
+    for (name, label), dash in zip(names.items(), ("--", ":", "-."), strict=True):
+        if name in found.nulls:
+            null = np.asarray(found.nulls[name]).mean(axis=1)
+            ax.plot(np.arange(len(null)), null, **NULL | {"linestyle": dash, "marker": "."}, label=label)
     ax.set(xlabel=LAYER, ylabel=_LABELS[figure])
     if figure != "cosine":
         ax.set_ylim(bottom=0)
@@ -80,8 +78,8 @@ def attention_fidelity(record: AttentionFidelity, figure: str = "cosine", *, ax:
 def attention_entropy(record: AttentionEntropy, *, ax: "Axes | None" = None) -> "Axes":
     """Entropy of attention rows by layer, one line for each head, beside that of uniform attention."""
     ax = axes_of(ax)
-    _by_head(ax, record.entropy.value)
-    null = np.asarray(record.entropy.null.value).mean(axis=1)
+    _by_head(ax, record.entropy)
+    null = np.asarray(record.entropy.nulls["uniform"]).mean(axis=1)
     ax.plot(np.arange(len(null)), null, **NULL | {"marker": "."}, label="uniform attention")
     ax.set(xlabel=LAYER, ylabel="entropy of attention rows (nats)")
     ax.set_ylim(bottom=0)
@@ -93,10 +91,8 @@ def attention_entropy(record: AttentionEntropy, *, ax: "Axes | None" = None) -> 
 def attention_rollout(record: AttentionRollout, *, ax: "Axes | None" = None) -> "Axes":
     """Weight of a token's own input after each layer, with its interval, beside what uniform attention leaves."""
     ax = axes_of(ax)
-    x = np.arange(1, len(np.asarray(record.own.value.value)) + 1)
-    value = record.own.value
-    band(ax, x, value.value, value.low, value.high, label="attention rollout")
-    ax.plot(x, record.own.null.value, **NULL | {"marker": "."}, label="uniform attention")
+    x = np.arange(1, len(record.own) + 1)
+    against(ax, x, record.own, "attention rollout", names={"uniform": "uniform attention"})
     ax.set(xlabel=LAYER, ylabel="weight of a token's own input")
     ax.set_ylim(0, 1)
     whole_layers(ax)
@@ -104,17 +100,17 @@ def attention_rollout(record: AttentionRollout, *, ax: "Axes | None" = None) -> 
     return ax
 
 
-def _by_head(ax: "Axes", interval) -> None:
-    value, low, high = (np.asarray(x) for x in (interval.value, interval.low, interval.high))
+def _by_head(ax: "Axes", figure: Figure) -> None:
+    value, low, high = (np.asarray(x) for x in (figure.value, figure.low, figure.high))
     for h in range(value.shape[1]):
         band(ax, np.arange(value.shape[0]), value[:, h], low[:, h], high[:, h], index=h, label=f"head {h}")
 
 
 def _three(ax: "np.ndarray | None") -> np.ndarray:
     if ax is None:
-        from matplotlib.figure import Figure
+        from matplotlib.figure import Figure as Canvas
 
-        return Figure(figsize=(10.5, 3.4), layout="constrained").subplots(1, 3)
+        return Canvas(figsize=(10.5, 3.4), layout="constrained").subplots(1, 3)
     ax = np.ravel(ax)
     if ax.size != 3:
         raise ValueError(

@@ -7,8 +7,7 @@ import numpy as np
 
 from pdejax.analysis.tokens._clustering import TokenClustering
 from pdejax.analysis.tokens._collapse import CollapseRate
-from pdejax.plot._spectral import compared, panels_of
-from pdejax.plot._style import COLOURS, NULL, SEQUENTIAL, axes_of, legend
+from pdejax.plot._style import COLOURS, NULL, SEQUENTIAL, axes_of, by_layer, legend, panels_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,13 +20,14 @@ def token_cosines(record: TokenClustering, *, ax: "Axes | None" = None) -> "Axes
     ax = axes_of(ax)
     edges = np.asarray(record.edges)
     width, number = edges[1] - edges[0], record.histogram.shape[0]
+    [(null, shuffled)] = record.histogram.nulls.items()
     for i, shares in enumerate(np.asarray(record.histogram)):
         colour = colormaps[SEQUENTIAL](0.9 * i / max(number - 1, 1))
         ax.stairs(
             shares / width, edges, color=colour, label=f"layer {i}" if i in (0, number - 1) or number <= 7 else None
         )
     style = {"color": NULL["color"], "linestyle": NULL["linestyle"], "linewidth": NULL["linewidth"]}
-    ax.stairs(np.asarray(record.null_histogram)[-1] / width, edges, label=record.null, **style)
+    ax.stairs(np.asarray(shuffled)[-1] / width, edges, label=null, **style)
     ax.set(xlabel="cosine of two tokens", ylabel="density of token pairs", xlim=(-1, 1))
     legend(ax)
     return ax
@@ -43,7 +43,7 @@ def token_clustering(record: TokenClustering, *, ax: "Sequence[Axes] | None" = N
         (record.residual, "‖u − 1μᵀ‖ / ‖u‖"),
     )
     for panel, (figure, name) in zip(axes, panels, strict=True):
-        compared(panel, figure, "hidden states", record.null)
+        by_layer(panel, figure, "hidden states")
         panel.set_ylabel(name)
         if panel is not axes[0] and panel.get_legend() is not None:
             panel.get_legend().remove()
@@ -53,8 +53,9 @@ def token_clustering(record: TokenClustering, *, ax: "Sequence[Axes] | None" = N
 def consensus_distance(record: TokenClustering, *, ax: "Axes | None" = None) -> "Axes":
     """Largest and mean distance of two tokens by layer, and their nulls, on a logarithmic scale."""
     ax = axes_of(ax)
-    compared(ax, record.diameter, "largest", f"largest, {record.null}")
-    compared(ax, record.distance, "mean", f"mean, {record.null}", index=1, style=":")
+    [null] = record.diameter.nulls
+    by_layer(ax, record.diameter, "largest", names={null: f"largest, {null}"})
+    by_layer(ax, record.distance, "mean", index=1, names={null: f"mean, {null}"})
     ax.set(ylabel="distance of two tokens (units of u)")
     # Where all tokens agree the distance is 0, which a logarithm cannot show.
     ax.set_yscale("log", nonpositive="mask")

@@ -4,11 +4,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pdejax._check import choice
+from pdejax._figure import Figure
 from pdejax.analysis.residual._decay import ResidualDecay
 from pdejax.analysis.similarity._correlation import LayerCorrelation
-from pdejax.analysis.similarity._layers import AgainstNulls
 from pdejax.analysis.similarity._trajectory import TrajectoryFidelity
-from pdejax.plot._style import DEPTH, LAYER, NULL, axes_of, band, legend, whole_layers
+from pdejax.plot._style import COLOURS, DEPTH, LAYER, against, axes_of, legend, whole_layers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +25,6 @@ _LABELS = {
     "cka_debiased": "linear CKA, debiased",
     "procrustes": "Procrustes distance",
 }
-_NULLS = {"tokens": ("tokens shuffled", "--"), "features": ("features shuffled", ":"), "untrained": ("untrained", "-.")}
 
 
 def trajectory_fidelity(record: TrajectoryFidelity, measure: str = "cosine", *, ax: "Axes | None" = None) -> "Axes":
@@ -34,8 +34,7 @@ def trajectory_fidelity(record: TrajectoryFidelity, measure: str = "cosine", *, 
     """
     figure = _measure("trajectory_fidelity", record.layers, measure)
     ax = axes_of(ax)
-    x = np.arange(len(np.asarray(figure.value.value)))
-    _against(ax, x, figure, "tested against reference", 0)
+    against(ax, np.arange(len(figure)), figure, "tested against reference")
     ax.set(xlabel=LAYER, ylabel=_LABELS[measure])
     whole_layers(ax)
     legend(ax, loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -57,7 +56,7 @@ def layer_correlation(
     ends = {0}
     for index, (name, record) in enumerate(records.items()):
         x = np.array([pair[0] for pair in record.pairs])
-        _against(ax, x, _measure("layer_correlation", record, measure), name or _LABELS[measure], index)
+        against(ax, x, _measure("layer_correlation", record, measure), name or _LABELS[measure], index=index)
         ends = {pair[1] for pair in record.pairs}
     paired = {i - j for record in records.values() for i, j in record.pairs}
     what = (
@@ -85,11 +84,8 @@ def residual_decay(records: "ResidualDecay | dict[str, ResidualDecay]", *, ax: "
     ax = axes_of(ax)
     for index, (name, record) in enumerate(records.items()):
         x = np.asarray(record.ts)
-        band(ax, x, record.rho.value, record.rho.low, record.rho.high, index=index, label=name)
-        colour = ax.lines[-1].get_color()
-        first = index == 0
-        if record.null is not None:
-            ax.plot(x, record.null.value, **NULL, label="input shuffled" if first else "_")
+        against(ax, x, record.rho, name, index=index, names={"tokens shuffled": "input shuffled"})
+        colour, first = COLOURS[index % len(COLOURS)], index == 0
         if record.sharp is not None:
             ax.plot(x, record.sharp, color=colour, linewidth=0.9, label="sharp bound" if first else "_")
             ax.plot(
@@ -105,24 +101,6 @@ def residual_decay(records: "ResidualDecay | dict[str, ResidualDecay]", *, ax: "
     return ax
 
 
-def _measure(owner: str, record, measure: str) -> AgainstNulls:
-    has = [name for name in _LABELS if getattr(record, name, None) is not None]
-    if measure not in has:
-        raise ValueError(f"{owner}: measure={measure!r} is not in this record; choose one of {has}.")
-    return getattr(record, measure)
-
-
-def _against(ax: "Axes", x: np.ndarray, figure: AgainstNulls, label: str, index: int) -> None:
-    band(ax, x, figure.value.value, figure.value.low, figure.value.high, index=index, label=label)
-    marker = ax.lines[-1].get_marker()
-    for name, (text, dash) in _NULLS.items():
-        null = getattr(figure, name)
-        if null is None:
-            continue
-        # One label for a null of several systems, whose markers tell them apart.
-        known = any(line.get_label() == text for line in ax.lines)
-        style = NULL | {"linestyle": dash, "marker": marker, "markersize": 3}
-        ax.plot(x, null.null.value, **style, label="_" if known else text)
-        if np.all(np.isfinite(np.asarray(null.null.low))):
-            low, high = np.asarray(null.null.low), np.asarray(null.null.high)
-            ax.fill_between(x, low, high, color=NULL["color"], alpha=0.15, linewidth=0)
+def _measure(owner: str, record, measure: str) -> Figure:
+    figures = record if isinstance(record, dict) else vars(record)
+    return figures[choice(owner, "measure", measure, [name for name in _LABELS if name in figures])]

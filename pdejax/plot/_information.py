@@ -5,12 +5,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pdejax.analysis.information._calibration import Calibration
 from pdejax.analysis.information._depth_entropy import LayerEntropy
 from pdejax.analysis.information._phases import Phases
 from pdejax.analysis.information._plane import InformationPlane
 from pdejax.analysis.information._processing import Processing
-from pdejax.plot._style import COLOURS, DIVERGING, LAYER, MARKERS, NULL, SEQUENTIAL, axes_of, band, legend, whole_layers
+from pdejax.analysis.information.channels._calibration import Calibration
+from pdejax.plot._style import (
+    COLOURS,
+    DIVERGING,
+    LAYER,
+    MARKERS,
+    NULL,
+    SEQUENTIAL,
+    against,
+    axes_of,
+    legend,
+    whole_layers,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,11 +80,9 @@ def information_plane(record: InformationPlane, *, ax: "Axes | None" = None) -> 
         dots = ax.scatter(horizontal, vertical, c=np.arange(horizontal.size), cmap=SEQUENTIAL, s=36, zorder=3)
         bar = LAYER
     order = np.argsort(horizontal.ravel())
-    low, middle, high = (
-        np.asarray(values).ravel()[order]
-        for values in (record.target_null.low, record.target_null.value, record.target_null.high)
-    )
-    if np.all(np.isfinite(middle)):
+    null = record.target.nulls.get("y permuted")
+    if null is not None:
+        low, middle, high = (np.asarray(x).ravel()[order] for x in (null.low, null.value, null.high))
         ax.plot(horizontal.ravel()[order], middle, label="Y permuted", **NULL)
         ax.fill_between(horizontal.ravel()[order], low, high, color="0.45", alpha=0.15, linewidth=0)
     from matplotlib.ticker import MaxNLocator
@@ -92,8 +101,7 @@ def data_processing(record: Processing, *, ax: "Axes | None" = None) -> "Axes":
     ax = axes_of(ax)
     value = np.asarray(record.information.value)
     layers = np.arange(value.size)
-    band(ax, layers, value, record.information.low, record.information.high, label=_INPUT.split(" (")[0])
-    _null_band(ax, layers, record.null, "X permuted")
+    against(ax, layers, record.information, _INPUT.split(" (")[0], names={"x permuted": "X permuted"})
     for k, start in enumerate(np.flatnonzero(np.asarray(record.violations))):
         step = slice(start, start + 2)
         ax.plot(layers[step], value[step], color=COLOURS[3], linewidth=3, label="" if k else "excluded by theory")
@@ -112,8 +120,7 @@ def layer_entropy(record: LayerEntropy, *, ax: "Axes | None" = None) -> "Axes":
     ax = axes_of(ax)
     value = np.asarray(record.entropy.value)
     layers = np.arange(value.size)
-    band(ax, layers, value, record.entropy.low, record.entropy.high, label="representation")
-    _null_band(ax, layers, record.null, "features shuffled apart")
+    against(ax, layers, record.entropy, "representation", names={"features shuffled": "features shuffled apart"})
     _saturated(ax, layers, value, record.saturated)
     ax.set_xlabel(LAYER)
     ax.set_ylabel("entropy H(T) (nats)")
@@ -127,9 +134,9 @@ def information_phases(record: Phases, *, ax=None):
     """Two panels (an array of two Axes, taken and returned): the curves with fitted lines and breakpoints; the gain of
     the pieces over one line against that of surrogates without phases."""
     if ax is None:
-        from matplotlib.figure import Figure
+        from matplotlib.figure import Figure as Canvas
 
-        ax = Figure(figsize=(8.6, 3.4), layout="constrained").subplots(1, 2, width_ratios=(3, 2))
+        ax = Canvas(figsize=(8.6, 3.4), layout="constrained").subplots(1, 2, width_ratios=(3, 2))
     left, right = (axes_of(a) for a in np.ravel(ax))
     depths, curves, fitted = (np.asarray(a) for a in (record.depths, record.curves, record.fitted))
     names = (_INPUT, _TARGET) if curves.shape[1] == 2 else [f"curve {k}" for k in range(curves.shape[1])]
@@ -146,9 +153,9 @@ def information_phases(record: Phases, *, ax=None):
     left.set_ylabel("information (nats)")
     left.set_title(f"{int(record.pieces)} {'piece' if int(record.pieces) == 1 else 'pieces'}", fontsize=10)
     legend(left)
-    null = np.asarray(record.null)
-    if null.size:
-        right.hist(null, bins=20, color="0.7", label="without phases")
+    surrogates = np.asarray(record.surrogates)
+    if surrogates.size:
+        right.hist(surrogates, bins=20, color="0.7", label="without phases")
     right.axvline(float(record.gain), color=COLOURS[3], linewidth=2, label=f"curve, p = {float(record.p_value):.3f}")
     right.set_xlabel("ln(residuals of one line / of pieces)")
     right.set_ylabel("surrogates (count)")
@@ -159,12 +166,6 @@ def information_phases(record: Phases, *, ax=None):
 def _half_widths(found) -> np.ndarray | None:
     wide = np.asarray(found.high) - np.asarray(found.value)
     return wide if np.all(np.isfinite(wide)) else None
-
-
-def _null_band(ax: "Axes", layers: np.ndarray, null, label: str) -> None:
-    if np.all(np.isfinite(np.asarray(null.value))):
-        ax.plot(layers, np.asarray(null.value), label=label, **NULL)
-        ax.fill_between(layers, np.asarray(null.low), np.asarray(null.high), color="0.45", alpha=0.15, linewidth=0)
 
 
 def _saturated(ax: "Axes", layers: np.ndarray, value: np.ndarray, saturated) -> None:

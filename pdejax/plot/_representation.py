@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pdejax.analysis.tokens._representation import Representation
-from pdejax.plot._spectral import compared, panels_of
+from pdejax.plot._style import by_layer, panels_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,9 +24,9 @@ def representation(record: Representation, *, ax: "Sequence[Axes] | None" = None
         (record.diversity, "variance of pooled u (units²)"),
         (record.diversity_cosine, "1 − cosine of pooled u"),
     )
-    for panel, (figure, name) in zip(axes, panels, strict=True):
-        compared(panel, figure, "hidden states", f"{record.null} null")
-        panel.set_ylabel(name)
+    for panel, (figure, label) in zip(axes, panels, strict=True):
+        by_layer(panel, figure, "hidden states", names={name: f"{name} null" for name in figure.nulls})
+        panel.set_ylabel(label)
         if panel is not axes[0] and panel.get_legend() is not None:
             panel.get_legend().remove()
     return axes

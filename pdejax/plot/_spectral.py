@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from pdejax.analysis._bootstrap import Compared
 from pdejax.analysis.spectra._amplitude import AmplitudeSpectrum, LowPass, SpectralSimilarity
 from pdejax.analysis.spectra._weights import AttentionSpectra
-from pdejax.plot._style import COLOURS, LAYER, MARKERS, NULL, axes_of, band, legend, whole_layers
+from pdejax.plot._style import COLOURS, MARKERS, NULL, axes_of, by_layer, legend, panels_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,13 +33,12 @@ def amplitude_spectrum(
     for i, (spectrum, name) in enumerate(zip(spectra, names, strict=True)):
         f = np.asarray(spectrum.frequencies)
         for panel, figure in ((left, spectrum.amplitude), (right, spectrum.cumulative)):
-            value = figure.value
-            panel.plot(
-                f, value.value[layer], color=COLOURS[i % len(COLOURS)], linestyle=("-", "-.", ":")[i % 3], label=name
-            )
-            _shade(panel, f, value.low[layer], value.high[layer], COLOURS[i % len(COLOURS)])
-            if i == 0:
-                panel.plot(f, figure.null.value[layer], label=f"{name}, {spectrum.axis}s shuffled", **NULL)
+            here = figure[layer]
+            colour, dash = COLOURS[i % len(COLOURS)], ("-", "-.", ":")[i % 3]
+            panel.plot(f, here.value, color=colour, linestyle=dash, label=name)
+            _shade(panel, f, here.low, here.high, colour)
+            for null, values in here.nulls.items() if i == 0 else ():
+                panel.plot(f, np.asarray(values), label=f"{name}, {null}", **NULL)
     unit = f"frequency (cycles per {spectra[0].axis})"
     left.set(xlabel=unit, ylabel="mean amplitude (units of u)", yscale="log")
     right.set(xlabel=unit, ylabel="cumulative share of energy", ylim=(0, 1.03))
@@ -58,27 +56,19 @@ def spectral_similarity(
     if found is None:
         raise ValueError("spectral_similarity: the systems differ in width, so nothing was compared along features.")
     ax = axes_of(ax)
-    first = next(iter(found.values()))
-    layers = np.arange(first.cosine.value.value.shape[0])
-    for i, (figure, name) in enumerate(
-        ((first.cosine, "cosine"), (first.log_correlation, "correlation of logarithms"))
-    ):
-        band(ax, layers, figure.value.value, figure.value.low, figure.value.high, index=i, label=name)
-    for i, (name, agreement) in enumerate(found.items()):
-        style = {**NULL, "linestyle": ("--", ":", "-.")[i % 3]}
-        ax.plot(layers, agreement.cosine.null.value, label=f"cosine, {name}", **style)
-    ax.set(xlabel=LAYER, ylabel=f"likeness of spectra along {axis}s")
+    cosine, logarithms = found["cosine"], found["log_correlation"]
+    by_layer(ax, cosine, "cosine", names={name: f"cosine, {name}" for name in cosine.nulls})
+    by_layer(ax, logarithms, "correlation of logarithms", index=1, names={})
+    ax.set(ylabel=f"likeness of spectra along {axis}s")
     ax.axhline(0, color="0.8", linewidth=0.8, zorder=0)
-    whole_layers(ax)
-    legend(ax)
     return ax
 
 
 def low_pass_ratio(record: LowPass, *, ax: "Axes | None" = None) -> "Axes":
     """Non-constant share of the energy by layer, beside tokens in random directions."""
     ax = axes_of(ax)
-    compared(ax, record.share, "hidden states", "random directions")
-    ax.set(xlabel=LAYER, ylabel="non-constant share of energy", ylim=(0, 1.05))
+    by_layer(ax, record.share, "hidden states")
+    ax.set(ylabel="non-constant share of energy", ylim=(0, 1.05))
     return ax
 
 
@@ -118,31 +108,6 @@ def attention_spectra(
     return axes
 
 
-def compared(ax: "Axes", figure: Compared, label: str, null: str, *, index: int = 0, style: str = "--") -> None:
-    """A figure by layer with its interval, and its null's."""
-    layers = np.arange(figure.value.value.shape[0])
-    band(ax, layers, figure.value.value, figure.value.low, figure.value.high, index=index, label=label)
-    ax.plot(layers, figure.null.value, label=null, **{**NULL, "linestyle": style})
-    _shade(ax, layers, figure.null.low, figure.null.high, NULL["color"])
-    ax.set_xlabel(LAYER)
-    whole_layers(ax)
-    legend(ax)
-
-
 def _shade(ax: "Axes", x, low, high, colour) -> None:
     if np.all(np.isfinite(np.asarray(low))):
         ax.fill_between(x, np.asarray(low), np.asarray(high), color=colour, alpha=0.2, linewidth=0)
-
-
-def panels_of(owner: str, ax, number: int, width: float, height: float) -> np.ndarray:
-    """The Axes given, as many as needed, or those of a new figure, in a row or two."""
-    if ax is None:
-        from matplotlib.figure import Figure
-
-        rows = 1 if number <= 3 else 2
-        figure = Figure(figsize=(width, height * rows), layout="constrained")
-        ax = figure.subplots(rows, -(-number // rows)).ravel()
-    found = np.asarray(ax, dtype=object).ravel()
-    if found.size != number:
-        raise ValueError(f"{owner}: ax holds {found.size} Axes; {number} are needed.")
-    return np.array([axes_of(one) for one in found], dtype=object)

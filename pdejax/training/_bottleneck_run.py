@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import optax
 
-from pdejax.analysis.information import CLUB, AbstractInformation, BarberAgakov, InfoNCE, PaperEstimate
+from pdejax.analysis.information.trained import CLUB, AbstractInformation, BarberAgakov, InfoNCE, PaperEstimate
 from pdejax.data import Dataset
 from pdejax.training._bottleneck import bottleneck_flow
 from pdejax.training._bottleneck_step import InputProjection, make_bottleneck_step, start_estimator

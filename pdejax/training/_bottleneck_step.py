@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from pdejax._check import integer, number
-from pdejax.analysis.information import AbstractInformation
+from pdejax.analysis.information.trained import AbstractInformation
 from pdejax.data._batch import Batch
 from pdejax.training._bottleneck import takes_information
 from pdejax.training._state import Static, TrainState, merge_model

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from scipy.integrate import dblquad
 
-from pdejax.analysis.information._calibration import Calibration, calibration
-from pdejax.analysis.information._channels import (
+from pdejax.analysis.information._mutual import mutual_information
+from pdejax.analysis.information.channels._calibration import Calibration, calibration
+from pdejax.analysis.information.channels._channels import (
     Channel,
     Pairs,
     binary_symmetric_channel,
@@ -21,7 +22,6 @@ from pdejax.analysis.information._channels import (
     standard_channels,
     transformed,
 )
-from pdejax.analysis.information._mutual import mutual_information
 from pdejax.exact import diffusion_channel_information, heat_eigenvalues
 
 

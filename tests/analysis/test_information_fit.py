@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pdejax.analysis.information import CLUB, BarberAgakov, InfoNCE, PaperEstimate, fit
+from pdejax.analysis.information.trained import CLUB, BarberAgakov, InfoNCE, PaperEstimate, fit
 from pdejax.exact import bivariate_normal_information, diffusion_channel_information, heat_eigenvalues
 
 BATCH = 256

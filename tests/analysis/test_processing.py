@@ -59,7 +59,8 @@ def test_diffusion_is_the_closed_form():
     assert np.all(found.falls) and not np.any(found.rises) and not np.any(found.violations)
     assert found.where == "at read-out" and float(found.noise) == 0.5 and found.samples == B
     assert "nothing excluded" in found.verdict
-    assert np.all(np.abs(np.asarray(found.null.value)) < 0.03) and np.all(np.asarray(found.null.high) < exact)
+    null = found.information.nulls["x permuted"]
+    assert np.all(np.abs(np.asarray(null)) < 0.03) and np.all(np.asarray(null.high) < exact)
 
 
 def test_noise_at_read_out_does_not_order_information():
@@ -71,7 +72,7 @@ def test_noise_at_read_out_does_not_order_information():
     found = data_processing(x, us, noise=0.5, **options)
     np.testing.assert_allclose(found.information.value, exact, atol=0.2)
     assert np.all(found.rises) and not np.any(found.violations) and "nothing excluded: 4 rises" in found.verdict
-    assert np.isnan(found.null.value).all()
+    assert not found.information.nulls
     same = data_processing(x, us, noise=0.5, relative=True, **options)
     np.testing.assert_allclose(same.change.value, 0, atol=1e-9)
 
@@ -164,7 +165,7 @@ def test_information_plane():
         assert float(found.input.value[layer]) == pytest.approx(float(given.value), abs=1e-12)
         assert float(found.target.value[layer]) == pytest.approx(float(told.value), abs=1e-12)
     assert list(np.asarray(found.above_null)) == [False, True, True]
-    assert np.all(np.diff(found.target.value) > 0) and np.isnan(found.input_null.value).all()
+    assert np.all(np.diff(found.target.value) > 0) and not found.input.nulls
     assert np.all(found.target.low < found.target.value) and float(found.target.value[2]) < math.log(2)
     mask = np.array([True, False])
     dirty = us.at[:, :, 1].set(jnp.nan)
@@ -174,7 +175,7 @@ def test_information_plane():
     )
     np.testing.assert_allclose(masked.input.value, clean.input.value, rtol=1e-12)
     np.testing.assert_allclose(masked.target.value, clean.target.value, rtol=1e-12)
-    assert np.isnan(masked.target.low).all() and np.isnan(masked.target_null.value).all()
+    assert np.isnan(masked.target.low).all() and not masked.target.nulls and not np.any(masked.above_null)
 
 
 @pytest.mark.slow
@@ -183,13 +184,14 @@ def test_plane_over_checkpoints_with_neighbours():
     options = {"noise": 0.5, "estimator": "ksg", "key": KEY, "resamples": 8, "permutations": 8}
     several = information_plane([us, us * 2], x, y, **options)
     one = information_plane(us, x, y, **options)
-    assert several.input.value.shape == (2, 3) and several.target_null.high.shape == (2, 3)
+    assert several.input.value.shape == (2, 3) and several.target.nulls["y permuted"].high.shape == (2, 3)
     np.testing.assert_allclose(several.input.value[0], one.input.value, atol=1e-9)
     np.testing.assert_allclose(several.target.value[0], one.target.value, atol=1e-9)
     assert np.all(several.input.value[1] > several.input.value[0])  # the same noise on twice the state
-    assert np.all(one.input.value > one.input_null.high) and np.all(np.abs(one.input_null.value) < 0.1)
+    null = one.input.nulls["x permuted"]
+    assert np.all(one.input.value > null.high) and np.all(np.abs(null.value) < 0.1)
     floats = information_plane(us, x, np.asarray(x[:, 0]), **options)
-    assert np.all(floats.target.value > floats.target_null.high)
+    assert np.all(floats.target.value > floats.target.nulls["y permuted"].high)
 
 
 @pytest.mark.slow
@@ -244,7 +246,9 @@ def test_layer_entropy():
     found = layer_entropy(jnp.stack([y, 3 * y]), pool=None, estimator="gaussian", key=KEY)
     exact = math.log(2 * math.pi * math.e) + 0.5 * math.log(0.36)
     np.testing.assert_allclose(found.entropy.value, [exact, exact + 2 * math.log(3)], atol=0.12)
-    np.testing.assert_allclose(found.null.value - found.entropy.value, -0.5 * math.log(0.36), atol=0.12)
+    np.testing.assert_allclose(
+        found.entropy.nulls["features shuffled"] - found.entropy, -0.5 * math.log(0.36), atol=0.12
+    )
     assert np.all(found.entropy.low < found.entropy.value) and found.noise is None
     noisy = layer_entropy(
         jnp.stack([y, jnp.ones_like(y)]), pool=None, estimator="gaussian", noise=0.5, key=KEY, resamples=0, shuffles=0

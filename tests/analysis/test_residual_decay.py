@@ -65,7 +65,7 @@ def test_laws_are_recovered_exactly_with_noise_free_fidelities():
         found = residual_decay(TS, jnp.asarray(np.stack([rho] * B, axis=1)), resamples=FEW)
         assert float(getattr(found, name).value) == pytest.approx(expected, abs=1e-5)
         assert found.kind == {"rate": "exponential", "power": "algebraic"}.get(name, "plateau") or rho[0] == rho[-1]
-        assert found.null is None and found.sharp is None
+        assert not found.rho.nulls and found.sharp is None
     assert found.kind == "plateau"  # a constant
 
 
@@ -77,7 +77,7 @@ def test_rho_and_bounds_are_those_of_the_residual_module_and_padding_is_not_seen
     assert np.asarray(whole.rho.value) == pytest.approx(np.mean(np.asarray(rho), axis=0), abs=1e-12)
     assert np.asarray(whole.sharp) == pytest.approx(np.mean(np.asarray(sharp_fidelity(r)), axis=0), abs=1e-12)
     assert np.asarray(whole.claimed) == pytest.approx(np.mean(np.asarray(claimed_fidelity(r)), axis=0), abs=1e-12)
-    assert abs(float(np.mean(np.asarray(whole.null.value)[1:]))) < 0.2
+    assert abs(float(np.mean(np.asarray(whole.rho.nulls["tokens shuffled"])[1:]))) < 0.2
     mask = jnp.asarray([[True, True, False]] * B)
     a, b = (us.at[:, :, 2].set(x) for x in (jnp.nan, 7.0))
     masked = [residual_decay(TS, x, mask=mask, resamples=FEW) for x in (a, b)]
@@ -106,7 +106,8 @@ def test_residual_connection_reaches_the_plateau_of_the_bare_system():
     assert float(found.residual.rho.value[2]) == pytest.approx(float(jnp.mean(two)), rel=1e-9)
     assert found.bare.kind == "plateau" and found.residual.kind == "plateau"
     assert float(found.plateau.value) == pytest.approx(0, abs=2e-3)
-    assert float(found.rho.difference.value[1]) > 0 and float(found.rho.difference.value[0]) == pytest.approx(0)
+    gap = found.rho.minus("bare")
+    assert float(gap[1]) > 0 and float(gap[0]) == pytest.approx(0)
 
 
 def test_a_residual_that_keeps_what_a_bare_system_loses():
@@ -116,7 +117,7 @@ def test_a_residual_that_keeps_what_a_bare_system_loses():
     found = decay_difference(TS, jnp.asarray(bare), jnp.asarray(kept), resamples=FEW)
     assert (found.bare.kind, found.residual.kind) == ("exponential", "plateau")
     assert float(found.plateau.low) > 0.5 and float(found.plateau.value) == pytest.approx(0.57, abs=1e-4)
-    assert np.all(np.asarray(found.rho.difference.value)[1:] > 0)
+    assert np.all(np.asarray(found.rho.minus("bare"))[1:] > 0)
 
 
 def test_bad_input():

@@ -53,7 +53,7 @@ def test_cka_by_gram_matrices(shape, debiased):
     found = linear_cka(jnp.asarray(a), jnp.asarray(b), debiased=debiased)
     expected = slow_cka(a - a.mean(0), b - b.mean(0), debiased)
     assert float(found.value) == pytest.approx(expected, rel=1e-9)
-    assert found.samples == n and not bool(found.degenerate)
+    assert np.isfinite(found.nulls["reordered"])
 
 
 def test_cka_null_is_the_mean_over_all_reorderings():
@@ -61,9 +61,9 @@ def test_cka_null_is_the_mean_over_all_reorderings():
     orders = [list(order) for order in itertools.permutations(range(5))]
     plain = np.mean([slow_cka(a, b[order]) for order in orders])
     unbiased = np.mean([slow_cka(a, b[order], True) for order in orders])
-    assert float(linear_cka(jnp.asarray(a), jnp.asarray(b)).null) == pytest.approx(plain, rel=1e-12)
+    assert float(linear_cka(jnp.asarray(a), jnp.asarray(b)).nulls["reordered"]) == pytest.approx(plain, rel=1e-12)
     assert unbiased == pytest.approx(0, abs=1e-12)
-    assert float(linear_cka(jnp.asarray(a), jnp.asarray(b), debiased=True).null) == 0
+    assert float(linear_cka(jnp.asarray(a), jnp.asarray(b), debiased=True).nulls["reordered"]) == 0
 
 
 def test_cka_does_not_see_rotation_scale_or_offset_and_is_biased_for_wide_data():
@@ -75,7 +75,7 @@ def test_cka_does_not_see_rotation_scale_or_offset_and_is_biased_for_wide_data()
         )
     wide, other = (jnp.asarray(RNG.normal(size=(20, 2000))) for _ in range(2))
     plain, unbiased = linear_cka(wide, other), linear_cka(wide, other, debiased=True)
-    assert float(plain.value) > 0.95 and float(plain.value - plain.null) == pytest.approx(0, abs=0.01)
+    assert float(plain.value) > 0.95 and float(plain.minus("reordered")) == pytest.approx(0, abs=0.01)
     assert abs(float(unbiased.value)) < 0.2
 
 
@@ -123,7 +123,7 @@ def test_pearson_and_spearman_by_scipy():
         found = pearson(jnp.asarray(x), jnp.asarray(y)), spearman(jnp.asarray(x), jnp.asarray(y))
         assert float(found[0].value) == pytest.approx(scipy.stats.pearsonr(x.ravel(), y.ravel())[0], abs=1e-13)
         assert float(found[1].value) == pytest.approx(scipy.stats.spearmanr(x.ravel(), y.ravel())[0], abs=1e-13)
-        assert float(found[1].null) == 0 and found[1].samples == 210
+        assert float(found[1].nulls["reordered"]) == 0
 
 
 def test_pearson_with_a_large_offset_in_float32():
@@ -166,9 +166,9 @@ def test_what_does_not_vary_is_degenerate(constant):
     for f in (linear_cka, lambda x, y: linear_cka(x, y, debiased=True), pearson, spearman):
         for x, y in ((a, b), (b, a), (a, a)):
             found = f(x, y)
-            assert bool(found.degenerate) and float(found.value) == 0
+            assert np.isnan(found.nulls["reordered"]) and float(found.value) == 0
     found = procrustes_distance(a, b)
-    assert bool(found.degenerate) and float(found.value) == pytest.approx(math.sqrt(2))
+    assert float(found.value) == pytest.approx(math.sqrt(2))
     zero = jnp.zeros((7, 3))
     assert np.all(np.asarray(token_cosine(zero, b)) == 0) and float(sequence_cosine(zero, zero)) == 0
     assert float(relative_error(b, zero)) == pytest.approx(float(jnp.linalg.norm(b)))

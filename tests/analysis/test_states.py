@@ -1,14 +1,12 @@
-"""What the analyses take and refuse; null models; bootstrap intervals."""
+"""What the analyses take and refuse; null models."""
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.stats
 
 import pdejax as pj
-from pdejax.analysis._bootstrap import bootstrap, check_bootstrap, compare
 from pdejax.analysis._nulls import shuffle_features, shuffle_tokens
 from pdejax.analysis._states import hidden_states, paired_states
 
@@ -91,48 +89,6 @@ def test_shuffled_tokens_are_the_same_set_in_another_order():
 def test_shuffled_features_keep_rotation_invariants():
     found = shuffle_features(U, jax.random.key(3))
     np.testing.assert_allclose(jnp.sum(found**2, -1), jnp.sum(U**2, -1))
-
-
-def test_the_bootstrap_of_a_mean_is_that_of_scipy():
-    x = np.random.default_rng(0).gamma(2.0, size=40)
-    found = bootstrap(lambda w: jnp.sum(w * x) / 40, 40, key=jax.random.key(0), resamples=4000)
-    theirs = scipy.stats.bootstrap((x,), np.mean, method="percentile", n_resamples=4000, random_state=0)
-    assert float(found.value) == pytest.approx(x.mean())
-    spread = theirs.confidence_interval.high - theirs.confidence_interval.low
-    # Each end of 4,000 draws is uncertain by about 0.03 of the interval.
-    assert abs(float(found.low) - theirs.confidence_interval.low) < 0.1 * spread
-    assert abs(float(found.high) - theirs.confidence_interval.high) < 0.1 * spread
-
-
-def test_a_paired_difference_is_narrower_than_its_parts():
-    base = 10 * jax.random.normal(jax.random.key(0), (60, 2))
-    found = compare(base + 1, base, key=jax.random.key(1))
-    np.testing.assert_allclose(found.difference.value, 1.0)
-    np.testing.assert_allclose(found.difference.low, 1.0)
-    assert bool(jnp.all(found.value.high - found.value.low > 1))
-
-
-def test_one_sequence_has_no_interval():
-    found = compare(jnp.ones((1, 2)), jnp.zeros((1, 2)), key=jax.random.key(0))
-    assert bool(jnp.all(jnp.isnan(found.difference.low))) and bool(jnp.all(found.difference.value == 1))
-
-
-def test_intervals_cover_what_they_say():
-    draws = jax.random.exponential(jax.random.key(0), (200, 50))
-
-    def covers(x, key):
-        found = bootstrap(lambda w: jnp.sum(w * x) / 50, 50, key=key, level=0.9, resamples=200)
-        return (found.low <= 1) & (found.high >= 1)
-
-    share = float(jnp.mean(jax.vmap(covers)(draws, jax.random.split(jax.random.key(1), 200))))
-    # Percentile intervals of skewed means fall short by a few points; binomial spread is 0.02.
-    assert 0.8 < share < 0.96
-
-
-@pytest.mark.parametrize(("level", "resamples"), [(1.0, 100), (0.0, 100), (0.9, 5), (0.9, 10.0)])
-def test_bad_bootstraps(level, resamples):
-    with pytest.raises(ValueError, match="f: "):
-        check_bootstrap("f", level, resamples)
 
 
 @pytest.mark.slow

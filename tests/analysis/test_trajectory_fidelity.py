@@ -64,24 +64,24 @@ def test_figures_of_every_layer_by_scipy(report):
     each = [slow_figures(real(TESTED, l), real(REFERENCE, l)) for l in range(L)]
     null = [slow_figures(real(UNTRAINED, l), real(REFERENCE, l)) for l in range(L)]
     for name in ALL:
-        found = getattr(report.layers, name)
+        found = report.layers[name]
         expected, against = (np.array([figures[name] for figures in side]) for side in (each, null))
-        assert np.asarray(found.value.value) == pytest.approx(expected, rel=1e-9, abs=1e-12), name
-        assert np.asarray(found.untrained.null.value) == pytest.approx(against, rel=1e-9, abs=1e-12), name
-        assert np.asarray(found.untrained.difference.value) == pytest.approx(expected - against, rel=1e-9, abs=1e-12)
-        assert float(getattr(report.overall, name).value.value) == pytest.approx(np.mean(expected), rel=1e-9)
+        assert np.asarray(found.value) == pytest.approx(expected, rel=1e-9, abs=1e-12), name
+        assert np.asarray(found.nulls["untrained"].value) == pytest.approx(against, rel=1e-9, abs=1e-12), name
+        assert np.asarray(found.minus("untrained").value) == pytest.approx(expected - against, rel=1e-9, abs=1e-12)
+        assert float(report.overall[name]) == pytest.approx(np.mean(expected), rel=1e-9)
     assert not np.any(np.asarray(report.degenerate))
 
 
 def test_shuffled_nulls_keep_what_they_keep(report):
-    mse, cka = report.layers.mse, report.layers.cka
+    mse, cka = report.layers["mse"], report.layers["cka"]
     # A permutation leaves Σ‖a‖² alone: mse + 2⟨a, b⟩/m is the same; here only that it is another, larger error.
-    assert np.all(np.asarray(mse.tokens.null.value) > np.asarray(mse.value.value))
-    assert np.all(np.asarray(report.layers.pearson.features.difference.value) > 0)
-    assert cka.features is None and report.layers.procrustes.features is None
-    assert np.all(np.asarray(cka.tokens.null.value) < np.asarray(cka.value.value))
+    assert np.all(np.asarray(mse.nulls["tokens shuffled"]) > np.asarray(mse.value))
+    assert np.all(np.asarray(report.layers["pearson"].minus("features shuffled")) > 0)
+    assert "features shuffled" not in {**cka.nulls, **report.layers["procrustes"].nulls}
+    assert np.all(np.asarray(cka.nulls["tokens shuffled"]) < np.asarray(cka.value))
     for name in ALL:
-        value = getattr(report.layers, name).value
+        value = report.layers[name]
         assert np.all(np.asarray(value.low) <= np.asarray(value.value)), name
         assert np.all(np.asarray(value.value) <= np.asarray(value.high)), name
 
@@ -94,26 +94,26 @@ def test_intervals_are_those_of_repeated_sequences(report):
     found = [slow_figures([a[s] for s in drawn], [b[s] for s in drawn]) for drawn in draws]
     for name in ("mse", "relative_error", "cosine", "sequence_cosine", "pearson"):
         low, high = np.quantile([figures[name] for figures in found], [0.025, 0.975])
-        value = getattr(report.layers, name).value
+        value = report.layers[name]
         assert float(value.low[0]) == pytest.approx(low, rel=1e-9), name
         assert float(value.high[0]) == pytest.approx(high, rel=1e-9), name
     for name in ("spearman", "procrustes"):
         spread = np.std([figures[name] for figures in found])
-        value = getattr(report.layers, name).value
+        value = report.layers[name]
         assert 0.4 < float(value.high[0] - value.low[0]) / (3.9 * spread) < 2.5, name
 
 
 def test_debiased_cka_of_unrelated_states_is_zero_within_its_interval():
     a, b = (jnp.asarray(RNG.normal(size=(1, 24, 2, 6))) for _ in range(2))
     found = input_correlation(jnp.concatenate([a, b]), resamples=100)
-    cka = found.cka_debiased.value
+    cka = found.cka_debiased
     assert float(cka.low[1]) < 0 < float(cka.high[1])
     # Copies counted as pairs would lift the resamples by about 1/2 of the bias; they must lie about the value.
     assert abs(float(cka.low[1] + cka.high[1]) / 2 - float(cka.value[1])) < 0.25 * float(cka.high[1] - cka.low[1])
     assert found.pairs == ((0, 0), (1, 0))
     for name in ("pearson", "spearman", "cosine", "cka_debiased"):
-        assert float(getattr(found, name).value.value[0]) == pytest.approx(1)
-        assert abs(float(getattr(found, name).value.value[1])) < 0.35
+        assert float(getattr(found, name).value[0]) == pytest.approx(1)
+        assert abs(float(getattr(found, name).value[1])) < 0.35
 
 
 @pytest.mark.slow
@@ -124,27 +124,27 @@ def test_adjacent_and_same_layer_pairs(report):
         expected, null = (
             scipy.stats.pearsonr(*(np.concatenate(real(u, m)).ravel() for m in (i, j)))[0] for u in (TESTED, UNTRAINED)
         )
-        assert float(found.pearson.value.value[k]) == pytest.approx(expected, rel=1e-10)
-        assert float(found.pearson.untrained.null.value[k]) == pytest.approx(null, rel=1e-10)
+        assert float(found.pearson.value[k]) == pytest.approx(expected, rel=1e-10)
+        assert float(found.pearson.nulls["untrained"].value[k]) == pytest.approx(null, rel=1e-10)
     same = layer_correlation(jnp.asarray(TESTED), jnp.asarray(REFERENCE), jnp.asarray(MASK), resamples=20)
     for name in ("pearson", "spearman", "cosine", "cka_debiased"):
-        expected = np.asarray(getattr(report.layers, name).value.value)
-        assert np.asarray(getattr(same, name).value.value) == pytest.approx(expected, rel=1e-10)
+        expected = np.asarray(report.layers[name])
+        assert np.asarray(getattr(same, name).value) == pytest.approx(expected, rel=1e-10)
 
 
 def test_other_numbers_of_features_one_sequence_and_jit():
     """One compiled program for three questions: shapes only, intervals missing, values traced."""
     a, b = jnp.asarray(TESTED[:1, 0]), jnp.asarray(REFERENCE[:1, 0, :, :3])
     found = jax.jit(lambda a: trajectory_fidelity(a, b, resamples=20))(a)
-    assert found.layers.mse is None and found.overall.spearman is None and found.layers.cka.features is None
+    assert set(found.layers) == set(found.overall) == {"cka", "cka_debiased", "procrustes"}
+    assert set(found.layers["cka"].nulls) == {"tokens shuffled"}
     expected = linear_cka(a[0], b[0], debiased=True).value
-    assert float(found.layers.cka_debiased.value.value[0]) == pytest.approx(float(expected), rel=1e-9)
-    assert np.isnan(float(found.layers.cka.value.low[0])) and np.isnan(
-        float(found.layers.cka.tokens.difference.high[0])
-    )
+    assert float(found.layers["cka_debiased"].value[0]) == pytest.approx(float(expected), rel=1e-9)
+    assert np.isnan(float(found.layers["cka"].low[0]))
+    assert np.isnan(float(found.layers["cka"].minus("tokens shuffled").high[0]))
     constant = jax.jit(lambda a: trajectory_fidelity(a, b, resamples=20))(jnp.full_like(a, 0.1))
-    assert bool(constant.degenerate[0]) and float(constant.layers.cka.value.value[0]) == 0
-    assert float(constant.layers.procrustes.value.value[0]) == pytest.approx(math.sqrt(2))
+    assert bool(constant.degenerate[0]) and float(constant.layers["cka"].value[0]) == 0
+    assert float(constant.layers["procrustes"].value[0]) == pytest.approx(math.sqrt(2))
 
 
 def test_bad_input():

@@ -5,14 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Canvas
 
-from pdejax.analysis._bootstrap import Compared, Interval
+from pdejax import Figure
 from pdejax.analysis.attention import _fidelity as attention
 from pdejax.analysis.residual._decay import ResidualDecay
 from pdejax.analysis.similarity._correlation import LayerCorrelation
-from pdejax.analysis.similarity._layers import MEASURES, AgainstNulls
-from pdejax.analysis.similarity._trajectory import FidelityMeasures, TrajectoryFidelity
+from pdejax.analysis.similarity._layers import MEASURES
+from pdejax.analysis.similarity._trajectory import TrajectoryFidelity
 from pdejax.plot import _attention as draw
 from pdejax.plot import _fidelity as fidelity
 
@@ -26,15 +26,16 @@ def numbers(*shape):
 
 def interval(*shape):
     value = numbers(*shape)
-    return Interval(value, value - 0.05, value + 0.05)
+    return Figure(value, value - 0.05, value + 0.05)
 
 
-def compared(*shape):
-    return Compared(interval(*shape), interval(*shape), interval(*shape))
+def compared(*shape, nulls=("uniform",)):
+    value = numbers(*shape)
+    return Figure(value, value - 0.05, value + 0.05, {name: interval(*shape) for name in nulls})
 
 
 def against(features):
-    return AgainstNulls(interval(L), compared(L), compared(L) if features else None, compared(L))
+    return compared(L, nulls=("tokens shuffled", *(("features shuffled",) if features else ()), "untrained"))
 
 
 def curves(ax):
@@ -47,16 +48,16 @@ def labelled(ax):
 
 
 def test_trajectory_fidelity():
-    measures = {name: against(name not in ("cka", "procrustes")) for name in MEASURES} | {"mse": None}
-    record = TrajectoryFidelity(FidelityMeasures(**measures), FidelityMeasures(**measures), jnp.zeros(L, bool))
+    measures = {name: against(name not in ("cka", "procrustes")) for name in MEASURES if name != "mse"}
+    record = TrajectoryFidelity(measures, measures, jnp.zeros(L, bool))
     for name, lines in (("cosine", 4), ("cka", 3)):
         ax = fidelity.trajectory_fidelity(record, name)
         labelled(ax)
         found = curves(ax)
         assert len(found) == lines
-        assert np.array_equal(found["tested against reference"], measures[name].value.value)
-        assert np.array_equal(found["tokens shuffled"], measures[name].tokens.null.value)
-        assert np.array_equal(found["untrained"], measures[name].untrained.null.value)
+        assert np.array_equal(found["tested against reference"], measures[name].value)
+        assert np.array_equal(found["tokens shuffled"], measures[name].nulls["tokens shuffled"].value)
+        assert np.array_equal(found["untrained"], measures[name].nulls["untrained"].value)
         assert len(ax.collections) == lines  # a band for each
     with pytest.raises(ValueError, match="mse"):
         fidelity.trajectory_fidelity(record, "mse")
@@ -73,12 +74,12 @@ def test_layer_correlation_of_two_systems():
     )
     for pairs, words in cases:
         records = {"simulator": record(pairs), "Transformer": record(pairs)}
-        given = Figure().subplots()
+        given = Canvas().subplots()
         ax = fidelity.layer_correlation(records, "spearman", ax=given)
         assert ax is given and words in ax.get_ylabel()
         labelled(ax)
         for name, r in records.items():
-            assert np.array_equal(curves(ax)[name], r.spearman.value.value)
+            assert np.array_equal(curves(ax)[name], r.spearman.value)
         assert np.array_equal(ax.lines[0].get_xdata(), [i for i, _ in pairs])
         assert sum(line.get_label() == "tokens shuffled" for line in ax.lines) == 1 and len(ax.lines) == 6
     with pytest.raises(ValueError, match="empty"):
@@ -87,34 +88,32 @@ def test_layer_correlation_of_two_systems():
 
 def test_residual_decay_with_both_bounds():
     scalars = [interval() for _ in range(4)]
-    record = ResidualDecay(jnp.arange(1.0 * L), interval(L), interval(L), numbers(L), numbers(L), *scalars, interval(3))
+    rho = compared(L, nulls=("tokens shuffled",))
+    record = ResidualDecay(jnp.arange(1.0 * L), rho, numbers(L), numbers(L), *scalars, interval(3))
     ax = fidelity.residual_decay({"bare": record})
     labelled(ax)
     found = curves(ax)
     assert np.array_equal(found["bare"], record.rho.value)
-    assert np.array_equal(found["input shuffled"], record.null.value)
+    assert np.array_equal(found["input shuffled"], rho.nulls["tokens shuffled"].value)
     assert np.array_equal(found["sharp bound"], record.sharp)
     assert np.array_equal(found["bound of v2 (17)"], record.claimed)
-    bare = ResidualDecay(jnp.arange(1.0 * L), interval(L), None, None, None, *scalars, interval(3))
+    bare = ResidualDecay(jnp.arange(1.0 * L), interval(L), None, None, *scalars, interval(3))
     assert len(fidelity.residual_decay(bare).lines) == 1
 
 
 def test_attention_figures_by_head():
-    def figures(*shape):
-        return attention.AttentionFigures(*(compared(*shape) for _ in range(5)))
-
-    record = attention.AttentionFidelity(
-        figures(L, 2), figures(L, 2), compared(L, 2), compared(L, 2), numbers(L, 2), {}
-    )
+    nulls = ("uniform", "tokens shuffled")
+    cosine = compared(L, 2, nulls=(*nulls, "independent", "gaussian"))
+    record = attention.AttentionFidelity(cosine, *(compared(L, 2, nulls=nulls) for _ in range(4)), numbers(L, 2), {})
     ax = draw.attention_fidelity(record)
     labelled(ax)
     found = curves(ax)
     assert len(found) == 5
     for h in range(2):
-        assert np.array_equal(found[f"head {h}"], record.uniform.cosine.value.value[:, h])
-    assert found["uniform attention"] == pytest.approx(np.mean(np.asarray(record.uniform.cosine.null.value), axis=1))
-    assert found["rows shuffled"] == pytest.approx(np.mean(np.asarray(record.shuffled.cosine.null.value), axis=1))
-    assert found["independent, $e^{-s^2}$"] == pytest.approx(np.mean(np.asarray(record.gaussian.null.value), axis=1))
+        assert np.array_equal(found[f"head {h}"], cosine.value[:, h])
+    assert found["uniform attention"] == pytest.approx(np.mean(np.asarray(cosine.nulls["uniform"]), axis=1))
+    assert found["rows shuffled"] == pytest.approx(np.mean(np.asarray(cosine.nulls["tokens shuffled"]), axis=1))
+    assert found["independent, $e^{-s^2}$"] == pytest.approx(np.mean(np.asarray(cosine.nulls["gaussian"]), axis=1))
     kl = draw.attention_fidelity(record, "kl")
     labelled(kl)
     assert len(kl.lines) == 4 and "nats" in kl.get_ylabel()
@@ -126,13 +125,15 @@ def test_entropy_and_rollout():
     entropy = attention.AttentionEntropy(compared(L, 2), interval(L, 2))
     ax = draw.attention_entropy(entropy)
     labelled(ax)
-    assert np.array_equal(curves(ax)["head 1"], entropy.entropy.value.value[:, 1])
-    assert curves(ax)["uniform attention"] == pytest.approx(np.mean(np.asarray(entropy.entropy.null.value), axis=1))
+    assert np.array_equal(curves(ax)["head 1"], entropy.entropy.value[:, 1])
+    assert curves(ax)["uniform attention"] == pytest.approx(
+        np.mean(np.asarray(entropy.entropy.nulls["uniform"]), axis=1)
+    )
     rollout = attention.AttentionRollout(numbers(L, 3, 3), compared(L))
     ax = draw.attention_rollout(rollout)
     labelled(ax)
-    assert np.array_equal(curves(ax)["attention rollout"], rollout.own.value.value)
-    assert np.array_equal(curves(ax)["uniform attention"], rollout.own.null.value)
+    assert np.array_equal(curves(ax)["attention rollout"], rollout.own.value)
+    assert np.array_equal(curves(ax)["uniform attention"], rollout.own.nulls["uniform"].value)
 
 
 def test_attention_maps_share_a_scale():
@@ -145,9 +146,9 @@ def test_attention_maps_share_a_scale():
     low, high = images[2].get_clim()
     assert low == -high and ax[2].get_title() == "simulator − Transformer"
     ax[0].figure.canvas.draw()
-    given = Figure().subplots(1, 3)
+    given = Canvas().subplots(1, 3)
     assert draw.attention_maps(p, q, ax=given)[0] is given[0]
     with pytest.raises(ValueError, match="three"):
-        draw.attention_maps(p, q, ax=Figure().subplots(1, 2))
+        draw.attention_maps(p, q, ax=Canvas().subplots(1, 2))
     with pytest.raises(ValueError, match="shapes"):
         draw.attention_maps(p, q[:4])

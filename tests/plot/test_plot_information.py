@@ -4,18 +4,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pdejax.analysis._bootstrap import Interval
-from pdejax.analysis.information._calibration import Calibration
+from pdejax import Figure
 from pdejax.analysis.information._depth_entropy import LayerEntropy
 from pdejax.analysis.information._phases import information_phases
 from pdejax.analysis.information._plane import InformationPlane
 from pdejax.analysis.information._processing import Processing
+from pdejax.analysis.information.channels._calibration import Calibration
 from pdejax.plot import _information as plot
 
 
-def interval(value, half=0.1):
+def interval(value, half=0.1, **nulls):
     value = jnp.asarray(value, float)
-    return Interval(value, value - half, value + half)
+    return Figure(value, value - half, value + half, {name.replace("_", " "): null for name, null in nulls.items()})
 
 
 def plane(several):
@@ -23,9 +23,8 @@ def plane(several):
     if several:
         value, told = value + np.arange(4.0)[:, None], told + 0.1 * np.arange(4.0)[:, None]
     no = jnp.zeros(value.shape, bool)
-    blank = interval(np.full(value.shape, np.nan))
     return InformationPlane(
-        interval(value), interval(told), blank, interval(0.02 * value, 0.01),
+        interval(value), interval(told, y_permuted=interval(0.02 * value, 0.01)),
         jnp.asarray(value + 9), jnp.asarray(told + 1), no, no, jnp.asarray(0.5), "kde", 100,
     )  # fmt: skip
 
@@ -34,7 +33,14 @@ def processing(where="in the chain", change=(0.5, -0.5)):
     value = np.array([1.0, 1.5, 1.0])
     full = jnp.asarray([False, False, True])
     return Processing(
-        interval(value), interval(np.zeros(3), 0.02), interval(change), jnp.full(3, 4.0), full, None, where, "ksg", 50
+        interval(value, x_permuted=interval(np.zeros(3), 0.02)),
+        interval(change),
+        jnp.full(3, 4.0),
+        full,
+        None,
+        where,
+        "ksg",
+        50,
     )
 
 
@@ -58,7 +64,9 @@ def test_information_plane(several):
     ax = plot.information_plane(record)
     assert ax.get_xlabel() == "I(X; T) (nats)" and ax.get_ylabel() == "I(T; Y) (nats)" and "σ = 0.5" in ax.get_title()
     drawn = lines(ax)
-    np.testing.assert_allclose(drawn["Y permuted"].get_ydata(), np.sort(np.ravel(record.target_null.value)), rtol=1e-6)
+    np.testing.assert_allclose(
+        drawn["Y permuted"].get_ydata(), np.sort(np.ravel(record.target.nulls["y permuted"].value)), rtol=1e-6
+    )
     if several:
         np.testing.assert_allclose(drawn["layer 1"].get_xdata(), record.input.value[:, 1])
         np.testing.assert_allclose(drawn["layer 1"].get_ydata(), record.target.value[:, 1])
@@ -82,7 +90,12 @@ def test_data_processing():
 def test_layer_entropy():
     no = jnp.zeros(3, bool)
     record = LayerEntropy(
-        interval([1.0, 2.0, 3.0]), interval([2.0, 2.5, 3.5]), jnp.full(3, jnp.inf), no, None, "knn", 40
+        interval([1.0, 2.0, 3.0], features_shuffled=interval([2.0, 2.5, 3.5])),
+        jnp.full(3, jnp.inf),
+        no,
+        None,
+        "knn",
+        40,
     )
     ax = plot.layer_entropy(record, ax=plot.axes_of(None))
     np.testing.assert_allclose(lines(ax)["representation"].get_ydata(), [1, 2, 3])

@@ -64,7 +64,7 @@ def test_two_runs_in_figures_files_and_plots(runs, tmp_path, capsys):
     model = load_trained(runs / "run0").model
     batch = load("listops", "test", **DATA).take(np.arange(24))
     states = np.stack([np.asarray(model.hidden_states(t, m)) for t, m in zip(batch.inputs, batch.mask, strict=True)], 1)
-    expected = input_correlation(states, batch.mask).pearson.value.value
+    expected = input_correlation(states, batch.mask).pearson.value
     assert lines["correlation with the input"]["values"] == pytest.approx(np.asarray(expected).tolist(), rel=1e-5)
     with xr.open_dataset(out / "analysis.nc", engine="scipy") as data:
         assert data.sizes["figure"] == len(lines) and data.sizes["layer"] == 3

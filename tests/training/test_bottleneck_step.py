@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from pdejax.analysis.information import CLUB, BarberAgakov, InfoNCE, PaperEstimate
+from pdejax.analysis.information.trained import CLUB, BarberAgakov, InfoNCE, PaperEstimate
 from pdejax.data._batch import Batch
 from pdejax.models import Architecture, Transformer
 from pdejax.training._bottleneck import bottleneck_flow

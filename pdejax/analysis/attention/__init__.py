@@ -2,7 +2,6 @@
 
 from pdejax.analysis.attention._fidelity import AttentionEntropy as AttentionEntropy
 from pdejax.analysis.attention._fidelity import AttentionFidelity as AttentionFidelity
-from pdejax.analysis.attention._fidelity import AttentionFigures as AttentionFigures
 from pdejax.analysis.attention._fidelity import AttentionRollout as AttentionRollout
 from pdejax.analysis.attention._fidelity import attention_cosine as attention_cosine
 from pdejax.analysis.attention._fidelity import attention_divergence as attention_divergence

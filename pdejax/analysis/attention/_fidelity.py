@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
+from pdejax._bootstrap import check_bootstrap, compare, compare_all
 from pdejax._check import traced
-from pdejax.analysis._bootstrap import Compared, Interval, check_bootstrap, compare
+from pdejax._figure import AbstractRecord, Figure
 from pdejax.analysis._nulls import shuffle_tokens
 from pdejax.analysis._states import token_mask
 
@@ -16,59 +17,48 @@ _BLOCK = 2**14  # entries of a map that a CPU treats at once
 _FIGURES = ("cosine", "kl", "kl_reverse", "jensen_shannon", "total_variation")
 
 
-class AttentionFigures(eqx.Module):
-    r"""Agreement of rows p_i (reference) and q_i (tested), means over real rows and sequences, beside one null in q's place.
+class AttentionFidelity(AbstractRecord):
+    r"""Agreement of attention rows p_i (reference) and q_i (tested) by layer and head: means over real rows and sequences,
+    figures `(layers, heads)`.
 
-    `cosine`; `kl` KL(p‖q), `kl_reverse` KL(q‖p) and `jensen_shannon` (≤ ln 2) in nats; `total_variation` ½Σ|p − q| in [0, 1].
-    """
-
-    cosine: Compared
-    kl: Compared
-    kl_reverse: Compared
-    jensen_shannon: Compared
-    total_variation: Compared
-
-
-class AttentionFidelity(eqx.Module):
-    r"""Agreement of attention maps by layer and head; arrays `(layers, heads)`.
-
-    - `uniform`: the figures beside uniform attention over allowed keys in q's place; `shuffled`: beside q's rows in another
-      order of the sequence's tokens.
-    - `independent`: the cosine beside its exact mean over all orders of a row's allowed keys (of m),
-      $\frac{1}{m\|p\|\|q\|}$: rows as peaked as these that know nothing of each other. It is the product of both cosines
-      with uniform attention.
-    - `gaussian`: the cosine beside $e^{-s^2}$, what two independent softmax rows with normal logits of standard deviation s
-      have for many keys, s of p's own row; uniform attention has $e^{-s^2/2}$, which is nearer to 1.
+    - `cosine`; `kl` KL(p‖q), `kl_reverse` KL(q‖p) and `jensen_shannon` (≤ ln 2) in nats; `total_variation` ½Σ|p − q| in
+      [0, 1]. Nulls in q's place: `"uniform"` attention over allowed keys; `"tokens shuffled"`, q's rows in another order of the
+      sequence's tokens. The cosine has two more, of closed form:
+    - `"independent"`: its exact mean over all orders of a row's allowed keys (of m), $\frac{1}{m\|p\|\|q\|}$: rows as peaked as
+      these that know nothing of each other. It is the product of both cosines with uniform attention.
+    - `"gaussian"`: $e^{-s^2}$, what two independent softmax rows with normal logits of standard deviation s have for many keys, s
+      of p's own row; uniform attention has $e^{-s^2/2}$, which is nearer to 1.
     - `logit_std`: s, root of the mean over rows of the variance of ln p over allowed keys.
-    - `overall`: figures, as scalars, averaged over layers and heads: `{null: AttentionFigures or Compared}`.
+    - `overall`: the five figures by name, averaged over layers and heads.
     """
 
-    uniform: AttentionFigures
-    shuffled: AttentionFigures
-    independent: Compared
-    gaussian: Compared
+    cosine: Figure
+    kl: Figure
+    kl_reverse: Figure
+    jensen_shannon: Figure
+    total_variation: Figure
     logit_std: Float[Array, "layers H"]
-    overall: dict[str, AttentionFigures | Compared]
+    overall: dict[str, Figure]
 
 
-class AttentionEntropy(eqx.Module):
-    r"""Entropy of attention rows, means over real rows and sequences; arrays `(layers, heads)`.
+class AttentionEntropy(AbstractRecord):
+    r"""Entropy of attention rows, means over real rows and sequences; figures `(layers, heads)`.
 
-    `entropy` in nats beside ln m, uniform attention over the m allowed keys; `relative`: the ratio of both by row, in [0, 1],
-    over the rows with more than one allowed key (1 where there are none).
+    `entropy` in nats beside `"uniform"` attention over the m allowed keys, ln m; `relative`: the ratio of both by row, in
+    [0, 1], over the rows with more than one allowed key (1 where there are none).
     """
 
-    entropy: Compared
-    relative: Interval
+    entropy: Figure
+    relative: Figure
 
 
-class AttentionRollout(eqx.Module):
+class AttentionRollout(AbstractRecord):
     r"""`maps (layers, [batch], n, n)`: how much of input token j is in token i after each layer; rows of real tokens sum to 1,
-    those of others are 0. `own`: the mean weight on a token's own input, arrays `(layers,)`, beside what uniform attention
+    those of others are 0. `own`: the mean weight on a token's own input, `(layers,)`, beside what `"uniform"` attention
     leaves there."""
 
     maps: Float[Array, "layers *b n n"]
-    own: Compared
+    own: Figure
 
 
 def attention_fidelity(
@@ -88,8 +78,9 @@ def attention_fidelity(
     - `key`: of the shuffle and the bootstrap over sequences (default `jax.random.key(0)`).
 
     A cosine near 1 says little where attention is flat: see the nulls of
-    [`AttentionFidelity`][pdejax.analysis.AttentionFidelity] (claim C14). Rows of independent normal logits have the cosine
-    e^{−s²}: 0.98 at s = 0.14. For `shuffled` with `causal`, both rows are cut to the keys that both may see and renormalized.
+    [`AttentionFidelity`][pdejax.analysis.attention.AttentionFidelity] (claim C14). Rows of independent normal logits have the
+    cosine e^{−s²}: 0.98 at s = 0.14. For `"tokens shuffled"` with `causal`, both rows are cut to the keys that both may see and
+    renormalized.
 
     A weight of 0 where the other has some counts as 1e-30 in KL (at most 69 nats); other zeros count nothing. e^{−s²} leaves
     out keys of weight 0. In float32 figures are good to about 1e-6, KL to about 1e-6 absolute.
@@ -303,32 +294,29 @@ def _fidelity(p, q, real, causal, key, level, resamples) -> AttentionFidelity:
 
     std = jnp.sqrt(jnp.mean(variance, axis=-1))
     every = jnp.mean(figures, axis=(1, 2)), jnp.mean(nulls, axis=(1, 2))
-    each, overall = _beside([(figures, nulls), every], draw_key, level, resamples)
+    found = compare_all(
+        {
+            f"{name}, {where}": pair
+            for where, parts in (("each", (figures, nulls)), ("overall", every))
+            for name, pair in _beside(*parts).items()
+        },
+        key=draw_key,
+        level=level,
+        resamples=resamples,
+    )
+    each, overall = ({name: found[f"{name}, {where}"] for name in _FIGURES} for where in ("each", "overall"))
     return AttentionFidelity(**each, logit_std=std, overall=overall)
 
 
-def _beside(found, key, level, resamples) -> list[dict[str, AttentionFigures | Compared]]:
-    """Figures beside their nulls; all in one bootstrap, so that one loop is compiled."""
-    values, nulls = [], []
-    for figures, cosines in found:  # (b, ..., system, figure) and (b, ..., null)
-        value = figures[..., 0, :]
-        values += [value, value, value[..., 0], value[..., 0]]
-        nulls += [figures[..., 1, :], figures[..., 2, :], cosines[..., 0], cosines[..., 1]]
-    flat = [jnp.concatenate([x.reshape(x.shape[0], -1) for x in side], axis=1) for side in (values, nulls)]
-    compared = compare(*flat, key=key, level=level, resamples=resamples)
-    ends = np.cumsum([0, *(x[0].size for x in values)])
-    parts = [
-        jax.tree.map(lambda x, a=a, e=e, v=v: x[a:e].reshape(v.shape[1:]), compared)
-        for a, e, v in zip(ends[:-1], ends[1:], values, strict=True)
-    ]
-
-    def figures_of(c):
-        return AttentionFigures(*(jax.tree.map(lambda x, m=m: x[..., m], c) for m in range(len(_FIGURES))))
-
-    return [
-        {"uniform": figures_of(u), "shuffled": figures_of(s), "independent": i, "gaussian": g}
-        for u, s, i, g in zip(parts[::4], parts[1::4], parts[2::4], parts[3::4], strict=True)
-    ]
+def _beside(figures: Float[Array, "b ... systems 5"], cosines: Float[Array, "b ... 2"]):
+    """Every figure by name, with its nulls by name."""
+    found = {}
+    for m, name in enumerate(_FIGURES):
+        nulls = {"uniform": figures[..., 1, m], "tokens shuffled": figures[..., 2, m]}
+        if name == "cosine":
+            nulls |= {"independent": cosines[..., 0], "gaussian": cosines[..., 1]}
+        found[name] = (figures[..., 0, m], nulls)
+    return found
 
 
 def _log_variance(p: Float[Array, "b n n"]) -> Float[Array, "b n"]:
@@ -356,13 +344,15 @@ def _entropy(p, real, causal, key, level, resamples) -> AttentionEntropy:
 
     rows, share = (jnp.moveaxis(x, 2, 0) for x in _by_head(one, p))
     null = jnp.broadcast_to(_over_rows(limit, real)[:, None, None], rows.shape)
-    entropy = compare(rows, null, key=key, level=level, resamples=resamples)
-    return AttentionEntropy(entropy, compare(share, share, key=key, level=level, resamples=resamples).value)
+    found = compare_all(
+        {"entropy": (rows, {"uniform": null}), "relative": (share, {})}, key=key, level=level, resamples=resamples
+    )
+    return AttentionEntropy(**found)
 
 
 @eqx.filter_jit
 @jax.default_matmul_precision("highest")
-def _rollout(p, real, residual, causal, key, level, resamples) -> tuple[Array, Compared]:
+def _rollout(p, real, residual, causal, key, level, resamples) -> tuple[Array, Figure]:
     allowed = _allowed(real, causal) & real[:, :, None]
     eye = jnp.where(real[:, :, None], jnp.eye(p.shape[-1], dtype=p.dtype)[None], 0)
     uniform = _normalized(jnp.ones_like(eye), allowed)
@@ -377,4 +367,4 @@ def _rollout(p, real, residual, causal, key, level, resamples) -> tuple[Array, C
         return (rolled, null), (rolled, diagonal(rolled), diagonal(null))
 
     _, (rolled, own, null) = jax.lax.scan(layer, (eye, eye), p)
-    return rolled, compare(own.T, null.T, key=key, level=level, resamples=resamples)
+    return rolled, compare(own.T, {"uniform": null.T}, key=key, level=level, resamples=resamples)

@@ -7,25 +7,24 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
 from pdejax._check import traced
+from pdejax._figure import AbstractRecord, Figure
 from pdejax._trajectory import Trajectory
-from pdejax.analysis._bootstrap import Interval
 from pdejax.analysis.information._entropy import entropy
-from pdejax.analysis.information._kde import checked_noise
-from pdejax.analysis.information._layers import Layered, around, checked_resamples, middle, pooled
+from pdejax.analysis.information._layers import Layered, around, beside_draws, checked_resamples, pooled
+from pdejax.analysis.information.estimators._kde import checked_noise
 
 
-class LayerEntropy(eqx.Module):
+class LayerEntropy(AbstractRecord):
     """Entropy of the pooled representations T_l + σξ of each layer, nats, `(layers,)`.
 
-    - `entropy` with its interval from random halves of the samples. `null`: the same with every feature's samples in an
-      order of their own, which keeps the marginals and destroys dependence: mean and range over draws. Null − entropy
-      is the total correlation.
+    - `entropy` with its interval from random halves of the samples. Its null `"features shuffled"`: the same with
+      every feature's samples in an order of their own, which keeps the marginals and destroys dependence: mean and range
+      over draws. Null − entropy is the total correlation.
     - `limit`, `saturated`: as in [`entropy`][pdejax.analysis.information.entropy]. `noise` σ or None, `estimator`,
       `samples`.
     """
 
-    entropy: Interval
-    null: Interval
+    entropy: Figure
     limit: Float[Array, " layers"]
     saturated: Bool[Array, " layers"]
     noise: Float[Array, ""] | None
@@ -73,8 +72,8 @@ def layer_entropy(
     empty = jnp.zeros((0, t.shape[0]), t.dtype)
     halves = _half_samples(t, sigma, sampled, estimator, options, resamples) if resamples else empty
     apart = _shuffled(t, sigma, broken, estimator, options, shuffles) if shuffles else empty
-    interval = around(found.value, halves, level)
-    return LayerEntropy(interval, middle(apart, level), found.limit, found.saturated, sigma, estimator, t.shape[1])
+    figure = beside_draws(around(found.value, halves, level), "features shuffled", apart)
+    return LayerEntropy(figure, found.limit, found.saturated, sigma, estimator, t.shape[1])
 
 
 @eqx.filter_jit

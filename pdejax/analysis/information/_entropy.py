@@ -9,14 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.scipy.special import digamma
-from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from pdejax._check import traced
-from pdejax.analysis.information._binned import checked_bins, codes, inner_edges, plug_in
-from pdejax.analysis.information._estimate import Kind
-from pdejax.analysis.information._gaussian import gaussian_entropy
-from pdejax.analysis.information._kde import checked_noise, log_sums
-from pdejax.analysis.information._ksg import knn_distances
+from pdejax.analysis.information._estimate import Estimate, Kind
 from pdejax.analysis.information._samples import (
     by_block,
     checked_neighbours,
@@ -26,30 +22,17 @@ from pdejax.analysis.information._samples import (
     poisoned,
     square_distance,
 )
+from pdejax.analysis.information.estimators._binned import checked_bins, codes, inner_edges, plug_in
+from pdejax.analysis.information.estimators._exact_gaussian import gaussian_entropy
+from pdejax.analysis.information.estimators._kde import checked_noise, log_sums
+from pdejax.analysis.information.estimators._ksg import knn_distances
 
 EntropyEstimator = Literal["binned", "kde", "gaussian", "knn"]
 
 
-class EntropyEstimate(eqx.Module):
-    """An entropy from samples.
-
-    - `value`: nats; may be negative (differential). `limit`: the largest value this estimator can return, inf where
-      there is none. `saturated`: whether the limit, not the data, sets the value.
-    - `noise`: σ of the Gaussian noise added to the data (for `"kde"`: in the formula), or None. `samples`: N.
-    - `kind`: `"upper"`/`"lower"` bound for the N samples with noise (`"kde"` with σ), else `"neither"`.
-    """
-
-    value: Float[Array, ""]
-    limit: Float[Array, ""]
-    saturated: Bool[Array, ""]
-    noise: Float[Array, ""] | None
-    kind: Kind = eqx.field(static=True)
-    samples: int = eqx.field(static=True)
-
-
 def entropy(
     x: ArrayLike, estimator: str = "knn", *, noise: ArrayLike | None = None, key: PRNGKeyArray | None = None, **options
-) -> EntropyEstimate:
+) -> Estimate:
     r"""Entropy of samples `x (N,)` or `(N, d)`, nats. Differential, for a density per unit of x, unless said otherwise:
 
     - `"knn"` (`k=3`): $\psi(N) - \psi(k) + d\ln 2 + \tfrac dN\sum_i\ln r_i$, r_i the distance to the k-th neighbour in
@@ -59,7 +42,7 @@ def entropy(
       arXiv 1706.02419. `limit` = ½d ln 2πeσ² + ln N. Without `noise`: minus the mean log of a Gaussian kernel density
       that leaves the sample itself out, bandwidth $s_fN^{-1/(d+4)}$ per feature (Scott). O(N² d).
     - `"gaussian"`: ½ ln det 2πeΣ without bias, the most that this covariance allows:
-      [`gaussian_entropy`][pdejax.analysis.information.gaussian_entropy]. Needs N > d.
+      [`gaussian_entropy`][pdejax.analysis.information.estimators.gaussian_entropy]. Needs N > d.
     - `"binned"` (`bins=None, edges="quantile", correction=True, differential=True`): Ĥ of the cells (Miller–Madow) plus
       the mean log of their volume. `differential=False`: Ĥ of the cells alone, as representations are often measured
       (`edges="equal"`, `bins=30`); it depends on the bins, with `limit` = ln of the number of cells or of N. `bins`
@@ -113,27 +96,27 @@ def with_noise(owner: str, x: Float[Array, "N d"], sigma: Array, key: PRNGKeyArr
     return x + sigma * jax.random.normal(key, x.shape, x.dtype)
 
 
-def _knn(x: Array, sigma: Array | None, k: int = 3) -> EntropyEstimate:
+def _knn(x: Array, sigma: Array | None, k: int = 3) -> Estimate:
     del sigma
     return _knn_core(x, checked_neighbours("entropy", k, x.shape[0]))
 
 
 @eqx.filter_jit
-def _knn_core(x: Array, k: int) -> EntropyEstimate:
+def _knn_core(x: Array, k: int) -> Estimate:
     count, d = x.shape
     constant = digamma(jnp.asarray(count, x.dtype)) - digamma(jnp.asarray(k, x.dtype)) + d * math.log(2)
     value = constant + d * jnp.mean(jnp.log(knn_distances(x, k)))
     return _record(poisoned(value, x), jnp.inf, False, "neither", count)
 
 
-def _kde(x: Array, sigma: Array | None, bound: str = "upper") -> EntropyEstimate:
+def _kde(x: Array, sigma: Array | None, bound: str = "upper") -> Estimate:
     if bound not in ("upper", "lower"):
         raise ValueError(f'entropy: bound={bound!r} is unknown; choose "upper" or "lower".')
     return _smoothed(x) if sigma is None else _mixture(x, sigma, bound)
 
 
 @eqx.filter_jit
-def _mixture(x: Array, sigma: Array, bound: Kind) -> EntropyEstimate:
+def _mixture(x: Array, sigma: Array, bound: Kind) -> Estimate:
     count, d = x.shape
     sums = log_sums(x, sigma, 2.0 if bound == "upper" else 8.0)
     own = d * (0.5 * math.log(2 * math.pi * math.e) + jnp.log(sigma))
@@ -142,7 +125,7 @@ def _mixture(x: Array, sigma: Array, bound: Kind) -> EntropyEstimate:
 
 
 @eqx.filter_jit
-def _smoothed(x: Array) -> EntropyEstimate:
+def _smoothed(x: Array) -> Estimate:
     count, d = x.shape
     width = jnp.std(x, axis=0, ddof=1) * count ** (-1 / (d + 4))
     scaled = (x - jnp.mean(x, axis=0, keepdims=True)) / jnp.where(width > 0, width, 1)[None]
@@ -157,13 +140,13 @@ def _smoothed(x: Array) -> EntropyEstimate:
     return _record(poisoned(value, x), jnp.inf, False, "neither", count)
 
 
-def _gaussian(x: Array, sigma: Array | None) -> EntropyEstimate:
+def _gaussian(x: Array, sigma: Array | None) -> Estimate:
     del sigma
     return _gaussian_core(x)
 
 
 @eqx.filter_jit
-def _gaussian_core(x: Array) -> EntropyEstimate:
+def _gaussian_core(x: Array) -> Estimate:
     value = gaussian_entropy(x)
     # A singular covariance has no Cholesky factor.
     value = poisoned(jnp.where(jnp.isnan(value), -jnp.inf, value), x)
@@ -177,14 +160,14 @@ def _binned(
     edges: str = "quantile",
     correction: bool = True,
     differential: bool = True,
-) -> EntropyEstimate:
+) -> Estimate:
     del sigma
     bins = checked_bins("entropy", bins, edges, x.shape[0], x.shape[1])
     return _volumes(x, bins, bool(correction), edges) if differential else _cells(x, bins, bool(correction), edges)
 
 
 @eqx.filter_jit
-def _cells(x: Array, bins: int, correction: bool, edges: str) -> EntropyEstimate:
+def _cells(x: Array, bins: int, correction: bool, edges: str) -> Estimate:
     count, dtype = x.shape[0], x.dtype if x.ndim == 2 else jnp.result_type(float)
     value, occupied, alone = plug_in(codes(x, bins, edges), dtype)
     most = math.log(count) if x.ndim == 1 else min(math.log(count), x.shape[1] * math.log(bins))
@@ -194,7 +177,7 @@ def _cells(x: Array, bins: int, correction: bool, edges: str) -> EntropyEstimate
 
 
 @eqx.filter_jit
-def _volumes(x: Array, bins: int, correction: bool, edges: str) -> EntropyEstimate:
+def _volumes(x: Array, bins: int, correction: bool, edges: str) -> Estimate:
     cells = _cells(x, bins, correction, edges)
 
     def log_width(total, column):
@@ -207,11 +190,11 @@ def _volumes(x: Array, bins: int, correction: bool, edges: str) -> EntropyEstima
     return _record(value, cells.limit + volume, cells.saturated, "neither", x.shape[0])
 
 
-def _record(value: Array, limit, saturated, kind: Kind, samples: int) -> EntropyEstimate:
-    return EntropyEstimate(value, jnp.asarray(limit, value.dtype), jnp.asarray(saturated), None, kind, samples)
+def _record(value: Array, limit, saturated, kind: Kind, samples: int) -> Estimate:
+    return Estimate(value, jnp.asarray(limit, value.dtype), jnp.asarray(saturated), None, kind, samples)
 
 
-_ESTIMATORS: dict[str, Callable[..., EntropyEstimate]] = {
+_ESTIMATORS: dict[str, Callable[..., Estimate]] = {
     "knn": _knn,
     "kde": _kde,
     "gaussian": _gaussian,

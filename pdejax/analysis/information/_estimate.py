@@ -1,24 +1,28 @@
 """What every trainable information estimate is asked, and what it answers."""
 
 import abc
-import numbers
 from typing import Literal
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from pdejax._check import integer
+from pdejax._figure import AbstractRecord
+
 Kind = Literal["lower", "upper", "neither"]
 
 
-class InformationEstimate(eqx.Module):
-    """An estimate of I(X; T) from one batch of pairs.
+class Estimate(AbstractRecord):
+    """An estimate of information, I(X; T) from one batch of pairs, or of an entropy from samples.
 
-    - `value`: nats.
+    - `value`: nats; a differential entropy may be negative.
     - `limit`: the largest value this estimator can return for this batch, nats; inf where there is none.
     - `saturated`: whether the limit, not the data, sets the value: the information is then larger than it can tell.
-    - `kind`: `"lower"` or `"upper"` bound of I in expectation, or `"neither"`.
-    - `samples`: pairs in the batch. `noise`: standard deviation σ of the noise that was added to T, if it was said.
+    - `kind`: `"lower"` or `"upper"` bound in expectation (of a `"kde"` entropy with σ: for these samples), or
+      `"neither"`.
+    - `samples`: pairs in the batch, or samples. `noise`: standard deviation σ of the noise that was added (for `"kde"`: in the
+      formula), if it was said.
     """
 
     value: Float[Array, ""]
@@ -43,7 +47,7 @@ class AbstractInformation(eqx.Module):
     @abc.abstractmethod
     def estimate(
         self, x: Float[Array, "b dx"], t: Float[Array, "b dt"], key: PRNGKeyArray | None = None, *, noise=None
-    ) -> InformationEstimate:
+    ) -> Estimate:
         """The estimate for this batch. `key` is needed only where negatives are drawn; `noise` σ is only recorded.
 
         Raises `ValueError`/`TypeError` for arrays that are not `(b, dx)` and `(b, dt)` of floats with b ≥ 2.
@@ -56,10 +60,10 @@ class AbstractInformation(eqx.Module):
         """What the estimator's own parameters minimize: a negative log-likelihood or the negative bound, nats."""
 
 
-def record(value, limit, saturated, kind: Kind, samples: int, noise) -> InformationEstimate:
+def record(value, limit, saturated, kind: Kind, samples: int, noise) -> Estimate:
     """The record, with every number in the type of `value`."""
     level = None if noise is None else jnp.asarray(noise, value.dtype)
-    return InformationEstimate(value, jnp.asarray(limit, value.dtype), jnp.asarray(saturated), level, kind, samples)
+    return Estimate(value, jnp.asarray(limit, value.dtype), jnp.asarray(saturated), level, kind, samples)
 
 
 def checked_pairs(estimator: AbstractInformation, x, t, least: int = 2) -> tuple[Array, Array]:
@@ -87,6 +91,4 @@ def checked_pairs(estimator: AbstractInformation, x, t, least: int = 2) -> tuple
 def checked_sizes(owner: str, least: dict[str, int] | None = None, **sizes) -> None:
     """Raise unless every size is an integer of at least 1, or what `least` says."""
     for name, value in sizes.items():
-        bound = (least or {}).get(name, 1)
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < bound:
-            raise ValueError(f"{owner}: {name}={value!r} must be an integer of at least {bound}.")
+        integer(owner, name, value, (least or {}).get(name, 1))

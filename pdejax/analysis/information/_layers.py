@@ -10,13 +10,14 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 from scipy.special import stdtrit
 
-from pdejax._check import traced
+from pdejax._check import probability, traced
+from pdejax._figure import Figure
 from pdejax._trajectory import Trajectory
-from pdejax.analysis._bootstrap import Interval
 from pdejax.analysis._states import hidden_states
-from pdejax.analysis.information._kde import checked_noise
-from pdejax.analysis.information._mutual import TRAINED, check_options, mutual_information
+from pdejax.analysis.information._mutual import check_options, mutual_information
 from pdejax.analysis.information._samples import continuous, is_labels, repeated_share, sample
+from pdejax.analysis.information.estimators._kde import checked_noise
+from pdejax.analysis.information.trained._held_out import TRAINED
 
 Pool = Literal["mean", "last", "flatten"]
 
@@ -173,30 +174,31 @@ def permuted(
     return lax.map(one, jax.random.split(key, permutations))
 
 
-def around(value: Array, halves: Array, level: float) -> Interval:
+def around(value: Array, halves: Array, level: float) -> Figure:
     r"""value ± t·s with s the standard deviation over halves, $\mathrm{Var}(\hat\theta_{N/2} - \hat\theta_N) =
     \sigma^2(\tfrac2N - \tfrac1N)$, the variance of the full estimate, and Student's t for as many halves. Without
     halves NaN."""
     if halves.shape[0] < 2:
-        missing = jnp.full_like(value, jnp.nan)
-        return Interval(value, missing, missing, level)
+        return Figure(value, level=level)
     wide = float(stdtrit(halves.shape[0] - 1, (1 + level) / 2)) * jnp.std(halves, axis=0, ddof=1)
-    return Interval(value, value - wide, value + wide, level)
+    return Figure(value, value - wide, value + wide, level=level)
 
 
-def middle(draws: Float[Array, "draws layers"], level: float) -> Interval:
-    """The mean of draws from a null model, with the range of the middle `level` of them; NaN without any."""
-    if draws.shape[0] == 0:
-        missing = jnp.full(draws.shape[1:], jnp.nan, draws.dtype)
-        return Interval(missing, missing, missing, level)
+def beside_draws(figure: Figure, null: str, draws: Float[Array, "draws layers"]) -> Figure:
+    """The figure with the `middle` of these draws as its null, if there are any."""
+    nulls = {null: middle(draws, figure.level)} if draws.shape[0] else {}
+    return Figure(figure.value, figure.low, figure.high, nulls, figure.level)
+
+
+def middle(draws: Float[Array, "draws layers"], level: float) -> Figure:
+    """The mean of draws from a null model, with the range of the middle `level` of them."""
     low, high = jnp.quantile(draws, jnp.asarray([(1 - level) / 2, (1 + level) / 2], draws.dtype), axis=0)
-    return Interval(jnp.mean(draws, axis=0), low, high, level)
+    return Figure(jnp.mean(draws, axis=0), low, high, level=level)
 
 
 def checked_resamples(owner: str, level: float, **counts: int) -> None:
     """`ValueError` unless the level is inside (0, 1) and each count is 0 or at least 8."""
-    if not 0 < level < 1:
-        raise ValueError(f"{owner}: level={level} must lie strictly between 0 and 1, such as 0.95.")
+    probability(owner, "level", level, "0.95 is usual")
     for name, value in counts.items():
         if isinstance(value, bool) or not isinstance(value, int) or (value != 0 and value < 8):
             raise ValueError(f"{owner}: {name}={value!r} must be an integer of at least 8, or 0 for none.")

@@ -12,12 +12,13 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 from scipy.special import stdtrit
 
-from pdejax._check import traced
+from pdejax._check import choice, integer, traced
+from pdejax._figure import AbstractRecord
 
 Null = Literal["increments", "residuals"]
 
 
-class Phases(eqx.Module):
+class Phases(AbstractRecord):
     """Lines fitted piece by piece to curves `(T, c)` over depths `(T,)`.
 
     - `pieces`: how many, by the least `bic (K,)` (of 1 … K pieces). `starts (K,)`: index of the first point of each
@@ -25,7 +26,7 @@ class Phases(eqx.Module):
       standard errors; NaN where none.
     - `fitted (T, c)`; `squares (K,)`: sums of squared residuals of 1 … K pieces, curves in units of `scale (c,)`, their
       noise.
-    - `gain` = ln of the ratio of one line's squares to those of the chosen; `null (resamples,)` the same for surrogates
+    - `gain` = ln of the ratio of one line's squares to those of the chosen; `surrogates (resamples,)` the same for surrogates
       without phases, each with as many pieces; `p_value`: how many of them gain as much, 1 for one piece; NaN without
       surrogates.
     """
@@ -41,7 +42,7 @@ class Phases(eqx.Module):
     squares: Float[Array, " K"]
     bic: Float[Array, " K"]
     gain: Float[Array, ""]
-    null: Float[Array, " resamples"]
+    surrogates: Float[Array, " resamples"]
     p_value: Float[Array, ""]
 
     @property
@@ -128,15 +129,13 @@ def information_phases(
         raise ValueError(f"{owner}: curve has shape {y.shape}; it must be (T,) or (T, curves).")
     y = y[:, None] if y.ndim == 1 else y
     for name, value, least in (("pieces", pieces, 1), ("shortest", shortest, 3), ("resamples", resamples, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{owner}: {name}={value!r} must be an integer of at least {least}.")
+        integer(owner, name, value, least)
     count = y.shape[0]
     if count < 2 * shortest:
         raise ValueError(
             f"{owner}: {count} points are too few for two pieces of {shortest}; give {2 * shortest} or more."
         )
-    if null not in get_args(Null):
-        raise ValueError(f"{owner}: null={null!r} is unknown; choose one of {get_args(Null)}.")
+    choice(owner, "null", null, get_args(Null))
     if resamples and key is None:
         raise ValueError(
             f"{owner}: key is missing; surrogates are random. Give key=jax.random.key(...), or resamples=0."

@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
+from pdejax._figure import AbstractRecord, Figure
 from pdejax._trajectory import Trajectory
-from pdejax.analysis._bootstrap import Interval
 from pdejax.analysis.information._layers import (
     around,
+    beside_draws,
     checked_estimation,
     checked_other,
     checked_resamples,
     half_samples,
-    middle,
     over_layers,
     permuted,
     pooled,
@@ -24,21 +24,19 @@ from pdejax.analysis.information._layers import (
 from pdejax.analysis.information._samples import is_labels
 
 
-class InformationPlane(eqx.Module):
+class InformationPlane(AbstractRecord):
     """Both informations of every layer, nats; arrays `(layers,)`, or `(epochs, layers)` for several checkpoints.
 
     - `input` I(X; T_l + σξ), `target` I(T_l + σξ; Y): intervals from random halves of the samples.
-    - `input_null`, `target_null`: the same with x, or y, in random order: the mean of the permutations as `value`, the
-      range of the middle `level` of them as `low`, `high`. NaN without permutations; `input_null` also for `"kde"`,
-      which takes it that T is a function of X.
+    - Their nulls `"x permuted"`, `"y permuted"`: the same with x, or y, in random order, the mean of the permutations as
+      value, the range of the middle `level` of them as ends. None without permutations; none of `input` for `"kde"`, which
+      takes it that T is a function of X.
     - `input_limit`, `target_limit`; `input_saturated`, `target_saturated`: of each estimate. `noise` σ, `estimator`,
       `samples`.
     """
 
-    input: Interval
-    target: Interval
-    input_null: Interval
-    target_null: Interval
+    input: Figure
+    target: Figure
     input_limit: Float[Array, "..."]
     target_limit: Float[Array, "..."]
     input_saturated: Bool[Array, "..."]
@@ -50,7 +48,8 @@ class InformationPlane(eqx.Module):
     @property
     def above_null(self) -> Bool[Array, "..."]:
         """Whether I(T_l; Y) lies above the range of its null: the representation tells something of Y."""
-        return self.target.value > self.target_null.high
+        null = self.target.nulls.get("y permuted")
+        return jnp.zeros(self.target.shape, bool) if null is None else self.target.value > null.high
 
 
 def information_plane(
@@ -80,7 +79,7 @@ def information_plane(
     Where T is a noiseless function of X, I(X; T) is infinite or ln of the number of samples: what moves along the
     horizontal axis is the size of differences against σ (claim C10), not what a reader of the states could know. σ is
     the same for all layers and epochs. An estimate of I(T; Y) from few samples lies above 0 for labels without meaning:
-    compare it with `target_null`.
+    compare it with its null.
 
     2(1 + resamples/4) + 2·permutations times the estimator's cost per layer and epoch (`"kde"`: half the permutations);
     memory one layer's. Raises `TypeError`/`ValueError` for bad states, x, y or options, checkpoints that differ in
@@ -112,7 +111,7 @@ def information_plane(
     }
     made, sampled, broken = jax.random.split(key, 3)
 
-    def measured(name: str, other: Array) -> tuple[Interval, Interval, Array, Array]:
+    def measured(name: str, null: str, other: Array) -> tuple[Figure, Array, Array]:
         sigma, own = args[name]
         found = over_layers(other, t, sigma, made, estimator, own)
         refuse_nan(owner, estimator, found.value)
@@ -122,13 +121,11 @@ def information_plane(
         orders = (
             permuted(other, t, sigma, broken, estimator, own, permutations) if permutations and not blind else empty
         )
-        return around(found.value, halves, level), middle(orders, level), found.limit, found.saturated
+        return beside_draws(around(found.value, halves, level), null, orders), found.limit, found.saturated
 
-    results = [measured("input", x), measured("target", y)]
+    results = [measured("input", "x permuted", x), measured("target", "y permuted", y)]
     if several:
         results = jax.tree.map(lambda a: a.reshape(shape), results)
-    (value, null, limit, full), (target, target_null, target_limit, target_full) = results
+    (value, limit, full), (target, target_limit, target_full) = results
     sigma = args["input"][0]
-    return InformationPlane(
-        value, target, null, target_null, limit, target_limit, full, target_full, sigma, estimator, t.shape[1]
-    )
+    return InformationPlane(value, target, limit, target_limit, full, target_full, sigma, estimator, t.shape[1])

@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
+from pdejax._figure import AbstractRecord, Figure
 from pdejax._trajectory import Trajectory
-from pdejax.analysis._bootstrap import Interval
 from pdejax.analysis.information._layers import (
     around,
+    beside_draws,
     checked_estimation,
     checked_other,
     checked_resamples,
     half_samples,
-    middle,
     over_layers,
     permuted,
     pooled,
@@ -26,12 +26,12 @@ from pdejax.analysis.information._samples import is_labels
 Noise = Literal["none", "at read-out", "in the chain"]
 
 
-class Processing(eqx.Module):
+class Processing(AbstractRecord):
     """I(X; T_l) along depth, nats, and whether its changes are allowed.
 
     - `information`: the estimate per layer `(layers,)` with its interval at `level`. `limit`, `saturated` `(layers,)`.
-    - `null`: the same with x in random order, mean and range of the permutations; NaN without them and for `"kde"`,
-      which assumes that T is a function of x.
+      Its null `"x permuted"`: the same with x in random order, mean and range of the permutations; none without them
+      and for `"kde"`, which assumes that T is a function of x.
     - `change (layers − 1,)`: I of the next layer minus I of this one; all intervals hold together at `level`
       (Bonferroni).
     - `noise`: σ added at read-out, or None. `where`: `"none"`, `"at read-out"` or `"in the chain"`, which decides what
@@ -39,9 +39,8 @@ class Processing(eqx.Module):
     - `estimator`, `samples`.
     """
 
-    information: Interval
-    null: Interval
-    change: Interval
+    information: Figure
+    change: Figure
     limit: Float[Array, " layers"]
     saturated: Bool[Array, " layers"]
     noise: Float[Array, ""] | None
@@ -160,10 +159,10 @@ def data_processing(
     orders = permuted(other, t, sigma, broken, estimator, options, permutations) if shuffle else empty
     joint = 1 - (1 - level) / (t.shape[0] - 1)
     change = around(jnp.diff(found.value), jnp.diff(halves, axis=1), joint)
+    change = Figure(change.value, change.low, change.high, level=level)
     return Processing(
-        around(found.value, halves, level),
-        middle(orders, level),
-        Interval(change.value, change.low, change.high, level),
+        beside_draws(around(found.value, halves, level), "x permuted", orders),
+        change,
         found.limit,
         found.saturated,
         sigma,

@@ -1,14 +1,13 @@
 r"""Fidelity of a residual flow to its input, v2 Thm 3.4 and (16)–(17): the claimed bound and the sharp one (claim C6)."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
+from pdejax._figure import AbstractRecord
 
-@dataclasses.dataclass(frozen=True)
-class FidelityReport:
+
+class FidelityReport(AbstractRecord):
     """Fidelity along trajectories against the two bounds; arrays `(...,)` as the samples were given.
 
     - `fidelity` ρ, `ratio` r = ‖I‖/‖u₀‖, `claimed` v2 (17), `sharp` √(1 − r²) (−1 for r ≥ 1).

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from pdejax._check import traced
+from pdejax._bootstrap import beside, bootstrap, check_bootstrap, compare
+from pdejax._check import integer, probability, traced
 from pdejax._discretization import Discretization
 from pdejax._equation import AbstractEquation, MasterEquation
+from pdejax._figure import AbstractRecord, Figure
 from pdejax._simulate import simulate
 from pdejax._trajectory import Trajectory
-from pdejax.analysis._bootstrap import Compared, Interval, bootstrap, check_bootstrap, compare
 from pdejax.analysis._nulls import shuffle_tokens
 from pdejax.analysis._states import hidden_states
 from pdejax.analysis.residual._bounds import claimed_fidelity, sharp_fidelity
@@ -23,12 +24,12 @@ DECAYS = ("exponential", "algebraic", "plateau")
 _GRID = 160
 
 
-class ResidualDecay(eqx.Module):
+class ResidualDecay(AbstractRecord):
     r"""Fidelity ρ(t) along depth and three laws fitted to its mean over sequences.
 
-    - `ts (k,)`; `rho (k,)`, the mean, with its interval; `null (k,)`: the cosine with the input's tokens shuffled, what of ρ is
-      owed to the mean token alone; `sharp`, `claimed (k,)`: both lower bounds of ρ at r = ‖u − u₀‖/‖u₀‖, means over
-      sequences. The last three are None where fidelities were given rather than states.
+    - `ts (k,)`; `rho (k,)`, the mean, with its interval; its null `"tokens shuffled"` is the cosine with the input's tokens in
+      another order, what of ρ is owed to the mean token alone; `sharp`, `claimed (k,)`: both lower bounds of ρ at
+      r = ‖u − u₀‖/‖u₀‖, means over sequences. No null and None where fidelities were given rather than states.
     - `rate` λ of $Ae^{-\lambda t}$; `power` a of $At^{-a}$; `plateau` c and `plateau_rate` λ of $c + Ae^{-\lambda t}$, t from
       the first depth. An interval of c that holds 0 is no evidence of a plateau.
     - `aicc (3,)`: corrected Akaike criterion of the three laws, in the order of `DECAYS`; the smallest describes ρ best. A
@@ -36,15 +37,14 @@ class ResidualDecay(eqx.Module):
     """
 
     ts: Float[Array, " k"]
-    rho: Interval
-    null: Interval | None
+    rho: Figure
     sharp: Float[Array, " k"] | None
     claimed: Float[Array, " k"] | None
-    rate: Interval
-    power: Interval
-    plateau: Interval
-    plateau_rate: Interval
-    aicc: Interval
+    rate: Figure
+    power: Figure
+    plateau: Figure
+    plateau_rate: Figure
+    aicc: Figure
 
     @property
     def kind(self) -> str:
@@ -52,20 +52,20 @@ class ResidualDecay(eqx.Module):
         return DECAYS[int(jnp.argmin(self.aicc.value))]
 
 
-class DecayDifference(eqx.Module):
+class DecayDifference(AbstractRecord):
     """Decay without and with residual connection, and what lies between them, with paired intervals.
 
-    - `bare`, `residual`: the fits. `rho (k,)`: fidelity with residual (value) beside that without (null).
+    - `bare`, `residual`: the fits. `rho (k,)`: fidelity with residual connection, beside its null `"bare"`, that without.
     - `rate`, `power`, `plateau`, `plateau_rate`: residual minus bare.
     """
 
     bare: ResidualDecay
     residual: ResidualDecay
-    rho: Compared
-    rate: Interval
-    power: Interval
-    plateau: Interval
-    plateau_rate: Interval
+    rho: Figure
+    rate: Figure
+    power: Figure
+    plateau: Figure
+    plateau_rate: Figure
 
 
 def residual_decay(
@@ -147,12 +147,8 @@ def residual_necessity(
     Raises as [`residual_decay`][pdejax.analysis.residual_decay] and `ValueError` for fewer than 5 layers, `refine` below 2,
     a `MasterEquation` without leak, or a trajectory that diverges.
     """
-    if isinstance(layers, bool) or not isinstance(layers, int) or layers < 5:
-        raise ValueError(
-            f"residual_necessity: layers={layers!r} must be an integer of at least 5, the depths a fit needs."
-        )
-    if isinstance(refine, bool) or not isinstance(refine, int) or refine < 2:
-        raise ValueError(f"residual_necessity: refine={refine!r} must be an integer of at least 2, steps by layer.")
+    integer("residual_necessity", "layers", layers, 5, advice="a fit needs as many depths")
+    integer("residual_necessity", "refine", refine, 2, advice="it is the number of steps by layer")
     terms = [getattr(equation, name, None) for name in ("interaction", "reaction")]
     if isinstance(equation, MasterEquation) and not any(getattr(term, "leak", False) for term in terms):
         raise ValueError(
@@ -181,8 +177,8 @@ def residual_necessity(
 def _checked(owner, ts, values, mask, start, tolerance, key, level, resamples):
     """Depths; ρ, its null and both bounds `(k, b)` (None for fidelities), weights of depths `(k,)`, tolerance and key."""
     check_bootstrap(owner, level, resamples)
-    if not traced(tolerance) and not 0 < float(tolerance) < 1:
-        raise ValueError(f"{owner}: tolerance={tolerance} must lie between 0 and 1; it is a misfit in ρ, such as 1e-3.")
+    if not traced(tolerance):
+        probability(owner, "tolerance", tolerance, "it is a misfit in ρ, such as 1e-3")
     key = jax.random.key(0) if key is None else key
     shuffle_key, draw_key = jax.random.split(key)
     if not isinstance(values, Trajectory) and jnp.ndim(values) in (1, 2):
@@ -230,23 +226,19 @@ def _fidelities(u, real, key):
 
 @eqx.filter_jit
 def _decay(ts, rho, null, sharp, claimed, options, key, level, resamples) -> ResidualDecay:
-    k, b = rho.shape
+    b = rho.shape[1]
 
     def statistic(w):
         mean = rho @ w / jnp.sum(w)
-        beside = mean if null is None else null @ w / jnp.sum(w)
-        return jnp.concatenate([mean, beside, _fits(ts, mean, options)])
+        other = mean if null is None else null @ w / jnp.sum(w)
+        return {"rho": mean, "null": other, "gap": mean - other, "fits": _fits(ts, mean, options)}
 
     found = bootstrap(statistic, b, key=key, level=level, resamples=resamples, dtype=rho.dtype)
 
-    def part(where):
-        return Interval(found.value[where], found.low[where], found.high[where], level)
-
     bounds = (None, None) if sharp is None else (jnp.mean(sharp, axis=1), jnp.mean(claimed, axis=1))
-    own = None if null is None else part(slice(k, 2 * k))
-    return ResidualDecay(
-        ts, part(slice(0, k)), own, *bounds, *(part(2 * k + i) for i in range(4)), part(slice(-3, None))
-    )
+    own, apart = ({} if null is None else {"tokens shuffled": x} for x in (found["null"], found["gap"]))
+    mean, fits = beside(found["rho"], own, apart), found["fits"]
+    return ResidualDecay(ts, mean, *bounds, *(fits[i] for i in range(4)), fits[-3:])
 
 
 def _difference(ts, first, second, level, resamples) -> DecayDifference:
@@ -256,14 +248,14 @@ def _difference(ts, first, second, level, resamples) -> DecayDifference:
 
 
 @eqx.filter_jit
-def _gaps(ts, a, b, options, key, level, resamples) -> tuple[list[Interval], Compared]:
+def _gaps(ts, a, b, options, key, level, resamples) -> tuple[list[Figure], Figure]:
     def statistic(w):
         one, other = jax.vmap(lambda rho: _fits(ts, rho @ w / jnp.sum(w), options))(jnp.stack([a, b]))
         return (other - one)[:4]
 
     gaps = bootstrap(statistic, a.shape[1], key=key, level=level, resamples=resamples, dtype=a.dtype)
-    rho = compare(b.T, a.T, key=key, level=level, resamples=resamples)
-    return [Interval(gaps.value[i], gaps.low[i], gaps.high[i], level) for i in range(4)], rho
+    rho = compare(b.T, {"bare": a.T}, key=key, level=level, resamples=resamples)
+    return [gaps[i] for i in range(4)], rho
 
 
 def _fits(ts: Float[Array, " k"], rho: Float[Array, " k"], options: tuple[Array, Array]) -> Float[Array, " 7"]:

@@ -4,8 +4,6 @@ from pdejax.analysis.similarity._correlation import LayerCorrelation as LayerCor
 from pdejax.analysis.similarity._correlation import adjacent_correlation as adjacent_correlation
 from pdejax.analysis.similarity._correlation import input_correlation as input_correlation
 from pdejax.analysis.similarity._correlation import layer_correlation as layer_correlation
-from pdejax.analysis.similarity._layers import AgainstNulls as AgainstNulls
-from pdejax.analysis.similarity._measures import Similarity as Similarity
 from pdejax.analysis.similarity._measures import linear_cka as linear_cka
 from pdejax.analysis.similarity._measures import mean_squared_error as mean_squared_error
 from pdejax.analysis.similarity._measures import pearson as pearson
@@ -14,6 +12,5 @@ from pdejax.analysis.similarity._measures import relative_error as relative_erro
 from pdejax.analysis.similarity._measures import sequence_cosine as sequence_cosine
 from pdejax.analysis.similarity._measures import spearman as spearman
 from pdejax.analysis.similarity._measures import token_cosine as token_cosine
-from pdejax.analysis.similarity._trajectory import FidelityMeasures as FidelityMeasures
 from pdejax.analysis.similarity._trajectory import TrajectoryFidelity as TrajectoryFidelity
 from pdejax.analysis.similarity._trajectory import trajectory_fidelity as trajectory_fidelity

@@ -4,17 +4,19 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, ArrayLike, Bool, PRNGKeyArray
 
+from pdejax._bootstrap import check_bootstrap
+from pdejax._figure import AbstractRecord, Figure
 from pdejax._trajectory import Trajectory
-from pdejax.analysis._bootstrap import check_bootstrap
 from pdejax.analysis._states import hidden_states, paired_states
-from pdejax.analysis.similarity._layers import AgainstNulls, compare_layers
+from pdejax.analysis.similarity._layers import compare_layers
 from pdejax.analysis.similarity._trajectory import check_tokens, in_one_type
 
 _MEASURES = ("pearson", "spearman", "cosine", "cka_debiased")
 
 
-class LayerCorrelation(eqx.Module):
-    """Correlation of pairs of layers, arrays `(pairs,)`, each with its interval and nulls (`tokens` shuffled, `untrained`).
+class LayerCorrelation(AbstractRecord):
+    """Correlation of pairs of layers, arrays `(pairs,)`, each with its interval and the nulls
+    `"tokens shuffled"` and, where given, `"untrained"`.
 
     - `pearson`, `spearman` over all entries of all real tokens; `cosine` of each token, averaged; `cka_debiased` with tokens
       as samples.
@@ -22,10 +24,10 @@ class LayerCorrelation(eqx.Module):
       everywhere; CKA is 0 there by definition, and correlations where all entries are the same.
     """
 
-    pearson: AgainstNulls
-    spearman: AgainstNulls
-    cosine: AgainstNulls
-    cka_debiased: AgainstNulls
+    pearson: Figure
+    spearman: Figure
+    cosine: Figure
+    cka_debiased: Figure
     degenerate: Bool[Array, " pairs"]
     pairs: tuple[tuple[int, int], ...] = eqx.field(static=True)
 

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from pdejax.analysis._bootstrap import Compared, Interval
+from pdejax._bootstrap import beside
+from pdejax._figure import Figure
 from pdejax.analysis._nulls import shuffle_features, shuffle_tokens
 from pdejax.analysis.similarity._measures import (
     average_ranks,
@@ -38,17 +39,8 @@ MEASURES = (
 # What is left when the two systems have different numbers of features.
 SHAPE_MEASURES = ("cka", "cka_debiased", "procrustes")
 _MEANS = MEASURES[:4]
+TOKENS, FEATURES, UNTRAINED = "tokens shuffled", "features shuffled", "untrained"
 _CHUNK = 8  # resamples evaluated at once
-
-
-class AgainstNulls(eqx.Module):
-    """A figure with its interval, and beside each null model: `tokens` shuffled, `features` shuffled, an `untrained` system;
-    None for a null that does not apply or was not given."""
-
-    value: Interval
-    tokens: Compared | None
-    features: Compared | None
-    untrained: Compared | None
 
 
 class Layer(NamedTuple):
@@ -71,7 +63,7 @@ def compare_layers(
     feature_null: bool,
     level: float,
     resamples: int,
-) -> tuple[dict[str, AgainstNulls], dict[str, AgainstNulls], Bool[Array, " pairs"]]:
+) -> tuple[dict[str, Figure], dict[str, Figure], Bool[Array, " pairs"]]:
     """Figures of the pairs of layers `(a[i], b[j])`, their mean over the pairs, and where one side does not vary.
 
     `systems`: (a, b) under test, then (a, b) of the untrained null if there is one, each `(layers, b, n, d)`. One pair after
@@ -83,15 +75,15 @@ def compare_layers(
     dtype = systems[0][0].dtype
     counts = jax.vmap(lambda drawn: jnp.zeros(b, dtype).at[drawn].add(1))(draws)
     weights = jnp.concatenate([jnp.ones((1, b), dtype), counts])
-    names = ("test", "tokens", *(("features",) if feature_null else ()), *(("untrained",) if systems[1:] else ()))
+    names = ("test", TOKENS, *((FEATURES,) if feature_null else ()), *((UNTRAINED,) if systems[1:] else ()))
 
     n, d = systems[0][0].shape[2:]
     still = jnp.broadcast_to(jnp.arange(n)[None, None, :, None], (1, b, n, 1))
     moved = shuffle_tokens(still, mask, shuffle_key)
     mixed = shuffle_features(jnp.arange(d)[None, None, None], shuffle_key)[0, 0, 0]
     # Every null is the tested or the untrained system with tokens and features in some order.
-    orders = jnp.stack([(moved if name == "tokens" else still)[0, :, :, 0] for name in names])
-    permutations = jnp.stack([mixed if name == "features" else jnp.arange(d) for name in names])
+    orders = jnp.stack([(moved if name == TOKENS else still)[0, :, :, 0] for name in names])
+    permutations = jnp.stack([mixed if name == FEATURES else jnp.arange(d) for name in names])
 
     def pair(index):
         i, j = index
@@ -117,16 +109,16 @@ def compare_layers(
     def record(where, m, name):
         def take(arrays, null):
             value, low, high = (x[where, null, m] for x in arrays)
-            return Interval(value, low, high, level)
+            return Figure(value, low, high, level=level)
 
-        def against(null):
-            skipped = null == "features" and name in SHAPE_MEASURES
-            if null not in names or skipped:
-                return None
-            k = names.index(null)
-            return Compared(take(values, 0), take(values, k), take(differences, k - 1))
-
-        return AgainstNulls(take(values, 0), *(against(null) for null in ("tokens", "features", "untrained")))
+        # What does not see the order of features has no such null.
+        nulls = [null for null in names[1:] if not (null == FEATURES and name in SHAPE_MEASURES)]
+        at = {null: names.index(null) for null in nulls}
+        return beside(
+            take(values, 0),
+            {null: take(values, k) for null, k in at.items()},
+            {null: take(differences, k - 1) for null, k in at.items()},
+        )
 
     each = {name: record(slice(None, -1), m, name) for m, name in enumerate(measures)}
     return each, {name: record(-1, m, name) for m, name in enumerate(measures)}, degenerate
@@ -170,7 +162,7 @@ def _prepare(u: Float[Array, "b n d"], mask: Bool[Array, "b n"], measures: tuple
 def _resampled(x, y, names, orders, permutations, mask, weights, measures) -> Float[Array, "draws nulls measures"]:
     """Figures of every null for every row of weights; `x`, `y` hold the tested and the untrained system in front."""
     count = jnp.sum(mask, axis=1).astype(weights.dtype)
-    source = jnp.asarray([int(name == "untrained") for name in names])
+    source = jnp.asarray([int(name == UNTRAINED) for name in names])
 
     def system(null):
         order, permutation, s = null
@@ -180,7 +172,7 @@ def _resampled(x, y, names, orders, permutations, mask, weights, measures) -> Fl
 
     sums, cross = jax.lax.map(system, (orders, permutations, source))
     # Shuffling tokens leaves the moments of a system by itself as they are; shuffling features leaves all of them.
-    shaped = jnp.asarray([k for k, name in enumerate(names) if name != "features"])
+    shaped = jnp.asarray([k for k, name in enumerate(names) if name != FEATURES])
     owner = source[shaped]
     cross = jax.tree.map(lambda z: z[shaped], cross)
     own = [jax.lax.map(lambda z: _moments(z, z), side.centred) for side in (x, y)]

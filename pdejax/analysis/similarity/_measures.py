@@ -9,39 +9,26 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from pdejax._check import traced
+from pdejax._figure import Figure
 
 
-class Similarity(eqx.Module):
-    """One figure of likeness.
-
-    - `value`: the figure. `null`: its mean over all reorderings of the samples of one side, what unrelated data of the same
-      kind have; None where no closed form is known.
-    - `degenerate`: one side does not vary (or, for a cosine, is 0), so that nothing is there to compare. `value` is then 0 by
-      definition (√2, the largest, for a distance).
-    - `samples`: how many entered.
-    """
-
-    value: Float[Array, ""]
-    null: Float[Array, ""] | None
-    degenerate: Bool[Array, ""]
-    samples: int = eqx.field(static=True)
-
-
-def linear_cka(a: ArrayLike, b: ArrayLike, *, debiased: bool = False) -> Similarity:
+def linear_cka(a: ArrayLike, b: ArrayLike, *, debiased: bool = False) -> Figure:
     r"""Linear centred kernel alignment of the same N samples seen by two systems, `a (N, d1)` and `b (N, d2)`:
 
     $$\mathrm{CKA} = \frac{\mathrm{HSIC}(A,B)}{\sqrt{\mathrm{HSIC}(A,A)\,\mathrm{HSIC}(B,B)}},\qquad
       \mathrm{HSIC}(A,B) = \|A_c^\top B_c\|_F^2,$$
 
     A_c with its feature means removed. In [0, 1]; blind to rotations, permutations and scaling of the features. Unrelated
-    samples have a positive one, `null` $=\mathrm{tr}K\,\mathrm{tr}L/((N-1)\|K\|\|L\|)$ on average over reorderings (K, L the
-    centred Gram matrices): near 1 once features outnumber samples. `debiased` takes the unbiased estimate of HSIC instead,
+    samples have a positive one: the null "reordered" is $\mathrm{tr}K\,\mathrm{tr}L/((N-1)\|K\|\|L\|)$, its mean over all
+    orders of the samples of one side (K, L the centred Gram matrices), near 1 once features outnumber samples. `debiased`
+    takes the unbiased estimate of HSIC instead,
     with $k_i = \|a_i\|^2$, $l_i = \|b_i\|^2$ of centred samples
 
     $$\mathrm{HSIC}_u = \frac{1}{N(N-3)}\Big[\|A_c^\top B_c\|_F^2 - \frac{N}{N-2}\sum_i k_il_i
       + \frac{\sum_ik_i\sum_il_i}{(N-1)(N-2)}\Big],$$
 
-    whose `null` is exactly 0; it may be slightly negative.
+    whose null is exactly 0; it may be slightly negative. Where one side does not vary there is nothing to compare: the value is
+    0 by definition and the null NaN.
 
     O(N d1 d2 + N d1² + N d2²) through d×d cross-covariances, or O(N²(d1 + d2)) through N×N Gram matrices, each product by
     whichever is smaller. Samples are centred and scaled first, so that float32 gives about 1e-6 (1e-5 debiased, which
@@ -53,44 +40,49 @@ def linear_cka(a: ArrayLike, b: ArrayLike, *, debiased: bool = False) -> Similar
     """
     a, b = _sample_pair("linear_cka", a, b, 4 if debiased else 2)
     value, null, degenerate = _cka(a, b, bool(debiased))
-    return Similarity(value, null, degenerate, a.shape[0])
+    return _reordered(value, null, degenerate)
 
 
-def procrustes_distance(a: ArrayLike, b: ArrayLike) -> Similarity:
+def procrustes_distance(a: ArrayLike, b: ArrayLike) -> Figure:
     r"""Shape distance of the same N samples seen by two systems, `a (N, d1)` and `b (N, d2)`: what remains between them after
     centring, scaling to unit norm and the best rotation or reflection Q,
 
     $$d = \min_Q\Big\|\frac{A_c}{\|A_c\|}Q - \frac{B_c}{\|B_c\|}\Big\|_F
         = \sqrt{2 - 2\,\|A_c^\top B_c\|_*/(\|A_c\|\|B_c\|)} \in [0, \sqrt2] .$$
 
-    A metric on shapes; with fewer features on one side zeros fill them up. Its `null` has no closed form (None): shuffle one
-    side. Evaluated from the residual, not from 2 − 2s, so that equal shapes come out at rounding, not at its root.
+    A metric on shapes; with fewer features on one side zeros fill them up. It has no null in closed form: shuffle one side.
+    Where one side does not vary it is √2, the largest, by definition. Evaluated from the residual, not from
+    2 − 2s, so that equal shapes come out at rounding, not at its root.
     O(N d1 d2) and an SVD of a matrix of at most min(N, d1)×min(N, d2).
 
     Raises as [`linear_cka`][pdejax.analysis.linear_cka]. Sources: Williams et al., arXiv 2110.14739, (3); Ding et al.,
     arXiv 2108.01661, §3.1 (its square).
     """
     a, b = _sample_pair("procrustes_distance", a, b, 2)
-    value, degenerate = _procrustes(a, b)
-    return Similarity(value, None, degenerate, a.shape[0])
+    return Figure(_procrustes(a, b))
 
 
-def pearson(a: ArrayLike, b: ArrayLike) -> Similarity:
+def pearson(a: ArrayLike, b: ArrayLike) -> Figure:
     r"""Pearson correlation over all entries of two arrays of one shape,
-    $r = \sum(a-\bar a)(b-\bar b)/\sqrt{\sum(a-\bar a)^2\sum(b-\bar b)^2}$. `null` 0. Two passes: a common offset costs no digits
+    $r = \sum(a-\bar a)(b-\bar b)/\sqrt{\sum(a-\bar a)^2\sum(b-\bar b)^2}$. The null
+    "reordered" is 0, NaN where one side does not vary (the value is then 0). Two passes: a common offset costs no digits
     beyond its own rounding. Raises as [`linear_cka`][pdejax.analysis.linear_cka]."""
     a, b = _entry_pair("pearson", a, b)
     value, degenerate = _pearson(a, b)
-    return Similarity(value, jnp.zeros_like(value), degenerate, a.size)
+    return _reordered(value, jnp.zeros_like(value), degenerate)
 
 
-def spearman(a: ArrayLike, b: ArrayLike) -> Similarity:
+def spearman(a: ArrayLike, b: ArrayLike) -> Figure:
     r"""Spearman correlation over all entries of two arrays of one shape: Pearson's of the ranks, ties sharing the mean of
-    their ranks. `null` 0. Two sorts, O(m log m) in the number m of entries. Raises as
+    their ranks. Null as for [`pearson`][pdejax.analysis.pearson]. Two sorts, O(m log m) in the number m of entries. Raises as
     [`linear_cka`][pdejax.analysis.linear_cka]."""
     a, b = _entry_pair("spearman", a, b)
     value, degenerate = _spearman(a, b)
-    return Similarity(value, jnp.zeros_like(value), degenerate, a.size)
+    return _reordered(value, jnp.zeros_like(value), degenerate)
+
+
+def _reordered(value: Array, null: Array, degenerate: Array) -> Figure:
+    return Figure(value, nulls={"reordered": jnp.where(degenerate, jnp.nan, null)})
 
 
 def token_cosine(a: Float[Array, "... n d"], b: Float[Array, "... n d"]) -> Float[Array, "... n"]:
@@ -186,7 +178,7 @@ def _cka(a: Array, b: Array, debiased: bool) -> tuple[Array, Array, Array]:
 
 @eqx.filter_jit
 @jax.default_matmul_precision("highest")
-def _procrustes(a: Array, b: Array) -> tuple[Array, Array]:
+def _procrustes(a: Array, b: Array) -> Array:
     a, b = _centred(a), _centred(b)
     size_a, size_b = jnp.sqrt(jnp.sum(a**2)), jnp.sqrt(jnp.sum(b**2))
     dead = (size_a <= 0) | (size_b <= 0)
@@ -197,7 +189,7 @@ def _procrustes(a: Array, b: Array) -> tuple[Array, Array]:
     a, b = (jnp.pad(x, ((0, 0), (0, wide - x.shape[1]))) for x in (a, b))
     u, _, vt = jnp.linalg.svd(a.T @ b, full_matrices=False)
     off = jnp.sqrt(jnp.sum((a @ u @ vt - b) ** 2))
-    return jnp.where(dead, math.sqrt(2), jnp.minimum(off, math.sqrt(2))), dead
+    return jnp.where(dead, math.sqrt(2), jnp.minimum(off, math.sqrt(2)))
 
 
 @eqx.filter_jit

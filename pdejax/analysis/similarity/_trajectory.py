@@ -1,50 +1,36 @@
 r"""How well one system's hidden states follow another's, beside what shuffled and untrained states reach."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, PRNGKeyArray
 
+from pdejax._bootstrap import check_bootstrap
 from pdejax._check import traced
+from pdejax._figure import AbstractRecord, Figure
 from pdejax._trajectory import Trajectory
-from pdejax.analysis._bootstrap import check_bootstrap
 from pdejax.analysis._states import paired_states
-from pdejax.analysis.similarity._layers import MEASURES, SHAPE_MEASURES, AgainstNulls, compare_layers
+from pdejax.analysis.similarity._layers import MEASURES, SHAPE_MEASURES, compare_layers
 
 
-class FidelityMeasures(eqx.Module):
-    r"""Measures of agreement of a (tested) with b (reference), each with its interval and nulls; a None needs equal numbers
-    of features.
+class TrajectoryFidelity(AbstractRecord):
+    r"""Agreement of a (tested) with b (reference): `layers`, figures `(layers,)` by the name of the measure, and `overall`, their
+    means over the layers.
 
-    - `mse`: ‖a − b‖² per entry; `relative_error`: ‖a − b‖/‖b‖ of a sequence (not squared);
-    - `cosine` of each token, `sequence_cosine` of each sequence's whole field. These four are means over sequences.
-    - `pearson`, `spearman` over all entries of all real tokens;
-    - `cka`, `cka_debiased`, `procrustes`: [`linear_cka`][pdejax.analysis.linear_cka] and
-      [`procrustes_distance`][pdejax.analysis.procrustes_distance] with all real tokens as samples. They do not see the order
-      of features, so `features` is None for them.
+    - `"mse"`: ‖a − b‖² per entry; `"relative_error"`: ‖a − b‖/‖b‖ of a sequence (not squared);
+    - `"cosine"` of each token, `"sequence_cosine"` of each sequence's whole field. These four are means over sequences.
+    - `"pearson"`, `"spearman"` over all entries of all real tokens;
+    - `"cka"`, `"cka_debiased"`, `"procrustes"`: [`linear_cka`][pdejax.analysis.linear_cka] and
+      [`procrustes_distance`][pdejax.analysis.procrustes_distance] with all real tokens as samples. The others need equal
+      numbers of features.
+
+    Nulls: `"tokens shuffled"`, `"features shuffled"` (not of the last three, which do not see the order of features),
+    `"untrained"` where given. `degenerate (layers,)`: all tokens of one system are the same there (rank collapse), so that CKA
+    is 0 and the Procrustes distance √2 by definition; correlations are 0 too where all entries are the same.
     """
 
-    mse: AgainstNulls | None
-    relative_error: AgainstNulls | None
-    cosine: AgainstNulls | None
-    sequence_cosine: AgainstNulls | None
-    pearson: AgainstNulls | None
-    spearman: AgainstNulls | None
-    cka: AgainstNulls
-    cka_debiased: AgainstNulls
-    procrustes: AgainstNulls
-
-
-class TrajectoryFidelity(eqx.Module):
-    """Agreement of two trajectories: `layers`, measures with arrays `(layers,)`, and `overall`, their means over the layers.
-
-    `degenerate (layers,)`: all tokens of one system are the same there (rank collapse), so that CKA is 0 and the Procrustes
-    distance √2 by definition; correlations are 0 too where all entries are the same.
-    """
-
-    layers: FidelityMeasures
-    overall: FidelityMeasures
+    layers: dict[str, Figure]
+    overall: dict[str, Figure]
     degenerate: Bool[Array, " layers"]
 
 
@@ -61,7 +47,7 @@ def trajectory_fidelity(
     r"""Agreement of the states `a` of the system under test with the states `b` of a reference, layer by layer.
 
     - `a`, `b`: trajectories or arrays `(layers, [batch], n, d)` at the same layers, sequences and tokens. With different
-      numbers of features only CKA and Procrustes exist, the other measures are None.
+      numbers of features only CKA and Procrustes exist.
     - `mask (n,)` or `(batch, n)`: True at real tokens; what stands at others changes nothing.
     - `reference_null`: states like `a` of an untrained system.
     - `key`: of the shuffles and the bootstrap (default `jax.random.key(0)`).
@@ -104,8 +90,7 @@ def trajectory_fidelity(
     layers, overall, degenerate = compare_layers(
         in_one_type(systems), same, first.mask, key, measures, measures == MEASURES, level, resamples
     )
-    every = dict.fromkeys(MEASURES)
-    return TrajectoryFidelity(FidelityMeasures(**every | layers), FidelityMeasures(**every | overall), degenerate)
+    return TrajectoryFidelity(layers, overall, degenerate)
 
 
 def check_tokens(owner: str, mask: Bool[Array, "b n"]) -> None:

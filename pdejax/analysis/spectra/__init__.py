@@ -2,7 +2,6 @@
 
 from pdejax.analysis.spectra._amplitude import AmplitudeSpectrum as AmplitudeSpectrum
 from pdejax.analysis.spectra._amplitude import LowPass as LowPass
-from pdejax.analysis.spectra._amplitude import SpectralAgreement as SpectralAgreement
 from pdejax.analysis.spectra._amplitude import SpectralSimilarity as SpectralSimilarity
 from pdejax.analysis.spectra._amplitude import amplitude_spectrum as amplitude_spectrum
 from pdejax.analysis.spectra._amplitude import low_pass_ratio as low_pass_ratio

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from pdejax._check import traced
+from pdejax._bootstrap import check_bootstrap, compare, compare_all
+from pdejax._check import boolean, choice, integer, traced
+from pdejax._figure import AbstractRecord, Figure
 from pdejax._trajectory import Trajectory
-from pdejax.analysis._bootstrap import Compared, check_bootstrap, compare
 from pdejax.analysis._nulls import shuffle_features, shuffle_tokens
 from pdejax.analysis._states import hidden_states, paired_states
 from pdejax.analysis.tokens._clustering import random_directions
@@ -26,7 +27,7 @@ Axis = Literal["token", "feature"]
 LONGEST = 65_535  # of a masked sequence: squares of its positions must fit 32 bits
 
 
-class AmplitudeSpectrum(eqx.Module):
+class AmplitudeSpectrum(AbstractRecord):
     r"""Spectrum of every layer, at m frequencies.
 
     - `frequencies (m,)`: cycles per token (or per feature), from 0 to ½.
@@ -38,45 +39,37 @@ class AmplitudeSpectrum(eqx.Module):
     - `cumulative (layers, m)`: mean over sequences of the share of the energy up to each frequency; 1 at the end, and
       everywhere for a field of zeros.
 
-    Nulls of `amplitude` and `cumulative`: the tokens (features) of the same states in a random order, whose spectrum is flat
-    but for the constant line.
+    Null of `amplitude` and `cumulative`: `"tokens shuffled"` (`"features shuffled"`), the same states in a random order, whose
+    spectrum is flat but for the constant line.
     """
 
     frequencies: Float[Array, "..."]
-    amplitude: Compared
+    amplitude: Figure
     power: Float[Array, "..."]
-    cumulative: Compared
+    cumulative: Figure
     axis: str = eqx.field(static=True)
     window: str | None = eqx.field(static=True)
 
 
-class SpectralAgreement(eqx.Module):
-    """Likeness of two amplitude spectra per layer, each beside one null: `cosine`, `correlation` (mean removed) and
-    `log_correlation` (of the logarithms, mean removed), each `(layers,)`."""
+class SpectralSimilarity(AbstractRecord):
+    """Likeness of two systems' amplitude spectra along tokens and along features: figures `(layers,)` by name, `"cosine"`,
+    `"correlation"` (mean removed) and `"log_correlation"` (of the logarithms, mean removed).
 
-    cosine: Compared
-    correlation: Compared
-    log_correlation: Compared
-
-
-class SpectralSimilarity(eqx.Module):
-    """Spectral likeness of two systems along tokens and along features, by the null it stands beside:
-    `"token-shuffled"`, `"feature-shuffled"` and, if given, `"untrained"`. The value is the same under every null.
-
-    `feature` is None where the two systems differ in width. `pool`: whether spectra were averaged over channels first.
+    Nulls: `"tokens shuffled"`, `"features shuffled"` and, if given, `"untrained"`. `feature` is None where the two systems
+    differ in width. `pool`: whether spectra were averaged over channels first.
     """
 
-    token: dict[str, SpectralAgreement]
-    feature: dict[str, SpectralAgreement] | None
+    token: dict[str, Figure]
+    feature: dict[str, Figure] | None
     pool: bool = eqx.field(static=True)
 
 
-class LowPass(eqx.Module):
+class LowPass(AbstractRecord):
     """How much of a field varies over tokens: `share (layers,)`, the non-constant share of its energy beside that of tokens
-    of the same norms in random directions (about 1 − 1/n), and `ratio (layers,)`, ‖non-constant‖/‖constant‖, inf where the
+    of the same norms in `"random directions"` (about 1 − 1/n), and `ratio (layers,)`, ‖non-constant‖/‖constant‖, inf where the
     mean token is 0 (and 0 for a field of zeros)."""
 
-    share: Compared
+    share: Figure
     ratio: Float[Array, " layers"]
 
 
@@ -112,7 +105,7 @@ def amplitude_spectrum(
     """
     key = jax.random.key(0) if key is None else key
     s = hidden_states("amplitude_spectrum", "states", states, mask)
-    _check_choice("amplitude_spectrum", "axis", axis, get_args(Axis))
+    choice("amplitude_spectrum", "axis", axis, get_args(Axis))
     _check_options("amplitude_spectrum", window, level, resamples, s.u.shape[2], mask)
     shuffle, draw = jax.random.split(key)
     known = _needed(mask, s.mask)
@@ -120,11 +113,19 @@ def amplitude_spectrum(
     found = _spectrum(s.u, known, axis, window)
     mixed = shuffle_tokens(s.u, s.mask, shuffle) if axis == "token" else shuffle_features(s.u, shuffle)
     null = _spectrum(mixed, known, axis, window)
-    amplitude, cumulative = (_compare(found[i], null[i], key=draw, level=level, resamples=resamples) for i in (0, 1))
+    beside = {"amplitude": 0, "cumulative": 1}
+    compared = _compare_all(
+        {name: (found[i], {f"{axis}s shuffled": null[i]}) for name, i in beside.items()},
+        key=draw,
+        level=level,
+        resamples=resamples,
+    )
     size = s.u.shape[2 if axis == "token" else 3]
     number = jnp.asarray(size) if axis == "feature" or mask is None else real
     frequencies = jnp.arange(size // 2 + 1).astype(found[2].dtype) / number.astype(found[2].dtype)
-    record = AmplitudeSpectrum(frequencies, amplitude, jnp.mean(found[2], axis=0), cumulative, axis, window)
+    record = AmplitudeSpectrum(
+        frequencies, compared["amplitude"], jnp.mean(found[2], axis=0), compared["cumulative"], axis, window
+    )
     if traced(number):
         return record
     keep = int(number) // 2 + 1
@@ -167,8 +168,7 @@ def spectral_similarity(
     owner = "spectral_similarity"
     first, second = paired_states(owner, ("a", "b"), a, b, mask)
     _check_options(owner, window, level, resamples, first.u.shape[2], mask)
-    if not isinstance(pool, bool):
-        raise TypeError(f"{owner}: pool={pool!r} must be True (mean spectrum) or False (each channel's own).")
+    boolean(owner, "pool", pool)
     if not pool and first.u.shape != second.u.shape:
         widths = first.u.shape[3], second.u.shape[3]
         raise ValueError(
@@ -176,8 +176,8 @@ def spectral_similarity(
         )
     by_token, by_feature, draw = jax.random.split(key, 3)
     nulls = {
-        "token-shuffled": shuffle_tokens(second.u, first.mask, by_token),
-        "feature-shuffled": shuffle_features(second.u, by_feature),
+        "tokens shuffled": shuffle_tokens(second.u, first.mask, by_token),
+        "features shuffled": shuffle_features(second.u, by_feature),
     }
     if untrained is not None:
         nulls["untrained"] = paired_states(owner, ("b", "untrained"), b, untrained, mask)[1].u
@@ -185,16 +185,16 @@ def spectral_similarity(
             raise ValueError(f"{owner}: pool=False needs untrained states of {first.u.shape[3]} features.")
     known = _needed(mask, first.mask)
 
-    def along(axis: Axis) -> dict[str, SpectralAgreement] | None:
+    def along(axis: Axis) -> dict[str, Figure] | None:
         if axis == "feature" and any(u.shape != first.u.shape for u in (second.u, *nulls.values())):
             return None
         value = _agreement(first.u, second.u, known, axis, window, pool)
-        found = {}
-        for name, u in nulls.items():
-            null = _agreement(first.u, u, known, axis, window, pool)
-            all3 = _compare(value, null, key=draw, level=level, resamples=resamples)
-            found[name] = SpectralAgreement(*(_last(all3, i) for i in range(3)))
-        return found
+        others = {name: _agreement(first.u, u, known, axis, window, pool) for name, u in nulls.items()}
+        figures = {
+            name: (value[..., i], {null: other[..., i] for null, other in others.items()})
+            for i, name in enumerate(("cosine", "correlation", "log_correlation"))
+        }
+        return _compare_all(figures, key=draw, level=level, resamples=resamples)
 
     return SpectralSimilarity(along("token"), along("feature"), pool)
 
@@ -203,8 +203,7 @@ def white_noise_similarity(channels: int) -> float:
     r"""Cosine of the pooled amplitude spectra of two independent Gaussian white noises of `channels` features,
     $1/(1 + (4/\pi - 1)/d)$, many lines: moduli are Rayleigh distributed, $(E|X|)^2/E|X|^2 = \pi/4$. Raises `ValueError`
     for fewer than one."""
-    if not isinstance(channels, int) or channels < 1:
-        raise ValueError(f"white_noise_similarity: channels={channels!r} must be an integer of at least 1.")
+    integer("white_noise_similarity", "channels", channels)
     return float(1 / (1 + (4 / np.pi - 1) / channels))
 
 
@@ -234,7 +233,8 @@ def low_pass_ratio(
     shuffle, draw = jax.random.split(key)
     high, low = _parts(s.u, s.mask)
     null_high, null_low = _parts(random_directions(s.u, s.mask, shuffle), s.mask)
-    share = _compare(_share(high, low).T, _share(null_high, null_low).T, key=draw, level=level, resamples=resamples)
+    nulls = {"random directions": _share(null_high, null_low).T}
+    share = _compare(_share(high, low).T, nulls, key=draw, level=level, resamples=resamples)
     above, below = jnp.sum(high, axis=1), jnp.sum(low, axis=1)
     ratio = jnp.sqrt(above / jnp.where(below > 0, below, 1))
     return LowPass(share, jnp.where(below > 0, ratio, jnp.where(above > 0, jnp.inf, 0)))
@@ -249,11 +249,7 @@ class _Lines(NamedTuple):
     length: Array
 
 
-_compare = eqx.filter_jit(compare)
-
-
-def _last(tree, i: int):
-    return jax.tree.map(lambda x: x[..., i], tree)
+_compare, _compare_all = eqx.filter_jit(compare), eqx.filter_jit(compare_all)
 
 
 @eqx.filter_jit
@@ -444,13 +440,8 @@ def _common_length(mask: Array) -> Array:
     return jnp.max(jnp.sum(mask, axis=1))
 
 
-def _check_choice(owner: str, name: str, value: object, allowed: tuple[object, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{owner}: {name}={value!r} is unknown; choose one of {allowed}.")
-
-
 def _check_options(owner: str, window: object, level: float, resamples: int, n: int, mask) -> None:
-    _check_choice(owner, "window", window, (None, "hann"))
+    choice(owner, "window", window, (None, "hann"))
     check_bootstrap(owner, level, resamples)
     if mask is not None and n > LONGEST:
         raise ValueError(

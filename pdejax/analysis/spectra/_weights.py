@@ -1,6 +1,5 @@
 r"""Eigenvalues of attention's two bilinear maps, the QK and the OV circuit of every layer and head."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,11 +8,12 @@ from jaxtyping import Array, Complex, Float, PRNGKeyArray
 from pdejax._check import traced
 from pdejax._depth import DepthVarying
 from pdejax._equation import MasterEquation
+from pdejax._figure import AbstractRecord
 from pdejax.models import Transformer, lift
 from pdejax.terms import Attention
 
 
-class CircuitSpectrum(eqx.Module):
+class CircuitSpectrum(AbstractRecord):
     r"""Spectrum of a d × d matrix W of rank at most r = min(d_k, d), for every layer and head.
 
     - `eigenvalues (layers, H, r)`: complex, by falling modulus; the other d − r are 0.
@@ -34,7 +34,7 @@ class CircuitSpectrum(eqx.Module):
     radius: Float[Array, "layers H"]
 
 
-class AttentionSpectra(eqx.Module):
+class AttentionSpectra(AbstractRecord):
     r"""QK and OV circuits of every layer and head beside Gaussian weights of the same sizes.
 
     - `qk`, `ov`: the circuits; `qk_null`, `ov_null`: one draw of independent Gaussian weights with the same mean square per

@@ -9,19 +9,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
 
-from pdejax._check import traced
+from pdejax._bootstrap import check_bootstrap, compare_all
+from pdejax._check import integer, number, traced
+from pdejax._figure import AbstractRecord, Figure
 from pdejax._trajectory import Trajectory
-from pdejax.analysis._bootstrap import Compared, check_bootstrap, compare
 from pdejax.analysis._states import hidden_states, paired_states
 from pdejax.terms._base import at_least_float32
 
+_FIGURES = ("cosine", "clusters", "effective_rank", "residual", "diameter", "distance")
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
-class TokenClustering(eqx.Module):
-    r"""How close tokens are to one another, per layer. Means over sequences of each sequence's figure, beside the null's.
+class TokenClustering(AbstractRecord):
+    r"""How close tokens are to one another, per layer. Means over sequences of each sequence's figure, beside one null:
+    `"random directions"`, or `"untrained"` where given.
 
-    - `edges (bins + 1,)`, `histogram (layers, bins)`, `null_histogram`: share of token pairs whose cosine lies in each bin.
+    - `edges (bins + 1,)`, `histogram (layers, bins)` (without interval): share of token pairs whose cosine lies in each bin.
     - `quantiles (layers, 5)`: 5, 25, 50, 75 and 95 % of the pairwise cosines, interpolated in the histogram: good to one bin.
     - `cosine (layers,)`: mean pairwise cosine. `gap (layers,)`: 1 − that, to full relative accuracy also near 0.
     - `clusters`: connected components of the graph in which tokens of cosine above `threshold` are joined.
@@ -29,22 +32,19 @@ class TokenClustering(eqx.Module):
       matrix (n, d): 1 when all tokens are parallel (Roy & Vetterli 2007). 0 for a field of zeros.
     - `residual`: $\|u - \mathbf 1\mu^\top\|_F/\|u\|_F$, what is left without the mean token; 0 at consensus.
     - `diameter`: largest distance of two tokens, `distance`: mean distance of pairs, in units of u.
-    - `null`: `"random directions"` or `"untrained"`.
     """
 
     edges: Float[Array, "..."]
-    histogram: Float[Array, "..."]
-    null_histogram: Float[Array, "..."]
+    histogram: Figure
     quantiles: Float[Array, "..."]
     gap: Float[Array, "..."]
-    cosine: Compared
-    clusters: Compared
-    effective_rank: Compared
-    residual: Compared
-    diameter: Compared
-    distance: Compared
+    cosine: Figure
+    clusters: Figure
+    effective_rank: Figure
+    residual: Figure
+    diameter: Figure
+    distance: Figure
     threshold: Float[Array, "..."]
-    null: str = eqx.field(static=True)
 
 
 def token_clustering(
@@ -59,7 +59,7 @@ def token_clustering(
     resamples: int = 500,
 ) -> TokenClustering:
     r"""Clustering and rank collapse of hidden states `(layers, [b,] n, d)`, per layer; see
-    [`TokenClustering`][pdejax.analysis.TokenClustering] for the figures.
+    [`TokenClustering`][pdejax.analysis.tokens.TokenClustering] for the figures.
 
     - `threshold`: cosine above which two tokens are joined. Clusters are those of single linkage: a chain of close tokens is
       one cluster, however far its ends are apart. 0.99 is an angle of 8°; report it with the number.
@@ -82,12 +82,9 @@ def token_clustering(
     owner = "token_clustering"
     s = hidden_states(owner, "states", states, mask)
     check_bootstrap(owner, level, resamples)
-    if not isinstance(bins, int) or bins < 2:
-        raise ValueError(f"{owner}: bins={bins!r} must be an integer of at least 2.")
-    if jnp.ndim(threshold) or (not traced(threshold) and not -1 < float(threshold) < 1):
-        raise ValueError(
-            f"{owner}: threshold={threshold!r} must be one cosine strictly between −1 and 1, such as 0.99."
-        )
+    integer(owner, "bins", bins, 2)
+    if not traced(threshold):
+        number(owner, "threshold", threshold, above=-1, below=1, advice="it is a cosine, such as 0.99")
     dtype = at_least_float32(s.u.dtype)
     limit = jnp.asarray(threshold).astype(dtype)
     drawn, draw = jax.random.split(key)
@@ -97,19 +94,18 @@ def token_clustering(
         other = paired_states(owner, ("states", "untrained"), states, untrained, mask)[1].u.astype(s.u.dtype)
     here, histogram = _clustering(s.u, s.mask, limit, bins)
     there, null_histogram = _clustering(other, s.mask, limit, bins)
-    all7 = _compare(here, there, key=draw, level=level, resamples=resamples)
-    figures = [jax.tree.map(lambda x, i=i: x[..., i], all7) for i in range(here.shape[-1])]
+    null = "random directions" if untrained is None else "untrained"
+    figures = {name: (here[..., i + 1], {null: there[..., i + 1]}) for i, name in enumerate(_FIGURES)}
+    compared = _compare_all(figures, key=draw, level=level, resamples=resamples)
     edges = jnp.linspace(-1, 1, bins + 1, dtype=dtype)
     shares = [jnp.mean(h, axis=0) for h in (histogram, null_histogram)]
     return TokenClustering(
-        edges,
-        shares[0],
-        shares[1],
-        _quantiles(shares[0], edges),
-        figures[0].value.value,
-        *figures[1:],
-        limit,
-        "random directions" if untrained is None else "untrained",
+        edges=edges,
+        histogram=Figure(shares[0], nulls={null: shares[1]}, level=level),
+        quantiles=_quantiles(shares[0], edges),
+        gap=jnp.mean(here[..., 0], axis=0),
+        threshold=limit,
+        **compared,
     )
 
 
@@ -149,7 +145,7 @@ def count_components(joined: Bool[Array, "n n"], mask: Bool[Array, " n"]) -> Int
     return jnp.sum((labels == own) & mask)
 
 
-_compare = eqx.filter_jit(compare)
+_compare_all = eqx.filter_jit(compare_all)
 
 
 @jax.jit

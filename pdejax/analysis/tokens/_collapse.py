@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 from scipy.special import stdtrit
 
-from pdejax._check import traced
-from pdejax.analysis._bootstrap import Interval, bootstrap, check_bootstrap
+from pdejax._bootstrap import bootstrap, check_bootstrap
+from pdejax._check import choice, traced
+from pdejax._figure import AbstractRecord, Figure
 from pdejax.terms._base import at_least_float32
 
 Law = Literal["exponential", "algebraic", "blowup"]
@@ -21,7 +22,7 @@ LEAST = 6  # depths that a law of three parameters needs
 FAR = 10.0  # windows: beyond, a power law's rate varies by less than a tenth, and it cannot be told from an exponential
 
 
-class CollapseRate(eqx.Module):
+class CollapseRate(AbstractRecord):
     r"""A law fitted to m trajectories of a gap g at k depths.
 
     - `rate`: the law's figure with its interval, mean over trajectories: the rate r per unit depth (exponential), the power p
@@ -37,7 +38,7 @@ class CollapseRate(eqx.Module):
       elsewhere. `exact`: the rate to compare with, NaN if none was given.
     """
 
-    rate: Interval
+    rate: Figure
     rates: Float[Array, " m"]
     power: Float[Array, " m"]
     origin: Float[Array, " m"]
@@ -112,8 +113,7 @@ def collapse_rate(
     """
     owner = "collapse_rate"
     check_bootstrap(owner, level, resamples)
-    if law not in LAWS:
-        raise ValueError(f"{owner}: law={law!r} is unknown; choose one of {LAWS}.")
+    choice(owner, "law", law, LAWS)
     t, g = jnp.asarray(ts), jnp.asarray(gap)
     for name, x in (("ts", t), ("gap", g)):
         if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -173,7 +173,7 @@ def _collapse(t, g, floor, low, high, key, law: Array, level: float, resamples: 
     if g.shape[0] == 1:
         free = jnp.maximum(own["effective"][0] - jnp.asarray(PARAMETERS, t.dtype)[law], 1)
         reach = _student(free, level) * own["error"][0] * jnp.sqrt(number[0] / own["effective"][0])
-        rate = Interval(rates[0], rates[0] - reach, rates[0] + reach, level)
+        rate = Figure(rates[0], rates[0] - reach, rates[0] + reach, level=level)
     else:
         rate = bootstrap(
             lambda w: jnp.sum(w * rates) / jnp.sum(w),

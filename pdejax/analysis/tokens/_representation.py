@@ -7,20 +7,30 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from pdejax._check import traced
+from pdejax._bootstrap import beside, bootstrap, check_bootstrap
+from pdejax._check import choice, number, traced
+from pdejax._figure import AbstractRecord, Figure
 from pdejax._trajectory import Trajectory
-from pdejax.analysis._bootstrap import Compared, Interval, check_bootstrap
 from pdejax.analysis._states import hidden_states
 from pdejax.analysis.tokens._clustering import effective_rank
 from pdejax.terms._base import at_least_float32
 
 Null = Literal["gaussian", "shuffled"]
-FIGURES = 8
+_FIGURES = (
+    "participation",
+    "participation_ratio",
+    "effective_rank",
+    "sparsity",
+    "magnitude",
+    "rms",
+    "diversity",
+    "diversity_cosine",
+)
 
 
-class Representation(eqx.Module):
-    r"""Statistics per layer, each `(layers,)` beside its null. Samples are all real tokens of all sequences, with covariance C
-    over features, eigenvalues λ.
+class Representation(AbstractRecord):
+    r"""Statistics per layer, each `(layers,)` beside the null asked for, `"gaussian"` or `"shuffled"`. Samples are all real
+    tokens of all sequences, with covariance C over features, eigenvalues λ.
 
     - `participation`: $(\sum\lambda)^2/\sum\lambda^2$, between 1 and d; `participation_ratio`: divided by d.
     - `effective_rank`: $\exp(-\sum p\ln p)$, $p = \lambda/\sum\lambda$ (Roy & Vetterli 2007, of the covariance matrix).
@@ -30,16 +40,15 @@ class Representation(eqx.Module):
       sequences (those that are 0 left out). Both NaN for a single sequence, which has none.
     """
 
-    participation: Compared
-    participation_ratio: Compared
-    effective_rank: Compared
-    sparsity: Compared
-    magnitude: Compared
-    rms: Compared
-    diversity: Compared
-    diversity_cosine: Compared
+    participation: Figure
+    participation_ratio: Figure
+    effective_rank: Figure
+    sparsity: Figure
+    magnitude: Figure
+    rms: Figure
+    diversity: Figure
+    diversity_cosine: Figure
     threshold: Float[Array, ""]
-    null: str = eqx.field(static=True)
 
 
 def representation(
@@ -53,7 +62,7 @@ def representation(
     resamples: int = 200,
 ) -> Representation:
     r"""Statistics of the representations in hidden states `(layers, [b,] n, d)`; see
-    [`Representation`][pdejax.analysis.Representation] for each.
+    [`Representation`][pdejax.analysis.tokens.Representation] for each.
 
     - `threshold` θ of the sparsity, absolute, in units of u. v2 (Figure 10: 0.99 % → 0.59 %) does not give its own. A
       Gaussian of the magnitude it states, mean |u| = 0.631, has 1.01 % of its entries below 0.01 in modulus, hence the default
@@ -81,18 +90,18 @@ def representation(
     owner = "representation"
     s = hidden_states(owner, "states", states, mask)
     check_bootstrap(owner, level, resamples)
-    if null not in get_args(Null):
-        raise ValueError(f"{owner}: null={null!r} is unknown; choose one of {get_args(Null)}.")
-    if jnp.ndim(threshold) or (not traced(threshold) and not 0 < float(threshold) < jnp.inf):
-        raise ValueError(f"{owner}: threshold={threshold!r} must be one positive number, in the units of the states.")
+    choice(owner, "null", null, get_args(Null))
+    if not traced(threshold):
+        number(owner, "threshold", threshold, above=0, advice="it is in the units of the states")
     limit = jnp.asarray(threshold).astype(at_least_float32(s.u.dtype))
     found = _representation(s.u, s.mask, limit, key, null, level, resamples)
-    figures = [jax.tree.map(lambda x, i=i: x[:, i], found) for i in range(FIGURES)]
-    return Representation(*figures, limit, null)
+    return Representation(**{name: found[:, i] for i, name in enumerate(_FIGURES)}, threshold=limit)
 
 
 @eqx.filter_jit
-def _representation(u: Array, mask: Array, threshold: Array, key: Array, null: str, level: float, resamples: int):
+def _representation(
+    u: Array, mask: Array, threshold: Array, key: Array, null: str, level: float, resamples: int
+) -> Figure:
     b = u.shape[1]
 
     def layer(item):
@@ -105,33 +114,18 @@ def _representation(u: Array, mask: Array, threshold: Array, key: Array, null: s
 
         def statistic(weights):
             value, other = _figures(here, bases[0], weights), _figures(there, bases[1], weights)
-            return jnp.stack([value, other, value - other])
+            return value, other, value - other
 
-        return _bootstrap(statistic, b, draw, level, resamples, x.dtype)
+        # Sequences that are drawn twice lower every dimension: the plain interval can lie below the value as a whole.
+        options = {"key": draw, "level": level, "resamples": resamples, "dtype": x.dtype, "median": True}
+        value, other, gap = bootstrap(statistic, b, **options)
+        # Figures themselves cannot be negative, differences can.
+        value, other = (
+            Figure(f.value, jnp.maximum(f.low, 0), jnp.maximum(f.high, 0), level=level) for f in (value, other)
+        )
+        return beside(value, {null: other}, {null: gap})
 
-    found = jax.lax.map(layer, (u, jax.random.split(key, u.shape[0])))
-    return Compared(*(Interval(found.value[:, i], found.low[:, i], found.high[:, i], level) for i in range(3)))
-
-
-def _bootstrap(statistic, samples: int, key: Array, level: float, resamples: int, dtype) -> Interval:
-    """Percentile interval moved by what the median of the resamples misses the value by. Sequences that are drawn twice
-    lower every dimension: the plain interval can lie below the value as a whole."""
-    value = statistic(jnp.ones(samples, dtype))
-    if samples == 1:
-        missing = jnp.full_like(value, jnp.nan)
-        return Interval(value, missing, missing, level)
-
-    def once(key):
-        drawn = jax.random.randint(key, (samples,), 0, samples)
-        return statistic(jnp.zeros(samples, dtype).at[drawn].add(1))
-
-    found = jax.lax.map(once, jax.random.split(key, resamples))
-    ends = jnp.asarray([(1 - level) / 2, 0.5, (1 + level) / 2], dtype)
-    low, middle, high = jnp.quantile(found, ends, axis=0)
-    moved = jnp.stack([low, high]) + (value - middle)[None]
-    # Figures themselves cannot be negative, differences (the last row) can.
-    moved = moved.at[:, :2].max(0)
-    return Interval(value, moved[0], moved[1], level)
+    return jax.lax.map(layer, (u, jax.random.split(key, u.shape[0])))
 
 
 class _Moments(eqx.Module):

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from pdejax._bootstrap import over_seeds
-from pdejax.analysis.information import CLUB, BarberAgakov, PaperEstimate
+from pdejax.analysis.information.trained import CLUB, BarberAgakov, PaperEstimate
 from pdejax.exact import bivariate_normal_information
 from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
 from pdejax.studies.claims._claim import Claim, high, low

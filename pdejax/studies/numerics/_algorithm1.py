@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from pdejax import data
-from pdejax.analysis.information import CLUB, AbstractInformation, BarberAgakov, InfoNCE, PaperEstimate, fit
+from pdejax.analysis.information.trained import CLUB, AbstractInformation, BarberAgakov, InfoNCE, PaperEstimate, fit
 from pdejax.data._batch import Batch
 from pdejax.runs._parts import Parts
 from pdejax.runs._records import Picture, Result

@@ -169,27 +169,24 @@ class _Figures:
         self.lines: list[Line] = []
         self.records: dict[str, Callable[[], Any]] = {}
 
-    def add(self, name: str, compared, null_name: str, unit: str = "", first: int = 0) -> None:
-        """A line from a `Compared`, whose arrays are `(layers,)` or `(layers, heads)`, averaged over heads."""
-        one = compared.value
-        value = np.asarray(one.value)
-        low, high = (
-            np.asarray(x) if value.ndim == 1 and np.all(np.isfinite(np.asarray(x))) else None
-            for x in (one.low, one.high)
-        )
-        null = np.asarray(compared.null.value)
+    def add(self, name: str, figure: Figure, null_name: str, unit: str = "", first: int = 0, shown: str = "") -> None:
+        """A line from a `Figure`, whose arrays are `(layers,)` or `(layers, heads)`, averaged over heads, beside the null of this
+        name if it has it; `shown` is what the table calls it."""
+        value = np.asarray(figure)
+        low, high = _ends(figure) if value.ndim == 1 else (None, None)
+        null = np.asarray(figure.nulls[null_name]) if null_name in figure.nulls else None
         if value.ndim == 2:
-            value, null = value.mean(axis=1), null.mean(axis=1)
-        self.lines.append(Line(name, unit, value, low, high, null, null_name, first))
+            value, null = value.mean(axis=1), None if null is None else null.mean(axis=1)
+        self.lines.append(Line(name, unit, value, low, high, null, shown or null_name, first))
 
     def alone(self, states, maps, null) -> None:
         """What needs the model's states and maps only."""
         draws = {"key": self.key, "resamples": RESAMPLES}
         self.say("correlations")
         kept = analysis.input_correlation(states, self.mask, untrained=null, **draws)
-        self.add("correlation with the input", kept.pearson.untrained, "untrained")
+        self.add("correlation with the input", kept.pearson, "untrained")
         near = analysis.adjacent_correlation(states, self.mask, untrained=null, **draws)
-        self.add("correlation with the layer before", near.pearson.untrained, "untrained", first=1)
+        self.add("correlation with the layer before", near.pearson, "untrained", first=1)
         self.records["input_correlation"] = lambda: plot.layer_correlation(kept)
         self.say("attention")
         entropy = analysis.attention_entropy(maps, self.mask, **draws)
@@ -208,7 +205,7 @@ class _Figures:
             ("magnitude", statistics.magnitude),
             ("diversity over sequences", statistics.diversity),
         ):
-            self.add(name, figure, statistics.null)
+            self.add(name, figure, *figure.nulls)
         self.records["representation"] = lambda: plot.representation(statistics)[0]
         clusters = analysis.token_clustering(states, mask=self.mask, untrained=null, **draws)
         for name, figure in (
@@ -216,7 +213,7 @@ class _Figures:
             ("clusters of tokens", clusters.clusters),
             ("residual after removing the mean token", clusters.residual),
         ):
-            self.add(name, figure, clusters.null)
+            self.add(name, figure, *figure.nulls)
         self.records["clustering"] = lambda: plot.token_clustering(clusters)[0]
 
     def informed(self, states, labels, noise: float) -> None:
@@ -224,16 +221,8 @@ class _Figures:
         self.say("information")
         scaled = information.unit_spread(states, mask=self.mask)
         plane = information.information_plane(scaled, scaled[0], labels, noise=noise, mask=self.mask, key=self.key)
-        for name, figure, null in (
-            ("I(X; T + σξ)", plane.input, plane.input_null),
-            ("I(T + σξ; Y)", plane.target, plane.target_null),
-        ):
-            beside = np.asarray(null.value)
-            known = bool(np.all(np.isfinite(beside)))
-            low, high = _ends(figure)
-            self.lines.append(
-                Line(name, "nats", np.asarray(figure.value), low, high, beside if known else None, "permuted", 0)
-            )
+        self.add("I(X; T + σξ)", plane.input, "x permuted", "nats", shown="permuted")
+        self.add("I(T + σξ; Y)", plane.target, "y permuted", "nats", shown="permuted")
         self.records["information_plane"] = lambda: plot.information_plane(plane)
 
     def derivatives(self, model, inputs, labels) -> None:
@@ -259,14 +248,12 @@ class _Figures:
         draws = {"key": self.key, "resamples": RESAMPLES, "mask": self.mask}
         fidelity = analysis.trajectory_fidelity(states, their_states, reference_null=null, **draws)
         for name in ("cosine", "relative_error", "cka_debiased"):
-            self.add(
-                f"{name.replace('_', ' ')} with the other run", getattr(fidelity.layers, name).untrained, "untrained"
-            )
+            self.add(f"{name.replace('_', ' ')} with the other run", fidelity.layers[name], "untrained")
         spectra = analysis.spectral_similarity(their_states, states, untrained=null, **draws)
-        self.add("spectral similarity with the other run", spectra.token["untrained"].cosine, "untrained")
+        self.add("spectral similarity with the other run", spectra.token["cosine"], "untrained")
         attention = analysis.attention_fidelity(their_maps, maps, **draws)
-        self.add("attention cosine with the other run", attention.uniform.cosine, "uniform", first=1)
-        self.add("attention KL from the other run", attention.uniform.kl, "uniform", "nats", first=1)
+        self.add("attention cosine with the other run", attention.cosine, "uniform", first=1)
+        self.add("attention KL from the other run", attention.kl, "uniform", "nats", first=1)
         self.records["fidelity"] = lambda: plot.trajectory_fidelity(fidelity)
         self.records["attention"] = lambda: plot.attention_fidelity(attention)
 

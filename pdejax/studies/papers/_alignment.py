@@ -50,23 +50,23 @@ def measure(settings: Settings, seed: int, models: Models) -> Evidence:
         ours = observe(model, truth.batch.inputs, truth.mask).states
         untrained = observe(untrained_partner(model, seed), truth.batch.inputs, truth.mask).states
         theirs = truth.observed.states
-        fidelity: Any = trajectory_fidelity(
+        fidelity = trajectory_fidelity(
             ours[1:], theirs[1:], mask=mask, reference_null=untrained[1:], key=key, resamples=RESAMPLES
         ).layers
         for name, measured in (
-            ("mse", fidelity.mse),
-            ("relative_error", fidelity.relative_error),
-            ("cosine", fidelity.cosine),
-            ("cka", fidelity.cka_debiased),
+            ("mse", fidelity["mse"]),
+            ("relative_error", fidelity["relative_error"]),
+            ("cosine", fidelity["cosine"]),
+            ("cka", fidelity["cka_debiased"]),
         ):
-            found[name].append(measured.untrained.value.value)
-            null[name].append(measured.untrained.null.value)
+            found[name].append(measured.value)
+            null[name].append(measured.nulls["untrained"])
         spectra = spectral_similarity(
             theirs[1:], ours[1:], mask=mask, untrained=untrained[1:], key=key, resamples=RESAMPLES
-        ).token["untrained"]
-        for name, measured in (("spectral", spectra.cosine), ("spectral_log", spectra.log_correlation)):
-            found[name].append(measured.value.value)
-            null[name].append(measured.null.value)
+        ).token
+        for name, measured in (("spectral", spectra["cosine"]), ("spectral_log", spectra["log_correlation"])):
+            found[name].append(measured.value)
+            null[name].append(measured.nulls["untrained"])
         pictures.append(np.asarray(ours[:, 0]))
     real = np.asarray(mask[0])
     return {

@@ -40,16 +40,16 @@ def measure(settings: Settings, seed: int, models: Models) -> Evidence:
         key = jax.random.key(seed)
         theirs = truth.observed.states
         adjacent = adjacent_correlation(theirs, truth.mask, key=key, resamples=RESAMPLES)
-        found[f"{name}/adjacent"] = adjacent.pearson.value.value
+        found[f"{name}/adjacent"] = adjacent.pearson.value
         for pairing in ("shared", "distilled"):
             model = partner(own, seed, models, pairing)
             ours = observe(model, truth.batch.inputs, truth.mask).states
             null = observe(untrained_partner(model, seed), truth.batch.inputs, truth.mask).states
-            fidelity: Any = trajectory_fidelity(
+            fidelity = trajectory_fidelity(
                 ours[1:], theirs[1:], mask=truth.mask, reference_null=null[1:], key=key, resamples=RESAMPLES
             ).layers
-            found[f"{name}/{pairing}"] = fidelity.cosine.untrained.value.value
-            found[f"{name}/{pairing}/null"] = fidelity.cosine.untrained.null.value
+            found[f"{name}/{pairing}"] = fidelity["cosine"].value
+            found[f"{name}/{pairing}/null"] = fidelity["cosine"].nulls["untrained"]
         test = truth.trained.test
         found[f"{name}/test"] = np.asarray(test.get("accuracy", float("nan")))
     return found

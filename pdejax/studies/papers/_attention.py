@@ -39,14 +39,14 @@ def measure(settings: Settings, seed: int, models: Models) -> Evidence:
             figures(observe(untrained_partner(model, seed), truth.batch.inputs, truth.mask).maps),
         )
         for name, value in (
-            ("cosine", result.uniform.cosine.value.value),
-            ("kl", result.uniform.kl.value.value),
-            ("uniform_cosine", result.uniform.cosine.null.value),
-            ("uniform_kl", result.uniform.kl.null.value),
-            ("independent_cosine", result.independent.null.value),
-            ("gaussian_cosine", result.gaussian.null.value),
-            ("untrained_cosine", untrained.uniform.cosine.value.value),
-            ("untrained_kl", untrained.uniform.kl.value.value),
+            ("cosine", result.cosine),
+            ("kl", result.kl),
+            ("uniform_cosine", result.cosine.nulls["uniform"]),
+            ("uniform_kl", result.kl.nulls["uniform"]),
+            ("independent_cosine", result.cosine.nulls["independent"]),
+            ("gaussian_cosine", result.cosine.nulls["gaussian"]),
+            ("untrained_cosine", untrained.cosine),
+            ("untrained_kl", untrained.kl),
         ):
             found.setdefault(name, []).append(np.asarray(value).mean(axis=-1))
         maps.append(np.asarray(q[:, 0, 0]))

@@ -51,7 +51,7 @@ def measure(settings: Settings, seed: int, models: Models) -> Evidence:
         )
         found["target"].append(np.asarray(plane.target.value))
         found["input"].append(np.asarray(plane.input.value))
-        found["null"].append(np.asarray(plane.target_null.value))
+        found["null"].append(np.asarray(plane.target.nulls["y permuted"]))
     return {**{name: np.stack(values) for name, values in found.items()}, "step": np.asarray(steps)}
 
 

@@ -108,7 +108,7 @@ def _correlations(model: Any, batch, seed: int) -> tuple[np.ndarray, np.ndarray]
     found = np.full((2, len(finite)), np.nan)
     if good:
         result = _kept(states[:good], mask, jax.random.key(seed))
-        found[:, :good] = np.asarray(result.pearson.value.value), np.asarray(result.cosine.value.value)
+        found[:, :good] = np.asarray(result.pearson), np.asarray(result.cosine)
     return found[0], found[1]
 
 

@@ -63,17 +63,19 @@ def measure(settings: Settings, seed: int, models: Models) -> Evidence:
         plane = information_plane(
             scaled, x, labels, noise=noise, mask=mask, key=key, resamples=RESAMPLES, permutations=RESAMPLES
         )
-        for name, value, beside in (
-            ("entropy", entropy.entropy.value, entropy.null.value),
-            ("dimension", statistics.participation_ratio.value.value, statistics.participation_ratio.null.value),
-            ("input", plane.input.value, plane.input_null.value),
-            ("target", plane.target.value, plane.target_null.value),
-            ("sparsity", statistics.sparsity.value.value, statistics.sparsity.null.value),
-            ("magnitude", statistics.magnitude.value.value, statistics.magnitude.null.value),
-            ("diversity", statistics.diversity.value.value, statistics.diversity.null.value),
+        for name, figure in (
+            ("entropy", entropy.entropy),
+            ("dimension", statistics.participation_ratio),
+            ("input", plane.input),
+            ("target", plane.target),
+            ("sparsity", statistics.sparsity),
+            ("magnitude", statistics.magnitude),
+            ("diversity", statistics.diversity),
         ):
-            found[name].append(value)
-            null[name].append(beside)
+            found[name].append(figure.value)
+            # The estimate of I(X; T) has none: it takes it that T is a function of X.
+            [beside] = figure.nulls.values() or [np.full(figure.shape, np.nan)]
+            null[name].append(np.asarray(beside))
     return {
         **{name: np.stack(values) for name, values in found.items()},
         **{f"null_{name}": np.stack(values) for name, values in null.items()},

@@ -64,18 +64,18 @@ def measure(settings: Settings, seed: int, models: Models) -> Evidence:
             null = observe(untrained_partner(model, seed), truth.batch.inputs, truth.mask).states
     adjacent, pearson, spearman = [], [], []
     for name in SYSTEMS:
-        adjacent.append(adjacent_correlation(states[name], mask, key=key, resamples=RESAMPLES).pearson.value.value)
+        adjacent.append(adjacent_correlation(states[name], mask, key=key, resamples=RESAMPLES).pearson.value)
         same = layer_correlation(states[name], theirs, mask, key=key, resamples=RESAMPLES)
-        pearson.append(same.pearson.value.value)
-        spearman.append(same.spearman.value.value)
+        pearson.append(same.pearson.value)
+        spearman.append(same.spearman.value)
     beside = layer_correlation(null, theirs, mask, key=key, resamples=RESAMPLES)
     return {
         "adjacent": np.stack(adjacent),
         "pearson": np.stack(pearson),
         "spearman": np.stack(spearman),
-        "null_adjacent": adjacent_correlation(null, mask, key=key, resamples=RESAMPLES).pearson.value.value,
-        "null_pearson": beside.pearson.value.value,
-        "null_spearman": beside.spearman.value.value,
+        "null_adjacent": adjacent_correlation(null, mask, key=key, resamples=RESAMPLES).pearson.value,
+        "null_pearson": beside.pearson.value,
+        "null_spearman": beside.spearman.value,
         "heatmap": np.stack([np.asarray(states[name][:, 0]) for name in SYSTEMS]),
     }
 

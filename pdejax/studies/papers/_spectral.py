@@ -31,25 +31,25 @@ def measure(settings: Settings, seed: int, models: Models) -> Evidence:
         return amplitude_spectrum(states, key=key, mask=mask, resamples=RESAMPLES)
 
     first = spectrum(theirs)
-    amplitude, cumulative = [first.amplitude.value.value], [first.cumulative.value.value]
+    amplitude, cumulative = [first.amplitude.value], [first.cumulative.value]
     figures = {name: [] for name in ("cosine", "log_correlation", "null_cosine", "null_log_correlation")}
     for pairing in PAIRINGS:
         model = partner(settings, seed, models, pairing)
         ours = observe(model, truth.batch.inputs, truth.mask).states
         null = observe(untrained_partner(model, seed), truth.batch.inputs, truth.mask).states
         found = spectrum(ours)
-        amplitude.append(found.amplitude.value.value)
-        cumulative.append(found.cumulative.value.value)
+        amplitude.append(found.amplitude.value)
+        cumulative.append(found.cumulative.value)
         likeness = spectral_similarity(
             theirs[1:], ours[1:], key=key, mask=mask, untrained=null[1:], resamples=RESAMPLES
-        ).token["untrained"]
+        ).token
         for name in ("cosine", "log_correlation"):
-            figures[name].append(getattr(likeness, name).value.value)
-            figures[f"null_{name}"].append(getattr(likeness, name).null.value)
+            figures[name].append(likeness[name].value)
+            figures[f"null_{name}"].append(likeness[name].nulls["untrained"])
     return {
         "frequency": first.frequencies,
         "amplitude": np.stack(amplitude),
-        "shuffled": first.amplitude.null.value,
+        "shuffled": first.amplitude.nulls["tokens shuffled"].value,
         "cumulative": np.stack(cumulative),
         **{name: np.stack(values) for name, values in figures.items()},
     }

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from pdejax._check import traced
-from pdejax.analysis.information._estimate import InformationEstimate, Kind, record
+from pdejax.analysis.information._estimate import Estimate, Kind, record
 from pdejax.analysis.information._samples import (
     by_block,
     continuous,
@@ -27,7 +27,7 @@ _DIVISOR = {"upper": 2.0, "lower": 8.0, "neither": 2.0}
 _OTHER = {"upper": "lower", "lower": "upper", "neither": "neither"}
 
 
-def kde_information(x: ArrayLike, y: ArrayLike, *, noise: ArrayLike, bound: str = "upper") -> InformationEstimate:
+def kde_information(x: ArrayLike, y: ArrayLike, *, noise: ArrayLike, bound: str = "upper") -> Estimate:
     r"""Bounds on the information in a representation with Gaussian noise, T = f(X) + σξ, ξ ~ N(0, 1), nats.
 
     With two float arrays `y (N, d)` holds the *noiseless* f(x_i) and the answer is about I(X; f(X) + σξ):
@@ -84,7 +84,7 @@ def checked_noise(owner: str, noise: ArrayLike | None, dtype) -> Float[Array, ""
 
 
 @eqx.filter_jit
-def _information(f: Float[Array, "N d"], noise: Float[Array, ""], bound: str) -> InformationEstimate:
+def _information(f: Float[Array, "N d"], noise: Float[Array, ""], bound: str) -> Estimate:
     count = f.shape[0]
     sums = log_sums(f, noise, _DIVISOR[bound])
     value = poisoned(jnp.clip(math.log(count) - jnp.mean(sums), 0.0, math.log(count)), f)
@@ -93,7 +93,7 @@ def _information(f: Float[Array, "N d"], noise: Float[Array, ""], bound: str) ->
 
 
 @eqx.filter_jit
-def _with_labels(f: Float[Array, "N d"], y: Int[Array, " N"], noise: Array, bound: Kind) -> InformationEstimate:
+def _with_labels(f: Float[Array, "N d"], y: Int[Array, " N"], noise: Array, bound: Kind) -> Estimate:
     count, other = f.shape[0], _OTHER[bound]
     classes = group(y)
     sizes = jnp.zeros(count, f.dtype).at[classes].add(1)[classes]

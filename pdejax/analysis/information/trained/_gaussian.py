@@ -1,4 +1,4 @@
-"""Learned Gaussian densities q(t|x) and q(t), and the entropy of a Gaussian from samples."""
+"""Learned Gaussian densities q(t|x) and q(t)."""
 
 import math
 
@@ -6,10 +6,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
-from scipy.special import digamma
 
 from pdejax.analysis.information._estimate import checked_sizes
-from pdejax.analysis.information._network import Network
+from pdejax.analysis.information.trained._network import Network
 
 
 class ConditionalGaussian(eqx.Module):
@@ -89,25 +88,3 @@ class ConditionalGaussian(eqx.Module):
     def _factor(self, dtype) -> Array:
         assert self.coupling is not None
         return jnp.tril(self.coupling.astype(dtype), -1) + jnp.eye(self.coupling.shape[-1], dtype=dtype)
-
-
-def gaussian_entropy(x: Float[Array, "b d"]) -> Float[Array, ""]:
-    r"""Differential entropy $\tfrac12\ln\det(2\pi e\Sigma)$ in nats from samples `x (b, d)`, as if they were Gaussian.
-
-    Unbiased for Gaussian samples: $E\ln\det S = \ln\det\Sigma + \sum_{k=1}^d\psi\big(\tfrac{b-k}2\big) - d\ln\tfrac{b-1}2$
-    for the sample covariance S. For any other distribution it lies *above* the entropy, since the Gaussian has the most for
-    its covariance. Features that are constant or linearly dependent have no density: NaN.
-
-    Raises `ValueError` unless b > d. Source: Misra, Singh and Demchuk 2005, DOI 10.1016/j.jmva.2003.10.003.
-    """
-    shape = jnp.shape(x)
-    if len(shape) != 2 or shape[0] <= shape[1]:
-        raise ValueError(
-            f"gaussian_entropy: x has shape {shape}; it must be (b, d) with more rows than features, else the covariance "
-            "is singular. Take a larger batch or project to fewer features."
-        )
-    b, d = shape
-    off = x - jnp.mean(x, axis=0, keepdims=True)
-    factor = jnp.linalg.cholesky(off.T @ off / (b - 1))
-    bias = sum(float(digamma(0.5 * (b - k))) for k in range(1, d + 1)) - d * math.log(0.5 * (b - 1))
-    return jnp.sum(jnp.log(jnp.diagonal(factor))) + 0.5 * (d * math.log(2 * math.pi * math.e) - bias)

@@ -11,7 +11,7 @@ from jax.scipy.special import digamma
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from pdejax._check import traced
-from pdejax.analysis.information._estimate import InformationEstimate, record
+from pdejax.analysis.information._estimate import Estimate, record
 from pdejax.analysis.information._samples import (
     checked_neighbours,
     continuous,
@@ -29,7 +29,7 @@ _UNROLL = 4
 
 def ksg_information(
     x: ArrayLike, y: ArrayLike, *, k: int = 3, variant: int | str = 1, standardize: bool = True
-) -> InformationEstimate:
+) -> Estimate:
     r"""Nearest-neighbour estimate of I(X; Y), nats, in the maximum norm; `variant` says which.
 
     - 1: $\psi(k) + \psi(N) - \langle\psi(n_x + 1) + \psi(n_y + 1)\rangle$, n the number of samples strictly nearer in
@@ -80,7 +80,7 @@ def ksg_information(
 
 
 @eqx.filter_jit
-def _information(x: Array, y: Array, k: int, variant: int | str, standardize: bool) -> InformationEstimate:
+def _information(x: Array, y: Array, k: int, variant: int | str, standardize: bool) -> Estimate:
     count, dtype = x.shape[0], x.dtype
     u, v = (standard(x), standard(y)) if standardize else (x, y)
     index = jnp.arange(count)
@@ -127,7 +127,7 @@ def _information(x: Array, y: Array, k: int, variant: int | str, standardize: bo
 
 
 @eqx.filter_jit
-def _with_labels(x: Array, y: Int[Array, " N"], k: int, standardize: bool) -> InformationEstimate:
+def _with_labels(x: Array, y: Int[Array, " N"], k: int, standardize: bool) -> Estimate:
     count, dtype = x.shape[0], x.dtype
     u, classes = standard(x) if standardize else x, group(y)
     sizes = jnp.zeros(count, jnp.int32).at[classes].add(1)[classes]

@@ -9,13 +9,14 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from pdejax.analysis.information._estimate import (
     AbstractInformation,
-    InformationEstimate,
+    Estimate,
     Kind,
     checked_pairs,
     checked_sizes,
     record,
 )
-from pdejax.analysis.information._gaussian import ConditionalGaussian, gaussian_entropy
+from pdejax.analysis.information.estimators._exact_gaussian import gaussian_entropy
+from pdejax.analysis.information.trained._gaussian import ConditionalGaussian
 
 Direction = Literal["x given t", "t given x"]
 
@@ -28,15 +29,15 @@ class BarberAgakov(AbstractInformation):
 
     - `entropy` a number: the known H(X). Then, and only then, Ĩ is a lower bound for every q (`kind` `"lower"`).
     - `entropy="gaussian"`: estimated from the batch by
-      [`gaussian_entropy`][pdejax.analysis.information.gaussian_entropy], which is unbiased for a Gaussian variable and too
-      large for any other: Ĩ may then lie above I, so `kind` is `"neither"`.
+      [`gaussian_entropy`][pdejax.analysis.information.estimators.gaussian_entropy], which is unbiased for a Gaussian variable
+      and too large for any other: Ĩ may then lie above I, so `kind` is `"neither"`.
 
     The gradient with respect to t needs no H(X); with `"t given x"` it needs that of H(T). For a mixture T = f(X) + noise,
     H(T) is not Gaussian in general. log q is at most `highest` for the `floor` of q's standard deviation, so
     `limit` = H + highest, and `saturated` says that the floor sets the value.
 
-    `hidden`, `full`, `floor`: as in [`ConditionalGaussian`][pdejax.analysis.information.ConditionalGaussian]; the floor is in
-    the unit of the variable q describes. Raises `ValueError` for sizes below 1, an unknown direction or entropy.
+    `hidden`, `full`, `floor`: as in [`ConditionalGaussian`][pdejax.analysis.information.trained.ConditionalGaussian]; the floor
+    is in the unit of the variable q describes. Raises `ValueError` for sizes below 1, an unknown direction or entropy.
     Source: Barber and Agakov 2003, The IM algorithm (NIPS 16); Poole et al., arXiv 1905.06922, (2).
     """
 
@@ -77,7 +78,7 @@ class BarberAgakov(AbstractInformation):
         """`"lower"` with a known entropy, else `"neither"`."""
         return "neither" if self.entropy == "gaussian" else "lower"
 
-    def estimate(self, x, t, key: PRNGKeyArray | None = None, *, noise=None) -> InformationEstimate:
+    def estimate(self, x, t, key: PRNGKeyArray | None = None, *, noise=None) -> Estimate:
         """The value for this batch. `key` is not used. See `AbstractInformation`.
 
         With `entropy="gaussian"` the batch must hold more pairs than features."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from pdejax.analysis.information._estimate import InformationEstimate, record
+from pdejax.analysis.information._estimate import Estimate, record
 from pdejax.analysis.information._samples import group, joint, paired, poisoned, sample
 
 Edges = Literal["quantile", "equal"]
@@ -16,7 +16,7 @@ Edges = Literal["quantile", "equal"]
 
 def binned_information(
     x: ArrayLike, y: ArrayLike, *, bins: int | None = None, correction: bool = True, edges: str = "quantile"
-) -> InformationEstimate:
+) -> Estimate:
     r"""$\hat I = \hat H(X_\Delta) + \hat H(Y_\Delta) - \hat H(X_\Delta, Y_\Delta)$ nats of data put into bins, feature by
     feature; integer labels are taken as they are.
 
@@ -41,7 +41,7 @@ def binned_information(
 
 
 @eqx.filter_jit
-def _information(x: Array, y: Array, bins: int, correction: bool, edges: str) -> InformationEstimate:
+def _information(x: Array, y: Array, bins: int, correction: bool, edges: str) -> Estimate:
     count = x.shape[0]
     dtype = x.dtype if x.ndim == 2 else y.dtype if y.ndim == 2 else jnp.result_type(float)
     a, b = codes(x, bins, edges), codes(y, bins, edges)

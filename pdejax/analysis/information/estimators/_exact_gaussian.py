@@ -1,5 +1,7 @@
 """Information of jointly Gaussian data from sample covariances, without the bias of few samples."""
 
+import math
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -7,13 +9,13 @@ from jaxtyping import Array, ArrayLike, Float
 from scipy.special import digamma
 
 from pdejax._check import traced
-from pdejax.analysis.information._estimate import InformationEstimate, record
+from pdejax.analysis.information._estimate import Estimate, record
 from pdejax.analysis.information._samples import continuous, paired, poisoned, standard
 
 _OWNER = "gaussian_information"
 
 
-def gaussian_information(x: ArrayLike, y: ArrayLike) -> InformationEstimate:
+def gaussian_information(x: ArrayLike, y: ArrayLike) -> Estimate:
     r"""$I = \tfrac12\ln\frac{\det\Sigma_x\det\Sigma_y}{\det\Sigma} = -\tfrac12\sum_i\ln(1 - \rho_i^2)$ nats, ρ_i the
     canonical correlations, from `x (N, dx)`, `y (N, dy)` as if they were jointly Gaussian.
 
@@ -49,7 +51,7 @@ def gaussian_information(x: ArrayLike, y: ArrayLike) -> InformationEstimate:
 
 
 @eqx.filter_jit
-def _information(x: Float[Array, "N dx"], y: Float[Array, "N dy"]) -> InformationEstimate:
+def _information(x: Float[Array, "N dx"], y: Float[Array, "N dy"]) -> Estimate:
     count, dx, dy = x.shape[0], x.shape[1], y.shape[1]
     (qx, full_x), (qy, full_y) = _basis(x), _basis(y)
     rho = jnp.clip(jnp.linalg.svd(qx.T @ qy, compute_uv=False), 0.0, 1.0)
@@ -71,3 +73,25 @@ def _basis(x: Array) -> tuple[Array, Array]:
 def _bias(count: int, dims: int) -> float:
     """E ln det S − ln det Σ of a sample covariance of `dims` features."""
     return float(np.sum(digamma(0.5 * (count - np.arange(1, dims + 1)))) - dims * np.log(0.5 * (count - 1)))
+
+
+def gaussian_entropy(x: Float[Array, "b d"]) -> Float[Array, ""]:
+    r"""Differential entropy $\tfrac12\ln\det(2\pi e\Sigma)$ in nats from samples `x (b, d)`, as if they were Gaussian.
+
+    Unbiased for Gaussian samples: $E\ln\det S = \ln\det\Sigma + \sum_{k=1}^d\psi\big(\tfrac{b-k}2\big) - d\ln\tfrac{b-1}2$
+    for the sample covariance S. For any other distribution it lies *above* the entropy, since the Gaussian has the most for
+    its covariance. Features that are constant or linearly dependent have no density: NaN.
+
+    Raises `ValueError` unless b > d. Source: Misra, Singh and Demchuk 2005, DOI 10.1016/j.jmva.2003.10.003.
+    """
+    shape = jnp.shape(x)
+    if len(shape) != 2 or shape[0] <= shape[1]:
+        raise ValueError(
+            f"gaussian_entropy: x has shape {shape}; it must be (b, d) with more rows than features, else the covariance "
+            "is singular. Take a larger batch or project to fewer features."
+        )
+    b, d = shape
+    off = x - jnp.mean(x, axis=0, keepdims=True)
+    factor = jnp.linalg.cholesky(off.T @ off / (b - 1))
+    bias = sum(float(digamma(0.5 * (b - k))) for k in range(1, d + 1)) - d * math.log(0.5 * (b - 1))
+    return jnp.sum(jnp.log(jnp.diagonal(factor))) + 0.5 * (d * math.log(2 * math.pi * math.e) - bias)

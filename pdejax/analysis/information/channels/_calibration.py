@@ -11,14 +11,14 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, PRNGKeyArray
 
-from pdejax.analysis.information._channels import Channel, Pairs, standard_channels
-from pdejax.analysis.information._estimate import InformationEstimate, checked_sizes
+from pdejax.analysis.information._estimate import Estimate, checked_sizes
 from pdejax.analysis.information._mutual import mutual_information
+from pdejax.analysis.information.channels._channels import Channel, Pairs, standard_channels
 
 if TYPE_CHECKING:
     import xarray
 
-Estimate = Callable[[Pairs, PRNGKeyArray], InformationEstimate | None]
+Estimator = Callable[[Pairs, PRNGKeyArray], Estimate | None]
 
 
 class Calibration(eqx.Module):
@@ -113,7 +113,7 @@ class Calibration(eqx.Module):
 
 
 def calibration(
-    estimators: Mapping[str, Estimate] | Sequence[str] | None = None,
+    estimators: Mapping[str, Estimator] | Sequence[str] | None = None,
     channels: Sequence[Channel] | None = None,
     *,
     samples: int = 1000,
@@ -124,9 +124,9 @@ def calibration(
     estimators).
 
     `estimators`: names for [`mutual_information`][pdejax.analysis.information.mutual_information], or a mapping of
-    names to functions of [`Pairs`][pdejax.analysis.information.Pairs] and a key; default
-    [`standard_estimators`][pdejax.analysis.information.standard_estimators]. `channels`: default
-    [`standard_channels`][pdejax.analysis.information.standard_channels]. `key`: default 0.
+    names to functions of [`Pairs`][pdejax.analysis.information.channels.Pairs] and a key; default
+    [`standard_estimators`][pdejax.analysis.information.channels.standard_estimators]. `channels`: default
+    [`standard_channels`][pdejax.analysis.information.channels.standard_channels]. `key`: default 0.
 
     An estimator that raises `TypeError` for a channel's kind of data, or returns None, has NaN there. Raises
     `ValueError` for nothing to run, two channels of one name, or sizes below 1. The default takes minutes at 1000
@@ -167,14 +167,14 @@ def calibration(
     return Calibration(values, saturated, exact, tuple(estimators), tuple(names), samples)
 
 
-def standard_estimators() -> dict[str, Estimate]:
+def standard_estimators() -> dict[str, Estimator]:
     """KSG, binned, Gaussian, InfoNCE and CLUB with their defaults, and both KDE bounds where a channel tells its
     noise."""
 
-    def named(name: str) -> Estimate:
+    def named(name: str) -> Estimator:
         return lambda pairs, key: mutual_information(pairs.x, pairs.y, name, **_keyed(name, key))
 
-    def bounded(bound: str) -> Estimate:
+    def bounded(bound: str) -> Estimator:
         def estimate(pairs, key):
             del key
             if pairs.signal is None:

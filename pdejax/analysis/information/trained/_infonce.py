@@ -10,12 +10,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from pdejax.analysis.information._estimate import (
     AbstractInformation,
-    InformationEstimate,
+    Estimate,
     checked_pairs,
     checked_sizes,
     record,
 )
-from pdejax.analysis.information._network import Network
+from pdejax.analysis.information.trained._network import Network
 
 Critic = Literal["separable", "joint"]
 
@@ -75,7 +75,7 @@ class InfoNCE(AbstractInformation):
         pairs = jnp.concatenate([jnp.repeat(x, b, axis=0), jnp.tile(t, (b, 1))], axis=-1)
         return self.g(pairs).reshape(b, b)
 
-    def estimate(self, x, t, key: PRNGKeyArray | None = None, *, noise=None) -> InformationEstimate:
+    def estimate(self, x, t, key: PRNGKeyArray | None = None, *, noise=None) -> Estimate:
         """The bound for this batch; its limit is ln b. `key` is not used. See `AbstractInformation`."""
         del key
         x, t = checked_pairs(self, x, t)

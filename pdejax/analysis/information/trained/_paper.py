@@ -7,12 +7,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from pdejax.analysis.information._estimate import (
     AbstractInformation,
-    InformationEstimate,
+    Estimate,
     checked_pairs,
     checked_sizes,
     record,
 )
-from pdejax.analysis.information._gaussian import ConditionalGaussian
+from pdejax.analysis.information.trained._gaussian import ConditionalGaussian
 
 
 class PaperEstimate(AbstractInformation):
@@ -26,7 +26,7 @@ class PaperEstimate(AbstractInformation):
     is Gaussian, and the second is the distance of T from a Gaussian: then Ĩ lies *above* I unless T is Gaussian.
 
     `limit` is inf; `saturated` says that the `floor` of a standard deviation of q(t|x) sets the value. `hidden`, `full`,
-    `floor`: as in [`ConditionalGaussian`][pdejax.analysis.information.ConditionalGaussian].
+    `floor`: as in [`ConditionalGaussian`][pdejax.analysis.information.trained.ConditionalGaussian].
     Raises `ValueError` for sizes below 1 or a floor that is not positive.
     """
 
@@ -44,7 +44,7 @@ class PaperEstimate(AbstractInformation):
         self.marginal = ConditionalGaussian(0, t_dim, 0, key=k2, floor=floor, full=full)
         self.x_dim, self.t_dim = int(x_dim), int(t_dim)
 
-    def estimate(self, x, t, key: PRNGKeyArray | None = None, *, noise=None) -> InformationEstimate:
+    def estimate(self, x, t, key: PRNGKeyArray | None = None, *, noise=None) -> Estimate:
         """The value for this batch. `key` is not used. See `AbstractInformation`."""
         del key
         x, t = checked_pairs(self, x, t)

@@ -7,12 +7,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from pdejax.analysis.information._estimate import (
     AbstractInformation,
-    InformationEstimate,
+    Estimate,
     checked_pairs,
     checked_sizes,
     record,
 )
-from pdejax.analysis.information._gaussian import ConditionalGaussian
+from pdejax.analysis.information.trained._gaussian import ConditionalGaussian
 
 
 class CLUB(AbstractInformation):
@@ -28,7 +28,7 @@ class CLUB(AbstractInformation):
 
     We leave j = i out, so that the mean over batches is exact; the source keeps it, which scales the value by 1 − 1/b.
     `sampled` is vCLUB-S: one random j ≠ i for each i, an estimate of the same mean with more variance; it needs a `key`.
-    `hidden`, `full`, `floor`: as in [`ConditionalGaussian`][pdejax.analysis.information.ConditionalGaussian].
+    `hidden`, `full`, `floor`: as in [`ConditionalGaussian`][pdejax.analysis.information.trained.ConditionalGaussian].
 
     Raises `ValueError` for sizes below 1, a floor that is not positive, or a missing key.
     Source: Cheng et al., arXiv 2006.12013, (6), (14), Thm 3.2.
@@ -54,7 +54,7 @@ class CLUB(AbstractInformation):
         self.q = ConditionalGaussian(x_dim, t_dim, hidden, key=key, floor=floor, full=full)
         self.x_dim, self.t_dim, self.sampled = int(x_dim), int(t_dim), bool(sampled)
 
-    def estimate(self, x, t, key: PRNGKeyArray | None = None, *, noise=None) -> InformationEstimate:
+    def estimate(self, x, t, key: PRNGKeyArray | None = None, *, noise=None) -> Estimate:
         """The bound for this batch. `key` is needed if `sampled`. See `AbstractInformation`."""
         x, t = checked_pairs(self, x, t)
         b = x.shape[0]

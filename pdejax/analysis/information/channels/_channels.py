@@ -30,7 +30,7 @@ class Pairs(eqx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Channel:
-    """`draw(key, N)` gives [`Pairs`][pdejax.analysis.information.Pairs] with exactly `information` nats; `name` for
+    """`draw(key, N)` gives [`Pairs`][pdejax.analysis.information.channels.Pairs] with exactly `information` nats; `name` for
     tables."""
 
     name: str
@@ -81,7 +81,7 @@ def diffusion_channel(
     t: float = 0.5,
     noise: float = 0.5,
     *,
-    prior_variances: ArrayLike | None = None,
+    prior_variances: ArrayLike | Sequence[float] | None = None,
     boundary: str = "neumann",
     diffusivity: float = 1.0,
 ) -> Channel:
@@ -110,7 +110,7 @@ def diffusion_channel(
     return Channel(f"diffusion n={tokens} t={t:g} σ={noise:g}", draw, exact)
 
 
-def discrete_channel(joint: ArrayLike, name: str | None = None) -> Channel:
+def discrete_channel(joint: ArrayLike | Sequence[Sequence[float]], name: str | None = None) -> Channel:
     r"""Labels with joint probabilities `joint (a, b)`: $I = \sum_{ij}p_{ij}\ln\frac{p_{ij}}{p_i\,p_j}$. Raises
     `ValueError` unless they are not negative and sum to 1."""
     p = np.asarray(joint, float)
