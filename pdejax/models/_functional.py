@@ -16,7 +16,7 @@ from pdejax.models._transformer import Transformer
 class FunctionalTransformer(eqx.Module):
     """A Flax Transformer, its weights apart as plain dictionaries of arrays.
 
-    `readout(u, mask)` of the last state of `discretization()` from `embed(inputs)` is what the Transformer computes, to rounding.
+    `head(u, mask)` of the last state of `discretization()` from `embed(inputs)` is what the Transformer computes, to rounding.
     """
 
     graph: Any = eqx.field(static=True)
@@ -45,7 +45,7 @@ class FunctionalTransformer(eqx.Module):
         del n
         return lift(self.model())
 
-    def readout(self, u: Field, mask: Mask | None) -> Float[Array, "..."]:
+    def head(self, u: Field, mask: Mask | None) -> Float[Array, "..."]:
         """Logits of the last state, or without a head the state after the last normalization."""
         return self.model().readout(u, mask)
 
@@ -55,7 +55,7 @@ class FunctionalTransformer(eqx.Module):
         return self.model().head is not None
 
     @property
-    def layer_count(self) -> int:
+    def layers(self) -> int:
         """Number of layers, between which the hidden states lie."""
         return self.model().architecture.layers
 
@@ -66,5 +66,5 @@ class FunctionalTransformer(eqx.Module):
 
 
 def functional(model: Any) -> Any:
-    """The model as a pytree with `embed`, `discretization`, `readout`, `trainable`, `headed` and `layer_count`."""
+    """The model as a pytree with `embed`, `discretization`, `head`, `headed`, `layers` and `trainable`."""
     return FunctionalTransformer.of(model) if isinstance(model, Transformer) else model

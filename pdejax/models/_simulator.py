@@ -103,9 +103,13 @@ class Simulator(eqx.Module):
         return self.architecture.head != "none"
 
     @property
-    def layer_count(self) -> int:
+    def layers(self) -> int:
         """Number of layers, between which the hidden states lie."""
         return self.architecture.layers
+
+    def head(self, u: Field, mask: Mask | None = None) -> Float[Array, "..."]:
+        """The output from the last field: logits, or without a head the field."""
+        return self.readout(u, mask)
 
     def embed(self, tokens: ArrayLike) -> Field:
         """Return the initial field u(·, 0) = E + P `(n, d)`; v2 (2). As `Transformer.embed`, errors included."""

@@ -134,7 +134,7 @@ def test_other_forms_are_never_negative(form):
 
 def test_random_networks_are_negative_half_of_the_time():
     """By symmetry exactly ½ on average; one draw's tokens mostly agree, which spreads the draws far apart."""
-    found = random_negative_fraction(jax.random.key(0), draws=400, tokens=32, dim=16, hidden=64)
+    found = random_negative_fraction(key=jax.random.key(0), draws=400, tokens=32, dim=16, hidden=64)
     # Shares in [0, 1] have a standard deviation of at most ½: five standard errors.
     assert found.fraction == pytest.approx(0.5, abs=5 * 0.5 / math.sqrt(400))
     spread = np.std(np.asarray(found.per_field))
@@ -165,7 +165,7 @@ def test_bad_input_of_diffusivities():
         (lambda: negative_fraction(diffusion, u[:3]), ValueError, "3"),
         (lambda: negative_fraction(diffusion.reaction, u * jnp.nan), ValueError, "NaN"),
         (lambda: negative_fraction(diffusion.reaction, u, jnp.zeros(N, bool)), ValueError, "at least one real token"),
-        (lambda: random_negative_fraction(jax.random.key(0), draws=0), ValueError, "draws=0"),
+        (lambda: random_negative_fraction(key=jax.random.key(0), draws=0), ValueError, "draws=0"),
         (lambda: anti_diffusion(grid, jnp.ones(3)), ValueError, "shape \\(8,\\)"),
         (lambda: anti_diffusion(grid, jnp.full(N, jnp.nan)), ValueError, "finite"),
         (lambda: anti_diffusion(pj.Grid(1), jnp.ones(1)), ValueError, "at least 2 tokens"),

@@ -70,8 +70,10 @@ def test_energy_and_its_rates_by_a_loop(case):
     weights = jnp.asarray(w) if case == "weighted" else None
     total = float(np.sum(w[mask]))
     expected = sum(0.5 * w[i] * float(np.sum(np.asarray(u[i]) ** 2)) for i in range(N) if mask[i]) / total
-    assert float(energy(u, weights, None if args is None else args.mask)) == pytest.approx(expected, rel=1e-14)
-    rates = energy_rates(equation, u, 0.0, args, weights)
+    assert float(energy(u, weights=weights, mask=None if args is None else args.mask)) == pytest.approx(
+        expected, rel=1e-14
+    )
+    rates = energy_rates(equation, u, 0.0, weights=weights, mask=None if args is None else args.mask)
     for name, part in equation.contributions(0.0, u, args).items():
         by_hand = sum(w[i] * float(np.dot(u[i], part[i])) for i in range(N) if mask[i]) / total
         assert float(rates[name]) == pytest.approx(by_hand, rel=1e-12, abs=1e-14)

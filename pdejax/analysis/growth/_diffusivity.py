@@ -1,6 +1,5 @@
 """The sign of the emergent diffusivity v2 (8), and the growth that follows from a negative one (claim C7)."""
 
-import dataclasses
 import math
 
 import equinox as eqx
@@ -11,14 +10,14 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from scipy.linalg import eigh_tridiagonal
 
 from pdejax._check import integer
+from pdejax._figure import AbstractRecord
 from pdejax.solvers import Grid
 from pdejax.terms import EffectiveDiffusion, FeedForward
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
-@dataclasses.dataclass(frozen=True)
-class NegativeFraction:
+class NegativeFraction(AbstractRecord):
     """How often a diffusivity is negative.
 
     - `fraction`: share of all tokens; `per_field (k,)`: share of each field's (or draw's) tokens.
@@ -33,8 +32,7 @@ class NegativeFraction:
     highest: float
 
 
-@dataclasses.dataclass(frozen=True)
-class AntiDiffusion:
+class AntiDiffusion(AbstractRecord):
     r"""The fastest mode of the divergence form ∂x(D ∂x u) with D frozen.
 
     - `rate`: its largest eigenvalue, per unit depth; 0 (Neumann, periodic) or negative if D ≥ 0.
@@ -79,7 +77,7 @@ def negative_fraction(source, us: Array, mask: Array | None = None) -> NegativeF
 
 
 def random_negative_fraction(
-    key: PRNGKeyArray, *, draws: int = 100, tokens: int = 64, dim: int = 16, hidden: int = 64, activation: str = "gelu"
+    *, key: PRNGKeyArray, draws: int = 100, tokens: int = 64, dim: int = 16, hidden: int = 64, activation: str = "gelu"
 ) -> NegativeFraction:
     """[`negative_fraction`][pdejax.analysis.negative_fraction] of the trace over `draws` random feed-forward networks
     (N(0, 1/fan-in) weights, no biases), each at `tokens` standard normal tokens. One compilation."""

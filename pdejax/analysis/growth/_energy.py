@@ -1,6 +1,5 @@
 r"""Energy of a field, v2 (13), its exact split over the terms, v2 (14), and what v2 (9) does to it (claim C4)."""
 
-import dataclasses
 import math
 
 import equinox as eqx
@@ -11,12 +10,12 @@ from jaxtyping import Array, ArrayLike, Float
 
 from pdejax._check import number
 from pdejax._equation import AbstractEquation
+from pdejax._figure import AbstractRecord
 from pdejax._types import Depth, Field, Mask
 from pdejax.terms import FieldArgs
 
 
-@dataclasses.dataclass(frozen=True)
-class EnergyBudget:
+class EnergyBudget(AbstractRecord):
     r"""Energy along a trajectory of k depths.
 
     - `ts (k,)`; `energy (k,)`: E = ½‖u‖_Ω²; `mean (k,)`: ½‖μ‖², the part in the spatial mean; `deviation (k,)`:
@@ -33,55 +32,57 @@ class EnergyBudget:
 
 
 def energy(
-    u: Float[Array, "... n d"], weights: Float[Array, " n"] | None = None, mask: Mask | None = None
+    u: Float[Array, "... n d"], *, weights: Float[Array, " n"] | None = None, mask: Mask | None = None
 ) -> Float[Array, "..."]:
-    r"""$E = \tfrac12\|u\|_\Omega^2 = \tfrac12\sum_iw_i\|u_i\|_2^2$, v2 (13), with `weights` divided by their sum (equal for None;
-    0 where `mask` is False). Acts on the last two axes."""
+    r"""Give $E = \tfrac12\|u\|_\Omega^2 = \tfrac12\sum_iw_i\|u_i\|_2^2$, v2 (13), with `weights` divided by their sum (equal for
+    None; 0 where `mask` is False). Acts on the last two axes."""
     return 0.5 * _inner(u, u, weights, mask)
 
 
 def energy_rates(
-    equation: AbstractEquation,
+    field: AbstractEquation,
     u: Field,
     t: Depth = 0.0,
-    args: FieldArgs | None = None,
+    *,
     weights: Float[Array, " n"] | None = None,
+    mask: Mask | None = None,
 ) -> dict[str, Float[Array, ""]]:
-    r"""What each term adds to dE/dt, v2 (14): $\langle u, A(u)\rangle_\Omega$ and so on, by the term's name. They sum to dE/dt
-    exactly, because the terms sum to ∂u/∂t. `weights` as in [`energy`][pdejax.analysis.energy], the mask from `args`.
+    r"""Give what each term adds to dE/dt, v2 (14): $\langle u, A(u)\rangle_\Omega$ and so on, by the term's name. They sum to
+    dE/dt exactly, because the terms sum to ∂u/∂t. `weights` and `mask` as in [`energy`][pdejax.analysis.energy].
 
     For v2 (9) the rate is $-\gamma\sigma^2/\sqrt{\sigma^2+\epsilon}$, of degree 1 in the field, not −2γE (claim C4)."""
-    equation.check(u.shape)
-    mask = None if args is None else args.mask
-    return {name: _inner(u, part, weights, mask) for name, part in equation.contributions(t, u, args).items()}
+    field.check(u.shape)
+    parts = field.contributions(t, u, None if mask is None else FieldArgs(mask))
+    return {name: _inner(u, part, weights, mask) for name, part in parts.items()}
 
 
 def energy_budget(
-    equation: AbstractEquation,
+    field: AbstractEquation,
     ts: Float[Array, " k"],
     us: Float[Array, "k n d"],
-    args: FieldArgs | None = None,
+    *,
     weights: Float[Array, " n"] | None = None,
+    mask: Mask | None = None,
 ) -> EnergyBudget:
-    """Energy, its split into mean and deviation, and every term's rate, at the points `(ts, us)` of a trajectory.
+    """Find the energy, its split into mean and deviation, and every term's rate, at the points `(ts, us)` of a trajectory.
     One field evaluation per term and point, compiled once."""
     if ts.shape[0] != us.shape[0]:
         raise ValueError(
             f"energy_budget: ts has {ts.shape[0]} depths, but us has {us.shape[0]} fields; they must be as many."
         )
-    equation.check(us.shape[1:])
-    e, mean, deviation, rates = _budget(equation, ts, us, args, weights)
+    field.check(us.shape[1:])
+    e, mean, deviation, rates = _budget(field, ts, us, weights, mask)
     return EnergyBudget(ts, e, mean, deviation, rates, sum(rates.values(), start=jnp.zeros_like(e)))
 
 
 def claimed_energy(initial: ArrayLike, gamma: ArrayLike, lipschitz: ArrayLike, t: ArrayLike) -> Float[Array, "..."]:
-    r"""What v2 Thm 3.3 promises, (15) with Grönwall: $E(t) \le E(0)\,e^{-2(\gamma-L)t}$, L = L_A + L_R. It rests on
+    r"""Give what v2 Thm 3.3 promises, (15) with Grönwall: $E(t) \le E(0)\,e^{-2(\gamma-L)t}$, L = L_A + L_R. It rests on
     ⟨u, S(u)⟩ ≤ −2γE, which holds for S = −γu and not for v2 (9)."""
     return jnp.asarray(initial) * jnp.exp(-2.0 * (jnp.asarray(gamma) - jnp.asarray(lipschitz)) * jnp.asarray(t))
 
 
 def decay_rate(ts: Float[Array, " k"], energies: Float[Array, " k"]) -> Float[Array, ""]:
-    """The largest δ with E(t) ≤ E(t₀)·e^{−δ(t − t₀)} at every depth given: what to hold against 2(γ − L). Negative if the
+    """Give the largest δ with E(t) ≤ E(t₀)·e^{−δ(t − t₀)} at every depth given: what to hold against 2(γ − L). Negative if the
     energy ever exceeds its initial value; inf if it is 0 at once."""
     if ts.shape[0] < 2:
         raise ValueError("decay_rate: ts and energies need at least two depths.")
@@ -89,7 +90,8 @@ def decay_rate(ts: Float[Array, " k"], energies: Float[Array, " k"]) -> Float[Ar
 
 
 def extinction_time(sigma: float, gamma: float, *, rate: float = 0.0, eps: float = 0.0, level: float = 0.0) -> float:
-    r"""Depth at which $\sigma' = \lambda\sigma - \gamma\sigma/\sqrt{\sigma^2+\varepsilon}$ has come from `sigma` down to `level`.
+    r"""Give the depth at which $\sigma' = \lambda\sigma - \gamma\sigma/\sqrt{\sigma^2+\varepsilon}$ has come from `sigma`
+    down to `level`.
 
     With w = √(σ²+ε), e = √ε, dt = −w² dw/((w² − e²)(γ − λw)), so by partial fractions $t = T(w_0) - T(w_1)$,
 
@@ -132,16 +134,14 @@ def _log_excess(sigma: float, e: float) -> float:
 
 
 @eqx.filter_jit
-def _budget(equation, ts, us, args, weights):
-    mask = None if args is None else args.mask
-
+def _budget(field, ts, us, weights, mask):
     def point(x):
         t, u = x
         w = _shares(u.shape[0], u.dtype, weights, mask)
         mu = jnp.sum(w[:, None] * u, axis=0)
         deviation = jnp.sqrt(jnp.sum(w * jnp.sum((u - mu[None]) ** 2, axis=-1)))
-        rates = energy_rates(equation, u, t, args, weights)
-        return energy(u, weights, mask), 0.5 * jnp.sum(mu**2), deviation, rates
+        rates = energy_rates(field, u, t, weights=weights, mask=mask)
+        return energy(u, weights=weights, mask=mask), 0.5 * jnp.sum(mu**2), deviation, rates
 
     return jax.lax.map(point, (ts, us))
 

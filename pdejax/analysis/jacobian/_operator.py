@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Complex, Float, PRNGKeyArray
 
 from pdejax._check import integer, probability
+from pdejax._figure import AbstractRecord
 from pdejax._types import Mask
 from pdejax.analysis.jacobian._krylov import Found, arnoldi, golub_kahan, implicit_arnoldi, implicit_lanczos
 from pdejax.analysis.jacobian._padding import in_batches, real_count, real_entries, without_padding
@@ -18,7 +19,7 @@ FORMED = 4096  # entries of a state up to which `matrix` is formed
 COMPLETE = 400  # entries up to which bounds come from the matrix itself, so that every eigenvalue is known
 
 
-class SingularValues(eqx.Module):
+class SingularValues(AbstractRecord):
     r"""What Golub–Kahan iterations know of the singular values of J, with N real entries.
 
     - `values (m,)`: Ritz values, descending; `residuals (m,)`: $\|J^\top u - \sigma v\|$ of each (J v = σu holds to rounding): a
@@ -49,7 +50,7 @@ class SingularValues(eqx.Module):
         return self.largest / self.smallest
 
 
-class Eigenvalues(eqx.Module):
+class Eigenvalues(AbstractRecord):
     """What Arnoldi iterations know of the eigenvalues of J: Ritz `values (m,)`, by falling modulus, and `residuals (m,)`
     ‖J x − λx‖ of unit x: λ is an eigenvalue of a matrix that near to J, which says little of J's own where J is far from
     normal. `radius`: the largest modulus, `converged` whether its residual is below the tolerance times it."""

@@ -43,7 +43,7 @@ def discretization_of(owner: str, system: Any, n: int | None = None) -> Discreti
 
 def layers_of(owner: str, system: Any, d: Discretization) -> int:
     """Number of layers of a system: a model's own, else those of piecewise-constant weights."""
-    found = getattr(functional(system), "layer_count", None) or len(d.layers)
+    found = len(d.layers) if system is d else functional(system).layers
     if not found:
         raise ValueError(
             f"{owner}: the discretization has no layers; give step=0 … {d.steps - 1}, a step of its solver."
@@ -60,21 +60,18 @@ def model_maps(owner: str, system: Any, u0: Any, mask: Any) -> tuple[SolverSteps
 class System(eqx.Module):
     """One sequence at a time: `end(flow of maps(u, mask), mask)` with `u = begin(inputs)` is what the system computes.
 
-    `model`: a discretization, whose inputs are states and whose output is the last one; or a model as a pytree.
+    `model`: a discretization, whose inputs are states and whose output is the last one; or a model as a pytree. `headed`: whether
+    the output is something else than a state, such as logits.
     """
 
     model: Any
     depths: int | None = eqx.field(static=True)
+    headed: bool = eqx.field(static=True)
 
     @property
     def plain(self) -> bool:
         """Whether this is a discretization alone."""
         return isinstance(self.model, Discretization)
-
-    @property
-    def headed(self) -> bool:
-        """Whether the output is logits."""
-        return not self.plain and bool(getattr(self.model, "headed", True))
 
     def begin(self, inputs: Array, mask: Mask | None) -> Array:
         """The initial state, zeros at padding; of a model in single precision at least."""
@@ -89,16 +86,26 @@ class System(eqx.Module):
 
     def end(self, u: Array, mask: Mask | None) -> Array:
         """What the loss sees: logits, or the last state with zeros at padding."""
-        if self.plain:
-            return without_padding(u, mask)
-        return without_padding(self.model.readout(u, mask), None if self.headed else mask)
+        out = u if self.plain else self.model.head(u, mask)
+        return out if self.headed else without_padding(out, mask)
 
     def trained(self) -> PyTree[bool]:
-        """True at the parameters: those of a model, or the weights of a field."""
+        """True at the parameters: those that a model names, else the weights of read-in, field, solver and read-out."""
         marked = jax.tree.map(lambda _: False, self)
+
+        def weights(part: Any) -> PyTree[bool]:
+            return jax.tree.map(eqx.is_inexact_array, part)
+
         if self.plain:
-            return eqx.tree_at(lambda s: s.model.field, marked, jax.tree.map(eqx.is_inexact_array, self.model.field))
-        return eqx.tree_at(lambda s: s.model, marked, self.model.trainable())
+            return eqx.tree_at(lambda s: s.model.field, marked, weights(self.model.field))
+        if hasattr(self.model, "trainable"):
+            return eqx.tree_at(lambda s: s.model, marked, self.model.trainable())
+
+        def parts(s: System) -> tuple[Any, ...]:
+            d = s.model.discretization
+            return s.model.embed, d.field, d.solver, s.model.head
+
+        return eqx.tree_at(parts, marked, tuple(weights(part) for part in parts(self)))
 
 
 class Examples(eqx.Module):
@@ -126,7 +133,8 @@ def as_system(
     x = jnp.asarray(inputs)
     if x.size == 0:
         raise ValueError(f"{owner}: inputs has shape {x.shape}; give at least one sequence with a token.")
-    found = System(functional(system), depths)
+    model = functional(system)
+    found = System(model, depths, False)
     if depths is not None and not found.plain:
         raise ValueError(
             f"{owner}: depths={depths} belongs to a discretization; a model is looked at between its layers."
@@ -144,6 +152,10 @@ def as_system(
                 f"{owner}: labels has shape {labels.shape} for {x.shape[0]} sequences; give one entry each."
             )
     _check_first(owner, found, x, None if real is None else real[0])
+    if not found.plain:
+        u = eqx.filter_eval_shape(model.embed, x[0])
+        output = eqx.filter_eval_shape(model.head, u, None if real is None else real[0])
+        found = System(model, depths, getattr(model, "headed", output.shape != u.shape))
     return found, Examples(x, labels, real, batched)
 
 
@@ -223,7 +235,8 @@ def layer_norms(gradients: PyTree[Array]) -> Array | None:
     squares = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
         names = {str(getattr(key, "key", getattr(key, "name", ""))) for key in path}
-        if {"layers", "stacked"} & names and leaf.ndim:
+        # Weights of a solver, such as the norms after a step, are stacked in a `LayerStack`.
+        if ({"layers", "stacked"} & names or {"solver", "value"} <= names) and leaf.ndim:
             squares.append(jnp.sum(jnp.square(leaf), axis=tuple(range(1, leaf.ndim))))
     if not squares or len({s.shape for s in squares}) != 1:
         return None

@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from pdejax._check import integer
 from pdejax._depth import DepthVarying, take_layer
@@ -155,12 +155,12 @@ def measure_dt_max(
     t: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     steps: int = 400,
-    seed: int = 0,
+    key: PRNGKeyArray | None = None,
 ) -> StepMeasurement:
     r"""Measure the largest h at which a perturbation of `u` does not grow, without an eigenvalue.
 
-    The derivative $D\Phi_h(u)$ of the solver's own step map at `(t, u)` is applied `steps` times to noise, normalized in
-    between. Unstable means that over the last half the perturbation grew by more than the flow allows: by more than
+    The derivative $D\Phi_h(u)$ of the solver's own step map at `(t, u)` is applied `steps` times to noise from `key`, normalized
+    in between. Unstable means that over the last half the perturbation grew by more than the flow allows: by more than
     $e^{\mu h\,\mathrm{steps}/2}$ with μ the field's log-norm (0 if negative), from `spectral_bounds` of its terms. Step sizes
     are tried sixteen at a time in one compiled `vmap`: first on a geometric grid, then inside the bracket, until it is
     narrower than 0.1 %. A mode must grow by about log(n·d)/steps per step to be seen, so the result lies above the true
@@ -185,7 +185,7 @@ def measure_dt_max(
     growth, note = _allowed_growth(point)
     # A unit of step size: the local scale of the field from a few power iterations, good to a factor.
     unit = 1.0 / max(jacobian.scale(), 1e-300)
-    noise = jax.random.normal(jax.random.key(seed), point.u.shape, point.u.dtype)
+    noise = jax.random.normal(jax.random.key(0) if key is None else key, point.u.shape, point.u.dtype)
 
     def unstable(sizes):
         lanes = jnp.asarray(sizes, noise.dtype)

@@ -1,6 +1,5 @@
 """Lower bounds of Lipschitz constants: local Jacobian norms at random states, and maximized over the ball."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from pdejax._check import integer
-from pdejax._types import Field
+from pdejax._figure import AbstractRecord
+from pdejax._types import Field, Mask
 from pdejax.analysis.jacobian._operator import FieldAt, Jacobian
 from pdejax.analysis.jacobian._padding import length
 from pdejax.analysis.numerics._norms import token_max_norm
@@ -20,8 +20,7 @@ from pdejax.terms import FieldArgs
 Function = Callable[[Any, Array, Any], Array]
 
 
-@dataclasses.dataclass(frozen=True)
-class LipschitzEstimate:
+class LipschitzEstimate(AbstractRecord):
     """A lower bound of a Lipschitz constant: `value` = ‖J δ‖/‖δ‖ in `norm`, J the Jacobian at `state (n, d)` and δ the
     `direction (n, d)`, so that it can be checked with one product. `values`: what each sample or start reached."""
 
@@ -43,9 +42,9 @@ def sampled_lipschitz(
     iterations: int = 30,
     spread: float = 0.0,
     t: float = 0.0,
-    args: FieldArgs | None = None,
+    mask: Mask | None = None,
 ) -> LipschitzEstimate:
-    r"""Largest local Jacobian norm of `field(t, u, args)` over random states with ‖u_i‖₂ ≤ R, matrix-free.
+    r"""Find the largest local Jacobian norm of `field(t, u, args)` over random states with ‖u_i‖₂ ≤ R, matrix-free.
 
     `field` is an equation or a term, `shape` (n, d). States range from independent tokens to clusters, from 0 to R.
     `"frobenius"`: power iteration with JᵀJ, which converges to ‖J‖₂. `"token_max"`: the dual iteration for mixed norms
@@ -58,6 +57,7 @@ def sampled_lipschitz(
     """
     _check("sampled_lipschitz", shape, radius, norm, spread, samples=samples, iterations=iterations)
     n, d = shape
+    args = None if mask is None else FieldArgs(mask)
     drawn, directed = jax.random.split(key)
     states = random_states(drawn, samples, n, d, radius, spread)
     directions = jax.random.normal(directed, states.shape)
@@ -77,9 +77,9 @@ def adversarial_lipschitz(
     iterations: int = 2,
     spread: float = 0.0,
     t: float = 0.0,
-    args: FieldArgs | None = None,
+    mask: Mask | None = None,
 ) -> LipschitzEstimate:
-    r"""The local Jacobian norm of `field` maximized over states with ‖u_i‖₂ ≤ R by projected gradient ascent.
+    r"""Find the local Jacobian norm of `field` maximized over states with ‖u_i‖₂ ≤ R by projected gradient ascent.
 
     From each of `starts` random states: `iterations` steps of the norm's own iteration for δ, then u moves along
     $\nabla_u\log\|J(u)\delta\|$ (the gradient of the norm itself, by Danskin's theorem, once δ has converged) by a length
@@ -90,6 +90,7 @@ def adversarial_lipschitz(
     """
     _check("adversarial_lipschitz", shape, radius, norm, spread, starts=starts, steps=steps, iterations=iterations)
     n, d = shape
+    args = None if mask is None else FieldArgs(mask)
     drawn, directed = jax.random.split(key)
     states = random_states(drawn, starts, n, d, radius, spread)
     directions = jax.random.normal(directed, states.shape)

@@ -10,6 +10,7 @@ from jaxtyping import ArrayLike
 
 from pdejax._check import finite, number, token_mask, traced
 from pdejax._equation import AbstractEquation, MasterEquation, as_field
+from pdejax._figure import AbstractRecord
 from pdejax.analysis.jacobian._krylov import Found
 from pdejax.analysis.jacobian._operator import FieldAt, Jacobian
 from pdejax.analysis.jacobian._systems import discretization_of, is_system
@@ -20,8 +21,7 @@ ANGLES = tuple(
 )  # the field of values of a real matrix is symmetric about the real axis
 
 
-@dataclasses.dataclass(frozen=True)
-class SpectralBounds:
+class SpectralBounds(AbstractRecord):
     r"""Bounds on a Jacobian J, all per unit depth.
 
     - `eigenvalues`: all of them (`complete`), else the extreme ones that were found, complex.
@@ -128,7 +128,7 @@ def _exact(point: Point, name: str) -> SpectralBounds | None:
     field, shape = point.field, point.u.shape
     if not isinstance(field, MasterEquation) or len(shape) != 2:
         return None
-    modes = field[name].modes(*shape, None if point.args is None else point.args.mask)
+    modes = field[name].modes(shape[0], shape[1], None if point.args is None else point.args.mask)
     return None if modes is None else _exact_modes(modes[0], modes[1])
 
 

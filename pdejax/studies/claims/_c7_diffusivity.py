@@ -27,7 +27,7 @@ def measure(seed: int, seeds: int) -> Measured:
     """How often Tr(∂FFN/∂u) < 0 over random networks; how fast the frozen operator of (7) lets a perturbation grow, on two grids
     of the same field, for (8) as written and for forms of it that are not negative."""
     keys = jax.random.split(jax.random.key(seed), seeds)
-    shares = [random_negative_fraction(key, draws=DRAWS, dim=DIM, hidden=HIDDEN).fraction for key in keys]
+    shares = [random_negative_fraction(key=key, draws=DRAWS, dim=DIM, hidden=HIDDEN).fraction for key in keys]
     coarse, fine = (growth_rate(n).rate for n in SIZES)
     safe = max(growth_rate(SIZES[-1], form).rate for form in ("absolute", "softplus", "clip"))
     figures = {
