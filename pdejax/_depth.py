@@ -28,18 +28,19 @@ class DepthVarying(AbstractEquation):
     - `kind="cubic"`: natural cubic spline through the same knots, extended linearly: C² in depth.
     - `kind="cosine"`: $\theta(t) = \sum_k \theta_k \cos(\pi k t/t_1)$: smooth (C^∞) in depth.
 
-    `stacked` is a `MasterEquation` whose array leaves carry a leading axis K. Build it with `DepthVarying.from_layers`,
+    `stacked` is an equation, most often a `MasterEquation`, whose array leaves carry a leading axis K. Build it with
+    `DepthVarying.from_layers`,
     `smooth_random`, `iid` or `pdejax.lift`. v2 Thm 3.2 (L → ∞) needs θ smooth in depth: see `iid` for what happens else.
 
     Raises `ValueError` for an unknown kind, K that differs between leaves or t1 ≤ 0.
     """
 
-    stacked: MasterEquation
+    stacked: AbstractEquation
     t1: float = eqx.field(static=True)
     kind: str = eqx.field(static=True)
     size: int = eqx.field(static=True)
 
-    def __init__(self, stacked: MasterEquation, t1: float, kind: str = "constant"):
+    def __init__(self, stacked: AbstractEquation, t1: float, kind: str = "constant"):
         if kind not in get_args(Kind):
             raise ValueError(f"DepthVarying: kind={kind!r} is unknown; choose one of {get_args(Kind)}.")
         if isinstance(t1, str | None) or not 0 < t1 < float("inf"):
@@ -65,16 +66,16 @@ class DepthVarying(AbstractEquation):
                 )
         return cls(stack(layers), t1, kind)
 
-    def layer(self, index) -> MasterEquation:
-        """The master equation with the weights of one layer (or of one basis function for `"cosine"`)."""
+    def layer(self, index) -> Any:
+        """The equation with the weights of one layer (or of one basis function for `"cosine"`)."""
         return unstack(self.stacked, index)
 
     def edges(self) -> np.ndarray:
         """Depths `(K+1,)` at which piecewise-constant layers begin and end."""
         return np.linspace(0.0, self.t1, self.size + 1)
 
-    def at(self, t: Depth) -> MasterEquation:
-        """The master equation with the weights θ(t)."""
+    def at(self, t: Depth) -> Any:
+        """The equation with the weights θ(t)."""
         s = jnp.asarray(t) / self.t1 * self.size  # in units of layers
         if self.kind == "constant":
             return self.layer(jnp.clip(jnp.floor(s), 0, self.size - 1).astype(int))

@@ -5,6 +5,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from pdejax._check import traced
+
 
 class Stats(eqx.Module):
     """What a solve cost: accepted `steps`, `rejected` steps, and `evaluations` of the whole field. A splitting evaluates single
@@ -14,6 +16,9 @@ class Stats(eqx.Module):
     steps: Int[Array, "..."]
     rejected: Int[Array, "..."]
     evaluations: Int[Array, "..."]
+
+    def __repr__(self) -> str:
+        return f"{_shown(self.steps)} steps, {_shown(self.rejected)} rejected, {_evaluations(self.evaluations)}"
 
 
 class Trajectory(eqx.Module):
@@ -37,6 +42,27 @@ class Trajectory(eqx.Module):
     blowup_time: Float[Array, "..."]
     complete: Bool[Array, "..."]
     choice: str | None = eqx.field(static=True, default=None)
+
+    def __repr__(self) -> str:
+        what = " and ".join(str(tuple(np.shape(x))) for x in jax.tree.leaves(self.us))
+        lines = [f"Trajectory of states {what}, depth first" if np.ndim(self.ts) == 1 else f"Trajectories {what}"]
+        if traced(self.ts, self.diverged, self.stats.steps):
+            return f"{lines[0]} (traced)"
+        ts = np.asarray(self.ts)
+        lines.append(f"t        {ts.size} depths in [{ts.min():g}, {ts.max():g}]")
+        lines.append(f"solve    {self.stats!r}")
+        if np.any(self.diverged):
+            lines.append(f"diverged at t = {_shown(self.blowup_time)}")
+        else:
+            lines.append("complete" if np.all(self.complete) else "ended before t1: the steps ran out")
+        if self.choice is not None:
+            lines.append(f"solver   {self.choice}")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str | None:
+        if traced(self.ts) or np.ndim(self.ts) != 1 or len(jax.tree.leaves(self.us)) != 1:
+            return None
+        return self.to_xarray()._repr_html_()
 
     def to_xarray(self):
         """An `xarray.Dataset` with dimensions depth, token and feature (single trajectories with array states)."""
@@ -63,3 +89,16 @@ class Trajectory(eqx.Module):
                 "complete": int(self.complete),
             },
         )
+
+
+def _shown(value: Array) -> str:
+    """One number, or the range of several."""
+    if traced(value):
+        return "traced"
+    numbers = np.asarray(value)
+    return f"{numbers.item():g}" if numbers.size == 1 else f"{np.nanmin(numbers):g}–{np.nanmax(numbers):g}"
+
+
+def _evaluations(count: Array) -> str:
+    counted = traced(count) or bool(np.all(np.asarray(count) >= 0))
+    return f"{_shown(count)} field evaluations" if counted else "field evaluations not counted"

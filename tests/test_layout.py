@@ -32,10 +32,11 @@ LAYERS = (
     ("pdejax._discretization",),
     ("pdejax._integrate",),
     ("pdejax._plan", "pdejax._start"),
-    ("pdejax._simulate",),
+    ("pdejax._simulate", "pdejax._maps"),
     ("pdejax.models", "pdejax.data"),
     ("pdejax.analysis",),
     ("pdejax.training",),
+    ("pdejax.networks",),
     ("pdejax.plot",),
     ("pdejax.studies",),
     ("pdejax.cli",),
@@ -46,10 +47,10 @@ PUBLIC = [
     "Architecture", "Attention", "DepthVarying", "Diffusion", "Discretization", "DivergenceError",
     "EffectiveDiffusion", "Exchange", "FeedForward", "FieldArgs", "Figure", "Grid", "Laplacian", "LayerNorm",
     "LayerNormRelaxation", "LayerStack", "LinearDamping", "MasterEquation", "MultilayerEquation",
-    "MultilayerSimulator", "MultilayerSimulatorConfig", "RMSNorm", "Simulator", "SimulatorConfig", "SpatialNorm",
-    "SphereProjection", "Stats", "Trajectory", "Transformer", "analysis", "bootstrap", "data", "exact", "iid", "lift",
-    "load_model", "models", "observe", "over_seeds", "pair", "plot", "runs", "save_model", "simulate", "smooth_random",
-    "solvers", "studies", "terms", "training",
+    "MultilayerSimulator", "MultilayerSimulatorConfig", "Network", "RMSNorm", "Simulator", "SimulatorConfig",
+    "SpatialNorm", "SphereProjection", "Stats", "Trajectory", "Transformer", "analysis", "as_network", "bootstrap",
+    "data", "exact", "iid", "lift", "load_model", "models", "network", "observe", "over_seeds", "pair", "plot",
+    "runs", "save_model", "simulate", "smooth_random", "solvers", "studies", "terms", "training",
 ]
 # fmt: on
 

@@ -280,3 +280,24 @@ def test_one_token_and_one_feature(getkey):
     )
     rate = float(attention.wv[0, 0, 0] * attention.wo[0, 0, 0])
     assert float(run.us[0, 0, 0]) == pytest.approx(2.0 * np.exp(rate), rel=1e-9)
+
+
+def test_printed_results(getkey):
+    """What a notebook shows: numbers, not arrays."""
+    d = Discretization(master(getkey()), "heun", t1=1.0, steps=4)
+    run = simulate(d, field(), save="steps")
+    assert repr(run).splitlines() == [
+        f"Trajectory of states {(5, N, D)}, depth first",
+        "t        5 depths in [0, 1]",
+        "solve    4 steps, 0 rejected, 8 field evaluations",
+        "complete",
+    ]
+    assert repr(run.stats) == "4 steps, 0 rejected, 8 field evaluations"
+    assert "depth" in run._repr_html_()
+    blown = simulate(Discretization(MasterEquation(reaction=Cubic()), "rk4", t1=1.0, steps=99), 3 * jnp.ones((2, 2)))
+    assert "diverged at t = 0.0" in repr(blown)
+    both = jax.vmap(lambda u: simulate(d, u))(jnp.stack([field(), field()]))
+    assert repr(both).startswith(f"Trajectories {(2, 1, N, D)}") and "4 steps" in repr(both)
+    shown = []
+    jax.jit(lambda u: shown.append(repr(simulate(d, u))) or u)(field())
+    assert shown[0].endswith("(traced)")

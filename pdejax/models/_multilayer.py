@@ -138,7 +138,7 @@ def _logits(model: MultilayerSimulator, state: Float[Array, "L n d"], mask: Mask
 def _observe(model: MultilayerSimulator, state: Float[Array, "L n d"], mask: Mask | None) -> Observed:
     end = _solve(model, state, mask, "end")[0]
     stacked = stacked_equation(model.config, model.stacked, None, end.shape[1])
-    maps = eqx.filter_vmap(lambda field, u: field.interaction.weights(u, mask))(stacked, end)
+    maps = eqx.filter_vmap(lambda field, u: field.interaction.maps(u, mask))(stacked, end)
     # Layer 1 starts from the embedding in either case.
     return Observed(model.readout(end[-1], mask), jnp.concatenate([state[:1], end]), maps)
 

@@ -10,9 +10,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from pdejax._check import token_mask
-from pdejax._depth import DepthVarying, take_layer
+from pdejax._depth import DepthVarying
 from pdejax._discretization import Discretization
-from pdejax._equation import MasterEquation
+from pdejax._maps import attention_maps
 from pdejax._simulate import simulate
 from pdejax._types import Field, Mask
 from pdejax.models._architecture import Architecture
@@ -28,9 +28,6 @@ from pdejax.models._simulator_field import (
     single_equation,
     stacked_equation,
 )
-from pdejax.solvers import LieTrotter, Strang, linear_part
-from pdejax.solvers._base import fresh_step
-from pdejax.terms import FieldArgs
 
 
 class Simulator(eqx.Module):
@@ -194,38 +191,12 @@ def _states(model: Simulator, u0: Field, mask: Mask | None) -> Float[Array, "lay
 @eqx.filter_jit
 def _observe(model: Simulator, u0: Field, mask: Mask | None) -> Observed:
     states = _states(model, u0, mask)
-    return Observed(model.readout(states[-1], mask), states, _maps(model, states, mask))
+    maps = attention_maps("Simulator.observe", model.discretization(states.shape[1]), states, mask)
+    return Observed(model.readout(states[-1], mask), states, maps)
 
 
 def _solve(model: Simulator, u0: Field, mask: Mask | None, save: str) -> Float[Array, "depths n d"]:
     return simulate(model.discretization(u0.shape[0]), u0, save=save, mask=mask).us
-
-
-def _maps(model: Simulator, states: Float[Array, "layers n d"], mask: Mask | None) -> Float[Array, "maps H n n"]:
-    config, d = model.config, model.discretization(states.shape[1])
-    layers, args = model.architecture.layers, FieldArgs(mask)
-    starts = jnp.arange(layers, dtype=states.dtype) * (config.t1 / layers)
-
-    def one(index, t, u):
-        field: Any = d.field
-        if config.weights != "shared":
-            field = field.layer(index) if config.weights == "constant" else field.at(t)
-        u = _before_interaction(take_layer(d.solver, index), field, t, d.step, u, args)
-        return field.interaction.weights(u, mask)
-
-    return jax.vmap(one)(jnp.arange(layers), starts, states[:-1])
-
-
-def _before_interaction(solver, field: MasterEquation, t: Array, h: float, u: Field, args: FieldArgs) -> Field:
-    """The field at which the first step from (t, u) evaluates A: in a Strang splitting, after the halves before it."""
-    if not isinstance(solver, LieTrotter | Strang) or linear_part(solver) is not None:
-        return u
-    for i, start, end in solver.schedule():
-        if i == 0:
-            break
-        term = field.multiterm().terms[i]
-        u, _ = fresh_step(solver.solvers[i], term, t + start * h, t + end * h, u, args)
-    return u
 
 
 def trainable(model: Any, strength: bool) -> PyTree[bool]:

@@ -39,10 +39,9 @@ class HalfPrecision(AbstractTerm):
     def __call__(self, t: Depth, u: Field, args: FieldArgs | None) -> Field:
         return self.term(t, u.astype(self.dtype), args).astype(u.dtype)
 
-    def weights(self, u: Field, mask: Mask | None = None) -> Float[Array, "H n n"]:
-        """The attention weights, of an attention term."""
-        assert isinstance(self.term, Attention)
-        return self.term.weights(u.astype(self.dtype), mask).astype(u.dtype)
+    def maps(self, u: Field, mask: Mask | None = None) -> Float[Array, "H n n"] | None:
+        found = self.term.maps(u.astype(self.dtype), mask)
+        return None if found is None else found.astype(u.dtype)
 
     def damping(self) -> Float[Array, ""]:
         return self.term.damping()

@@ -183,6 +183,9 @@ class Attention(AbstractTerm):
         seen = jnp.any(jnp.isfinite(logits), axis=-1, keepdims=True)
         return jnp.where(seen, jax.nn.softmax(jnp.where(seen, logits, 0), axis=-1), 0).astype(x.dtype)
 
+    def maps(self, u: Field, mask: Mask | None = None) -> Float[Array, "H n n"] | None:
+        return self.weights(u, mask)
+
     def damping(self) -> Float[Array, ""]:
         return jnp.max(self.strength) if self.leak else jnp.zeros(())
 

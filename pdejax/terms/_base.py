@@ -114,6 +114,11 @@ class AbstractTerm(eqx.Module):
         del n, norm
         return None
 
+    def maps(self, u: Field, mask: Mask | None = None) -> Float[Array, "H n n"] | None:
+        """Attention weights of the term at u, `(H, n, n)`, or None where it has none."""
+        del u, mask
+        return None
+
     def linear(self, n: int, mask: Mask | None = None) -> Linear | None:
         """The linear part on `n` tokens, with a padding mask, or None where there is none to take apart.
 

@@ -1,0 +1,12 @@
+"""Networks: what turns tokens into logits, with its depth a `Discretization` that can be refined, measured or replaced."""
+
+from typing import TYPE_CHECKING
+
+from pdejax._lazy import attach
+
+if TYPE_CHECKING:
+    from pdejax.networks._as_network import as_network as as_network
+    from pdejax.networks._layers import network as network
+    from pdejax.networks._network import Network as Network
+else:
+    __getattr__, __dir__ = attach(__name__)
