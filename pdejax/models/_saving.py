@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import pathlib
-import secrets
 import zipfile
 from collections.abc import Mapping
 from typing import IO, Any
@@ -21,6 +20,7 @@ from pdejax.models._multilayer_config import MultilayerSimulatorConfig
 from pdejax.models._simulator import Simulator
 from pdejax.models._simulator_config import SimulatorConfig
 from pdejax.models._transformer import Transformer
+from pdejax.runs._files import whole_file
 
 Model = Transformer | Simulator | MultilayerSimulator
 
@@ -66,21 +66,12 @@ def save_model(path: str | os.PathLike[str], model: Model, metadata: Mapping[str
     except (TypeError, ValueError) as error:
         raise TypeError(f"metadata must consist of what JSON can hold, got {metadata!r}: {error}") from None
     arrays = {name: np.asarray(value) for name, value in model.parameters().items()}
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with temporary.open("x+b") as file:
-            _write_archive(file, text, arrays)
-            size = file.seek(-_DIGITS, os.SEEK_END)
-            digest = _digest(file, size)
-            file.seek(size)
-            file.write(digest)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+    with whole_file(path) as file:
+        _write_archive(file, text, arrays)
+        size = file.seek(-_DIGITS, os.SEEK_END)
+        digest = _digest(file, size)
+        file.seek(size)
+        file.write(digest)
 
 
 def load_model(path: str | os.PathLike[str]) -> tuple[Model, dict[str, Any]]:
@@ -194,13 +185,3 @@ def _digest(file: IO[bytes], size: int) -> bytes:
         digest.update(chunk)
         size -= len(chunk)
     return digest.hexdigest().encode()
-
-
-def _sync_folder(folder: pathlib.Path) -> None:
-    # Makes the rename itself durable; folders cannot be opened for this on Windows.
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
@@ -220,6 +221,8 @@ def named_parameters(model: Any) -> dict[str, Array]:
 
 def carrying(kind: Any, config: Any, parameters: Mapping[str, ArrayLike]) -> Any:
     """The simulator of this kind and config with these parameters, copied: a training step gives its arrays away."""
+    wanted = eqx.filter_eval_shape(lambda: kind(config, key=jax.random.key(0)).parameters())
+    _check_parameters(wanted, parameters)
     return _carrying(kind, config, {name: jnp.array(value) for name, value in parameters.items()})
 
 
@@ -233,17 +236,22 @@ def with_parameters(model: Any, parameters: Mapping[str, ArrayLike]) -> Any:
     """The model with its parameters replaced by those of the same names."""
     old, rest = eqx.partition(model, model.trainable())
     leaves, structure = jax.tree_util.tree_flatten_with_path(old)
-    names = [_name(path) for path, _ in leaves]
-    missing, unknown = sorted(set(names) - parameters.keys()), sorted(parameters.keys() - set(names))
+    named = {_name(path): leaf for path, leaf in leaves}
+    _check_parameters(named, parameters)
+    # Copies: a training step gives its arrays away.
+    new = [jnp.array(parameters[name], leaf.dtype) for name, leaf in named.items()]
+    return eqx.combine(jax.tree.unflatten(structure, new), rest)
+
+
+def _check_parameters(wanted: Mapping[str, Any], given: Mapping[str, ArrayLike]) -> None:
+    missing, unknown = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
     if missing or unknown:
         raise ValueError(f"parameters do not belong to this config: missing {missing}, unknown {unknown}")
-    new = []
-    for name, (_, leaf) in zip(names, leaves, strict=True):
-        value = jnp.array(parameters[name], leaf.dtype)  # a copy: a training step gives its arrays away
-        if value.shape != leaf.shape:
-            raise ValueError(f"parameter {name!r} must have shape {leaf.shape} for this config, got {value.shape}")
-        new.append(value)
-    return eqx.combine(jax.tree.unflatten(structure, new), rest)
+    for name, leaf in wanted.items():
+        if np.shape(given[name]) != leaf.shape:
+            raise ValueError(
+                f"parameter {name!r} must have shape {leaf.shape} for this config, got {np.shape(given[name])}"
+            )
 
 
 def _name(path: tuple) -> str:

@@ -25,13 +25,24 @@ def whole_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
     # Not by tempfile, whose files only their owner may read.
     part = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        with open(part, "wb") as file:
+        with open(part, "w+b") as file:  # to be read back, where a digest of it is part of it
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
+        _sync_folder(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: pathlib.Path) -> None:
+    # Makes the rename itself durable; folders cannot be opened for this on Windows.
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def write_whole(path: pathlib.Path, content: bytes) -> None:

@@ -17,10 +17,11 @@ from jax.sharding import Mesh
 
 from pdejax._check import integer
 from pdejax.runs._environment import environment
+from pdejax.runs._files import check_folder, write_json
 from pdejax.training._checkpoints import CheckpointError, Checkpoints, Mode
 from pdejax.training._distributed import any_process, replicate, shard_batch, share
-from pdejax.training._folder import check_folder, check_run
-from pdejax.training._metrics import Guard, Row, Table, fetch, write_summary
+from pdejax.training._folder import check_run
+from pdejax.training._metrics import Guard, Row, Table, fetch
 from pdejax.training._progress import Progress
 from pdejax.training._snapshot import Memory, Saved, not_finite, rebuild, snapshot
 from pdejax.training._state import TrainState
@@ -121,8 +122,8 @@ def fit(
     loss that is not finite, or parameters that are not when they are to be saved, end training with the last good
     checkpoint. A disk that is full is reported and training goes on; each later save tries again.
 
-    Raises `ValueError` and `TypeError` for arguments that do not fit or a folder of another run, `CheckpointError` where
-    the first checkpoint cannot be written or none can be read.
+    Raises `ValueError` and `TypeError` for arguments that do not fit or a folder of another run, `OSError` for a folder that
+    cannot be written to, `CheckpointError` where the first checkpoint cannot be written or none can be read.
     """
     for name, value in (("steps", steps), ("save_every", save_every), ("keep", keep), ("log_every", log_every)):
         integer("fit", name, value)
@@ -261,7 +262,7 @@ class _Loop:
         if path is not None:
             summary = result.summary() | {"config": config, "resumed_from": first, **environment()}
             summary["seconds_since_resumed"] = time.perf_counter() - started
-            self.guard("summary.json", lambda: write_summary(path / "summary.json", summary))
+            self.guard("summary.json", lambda: write_json(path / "summary.json", summary))
         return result
 
     # Opening
@@ -272,7 +273,7 @@ class _Loop:
         if self.folder is None:
             return None
         try:
-            check_folder(self.folder)
+            check_folder(self.folder, "folder")
             check_run(self.folder, config, self.best)
             mode = None if self.best is None else self.best[1]
             self.store = Checkpoints(self.folder / "checkpoints", keep=keep, mode=mode, report=self._problem)

@@ -2,20 +2,9 @@
 
 import json
 import pathlib
-import tempfile
 from typing import Any
 
-from pdejax.training._metrics import write_summary
-
-
-def check_folder(folder: pathlib.Path) -> None:
-    """Make the folder. Raises `ValueError` where nothing can be written to it, before hours of work, not after."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(f"folder={str(folder)!r} cannot be written to ({error.strerror}); choose another.") from error
+from pdejax.runs._files import write_json
 
 
 def check_run(folder: pathlib.Path, config: Any, best: tuple[str, str] | None) -> None:
@@ -31,7 +20,7 @@ def check_run(folder: pathlib.Path, config: Any, best: tuple[str, str] | None) -
     if not path.exists():
         if (folder / "checkpoints").is_dir() and any((folder / "checkpoints").iterdir()):
             raise ValueError(f"folder={str(folder)!r} has checkpoints but no run.json; choose another folder.")
-        write_summary(path, here)
+        write_json(path, here)
         return
     try:
         there = json.loads(path.read_text())

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import math
 import os
 import pathlib
@@ -13,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from pdejax.runs._files import plain, write_whole
+from pdejax.runs._files import write_whole
 
 Row = dict[str, float]
 
@@ -158,11 +157,6 @@ def _append(path: pathlib.Path, content: bytes) -> None:
         except OSError:
             file.truncate(size)
             raise
-
-
-def write_summary(path: pathlib.Path, value: Mapping[str, Any]) -> None:
-    """JSON, numbers that are not finite as null."""
-    write_whole(path, (json.dumps(plain(value), indent=1, allow_nan=False) + "\n").encode())
 
 
 def read_metrics(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:

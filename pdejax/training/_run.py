@@ -24,7 +24,7 @@ from pdejax.data import (
 )
 from pdejax.models import Transformer
 from pdejax.models._saving import model_of_record, model_record
-from pdejax.runs._files import write_whole
+from pdejax.runs._files import check_folder, write_json, write_whole
 from pdejax.training._bottleneck_run import bottleneck_optimizer, bottleneck_step
 from pdejax.training._build import Model, build_model, build_student
 from pdejax.training._checkpoints import read_checkpoint, rebuild
@@ -32,9 +32,8 @@ from pdejax.training._config import TrainConfig
 from pdejax.training._distillation import Distillation
 from pdejax.training._distributed import data_mesh, share
 from pdejax.training._fit import FitResult, fit
-from pdejax.training._folder import check_folder, check_run
+from pdejax.training._folder import check_run
 from pdejax.training._losses import Classification, LanguageModel
-from pdejax.training._metrics import write_summary
 from pdejax.training._state import merge_model, split_model
 from pdejax.training._step import count_parameters, make_evaluate, make_step, start_training
 
@@ -288,9 +287,9 @@ def _write_config(config: TrainConfig, identity: dict[str, Any], best: tuple[str
     """What `load_trained` needs, once it is sure that the folder is of this run."""
     assert config.out is not None
     folder = pathlib.Path(config.out)
-    check_folder(folder)
+    check_folder(folder, "out")
     check_run(folder, identity, best)
-    write_summary(folder / "config.json", {"train": _settings(config), "model": identity["model_config"]})
+    write_json(folder / "config.json", {"train": _settings(config), "model": identity["model_config"]})
 
 
 def outcome(result: TrainResult) -> dict[str, Any]:
@@ -311,7 +310,7 @@ def _kept(result: TrainResult, dataset: Dataset, plots: bool) -> TrainResult:
     assert result.config.out is not None
     folder = pathlib.Path(result.config.out)
     data = {"source": dataset.source, "license": dataset.license, "examples": len(dataset)}
-    write_summary(folder / "result.json", outcome(result) | {"data": data})
+    write_json(folder / "result.json", outcome(result) | {"data": data})
     files = (*result.files, str(folder / "result.json"))
     if plots:
         from pdejax.training._curves import curves

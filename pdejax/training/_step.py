@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, PRNGKeyArray, PyTree
 
+from pdejax.analysis.jacobian._systems import layer_norms
 from pdejax.data._batch import Batch
 from pdejax.training._losses import Metrics
 from pdejax.training._state import Static, TrainState, merge_model
@@ -49,13 +50,8 @@ def gradient_norms(gradients: PyTree[Array]) -> Metrics:
     Layers are told by the leading axis of what lies under `layers` (Flax) or `stacked` (`DepthVarying`).
     """
     found: Metrics = {"gradient_norm": optax.tree.norm(gradients)}
-    squares: list[Float[Array, " L"]] = []
-    for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
-        if {"layers", "stacked"} & {str(getattr(k, "key", getattr(k, "name", ""))) for k in path} and leaf.ndim:
-            squares.append(jnp.sum(jnp.square(leaf), axis=tuple(range(1, leaf.ndim))))
-    if squares and len({s.shape for s in squares}) == 1:
-        found["layer_gradient_norms"] = jnp.sqrt(jnp.sum(jnp.stack(squares), axis=0))
-    return found
+    layers = layer_norms(gradients)
+    return found if layers is None else found | {"layer_gradient_norms": layers}
 
 
 def make_evaluate(task: Any, static: Static) -> Callable[[TrainState, Sequence[Batch]], dict[str, float]]:
