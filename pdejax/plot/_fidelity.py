@@ -6,7 +6,7 @@ import numpy as np
 
 from pdejax._check import choice
 from pdejax._figure import Figure
-from pdejax.analysis.residual._decay import ResidualDecay
+from pdejax.analysis.residual._decay import DecayDifference, ResidualDecay
 from pdejax.analysis.similarity._correlation import LayerCorrelation
 from pdejax.analysis.similarity._trajectory import TrajectoryFidelity
 from pdejax.plot._style import COLOURS, DEPTH, LAYER, against, axes_of, legend, whole_layers
@@ -45,7 +45,7 @@ def layer_correlation(
     records: "LayerCorrelation | dict[str, LayerCorrelation]", measure: str = "pearson", *, ax: "Axes | None" = None
 ) -> "Axes":
     """Correlation by layer of one system, or of several by their names, each with its interval and, in grey, its
-    token-shuffled (and untrained) null with the markers of its system. The axis counts the later layer of each pair.
+    nulls (tokens shuffled, untrained) with the markers of its system. The axis counts the later layer of each pair.
 
     Raises `ValueError` for a measure that the records do not have, or no record.
     """
@@ -99,6 +99,12 @@ def residual_decay(records: "ResidualDecay | dict[str, ResidualDecay]", *, ax: "
     ax.set(xlabel=DEPTH, ylabel="fidelity ρ(t), cosine with the input", ylim=(-1.05, 1.05))
     legend(ax, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return ax
+
+
+def decay_difference(record: DecayDifference, *, ax: "Axes | None" = None) -> "Axes":
+    """Fidelity to the input of the same system without and with residual connections: two
+    [`residual_decay`][pdejax.plot.residual_decay]."""
+    return residual_decay({"without residual": record.bare, "with residual": record.residual}, ax=ax)
 
 
 def _measure(owner: str, record, measure: str) -> Figure:

@@ -16,9 +16,9 @@ def lyapunov_exponents(record: LyapunovExponents, *, ax: "np.ndarray | None" = N
     """Two panels: the exponents with intervals beside the null's, and how the estimates settle with depth. Takes and returns an
     array of two Axes."""
     if ax is None:
-        from matplotlib.figure import Figure
+        from matplotlib.figure import Figure as Canvas
 
-        ax = Figure(figsize=(8.4, 3.6), layout="constrained").subplots(1, 2)
+        ax = Canvas(figsize=(8.4, 3.6), layout="constrained").subplots(1, 2)
     left, right = (axes_of(a) for a in np.ravel(ax))
     value = np.asarray(record.exponents.value)
     rank = np.arange(1, value.shape[0] + 1)

@@ -1,0 +1,75 @@
+"""One function for every picture: `plot` looks at the record it is given."""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from pdejax._check import choice
+
+# Of every record its pictures by name, the first drawn if none is named: module of this package and function. Names rather than
+# types, so that a picture loads the analysis it belongs to and no other.
+PICTURES: dict[str, dict[str, tuple[str, str]]] = {
+    "Figure": {"by layer": ("_figure", "figure")},
+    "TrajectoryFidelity": {"by layer": ("_fidelity", "trajectory_fidelity")},
+    "LayerCorrelation": {"by layer": ("_fidelity", "layer_correlation")},
+    "ResidualDecay": {"over depth": ("_fidelity", "residual_decay")},
+    "DecayDifference": {"over depth": ("_fidelity", "decay_difference")},
+    "AttentionFidelity": {"by layer": ("_attention", "attention_fidelity")},
+    "AttentionEntropy": {"by layer": ("_attention", "attention_entropy")},
+    "AttentionRollout": {"by layer": ("_attention", "attention_rollout")},
+    "AmplitudeSpectrum": {"spectra": ("_spectral", "amplitude_spectrum")},
+    "SpectralSimilarity": {"by layer": ("_spectral", "spectral_similarity")},
+    "LowPass": {"by layer": ("_spectral", "low_pass_ratio")},
+    "AttentionSpectra": {"eigenvalues": ("_spectral", "attention_spectra")},
+    "TokenClustering": {
+        "by layer": ("_clustering", "token_clustering"),
+        "cosines": ("_clustering", "token_cosines"),
+        "distances": ("_clustering", "consensus_distance"),
+    },
+    "CollapseRate": {"over depth": ("_clustering", "collapse_rate")},
+    "Representation": {"by layer": ("_representation", "representation")},
+    "GradientFlow": {"over depth": ("_gradients", "gradient_flow")},
+    "GradientHistory": {"over training": ("_gradients", "gradient_history")},
+    "SingularValues": {"shares": ("_gradients", "singular_values")},
+    "LyapunovExponents": {"exponents": ("_lyapunov", "lyapunov_exponents")},
+    "FTLE": {"tokens": ("_lyapunov", "ftle_map")},
+    "PerturbationSensitivity": {"responses": ("_perturbation", "perturbation_response")},
+    "Calibration": {"errors": ("_information", "calibration")},
+    "InformationPlane": {"plane": ("_information", "information_plane")},
+    "Processing": {"by layer": ("_information", "data_processing")},
+    "LayerEntropy": {"by layer": ("_information", "layer_entropy")},
+    "Phases": {"pieces": ("_information", "information_phases")},
+}
+
+
+def plot(record: Any, *others: Any, picture: str | None = None, ax: Any = None, **options: Any) -> Any:
+    """Draw what an analysis returned, and return the Axes (an array of them where the picture has several panels).
+
+    - `record`: a record of `pdejax.analysis`, or a [`Figure`][pdejax.Figure] `(layers,)`. Several of one kind by their names in a
+      dict, where one picture shows them (correlations, decays, amplitude spectra). Two attention maps `(n, n)`, `plot(p, q)`,
+      beside each other.
+    - `picture`: which of a record's pictures, the first by default: `plot(clustering, picture="cosines")`.
+    - `ax`: Axes to draw into, as many as the picture has; a new figure by default, which no window holds.
+    - `options`: of the picture, such as `plot(fidelity, measure="cka")`, `plot(spectrum, layer=0)`, `plot(answer, of="loss")`.
+
+    `plot(record).figure.savefig("plot.png")` saves a picture of one panel. Colours are told apart by every kind of colour
+    vision, axes carry units, and null models are drawn beside what they belong to.
+
+    Raises `TypeError` for what has no picture, `ValueError` for a picture or an option's value that there is not.
+    """
+    first = next(iter(record.values()), None) if isinstance(record, Mapping) else record
+    known = PICTURES.get(type(first).__name__) if type(first).__module__.split(".")[0] == "pdejax" else None
+    if known is None and not others:
+        raise TypeError(
+            f"plot: record is a {type(first).__name__}, which has no picture; give one of {', '.join(PICTURES)}, or two "
+            "attention maps."
+        )
+    if known is None:
+        module, name = "_attention", "attention_maps"
+    else:
+        module, name = known[choice("plot", "picture", picture, known) if picture is not None else next(iter(known))]
+    draw = getattr(importlib.import_module(f"pdejax.plot.{module}"), name)
+    if isinstance(record, Mapping) and name == "amplitude_spectrum":
+        options = {"labels": list(record), **options}
+        return draw(*record.values(), ax=ax, **options)
+    return draw(record, *others, ax=ax, **options)
