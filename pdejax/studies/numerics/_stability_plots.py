@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from pdejax.plot._style import COLOURS
+
 # Light fills under dark lines, told apart by every kind of colour vision (Okabe & Ito), and in print by lightness.
 FILL_LABELS = ("measured stable", "measured unstable", "the flow itself overflows")
 FILLS = ("#CFE8F5", "#F2B48A", "#DDDDDD")
@@ -23,8 +25,8 @@ WEIGHTS = {
     "linear reaction": "rate w of R(u) = −wu",
     "softmax attention": "size ‖W_Q W_Kᵀ‖₂/√d_k",
 }
-V1 = {"colors": "#D55E00", "linewidths": 2.0, "linestyles": "dashed"}
-CORRECTED = {"colors": "#0072B2", "linewidths": 2.0, "linestyles": "solid"}
+V1 = {"colors": COLOURS[3], "linewidths": 2.0, "linestyles": "dashed"}
+CORRECTED = {"colors": COLOURS[0], "linewidths": 2.0, "linestyles": "solid"}
 
 
 def map_plot(runs: xr.Dataset) -> Figure:

@@ -37,6 +37,12 @@ class Calibration(eqx.Module):
     channels: tuple[str, ...] = eqx.field(static=True)
     samples: int = eqx.field(static=True)
 
+    def __repr__(self) -> str:
+        return self.table()
+
+    def _repr_html_(self) -> str:
+        return self.to_xarray()._repr_html_()
+
     @property
     def error(self) -> np.ndarray:
         return self.estimate - self.exact[None, :, None]
