@@ -1,23 +1,22 @@
 """The curves of a training run as a picture."""
 
 import io
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from pdejax.training._run import TrainResult
+from pdejax.training._fit import FitResult
 
 # Okabe and Ito's palette, told apart by colour-blind readers.
 TRAIN, VALIDATION, BASELINES = "#56B4E9", "#0072B2", ("0.35", "#D55E00", "#009E73")
 
 
-def curves(result: "TrainResult") -> bytes:
+def curves(fit: FitResult, baselines: Mapping[str, float], title: str) -> bytes:
     """Loss, accuracy and the gradient norm of each layer against steps, as a PNG."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    history, found = result.fit.history, result.fit.evaluations
+    history, found = fit.history, fit.evaluations
     steps = history["step"]
     figure = Figure(figsize=(12.5, 3.6), layout="constrained")
     axes = figure.subplots(1, 3)
@@ -33,7 +32,7 @@ def curves(result: "TrainResult") -> bytes:
                 *zip(*points, strict=True), "o-", color=VALIDATION, markersize=3.5, linewidth=1.2, label="validation"
             )
         panel.set(xlabel="step", ylabel=label)
-    for colour, (name, value) in zip(BASELINES, result.baselines.items(), strict=False):
+    for colour, (name, value) in zip(BASELINES, baselines.items(), strict=False):
         axes[1].axhline(value, color=colour, linestyle=":", linewidth=1.4, label=f"{name} (test split)")
     layers = sorted(
         (n for n in history if n.startswith("layer_gradient_norms_")), key=lambda n: int(n.rsplit("_", 1)[1])
@@ -55,12 +54,7 @@ def curves(result: "TrainResult") -> bytes:
             # Beside the last panel, whose curves may go anywhere.
             place = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if panel is axes[2] else {}
             panel.legend(fontsize=7.5, framealpha=0.9, edgecolor="none", **place)
-    config = result.config
-    figure.suptitle(
-        f"{config.dataset}, {config.model}, {config.layers} layers, d = {config.dim}, {result.parameters:,} parameters, "
-        f"seed {config.seed}: test {', '.join(f'{k} {v:.3f}' for k, v in result.test.items())}",
-        fontsize=10,
-    )
+    figure.suptitle(title, fontsize=10)
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=130)
     return content.getvalue()

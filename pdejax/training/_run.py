@@ -307,15 +307,20 @@ def outcome(result: TrainResult) -> dict[str, Any]:
 
 def _kept(result: TrainResult, dataset: Dataset, plots: bool) -> TrainResult:
     """Write the outcome as JSON and the curves as a picture."""
-    assert result.config.out is not None
-    folder = pathlib.Path(result.config.out)
+    config = result.config
+    assert config.out is not None
+    folder = pathlib.Path(config.out)
     data = {"source": dataset.source, "license": dataset.license, "examples": len(dataset)}
     write_json(folder / "result.json", outcome(result) | {"data": data})
     files = (*result.files, str(folder / "result.json"))
     if plots:
         from pdejax.training._curves import curves
 
-        write_whole(folder / "curves.png", curves(result))
+        title = (
+            f"{config.dataset}, {config.model}, {config.layers} layers, d = {config.dim}, {result.parameters:,} parameters, "
+            f"seed {config.seed}: test {', '.join(f'{k} {v:.3f}' for k, v in result.test.items())}"
+        )
+        write_whole(folder / "curves.png", curves(result.fit, result.baselines, title))
         files = (*files, str(folder / "curves.png"))
     return dataclasses.replace(result, files=files)
 
