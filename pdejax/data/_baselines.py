@@ -25,6 +25,7 @@ def root_operator_accuracy(train: Dataset | ListOps, test: Dataset | ListOps) ->
     for name, data in (("train", train), ("test", test)):
         if data.tokens is None:
             raise ValueError(f"{name} has no tokens, so no root operator: use ListOps")
+    assert train.tokens is not None and test.tokens is not None
     return _accuracy(train.tokens[:, 0], _labels(train), test.tokens[:, 0], _labels(test))
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from pdejax._check import traced
 from pdejax.models._inputs import check_range
@@ -16,12 +16,12 @@ from pdejax.models._inputs import check_range
 class Observed(NamedTuple):
     """What a model computes: K layers (K + 1 states, the embedding first), H heads, n tokens, d features.
 
-    Each is None where it was not asked for. A batch lies behind the layers, as every analysis takes it.
+    `logits ([batch], …)`, `states (K + 1, [batch], n, d)` and `maps (K, [batch], H, n, n)`; None where they were not asked for.
     """
 
-    logits: Float[Array, "..."] | None
-    states: Float[Array, "layers *batch n d"] | None
-    maps: Float[Array, "layers *batch H n n"] | None
+    logits: Any
+    states: Any
+    maps: Any
 
     def __repr__(self) -> str:
         parts = (

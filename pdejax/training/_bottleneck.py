@@ -1,11 +1,9 @@
 """The information-bottleneck flow of the parameters, v1 (14), and the two contradictory signs v1 also prints."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple, get_args
 
 import jax
 import optax
-from jax.typing import ArrayLike
 
 from pdejax._check import choice, number, traced
 from pdejax.training._names import Signs
@@ -16,10 +14,10 @@ class InformationState(NamedTuple):
 
 
 def bottleneck_flow(
-    learning_rate: ArrayLike | Callable,
+    learning_rate: Any,
     *,
-    weight_decay: ArrayLike = 0.0,
-    beta: ArrayLike = 0.0,
+    weight_decay: Any = 0.0,
+    beta: Any = 0.0,
     signs: str = "v1 (14)",
     dt: float = 1.0,
     optimizer: optax.GradientTransformation | None = None,
@@ -81,7 +79,7 @@ def signed_rates(signs: str, learning_rate: float, weight_decay: float, beta: fl
     return learning_rate, weight_decay if signs == "v1 (14)" else -weight_decay, beta
 
 
-def add_information(beta: ArrayLike) -> optax.GradientTransformationExtraArgs:
+def add_information(beta: Any) -> optax.GradientTransformationExtraArgs:
     """Return a link of a chain: it adds `beta`·∇Ĩ, from `update(..., information_gradient=∇Ĩ)`, to what passes. β < 0 ascends Ĩ.
 
     `update` raises `ValueError` if β ≠ 0 and the gradient is missing, or not a tree like the parameters.

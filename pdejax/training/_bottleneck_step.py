@@ -62,6 +62,7 @@ class InputProjection(eqx.Module):
         k1, k2 = jax.random.split(key)
         self.length = int(length)
         if vocab is None:
+            assert features is not None
             self.table = jax.random.normal(k1, (length * features, x_dim)) / (length * features) ** 0.5
             self.places = None
         else:

@@ -34,9 +34,7 @@ def make_schedule(
         main = optax.linear_schedule(learning_rate, final * learning_rate, rest)
     elif name == "inverse_sqrt":
         start = max(warmup, 1)
-
-        def main(count):
-            return learning_rate * jax.lax.rsqrt((count + start) / start)
+        main = lambda count: learning_rate * jax.lax.rsqrt((count + start) / start)  # noqa: E731
     else:
         main = optax.constant_schedule(learning_rate)
     if warmup == 0:

@@ -35,7 +35,6 @@ def measure(seed: int, seeds: int) -> Measured:
         for when, parameters in (("trained", run.end), ("untrained", run.start)):
             model = run.model(parameters, i)
             states = observe(model, run.images, logits=False, maps=False).states
-            assert states is not None
             pooled = jnp.mean(states.astype(float), axis=2)  # (depths, images, d)
             for kind in NOISE:
                 found = curves(pooled, run.labels, kind)
