@@ -55,7 +55,8 @@ def bottleneck_flow(
         raise ValueError(
             f"dt={dt!r} must be positive, and 1.0 (left out) with an optimizer, whose learning rate is the step."
         )
-    scale = optax.scale_by_schedule(learning_rate) if callable(learning_rate) else optax.scale(learning_rate)
+    schedule: Any = learning_rate
+    scale = optax.scale_by_schedule(schedule) if callable(learning_rate) else optax.scale(learning_rate)
     if signs == "algorithm 1":
         parts = (optax.add_decayed_weights(weight_decay), add_information(-beta), scale)
     else:
