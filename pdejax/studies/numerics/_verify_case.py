@@ -39,12 +39,17 @@ class Check:
 
 
 def solve(
-    equation: AbstractEquation, u0: Array, t1: float, save: Sequence[float] | None = None, **options: Any
+    equation: AbstractEquation,
+    u0: Array,
+    t1: float,
+    save: Sequence[float] | None = None,
+    mask: Array | None = None,
 ) -> Array:
     """The field at t1 `(n, d)`, or at the depths `save` `(k, n, d)`, by a tight-tolerance solve."""
     trajectory = simulate(
-        Discretization(equation, "dopri8", t1=t1, rtol=TOLERANCE, atol=1e-2 * TOLERANCE, **options),
+        Discretization(equation, "dopri8", t1=t1, rtol=TOLERANCE, atol=1e-2 * TOLERANCE),
         u0,
+        mask=mask,
         save="end" if save is None else save,
     )
     us = jnp.where(trajectory.complete, trajectory.us, jnp.nan)
