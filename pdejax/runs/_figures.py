@@ -1,5 +1,6 @@
 """Figures as JSON and back."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -33,3 +34,11 @@ def as_number(value: Any) -> float | None:
         return float(value) if math.isfinite(value) else None
     except OverflowError:  # an integer beyond floating point
         return None
+
+
+def text(value: Any) -> str:
+    """Write what was saved as text; nothing for None. Control characters would spoil a page."""
+    if value is None:
+        return ""
+    found = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in found).strip()

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pdejax._figure import Figure, number
-from pdejax.runs._figures import figure_from_json, figure_to_json
+from pdejax.runs._figures import as_number, figure_from_json, figure_to_json, text
 from pdejax.runs._files import plain
 from pdejax.runs._table import Column, Table, markdown_text
 
@@ -91,7 +91,7 @@ class Finding:
     claim: str
     statement: str
     source: str
-    verdict: Verdict
+    verdict: Verdict | str
     condition: str
     measured: Measured
     code: str = ""
@@ -127,6 +127,25 @@ class Finding:
             file = counterexample_file(self.claim)
             found["counterexample"] = {"description": example.description, "file": file, "arrays": arrays}
         return plain(found | {"code": self.code, "seconds": self.seconds})
+
+    @staticmethod
+    def from_json(saved: Mapping[str, Any], place: int = 0) -> "Finding":
+        """Make a finding from what `to_json` left, or from what is left of it; `place` names a claim without a name.
+
+        The arrays of a counterexample are not in it, only what it shows.
+        """
+        words = {key: text(saved.get(key)) for key in ("claim", "statement", "source", "verdict", "condition", "code")}
+        words["claim"] = words["claim"] or f"entry {place + 1}"
+        example = saved.get("counterexample")
+        described = text(example.get("description") if isinstance(example, Mapping) else example)
+        found = None if not described else Counterexample(described, {})
+        figures, corrected = (saved.get(key) for key in ("figures", "corrected_figures"))
+        measured = Measured(
+            figures_from_json(figures if isinstance(figures, Mapping) else {}),
+            figures_from_json(corrected if isinstance(corrected, Mapping) else {}),
+            found,
+        )
+        return Finding(**words, measured=measured, seconds=as_number(saved.get("seconds")) or 0.0)
 
 
 def counterexample_file(claim: str) -> str:

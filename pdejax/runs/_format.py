@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 
-def number(value: float | None) -> str:
+def number(value: float | int | None) -> str:
     """Write a number to four significant digits; whole numbers below a million as they are.
 
     >>> number(0.98765), number(12345.0), number(1234567.0), number(None)
@@ -49,6 +49,7 @@ def shown(figure: Any) -> str:
 
 def text(value: Any) -> str:
     """Write a number as `number` does, text as it is, and a dash for None."""
+    value = value.item() if hasattr(value, "item") else value  # of NumPy
     if isinstance(value, bool) or not (isinstance(value, int | float) or value is None):
         return str(value)
     return number(value)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pdejax._figure import Figure
 from pdejax.runs import _format
-from pdejax.runs._figures import as_number, figure_from_json, figure_to_json
+from pdejax.runs._figures import as_number, figure_from_json, figure_to_json, text
 from pdejax.runs._files import plain, write_json, write_whole
 from pdejax.runs._findings import Finding, counterexample_file, markdown
 from pdejax.runs._table import Cell, Column, Table
@@ -193,7 +193,7 @@ class Result:
     @staticmethod
     def from_json(saved: Mapping[str, Any]) -> "Result":
         """Make a result from what `to_json` left, or from what is left of it: what cannot be read is left out."""
-        seconds, seeds = saved.get("seconds"), saved.get("seeds")
+        seconds = saved.get("seconds")
         return Result(
             study=text(saved.get("study")),
             title=text(saved.get("title")),
@@ -203,7 +203,7 @@ class Result:
             preset=text(saved.get("preset")) or None,
             config=_mapping(saved.get("config")),
             config_hash=text(saved.get("config_hash")),
-            seeds=tuple(seeds) if isinstance(seeds, list) else (),
+            seeds=tuple(seed for seed in _list(saved.get("seeds")) if isinstance(seed, int)),
             environment=_mapping(saved.get("environment")),
             results=_mapping(saved.get("results")),
             rows=tuple(
@@ -250,16 +250,6 @@ class Result:
 
     def _tables(self) -> tuple[Table, ...]:
         return (comparison(self.rows), *self.tables) if self.rows else self.tables
-
-
-def text(value: Any) -> str:
-    """Write what was saved as text; nothing for None. Control characters would spoil a page."""
-    import json
-
-    if value is None:
-        return ""
-    found = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return "".join(c if c.isprintable() or c == "\n" else " " for c in found).strip()
 
 
 def _seeds(saved: Any) -> tuple[float, ...]:

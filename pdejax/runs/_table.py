@@ -101,7 +101,8 @@ def sort_key(value: object) -> str:
             return ""
     elif hasattr(value, "item"):
         value = value.item()
-    return f' data-sort="{value!r}"' if isinstance(value, int | float) and not isinstance(value, bool) else ""
+    known = isinstance(value, int | float) and not isinstance(value, bool) and value == value
+    return f' data-sort="{value!r}"' if known else ""
 
 
 def markdown_text(value: str) -> str:

@@ -148,7 +148,7 @@ def results(tmp_path_factory):
         ],
         "equations": [
             {
-                "equation": "v1 (21)",
+                "claim": "v1 (21)",
                 "statement": "2DΔt/Δx² + αΔt‖W_O‖₂ ≤ 1",
                 "verdict": "fails",
                 "figures": {"unsafe": 616},

@@ -13,8 +13,9 @@ import urllib.parse
 
 import pytest
 
-from pdejax.runs.report import ReportError, _command, _format, build_report, html_page, markdown_page, read_results
-from pdejax.runs.report._read import Cell
+from pdejax import Figure
+from pdejax.runs import _format
+from pdejax.runs.report import ReportError, _command, build_report, html_page, markdown_page, read_results
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -360,23 +361,24 @@ def test_the_command_writes_both_pages(copy, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("figure", "text"),
     [
-        (Cell(None), "–"),
-        (Cell(0.0), "0"),
-        (Cell(12345.0), "12345"),
-        (Cell(0.98765), "0.9877"),
-        (Cell(1.23456e-7), "1.235e-7"),
-        (Cell(0.98765, 0.98, 0.995), "0.9877 [0.9800, 0.9950]"),
-        (Cell(-0.01, -0.02, -1e-19), "-0.010 [-0.020, 0.000]"),
-        (Cell(1.5e-7, 1.1e-7, 1.9e-7), "1.50e-7 [1.10e-7, 1.90e-7]"),
-        (Cell(1.5e7, -1.1e7, 4.1e7), "1.5e7 [-1.1e7, 4.1e7]"),
-        (Cell(3.0, 3.0, 3.0), "3 [3, 3]"),
-        (Cell(1.5e-310, 1.0e-310, 2.0e-310), "1.50e-310 [1.00e-310, 2.00e-310]"),
-        (Cell(250.0, 100.0, 400.0), "250 [100, 400]"),
-        (Cell(None, text="2 of 3"), "2 of 3"),
+        (None, "–"),
+        (Figure(float("nan")), "–"),
+        (Figure(0.0), "0"),
+        (Figure(12345.0), "12345"),
+        (Figure(0.98765), "0.9877"),
+        (Figure(1.23456e-7), "1.235e-7"),
+        (Figure(0.98765, 0.98, 0.995), "0.9877 [0.9800, 0.9950]"),
+        (Figure(-0.01, -0.02, -1e-19), "-0.010 [-0.020, 0.000]"),
+        (Figure(1.5e-7, 1.1e-7, 1.9e-7), "1.50e-7 [1.10e-7, 1.90e-7]"),
+        (Figure(1.5e7, -1.1e7, 4.1e7), "1.5e7 [-1.1e7, 4.1e7]"),
+        (Figure(3.0, 3.0, 3.0), "3 [3, 3]"),
+        (Figure(1.5e-310, 1.0e-310, 2.0e-310), "1.50e-310 [1.00e-310, 2.00e-310]"),
+        (Figure(250.0, 100.0, 400.0), "250 [100, 400]"),
+        ("2 of 3", "2 of 3"),
     ],
 )
 def test_numbers_have_the_digits_their_intervals_allow(figure, text):
-    assert _format.cell(figure) == text
+    assert _format.shown(figure) == text
 
 
 def test_anchors_stay_apart_whatever_studies_are_called(copy):

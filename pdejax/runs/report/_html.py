@@ -6,11 +6,13 @@ import importlib.resources
 import pathlib
 from collections.abc import Iterable, Mapping
 
+from pdejax.runs._format import environment, seconds
+from pdejax.runs._table import Cell, Column, Table
 from pdejax.runs.report import _format
 from pdejax.runs.report._html_claims import Named, ledger_section
-from pdejax.runs.report._html_parts import escape, problems_note, sort_key, table
+from pdejax.runs.report._html_parts import escape, problems_note
 from pdejax.runs.report._html_study import study_article
-from pdejax.runs.report._read import Claim, Results
+from pdejax.runs.report._read import Entry, Results
 
 TITLE = "Two papers on Transformers as PDEs: ours beside theirs"
 
@@ -76,7 +78,7 @@ def _digest(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _named(claims: Iterable[Claim], taken: set[str]) -> list[tuple[str, Claim]]:
+def _named(claims: Iterable[Entry], taken: set[str]) -> list[tuple[str, Entry]]:
     return [(_format.slug(f"claim-{claim.name}", taken), claim) for claim in claims]
 
 
@@ -93,9 +95,7 @@ def _contents(results: Results, names: Mapping[str, str], claims: Named, equatio
         links = "".join(f'<li><a href="#{name}">{escape(claim.name)}</a></li>' for name, claim in entries)
         return f'<li><a href="#{target}">{heading}</a><ul class="chips">{links}</ul></li>' if entries else ""
 
-    studies = "".join(
-        f'<li><a href="#{names[study.name]}">{escape(study.title or study.name)}</a></li>' for study in results.studies
-    )
+    studies = "".join(f'<li><a href="#{names[study.name]}">{escape(study.title)}</a></li>' for study in results.studies)
     nested = f'<li><a href="#studies">Studies</a><ul>{studies}</ul></li>' if studies else ""
     return (
         '<nav aria-label="Contents"><details open><summary>Contents</summary><ul>'
@@ -106,30 +106,27 @@ def _contents(results: Results, names: Mapping[str, str], claims: Named, equatio
 
 
 def _summary(results: Results, names: Mapping[str, str]) -> str:
+    columns = [Column("Study"), Column("Source"), Column("Verdict"), Column("Time", right=True)]
     lines = []
     for study in results.studies:
-        raw = study.raw or {}
-        verdict = escape(study.verdict) or '<span class="badge fails">no result</span>'
-        seconds = raw.get("seconds")
-        lines.append(
-            f'<tr><th scope="row" class="text"><a href="#{names[study.name]}">{escape(study.title or study.name)}</a></th>'
-            f'<td>{escape(study.source)}</td><td class="text">{verdict}</td>'
-            f'<td class="number"{sort_key(seconds)}>{_format.seconds(seconds)}</td></tr>'
-        )
+        none = '<span class="badge fails">no result</span>'
+        verdict = Cell(study.result.verdict, code="" if study.result.verdict else none)
+        took = Cell(study.result.seconds, code=seconds(study.result.seconds) or "–")
+        lines.append((Cell(study.title, f"#{names[study.name]}"), study.result.source, verdict, took))
     problems = results.problems()
     said = problems_note(problems, "Missing or damaged:") if problems else ""
-    heads = ("Study", "Source", "Verdict", "Time")
-    return '<h2 id="summary">Summary</h2>' + said + (table("Studies and verdicts", heads, lines) if lines else "")
+    shown = Table(columns, lines, "Studies and verdicts").html() if lines else ""
+    return '<h2 id="summary">Summary</h2>' + said + shown
 
 
 def _environments(results: Results, names: Mapping[str, str]) -> str:
     found: dict[str, list[str]] = {}
     for study in results.studies:
         if study.raw is not None:
-            line = _format.environment(study.raw.get("environment")) or "not said"
+            line = environment(study.raw.get("environment")) or "not said"
             found.setdefault(line, []).append(f'<a href="#{names[study.name]}">{escape(study.title)}</a>')
     if results.ledger and results.ledger.raw:
-        line = _format.environment(results.ledger.raw.get("environment")) or "not said"
+        line = environment(results.ledger.raw.get("environment")) or "not said"
         found.setdefault(line, []).append('<a href="#claims">claims</a>')
     items = "".join(f"<li>{escape(line)}: {', '.join(links)}</li>" for line, links in found.items())
     return f'<h2 id="environment">Where it was measured</h2><ul>{items}</ul>'

@@ -4,17 +4,19 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from pdejax.runs._format import seconds
+from pdejax.runs._table import Cell, Column, Table
 from pdejax.runs.report import _format
-from pdejax.runs.report._html_parts import badge, escape, file_link, number_cell, problems_note, table
+from pdejax.runs.report._html_parts import badge, badge_cell, escape, file_link, problems_note
 from pdejax.runs.report._json import anchor, anchored
-from pdejax.runs.report._read import Claim, Ledger
+from pdejax.runs.report._read import Entry, Ledger
 
 # Claims with the anchors of their articles.
-Named = Sequence[tuple[str, Claim]]
+Named = Sequence[tuple[str, Entry]]
 
 
 def ledger_section(ledger: Ledger, claims: Named, equations: Named, base: pathlib.Path) -> str:
-    """Claims and equations, each as a table and then one by one."""
+    """Write claims and equations, each as a table and then one by one."""
     parts = ['<h2 id="claims">Claims</h2>']
     if ledger.problems:
         parts.append(problems_note(ledger.problems, "Incomplete:"))
@@ -23,59 +25,52 @@ def ledger_section(ledger: Ledger, claims: Named, equations: Named, base: pathli
         shown = ", ".join(f"{key} {value}" for key, value in config.items())
         parts.append(f'<p class="soft small">Configuration: {escape(shown)}.</p>')
     if claims:
-        parts.append(_claims_table("Claims and verdicts", claims))
-        parts += [_claim(claim, name, _raw(ledger, "claims", claim), base) for name, claim in claims]
+        parts.append(_verdicts("Claims and verdicts", claims))
+        parts += [_claim(entry, name, ledger.saved("claims", entry), base) for name, entry in claims]
     if equations:
         parts.append('<h2 id="equations">Equations</h2>')
-        parts.append(_claims_table("Equations and verdicts", equations))
-        parts += [_claim(claim, name, _raw(ledger, "equations", claim), base) for name, claim in equations]
+        parts.append(_verdicts("Equations and verdicts", equations))
+        parts += [_claim(entry, name, ledger.saved("equations", entry), base) for name, entry in equations]
     return "\n".join([*parts, f'<ul class="files small">{file_link("claims.json", ledger.path, base)}</ul>'])
 
 
-def _raw(ledger: Ledger, key: str, claim: Claim) -> Any:
-    return ledger.raw["results"][key][claim.index] if ledger.raw else {}
-
-
-def _claims_table(label: str, claims: Named) -> str:
+def _verdicts(caption: str, entries: Named) -> str:
+    columns = [Column(head) for head in ("Claim", "Verdict", "Statement", "Source")]
     lines = [
-        f'<tr><th scope="row"><a href="#{name}">{escape(claim.name)}</a></th><td>{badge(claim.verdict)}</td>'
-        f'<td class="text">{escape(claim.statement)}</td><td>{escape(claim.source)}</td></tr>'
-        for name, claim in claims
+        (Cell(entry.name, f"#{name}"), badge_cell(entry.finding.verdict), entry.finding.statement, entry.finding.source)
+        for name, entry in entries
     ]
-    return table(label, ("Claim", "Verdict", "Statement", "Source"), lines)
+    return Table(columns, lines, caption).html()
 
 
-def _claim(claim: Claim, name: str, raw: Any, base: pathlib.Path) -> str:
-    document = f"{name}.json"
+def _claim(entry: Entry, name: str, raw: Any, base: pathlib.Path) -> str:
+    finding, document = entry.finding, f"{name}.json"
     anchors: dict[tuple[str | int, ...], str] = {}
-    lines = []
+    measured, lines = finding.measured, []
     for key, label, figures in (
-        ("figures", "as stated", claim.figures),
-        ("corrected_figures", "corrected", claim.corrected),
+        ("figures", "as stated", measured.figures),
+        ("corrected_figures", "corrected", measured.corrected),
     ):
-        for place, (figure, value) in enumerate(figures):
+        for place, (figure, value) in enumerate(figures.items()):
             anchors[key, figure] = anchor(document, key, place)
-            kind = f"<td>{label}</td>" if claim.corrected else ""
-            lines.append(
-                f'<tr><th scope="row" class="text">{escape(figure)}</th>{kind}{number_cell(value, anchors[key, figure])}</tr>'
-            )
-    heads = ("Evidence", *(["Statement"] if claim.corrected else []), "Figure")
+            kind = [label] if measured.corrected else []
+            lines.append((figure, *kind, Cell(value, f"#{anchors[key, figure]}")))
+    columns = [Column("Evidence"), *([Column("Statement")] if measured.corrected else []), Column("Figure", right=True)]
     example = ""
-    if claim.counterexample or claim.counterexample_file:
-        file = claim.counterexample_file
-        where = f' <a href="{escape(_format.link(file, base))}">Its arrays</a>.' if file else ""
-        example = f"<p><strong>Counterexample.</strong> {escape(claim.counterexample)}{where}</p>"
-    seconds = _format.seconds(raw.get("seconds"))
-    facts = [escape(claim.source), f"<code>{escape(claim.code)}</code>" if claim.code else "", seconds]
+    if finding.counterexample is not None:
+        where = f' <a href="{escape(_format.link(entry.file, base))}">Its arrays</a>.' if entry.file else ""
+        example = f"<p><strong>Counterexample.</strong> {escape(finding.counterexample.description)}{where}</p>"
+    code = f"<code>{escape(finding.code)}</code>" if finding.code else ""
+    facts = [escape(finding.source), code, seconds(raw.get("seconds"))]
     return "\n".join(
         [
-            f'<article id="{name}"><h3>{escape(claim.name)} {badge(claim.verdict)}</h3>',
+            f'<article id="{name}"><h3>{escape(entry.name)} {badge(finding.verdict)}</h3>',
             f'<p class="soft small">{" · ".join(fact for fact in facts if fact)}</p>',
-            f"<p>{escape(claim.statement)}</p>" if claim.statement else "",
-            f"<p><strong>What holds.</strong> {escape(claim.condition)}</p>" if claim.condition else "",
-            table(f"Evidence for {claim.name}", heads, lines) if lines else "",
+            f"<p>{escape(finding.statement)}</p>" if finding.statement else "",
+            f"<p><strong>What holds.</strong> {escape(finding.condition)}</p>" if finding.condition else "",
+            Table(columns, lines, f"Evidence for {entry.name}").html() if lines else "",
             example,
-            f"<details><summary>JSON of {escape(claim.name)}</summary>{anchored(document, raw, anchors)}</details>",
+            f"<details><summary>JSON of {escape(entry.name)}</summary>{anchored(document, raw, anchors)}</details>",
             "</article>",
         ]
     )

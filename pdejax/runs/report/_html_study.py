@@ -6,36 +6,37 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
+from pdejax.runs._format import seconds
+from pdejax.runs._table import Cell, Column, Table
 from pdejax.runs.report import _format
-from pdejax.runs.report._html_parts import escape, file_link, number_cell, paper_cell, problems_note, table
+from pdejax.runs.report._html_parts import escape, file_link, problems_note
 from pdejax.runs.report._json import anchor, anchored
-from pdejax.runs.report._read import IMAGES, Figure, Study
+from pdejax.runs.report._read import IMAGES, Image, Study
 
 
 def study_article(study: Study, name: str, base: pathlib.Path) -> str:
-    """The study as an article with the anchor `name`, its links to files relative to `base`."""
-    title = escape(study.title or study.name)
+    """Write the study as an article with the anchor `name`, its links to files relative to `base`."""
+    title, result = escape(study.title), study.result
     problems = problems_note(study.problems, "Incomplete:") if study.problems else ""
     if study.raw is None:
         return f'<article id="{name}"><h3>{title}</h3>{problems}</article>'
     document = f"{name}.json"
     paths: list[tuple[str | int, ...]] = [("verdict",), ("seeds",), ("config",), ("config_hash",)]
-    paths += [("table", row.index, key) for row in study.rows for key in ("paper", "ours", "null")]
+    paths += [("table", index, key) for index, _ in study.rows for key in ("paper", "ours", "null")]
     anchors = {path: anchor(document, *path) for path in paths}
-    facts = [study.source, f"pairing: {study.raw['pairing']}" if study.raw.get("pairing") else ""]
-    facts += [f"preset {study.raw['preset']}" if study.raw.get("preset") else ""]
-    facts += [_format.seconds(study.raw.get("seconds"))]
-    verdict = f'<p class="verdict"><strong>Verdict.</strong> {escape(study.verdict)}</p>' if study.verdict else ""
+    facts = [result.source, f"pairing: {result.pairing}" if result.pairing else ""]
+    facts += [f"preset {result.preset}" if result.preset else "", seconds(result.seconds)]
+    verdict = f'<p class="verdict"><strong>Verdict.</strong> {escape(result.verdict)}</p>' if result.verdict else ""
     return "\n".join(
         [
             f'<article id="{name}">',
             f"<h3>{title}</h3>",
             f'<p class="soft small">{escape(" · ".join(fact for fact in facts if fact))}</p>',
-            f"<p>{escape(study.question)}</p>" if study.question else "",
+            f"<p>{escape(result.question)}</p>" if result.question else "",
             problems,
             verdict,
             _rows(study, anchors),
-            "".join(_figure(figure, base) for figure in study.figures),
+            "".join(_figure(image, base) for image in study.images),
             _settings(study.raw, document),
             "<details><summary>JSON of this study, which every number above comes from</summary>"
             f"{anchored(document, study.raw, anchors)}</details>",
@@ -48,43 +49,43 @@ def study_article(study: Study, name: str, base: pathlib.Path) -> str:
 def _rows(study: Study, anchors: Mapping[tuple[str | int, ...], str]) -> str:
     if not study.rows:
         return ""
-    notes = any(row.note for row in study.rows)
+    notes = any(row.note for _, row in study.rows)
+    columns = [Column("Quantity"), *(Column(head, right=True) for head in ("Paper", "Ours", "Null"))]
     lines = []
-    for row in study.rows:
-        unit = f'<br><span class="soft small">{escape(row.unit)}</span>' if row.unit else ""
-        cells = [
-            paper_cell(row.paper, anchors["table", row.index, "paper"]),
-            number_cell(row.ours, anchors["table", row.index, "ours"]),
-            number_cell(row.null, anchors["table", row.index, "null"], row.null_name),
-        ]
-        note = f'<td class="text">{escape(row.note)}</td>' if notes else ""
-        lines.append(f'<tr><th scope="row" class="text">{escape(row.quantity)}{unit}</th>{"".join(cells)}{note}</tr>')
-    counts = sorted({len(row.ours.values) for row in study.rows if row.ours and row.ours.values})
+    for index, row in study.rows:
+        paper, ours, null = (f"#{anchors['table', index, key]}" for key in ("paper", "ours", "null"))
+        cells = Cell(row.paper or None, paper), Cell(row.ours, ours), Cell(row.null, null, row.null_name or "")
+        lines.append((Cell(row.quantity, small=row.unit), *cells, *([row.note] if notes else [])))
+    counts = sorted({len(row.seeds) for _, row in study.rows if row.seeds})
     seeds = f"Ours is the mean [95 % interval] over {' or '.join(map(str, counts))} seeds. " if counts else ""
     if counts == [1]:
         seeds = "Ours is one seed. "
-    heads = ("Quantity", "Paper", "Ours", "Null", *(["Note"] if notes else []))
-    null = "Null is the same figure where there is nothing to find." if any(row.null for row in study.rows) else ""
+    null = (
+        "Null is the same figure where there is nothing to find."
+        if any(row.null is not None for _, row in study.rows)
+        else ""
+    )
     said = f'<p class="soft small">{seeds}{null}</p>' if seeds or null else ""
-    return table(f"{study.title}: paper, ours, null", heads, lines) + said
+    columns += [Column("Note")] if notes else []
+    return Table(columns, lines, f"{study.title}: paper, ours, null").html() + said
 
 
-def _figure(figure: Figure, base: pathlib.Path) -> str:
-    if figure.content is None:
+def _figure(image: Image, base: pathlib.Path) -> str:
+    if image.content is None:
         return ""
-    kind = IMAGES[figure.path.suffix.lower()]
-    data = base64.b64encode(figure.content).decode()
-    size = _png_size(figure.content)
+    kind = IMAGES[image.path.suffix.lower()]
+    data = base64.b64encode(image.content).decode()
+    size = _png_size(image.content)
     shape = f' width="{size[0]}" height="{size[1]}"' if size else ""
     # On a phone a large figure scrolls, so that its axes can be read; one of several panels is wider still.
     large = ""
     if size and size[0] > 480:
         large = ' class="wide"' if size[0] > 1.6 * size[1] else ' class="large"'
-    caption = escape(figure.caption)
+    caption = escape(image.caption)
     return (
         f'<figure{large}><div class="image" tabindex="0" role="region" aria-label="Figure">'
         f'<img src="data:{kind};base64,{data}" alt="{caption}"{shape}></div>'
-        f'<figcaption>{caption} <a href="{escape(_format.link(figure.path, base))}">The image file</a>.</figcaption></figure>'
+        f'<figcaption>{caption} <a href="{escape(_format.link(image.path, base))}">The image file</a>.</figcaption></figure>'
     )
 
 

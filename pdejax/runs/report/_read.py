@@ -3,12 +3,15 @@
 import contextlib
 import dataclasses
 import json
-import math
 import os
 import pathlib
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from pdejax.runs._figures import text
+from pdejax.runs._findings import Finding
+from pdejax.runs._records import Picture, Result, Row
 
 IMAGES = {
     ".png": "image/png",
@@ -21,43 +24,16 @@ IMAGES = {
 # Folders beside the studies which are none.
 _OTHERS = {"claims", "counterexamples", "models", "parts", "programs"}
 _RUN = "pdejax reproduce --out"
+_EMPTY = Result(study="")
 
 
 class ReportError(ValueError):
-    """No report can be built; the message says what to do."""
+    """Tell that no report can be built; the message says what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
-    """A figure as saved: its mean over seeds, the ends of its interval (None where there is none) and its values by seed.
-
-    `text` is what was saved where that is no number.
-    """
-
-    mean: float | None
-    low: float | None = None
-    high: float | None = None
-    values: tuple[float | None, ...] = ()
-    text: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """A line of a study's table, paper beside ours beside the null; `index` is its place in the JSON."""
-
-    index: int
-    quantity: str
-    unit: str
-    paper: str | None
-    ours: Cell | None
-    null: Cell | None
-    null_name: str
-    note: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Figure:
-    """An image: where it lies, its caption, and its bytes, or None if they cannot be shown."""
+class Image:
+    """An image as it lies on the disk: where, its caption, and its bytes, or None if they cannot be shown."""
 
     path: pathlib.Path
     caption: str
@@ -66,36 +42,39 @@ class Figure:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """What one folder holds; `raw` is its result.json, None if there is none that can be read."""
+    """What one folder holds: the `result`, as its writer left it, with what of it cannot be read in `problems`.
+
+    `raw` is the content of result.json, None if there is none that can be read. `rows` are those of the result with their
+    places in the JSON; `images` its pictures; `data` its data file, None if it is not there.
+    """
 
     name: str
     path: pathlib.Path
     raw: Mapping[str, Any] | None = None
-    title: str = ""
-    question: str = ""
-    source: str = ""
-    verdict: str = ""
-    rows: tuple[Row, ...] = ()
-    figures: tuple[Figure, ...] = ()
+    result: Result = _EMPTY
+    rows: tuple[tuple[int, Row], ...] = ()
+    images: tuple[Image, ...] = ()
     data: pathlib.Path | None = None
     problems: tuple[str, ...] = ()
 
+    @property
+    def title(self) -> str:
+        """The result's title, or the folder's name."""
+        return self.result.title or self.name
+
 
 @dataclasses.dataclass(frozen=True)
-class Claim:
-    """A line of the ledger: figures by name, those of the corrected statement, and where the counterexample lies."""
+class Entry:
+    """A line of the ledger: the `finding`, its `index` in the JSON, and where its counterexample lies, if it does."""
 
     index: int
-    name: str
-    statement: str
-    source: str
-    verdict: str
-    condition: str
-    figures: tuple[tuple[str, Cell], ...]
-    corrected: tuple[tuple[str, Cell], ...]
-    counterexample: str
-    counterexample_file: pathlib.Path | None
-    code: str
+    finding: Finding
+    file: pathlib.Path | None
+
+    @property
+    def name(self) -> str:
+        """The claim's."""
+        return self.finding.claim
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,9 +83,13 @@ class Ledger:
 
     path: pathlib.Path
     raw: Mapping[str, Any] | None = None
-    claims: tuple[Claim, ...] = ()
-    equations: tuple[Claim, ...] = ()
+    claims: tuple[Entry, ...] = ()
+    equations: tuple[Entry, ...] = ()
     problems: tuple[str, ...] = ()
+
+    def saved(self, kind: str, entry: Entry) -> Any:
+        """Return the JSON of a claim (`kind` `"claims"`) or of an equation (`"equations"`)."""
+        return self.raw["results"][kind][entry.index] if self.raw else {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +101,7 @@ class Results:
     ledger: Ledger | None
 
     def problems(self) -> list[str]:
-        """Everything that is missing or damaged, a sentence each."""
+        """Return everything that is missing or damaged, a sentence each."""
         found = [f"{study.name}: {problem}" for study in self.studies for problem in study.problems]
         return found + [f"claims: {problem}" for problem in (self.ledger.problems if self.ledger else ())]
 
@@ -146,7 +129,7 @@ def read_results(folder: str | pathlib.Path) -> Results:
 
 def _order(study: Study) -> tuple[bool, list[tuple[bool, int, str]], str]:
     """v1 before v2, section 9 before section 10, and studies without a source last."""
-    parts = [part for part in re.split(r"(\d+)", study.source) if part]
+    parts = [part for part in re.split(r"(\d+)", study.result.source) if part]
     return not parts, [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts], study.name
 
 
@@ -170,67 +153,43 @@ def _study(place: pathlib.Path, folder: pathlib.Path) -> Study:
     for name in ("title", "verdict", "config", "seeds", "environment", "table"):
         if not raw.get(name):
             problems.append(f"result.json says nothing of `{name}`.")
+    result = Result.from_json(raw)
     rows = tuple(_rows(raw.get("table"), problems))
-    figures = tuple(_figures(raw.get("figures"), place, problems))
+    images = tuple(_image(picture, place, problems) for picture in result.pictures)
     data = None
-    if raw.get("data"):
+    if result.data:
         data = _inside(place, raw["data"])
         if data is None or not data.is_file():
-            problems.append(f"the data file {_text(raw['data'])!r} is missing.")
+            problems.append(f"the data file {result.data!r} is missing.")
             data = None
-    return Study(
-        name=place.name,
-        path=place,
-        raw=raw,
-        title=_text(raw.get("title")) or place.name,
-        question=_text(raw.get("question")),
-        source=_text(raw.get("source")),
-        verdict=_text(raw.get("verdict")),
-        rows=rows,
-        figures=figures,
-        data=data,
-        problems=tuple(problems),
-    )
+    return Study(place.name, place, raw, result, rows, images, data, tuple(problems))
 
 
-def _rows(table: Any, problems: list[str]) -> Iterator[Row]:
-    for index, row in enumerate(table if isinstance(table, list) else []):
-        if not isinstance(row, dict):
+def _rows(table: Any, problems: list[str]) -> Iterator[tuple[int, Row]]:
+    for index, saved in enumerate(table if isinstance(table, list) else []):
+        if not isinstance(saved, dict):
             problems.append(f"line {index + 1} of the table is no object.")
             continue
-        ours, null = _cell(row.get("ours")), _cell(row.get("null"))
-        quantity = _text(row.get("quantity")) or f"line {index + 1}"
-        if ours is None or ours.mean is None:
-            problems.append(f"no figure for {quantity!r}.")
-        paper = row.get("paper")
-        yield Row(
-            index,
-            quantity,
-            _text(row.get("unit")),
-            None if paper is None else _text(paper),
-            ours,
-            null,
-            _text(row.get("null_name")),
-            _text(row.get("note")),
-        )
+        row = Row.from_json(saved, index)
+        if row.ours is None:
+            problems.append(f"no figure for {row.quantity!r}.")
+        yield index, row
 
 
-def _figures(figures: Any, place: pathlib.Path, problems: list[str]) -> Iterator[Figure]:
-    for entry in figures if isinstance(figures, list) else []:
-        entry = entry if isinstance(entry, dict) else {"file": entry}
-        name, caption = _text(entry.get("file")), _text(entry.get("caption"))
-        path = _inside(place, name)
-        content = None
-        if path is None or path.suffix.lower() not in IMAGES:
-            problems.append(f"{name!r} is no image in the study's folder.")
-        else:
-            with contextlib.suppress(OSError):
-                content = path.read_bytes() or None
-            if content is None:
-                problems.append(f"the figure {name!r} is missing or empty.")
-        if not caption:
-            problems.append(f"the figure {name!r} has no caption.")
-        yield Figure(path or place / "figure", caption or pathlib.PurePath(name).stem.replace("_", " "), content)
+def _image(picture: Picture, place: pathlib.Path, problems: list[str]) -> Image:
+    path = _inside(place, picture.file)
+    content = None
+    if path is None or path.suffix.lower() not in IMAGES:
+        problems.append(f"{picture.file!r} is no image in the study's folder.")
+    else:
+        with contextlib.suppress(OSError):
+            content = path.read_bytes() or None
+        if content is None:
+            problems.append(f"the figure {picture.file!r} is missing or empty.")
+    if not picture.caption:
+        problems.append(f"the figure {picture.file!r} has no caption.")
+    caption = picture.caption or pathlib.PurePath(picture.file).stem.replace("_", " ")
+    return Image(path or place / "figure", caption, content)
 
 
 def _inside(place: pathlib.Path, name: Any) -> pathlib.Path | None:
@@ -251,75 +210,25 @@ def _ledger(path: pathlib.Path, folder: pathlib.Path) -> Ledger:
     problems: list[str] = []
     results = raw.get("results")
     results = results if isinstance(results, dict) else {}
-    claims = tuple(_claims(results.get("claims"), path, problems))
-    equations = tuple(_claims(results.get("equations"), path, problems))
+    claims = tuple(_entries(results.get("claims"), path, problems))
+    equations = tuple(_entries(results.get("equations"), path, problems))
     if not claims:
         problems.append(f"{path.name} holds no claims; run `pdejax claims --out {folder}`.")
     return Ledger(path, raw, claims, equations, tuple(problems))
 
 
-def _claims(entries: Any, path: pathlib.Path, problems: list[str]) -> Iterator[Claim]:
-    for index, entry in enumerate(entries if isinstance(entries, list) else []):
+def _entries(saved: Any, path: pathlib.Path, problems: list[str]) -> Iterator[Entry]:
+    for index, entry in enumerate(saved if isinstance(saved, list) else []):
         if not isinstance(entry, dict):
             problems.append(f"entry {index + 1} is no object.")
             continue
-        name = next((_text(entry[key]) for key in ("claim", "equation", "id", "name") if entry.get(key)), "")
-        name = name or f"entry {index + 1}"
-        if not _text(entry.get("verdict")):
-            problems.append(f"{name} has no verdict.")
+        finding = Finding.from_json(entry, index)
+        if not finding.verdict:
+            problems.append(f"{finding.claim} has no verdict.")
         example = entry.get("counterexample")
-        example = example if isinstance(example, dict) else {"description": example}
-        file = _inside(path.parent, example.get("file")) if example.get("file") else None
-        if example.get("file") and (file is None or not file.is_file()):
-            problems.append(f"the counterexample {_text(example['file'])!r} of {name} is missing.")
+        name = example.get("file") if isinstance(example, dict) else None
+        file = _inside(path.parent, name) if name else None
+        if name and (file is None or not file.is_file()):
+            problems.append(f"the counterexample {text(name)!r} of {finding.claim} is missing.")
             file = None
-        yield Claim(
-            index,
-            name,
-            _text(entry.get("statement")),
-            _text(entry.get("source")),
-            _text(entry.get("verdict")),
-            _text(entry.get("condition")),
-            _named(entry.get("figures")),
-            _named(entry.get("corrected_figures")),
-            _text(example.get("description")),
-            file,
-            _text(entry.get("code")),
-        )
-
-
-def _named(figures: Any) -> tuple[tuple[str, Cell], ...]:
-    if not isinstance(figures, dict):
-        return ()
-    return tuple((_text(name), _cell(value) or Cell(None, text=_text(value))) for name, value in figures.items())
-
-
-def _cell(value: Any) -> Cell | None:
-    """A figure from a number or from an object with a mean (or value), an interval and values by seed."""
-    if isinstance(value, dict):
-        values = value.get("values")
-        return Cell(
-            _number(value.get("mean", value.get("value"))),
-            _number(value.get("low")),
-            _number(value.get("high")),
-            tuple(_number(item) for item in values) if isinstance(values, list) else (),
-        )
-    number = _number(value)
-    return None if number is None else Cell(number)
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:  # an integer beyond floating point
-        return None
-
-
-def _text(value: Any) -> str:
-    """Text as it is, numbers and lists as JSON; nothing for None. Control characters would spoil a page."""
-    if value is None:
-        return ""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return "".join(c if c.isprintable() or c == "\n" else " " for c in text).strip()
+        yield Entry(index, finding, file)
