@@ -79,7 +79,7 @@ class Measured:
         return Measured(figures_from_json(saved["figures"]), figures_from_json(saved["corrected"]), example)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Finding:
     """A claim with its evidence and its verdict.
 
@@ -97,6 +97,10 @@ class Finding:
     code: str = ""
     headline: tuple[str, ...] = ()
     seconds: float = 0.0
+
+    def __repr__(self) -> str:
+        lines = [paragraph(self), *(f"  {name.replace('_', ' ')}: {_shown(x)}" for name, x in self.evidence.items())]
+        return "\n".join(lines)
 
     @property
     def evidence(self) -> dict[str, Any]:
