@@ -1,0 +1,35 @@
+"""Results that are kept in the repository are judged again: the same numbers give the same verdicts, to the letter."""
+
+import json
+import pathlib
+
+import pytest
+
+from pdejax.runs._records import Result
+from pdejax.studies import ConvergenceConfig, StabilityConfig, StiffConfig
+from pdejax.studies.numerics._convergence import CONVERGENCE
+from pdejax.studies.numerics._stability import verdicts as stability_verdicts
+from pdejax.studies.numerics._stiff import STIFF
+
+FOLDER = pathlib.Path(__file__).parent.parent.parent / "benchmarks" / "results"
+
+
+def stored(name: str) -> Result:
+    content = json.loads((FOLDER / f"{name}.json").read_text())
+    found = Result.from_json(content)
+    assert found.to_json() == content  # nothing of the file is lost on the way
+    return found
+
+
+@pytest.mark.parametrize(("study", "config"), [(CONVERGENCE, ConvergenceConfig), (STIFF, StiffConfig)])
+def test_a_stored_result_is_judged_the_same(study, config):
+    found = stored(study.name)
+    judged = study.judge(config(**found.config), [found.results])
+    assert judged.verdicts == found.verdicts and judged.sentence == found.verdict and judged.passed == found.passed
+    assert judged.dataset is not None and judged.tables[0].rows
+
+
+def test_stored_maps_are_judged_the_same():
+    found = stored("stability")
+    assert stability_verdicts(found.results) == found.verdicts
+    assert StabilityConfig(**found.config).resolution == 40
