@@ -160,7 +160,9 @@ def nursery():
 
 @contextlib.contextmanager
 def open_nursery(errors, **variables):
-    environment = {"PYTHONPATH": os.pathsep.join(sys.path), "PATH": os.environ["PATH"], "JAX_PLATFORMS": "cpu"}
+    # No compilation cache: a process that is killed could leave half a program in it.
+    environment = {name: os.environ[name] for name in ("PATH", "XLA_FLAGS")}
+    environment |= {"PYTHONPATH": os.pathsep.join(sys.path), "JAX_PLATFORMS": "cpu"}
     with open(errors, "w") as file:
         process = subprocess.Popen(
             [sys.executable, __file__],

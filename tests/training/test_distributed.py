@@ -183,7 +183,7 @@ def test_two_devices_give_the_curve_of_one(tmp_path):
         "PYTHONPATH": os.pathsep.join([str(pathlib.Path(__file__).parent), *sys.path]),
         "PATH": os.environ["PATH"],
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2",
     }
     done = subprocess.run(
         [sys.executable, "-c", TWO_DEVICES, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=200
