@@ -38,8 +38,8 @@ u0 = jnp.cos(jnp.pi * grid.points)[:, None] * jnp.asarray([1.0, -0.5, 0.3, 0.8])
 # from the growth of a perturbation. A tenth beyond it, the finest waves grow.
 for solver in ("euler", "rk4"):
     d = pj.Discretization(equation, solver, t1=depth, steps=1)
-    predicted = stability.predict_dt_max(equation, u0, solver).dt_max
-    measured = stability.measure_dt_max(equation, u0, solver).dt_max
+    predicted = stability.predict_dt_max(d, u0).dt_max
+    measured = stability.measure_dt_max(d, u0).dt_max
     print(f"{solver}: largest step {predicted:.3e}, measured {measured:.3e}")
     for factor in (0.95, 1.10):
         steps = int(np.ceil(depth / (factor * predicted)))

@@ -63,7 +63,8 @@ shares = field.contributions(0.0, u0)
 print({name: f"{float(jnp.abs(share).max()):.3g}" for name, share in shares.items()})
 
 # %% Exponential, implicit-explicit and stabilized solvers take it, and `auto` sees that it is stiff.
-limit = pj.analysis.stability.predict_dt_max(field, u0, "rk4").dt_max
+explicit = pj.Discretization(field, "rk4", t1=1.0, steps=1)
+limit = pj.analysis.stability.predict_dt_max(explicit, u0).dt_max
 print(f"largest stable step of RK4: {float(limit):.2e}")
 exact = pj.Discretization(field, "etdrk4", t1=1.0, steps=256)
 reference = pj.simulate(exact, u0).us[-1]

@@ -23,8 +23,8 @@ exit status: 0 done, 1 a check failed, 2 bad input, 130 interrupted
 """
 
 
-# Name, module and a line of help of every command. The module has `DESCRIPTION`, `EXAMPLES`, `add_arguments` and `run`; it is
-# imported only for a command that is named, and imports JAX only in `run`, so that help comes at once.
+# Name, module and a line of help of every command. The module has its `COMMAND`, a `Command` of `pdejax.runs`. It is imported
+# only for a command that is named, and imports JAX only when that runs, so that help comes at once.
 COMMANDS = (
     ("verify", "pdejax.studies.numerics._verify_command", "integrate the closed-form cases and compare"),
     ("convergence", "pdejax.studies.numerics._convergence_command", "measure the continuum limit on real input"),
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"pdejax {options.command}: {str(error).removeprefix(f'{options.command}: ')}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        kept = getattr(options, "out", None)
+        kept = options.run.folder(options)
         hint = (
             f" Finished parts are in {kept}; the same command goes on from them."
             if kept
@@ -64,8 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def parser(command: str | None = None) -> argparse.ArgumentParser:
-    """Return the parser of all commands; with `command`, only that one has its arguments, and no other is imported."""
+def parser(named: str | None = None) -> argparse.ArgumentParser:
+    """Return the parser of all commands; with one `named`, only that one has its arguments, and no other is imported."""
     made = argparse.ArgumentParser(
         prog="pdejax",
         description="A Transformer as a PDE in depth.",
@@ -78,20 +78,19 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
     )
     commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, address, text in COMMANDS:
-        if command not in (None, name):
+        if named not in (None, name):
             commands.add_parser(name, help=text)
             continue
-        module = importlib.import_module(address)
-        made_of = getattr(module, "COMMAND", None)
+        command = importlib.import_module(address).COMMAND
         below = commands.add_parser(
             name,
             help=text,
-            description=made_of.description if made_of else module.DESCRIPTION,
-            epilog=made_of.examples if made_of else module.EXAMPLES,
+            description=command.description,
+            epilog=command.examples,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        (made_of or module).add_arguments(below)
-        below.set_defaults(run=made_of or module.run)
+        command.add_arguments(below)
+        below.set_defaults(run=command)
     return made
 
 

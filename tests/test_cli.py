@@ -55,7 +55,11 @@ def without_jax(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["nothing"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--version"], ["nothing"], *([name, "--help"] for name, *_ in cli.COMMANDS)],
+    ids=" ".join,
+)
 def test_help_comes_without_jax(arguments):
     found = without_jax(*arguments)
     assert found.returncode == (2 if arguments == ["nothing"] else 0), found.stderr
@@ -115,13 +119,9 @@ def test_help_names_every_option_and_its_default(capsys):
     assert "default euler lietrotter" in text
 
 
-def examples(module):
-    return module.COMMAND.examples if hasattr(module, "COMMAND") else module.EXAMPLES
-
-
 EXAMPLES = {
     "pdejax": cli.EXAMPLES,
-    **{name: examples(importlib.import_module(module)) for name, module, _ in cli.COMMANDS},
+    **{name: importlib.import_module(module).COMMAND.examples for name, module, _ in cli.COMMANDS},
 }
 
 

@@ -20,13 +20,17 @@ def setting(
     metavar: str | None = None,
     positional: bool = False,
     choices: Sequence[Any] | None = None,
+    factory: Callable[[], Any] | None = None,
 ) -> Any:
     """Return a dataclass field that knows how it reads as an argument of a command.
 
     - `help`: what it is; the default is added. `metavar`: its name in the usage, such as `"N"`.
     - `positional`: given by place, not as `--name`. `choices`: the values allowed, where the annotation does not say them.
+    - `factory`: makes the default, where that is a dictionary.
     """
     metadata = {"help": help, "metavar": metavar, "positional": positional, "choices": choices}
+    if factory is not None:
+        return dataclasses.field(default_factory=factory, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -48,6 +52,14 @@ class Command:
         for config in self.configs:
             add_arguments(parser, config)
         add_output_arguments(parser)
+
+    def folder(self, options: argparse.Namespace) -> str | None:
+        """Return the folder that finished parts are kept in, or None."""
+        defaults = [
+            field.default for config in self.configs for field in dataclasses.fields(config) if field.name == "out"
+        ]
+        given = getattr(options, "out", next(iter(defaults), None))
+        return None if given is None else str(given)
 
     def __call__(self, options: argparse.Namespace) -> int:
         """Run with what the command line says."""

@@ -1,47 +1,45 @@
-"""The command `info`: versions, devices, precision and caches."""
+"""The command `info`: versions, devices, precision and caches. Imports no JAX, so that help comes at once."""
 
-import argparse
-import json
 import pathlib
 from typing import Any
 
-DESCRIPTION = "Versions, devices, precision, and where compiled programs and data sets are kept."
-EXAMPLES = """examples:
-  pdejax info
-  pdejax info --json
-"""
+from pdejax.runs._arguments import Command
+from pdejax.runs._console import Console
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of the command."""
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--quiet", action="store_true", help="as without it: there is no progress")
-
-
-def run(options: argparse.Namespace) -> int:
+def _run(given: dict[str, Any], console: Console) -> int:
     """Print them; 0."""
     from pdejax import studies
     from pdejax.data._options import data_folder
     from pdejax.runs._programs import cache_folder
 
+    del given
     found: dict[str, Any] = studies.environment()
     programs, sets = cache_folder(), data_folder(None)
     found["caches"] = {
         "compiled programs": programs and _size(pathlib.Path(programs)),
         "data sets": {"path": str(sets), "sets": sorted(path.name for path in sets.glob("*") if path.is_dir())},
     }
-    if options.json:
-        print(json.dumps(found, indent=1))
-        return 0
+    console.content(found)
     for key, value in found.items():
         if isinstance(value, dict):
-            print(key)
+            console.result(key)
             for name, item in value.items():
-                shown = _described(item) if key == "caches" else item
-                print(f"  {name:<20}{shown}")
+                console.result(f"  {name:<20}{_described(item) if key == 'caches' else item}")
         else:
-            print(f"{key:<22}{value}")
+            console.result(f"{key:<22}{value}")
     return 0
+
+
+COMMAND = Command(
+    configs=(),
+    description="Print versions, devices, precision, and where compiled programs and data sets are kept.",
+    examples="""examples:
+  pdejax info
+  pdejax info --json
+""",
+    run=_run,
+)
 
 
 def _size(folder: pathlib.Path) -> dict[str, Any]:

@@ -67,8 +67,8 @@ def copy(results, tmp_path):
 
 def command(*arguments: str) -> int:
     parser = argparse.ArgumentParser()
-    _command.add_arguments(parser)
-    return _command.run(parser.parse_args(arguments))
+    _command.COMMAND.add_arguments(parser)
+    return _command.COMMAND(parser.parse_args(arguments))
 
 
 def change(path: pathlib.Path, edit) -> None:
