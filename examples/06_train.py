@@ -19,7 +19,16 @@ parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("out"))
 out = parser.parse_args().out
 
-base = preset("digits", dim=32, ffn=128, layers=2, steps=300, warmup=20)
+base = preset(
+    "digits",
+    dim=32,
+    ffn=128,
+    layers=2,
+    steps=150,
+    warmup=20,
+    eval_every=50,
+    save_every=50,
+)
 runs = {
     "Transformer": base,
     # The field the Transformer discretizes, with another scheme and twice the steps.
