@@ -28,7 +28,7 @@ def trained_information(
     learning_rate: float = 3e-3,
     classes: int | None = None,
 ) -> Estimate:
-    """[`InfoNCE`][pdejax.analysis.information.InfoNCE] or [`CLUB`][pdejax.analysis.information.CLUB] trained on a
+    """[`InfoNCE`][pdejax.analysis.information.trained.InfoNCE] or [`CLUB`][pdejax.analysis.information.trained.CLUB] trained on a
     random half of the pairs, and its mean over batches of the other half, which it has not seen.
 
     Features are centred and scaled (information does not depend on it); labels become one-hot rows, and for CLUB the
