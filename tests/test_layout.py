@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import json
 import pathlib
 import pkgutil
 import shutil
@@ -180,6 +181,35 @@ def test_public_names_are_pinned():
     assert [name for name in dir(pdejax) if not name.startswith("_")] == sorted(PUBLIC)
 
 
+NAMES = ROOT / "tests" / "public_names.json"
+
+
+def exported(path: pathlib.Path) -> list[str]:
+    """What a package's file takes from elsewhere or defines, and what it gives that way to its users."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pdejax"):
+            names |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+    return sorted(name for name in names if not name.startswith("_"))
+
+
+def packages() -> dict[str, list[str]]:
+    return {module: exported(path) for module, path in sources() if path.name == "__init__.py"}
+
+
+def test_public_names_of_every_package_are_pinned():
+    """After a change that is meant: `python tests/test_layout.py`."""
+    found, kept = packages(), json.loads(NAMES.read_text())
+    for package in sorted({*found, *kept}):
+        here, there = set(found.get(package, [])), set(kept.get(package, []))
+        assert here == there, f"{package}: new {sorted(here - there)}, gone {sorted(there - here)}"
+    for package, names in found.items():
+        module = importlib.import_module(package)
+        assert [name for name in names if not hasattr(module, name)] == [], package
+
+
 def test_importing_loads_nothing(tmp_path):
     """Not JAX, and no module of ours but the one that loads the others when they are used."""
     code = """
@@ -300,3 +330,7 @@ def test_wheel_holds_every_module_once(tmp_path):
     )
     assert packed == expected
     assert licences
+
+
+if __name__ == "__main__":
+    NAMES.write_text(json.dumps(packages(), indent=1) + "\n")
