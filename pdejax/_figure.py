@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Shaped
 
+from pdejax._check import traced
+
 # Shown of an array: this many entries at its start and at its end.
 _ENDS = 4
 
@@ -20,7 +22,7 @@ class Figure(eqx.Module):
     """Hold a figure with its interval and, by name, what null models give in its place: all arrays of one shape.
 
     - `value`; `low`, `high`: ends of its interval of confidence `level`, two-sided; NaN where there is none (one sequence).
-    - `nulls`: figures of null models by name, as `Figure` (with an interval) or as an array.
+    - `nulls`: figures of null models by name; an array given for one becomes a figure without interval.
     - `differences`: value − null by the null's name, where both were resampled as pairs; see `minus`.
 
     Arithmetic, comparison, `float(figure)`, `jnp.asarray(figure)` act on the value: `figure > 0.9` is `figure.value > 0.9`.
@@ -33,7 +35,7 @@ class Figure(eqx.Module):
     value: Shaped[Array | np.ndarray, "..."]
     low: Shaped[Array | np.ndarray, "..."]
     high: Shaped[Array | np.ndarray, "..."]
-    nulls: "dict[str, Figure | Array | np.ndarray]"
+    nulls: "dict[str, Figure]"
     differences: "dict[str, Figure]"
     level: float = eqx.field(static=True)
 
@@ -49,10 +51,12 @@ class Figure(eqx.Module):
     ):
         self.value = _array(value)
         shape = self.value.shape
-        missing = _full(self.value, np.nan) if low is None or high is None else None
-        self.low = missing if low is None else _shaped("low", low, shape)
-        self.high = missing if high is None else _shaped("high", high, shape)
-        self.nulls = {name: _shaped(f"nulls[{name!r}]", null, shape) for name, null in (nulls or {}).items()}
+        self.low = _full(self.value, np.nan) if low is None else _shaped("low", low, shape)
+        self.high = _full(self.value, np.nan) if high is None else _shaped("high", high, shape)
+        self.nulls = {
+            name: _shaped(f"nulls[{name!r}]", null if isinstance(null, Figure) else Figure(null, level=level), shape)
+            for name, null in (nulls or {}).items()
+        }
         self.differences = dict(differences or {})
         self.level = level
 
@@ -65,7 +69,7 @@ class Figure(eqx.Module):
             return self.differences[null]
         if null not in self.nulls:
             raise KeyError(f"minus: null={null!r} is unknown; choose one of {sorted(self.nulls)}.")
-        return Figure(self.value - jnp.asarray(self.nulls[null]), level=self.level)
+        return Figure(self.value - self.nulls[null].value, level=self.level)
 
     def __getitem__(self, index) -> "Figure":
         return jax.tree.map(lambda x: x[index], self)
@@ -193,10 +197,7 @@ class Figure(eqx.Module):
         if self.value.ndim:
             first, last = self[(0,) * self.ndim], self[(-1,) * self.ndim]
             return first.summary() if self.size == 1 else f"{first._short()} … {last.summary()} {self.shape}"
-        nulls = (
-            f"{name} {Figure._short(null) if isinstance(null, Figure) else number(null)}"
-            for name, null in self.nulls.items()
-        )
+        nulls = (f"{name} {null._short()}" for name, null in self.nulls.items())
         return ", ".join([self._short(), *nulls])
 
     def _short(self) -> str:
@@ -250,18 +251,18 @@ def _value(x):
     return x.value if isinstance(x, Figure) else x
 
 
-def _array(x):
+def _array(x) -> Any:
     x = _value(x)
     return x if isinstance(x, jax.Array | np.ndarray) else np.asarray(x)
 
 
-def _full(like, fill):
+def _full(like, fill) -> Any:
     dtype = like.dtype if jnp.issubdtype(like.dtype, jnp.floating) else jnp.result_type(float)
     return jnp.full(like.shape, fill, dtype) if isinstance(like, jax.Array) else np.full(like.shape, fill)
 
 
-def _shaped(name: str, x, shape: tuple[int, ...]):
-    """The end or the null as an array of this shape; a null that is a Figure as it is."""
+def _shaped(name: str, x, shape: tuple[int, ...]) -> Any:
+    """The end as an array of this shape, the null as a figure of it."""
     found = x if isinstance(x, Figure) else _array(x)
     if found.shape == shape:
         return found
@@ -272,4 +273,4 @@ def _shaped(name: str, x, shape: tuple[int, ...]):
 
 
 def _known(x) -> bool:
-    return not isinstance(x, jax.core.Tracer) and (isinstance(x, jax.Array | np.ndarray))
+    return isinstance(x, jax.Array | np.ndarray) and not traced(x)

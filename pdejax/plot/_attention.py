@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import ArrayLike
 
+from pdejax._check import choice
 from pdejax._figure import Figure
 from pdejax.analysis.attention._fidelity import AttentionEntropy, AttentionFidelity, AttentionRollout
 from pdejax.plot._style import DIVERGING, LAYER, NULL, SEQUENTIAL, against, axes_of, band, legend, whole_layers
@@ -57,16 +58,15 @@ def attention_fidelity(record: AttentionFidelity, figure: str = "cosine", *, ax:
 
     Raises `ValueError` for an unknown figure.
     """
-    if figure not in _LABELS:
-        raise ValueError(f"attention_fidelity: figure={figure!r} is unknown; choose one of {list(_LABELS)}.")
+    choice("attention_fidelity", "figure", figure, _LABELS)
     ax = axes_of(ax)
     found: Figure = getattr(record, figure)
     _by_head(ax, found)
     names = {"uniform": "uniform attention", "tokens shuffled": "rows shuffled", "gaussian": "independent, $e^{-s^2}$"}
     for (name, label), dash in zip(names.items(), ("--", ":", "-."), strict=True):
         if name in found.nulls:
-            null = np.asarray(found.nulls[name]).mean(axis=1)
-            ax.plot(np.arange(len(null)), null, **NULL | {"linestyle": dash, "marker": "."}, label=label)
+            null, style = np.asarray(found.nulls[name]).mean(axis=1), NULL | {"linestyle": dash, "marker": "."}
+            ax.plot(np.arange(len(null)), null, **style, label=label)
     ax.set(xlabel=LAYER, ylabel=_LABELS[figure])
     if figure != "cosine":
         ax.set_ylim(bottom=0)

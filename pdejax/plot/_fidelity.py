@@ -86,7 +86,7 @@ def residual_decay(records: "ResidualDecay | dict[str, ResidualDecay]", *, ax: "
         x = np.asarray(record.ts)
         against(ax, x, record.rho, name, index=index, names={"tokens shuffled": "input shuffled"})
         colour, first = COLOURS[index % len(COLOURS)], index == 0
-        if record.sharp is not None:
+        if record.sharp is not None and record.claimed is not None:
             ax.plot(x, record.sharp, color=colour, linewidth=0.9, label="sharp bound" if first else "_")
             ax.plot(
                 x,

@@ -1,7 +1,7 @@
 """One look for all plots: colours told apart by every kind of colour vision, plain axes, labels with units."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import ArrayLike
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 # Okabe & Ito (2008), ordered so that neighbours differ in lightness too.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-NULL = {"color": "0.45", "linestyle": "--", "linewidth": 1.5}
+NULL: dict[str, Any] = {"color": "0.45", "linestyle": "--", "linewidth": 1.5}
 DEPTH = "depth t (layers)"
 LAYER = "layer"
 # Nulls keep their dashes from picture to picture.

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import pdejax as pj
 from pdejax.analysis.information import layer_spread, unit_spread
 from pdejax.analysis.information._depth_entropy import layer_entropy
 from pdejax.analysis.information._layers import around, pooled
@@ -235,8 +236,16 @@ def test_unit_spread():
 
 @pytest.mark.parametrize("least", [-0.1, float("nan"), 2.0, True, "small"])
 def test_unit_spread_refuses_a_least_that_is_no_share(least):
-    with pytest.raises(ValueError, match="least="):
+    with pytest.raises((ValueError, TypeError), match="least="):
         unit_spread(np.zeros((1, 4, 2)), pool=None, least=least)
+
+
+def test_unit_spread_of_a_trajectory_is_that_of_its_states():
+    field = pj.MasterEquation(stabilization=pj.LinearDamping(0.5))
+    d = pj.Discretization(field, "euler", t1=2.0, steps=2)
+    u0 = normal(21, 5, 3, 2)
+    solved = jax.vmap(lambda u: pj.simulate(d, u, save=jnp.arange(3.0)))(u0)
+    np.testing.assert_array_equal(unit_spread(solved), unit_spread(jnp.moveaxis(solved.us, 0, 1)))
 
 
 def test_layer_entropy():
@@ -309,5 +318,5 @@ US, X, Y = classified()
     ],
 )
 def test_bad_input(call, kind, words):
-    with pytest.raises(kind, match=words), jax.numpy_rank_promotion("allow"):
+    with pytest.raises((kind, TypeError), match=words), jax.numpy_rank_promotion("allow"):
         call()

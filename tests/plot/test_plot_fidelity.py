@@ -117,7 +117,7 @@ def test_attention_figures_by_head():
     kl = draw.attention_fidelity(record, "kl")
     labelled(kl)
     assert len(kl.lines) == 4 and "nats" in kl.get_ylabel()
-    with pytest.raises(ValueError, match="unknown"):
+    with pytest.raises(ValueError, match="figure='mse' must be one of"):
         draw.attention_fidelity(record, "mse")
 
 

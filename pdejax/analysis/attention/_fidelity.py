@@ -193,7 +193,7 @@ def attention_maps(
             "them 0. Maps with the batch in front are moved by jnp.moveaxis(p, 0, 1)."
         )
     batched = p.ndim == 5
-    p = p if batched else p[:, None]
+    p: Array = p if batched else p[:, None]
     p = p if p.dtype == jnp.float64 else p.astype(jnp.float32)
     real = token_mask(owner, mask, p.shape[1], p.shape[-1])
     if not traced(p, real):

@@ -11,7 +11,7 @@ from jax import lax
 from jax.scipy.special import digamma
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from pdejax._check import traced
+from pdejax._check import choice, traced
 from pdejax.analysis.information._estimate import Estimate, Kind
 from pdejax.analysis.information._samples import (
     by_block,
@@ -56,8 +56,7 @@ def entropy(
     missing key, or data without density: constant or dependent features, repeated values (`"knn"`, `"kde"` without
     noise, `"binned"` if a bin has no width). Under tracing those give −inf; values that are not finite give NaN.
     """
-    if estimator not in get_args(EntropyEstimator):
-        raise ValueError(f"entropy: estimator={estimator!r} is unknown; choose one of {get_args(EntropyEstimator)}.")
+    choice("entropy", "estimator", estimator, get_args(EntropyEstimator))
     if is_labels(x):
         if estimator != "binned":
             raise TypeError(

@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 from scipy.special import stdtrit
 
-from pdejax._check import probability, traced
+from pdejax._check import choice, integer, probability, traced
 from pdejax._figure import Figure
 from pdejax._trajectory import Trajectory
 from pdejax.analysis._states import hidden_states
@@ -50,10 +50,7 @@ def pooled(
                 f"{get_args(Pool)} for (layers, batch, n, d)."
             )
         return given.u[:, 0], None
-    if pool not in get_args(Pool):
-        raise ValueError(
-            f"{owner}: pool={pool!r} is unknown; choose one of {get_args(Pool)}, or None for pooled states."
-        )
+    choice(owner, "pool", pool, (*get_args(Pool), None), "None takes states that are pooled already")
     u, real, batched = hidden_states(owner, "states", states, mask)
     if not batched:
         raise ValueError(
@@ -84,7 +81,7 @@ def checked_other(
         tokens = jnp.asarray(value)
         if tokens.shape[:2] != real.shape:
             raise ValueError(f"{owner}: {name} has shape {tokens.shape}; tokens must be {real.shape} as in states.")
-        value = over_tokens(tokens[None], real, pool)[0]
+        value = over_tokens(tokens[None], real, pool or "mean")[0]
     found = sample(owner, name, value)
     if found.shape[0] != count:
         raise ValueError(f"{owner}: {name} has {found.shape[0]} samples, states {count}; they must be pairs.")
@@ -200,8 +197,8 @@ def checked_resamples(owner: str, level: float, **counts: int) -> None:
     """`ValueError` unless the level is inside (0, 1) and each count is 0 or at least 8."""
     probability(owner, "level", level, "0.95 is usual")
     for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or (value != 0 and value < 8):
-            raise ValueError(f"{owner}: {name}={value!r} must be an integer of at least 8, or 0 for none.")
+        if value != 0 or isinstance(value, bool):
+            integer(owner, name, value, 8, advice="0 is for none")
 
 
 def refuse_nan(owner: str, estimator: str, value: Array) -> None:

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 from jaxtyping import ArrayLike, PRNGKeyArray
 
+from pdejax._check import choice
 from pdejax.analysis.information._entropy import with_noise
 from pdejax.analysis.information._estimate import Estimate
 from pdejax.analysis.information._samples import continuous, is_labels
@@ -70,8 +71,7 @@ def mutual_information(
 
 def check_options(owner: str, estimator: str, options: dict) -> None:
     """`ValueError` for an unknown estimator, `TypeError` for an option that it does not have."""
-    if estimator not in get_args(Estimator):
-        raise ValueError(f"{owner}: estimator={estimator!r} is unknown; choose one of {get_args(Estimator)}.")
+    choice(owner, "estimator", estimator, get_args(Estimator))
     function = {**_COUNTED, "kde": kde_information}.get(estimator, trained_information)
     taken = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
     taken = [name for name in taken if name not in ("noise", "key")]

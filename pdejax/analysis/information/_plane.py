@@ -1,6 +1,7 @@
 """The information plane: I(X; T_l) against I(T_l; Y), by layer and over training."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -49,7 +50,7 @@ class InformationPlane(AbstractRecord):
     def above_null(self) -> Bool[Array, "..."]:
         """Whether I(T_l; Y) lies above the range of its null: the representation tells something of Y."""
         null = self.target.nulls.get("y permuted")
-        return jnp.zeros(self.target.shape, bool) if null is None else self.target.value > null.high
+        return jnp.zeros(self.target.shape, bool) if null is None else jnp.asarray(self.target.value > null.high)
 
 
 def information_plane(
@@ -89,9 +90,10 @@ def information_plane(
     owner = "information_plane"
     checked_resamples(owner, level, resamples=resamples, permutations=permutations)
     several = isinstance(states, (list, tuple))
-    if several and not states:
+    every: Sequence[Any] = states if isinstance(states, (list, tuple)) else (states,)
+    if not every:
         raise ValueError(f"{owner}: states is empty; give at least one checkpoint's.")
-    parts = [pooled(owner, part, mask, pool) for part in (states if several else (states,))]
+    parts = [pooled(owner, part, mask, pool) for part in every]
     if len({part.shape for part, _ in parts}) > 1:
         raise ValueError(
             f"{owner}: checkpoints have pooled shapes {[part.shape for part, _ in parts]}; they must be equal."

@@ -51,12 +51,12 @@ class Processing(AbstractRecord):
     @property
     def rises(self) -> Bool[Array, " changes"]:
         """Whether information rises from this layer to the next by more than its scatter."""
-        return self.change.low > 0
+        return jnp.asarray(self.change.low > 0)
 
     @property
     def falls(self) -> Bool[Array, " changes"]:
         """Whether it falls by more than its scatter."""
-        return self.change.high < 0
+        return jnp.asarray(self.change.high < 0)
 
     @property
     def violations(self) -> Bool[Array, " changes"]:

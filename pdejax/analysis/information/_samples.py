@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from pdejax._check import traced
+from pdejax._check import integer, traced
 
 # Entries of one block of pairs: 32 MB in float64, whatever the number of samples.
 _ENTRIES = 2**22
@@ -91,8 +91,7 @@ def paired(owner: str, x: Array, y: Array) -> int:
 
 def checked_neighbours(owner: str, k: int, count: int) -> int:
     """k as an integer with 1 ≤ k < N, else `ValueError`."""
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise ValueError(f"{owner}: k={k!r} must be an integer of at least 1; 3 to 5 is usual.")
+    integer(owner, "k", k, advice="3 to 5 is usual")
     if count <= k:
         raise ValueError(f"{owner}: {count} samples have no k={k} neighbours each; take k < {count} or more samples.")
     return k

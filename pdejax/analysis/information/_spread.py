@@ -3,7 +3,9 @@
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from pdejax._check import number
 from pdejax._trajectory import Trajectory
+from pdejax.analysis._states import hidden_states
 from pdejax.analysis.information._layers import pooled
 
 
@@ -36,10 +38,10 @@ def unit_spread(
     Otherwise as [`layer_spread`][pdejax.analysis.information.layer_spread], errors included; `ValueError` for a `least` that is
     not a number from 0 to 1.
     """
-    if isinstance(least, bool) or not isinstance(least, int | float) or not 0 <= least <= 1:
-        raise ValueError(f"unit_spread: least={least!r} must be a number from 0 to 1, a share of the states' size.")
+    number("unit_spread", "least", least, least=0, most=1, advice="it is a share of the states' size")
     t, _ = pooled("unit_spread", states, mask, pool)
     size = jnp.sqrt(jnp.mean(jnp.sum(t**2, axis=-1), axis=1))
     by = jnp.maximum(layer_spread(states, mask=mask, pool=pool), least * size)
-    u = states.u if isinstance(states, Trajectory) else jnp.asarray(states)
+    given = hidden_states("unit_spread", "states", states, mask)
+    u = given.u if given.batched else given.u[:, 0]
     return u / jnp.where(by > 0, by, 1).reshape(-1, *(1,) * (u.ndim - 1))

@@ -1,6 +1,7 @@
 r"""How fidelity to the input decays with depth, with and without residual connections (v2 Thm 3.4, claim C13)."""
 
 import math
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -174,7 +175,7 @@ def residual_necessity(
     return decay_difference(ts, bare, residual, mask=states.mask, **options)
 
 
-def _checked(owner, ts, values, mask, start, tolerance, key, level, resamples):
+def _checked(owner, ts, values, mask, start, tolerance, key, level, resamples) -> tuple[Array, tuple[Any, ...]]:
     """Depths; ρ, its null and both bounds `(k, b)` (None for fidelities), weights of depths `(k,)`, tolerance and key."""
     check_bootstrap(owner, level, resamples)
     if not traced(tolerance):
@@ -234,7 +235,6 @@ def _decay(ts, rho, null, sharp, claimed, options, key, level, resamples) -> Res
         return {"rho": mean, "null": other, "gap": mean - other, "fits": _fits(ts, mean, options)}
 
     found = bootstrap(statistic, b, key=key, level=level, resamples=resamples, dtype=rho.dtype)
-
     bounds = (None, None) if sharp is None else (jnp.mean(sharp, axis=1), jnp.mean(claimed, axis=1))
     own, apart = ({} if null is None else {"tokens shuffled": x} for x in (found["null"], found["gap"]))
     mean, fits = beside(found["rho"], own, apart), found["fits"]

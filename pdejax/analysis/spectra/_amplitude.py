@@ -196,7 +196,9 @@ def spectral_similarity(
         }
         return _compare_all(figures, key=draw, level=level, resamples=resamples)
 
-    return SpectralSimilarity(along("token"), along("feature"), pool)
+    tokens = along("token")
+    assert tokens is not None  # only features may differ in number
+    return SpectralSimilarity(tokens, along("feature"), pool)
 
 
 def white_noise_similarity(channels: int) -> float:

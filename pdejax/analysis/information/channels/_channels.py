@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, PRNGKeyArray
 from scipy.special import xlogy
 
+from pdejax._check import choice
 from pdejax.exact import diffusion_channel_information, heat_eigenvalues, mode_sum
-from pdejax.exact._arguments import count, depth, positive
+from pdejax.exact._arguments import Boundary, count, depth, positive
 
 Transform = Literal["half-cube", "asinh", "spiral", "cube"]
 
@@ -82,7 +83,7 @@ def diffusion_channel(
     noise: float = 0.5,
     *,
     prior_variances: ArrayLike | Sequence[float] | None = None,
-    boundary: str = "neumann",
+    boundary: Boundary = "neumann",
     diffusivity: float = 1.0,
 ) -> Channel:
     r"""A Gaussian field of one feature on a line of `tokens`, x = u₀, seen after diffusion over depth `t` in noise, y =
@@ -157,8 +158,7 @@ def transformed(channel: Channel, by: str, *, both: bool = True) -> Channel:
 
     Raises `ValueError` for another name; drawing raises it for labels or too few features.
     """
-    if by not in get_args(Transform):
-        raise ValueError(f"transformed: by={by!r} is unknown; choose one of {get_args(Transform)}.")
+    choice("transformed", "by", by, get_args(Transform))
 
     def draw(key, n):
         pairs = channel.draw(key, n)

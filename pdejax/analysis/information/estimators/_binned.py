@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int
 
+from pdejax._check import choice, integer
 from pdejax.analysis.information._estimate import Estimate, record
 from pdejax.analysis.information._samples import group, joint, paired, poisoned, sample
 
@@ -91,10 +92,7 @@ def plug_in(cells: Int[Array, " N"], dtype) -> tuple[Array, Array, Array]:
 
 def checked_bins(owner: str, bins: int | None, edges: str, count: int, dims: int) -> int:
     """The number of bins per feature, the default for None."""
-    if edges not in get_args(Edges):
-        raise ValueError(f"{owner}: edges={edges!r} is unknown; choose one of {get_args(Edges)}.")
+    choice(owner, "edges", edges, get_args(Edges))
     if bins is None:
         return max(2, math.floor((count / 5) ** (1 / max(dims, 1))))
-    if isinstance(bins, bool) or not isinstance(bins, int) or bins < 2:
-        raise ValueError(f"{owner}: bins={bins!r} must be an integer of at least 2 per feature, or None.")
-    return bins
+    return integer(owner, "bins", bins, 2, advice="it is per feature; None chooses it")

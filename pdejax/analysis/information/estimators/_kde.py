@@ -6,9 +6,10 @@ from typing import Literal, get_args
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from pdejax._check import traced
+from pdejax._check import choice, traced
 from pdejax.analysis.information._estimate import Estimate, Kind, record
 from pdejax.analysis.information._samples import (
     by_block,
@@ -27,7 +28,7 @@ _DIVISOR = {"upper": 2.0, "lower": 8.0, "neither": 2.0}
 _OTHER = {"upper": "lower", "lower": "upper", "neither": "neither"}
 
 
-def kde_information(x: ArrayLike, y: ArrayLike, *, noise: ArrayLike, bound: str = "upper") -> Estimate:
+def kde_information(x: ArrayLike, y: ArrayLike, *, noise: ArrayLike | None, bound: Bound = "upper") -> Estimate:
     r"""Bounds on the information in a representation with Gaussian noise, T = f(X) + σξ, ξ ~ N(0, 1), nats.
 
     With two float arrays `y (N, d)` holds the *noiseless* f(x_i) and the answer is about I(X; f(X) + σξ):
@@ -55,8 +56,7 @@ def kde_information(x: ArrayLike, y: ArrayLike, *, noise: ArrayLike, bound: str 
     two label arrays. Source: Kolchinsky and Tracey, arXiv 1706.02419, (10)–(13).
     """
     owner = "kde_information"
-    if bound not in _DIVISOR:
-        raise ValueError(f"{owner}: bound={bound!r} is unknown; choose one of {get_args(Bound)}.")
+    choice(owner, "bound", bound, get_args(Bound))
     if is_labels(x) and is_labels(y):
         raise TypeError(f'{owner}: x and y are both discrete; a Gaussian mixture needs floats. Take "binned".')
     if is_labels(x):
@@ -78,7 +78,7 @@ def checked_noise(owner: str, noise: ArrayLike | None, dtype) -> Float[Array, ""
             "constant. Give "
             "the standard deviation σ > 0, in the unit of the representation."
         )
-    if jnp.shape(noise) != () or (not traced(noise) and not (math.isfinite(noise) and noise > 0)):
+    if jnp.shape(noise) != () or (not traced(noise) and not 0 < float(np.asarray(noise)) < math.inf):
         raise ValueError(f"{owner}: noise={noise!r} must be one positive, finite standard deviation.")
     return jnp.asarray(noise, dtype)
 

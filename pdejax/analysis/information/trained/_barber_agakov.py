@@ -7,6 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from pdejax._check import choice
 from pdejax.analysis.information._estimate import (
     AbstractInformation,
     Estimate,
@@ -54,14 +55,13 @@ class BarberAgakov(AbstractInformation):
         hidden: int = 64,
         *,
         key: PRNGKeyArray,
-        direction: str = "x given t",
+        direction: Direction = "x given t",
         entropy: float | str = "gaussian",
         floor: float = 1e-3,
         full: bool = False,
     ):
         checked_sizes("BarberAgakov", {"hidden": 0}, x_dim=x_dim, t_dim=t_dim, hidden=hidden)
-        if direction not in get_args(Direction):
-            raise ValueError(f"BarberAgakov: direction={direction!r} is unknown; choose one of {get_args(Direction)}.")
+        choice("BarberAgakov", "direction", direction, get_args(Direction))
         known = isinstance(entropy, (int, float)) and not isinstance(entropy, bool) and math.isfinite(entropy)
         if not known and entropy != "gaussian":
             raise ValueError(

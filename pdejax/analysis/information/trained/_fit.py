@@ -1,6 +1,7 @@
 """Training of an information estimate on pairs."""
 
 import math
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -38,7 +39,7 @@ def fit(
 
 
 @eqx.filter_jit
-def _fit(estimator, x: Array, t: Array, key: PRNGKeyArray, steps: int, batch_size: int, learning_rate: float):
+def _fit(estimator, x: Array, t: Array, key: PRNGKeyArray, steps: int, batch_size: int, learning_rate: float) -> Any:
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
     parameters, rest = eqx.partition(estimator, eqx.is_inexact_array)
 

@@ -21,7 +21,7 @@ def trained_information(
     y: ArrayLike,
     estimator: str = "infonce",
     *,
-    key: PRNGKeyArray,
+    key: PRNGKeyArray | None,
     steps: int = 500,
     batch_size: int = 128,
     hidden: int = 32,

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from pdejax._check import choice
 from pdejax.analysis.information._estimate import (
     AbstractInformation,
     Estimate,
@@ -56,8 +57,7 @@ class InfoNCE(AbstractInformation):
     ):
         features = hidden if features is None else features
         checked_sizes("InfoNCE", x_dim=x_dim, t_dim=t_dim, hidden=hidden, features=features)
-        if critic not in get_args(Critic):
-            raise ValueError(f"InfoNCE: critic={critic!r} is unknown; choose one of {get_args(Critic)}.")
+        choice("InfoNCE", "critic", critic, get_args(Critic))
         k1, k2 = jax.random.split(key)
         self.x_dim, self.t_dim = int(x_dim), int(t_dim)
         if critic == "separable":
