@@ -65,7 +65,7 @@ def attention_fidelity(record: AttentionFidelity, figure: str = "cosine", *, ax:
     names = {"uniform": "uniform attention", "tokens shuffled": "rows shuffled", "gaussian": "independent, $e^{-s^2}$"}
     for (name, label), dash in zip(names.items(), ("--", ":", "-."), strict=True):
         if name in found.nulls:
-            null, style = np.asarray(found.nulls[name]).mean(axis=1), NULL | {"linestyle": dash, "marker": "."}
+            null, style = np.asarray(found.nulls[name]).mean(axis=1), dict(NULL, linestyle=dash, marker=".")
             ax.plot(np.arange(len(null)), null, **style, label=label)
     ax.set(xlabel=LAYER, ylabel=_LABELS[figure])
     if figure != "cosine":
@@ -80,7 +80,7 @@ def attention_entropy(record: AttentionEntropy, *, ax: "Axes | None" = None) -> 
     ax = axes_of(ax)
     _by_head(ax, record.entropy)
     null = np.asarray(record.entropy.nulls["uniform"]).mean(axis=1)
-    ax.plot(np.arange(len(null)), null, **NULL | {"marker": "."}, label="uniform attention")
+    ax.plot(np.arange(len(null)), null, **dict(NULL, marker="."), label="uniform attention")
     ax.set(xlabel=LAYER, ylabel="entropy of attention rows (nats)")
     ax.set_ylim(bottom=0)
     whole_layers(ax)

@@ -19,7 +19,7 @@ def lyapunov_exponents(record: LyapunovExponents, *, ax: "np.ndarray | None" = N
         from matplotlib.figure import Figure as Canvas
 
         ax = Canvas(figsize=(8.4, 3.6), layout="constrained").subplots(1, 2)
-    left, right = (axes_of(a) for a in np.ravel(ax))
+    left, right = (axes_of(a) for a in np.ravel(np.asarray(ax)))
     value = np.asarray(record.exponents.value)
     rank = np.arange(1, value.shape[0] + 1)
     low, high = (np.asarray(x) for x in (record.exponents.low, record.exponents.high))

@@ -1,5 +1,7 @@
 r"""How well attention maps agree, beside uniform attention and rows that know nothing of each other (claim C14)."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -184,7 +186,7 @@ def attention_maps(
 ) -> tuple[Float[Array, "layers b H n n"], Bool[Array, "b n"], bool]:
     """Maps `(layers, [batch], heads, n, n)`, checked, with a batch axis, in at least float32; the mask `(b, n)`; and whether
     a batch was given."""
-    p = jnp.asarray(value)
+    p: Any = jnp.asarray(value)
     if not jnp.issubdtype(p.dtype, jnp.floating):
         raise TypeError(f"{owner}: {name} has type {p.dtype}; attention maps are real floating-point numbers.")
     if p.ndim not in (4, 5) or p.shape[-1] != p.shape[-2] or 0 in p.shape:
@@ -193,7 +195,7 @@ def attention_maps(
             "them 0. Maps with the batch in front are moved by jnp.moveaxis(p, 0, 1)."
         )
     batched = p.ndim == 5
-    p: Array = p if batched else p[:, None]
+    p = p if batched else p[:, None]
     p = p if p.dtype == jnp.float64 else p.astype(jnp.float32)
     real = token_mask(owner, mask, p.shape[1], p.shape[-1])
     if not traced(p, real):
@@ -202,16 +204,16 @@ def attention_maps(
 
 
 def _check_rows(owner: str, name: str, p: Array, real: Array, causal: bool) -> None:
-    real = np.asarray(real)
+    known = np.asarray(real)
     seen = np.tril(np.ones(p.shape[-2:], bool)) if causal else np.ones(p.shape[-2:], bool)
-    keys = real[:, None, None, :] & seen[None, None]
+    keys = known[:, None, None, :] & seen[None, None]
     every = np.all(keys)
     for l in range(p.shape[0]):  # layer by layer, so that the copies stay small
         rows = np.asarray(p[l])
         rows = rows if every else np.where(keys, rows, 0)
         total = np.sum(rows, axis=-1)
         wrong = ~((np.min(rows, axis=-1) >= 0) & (np.abs(total - 1) <= 1e-2))
-        wrong &= real[:, None, :]
+        wrong &= known[:, None, :]
         if np.any(wrong):
             s, h, i = (int(x) for x in np.argwhere(wrong)[0])
             raise ValueError(

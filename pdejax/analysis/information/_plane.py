@@ -90,7 +90,7 @@ def information_plane(
     owner = "information_plane"
     checked_resamples(owner, level, resamples=resamples, permutations=permutations)
     several = isinstance(states, (list, tuple))
-    every: Sequence[Any] = states if isinstance(states, (list, tuple)) else (states,)
+    every: list[Any] = list(states) if isinstance(states, (list, tuple)) else [states]
     if not every:
         raise ValueError(f"{owner}: states is empty; give at least one checkpoint's.")
     parts = [pooled(owner, part, mask, pool) for part in every]

@@ -97,7 +97,7 @@ def residual_decay(
     [`trajectory_fidelity`][pdejax.analysis.trajectory_fidelity], fidelities outside [−1, 1], options out of range.
     """
     ts, found = _checked("residual_decay", ts, values, mask, start, tolerance, key, level, resamples)
-    return _decay(ts, *found, level, resamples)
+    return _decay(ts, *found, level=level, resamples=resamples)
 
 
 def decay_difference(
@@ -238,12 +238,13 @@ def _decay(ts, rho, null, sharp, claimed, options, key, level, resamples) -> Res
     bounds = (None, None) if sharp is None else (jnp.mean(sharp, axis=1), jnp.mean(claimed, axis=1))
     own, apart = ({} if null is None else {"tokens shuffled": x} for x in (found["null"], found["gap"]))
     mean, fits = beside(found["rho"], own, apart), found["fits"]
-    return ResidualDecay(ts, mean, *bounds, *(fits[i] for i in range(4)), fits[-3:])
+    return ResidualDecay(ts, mean, *bounds, *(fits[i] for i in range(4)), aicc=fits[-3:])
 
 
 def _difference(ts, first, second, level, resamples) -> DecayDifference:
-    bare, residual = _decay(ts, *first, level, resamples), _decay(ts, *second, level, resamples)
-    gaps, rho = _gaps(ts, first[0], second[0], *first[4:], level, resamples)
+    options = {"level": level, "resamples": resamples}
+    bare, residual = _decay(ts, *first, **options), _decay(ts, *second, **options)
+    gaps, rho = _gaps(ts, first[0], second[0], *first[4:], **options)
     return DecayDifference(bare, residual, rho, *gaps)
 
 
