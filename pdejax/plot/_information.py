@@ -33,7 +33,7 @@ def calibration(record: Calibration, *, ax: "Axes | None" = None) -> "Axes":
     """Median errors, estimator × channel, in nats: red too high, blue too low, colours end at ±1 nat; `*` saturated,
     empty cells are data that an estimator does not take. Zero error is the null."""
     rows, columns = len(record.channels), len(record.estimators)
-    ax = axes_of(ax, 1.9 + 0.75 * columns, 0.9 + 0.3 * rows)
+    ax = axes_of(ax, max(4.5, 1.9 + 0.75 * columns), max(2.4, 0.9 + 0.3 * rows))
     errors = record.median.T
     top = min(1.0, max(float(np.nanmax(np.abs(errors), initial=0.0)), 1e-3))
     image = ax.imshow(errors, cmap=DIVERGING, vmin=-top, vmax=top, aspect="auto")
