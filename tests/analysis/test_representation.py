@@ -158,7 +158,7 @@ def test_interval_of_the_effective_rank():
     b, n, d = 24, 12, 6
     rng = np.random.default_rng(8)
     u = rng.standard_normal((b, n, d)) * np.array([3, 2, 1, 1, 0.5, 0.2]) * rng.uniform(0.5, 1.5, (b, 1, d))
-    found = representation(u[None], key=KEY, resamples=1000).effective_rank.value
+    found = representation(u[None], key=KEY, resamples=1000).effective_rank
 
     def rank(which):
         return slow(list(u[which]), 0.1)[2] if len(set(which)) > 1 else math.nan
