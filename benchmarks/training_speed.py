@@ -1,5 +1,7 @@
 """The `training` part of speed.py: steps of training against plain Flax, and what gradients remember."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -92,7 +94,8 @@ def _norms(model, batch, take_turns, ratio, rounds) -> dict:
 def adjoint_memory(equation, u0) -> dict:
     """MiB of temporaries of a gradient through `simulate`, by adjoint and number of steps, from the compiled program."""
     out: dict = {}
-    for adjoint in (None, "recursive", "direct", "backsolve"):
+    adjoints: tuple[Any, ...] = (None, "recursive", "direct", "backsolve")
+    for adjoint in adjoints:
         name = adjoint or "default (one checkpoint per step)"
         sizes = {}
         for steps in (6, 24, 96):

@@ -54,9 +54,10 @@ def choose_solver(equation: AbstractEquation, args: FieldArgs, *, n: int, t0, t1
         if not equation.couples_neighbours(n):
             return Choice(explicit, "no diffusion; the rates are traced and cannot be looked at")
         stiffness = "the diffusion is traced and counts as stiff"
-    layered = isinstance(equation, DepthVarying) and equation.kind == "constant"
+    if isinstance(equation, DepthVarying) and equation.kind == "constant":
+        equation = equation.layer(0)
     try:
-        operator, _ = split_linear(equation.layer(0) if layered else equation, n, args)
+        operator, _ = split_linear(equation, n, args)
     except ValueError as error:
         return Choice("rkc2", f"stiff ({stiffness}), and {str(error).split(':')[0].rstrip('.')}")
     if not isinstance(operator, DiagonalizableOperator):

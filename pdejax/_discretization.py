@@ -66,8 +66,8 @@ class Discretization(eqx.Module):
     Raises `ValueError`/`TypeError`, before anything compiles, for what does not fit together.
     """
 
-    field: AbstractEquation
-    solver: diffrax.AbstractSolver | None
+    field: Any  # an AbstractEquation
+    solver: Any  # a diffrax solver; None for "auto" until it is settled
     adjoint: diffrax.AbstractAdjoint | None
     split: Groups | None = eqx.field(static=True)
     max_steps: int | None = eqx.field(static=True)
@@ -355,9 +355,10 @@ def _check_solver(
                 f"{_OWNER}: {name} has {parts} sub-solvers, but a LinearFlow goes with exactly one other, for the rest of the "
                 "field: Strang((Midpoint(), LinearFlow()))."
             )
-        layered = isinstance(field, DepthVarying) and field.kind == "constant"
+        if isinstance(field, DepthVarying) and field.kind == "constant":
+            field = field.layer(0)
         try:
-            one_depth(field.layer(0) if layered else field)
+            one_depth(field)
         except ValueError as error:
             raise ValueError(f"{_OWNER}: {name} needs the linear part of the field, but {error}") from None
     if adaptive and not isinstance(solver, diffrax.AbstractAdaptiveSolver):

@@ -90,7 +90,7 @@ def residual_decay(records: "ResidualDecay | dict[str, ResidualDecay]", *, ax: "
             ax.plot(x, record.sharp, color=colour, linewidth=0.9, label="sharp bound" if first else "_")
             ax.plot(
                 x,
-                record.claimed,
+                np.asarray(record.claimed),
                 color=colour,
                 linewidth=1.2,
                 linestyle=":",

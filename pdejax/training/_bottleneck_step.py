@@ -66,6 +66,7 @@ class InputProjection(eqx.Module):
             self.table = jax.random.normal(k1, (length * features, x_dim)) / (length * features) ** 0.5
             self.places = None
         else:
+            assert vocab is not None
             self.table = jax.random.normal(k1, (vocab, x_dim))
             self.places = jax.random.normal(k2, (length, x_dim)) / length**0.5
 

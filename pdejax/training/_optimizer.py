@@ -28,6 +28,7 @@ def make_schedule(
         raise ValueError(f"make_schedule: warmup={warmup} must be less than steps={steps}.")
     number("make_schedule", "final", final, least=0, most=1, advice="it is a part of the learning rate")
     rest = steps - warmup
+    main: Any
     if name == "cosine":
         main = optax.cosine_decay_schedule(learning_rate, rest, final)
     elif name == "linear":

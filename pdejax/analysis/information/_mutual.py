@@ -58,12 +58,12 @@ def mutual_information(
     """
     check_options("mutual_information", estimator, options)
     if estimator == "kde":
-        return kde_information(x, y, noise=noise, **options)
+        return kde_information(x, y, noise=noise, **options)  # pyright: ignore[reportArgumentType]
     sigma = None
     if noise is not None:
         x, y, sigma = _with_noise(x, y, noise, None if key is None else jax.random.fold_in(key, 1), estimator)
     if estimator in TRAINED:
-        found = trained_information(x, y, estimator, key=key, **options)
+        found = trained_information(x, y, estimator, key=key, **options)  # pyright: ignore[reportArgumentType]
     else:
         found = _COUNTED[estimator](x, y, **options)
     return eqx.tree_at(lambda e: e.noise, found, sigma, is_leaf=lambda leaf: leaf is None)

@@ -85,7 +85,7 @@ def measure(config: AnalyzeConfig, seed: int, parts: Parts) -> Evidence:
                 f"analyze: {name}={getattr(config, name)!r} holds a {type(found.model).__name__}; give a Transformer or a "
                 "Simulator."
             )
-    options = dict(trained.config.data) | ({"task": "lm"} if trained.config.task == "lm" else {})
+    options: dict[str, Any] = dict(trained.config.data) | ({"task": "lm"} if trained.config.task == "lm" else {})
     test, train = (load(trained.config.dataset, split, **options) for split in ("test", "train"))
     batch = test.take(np.arange(min(config.examples, len(test))))
     inputs, mask, labels = (jnp.asarray(x) for x in (batch.inputs, batch.mask, batch.labels))
@@ -205,7 +205,7 @@ class _Figures:
             ("magnitude", statistics.magnitude),
             ("diversity over sequences", statistics.diversity),
         ):
-            self.add(name, figure, *figure.nulls)
+            self.add(name, figure, next(iter(figure.nulls)))
         self.records["representation"] = lambda: plot.representation(statistics)[0]
         clusters = analysis.token_clustering(states, mask=self.mask, untrained=null, **draws)
         for name, figure in (
@@ -213,7 +213,7 @@ class _Figures:
             ("clusters of tokens", clusters.clusters),
             ("residual after removing the mean token", clusters.residual),
         ):
-            self.add(name, figure, *figure.nulls)
+            self.add(name, figure, next(iter(figure.nulls)))
         self.records["clustering"] = lambda: plot.token_clustering(clusters)[0]
 
     def informed(self, states, labels, noise: float) -> None:

@@ -238,7 +238,7 @@ def points(config: StabilityConfig, name: str) -> dict[str, np.ndarray]:
     return {key: np.concatenate([slices[key].ravel(), drawn[key]]) for key in AXES}
 
 
-def classify(kind: Family, where: dict[str, np.ndarray], measured: Measured, steps: int) -> dict[str, np.ndarray]:
+def classify(kind: Family, where: dict[str, np.ndarray], measured: Measured, steps: int) -> dict[str, Any]:
     """Status of every run and the left sides of both bounds, each safe at up to 1.
 
     - *overflow*: over the run the flow itself may grow by 1e100, so that nothing can be told.

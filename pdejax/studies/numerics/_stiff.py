@@ -192,7 +192,9 @@ def _peak(equation, u0: Array, name: str, depth: float) -> float | None:
 
     @eqx.filter_jit
     def solve(equation, u):
-        how = {"rtol": 1e-6, "atol": 1e-6} if SOLVERS[name].adaptive and not SOLVERS[name].linear else {"steps": 4}
+        how: dict[str, Any] = (
+            {"rtol": 1e-6, "atol": 1e-6} if SOLVERS[name].adaptive and not SOLVERS[name].linear else {"steps": 4}
+        )
         return simulate(Discretization(equation, name, t1=depth, **how), u, save="end").us
 
     analysis = solve.lower(equation, u0).compile().compiled.memory_analysis()

@@ -12,6 +12,7 @@ import xarray as xr
 from jaxtyping import Array
 
 from pdejax.analysis import input_correlation
+from pdejax.models import observe
 from pdejax.studies.papers._experiment import stacked
 from pdejax.studies.papers._models import Models, held_out
 from pdejax.studies.papers._settings import LISTOPS, LISTOPS_PAPER, Settings

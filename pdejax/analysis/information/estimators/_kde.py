@@ -1,7 +1,7 @@
 """Entropy and information of a mixture of Gaussians around noiseless representations: bounds from pairwise distances."""
 
 import math
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import equinox as eqx
 import jax
@@ -93,7 +93,7 @@ def _information(f: Float[Array, "N d"], noise: Float[Array, ""], bound: str) ->
 
 
 @eqx.filter_jit
-def _with_labels(f: Float[Array, "N d"], y: Int[Array, " N"], noise: Array, bound: Kind) -> Estimate:
+def _with_labels(f: Float[Array, "N d"], y: Int[Array, " N"], noise: Array, bound: Any) -> Estimate:
     count, other = f.shape[0], _OTHER[bound]
     classes = group(y)
     sizes = jnp.zeros(count, f.dtype).at[classes].add(1)[classes]

@@ -70,7 +70,7 @@ class BarberAgakov(AbstractInformation):
             )
         given, described = (t_dim, x_dim) if direction == "x given t" else (x_dim, t_dim)
         self.q = ConditionalGaussian(given, described, hidden, key=key, floor=floor, full=full)
-        self.x_dim, self.t_dim, self.direction = int(x_dim), int(t_dim), direction
+        self.x_dim, self.t_dim, self.direction = int(x_dim), int(t_dim), direction  # pyright: ignore[reportAttributeAccessIssue]
         self.entropy = float(entropy) if known else entropy
 
     @property

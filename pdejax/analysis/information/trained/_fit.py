@@ -35,7 +35,7 @@ def fit(
     if not (isinstance(learning_rate, (int, float)) and math.isfinite(learning_rate) and learning_rate > 0):
         raise ValueError(f"fit: learning_rate={learning_rate!r} must be a positive number.")
     x, t = checked_pairs(estimator, x, t)
-    return _fit(estimator, x, t, key, int(steps), min(int(batch_size), x.shape[0]), float(learning_rate))
+    return _fit(estimator, x, t, key, int(steps), min(int(batch_size), x.shape[0]), float(learning_rate))  # pyright: ignore[reportReturnType]
 
 
 @eqx.filter_jit
