@@ -1,6 +1,8 @@
 """C9: the three flows of the parameters that v1 prints."""
 
+import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -57,17 +59,17 @@ def information(w: Array) -> Array:
     return 0.5 * jnp.linalg.slogdet(jnp.eye(w.shape[0]) + w @ w.T / NOISE**2)[1]
 
 
+@functools.partial(jax.jit, static_argnames=("signs", "decay", "beta"))
 def _flow(start: Array, target: Array, signs: str, decay: float, beta: float) -> Array:
     flow = bottleneck_flow(RATE, weight_decay=decay, beta=beta, signs=signs)
 
-    def step(carry, _):
+    def step(carry, _) -> Any:
         w, state = carry
         loss, info = w - target, jax.grad(information)(w)
         updates, state = flow.update(loss, state, w, information_gradient=info)
         return (optax.apply_updates(w, updates), state), None
 
-    (w, _), _ = jax.jit(lambda w: jax.lax.scan(step, (w, flow.init(w)), length=STEPS))(start)
-    return w
+    return jax.lax.scan(step, (start, flow.init(start)), length=STEPS)[0][0]
 
 
 def _size(w: Array) -> Array:

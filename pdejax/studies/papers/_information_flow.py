@@ -56,7 +56,7 @@ def measure(settings: Settings, seed: int, models: Models) -> Evidence:
         ).us
 
     states = {"Transformer": theirs, "heat equation": jax.vmap(smoothed, out_axes=1)(theirs[0])}
-    null = None
+    null: Any = None
     for pairing in ("distilled", "independent"):
         model = partner(settings, seed, models, pairing)
         states[f"{pairing} simulator"] = observe(model, truth.batch.inputs, truth.mask).states

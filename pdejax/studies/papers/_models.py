@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from pdejax import _check as check
 from pdejax.data import Batch, Dataset, load
 from pdejax.runs._files import digest
 from pdejax.runs._programs import forget_programs
@@ -158,8 +159,7 @@ def _kind(config: TrainConfig) -> str:
 
 
 def _simulator(settings: Settings, seed: int, pairing: str) -> TrainConfig:
-    if pairing not in _ALONE:
-        raise ValueError(f"pairing={pairing!r} is unknown; choose 'distilled', 'independent' or 'bare'.")
+    check.choice("simulator", "pairing", pairing, ("distilled", *_ALONE))
     return TrainConfig(**{**settings.train, "model": _ALONE[pairing], "seed": seed + 1000})
 
 

@@ -49,7 +49,7 @@ def measure(settings: Settings, seed: int, models: Models) -> Evidence:
     return {
         "frequency": first.frequencies,
         "amplitude": np.stack(amplitude),
-        "shuffled": first.amplitude.nulls["tokens shuffled"].value,
+        "shuffled": np.asarray(first.amplitude.nulls["tokens shuffled"]),
         "cumulative": np.stack(cumulative),
         **{name: np.stack(values) for name, values in figures.items()},
     }
