@@ -1,6 +1,6 @@
 """Attention maps beside each other, their agreement by layer and head, their entropy, and rollout."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import ArrayLike

@@ -149,7 +149,11 @@ class Finding:
             figures_from_json(corrected if isinstance(corrected, Mapping) else {}),
             found,
         )
-        return Finding(**words, measured=measured, seconds=as_number(saved.get("seconds")) or 0.0)
+        return Finding(
+            **words,
+            measured=measured,  # pyright: ignore[reportArgumentType]
+            seconds=as_number(saved.get("seconds")) or 0.0,
+        )
 
 
 def counterexample_file(claim: str) -> str:

@@ -100,7 +100,7 @@ def sort_key(value: object) -> str:
         except ValueError:
             return ""
     elif hasattr(value, "item"):
-        value = value.item()
+        value = value.item()  # pyright: ignore[reportAttributeAccessIssue]
     known = isinstance(value, int | float) and not isinstance(value, bool) and value == value
     return f' data-sort="{value!r}"' if known else ""
 
