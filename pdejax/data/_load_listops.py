@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ def load_split(
     lengths: str | None = None,
     min_length: int | None = None,
     max_length: int | None = None,
-    sizes: tuple[int, int, int] = SIZES,
+    sizes: Sequence[int] = SIZES,
     seed: int = 0,
     max_depth: int = 10,
     max_args: int = 10,
@@ -67,7 +67,7 @@ def prepare(
     lengths: str | None = None,
     min_length: int | None = None,
     max_length: int | None = None,
-    sizes: tuple[int, int, int] = SIZES,
+    sizes: Sequence[int] = SIZES,
     seed: int = 0,
     max_depth: int = 10,
     max_args: int = 10,

@@ -50,7 +50,9 @@ def test_two_runs_in_figures_files_and_plots(runs, tmp_path, capsys):
             "--json",
         ]
     )
-    content = json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr()
+    assert status == 0, printed.err
+    content = json.loads(printed.out)
     assert status == 0 and content == json.loads((out / "analysis.json").read_text())
     lines = {line["name"]: line for line in content["results"]["lines"]}
     assert len(lines) == len(content["results"]["lines"]) >= 20
