@@ -69,6 +69,9 @@ class Transformer(nnx.Module):
     def __repr__(self) -> str:
         return model_text("Transformer", self.architecture, sum(value.size for value in self.parameters().values()))
 
+    def __str__(self) -> str:  # Flax has one of its own, of 190 lines
+        return repr(self)
+
     def embed(self, tokens: ArrayLike) -> Field:
         """Return the initial field u(·, 0) = E + P, shape `(n, d)`; v2 (2).
 

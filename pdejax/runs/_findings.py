@@ -138,7 +138,8 @@ class Finding:
 
         The arrays of a counterexample are not in it, only what it shows.
         """
-        words = {key: text(saved.get(key)) for key in ("claim", "statement", "source", "verdict", "condition", "code")}
+        names = ("claim", "statement", "source", "verdict", "condition", "code")
+        words: dict[str, Any] = {key: text(saved.get(key)) for key in names}
         words["claim"] = words["claim"] or f"entry {place + 1}"
         example = saved.get("counterexample")
         described = text(example.get("description") if isinstance(example, Mapping) else example)
@@ -149,11 +150,7 @@ class Finding:
             figures_from_json(corrected if isinstance(corrected, Mapping) else {}),
             found,
         )
-        return Finding(
-            **words,
-            measured=measured,  # pyright: ignore[reportArgumentType]
-            seconds=as_number(saved.get("seconds")) or 0.0,
-        )
+        return Finding(**words, measured=measured, seconds=as_number(saved.get("seconds")) or 0.0)
 
 
 def counterexample_file(claim: str) -> str:

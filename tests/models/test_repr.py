@@ -38,6 +38,7 @@ def test_a_model_is_a_block_with_numbers(kind):
         model = pj.MultilayerSimulator(pj.MultilayerSimulatorConfig(architecture), key=jax.random.key(0))
         count = model.parameter_count
     lines = repr(model).splitlines()
+    assert str(model) == repr(model)
     assert lines[0] == f"{kind}, {count:,} parameters" and len(lines) <= 5 and max(map(len, lines)) < 130
     assert "3 layers: attention + feed-forward (gelu), sequential, pre-LN" in lines[1]
     assert "in: 11 token ids, sinusoidal positions; out: 4 classes" in lines[3]
