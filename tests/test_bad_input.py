@@ -382,7 +382,7 @@ TERMS = {
         ValueError,
         "form='square' is unknown",
     ),
-    "gamma": (lambda: pj.SpatialNorm(-1.0), ValueError, "SpatialNorm: gamma=-1.0 must be one finite number ≥ 0"),
+    "gamma": (lambda: pj.SpatialNorm(-1.0), ValueError, "SpatialNorm: gamma=-1.0 must be finite and not negative"),
     "gamma nan": (lambda: pj.LinearDamping(np.nan), ValueError, "LinearDamping: gamma=nan must be finite"),
     "gamma shape": (lambda: pj.LayerNormRelaxation(D, jnp.ones((2, 2))), ValueError, r"gamma has shape \(2, 2\)"),
     "eps": (lambda: pj.SpatialNorm(1.0, eps=0.0), ValueError, "eps=0.0 must be positive"),

@@ -156,7 +156,7 @@ def test_smooth_random(getkey):
             moving.add(name)
             rms = np.sqrt(np.mean(start**2))
             draws += [stacked[k] * k**2 / (0.25 * rms) for k in (1, 2, 3)]
-    assert moving == {f".interaction.{w}" for w in ("wq", "wk", "wv", "wo")} | {".reaction.w1", ".reaction.w2"}
+    assert moving == {f".terms[0].{w}" for w in ("wq", "wk", "wv", "wo")} | {".terms[1].w1", ".terms[1].w2"}
     draws = np.concatenate([np.ravel(d) for d in draws])
     assert abs(np.mean(draws)) < 4 / len(draws) ** 0.5 and abs(np.var(draws) - 1) < 6 / len(draws) ** 0.5
     still = smooth_random(base, T1, key=getkey(), modes=0)

@@ -288,8 +288,8 @@ def test_backsolve_is_refused_where_it_would_be_wrong(getkey):
     parts = master()
     emergent = EffectiveDiffusion(grid, parts.interaction, parts.reaction, jnp.zeros((N, D)))
 
-    def run(equation, t1=10.0, **options):
-        return simulate(Discretization(equation, t1=t1, steps=4, adjoint="backsolve", **options), u)
+    def run(equation, t1=10.0, save=None, **options):
+        return simulate(Discretization(equation, t1=t1, steps=4, adjoint="backsolve", **options), u, save=save)
 
     for equation in (
         MasterEquation(reaction=parts.reaction, diffusion=Diffusion(grid, 0.01)),

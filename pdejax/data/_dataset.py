@@ -3,13 +3,13 @@
 import dataclasses
 import functools
 import hashlib
-import operator
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Integer
 
+from pdejax._check import integer
 from pdejax.data._batch import Batch
 
 
@@ -132,9 +132,7 @@ class Dataset:
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """Return all examples once, in order; the last batch holds what is left. For training see `Batches`."""
-        size = operator.index(batch_size)
-        if size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {size}")
+        size = integer("Dataset.batches", "batch_size", batch_size)
         return (self.take(np.arange(i, min(i + size, len(self)))) for i in range(0, len(self), size))
 
     def _rows(self, indices) -> np.ndarray:

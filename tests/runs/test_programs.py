@@ -46,6 +46,7 @@ def test_programs_are_read_again_in_the_context_and_only_there(tmp_path, monkeyp
     x = jnp.ones((3, 3))
     try:
         jax.config.update("jax_compilation_cache_dir", None)
+        hits.clear()  # those of the tests' own folder
         with kept_programs(tmp_path):
             first = fresh()(x)
             files = [path for path in tmp_path.rglob("*") if path.is_file()]

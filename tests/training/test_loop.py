@@ -54,9 +54,9 @@ def same(a, b):
         assert x.dtype == y.dtype and np.asarray(raw(x)).tobytes() == np.asarray(raw(y)).tobytes()
 
 
-def twin(steps=20, **options):
-    """The same training as a bare loop: losses and the last state."""
-    state, step, batches, losses = start(), make_step(), Rows(), []
+def twin(steps=20, bad_at=None):
+    """The same training, by the same program, as a bare loop: losses and the last state."""
+    state, step, batches, losses = start(), make_step(bad_at), Rows(), []
     for _ in range(steps):
         state, metrics = step(state, next(batches))
         losses.append(str(metrics["loss"]))
@@ -157,12 +157,12 @@ def test_nan_stops_with_the_last_good_state(tmp_path, bad_at, kept):
     result = train(folder, step=make_step(bad_at), report=said.append)
     good = (bad_at - 1) // 5 * 5
     assert result.stopped == "nan" and result.step == good
-    same(result.state, twin(good)[0])
+    same(result.state, twin(good, bad_at)[0])
     assert f"the loss is nan at step {bad_at}" in said[-1] and f"step {good}" in said[-1]
     assert result.problems and np.isnan(result.history["loss"][-1]) and len(result.history["loss"]) == bad_at
     if kept:
         assert Checkpoints(tmp_path / "checkpoints", read_only=True).steps()[-1] == good
-        same(restore(tmp_path, start()), twin(good)[0])
+        same(restore(tmp_path, start()), twin(good, bad_at)[0])
         summary = json.loads((tmp_path / "summary.json").read_text())
         assert summary["stopped"] == "nan" and summary["last"]["loss"] is None
         # with the cause gone the run goes on from there
