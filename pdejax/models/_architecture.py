@@ -95,8 +95,8 @@ class Architecture:
     head: Head = "none"
     classes: int | None = None
     bias: bool = False
-    dtype: str = "float32"
-    param_dtype: str = "float32"
+    dtype: Any = "float32"
+    param_dtype: Any = "float32"
 
     def __post_init__(self):
         for name in ("dim", "heads", "layers", "ffn", "vocab", "inputs", "max_length", "classes"):
