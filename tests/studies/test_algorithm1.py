@@ -195,7 +195,6 @@ def test_weights_shrink_and_grow_as_the_signs_say(finished):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_an_interrupted_study_goes_on_from_its_finished_runs(finished, tmp_path):
     """Told to stop when the third run begins, then started again: only what was missing is run, to the same numbers."""
     _, whole = finished
@@ -210,7 +209,7 @@ def test_an_interrupted_study_goes_on_from_its_finished_runs(finished, tmp_path)
         algorithm1(config, report=interrupt)
     again: list[str] = []
     result = algorithm1(config, report=again.append)
-    assert again == [said[0], said[3], f"{CONTROL}: 6 steps"]
+    assert again == [said[0], said[3], f"{CONTROL}: 6 steps", "plots and files"]
     for ours, theirs in zip(result.results["runs"], whole.results["runs"], strict=True):
         np.testing.assert_allclose(ours["curves"]["loss"], theirs["curves"]["loss"], rtol=1e-9)
 
