@@ -91,6 +91,15 @@ def choice(owner: str, name: str, value: Any, allowed: Iterable[Any], advice: st
     raise ValueError(_text(owner, name, value, f"one of {', '.join(map(repr, allowed))}", advice))
 
 
+def instance(owner: str, name: str, value: Any, kinds: type | tuple[type, ...], advice: str = "") -> Any:
+    """Return `value` if it is an object of one of these classes; raise `TypeError` for a class or for anything else."""
+    if isinstance(value, kinds):
+        return value
+    wanted = " or ".join(one.__name__ for one in (kinds if isinstance(kinds, tuple) else (kinds,)))
+    found = f"is the class {value.__name__}" if isinstance(value, type) else f"has type {type(value).__name__}"
+    raise TypeError(f"{owner}: {name} {found}; it must be an object of {wanted}{f'; {advice}' if advice else ''}.")
+
+
 def real_array(owner: str, name: str, value: Any, shape: str = "", dims: int | tuple[int, ...] | None = None) -> Any:
     """Return `value` as a non-empty array of real floating-point numbers with `dims` axes; `shape` says which in words.
 
@@ -140,4 +149,5 @@ def token_mask(owner: str, mask: Any, tokens: int) -> Any:
 
 
 def _text(owner: str, name: str, value: Any, wanted: str, advice: str) -> str:
-    return f"{owner}: {name}={value!r} must be {wanted}{f'; {advice}' if advice else ''}."
+    text = f"{owner}: {name}={value!r} must be {wanted}{f'; {advice}' if advice else ''}"
+    return text if text.endswith("?") else f"{text}."

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from scipy.interpolate import CubicSpline
 
+from pdejax import _check
 from pdejax._equation import AbstractEquation, MasterEquation, stack, unstack, unstack_shapes
 from pdejax._types import Depth, Field
 from pdejax.terms import FieldArgs
@@ -41,10 +42,11 @@ class DepthVarying(AbstractEquation):
     size: int = eqx.field(static=True)
 
     def __init__(self, stacked: AbstractEquation, t1: float, kind: str = "constant"):
-        if kind not in get_args(Kind):
-            raise ValueError(f"DepthVarying: kind={kind!r} is unknown; choose one of {get_args(Kind)}.")
-        if isinstance(t1, str | None) or not 0 < t1 < float("inf"):
-            raise ValueError(f"DepthVarying: t1={t1} must be positive and finite: it is the depth the weights span.")
+        _check.instance(
+            "DepthVarying", "stacked", stacked, AbstractEquation, "DepthVarying.from_layers([…]) makes one of a list"
+        )
+        _check.choice("DepthVarying", "kind", kind, get_args(Kind))
+        _check.number("DepthVarying", "t1", t1, above=0, advice="it is the depth the weights span")
         sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(eqx.filter(stacked, eqx.is_array))}
         if len(sizes) != 1 or () in sizes:
             raise ValueError(
@@ -166,8 +168,8 @@ def smooth_random(
     with `modes` m, `amplitude` a and s(θ₀) the root mean square of each weight matrix. Only the matrices of attention and
     feed-forward vary. C^∞ in depth, so v2 Thm 3.2 applies and every scheme shows its order.
     """
-    if modes < 0:
-        raise ValueError(f"smooth_random: modes={modes} must not be negative.")
+    _check.instance("smooth_random", "equation", equation, MasterEquation)
+    _check.integer("smooth_random", "modes", modes, 0)
 
     return DepthVarying(_waves(equation, key, modes, amplitude), t1, "cosine")
 
@@ -206,10 +208,8 @@ def iid(
     arXiv 2206.06929), `"1"` is the standard initialization and has no limit. With step h = 1/L the scale enters as
     `strength = s(L)·L`.
     """
-    if layers < 1:
-        raise ValueError(f"iid: layers={layers} must be at least 1.")
-    if scaling not in get_args(Scaling):
-        raise ValueError(f"iid: scaling={scaling!r} is unknown; choose one of {get_args(Scaling)}.")
+    _check.integer("iid", "layers", layers)
+    _check.choice("iid", "scaling", scaling, get_args(Scaling))
     stacked = eqx.filter_vmap(make)(jax.random.split(key, layers))
     if stacked.interaction is None and stacked.reaction is None:
         raise ValueError("iid: make must return attention or feed-forward, whose strength carries the scaling.")

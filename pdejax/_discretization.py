@@ -107,7 +107,7 @@ class Discretization(eqx.Module):
             if split is not None:
                 raise ValueError(f"{_OWNER}: split={split} was given, but solver='auto' chooses it; leave split out.")
         else:
-            self.solver = get_solver(solver, terms=len(split) if split else len(self.field.names()))
+            self.solver = _solver(solver, len(split) if split else len(self.field.names()))
             self.split = _check_solver(self.field, self.solver, split, adaptive=steps is None)
         self.adjoint = _check_adjoint(adjoint, self)
 
@@ -332,6 +332,13 @@ def _check_depths(t0: Any, t1: Any) -> None:
     if not traced(t0, t1) and not float(t1) > float(t0):
         hint = "t1 must be positive" if float(t0) == 0 else f"t1 must be greater than t0={t0}"
         raise ValueError(f"{_OWNER}: t1={t1}: {hint}; depth runs forwards.")
+
+
+def _solver(solver: Any, terms: int) -> diffrax.AbstractSolver:
+    try:
+        return get_solver(solver, terms=terms)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{_OWNER}: {error}") from None
 
 
 def _check_solver(

@@ -254,8 +254,12 @@ DEPTHS = {
         TypeError,
         "t0 and t1 must be plain numbers for piecewise-constant weights",
     ),
-    "of the weights": (lambda: layered(0.0), ValueError, "DepthVarying: t1=0.0 must be positive"),
-    "infinite weights": (lambda: layered(float("inf")), ValueError, "DepthVarying: t1=inf must be positive and finite"),
+    "of the weights": (lambda: layered(0.0), ValueError, "DepthVarying: t1=0.0 must be one finite number > 0"),
+    "infinite weights": (
+        lambda: layered(float("inf")),
+        ValueError,
+        "DepthVarying: t1=inf must be one finite number > 0",
+    ),
 }
 
 SAVING = {
@@ -346,9 +350,9 @@ BACKWARD = jnp.array([[0.1, 1.0], [1.0, 0.1]])
 
 TERMS = {
     "heads": (lambda: attention(heads=3), ValueError, r"heads=3 does not divide dim=4. Choose heads from \[1, 2, 4\]"),
-    "no heads": (lambda: attention(heads=0), ValueError, "heads=0 .* must be at least 1"),
-    "head_dim": (lambda: attention(head_dim=0), ValueError, "head_dim=0 must be at least 1"),
-    "kernel": (lambda: attention(kernel="cosine"), ValueError, "kernel='cosine' is unknown; choose one of .*'l2'"),
+    "no heads": (lambda: attention(heads=0), ValueError, "heads=0 must be an integer of at least 1"),
+    "head_dim": (lambda: attention(head_dim=0), ValueError, "head_dim=0 must be an integer of at least 1"),
+    "kernel": (lambda: attention(kernel="cosine"), ValueError, "kernel='cosine' must be one of .*'l2'"),
     "causal kernel": (lambda: attention(kernel="linear", causal=True), ValueError, "causal=True needs a softmax"),
     "rotary": (lambda: attention(heads=4, rotary=10.0), ValueError, "rotary.* dk=1 must be even"),
     "grid and weights": (
@@ -360,9 +364,9 @@ TERMS = {
     "weights rank": (lambda: attention(weights=jnp.ones((2, 2))), ValueError, r"weights has shape \(2, 2\)"),
     "strength": (lambda: attention(strength=jnp.ones(3)), ValueError, "strength=.* must be one finite number"),
     "strength nan": (lambda: feed_forward(strength=np.nan), ValueError, "strength=nan must be one finite number"),
-    "implementation": (lambda: attention(implementation="flash"), ValueError, "implementation='flash' is unknown"),
-    "activation": (lambda: feed_forward(activation="mish"), ValueError, "activation='mish' is unknown; choose one of"),
-    "sizes": (lambda: pj.FeedForward(D, 0, key=KEY), ValueError, "dim=4 and hidden=0 must be at least 1"),
+    "implementation": (lambda: attention(implementation="flash"), ValueError, "implementation='flash' must be one of"),
+    "activation": (lambda: feed_forward(activation="mish"), ValueError, "activation='mish' must be one of"),
+    "sizes": (lambda: pj.FeedForward(D, 0, key=KEY), ValueError, "hidden=0 must be an integer of at least 1"),
     "source": (
         lambda: with_term("reaction", feed_forward(source=lambda x, t: x)),
         ValueError,
@@ -380,13 +384,13 @@ TERMS = {
     "form": (
         lambda: pj.EffectiveDiffusion(pj.Grid(N), attention(), feed_forward(), jnp.ones((N, D)), form="square"),
         ValueError,
-        "form='square' is unknown",
+        "form='square' must be one of",
     ),
     "gamma": (lambda: pj.SpatialNorm(-1.0), ValueError, "SpatialNorm: gamma=-1.0 must be finite and not negative"),
     "gamma nan": (lambda: pj.LinearDamping(np.nan), ValueError, "LinearDamping: gamma=nan must be finite"),
     "gamma shape": (lambda: pj.LayerNormRelaxation(D, jnp.ones((2, 2))), ValueError, r"gamma has shape \(2, 2\)"),
     "eps": (lambda: pj.SpatialNorm(1.0, eps=0.0), ValueError, "eps=0.0 must be positive"),
-    "exchange": (lambda: pj.Exchange(0, key=KEY), ValueError, "Exchange: dim=0 must be at least 1"),
+    "exchange": (lambda: pj.Exchange(0, key=KEY), ValueError, "Exchange: dim=0 must be an integer of at least 1"),
     "no term": (lambda: pj.MasterEquation(), ValueError, "no term given; pass at least one"),
     "not a term": (lambda: pj.MasterEquation(reaction=jnp.sin), TypeError, "reaction is a .*, not a term"),
     "absent term": (lambda: ONE.only(("diffusion",)), ValueError, r"there is no term 'diffusion'; present are"),
@@ -394,11 +398,19 @@ TERMS = {
     "no layers": (lambda: pj.MultilayerEquation([], []), ValueError, "0 layers need"),
     "layer type": (lambda: pj.MultilayerEquation([layered()], []), TypeError, "layers has a DepthVarying"),
     "exchange type": (lambda: pj.MultilayerEquation([ONE, ONE], [3]), TypeError, "exchange has a int"),
-    "kind": (lambda: pj.DepthVarying.from_layers([ONE], 1.0, "step"), ValueError, "kind='step' is unknown"),
+    "kind": (lambda: pj.DepthVarying.from_layers([ONE], 1.0, "step"), ValueError, "kind='step' must be one of"),
     "layer of depth": (lambda: pj.DepthVarying.from_layers([3], 1.0), TypeError, "layers has a int"),
-    "modes": (lambda: pj.smooth_random(ONE, 1.0, key=KEY, modes=-1), ValueError, "modes=-1 must not be negative"),
-    "iid layers": (lambda: pj.iid(lambda key: ONE, 0, key=KEY), ValueError, "layers=0 must be at least 1"),
-    "iid scaling": (lambda: pj.iid(lambda key: ONE, 3, key=KEY, scaling="L"), ValueError, "scaling='L' is unknown"),
+    "modes": (
+        lambda: pj.smooth_random(ONE, 1.0, key=KEY, modes=-1),
+        ValueError,
+        "modes=-1 must be an integer of at least 0",
+    ),
+    "iid layers": (
+        lambda: pj.iid(lambda key: ONE, 0, key=KEY),
+        ValueError,
+        "layers=0 must be an integer of at least 1",
+    ),
+    "iid scaling": (lambda: pj.iid(lambda key: ONE, 3, key=KEY, scaling="L"), ValueError, "scaling='L' must be one of"),
     "iid without strength": (
         lambda: pj.iid(lambda key: pj.MasterEquation(stabilization=pj.LinearDamping(1.0)), 3, key=KEY),
         ValueError,

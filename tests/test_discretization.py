@@ -59,8 +59,16 @@ FIELD = pj.MasterEquation(one=Untouchable(), two=Untouchable())
         (lambda: pj.Discretization(FIELD, t1=0.0, steps=1), ValueError, "t1 must be positive"),
         (lambda: pj.Discretization(FIELD, t0=2.0, t1=1.0, steps=1), ValueError, "greater than t0=2.0"),
         (lambda: pj.Discretization(FIELD, t1=np.nan, steps=1), ValueError, "t1=nan must be one finite number"),
-        (lambda: pj.Discretization(FIELD, "eler", t1=1.0, steps=1), ValueError, "Did you mean 'euler'"),
-        (lambda: pj.Discretization(FIELD, Euler, t1=1.0, steps=1), TypeError, "call it to make a solver"),
+        (
+            lambda: pj.Discretization(FIELD, "eler", t1=1.0, steps=1),
+            ValueError,
+            "Discretization: unknown solver 'eler'. Did you mean 'euler'",
+        ),
+        (
+            lambda: pj.Discretization(FIELD, Euler, t1=1.0, steps=1),
+            TypeError,
+            "Discretization: solver is the class Euler; call it",
+        ),
         (lambda: pj.Discretization(FIELD, "rk4", t1=1.0, rtol=1e-3, atol=1e-3), ValueError, "no error estimate"),
         (lambda: pj.Discretization(FIELD, "rk4", t1=1.0, steps=1, split=(("one",), ("two",))), ValueError, "at once"),
         (lambda: pj.Discretization(FIELD, "strang", t1=1.0, steps=1, split=(("one",),)), ValueError, "exactly once"),
@@ -239,3 +247,31 @@ def test_auto_is_settled_when_used():
 def test_a_diffrax_solver_object_serves():
     d = pj.Discretization(decay, diffrax.Tsit5(), t1=1.0, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(pj.simulate(d, U).us[-1], np.exp(-1.0) * U, rtol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("owner", "call"),
+    [
+        ("lift", lambda x: pj.lift(x)),
+        ("pair", lambda x: pj.pair(x)),
+        ("observe", lambda x: pj.observe(x, jnp.arange(3))),
+        ("save_model", lambda x: pj.save_model("never.npz", x)),
+        ("Transformer", lambda x: pj.Transformer(x, rngs=nnx.Rngs(0))),
+        ("Simulator", lambda x: pj.Simulator(x, key=KEY)),
+        ("SimulatorConfig", lambda x: pj.SimulatorConfig(x)),
+        ("MultilayerSimulator", lambda x: pj.MultilayerSimulator(x, key=KEY)),
+        ("as_network", lambda x: pj.as_network(x)),
+        ("network", lambda x: pj.network(x)),
+        ("DepthVarying", lambda x: pj.DepthVarying(x, 1.0)),
+        ("DepthVarying.from_layers", lambda x: pj.DepthVarying.from_layers([x], 1.0)),
+        ("smooth_random", lambda x: pj.smooth_random(x, 1.0, key=KEY)),
+        ("simulate", lambda x: pj.simulate(x, U)),
+        ("lyapunov_exponents", lambda x: pj.analysis.lyapunov_exponents(x, U, k=1)),
+        ("predict_dt_max", lambda x: pj.analysis.predict_dt_max(x, U, "euler")),
+    ],
+)
+@pytest.mark.parametrize("thing", [3, pj.Attention], ids=["number", "class"])
+def test_something_else_in_the_place_of_a_model(owner, call, thing):
+    """An error that names the function and what it was given, not an attribute that the thing lacks."""
+    with pytest.raises(TypeError, match=rf"^{owner}: .*(int|Attention|class|Module)"):
+        call(thing)

@@ -1,5 +1,6 @@
 """A Transformer as (vector field, solver, step): what is behind the table "block = field + solver + step"."""
 
+from pdejax._check import instance
 from pdejax._discretization import Discretization
 from pdejax.models._pairing import pair
 from pdejax.models._transformer import Transformer
@@ -24,6 +25,15 @@ def lift(model: Transformer) -> Discretization:
     So a "simulator without residual connections" (v2 Thm 3.4) is the leaky field at h = 1: refining h makes it residual.
     The weights are piecewise constant in depth; refining the step converges to the ODE with those weights, which is not
     the network itself but its continuous-depth sibling.
+
+    Raises `TypeError` for anything but a `Transformer`.
     """
+    instance(
+        "lift",
+        "model",
+        model,
+        Transformer,
+        "a Simulator has model.discretization(n)",
+    )
     # The simulator with the same weights has this field, solver and step; in the type of the weights, for any type of state.
     return pair(model, dtype=model.architecture.param_dtype).discretization()

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from pdejax._check import token_mask
+from pdejax._check import instance, token_mask
 from pdejax._discretization import Discretization
 from pdejax._equation import MultilayerEquation, unstack
 from pdejax._simulate import simulate
@@ -43,6 +43,7 @@ class MultilayerSimulator(eqx.Module):
     config: MultilayerSimulatorConfig = eqx.field(static=True)
 
     def __init__(self, config: MultilayerSimulatorConfig, *, key: PRNGKeyArray):
+        instance("MultilayerSimulator", "config", config, MultilayerSimulatorConfig)
         first, second, third, fourth = jax.random.split(key, 4)
         sizes = config.architecture
         self.embedding = Embedding(sizes, key=first)

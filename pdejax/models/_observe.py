@@ -52,6 +52,9 @@ def observe(
 
     Raises `ValueError`/`TypeError` for tokens or a mask that do not fit.
     """
+    if isinstance(model, type) or not callable(model):
+        found = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        raise TypeError(f"observe: model is {found}; give a Transformer, a simulator or a Network.")
     x = jnp.asarray(tokens)
     sizes = getattr(model, "architecture", None)
     batched = _is_batch(x, 1 if sizes is None else sizes.inputs)

@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 import equinox as eqx
 from jaxtyping import Array, PRNGKeyArray
 
-from pdejax._check import choice
+from pdejax._check import choice, instance
 from pdejax.models._simulator import Simulator, with_parameters
 from pdejax.models._simulator_config import SimulatorConfig
 from pdejax.models._transformer import Transformer
@@ -43,6 +43,7 @@ def pair(
     shared post-LN Transformer with a solver that has no substeps, or with weights that are not piecewise constant: its norms
     belong to the two substeps of a layer.
     """
+    instance("pair", "transformer", transformer, Transformer)
     choice("pair", "protocol", protocol, get_args(Protocol))
     if protocol == "shared":
         if key is not None:

@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 from numpy.lib import format as npy
 
+from pdejax._check import instance
 from pdejax.models._architecture import Architecture
 from pdejax.models._multilayer import MultilayerSimulator
 from pdejax.models._multilayer_config import MultilayerSimulatorConfig
@@ -52,6 +53,7 @@ def save_model(path: str | os.PathLike[str], model: Model, metadata: Mapping[str
     Raises `TypeError` for metadata that JSON cannot hold, `ValueError` when the folder does not exist, and
     `OSError` when it cannot be written to.
     """
+    instance("save_model", "model", model, (Transformer, Simulator, MultilayerSimulator))
     path = pathlib.Path(path)
     if not path.parent.is_dir():
         raise ValueError(f"path: the folder {str(path.parent)!r} does not exist; create it first")

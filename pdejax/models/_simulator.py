@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from pdejax._check import token_mask
+from pdejax._check import instance, token_mask
 from pdejax._depth import DepthVarying
 from pdejax._discretization import Discretization
 from pdejax._maps import attention_maps
@@ -58,6 +58,7 @@ class Simulator(eqx.Module):
     config: SimulatorConfig = eqx.field(static=True)
 
     def __init__(self, config: SimulatorConfig, *, key: PRNGKeyArray):
+        instance("Simulator", "config", config, SimulatorConfig, "make one by pdejax.SimulatorConfig(architecture, …)")
         first, second, third = jax.random.split(key, 3)
         self.embedding = Embedding(config.architecture, key=first)
         self.stacked, self.common = make_weights(config, second)

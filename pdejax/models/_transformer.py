@@ -10,7 +10,7 @@ from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
-from pdejax._check import token_mask
+from pdejax._check import instance, token_mask
 from pdejax._types import Field, Mask
 from pdejax.models._architecture import Architecture
 from pdejax.models._block import Block, apply_norm, attention_mask, make_norm
@@ -49,6 +49,9 @@ class Transformer(nnx.Module):
     """
 
     def __init__(self, architecture: Architecture, *, rngs: nnx.Rngs):
+        instance(
+            "Transformer", "architecture", architecture, Architecture, "make one by pdejax.Architecture(vocab=…, dim=…)"
+        )
         require_x64(architecture)
         options = {"dtype": architecture.dtype, "param_dtype": architecture.param_dtype, "rngs": rngs}
         self.architecture = architecture

@@ -4,7 +4,12 @@ import os
 import pathlib
 from typing import Any
 
+import equinox as eqx
+
+from pdejax._types import Field
 from pdejax.models import Simulator, Transformer, lift, pair
+from pdejax.models._ends import Embedding
+from pdejax.models._inputs import checked_tokens
 from pdejax.networks._network import Network
 
 
@@ -32,10 +37,19 @@ def as_network(model: Any, *, length: int | None = None) -> Network:
         return as_network(load_trained(model).model, length=length)
     if isinstance(model, Transformer):
         twin = pair(model, "shared")
-        return Network(twin.embedding, lift(model), twin.readout)
+        return Network(_Embed(twin.embedding), lift(model), twin.readout)
     if isinstance(model, Simulator):
-        return Network(model.embedding, model.discretization(length), model.readout, model.architecture.layers)
+        return Network(_Embed(model.embedding), model.discretization(length), model.readout, model.architecture.layers)
     raise TypeError(
         f"as_network: model is a {type(model).__name__}; give a Transformer, a Simulator or a training folder. Layers of your "
         "own become one by pdejax.network([layer, …], embed=…, head=…)."
     )
+
+
+class _Embed(eqx.Module):
+    """An embedding that looks at its tokens first, as a model does."""
+
+    embedding: Embedding
+
+    def __call__(self, tokens: Any) -> Field:
+        return self.embedding(checked_tokens("Network", self.embedding.architecture, tokens))

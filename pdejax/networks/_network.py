@@ -46,11 +46,7 @@ class Network(eqx.Module):
         for name, part in (("embed", embed), ("head", head)):
             if not callable(part):
                 raise TypeError(f"{_OWNER}: {name} is a {type(part).__name__}; it must be a function.")
-        if not isinstance(discretization, Discretization):
-            raise TypeError(
-                f"{_OWNER}: discretization is a {type(discretization).__name__}; give a Discretization, such as "
-                "pdejax.lift(model)."
-            )
+        _check.instance(_OWNER, "discretization", discretization, Discretization, "pdejax.lift(model) gives one")
         if layers is None:
             if not discretization.layers:
                 raise ValueError(

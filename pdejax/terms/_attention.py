@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
+from pdejax import _check
 from pdejax._types import Depth, Field, Mask
 from pdejax.solvers import Grid
 from pdejax.terms._base import (
@@ -100,24 +101,20 @@ class Attention(AbstractTerm):
         norm_out: Norm | None = None,
         implementation: str = "auto",
     ):
-        if dim < 1 or heads < 1 or (head_dim is not None and head_dim < 1):
-            raise ValueError(f"Attention: dim={dim}, heads={heads} and head_dim={head_dim} must be at least 1.")
+        for name, value in (("dim", dim), ("heads", heads), ("head_dim", 1 if head_dim is None else head_dim)):
+            _check.integer("Attention", name, value)
         if head_dim is None and dim % heads:
             divisors = [h for h in range(1, dim + 1) if dim % h == 0]
             raise ValueError(
                 f"Attention: heads={heads} does not divide dim={dim}. Choose heads from {divisors} or give head_dim."
             )
-        if kernel not in get_args(Kernel):
-            raise ValueError(f"Attention: kernel={kernel!r} is unknown; choose one of {get_args(Kernel)}.")
+        _check.choice("Attention", "kernel", kernel, get_args(Kernel))
         if causal and kernel in ("linear", "uniform"):
             raise ValueError(f"Attention: causal=True needs a softmax kernel, not kernel={kernel!r}.")
         dk = dim // heads if head_dim is None else head_dim
         if rotary is not None and dk % 2:
             raise ValueError(f"Attention: rotary positions turn pairs of features, so dk={dk} must be even.")
-        if implementation not in IMPLEMENTATIONS:
-            raise ValueError(
-                f"Attention: implementation={implementation!r} is unknown; choose one of {IMPLEMENTATIONS}."
-            )
+        _check.choice("Attention", "implementation", implementation, IMPLEMENTATIONS)
         if grid is not None and weights is not None:
             raise ValueError("Attention: give grid or weights, not both.")
         if grid is not None and grid.boundary == "dirichlet":

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from pdejax import _check
 from pdejax._types import Depth, Field, Mask
 from pdejax.exact._heat import largest_wave_number
 from pdejax.solvers import DiagonalizableOperator, Grid, Laplacian, TridiagonalOperator, divergence
@@ -156,8 +157,7 @@ class EffectiveDiffusion(AbstractTerm):
         form: str = "raw",
     ):
         _needs_neighbours("EffectiveDiffusion", grid)
-        if form not in get_args(Form):
-            raise ValueError(f"EffectiveDiffusion: form={form!r} is unknown; choose one of {get_args(Form)}.")
+        _check.choice("EffectiveDiffusion", "form", form, get_args(Form))
         if positions.ndim != 2:
             raise ValueError(f"EffectiveDiffusion: positions has shape {positions.shape}; it must be (n, d).")
         check_grid("EffectiveDiffusion", grid.n, positions.shape[0])

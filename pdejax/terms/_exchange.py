@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from pdejax import _check
 from pdejax._types import Field
 
 
@@ -18,8 +19,7 @@ class Exchange(eqx.Module):
     b: Float[Array, " d"]
 
     def __init__(self, dim: int, *, key: PRNGKeyArray, scale: float = 1.0):
-        if dim < 1:
-            raise ValueError(f"Exchange: dim={dim} must be at least 1.")
+        _check.integer("Exchange", "dim", dim)
         self.w = scale * jax.random.normal(key, (dim, dim)) / dim**0.5
         self.b = jnp.zeros(dim)
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
+from pdejax import _check
 from pdejax._types import Activation, Depth, Field, Mask
 from pdejax.solvers import Grid
 from pdejax.terms._base import (
@@ -81,12 +82,9 @@ class FeedForward(AbstractTerm):
         norm: Norm | None = None,
         norm_out: Norm | None = None,
     ):
-        if dim < 1 or hidden < 1:
-            raise ValueError(f"FeedForward: dim={dim} and hidden={hidden} must be at least 1.")
-        if activation not in get_args(Activation):
-            raise ValueError(
-                f"FeedForward: activation={activation!r} is unknown; choose one of {get_args(Activation)}."
-            )
+        _check.integer("FeedForward", "dim", dim)
+        _check.integer("FeedForward", "hidden", hidden)
+        _check.choice("FeedForward", "activation", activation, get_args(Activation))
         w1, w2 = gaussian(key, (dim, hidden), (hidden, dim))
         self.w1, self.b1 = w1 / dim**0.5, jnp.zeros(hidden)
         self.w2, self.b2 = w2 / hidden**0.5, jnp.zeros(dim)

@@ -242,6 +242,12 @@ def test_gradients_reach_weights_in_modules():
         (lambda: pj.as_network("nowhere"), FileNotFoundError, "there is no folder 'nowhere'"),
         (lambda: pj.network([jnp.tanh])(U, jnp.ones(2, bool)), ValueError, r"Network.__call__: mask has shape \(2,\)"),
         (lambda: pj.network([jnp.tanh]).replace(depth=3), TypeError, r"\['depth'\] are no parts of a network"),
+        (lambda: pj.as_network(transformer())(jnp.asarray([9, 1])), ValueError, r"Network: tokens has ids from 1 to 9"),
+        (
+            lambda: pj.as_network(transformer())(jnp.zeros((2, 3), int)),
+            ValueError,
+            r"Network: tokens has shape \(2, 3\)",
+        ),
         (lambda: pj.network([jnp.tanh], head=3), TypeError, "head is a int"),
         (
             lambda: pj.Network(jnp.asarray, pj.Discretization(lambda t, u, a: u, t1=1.0, steps=1), jnp.sum),
