@@ -218,6 +218,28 @@ def test_divergence_in_a_batch_and_under_jit():
         jax.jit(lambda gamma: run(gamma, throw=True).us)(25.0).block_until_ready()
 
 
+@pytest.mark.parametrize("differentiated", [False, True])
+def test_what_is_saved_around_a_blow_up(differentiated):
+    """Both paths of a fixed-step solve, plain and under a derivative: two depths inside one step, on the line between its
+    ends; the depth of the blow-up; and nothing after it, in later layers neither."""
+    # In the last layer Euler would take what is left to 0, which looks like a result.
+    layers = [MasterEquation(stabilization=LinearDamping(rate)) for rate in (1.0, 50.0, 20.0)]
+    d, u0 = Discretization(DepthVarying.from_layers(layers, 3.0), "euler", t1=3.0, steps=60), jnp.ones((2, 2))
+
+    def run(u):
+        found = simulate(d, u, blowup=10.0, save=[0.51, 0.54, 1.0, 1.3, 2.2, 2.9])
+        return found.us, found.blowup_time
+
+    us, time = jax.jvp(run, (u0,), (jnp.zeros_like(u0),))[0] if differentiated else run(u0)
+    begin, end = 0.95**10, 0.95**11
+    x = np.array([0.2, 0.8])  # of the step from 0.5 to 0.55
+    np.testing.assert_allclose(us[:2, 0, 0], begin + x * (end - begin), rtol=1e-12)
+    np.testing.assert_allclose(us[2:4, 0, 0], [0.95**20, 0.95**20 * 1.5**6], rtol=1e-10)
+    assert np.isnan(us[4:]).all()
+    crossing = np.ceil(np.log(10.0 / 0.95**20) / np.log(1.5))
+    assert float(time) == pytest.approx(1.0 + 0.05 * crossing, rel=1e-12)
+
+
 def test_blow_up_across_layers():
     """Layer 1 of three grows: what follows is NaN, and so is nothing before."""
     layers = [MasterEquation(stabilization=LinearDamping(rate)) for rate in (1.0, 50.0, 1.0)]

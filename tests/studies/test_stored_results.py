@@ -10,6 +10,7 @@ from pdejax.studies import ConvergenceConfig, StabilityConfig, StiffConfig
 from pdejax.studies.numerics._convergence import CONVERGENCE
 from pdejax.studies.numerics._stability import verdicts as stability_verdicts
 from pdejax.studies.numerics._stiff import STIFF
+from pdejax.studies.numerics._verify_case import Check
 
 FOLDER = pathlib.Path(__file__).parent.parent.parent / "benchmarks" / "results"
 
@@ -33,3 +34,8 @@ def test_stored_maps_are_judged_the_same():
     found = stored("stability")
     assert stability_verdicts(found.results) == found.verdicts
     assert StabilityConfig(**found.config).resolution == 40
+
+
+def test_a_check_of_verify_passes_up_to_what_is_expected():
+    passed = [Check("case", "scheme", error, 1e-9).passed for error in (0.0, 1e-9, 1.1e-9, float("nan"), float("inf"))]
+    assert passed == [True, True, False, False, False]
