@@ -52,7 +52,6 @@ def master(seed: int, seeds: int) -> Measured:
 
     def error(s: int) -> float:
         equation, u = _equation(s), fields(s, TOKENS, DIM)
-        assert isinstance(equation.interaction, Attention) and isinstance(equation.reaction, FeedForward)
         expected = attention_by_numpy(equation.interaction, u) - u
         expected = expected + network_by_numpy(equation.reaction, u) - u
         expected = expected + 0.02 * curvature_by_numpy(u, 1 / TOKENS) + _normalization_by_numpy(u)
@@ -112,7 +111,6 @@ def reaction(seed: int, seeds: int) -> Measured:
 
     def error(s: int) -> float:
         term, u = _equation(s).reaction, fields(s, TOKENS, DIM)
-        assert isinstance(term, FeedForward)
         return relative(term(jnp.zeros(()), jnp.asarray(u), None), network_by_numpy(term, u) - u)
 
     return every_seed(error, seed, seeds)

@@ -16,7 +16,6 @@ from pdejax.analysis.stability import corrected_step_bound, predict_dt_max, v1_2
 from pdejax.solvers import Grid
 from pdejax.studies.numerics._algorithm1_config import Algorithm1Config
 from pdejax.studies.numerics._algorithm1_model import Algorithm1Model
-from pdejax.terms import Attention, Diffusion
 
 GRIDS = (6, 18, 54, 162)
 REFINEMENTS = (8, 16, 32, 64)
@@ -48,7 +47,6 @@ def stability_rows(model: Algorithm1Model, values: Float[Array, "N f"]) -> list[
     for l in range(equation.size):
         layer = unstack(equation.layers, l)
         attention, diffusion = layer.interaction, layer.diffusion
-        assert isinstance(attention, Attention) and isinstance(diffusion, Diffusion | None)
         d = 0.0 if diffusion is None else float(diffusion.diffusivity)
         dx = 1.0 / values.shape[0] if diffusion is None else float(jnp.asarray(diffusion.grid.spacing))
         output = float(jnp.linalg.norm(attention.wo.reshape(-1, attention.wo.shape[-1]), 2))
@@ -119,6 +117,5 @@ def _on_grid(equation: MultilayerEquation, u0: Float[Array, "L N d"], n: int) ->
     diffusion = equation.layers.diffusion
     if diffusion is None:
         return equation, start
-    assert isinstance(diffusion, Diffusion)
     moved = eqx.tree_at(lambda e: e.layers.diffusion.grid, equation, new)
     return moved, start

@@ -113,7 +113,6 @@ class Family:
                 decay = alpha + gamma
                 return _row(decay, lipschitz, alpha * VALUE_NORM - decay, lipschitz - decay, inf, one)
             case _:
-                assert isinstance(self.equation.reaction, FeedForward)
                 network = np.linalg.norm(self.equation.reaction.w1, 2) * np.linalg.norm(self.equation.reaction.w2, 2)
                 slope = alpha * VALUE_NORM * (1 + 2 * DIM) + 1.129 * network  # sup|GELU'| = 1.129
                 lipschitz = slope / np.sqrt(spread**2 + 1e-6)
@@ -178,7 +177,6 @@ def with_parameters(equation: MasterEquation, p: Parameters) -> MasterEquation:
         return (a.strength, a.wq, a.wk, a.wv, r.strength, e.diffusion.grid.length, e.stabilization.gamma)
 
     a = equation.interaction
-    assert isinstance(a, Attention)
     values = (p.attention, a.wq * p.query, a.wk * p.query, a.wv * p.value, p.reaction, p.spacing * TOKENS, p.decay)
     return eqx.tree_at(leaves, equation, values)
 
