@@ -233,3 +233,69 @@ def test_tolerances_below_the_precision_of_the_field_are_refused():
     for tolerances in ({"rtol": 0.0, "atol": 1e-3}, {"rtol": 1e-4, "atol": 0.0}):
         end = pj.simulate(pj.Discretization(field, t1=1.0, **tolerances), single)
         np.testing.assert_allclose(end.us[-1], np.exp(-1.0), rtol=2e-3)
+
+
+class HalfLinear(pj.terms.AbstractTerm):
+    """D∇²u + tanh u: an operator that is not the whole term."""
+
+    grid: pj.Grid
+    rate: jax.Array
+
+    def operator(self):
+        return pj.solvers.DiagonalizableOperator(self.grid, self.rate)
+
+    def __call__(self, t, u, args):
+        return self.operator()(t, u, args) + jnp.tanh(u)
+
+    def damping(self):
+        return self.operator().spectral_radius()
+
+    def check(self, n, d):
+        del n, d
+
+    def linear(self, n, mask=None):
+        return pj.terms.Linear(self.operator())
+
+
+SYMMETRIC = jnp.diag(jnp.arange(1.0, D + 1)) + 0.1
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "masked"),
+    [
+        (0.02, jnp.linspace(0.01, 0.05, D), False),
+        (jnp.linspace(0.01, 0.05, D), 0.01 * SYMMETRIC, False),
+        (0.02, 0.01 * SYMMETRIC, False),
+        (0.02, jnp.linspace(0.01, 0.05, D), True),
+    ],
+    ids=["scalar+feature", "feature+matrix", "scalar+matrix", "masked"],
+)
+def test_the_linear_parts_of_several_terms_add_up(one, two, masked):
+    """Two diffusions, damping and a term that is only partly linear: L + N is the equation, and the solve that of RK4."""
+    grid = pj.Grid(N)
+    mask = jnp.arange(N) < N - 5 if masked else None
+    terms = {"more": pj.Diffusion(grid, two), "stabilization": pj.LinearDamping(0.3)}
+    if not masked:
+        terms["half"] = HalfLinear(grid, jnp.asarray(0.03))
+    field, args = pj.MasterEquation(pj.Diffusion(grid, one), **terms), pj.FieldArgs(mask)
+    if jnp.ndim(one) == 1 and jnp.ndim(two) == 2:
+        # They do not commute, and no rotation makes both diagonal; their sum is symmetric all the same.
+        assert float(jnp.abs(jnp.diag(one) @ two - two @ jnp.diag(one)).max()) > 0
+    operator, rest = split_linear(field, N, args)
+    u = noise()
+    np.testing.assert_allclose(operator(0.0, u, args) + rest(0.0, u, args), field(0.0, u, args), rtol=1e-9, atol=1e-9)
+    solver = "ark4" if masked else "etdrk4"
+    ours = pj.simulate(pj.Discretization(field, solver, t1=0.02, steps=40), wave(), mask=mask).us[-1]
+    tight = pj.simulate(pj.Discretization(field, "dopri8", t1=0.02, rtol=1e-11, atol=1e-11), wave(), mask=mask).us[-1]
+    real = slice(None) if mask is None else slice(0, N - 5)
+    np.testing.assert_allclose(ours[real], tight[real], rtol=1e-6, atol=1e-8)
+
+
+def test_operators_on_different_grids_have_no_sum():
+    field = pj.MasterEquation(pj.Diffusion(pj.Grid(N), 0.1), more=pj.Diffusion(pj.Grid(N, length=2.0), 0.1))
+    with pytest.raises(ValueError, match="simulate: ETDRK4 needs the linear part .* no common transform on one grid"):
+        pj.simulate(pj.Discretization(field, "etdrk4", t1=0.1, steps=2), wave())
+    assert (
+        choose_solver(field.replace(diffusion=pj.Diffusion(pj.Grid(N), 9.0)), pj.FieldArgs(), n=N, t0=0.0, t1=1.0).name
+        == "rkc2"
+    )
