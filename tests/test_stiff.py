@@ -293,7 +293,7 @@ def test_the_linear_parts_of_several_terms_add_up(one, two, masked):
 
 def test_operators_on_different_grids_have_no_sum():
     field = pj.MasterEquation(pj.Diffusion(pj.Grid(N), 0.1), more=pj.Diffusion(pj.Grid(N, length=2.0), 0.1))
-    with pytest.raises(ValueError, match="simulate: ETDRK4 needs the linear part .* no common transform on one grid"):
+    with pytest.raises(ValueError, match=r"simulate: ETDRK4 needs the linear part .* no common transform on one grid"):
         pj.simulate(pj.Discretization(field, "etdrk4", t1=0.1, steps=2), wave())
     assert (
         choose_solver(field.replace(diffusion=pj.Diffusion(pj.Grid(N), 9.0)), pj.FieldArgs(), n=N, t0=0.0, t1=1.0).name
