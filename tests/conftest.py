@@ -10,7 +10,8 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # Most of a test's time is compilation: without LLVM's optimizations, and with XLA's older emitters, it takes less than half of
 # it. What users run is compiled in full by `make verify`, `make convergence` and the benchmarks.
 _QUICK = (
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false "
+    "--xla_cpu_parallel_codegen_split_count=1 --xla_cpu_enable_concurrency_optimized_scheduler=false"
 )
 os.environ["XLA_FLAGS"] = f"{_QUICK} {os.environ.get('XLA_FLAGS', '')}".strip()
 
