@@ -10,7 +10,7 @@ from pdejax.runs._console import Console
 def _run(given: dict[str, Any], console: Console) -> int:
     """Print them; 0."""
     from pdejax import studies
-    from pdejax.data._options import data_folder
+    from pdejax.data._prepare import data_folder
     from pdejax.runs._programs import cache_folder
 
     del given

@@ -7,8 +7,7 @@ from typing import Any
 
 from pdejax.runs._arguments import Command, setting
 from pdejax.runs._console import Console
-from pdejax.training._config import TrainConfig
-from pdejax.training._presets import PRESETS, preset
+from pdejax.training._config import PRESETS, TrainConfig, preset
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

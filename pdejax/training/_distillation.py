@@ -9,10 +9,9 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from pdejax._check import number
 from pdejax.analysis import attention_divergence
-from pdejax.data._batch import Batch
+from pdejax.data._dataset import Batch
 from pdejax.models import observe
-from pdejax.training._losses import AbstractTask
-from pdejax.training._state import Static, merge_model, split_model
+from pdejax.training._step import AbstractTask, Static, merge_model, split_model
 
 States = Float[Array, "depths b n d"]
 

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from pdejax.data import _mnist_archives as mnist
+from pdejax.data import _images as mnist
 from pdejax.data import load
 
 FILES = pathlib.Path(__file__).parents[3] / "shared" / "data" / "mnist"
@@ -21,7 +21,6 @@ def idx(array):
 @pytest.fixture
 def small(tmp_path, monkeypatch):
     """Archives of 30 and 12 random images in place of the original, with their checksums."""
-    from pdejax.data import _build_mnist
 
     random = np.random.default_rng(0)
     folder = tmp_path / "archives"
@@ -34,8 +33,10 @@ def small(tmp_path, monkeypatch):
         content = idx(arrays[archive.filename])
         (folder / archive.filename).write_bytes(content)
         archives.append(archive._replace(sha256=hashlib.sha256(content).hexdigest()))
+    from pdejax.data import _builders
+
     monkeypatch.setattr(mnist, "ARCHIVES", tuple(archives))
-    monkeypatch.setattr(_build_mnist, "_PARTS", {"train": (*archives[:2], 30), "test": (*archives[2:], 12)})
+    monkeypatch.setattr(_builders, "_PARTS", {"train": (*archives[:2], 30), "test": (*archives[2:], 12)})
     return folder, list(arrays.values())
 
 
@@ -96,12 +97,12 @@ def test_damaged_archive(damage, tmp_path, small):
 
 
 def test_wrong_content_leaves_nothing_half_prepared(tmp_path, small, monkeypatch):
-    from pdejax.data import _build_mnist
+    from pdejax.data import _builders
 
     # The checksums are right; the training part is written before the test part is found to be wrong.
-    parts = dict(_build_mnist._PARTS)
+    parts = dict(_builders._PARTS)
     parts["test"] = (*parts["test"][:2], 13)
-    monkeypatch.setattr(_build_mnist, "_PARTS", parts)
+    monkeypatch.setattr(_builders, "_PARTS", parts)
     with pytest.raises(ValueError, match=r"holds an array of shape \(12, 28, 28\); it must be \(13, 28, 28\)"):
         load("mnist", "train", **options(tmp_path, small))
     assert [p for p in (tmp_path / "data" / "mnist").iterdir() if p.is_dir()] == []
@@ -109,12 +110,12 @@ def test_wrong_content_leaves_nothing_half_prepared(tmp_path, small, monkeypatch
 
 
 def test_download(tmp_path, small, serve, monkeypatch):
-    from pdejax.data import _build_mnist
+    from pdejax.data import _builders
 
     url, requests = serve(small[0])
     archives = [archive._replace(url=f"{url}/{archive.filename}") for archive in mnist.ARCHIVES]
     monkeypatch.setattr(mnist, "ARCHIVES", tuple(archives))
-    monkeypatch.setattr(_build_mnist, "_PARTS", {"train": (*archives[:2], 30), "test": (*archives[2:], 12)})
+    monkeypatch.setattr(_builders, "_PARTS", {"train": (*archives[:2], 30), "test": (*archives[2:], 12)})
     path = small[0] / "train-images-idx3-ubyte.gz"
     good = path.read_bytes()
     path.write_bytes(good[:-20])

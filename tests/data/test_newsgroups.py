@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pdejax.data import Tokenizer, load, tfidf_accuracy
-from pdejax.data import _newsgroups_text as newsgroups
-from pdejax.data._newsgroups_text import PARTS, read_documents, remove_parts
+from pdejax.data import _newsgroups as newsgroups
+from pdejax.data._newsgroups import PARTS, read_documents, remove_parts
 
 FILES = pathlib.Path(__file__).parents[3] / "shared" / "data" / "newsgroups"
 needs_files = pytest.mark.skipif(not FILES.is_dir(), reason="the 20 Newsgroups archive is not beside the repository")
@@ -202,9 +202,7 @@ def test_hostile_members_are_refused(name, content, message, tmp_path, monkeypat
 
 
 def test_large_archives_are_refused(tmp_path, monkeypatch):
-    from pdejax.data import _newsgroups_text
-
-    monkeypatch.setattr(_newsgroups_text, "_MOST_BYTES", 500)
+    monkeypatch.setattr(newsgroups, "_MOST_BYTES", 500)
     with pytest.raises(ValueError, match="more than 500 bytes"):
         list(read_documents(archive(tmp_path / "a.tar.gz", POSTS), "train"))
 
@@ -227,8 +225,6 @@ def test_damaged_archive(small, tmp_path):
 
 
 def test_full_disk_leaves_nothing(small, tmp_path, monkeypatch):
-    from pdejax.data import _build_newsgroups
-
     def half(path, split):
         for number, found in enumerate(read_documents(path, split)):
             if split == "test" and number == 3:
@@ -236,7 +232,7 @@ def test_full_disk_leaves_nothing(small, tmp_path, monkeypatch):
             yield found
 
     with monkeypatch.context() as patch:
-        patch.setattr(_build_newsgroups, "read_documents", half)
+        patch.setattr(newsgroups, "read_documents", half)
         with pytest.raises(OSError, match="No space left"):
             load("newsgroups", "train", **small)
     assert not any("incomplete" in str(p) or p.name == "1.0.0" for p in (tmp_path / "data").rglob("*"))

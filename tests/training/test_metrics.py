@@ -16,8 +16,7 @@ from stand_in import Rows, evaluate, make_step, start
 
 from pdejax.training import _fit, _metrics
 from pdejax.training._fit import fit
-from pdejax.training._metrics import Guard, Table, fetch, read_metrics
-from pdejax.training._progress import Progress, clock
+from pdejax.training._metrics import Guard, Progress, Table, clock, fetch, read_metrics
 
 
 def rows(*steps):
@@ -178,7 +177,7 @@ def test_tensorboard_reads_the_curves(tmp_path):
 
 
 def test_training_outlives_event_files(tmp_path, monkeypatch):
-    from pdejax.training._tensorboard import EventWriter
+    from pdejax.training._metrics import EventWriter
 
     def full(self, event):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

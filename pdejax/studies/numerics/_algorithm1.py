@@ -12,7 +12,7 @@ import optax
 
 from pdejax import data
 from pdejax.analysis.information.trained import CLUB, AbstractInformation, BarberAgakov, InfoNCE, PaperEstimate, fit
-from pdejax.data._batch import Batch
+from pdejax.data._dataset import Batch
 from pdejax.runs._parts import Parts
 from pdejax.runs._records import Picture, Result
 from pdejax.runs._table import Column, Table
@@ -21,16 +21,16 @@ from pdejax.studies.numerics._algorithm1_config import PATCHES, Algorithm1Config
 from pdejax.studies.numerics._algorithm1_model import Algorithm1Model
 from pdejax.studies.numerics._algorithm1_plots import training_plot
 from pdejax.studies.study import Evidence, Judgement, Study, run, settings
-from pdejax.training._bottleneck import bottleneck_flow, signed_rates
-from pdejax.training._bottleneck_step import (
+from pdejax.training._bottleneck import (
     InputProjection,
+    bottleneck_flow,
     make_bottleneck_step,
     mean_hidden_states,
+    signed_rates,
     start_estimator,
 )
 from pdejax.training._fit import fit as train_steps
-from pdejax.training._losses import Classification
-from pdejax.training._state import TrainState, merge_model, split_model
+from pdejax.training._step import Classification, TrainState, merge_model, split_model
 
 CONTROL = "λ = β = 0"
 ESTIMATORS = {"paper": PaperEstimate, "club": CLUB, "infonce": InfoNCE, "barber-agakov": BarberAgakov}

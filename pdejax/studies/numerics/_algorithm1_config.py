@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from pdejax import _check as check
 from pdejax.runs._arguments import setting
-from pdejax.training._names import Signs
+from pdejax.training._config import Signs
 
 Estimator = Literal["paper", "club", "infonce", "barber-agakov"]
 Start = Literal["all", "first"]
