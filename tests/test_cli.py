@@ -23,7 +23,7 @@ import pytest
 
 import pdejax
 from pdejax import cli
-from pdejax.runs._console import Console
+from pdejax.runs._command import Console
 from pdejax.studies import ConvergenceConfig
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -9,9 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from pdejax._figure import Figure
 from pdejax.runs import _format
-from pdejax.runs._figures import as_number, figure_from_json, figure_to_json, text
 from pdejax.runs._files import plain, write_json, write_whole
-from pdejax.runs._findings import Finding, counterexample_file, markdown
+from pdejax.runs._findings import (
+    Finding,
+    as_number,
+    counterexample_file,
+    figure_from_json,
+    figure_to_json,
+    markdown,
+    text,
+)
 from pdejax.runs._table import Cell, Column, Table
 
 if TYPE_CHECKING:

@@ -3,8 +3,7 @@
 import importlib
 from typing import Any
 
-from pdejax.runs._arguments import Command
-from pdejax.runs._console import Console
+from pdejax.runs._command import Command, Console
 
 
 def study_command(address: str, config: type, *, description: str, examples: str) -> Command:

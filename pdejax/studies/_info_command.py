@@ -3,15 +3,14 @@
 import pathlib
 from typing import Any
 
-from pdejax.runs._arguments import Command
-from pdejax.runs._console import Console
+from pdejax.runs._command import Command, Console
 
 
 def _run(given: dict[str, Any], console: Console) -> int:
     """Print them; 0."""
     from pdejax import studies
     from pdejax.data._prepare import data_folder
-    from pdejax.runs._programs import cache_folder
+    from pdejax.runs._parts import cache_folder
 
     del given
     found: dict[str, Any] = studies.environment()

@@ -11,10 +11,9 @@ import jax
 import xarray as xr
 
 from pdejax import _check as check
-from pdejax.runs._environment import environment
 from pdejax.runs._files import plain
 from pdejax.runs._findings import Finding
-from pdejax.runs._parts import Parts
+from pdejax.runs._parts import Parts, environment
 from pdejax.runs._records import Picture, Result, Row
 from pdejax.runs._table import Column, Table
 

@@ -5,8 +5,7 @@ import pathlib
 import statistics
 from typing import Any
 
-from pdejax.runs._arguments import Command, setting
-from pdejax.runs._console import Console
+from pdejax.runs._command import Command, Console, setting
 from pdejax.training._config import PRESETS, TrainConfig, preset
 
 

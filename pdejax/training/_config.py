@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 from pdejax._check import choice, integer, number
 from pdejax.models._describe import config_text
-from pdejax.runs._arguments import setting
+from pdejax.runs._command import setting
 
 DatasetName = Literal["listops", "mnist", "newsgroups", "digits"]
 ModelName = Literal["transformer", "simulator", "bare", "full", "multilayer"]

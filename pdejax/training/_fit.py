@@ -16,8 +16,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from pdejax._check import integer
-from pdejax.runs._environment import environment
 from pdejax.runs._files import check_folder, write_json
+from pdejax.runs._parts import environment
 from pdejax.training._checkpoints import (
     CheckpointError,
     Checkpoints,

@@ -296,7 +296,7 @@ def test_progress_goes_to_standard_error(capsys, tmp_path):
 
 def test_importing_the_loop_stays_light():
     """orbax, tensorboardX and tqdm are loaded when they are used."""
-    names = ("_fit", "_folder", "_checkpoints", "_snapshot", "_metrics", "_tensorboard", "_progress", "_distributed")
+    names = ("_fit", "_checkpoints", "_metrics", "_distributed")
     for name in names:
         source = (pathlib.Path(_fit.__file__).parent / f"{name}.py").read_text()
         top = [line for line in source.splitlines() if line.startswith(("import ", "from "))]

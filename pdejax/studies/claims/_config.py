@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from pdejax import _check as check
-from pdejax.runs._arguments import setting
+from pdejax.runs._command import setting
 
 CLAIM_IDS = tuple(f"C{i}" for i in range(1, 18))
 EQUATION_IDS = tuple(f"v1 ({i})" for i in range(1, 25)) + tuple(f"v2 ({i})" for i in range(1, 20))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 from pdejax import _check as check
-from pdejax.runs._arguments import setting
+from pdejax.runs._command import setting
 from pdejax.training._config import Signs
 
 Estimator = Literal["paper", "club", "infonce", "barber-agakov"]

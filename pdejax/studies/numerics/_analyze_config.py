@@ -3,7 +3,7 @@
 import dataclasses
 
 from pdejax import _check as check
-from pdejax.runs._arguments import setting
+from pdejax.runs._command import setting
 
 _OWNER = "analyze"
 

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from pdejax import _check as check
 from pdejax._activation import Activation
-from pdejax.runs._arguments import setting
+from pdejax.runs._command import setting
 
 Dataset = Literal["listops", "digits"]
 Weights = Literal["smooth", "iid", "checkpoint"]

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from pdejax import _check as check
-from pdejax.runs._arguments import setting
+from pdejax.runs._command import setting
 
 SCHEMES = ("tsit5", "rkc2", "rock2", "strangflow", "etdrk2", "etdrk4", "ark3", "ark4")
 _OWNER = "StiffConfig"

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from pdejax.runs._arguments import setting
+from pdejax.runs._command import setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ import numpy as np
 from pdejax import _check as check
 from pdejax.data import Batch, Dataset, load
 from pdejax.runs._files import digest
-from pdejax.runs._programs import forget_programs
+from pdejax.runs._parts import forget_programs
 from pdejax.studies.papers._settings import Settings
 from pdejax.training import TrainConfig, load_trained, train
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from pdejax import _check as check
 from pdejax.runs._files import check_folder
-from pdejax.runs._programs import kept_programs
+from pdejax.runs._parts import kept_programs
 from pdejax.runs._records import Result
 from pdejax.studies.papers._registry import STUDIES
 from pdejax.studies.study import run
