@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pdejax.data import _images, _listops, _newsgroups
+from pdejax.data import _sources
 from pdejax.data._prepare import SPLITS, fetch, import_tfds
 
 tfds = import_tfds()
@@ -18,7 +18,7 @@ tfds = import_tfds()
 class ListOpsConfig(tfds.core.BuilderConfig):
     """A configuration with what determines the examples."""
 
-    settings: _listops.Settings | None = None
+    settings: _sources.ListOpsSettings | None = None
 
 
 class ListOps(tfds.core.GeneratorBasedBuilder):
@@ -28,10 +28,12 @@ class ListOps(tfds.core.GeneratorBasedBuilder):
     keep the order in which the examples are drawn, and are the same on every run.
     """
 
-    VERSION = tfds.core.Version(_listops.VERSION)
+    VERSION = tfds.core.Version(_sources.LISTOPS_VERSION)
     BUILDER_CONFIGS = [  # noqa: RUF012  # TFDS wants a list
-        ListOpsConfig(name=name, settings=_listops.Settings(*bounds), description=f"{bounds[0]} < tokens < {bounds[1]}")
-        for name, bounds in _listops.LENGTHS.items()
+        ListOpsConfig(
+            name=name, settings=_sources.ListOpsSettings(*bounds), description=f"{bounds[0]} < tokens < {bounds[1]}"
+        )
+        for name, bounds in _sources.LENGTHS.items()
     ]
     files = None
 
@@ -45,7 +47,7 @@ class ListOps(tfds.core.GeneratorBasedBuilder):
             description="Nested list operations and their values, as in the Long Range Arena.",
             features=tfds.features.FeaturesDict(features),
             homepage="https://arxiv.org/abs/2011.04006",
-            license=f"{_listops.LICENSE}; {_listops.SOURCE}",
+            license=f"{_sources.LISTOPS_LICENSE}; {_sources.LISTOPS_SOURCE}",
             disable_shuffling=True,
         )
 
@@ -55,21 +57,21 @@ class ListOps(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(split) for split in SPLITS if counts[split]}
 
     def _generate_examples(self, split: str) -> Any:
-        for number, (key, value) in enumerate(_listops.splits(self.builder_config.settings, split)):
+        for number, (key, value) in enumerate(_sources.splits(self.builder_config.settings, split)):
             yield number, {"tokens": np.frombuffer(key, dtype=np.uint8), "label": value}
 
 
-def listops_config(settings: _listops.Settings) -> ListOpsConfig:
+def listops_config(settings: _sources.ListOpsSettings) -> ListOpsConfig:
     """The named configuration with these settings, or one of its own."""
     for config in ListOps.BUILDER_CONFIGS:
         if config.settings == settings:
             return config
-    return ListOpsConfig(name=_listops.config_name(settings), settings=settings)
+    return ListOpsConfig(name=_sources.listops_name(settings), settings=settings)
 
 
 _PARTS = {
-    "train": (_images.ARCHIVES[0], _images.ARCHIVES[1], 60_000),
-    "test": (_images.ARCHIVES[2], _images.ARCHIVES[3], 10_000),
+    "train": (_sources.MNIST_ARCHIVES[0], _sources.MNIST_ARCHIVES[1], 60_000),
+    "test": (_sources.MNIST_ARCHIVES[2], _sources.MNIST_ARCHIVES[3], 10_000),
 }
 
 
@@ -82,7 +84,7 @@ with tfds.core.registered.skip_registration():
         """
 
         name = "mnist"
-        VERSION = tfds.core.Version(_images.VERSION)
+        VERSION = tfds.core.Version(_sources.MNIST_VERSION)
         files: Mapping[str, pathlib.Path] | None = None
 
         def _info(self) -> Any:
@@ -141,33 +143,33 @@ class Newsgroups(tfds.core.GeneratorBasedBuilder):
     """
 
     name = "newsgroups"
-    VERSION = tfds.core.Version(_newsgroups.VERSION)
+    VERSION = tfds.core.Version(_sources.NEWSGROUPS_VERSION)
     BUILDER_CONFIGS = [  # noqa: RUF012  # TFDS wants a list
-        NewsgroupsConfig(name=_newsgroups.config_name(remove), remove=remove) for remove in (_newsgroups.PARTS, ())
+        NewsgroupsConfig(name=_sources.newsgroups_name(remove), remove=remove) for remove in (_sources.PARTS, ())
     ]
     files: Mapping[str, pathlib.Path] | None = None
 
     def _info(self) -> Any:
-        features = {"text": tfds.features.Text(), "label": tfds.features.ClassLabel(names=_newsgroups.GROUPS)}
+        features = {"text": tfds.features.Text(), "label": tfds.features.ClassLabel(names=_sources.GROUPS)}
         return tfds.core.DatasetInfo(
             builder=self,
             description="Posts of 20 newsgroups, sorted by date.",
             features=tfds.features.FeaturesDict(features),
             supervised_keys=("text", "label"),
             homepage="http://qwone.com/~jason/20Newsgroups/",
-            license=_newsgroups.LICENSE,
+            license=_sources.NEWSGROUPS_LICENSE,
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        online = [archive for (archive,) in _newsgroups.ARCHIVES if archive.url]
+        online = [archive for (archive,) in _sources.NEWSGROUPS_ARCHIVES if archive.url]
         (path,) = (self.files or fetch(dl_manager, online)).values()
         return {split: self._generate_examples(path, split) for split in ("train", "test")}
 
     def _generate_examples(self, path: pathlib.Path, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        for group, number, text in _newsgroups.read_documents(path, split):
+        for group, number, text in _sources.read_documents(path, split):
             yield (
                 f"{group}/{number}",
-                {"text": _newsgroups.remove_parts(text, self.builder_config.remove), "label": group},
+                {"text": _sources.remove_parts(text, self.builder_config.remove), "label": group},
             )
 
 
@@ -176,4 +178,4 @@ def newsgroups_config(remove: tuple[str, ...]) -> NewsgroupsConfig:
     for config in Newsgroups.BUILDER_CONFIGS:
         if config.remove == remove:
             return config
-    return NewsgroupsConfig(name=_newsgroups.config_name(remove), remove=remove)
+    return NewsgroupsConfig(name=_sources.newsgroups_name(remove), remove=remove)

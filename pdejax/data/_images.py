@@ -8,9 +8,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from pdejax._check import choice, integer
-from pdejax.data import _images as archives
+from pdejax.data import _sources
 from pdejax.data._dataset import Dataset, permutation
-from pdejax.data._prepare import Archive, cached, carve, data_folder, ensure, find_archives, records
+from pdejax.data._prepare import cached, carve, data_folder, ensure, find_archives, records
+from pdejax.data._sources import MNIST_URL, MNIST_VERSION
 from pdejax.data.digits import load as load_digits
 
 FORMS = ("pixels", "patches")
@@ -70,20 +71,6 @@ def digits_split(
     )
 
 
-URL = "https://storage.googleapis.com/cvdf-datasets/mnist/"
-VERSION = "3.0.1"
-# The checksums of TensorFlow Datasets, url_checksums/mnist.txt.
-ARCHIVES = tuple(
-    Archive(name, sha256, URL + name)
-    for name, sha256 in (
-        ("train-images-idx3-ubyte.gz", "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"),
-        ("train-labels-idx1-ubyte.gz", "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"),
-        ("t10k-images-idx3-ubyte.gz", "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"),
-        ("t10k-labels-idx1-ubyte.gz", "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
-    )
-)
-
-
 def mnist_split(
     split: str,
     *,
@@ -115,7 +102,7 @@ def mnist_split(
         mask=np.broadcast_to(True, inputs.shape[:2]),
         labels=labels[:limit],
         classes=tuple(str(digit) for digit in range(10)),
-        source="Y. LeCun, C. Cortes and C. J. C. Burges, The MNIST database of handwritten digits, " + URL,
+        source="Y. LeCun, C. Cortes and C. J. C. Burges, The MNIST database of handwritten digits, " + MNIST_URL,
         license="CC BY-SA 3.0",
     )
 
@@ -130,14 +117,14 @@ def prepare(
     folder = data_folder(data_dir)
 
     def find() -> dict[str, pathlib.Path] | None:
-        return find_archives("MNIST", [archives.ARCHIVES], folder, manual_dir, download)
+        return find_archives("MNIST", [_sources.MNIST_ARCHIVES], folder, manual_dir, download)
 
     def make() -> Any:
         from pdejax.data._builders import Mnist  # only now, for TFDS takes a second
 
         return Mnist(data_dir=folder, file_format="array_record")
 
-    return ensure(folder, f"mnist/{VERSION}", make, find)
+    return ensure(folder, f"mnist/{MNIST_VERSION}", make, find)
 
 
 def _arrays(
@@ -148,5 +135,5 @@ def _arrays(
         images = np.stack([example["image"][:, :, 0] for example in examples])
         return {"images": images, "labels": np.array([example["label"] for example in examples], dtype=np.int32)}
 
-    arrays = cached(folder / "pdejax_arrays" / f"mnist-{VERSION}-{stored}.npz", read)
+    arrays = cached(folder / "pdejax_arrays" / f"mnist-{MNIST_VERSION}-{stored}.npz", read)
     return arrays["images"], arrays["labels"]

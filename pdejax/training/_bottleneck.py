@@ -15,7 +15,8 @@ from pdejax._check import choice, integer, number, traced
 from pdejax.analysis.information.trained import CLUB, AbstractInformation, BarberAgakov, InfoNCE, PaperEstimate
 from pdejax.data import Dataset
 from pdejax.data._dataset import Batch
-from pdejax.training._config import Signs, TrainConfig
+from pdejax.training._config import TrainConfig
+from pdejax.training._names import Signs
 from pdejax.training._step import Static, Step, TrainState, gradient_norms, merge_model
 
 

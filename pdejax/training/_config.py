@@ -7,16 +7,16 @@ from typing import Any, Literal, get_args
 from pdejax._check import choice, integer, number
 from pdejax.models._describe import config_text
 from pdejax.runs._command import setting
-
-DatasetName = Literal["listops", "mnist", "newsgroups", "digits"]
-ModelName = Literal["transformer", "simulator", "bare", "full", "multilayer"]
-TaskName = Literal["classification", "lm"]
-Precision = Literal["float32", "bfloat16"]
-OptimizerName = Literal["adam", "adamw", "sgd"]
-ScheduleName = Literal["constant", "cosine", "linear", "inverse_sqrt"]
-Estimate = Literal["infonce", "club", "barber_agakov", "paper"]
-Signs = Literal["v1 (14)", "v1 (3)", "algorithm 1"]
-
+from pdejax.training._names import (
+    DatasetName,
+    Estimate,
+    ModelName,
+    OptimizerName,
+    Precision,
+    ScheduleName,
+    Signs,
+    TaskName,
+)
 
 _NAMES: dict[str, tuple[Any, ...]] = {
     "dataset": get_args(DatasetName),
@@ -140,9 +140,7 @@ class TrainConfig:
 
     def make_schedule(self):
         """Return the learning rate of each step."""
-        from pdejax.training._step import (
-            make_schedule,  # brings JAX and optax, which the command's help does not need
-        )
+        from pdejax.training._step import make_schedule  # brings JAX and optax, which the command's help does not need
 
         return make_schedule(self.schedule, self.learning_rate, self.steps, self.warmup)
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from pdejax._check import choice, integer, number
 from pdejax.analysis.jacobian._systems import layer_norms
 from pdejax.data._dataset import Batch
-from pdejax.training._config import OptimizerName, ScheduleName
+from pdejax.training._names import OptimizerName, ScheduleName
 
 
 class Static(NamedTuple):

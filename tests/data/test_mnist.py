@@ -6,8 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from pdejax.data import _images as mnist
-from pdejax.data import load
+from pdejax.data import _sources, load
 
 FILES = pathlib.Path(__file__).parents[3] / "shared" / "data" / "mnist"
 needs_files = pytest.mark.skipif(not FILES.is_dir(), reason="the original MNIST files are not beside the repository")
@@ -26,7 +25,7 @@ def small(tmp_path, monkeypatch):
     folder = tmp_path / "archives"
     folder.mkdir()
     arrays, archives = {}, []
-    for archive in mnist.ARCHIVES:
+    for archive in _sources.MNIST_ARCHIVES:
         count = 30 if "train" in archive.filename else 12
         shape = (count, 28, 28) if "images" in archive.filename else (count,)
         arrays[archive.filename] = random.integers(0, 256 if len(shape) > 1 else 10, shape, dtype=np.uint8)
@@ -35,7 +34,7 @@ def small(tmp_path, monkeypatch):
         archives.append(archive._replace(sha256=hashlib.sha256(content).hexdigest()))
     from pdejax.data import _builders
 
-    monkeypatch.setattr(mnist, "ARCHIVES", tuple(archives))
+    monkeypatch.setattr(_sources, "MNIST_ARCHIVES", tuple(archives))
     monkeypatch.setattr(_builders, "_PARTS", {"train": (*archives[:2], 30), "test": (*archives[2:], 12)})
     return folder, list(arrays.values())
 
@@ -113,8 +112,8 @@ def test_download(tmp_path, small, serve, monkeypatch):
     from pdejax.data import _builders
 
     url, requests = serve(small[0])
-    archives = [archive._replace(url=f"{url}/{archive.filename}") for archive in mnist.ARCHIVES]
-    monkeypatch.setattr(mnist, "ARCHIVES", tuple(archives))
+    archives = [archive._replace(url=f"{url}/{archive.filename}") for archive in _sources.MNIST_ARCHIVES]
+    monkeypatch.setattr(_sources, "MNIST_ARCHIVES", tuple(archives))
     monkeypatch.setattr(_builders, "_PARTS", {"train": (*archives[:2], 30), "test": (*archives[2:], 12)})
     path = small[0] / "train-images-idx3-ubyte.gz"
     good = path.read_bytes()

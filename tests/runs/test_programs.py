@@ -42,7 +42,7 @@ def fresh():
 
 def test_programs_are_read_again_in_the_context_and_only_there(tmp_path, monkeypatch, hits):
     before = cache_folder()
-    monkeypatch.setattr("pdejax.runs._parts._SECONDS", 0.0)
+    monkeypatch.setattr("pdejax.runs._parts._LEAST_SECONDS", 0.0)
     x = jnp.ones((3, 3))
     try:
         jax.config.update("jax_compilation_cache_dir", None)

@@ -19,7 +19,7 @@ from pdejax.studies.claims import (
     claims,
 )
 from pdejax.studies.claims._claim import high, low, range_over, ratio_over_seeds
-from pdejax.studies.claims._command import COMMAND
+from pdejax.studies.claims._config import COMMAND
 
 QUICK = ("C5", "C9", "C10")
 

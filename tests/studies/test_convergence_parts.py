@@ -11,10 +11,9 @@ import pdejax as pj
 from pdejax.runs._files import plain, write_json, write_whole
 from pdejax.runs._parts import Parts
 from pdejax.studies import ConvergenceConfig, ResultError
-from pdejax.studies.numerics._convergence_case import build_case
+from pdejax.studies.numerics._convergence import build_case
 from pdejax.studies.numerics._convergence_config import MODES
-from pdejax.studies.numerics._regimes import iid_spread, regime
-from pdejax.studies.numerics._spatial import spatial_convergence
+from pdejax.studies.numerics._limits import iid_spread, regime, spatial_convergence
 
 TINY = {"length": 12, "dim": 8, "heads": 2, "layers": 2, "ffn": 12}
 

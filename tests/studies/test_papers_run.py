@@ -251,7 +251,7 @@ def test_trainings_side_by_side_are_saved_where_they_are_interrupted(tmp_path, m
             time.sleep(0.05)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pdejax.studies.papers._models.concurrent.futures.wait", interrupt)
+    monkeypatch.setattr("pdejax.studies.papers._experiment.concurrent.futures.wait", interrupt)
     with pytest.raises(KeyboardInterrupt):
         models.prepare(settings, 0, ("bare",))
     assert not models.stopped.is_set()

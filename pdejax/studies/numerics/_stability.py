@@ -24,11 +24,11 @@ from pdejax.studies.numerics._stability_maps import (
     Parameters,
     classify,
     family,
+    map_plot,
     points,
     run_chunk,
     start_fields,
 )
-from pdejax.studies.numerics._stability_plots import map_plot
 from pdejax.studies.study import Evidence, Judgement, Study, run, settings
 from pdejax.terms import Attention, Diffusion, FeedForward, LinearDamping
 

@@ -11,8 +11,16 @@ from pdejax.analysis import spectral_similarity, trajectory_fidelity
 from pdejax.models import observe
 from pdejax.plot._style import LAYER, NULL, axes_of, legend, whole_layers
 from pdejax.runs._records import Picture
-from pdejax.studies.papers._experiment import experiment, row, stacked
-from pdejax.studies.papers._models import Models
+from pdejax.studies.papers._experiment import (
+    LISTOPS,
+    LISTOPS_PAPER,
+    STUDENT,
+    Models,
+    Settings,
+    experiment,
+    row,
+    stacked,
+)
 from pdejax.studies.papers._pairs import (
     NAMES,
     PAIRINGS,
@@ -22,7 +30,6 @@ from pdejax.studies.papers._pairs import (
     seed_curves,
     untrained_partner,
 )
-from pdejax.studies.papers._settings import LISTOPS, LISTOPS_PAPER, STUDENT, Settings
 from pdejax.studies.study import Evidence, Judgement
 
 PAPER = {"mse": "0.031", "cosine": "0.970", "spectral": "0.967"}

@@ -12,10 +12,19 @@ from pdejax.analysis import attention_fidelity
 from pdejax.models import observe
 from pdejax.plot._style import LAYER, NULL, SEQUENTIAL, axes_of, legend, whole_layers
 from pdejax.runs._records import Picture
-from pdejax.studies.papers._experiment import experiment, row, stacked
-from pdejax.studies.papers._models import Models
+from pdejax.studies.papers._experiment import (
+    IMAGES,
+    IMAGES_PAPER,
+    LISTOPS,
+    LISTOPS_PAPER,
+    STUDENT,
+    Models,
+    Settings,
+    experiment,
+    row,
+    stacked,
+)
 from pdejax.studies.papers._pairs import NAMES, PAIRINGS, bench, partner, seed_curves, untrained_partner
-from pdejax.studies.papers._settings import IMAGES, IMAGES_PAPER, LISTOPS, LISTOPS_PAPER, STUDENT, Settings
 from pdejax.studies.study import Evidence, Judgement
 
 RESAMPLES = 20

@@ -14,10 +14,8 @@ from pdejax.analysis.information import information_plane, unit_spread
 from pdejax.models import observe
 from pdejax.plot._style import COLOURS, MARKERS, NULL, axes_of, legend
 from pdejax.runs._records import Picture
-from pdejax.studies.papers._experiment import experiment, row, stacked
-from pdejax.studies.papers._models import Models
+from pdejax.studies.papers._experiment import TEXT, TEXT_PAPER, Models, Settings, experiment, row, stacked, with_text
 from pdejax.studies.papers._pairs import bench, pooled
-from pdejax.studies.papers._settings import TEXT, TEXT_PAPER, Settings, with_text
 from pdejax.studies.study import Evidence, Judgement
 
 SYSTEMS = ("Transformer", "PDE (bare simulator)")

@@ -13,9 +13,7 @@ from jaxtyping import Array
 
 from pdejax.analysis import input_correlation
 from pdejax.models import observe
-from pdejax.studies.papers._experiment import stacked
-from pdejax.studies.papers._models import Models, held_out
-from pdejax.studies.papers._settings import LISTOPS, LISTOPS_PAPER, Settings
+from pdejax.studies.papers._experiment import LISTOPS, LISTOPS_PAPER, Models, Settings, held_out, stacked
 from pdejax.studies.study import Evidence
 from pdejax.training import TrainConfig, build_model, read_metrics
 

@@ -10,9 +10,7 @@ from pdejax.plot._style import COLOURS, MARKERS, axes_of, legend
 from pdejax.runs._records import Picture
 from pdejax.studies.numerics._convergence import SCHEME_TOLERANCE, convergence
 from pdejax.studies.numerics._convergence_config import ConvergenceConfig
-from pdejax.studies.papers._experiment import experiment, row, stacked
-from pdejax.studies.papers._models import Models
-from pdejax.studies.papers._settings import Settings
+from pdejax.studies.papers._experiment import Models, Settings, experiment, row, stacked
 from pdejax.studies.study import Evidence, Judgement
 
 SCHEMES = ("euler", "lietrotter", "heun", "strang", "rk4")

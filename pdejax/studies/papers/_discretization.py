@@ -13,9 +13,16 @@ from matplotlib.figure import Figure
 from pdejax.models import observe, pair
 from pdejax.plot._style import COLOURS, MARKERS, NULL, axes_of, legend
 from pdejax.runs._records import Picture
-from pdejax.studies.papers._experiment import experiment, row, stacked
-from pdejax.studies.papers._models import Models, held_out
-from pdejax.studies.papers._settings import LISTOPS, LISTOPS_PAPER, Settings
+from pdejax.studies.papers._experiment import (
+    LISTOPS,
+    LISTOPS_PAPER,
+    Models,
+    Settings,
+    experiment,
+    held_out,
+    row,
+    stacked,
+)
 from pdejax.studies.study import Evidence, Judgement
 
 EXPECTED = {"euler": 1.0, "lietrotter": 1.0, "heun": 2.0, "strang": 2.0, "rk4": 4.0}

@@ -11,10 +11,8 @@ from matplotlib.figure import Figure
 from pdejax.analysis import gradient_flow
 from pdejax.plot._style import COLOURS, LAYER, MARKERS, NULL, axes_of, legend, whole_layers
 from pdejax.runs._records import Picture
-from pdejax.studies.papers._experiment import experiment, row, stacked
-from pdejax.studies.papers._models import Models
+from pdejax.studies.papers._experiment import TEXT, TEXT_PAPER, Models, Settings, experiment, row, stacked, with_text
 from pdejax.studies.papers._pairs import bench
-from pdejax.studies.papers._settings import TEXT, TEXT_PAPER, Settings, with_text
 from pdejax.studies.study import Evidence, Judgement
 from pdejax.training import read_metrics
 

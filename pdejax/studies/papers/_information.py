@@ -14,10 +14,8 @@ from pdejax.analysis.information import information_plane, layer_entropy, unit_s
 from pdejax.models import observe
 from pdejax.plot._style import COLOURS, LAYER, MARKERS, NULL, axes_of, legend, whole_layers
 from pdejax.runs._records import Picture
-from pdejax.studies.papers._experiment import experiment, row, stacked
-from pdejax.studies.papers._models import Models
+from pdejax.studies.papers._experiment import LISTOPS, LISTOPS_PAPER, Models, Settings, experiment, row, stacked
 from pdejax.studies.papers._pairs import bench, partner, pooled
-from pdejax.studies.papers._settings import LISTOPS, LISTOPS_PAPER, Settings
 from pdejax.studies.study import Evidence, Judgement
 
 SYSTEMS = ("Transformer", "independent", "bare")

@@ -17,10 +17,8 @@ from pdejax.models import observe
 from pdejax.plot._style import LAYER, NULL, axes_of, legend, whole_layers
 from pdejax.runs._records import Picture
 from pdejax.solvers import Grid
-from pdejax.studies.papers._experiment import experiment, row, stacked
-from pdejax.studies.papers._models import Models
+from pdejax.studies.papers._experiment import IMAGES, IMAGES_PAPER, STUDENT, Models, Settings, experiment, row, stacked
 from pdejax.studies.papers._pairs import bench, heatmaps, partner, seed_curves, untrained_partner
-from pdejax.studies.papers._settings import IMAGES, IMAGES_PAPER, STUDENT, Settings
 from pdejax.studies.study import Evidence, Judgement
 from pdejax.terms import Diffusion
 

@@ -8,8 +8,7 @@ from matplotlib.figure import Figure
 from pdejax.plot._style import COLOURS, axes_of, legend
 from pdejax.runs._records import Picture
 from pdejax.studies.papers._components import NORMALIZATION, PRESETS, cells, dataset, measure
-from pdejax.studies.papers._experiment import experiment, row, stacked
-from pdejax.studies.papers._settings import Settings
+from pdejax.studies.papers._experiment import Settings, experiment, row, stacked
 from pdejax.studies.study import Evidence, Judgement
 
 SPIKE = 10.0  # times the median of the run

@@ -11,8 +11,7 @@ from jaxtyping import Array
 from pdejax.data import Batch
 from pdejax.models import Observed, observe, pair, untrained_field
 from pdejax.plot._style import COLOURS, DIVERGING, band
-from pdejax.studies.papers._models import Models, Trained, held_out
-from pdejax.studies.papers._settings import Settings
+from pdejax.studies.papers._experiment import Models, Settings, Trained, held_out
 
 REFINED = 4  # steps per layer of the "shared" simulator: with one it is the network itself
 PAIRINGS = ("shared", "distilled", "independent", "bare")

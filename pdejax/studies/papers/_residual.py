@@ -9,8 +9,7 @@ from matplotlib.figure import Figure
 from pdejax.plot._style import COLOURS, LAYER, MARKERS, axes_of, legend, whole_layers
 from pdejax.runs._records import Picture, Row
 from pdejax.studies.papers._components import PRESETS, cells, dataset, measure
-from pdejax.studies.papers._experiment import experiment, row, stacked
-from pdejax.studies.papers._settings import Settings
+from pdejax.studies.papers._experiment import Settings, experiment, row, stacked
 from pdejax.studies.study import Evidence, Judgement
 
 TRANSFORMER = (1.00, 0.99, 0.98, 0.98, 0.99, 0.98)

@@ -12,10 +12,17 @@ from pdejax.analysis import amplitude_spectrum, spectral_similarity
 from pdejax.models import observe
 from pdejax.plot._style import COLOURS, NULL, axes_of, legend
 from pdejax.runs._records import Picture
-from pdejax.studies.papers._experiment import experiment, row, stacked
-from pdejax.studies.papers._models import Models
+from pdejax.studies.papers._experiment import (
+    LISTOPS,
+    LISTOPS_PAPER,
+    STUDENT,
+    Models,
+    Settings,
+    experiment,
+    row,
+    stacked,
+)
 from pdejax.studies.papers._pairs import NAMES, PAIRINGS, bench, partner, untrained_partner
-from pdejax.studies.papers._settings import LISTOPS, LISTOPS_PAPER, STUDENT, Settings
 from pdejax.studies.study import Evidence, Judgement
 
 RESAMPLES = 20
