@@ -227,10 +227,10 @@ def make_bottleneck_step(
       `(d,)`, plus Gaussian noise of standard deviation `noise` σ > 0. Without noise T is a function of X, and a noiseless
       smooth flow is a bijection, so that I(X; T) is infinite or the constant H(X) whatever the layer does (claim C10): only
       σ makes Ĩ and its gradient mean something. Read Ĩ beside σ and the size of T: scaling T up raises it.
-    - `summary`: x, a function of the batch such as [`InputProjection`][pdejax.training.InputProjection], or `"embedding"`, the
+    - `summary`: x, a function of the batch such as `InputProjection`, or `"embedding"`, the
       mean of state 0, which moves as the embedding is trained. Its gradient is cut: θ acts on Ĩ through T only.
 
-    `state.extra` must be [`start_estimator`][pdejax.training.start_estimator]`(estimator, estimator_optimizer)`. Metrics:
+    `state.extra` must be `start_estimator(estimator, estimator_optimizer)`. Metrics:
     those of the task, `loss`, `information` (nats, of this batch, which has just trained the estimator),
     `information_saturated` (0 or 1), `information_limit`, `estimator_loss`, `gradient_norm` ‖∇L‖
     and `layer_gradient_norms`, `information_gradient_norm` ‖∇Ĩ‖, `parameter_norm` ‖θ‖ after the step.

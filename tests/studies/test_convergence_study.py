@@ -12,7 +12,8 @@ from flax import nnx
 
 import pdejax as pj
 from pdejax import analysis, cli
-from pdejax.studies import ConvergenceConfig, Result, ResultError, convergence
+from pdejax.runs import Result, ResultError
+from pdejax.studies import ConvergenceConfig, convergence
 from pdejax.studies.numerics import _convergence as study
 from pdejax.studies.numerics._convergence import build_case
 from pdejax.studies.numerics._limits import cosine_coefficients, regime, sample_cosines, spatial_convergence, verdict

@@ -5,11 +5,6 @@ from typing import TYPE_CHECKING
 from pdejax._lazy import attach
 
 if TYPE_CHECKING:
-    from pdejax.studies.papers._experiment import Models as Models
-    from pdejax.studies.papers._experiment import Settings as Settings
-    from pdejax.studies.papers._experiment import experiment as experiment
-    from pdejax.studies.papers._experiment import row as row
-    from pdejax.studies.papers._experiment import stacked as stacked
     from pdejax.studies.papers._run import STUDIES as STUDIES
     from pdejax.studies.papers._run import reproduce as reproduce
 else:

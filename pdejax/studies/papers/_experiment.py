@@ -216,7 +216,7 @@ class Models:
     def together(self, configs: Sequence[TrainConfig]) -> None:
         """Train models of several configurations, on CPUs two at a time: compiling takes one core, and small steps little more.
 
-        One whose loss becomes NaN is left out; [`trained`][pdejax.studies.papers.Models.trained] will raise for it.
+        One whose loss becomes NaN is left out; `trained` will raise for it.
         """
         missing = [config for config in configs if not (self._folder(config) / "result.json").exists()]
         workers = 2 if jax.default_backend() == "cpu" and (os.cpu_count() or 1) > 1 else 1

@@ -42,7 +42,7 @@ def bench(settings: Settings, seed: int, models: Models, pairings: Sequence[str]
 
 
 def partner(settings: Settings, seed: int, models: Models, pairing: str) -> Any:
-    """The simulator of a pairing: see [`Models.simulator`][pdejax.studies.papers.Models]; `"shared"` has the Transformer's
+    """The simulator of a pairing: see `Models.simulator`; `"shared"` has the Transformer's
     own weights at a step of 1/4 layer."""
     if pairing == "shared":
         transformer = models.transformer(settings, seed).model
