@@ -14,13 +14,7 @@ from pdejax._check import choice, integer
 from pdejax.data import _sources
 from pdejax.data._dataset import Dataset, permutation
 from pdejax.data._prepare import cached, carve, data_folder, ensure, find_archives, join, records
-from pdejax.data._sources import (
-    GROUPS,
-    NEWSGROUPS_LICENSE,
-    NEWSGROUPS_VERSION,
-    PARTS,
-    newsgroups_name,
-)
+from pdejax.data._sources import GROUPS, NEWSGROUPS_LICENSE, NEWSGROUPS_VERSION, PARTS, newsgroups_name
 from pdejax.data._tokenizer import Tokenizer
 
 TASKS = ("classification", "lm")

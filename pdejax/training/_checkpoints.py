@@ -194,13 +194,7 @@ class Checkpoints:
         """
         import orbax.checkpoint as ocp
 
-        record = {
-            "format": FORMAT,
-            "step": saved.step,
-            "keys": saved.keys,
-            "info": saved.info,
-            "sha256": digest(saved),
-        }
+        record = {"format": FORMAT, "step": saved.step, "keys": saved.keys, "info": saved.info, "sha256": digest(saved)}
         # orbax refuses arrays without elements
         record["empty"] = {n: [list(x.shape), x.dtype.name] for n, x in saved.leaves.items() if not x.size}
         full = {name: leaf for name, leaf in saved.leaves.items() if leaf.size}

@@ -15,15 +15,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, PyTree
 
-from pdejax.data import (
-    Batch,
-    Batches,
-    Dataset,
-    load,
-    majority_accuracy,
-    root_operator_accuracy,
-    tfidf_accuracy,
-)
+from pdejax.data import Batch, Batches, Dataset, load, majority_accuracy, root_operator_accuracy, tfidf_accuracy
 from pdejax.models import (
     Architecture,
     MultilayerSimulator,

@@ -146,15 +146,7 @@ class Claim:
         """The verdict from its own evidence."""
         verdict = self.judge(measured.evidence)
         return Finding(
-            self.id,
-            self.statement,
-            self.source,
-            verdict,
-            self.condition,
-            measured,
-            self.code,
-            self.headline,
-            seconds,
+            self.id, self.statement, self.source, verdict, self.condition, measured, self.code, self.headline, seconds
         )
 
     def finding_from(self, other: Finding) -> Finding:

@@ -264,13 +264,7 @@ def measure(config: ConvergenceConfig, seed: int, parts: Parts) -> Evidence:
 
         def measure(solver=solver):
             return analysis.measure_scheme(
-                d,
-                case.u0,
-                steps=steps,
-                solver=solver,
-                reference=reference(),
-                constants=known,
-                report=say,
+                d, case.u0, steps=steps, solver=solver, reference=reference(), constants=known, report=say
             )
 
         record = parts.get(f"scheme-{solver}-" + "-".join(map(str, steps)), measure)

@@ -56,11 +56,7 @@ class Check:
 
 
 def solve(
-    equation: AbstractEquation,
-    u0: Array,
-    t1: float,
-    save: Sequence[float] | None = None,
-    mask: Array | None = None,
+    equation: AbstractEquation, u0: Array, t1: float, save: Sequence[float] | None = None, mask: Array | None = None
 ) -> Array:
     """The field at t1 `(n, d)`, or at the depths `save` `(k, n, d)`, by a tight-tolerance solve."""
     trajectory = simulate(

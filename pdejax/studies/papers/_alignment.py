@@ -8,28 +8,18 @@ import numpy as np
 import xarray as xr
 
 from pdejax.analysis import spectral_similarity, trajectory_fidelity
-from pdejax.models import observe
-from pdejax.plot._style import LAYER, NULL, axes_of, legend, whole_layers
 from pdejax.runs._records import Picture
 from pdejax.studies.papers._experiment import (
     LISTOPS,
     LISTOPS_PAPER,
-    STUDENT,
     Models,
     Settings,
     experiment,
+    presets,
     row,
     stacked,
 )
-from pdejax.studies.papers._pairs import (
-    NAMES,
-    PAIRINGS,
-    bench,
-    heatmaps,
-    partner,
-    seed_curves,
-    untrained_partner,
-)
+from pdejax.studies.papers._pairs import NAMES, PAIRINGS, bench, beside, heatmaps, pairing_curves
 from pdejax.studies.study import Evidence, Judgement
 
 PAPER = {"mse": "0.031", "cosine": "0.970", "spectral": "0.967"}
@@ -52,11 +42,9 @@ def measure(settings: Settings, seed: int, models: Models) -> Evidence:
     found = {name: [] for name in QUANTITIES}
     null = {name: [] for name in QUANTITIES}
     pictures = [np.asarray(truth.observed.states[:, 0])]
-    for pairing in PAIRINGS:
-        model = partner(settings, seed, models, pairing)
-        ours = observe(model, truth.batch.inputs, truth.mask).states
-        untrained = observe(untrained_partner(model, seed), truth.batch.inputs, truth.mask).states
-        theirs = truth.observed.states
+    theirs = truth.observed.states
+    for _, simulated, fresh in beside(settings, seed, models, truth):
+        ours, untrained = simulated.states, fresh.states
         fidelity = trajectory_fidelity(
             ours[1:], theirs[1:], mask=mask, reference_null=untrained[1:], key=key, resamples=RESAMPLES
         ).layers
@@ -137,24 +125,22 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
         rows=rows,
         sentence=verdict,
         dataset=data,
-        pictures=[Picture("states.png", caption, maps), Picture("cosine.png", curves, lambda: _curves(data))],
+        pictures=[
+            Picture("states.png", caption, maps),
+            Picture(
+                "cosine.png",
+                curves,
+                lambda: pairing_curves(
+                    data,
+                    "cosine",
+                    "cosine with the Transformer's token",
+                    "null_cosine",
+                    nulls=range(len(names)),
+                    null_label="untrained fields",
+                ),
+            ),
+        ],
     )
-
-
-def _curves(data: xr.Dataset) -> Any:
-    ax = axes_of(None)
-    layers = data.layer.values
-    for i, name in enumerate(data.pairing.values):
-        seed_curves(ax, layers, data["cosine"].values[:, i], index=i, label=str(name))
-    for i in range(data.sizes["pairing"]):
-        null = data["null_cosine"].values[:, i].mean(axis=0)
-        ax.plot(layers, null, **NULL, label="untrained fields" if i == 0 else None)
-    ax.set_xlabel(LAYER)
-    ax.set_ylabel("cosine with the Transformer's token")
-    ax.set_ylim(top=1.03)
-    whole_layers(ax)
-    legend(ax)
-    return ax.figure
 
 
 ALIGNMENT = experiment(
@@ -162,10 +148,7 @@ ALIGNMENT = experiment(
     title="Trajectory alignment",
     question="Do the hidden states of a PDE simulator follow a Transformer's?",
     source="v2 §4.2, Figures 2 and 3",
-    presets={
-        "quick": Settings(train=LISTOPS, student_steps=600, student=STUDENT, examples=64),
-        "paper": Settings(train=LISTOPS_PAPER, student_steps=10_000, examples=64, seeds=5),
-    },
+    presets=presets(LISTOPS, LISTOPS_PAPER, sizes=(64, 64), students=(600, 10_000)),
     measure=measure,
     judge=judge,
     pairing="shared, distilled, independent, and bare (independent without residual and LayerNorm), as v2 does not say",

@@ -14,7 +14,17 @@ from pdejax.analysis.information import information_plane, unit_spread
 from pdejax.models import observe
 from pdejax.plot._style import COLOURS, MARKERS, NULL, axes_of, legend
 from pdejax.runs._records import Picture
-from pdejax.studies.papers._experiment import TEXT, TEXT_PAPER, Models, Settings, experiment, row, stacked, with_text
+from pdejax.studies.papers._experiment import (
+    TEXT,
+    TEXT_PAPER,
+    Models,
+    Settings,
+    experiment,
+    presets,
+    row,
+    stacked,
+    with_text,
+)
 from pdejax.studies.papers._pairs import bench, pooled
 from pdejax.studies.study import Evidence, Judgement
 
@@ -138,10 +148,7 @@ BOTTLENECK = experiment(
     title="Information bottleneck",
     question="Does information about the answer fall in training, and more so in a PDE model?",
     source="v1 §3.3, Figure 4",
-    presets={
-        "quick": Settings(train=TEXT, examples=400, options=_OPTIONS),
-        "paper": Settings(train=TEXT_PAPER, examples=2000, options=_OPTIONS, seeds=5),
-    },
+    presets=presets(TEXT, TEXT_PAPER, sizes=(400, 2000), options=_OPTIONS),
     measure=measure,
     judge=judge,
     resolve=with_text,

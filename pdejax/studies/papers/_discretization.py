@@ -20,6 +20,7 @@ from pdejax.studies.papers._experiment import (
     Settings,
     experiment,
     held_out,
+    presets,
     row,
     stacked,
 )
@@ -151,10 +152,7 @@ DISCRETIZATION = experiment(
     title="Discretization",
     question="What do other schemes and steps do to a trained Transformer's field?",
     source="v2 §5, follow-up: discretization sensitivity",
-    presets={
-        "quick": Settings(train=LISTOPS, examples=96, options=_OPTIONS),
-        "paper": Settings(train=LISTOPS_PAPER, examples=64, options=_OPTIONS, seeds=5),
-    },
+    presets=presets(LISTOPS, LISTOPS_PAPER, sizes=(96, 64), options=_OPTIONS),
     measure=measure,
     judge=judge,
     pairing="shared",

@@ -107,6 +107,18 @@ STUDENT: Mapping[str, Any] = {"batch_size": 16, "learning_rate": 1e-2}
 NO_TEXT: Mapping[str, Any] = {**TEXT, "dataset": "listops", "data": dict(LISTOPS["data"])}
 
 
+def presets(
+    quick: Mapping[str, Any], paper: Mapping[str, Any], *, sizes: tuple[int, int], students=(0, 0), **both: Any
+):
+    """Settings of a study that differ between `quick` and `paper` only in the training, the `sizes` (examples) and the steps of
+    the `students`, which the quick ones fit with `STUDENT`; five seeds for the paper's sizes."""
+    student: Mapping[str, Any] = STUDENT if students[0] else {}
+    return {
+        "quick": Settings(train=quick, examples=sizes[0], student_steps=students[0], student=student, **both),
+        "paper": Settings(train=paper, examples=sizes[1], student_steps=students[1], seeds=5, **both),
+    }
+
+
 def text_or(train: Mapping[str, Any], fallback: Mapping[str, Any]) -> Mapping[str, Any]:
     """`train`, if its text can be had without a download that takes minutes, else `fallback`."""
     try:

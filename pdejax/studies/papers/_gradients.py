@@ -11,7 +11,17 @@ from matplotlib.figure import Figure
 from pdejax.analysis import gradient_flow
 from pdejax.plot._style import COLOURS, LAYER, MARKERS, NULL, axes_of, legend, whole_layers
 from pdejax.runs._records import Picture
-from pdejax.studies.papers._experiment import TEXT, TEXT_PAPER, Models, Settings, experiment, row, stacked, with_text
+from pdejax.studies.papers._experiment import (
+    TEXT,
+    TEXT_PAPER,
+    Models,
+    Settings,
+    experiment,
+    presets,
+    row,
+    stacked,
+    with_text,
+)
 from pdejax.studies.papers._pairs import bench
 from pdejax.studies.study import Evidence, Judgement
 from pdejax.training import read_metrics
@@ -138,10 +148,7 @@ GRADIENTS = experiment(
     title="Gradient flow",
     question="How large are the gradients of each layer, and how even?",
     source="v1 §3.4, Figure 5",
-    presets={
-        "quick": Settings(train=TEXT, examples=64),
-        "paper": Settings(train=TEXT_PAPER, examples=256, seeds=5),
-    },
+    presets=presets(TEXT, TEXT_PAPER, sizes=(64, 256)),
     measure=measure,
     judge=judge,
     resolve=with_text,

@@ -14,7 +14,16 @@ from pdejax.analysis.information import information_plane, layer_entropy, unit_s
 from pdejax.models import observe
 from pdejax.plot._style import COLOURS, LAYER, MARKERS, NULL, axes_of, legend, whole_layers
 from pdejax.runs._records import Picture
-from pdejax.studies.papers._experiment import LISTOPS, LISTOPS_PAPER, Models, Settings, experiment, row, stacked
+from pdejax.studies.papers._experiment import (
+    LISTOPS,
+    LISTOPS_PAPER,
+    Models,
+    Settings,
+    experiment,
+    presets,
+    row,
+    stacked,
+)
 from pdejax.studies.papers._pairs import bench, partner, pooled
 from pdejax.studies.study import Evidence, Judgement
 
@@ -172,10 +181,9 @@ INFORMATION = experiment(
     title="Information by layer",
     question="What do the layers of a four-layer network keep of input and answer?",
     source="v2 §4.4, App. A.1, Figures 6, 9 and 10",
-    presets={
-        "quick": Settings(train={**LISTOPS, "layers": 4, "steps": 300}, examples=400, options=_OPTIONS),
-        "paper": Settings(train={**LISTOPS_PAPER, "layers": 4}, examples=2000, options=_OPTIONS, seeds=5),
-    },
+    presets=presets(
+        {**LISTOPS, "layers": 4, "steps": 300}, {**LISTOPS_PAPER, "layers": 4}, sizes=(400, 2000), options=_OPTIONS
+    ),
     measure=measure,
     judge=judge,
     pairing="independent, bare",

@@ -12,7 +12,17 @@ from matplotlib.figure import Figure
 from pdejax.analysis import perturbation_sensitivity
 from pdejax.plot._style import COLOURS, MARKERS, axes_of, legend
 from pdejax.runs._records import Picture
-from pdejax.studies.papers._experiment import TEXT, TEXT_PAPER, Models, Settings, experiment, row, stacked, with_text
+from pdejax.studies.papers._experiment import (
+    TEXT,
+    TEXT_PAPER,
+    Models,
+    Settings,
+    experiment,
+    presets,
+    row,
+    stacked,
+    with_text,
+)
 from pdejax.studies.papers._pairs import bench
 from pdejax.studies.study import Evidence, Judgement
 
@@ -127,10 +137,7 @@ PERTURBATION = experiment(
     title="Perturbation sensitivity",
     question="How do loss and state answer to perturbed inputs?",
     source="v1 §3.5, Figure 6",
-    presets={
-        "quick": Settings(train=TEXT, examples=32, options=_OPTIONS),
-        "paper": Settings(train=TEXT_PAPER, examples=256, options=_OPTIONS, seeds=5),
-    },
+    presets=presets(TEXT, TEXT_PAPER, sizes=(32, 256), options=_OPTIONS),
     measure=measure,
     judge=judge,
     resolve=with_text,

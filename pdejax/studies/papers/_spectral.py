@@ -9,20 +9,19 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from pdejax.analysis import amplitude_spectrum, spectral_similarity
-from pdejax.models import observe
 from pdejax.plot._style import COLOURS, NULL, axes_of, legend
 from pdejax.runs._records import Picture
 from pdejax.studies.papers._experiment import (
     LISTOPS,
     LISTOPS_PAPER,
-    STUDENT,
     Models,
     Settings,
     experiment,
+    presets,
     row,
     stacked,
 )
-from pdejax.studies.papers._pairs import NAMES, PAIRINGS, bench, partner, untrained_partner
+from pdejax.studies.papers._pairs import NAMES, PAIRINGS, bench, beside
 from pdejax.studies.study import Evidence, Judgement
 
 RESAMPLES = 20
@@ -40,10 +39,8 @@ def measure(settings: Settings, seed: int, models: Models) -> Evidence:
     first = spectrum(theirs)
     amplitude, cumulative = [first.amplitude.value], [first.cumulative.value]
     figures = {name: [] for name in ("cosine", "log_correlation", "null_cosine", "null_log_correlation")}
-    for pairing in PAIRINGS:
-        model = partner(settings, seed, models, pairing)
-        ours = observe(model, truth.batch.inputs, truth.mask).states
-        null = observe(untrained_partner(model, seed), truth.batch.inputs, truth.mask).states
+    for _, simulated, fresh in beside(settings, seed, models, truth):
+        ours, null = simulated.states, fresh.states
         found = spectrum(ours)
         amplitude.append(found.amplitude.value)
         cumulative.append(found.cumulative.value)
@@ -155,10 +152,7 @@ SPECTRAL = experiment(
     title="Spectra along the tokens",
     question="Do both systems have the same frequencies along the tokens?",
     source="v2 App. A.1, Figure 8; §4.2",
-    presets={
-        "quick": Settings(train=LISTOPS, student_steps=600, student=STUDENT, examples=64),
-        "paper": Settings(train=LISTOPS_PAPER, student_steps=10_000, examples=64, seeds=5),
-    },
+    presets=presets(LISTOPS, LISTOPS_PAPER, sizes=(64, 64), students=(600, 10_000)),
     measure=measure,
     judge=judge,
     pairing="shared, distilled, independent, bare",
