@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pdejax.training._config import TrainConfig as TrainConfig
     from pdejax.training._config import preset as preset
     from pdejax.training._distillation import Distillation as Distillation
+    from pdejax.training._distributed import data_mesh as data_mesh
     from pdejax.training._distributed import initialize_distributed as initialize_distributed
     from pdejax.training._fit import fit as fit
     from pdejax.training._metrics import read_metrics as read_metrics

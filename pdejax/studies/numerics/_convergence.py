@@ -28,7 +28,7 @@ from pdejax.runs._records import Picture, Result
 from pdejax.runs._table import Column, Table
 from pdejax.studies.numerics._convergence_config import ConvergenceConfig
 from pdejax.studies.numerics._limits import iid_spread, regime, spatial_convergence
-from pdejax.studies.study import Evidence, Judgement, Study, run, settings
+from pdejax.studies.study import Evidence, Judgement, Study, failed, run, settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,9 +214,7 @@ def convergence(
 
 def _identity(config: ConvergenceConfig) -> dict[str, Any]:
     """What parts depend on: everything but where they are kept and which schemes and step counts are asked for."""
-    asked = settings(config)
-    for key in ("solvers", "steps", "dt", "spatial", "regimes", "draws", "diffusivity"):
-        asked.pop(key)
+    asked = settings(config, without=("solvers", "steps", "dt", "spatial", "regimes", "draws", "diffusivity"))
     if config.checkpoint is not None:
         asked["checkpoint_bytes"] = pathlib.Path(config.checkpoint).stat().st_size
         asked["checkpoint_time"] = pathlib.Path(config.checkpoint).stat().st_mtime
@@ -331,13 +329,11 @@ def judge(config: ConvergenceConfig, evidence: Sequence[Evidence]) -> Judgement:
     [results] = evidence
     answers = verdicts(results)
     content = {"config": settings(config), "results": results}
-    failed = [question for question, answer in answers.items() if "NOT" in answer or "VIOLATED" in answer]
+    wrong = failed(answers)
     return Judgement(
-        sentence=f"not as it should be: {', '.join(failed)}"
-        if failed
-        else "all orders and bounds are as they should be",
+        sentence=f"not as it should be: {', '.join(wrong)}" if wrong else "all orders and bounds are as they should be",
         verdicts=answers,
-        passed=not failed,
+        passed=not wrong,
         tables=(Table(COLUMNS, [cells(record) for record in results["orders"]]),),
         notes=notes(results),
         results=results,

@@ -132,11 +132,6 @@ def stiff(
     return run(STIFF, config, out=config.out, report=report, row=row)
 
 
-def _identity(config: StiffConfig) -> dict[str, Any]:
-    """What parts depend on: everything but where they are kept and which solvers and D are asked for."""
-    return {key: value for key, value in settings(config).items() if key not in ("solvers", "diffusivities")}
-
-
 def measure(config: StiffConfig, seed: int, parts: Parts) -> Evidence:
     """Measure the references, and the runs of every solver at every D, part by part."""
     del seed  # the configuration's own
@@ -370,7 +365,7 @@ STIFF = Study(
     source="",
     measure=measure,
     judge=judge,
-    identity=_identity,
+    identity=lambda config: settings(config, without=("solvers", "diffusivities")),
     columns=COLUMNS,
     cells=cells,
 )
