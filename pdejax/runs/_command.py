@@ -68,23 +68,14 @@ class Console:
 
 
 def setting(
-    default: Any = dataclasses.MISSING,
-    help: str = "",
-    *,
-    metavar: str | None = None,
-    positional: bool = False,
-    choices: Sequence[Any] | None = None,
-    factory: Callable[[], Any] | None = None,
+    default: Any = dataclasses.MISSING, help: str = "", *, metavar: str | None = None, positional: bool = False
 ) -> Any:
     """Return a dataclass field that knows how it reads as an argument of a command.
 
     - `help`: what it is; the default is added. `metavar`: its name in the usage, such as `"N"`.
-    - `positional`: given by place, not as `--name`. `choices`: the values allowed, where the annotation does not say them.
-    - `factory`: makes the default, where that is a dictionary.
+    - `positional`: given by place, not as `--name`.
     """
-    metadata = {"help": help, "metavar": metavar, "positional": positional, "choices": choices}
-    if factory is not None:
-        return dataclasses.field(default_factory=factory, metadata=metadata)
+    metadata = {"help": help, "metavar": metavar, "positional": positional}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -123,22 +114,21 @@ class Command:
         return self.run(given, Console(options))
 
 
-def add_arguments(parser: argparse.ArgumentParser, config: type, help: Mapping[str, str] | None = None) -> None:
+def add_arguments(parser: argparse.ArgumentParser, config: type) -> None:
     """Add an argument per field of the dataclass `config`: `--name VALUE`, its type and choices from the annotation.
 
-    - A `bool` is a switch, `--name` or, where the default is True, `--no-name`; a tuple takes any number of values; a mapping
-      takes `NAME=VALUE` pairs; a `Literal` gives the choices.
-    - Help is that of `setting`, or `help` by the field's name.
+    A `bool` is a switch, `--name` or, where the default is True, `--no-name`; a tuple takes any number of values; a mapping
+    takes `NAME=VALUE` pairs; a `Literal` gives the choices. Help is that of `setting`.
     """
     hints = inspect.get_annotations(config, eval_str=True)
     for field in dataclasses.fields(config):
         hint, about = hints[field.name], field.metadata
-        text = about.get("help") or (help or {}).get(field.name, "")
+        text = about.get("help", "")
         options = _reading(hint)
         if options["kind"] is bool:
             _add_switch(parser, field, text)
             continue
-        keywords: dict[str, Any] = {"type": options["kind"], "choices": about.get("choices") or options["choices"]}
+        keywords: dict[str, Any] = {"type": options["kind"], "choices": options["choices"]}
         if keywords["choices"] is None:
             keywords["metavar"] = about.get("metavar") or options["metavar"]
         if options["many"]:

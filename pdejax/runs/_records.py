@@ -93,7 +93,7 @@ class Picture:
         return buffer.getvalue()
 
 
-def comparison(rows: Sequence[Row], caption: str = "") -> Table:
+def comparison(rows: Sequence[Row]) -> Table:
     """Return the table paper | ours | null of these rows."""
     columns = [Column("quantity"), Column("paper", right=True), Column("ours", right=True), Column("null", right=True)]
     lines = []
@@ -101,7 +101,7 @@ def comparison(rows: Sequence[Row], caption: str = "") -> Table:
         null = None if row.null is None else Cell(row.null, small=row.null_name or "")
         quantity = row.quantity + (f" [{row.unit}]" if row.unit else "")
         lines.append((quantity, row.paper, row.ours, "" if null is None else null))
-    return Table(columns, lines, caption)
+    return Table(columns, lines)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)

@@ -66,12 +66,12 @@ def _is_key(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def not_finite(saved: Saved, prefix: str = "params/") -> list[str]:
-    """Names of the float leaves below `prefix` that hold NaN or infinity."""
+def not_finite(saved: Saved) -> list[str]:
+    """Names of the float parameters that hold NaN or infinity."""
     return [
         name
         for name, leaf in saved.leaves.items()
-        if name.startswith(prefix) and jnp.issubdtype(leaf.dtype, jnp.inexact) and not np.all(np.isfinite(leaf))
+        if name.startswith("params/") and jnp.issubdtype(leaf.dtype, jnp.inexact) and not np.all(np.isfinite(leaf))
     ]
 
 
