@@ -16,6 +16,7 @@ from pdejax.studies.papers._experiment import (
     IMAGES,
     IMAGES_PAPER,
     LISTOPS,
+    RESAMPLES,
     STUDENT,
     TEXT,
     TEXT_PAPER,
@@ -28,8 +29,6 @@ from pdejax.studies.papers._experiment import (
 )
 from pdejax.studies.papers._pairs import bench, partner, seed_curves, untrained_partner
 from pdejax.studies.study import Evidence, Judgement
-
-RESAMPLES = 20
 
 
 def architectures(settings: Settings) -> Mapping[str, Settings]:

@@ -16,6 +16,7 @@ from pdejax.studies.papers._experiment import (
     IMAGES_PAPER,
     LISTOPS,
     LISTOPS_PAPER,
+    RESAMPLES,
     Models,
     Settings,
     experiment,
@@ -25,8 +26,6 @@ from pdejax.studies.papers._experiment import (
 )
 from pdejax.studies.papers._pairs import NAMES, PAIRINGS, bench, beside, pairing_curves
 from pdejax.studies.study import Evidence, Judgement
-
-RESAMPLES = 20
 
 
 def measure(settings: Settings, seed: int, models: Models) -> Evidence:

@@ -107,6 +107,9 @@ STUDENT: Mapping[str, Any] = {"batch_size": 16, "learning_rate": 1e-2}
 NO_TEXT: Mapping[str, Any] = {**TEXT, "dataset": "listops", "data": dict(LISTOPS["data"])}
 
 
+RESAMPLES = 20  # few: intervals are taken over seeds
+
+
 def presets(
     quick: Mapping[str, Any], paper: Mapping[str, Any], *, sizes: tuple[int, int], students=(0, 0), **both: Any
 ):

@@ -17,6 +17,7 @@ from pdejax.runs._records import Picture
 from pdejax.studies.papers._experiment import (
     LISTOPS,
     LISTOPS_PAPER,
+    RESAMPLES,
     Models,
     Settings,
     experiment,
@@ -47,7 +48,6 @@ LABELS = {
     "magnitude": ("magnitude", "units of u"),
     "diversity": ("diversity over sequences", "units of u²"),
 }
-RESAMPLES = 20
 
 
 def measure(settings: Settings, seed: int, models: Models) -> Evidence:

@@ -17,7 +17,17 @@ from pdejax.models import observe
 from pdejax.plot._style import LAYER, NULL, axes_of, legend, whole_layers
 from pdejax.runs._records import Picture
 from pdejax.solvers import Grid
-from pdejax.studies.papers._experiment import IMAGES, IMAGES_PAPER, Models, Settings, experiment, presets, row, stacked
+from pdejax.studies.papers._experiment import (
+    IMAGES,
+    IMAGES_PAPER,
+    RESAMPLES,
+    Models,
+    Settings,
+    experiment,
+    presets,
+    row,
+    stacked,
+)
 from pdejax.studies.papers._pairs import bench, heatmaps, partner, seed_curves, untrained_partner
 from pdejax.studies.study import Evidence, Judgement
 from pdejax.terms import Diffusion
@@ -31,7 +41,6 @@ TABLE_3 = {
     "Spearman": (1.0, 0.9210, 0.7516, 0.5569, 0.4160, 0.2357, 0.1182, 0.0485, -0.0140, -0.0614),
 }
 SYSTEMS = ("Transformer", "heat equation", "distilled simulator", "independent simulator")
-RESAMPLES = 20
 
 
 def measure(settings: Settings, seed: int, models: Models) -> Evidence:

@@ -7,19 +7,14 @@ from pdejax import _check as check
 from pdejax.runs._files import check_folder
 from pdejax.runs._parts import kept_programs
 from pdejax.runs._records import Result
-from pdejax.studies.papers._alignment import ALIGNMENT
+from pdejax.studies.papers._alignment import ALIGNMENT, SPECTRAL
 from pdejax.studies.papers._architectures import ARCHITECTURES
 from pdejax.studies.papers._attention import ATTENTION, ATTENTION_IMAGES
-from pdejax.studies.papers._bottleneck import BOTTLENECK
-from pdejax.studies.papers._continuum import CONTINUUM
-from pdejax.studies.papers._discretization import DISCRETIZATION
-from pdejax.studies.papers._gradients import GRADIENTS
+from pdejax.studies.papers._components import LAYERNORM, RESIDUAL_STUDY
+from pdejax.studies.papers._discretization import CONTINUUM, DISCRETIZATION
 from pdejax.studies.papers._information import INFORMATION
 from pdejax.studies.papers._information_flow import INFORMATION_FLOW
-from pdejax.studies.papers._layernorm import LAYERNORM
-from pdejax.studies.papers._perturbation import PERTURBATION
-from pdejax.studies.papers._residual import RESIDUAL_STUDY
-from pdejax.studies.papers._spectral import SPECTRAL
+from pdejax.studies.papers._text import BOTTLENECK, GRADIENTS, PERTURBATION
 from pdejax.studies.study import Study, run
 
 _ALL = (
