@@ -19,8 +19,8 @@ from analysis_dynamics import jacobian_large, lyapunov_ratio  # pyright: ignore[
 from analysis_information import cases as information  # pyright: ignore[reportMissingImports]
 from analysis_similarity import cases as similarity  # pyright: ignore[reportMissingImports]
 
-from pdejax.runs._environment import environment
 from pdejax.runs._files import write_json
+from pdejax.runs._parts import environment
 
 MEMORY = """
 import json, os, sys, threading, time

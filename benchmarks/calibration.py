@@ -22,15 +22,15 @@ def main(arguments: list[str] | None = None) -> int:
     jax.config.update("jax_enable_x64", True)
     from matplotlib.figure import Figure
 
+    from pdejax import plot
     from pdejax.analysis.information.channels._calibration import calibration
-    from pdejax.plot import _information as plot
 
     start = time.perf_counter()
     found = calibration(samples=given.samples, seeds=given.seeds)
     given.out.mkdir(parents=True, exist_ok=True)
     found.save(given.out / "calibration.json")
     figure = Figure(figsize=(8.5, 5.5), layout="constrained")
-    plot.calibration(found, ax=figure.subplots())
+    plot.plot(found, ax=figure.subplots())
     figure.savefig(given.out / "calibration.png", dpi=150)
     print(found.table())
     print(f"\n{given.samples} pairs, {given.seeds} draws, {time.perf_counter() - start:.0f} s")

@@ -25,8 +25,8 @@ import numpy as np
 from flax import nnx
 
 import pdejax as pj
+from pdejax.runs import environment
 from pdejax.runs._files import check_folder, write_json
-from pdejax.studies import environment
 
 D, HEADS, FFN, LAYERS = 128, 4, 512, 24
 

@@ -10,7 +10,9 @@ from flax import nnx
 from flax_twin import Classifier, training_step  # pyright: ignore[reportMissingImports]
 
 import pdejax as pj
-from pdejax.training import Batch, Classification, gradient_norms, make_step, split_model, start_training
+from pdejax.data import Batch
+from pdejax.training import Classification, make_step, split_model, start_training
+from pdejax.training._step import gradient_norms
 
 VOCAB, CLASSES, LAYERS = 16, 10, 6
 

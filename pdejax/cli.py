@@ -26,17 +26,17 @@ exit status: 0 done, 1 a check failed, 2 bad input, 130 interrupted
 # Name, module and a line of help of every command. The module has its `COMMAND`, a `Command` of `pdejax.runs`. It is imported
 # only for a command that is named, and imports JAX only when that runs, so that help comes at once.
 COMMANDS = (
-    ("verify", "pdejax.studies.numerics._verify_command", "integrate the closed-form cases and compare"),
-    ("convergence", "pdejax.studies.numerics._convergence_command", "measure the continuum limit on real input"),
-    ("stability", "pdejax.studies.numerics._stability_command", "largest stable steps and maps of stability"),
-    ("stiff", "pdejax.studies.numerics._stiff_command", "cost to accuracy as diffusion makes the field stiff"),
+    ("verify", "pdejax.studies.numerics._verify_config", "integrate the closed-form cases and compare"),
+    ("convergence", "pdejax.studies.numerics._convergence_config", "measure the continuum limit on real input"),
+    ("stability", "pdejax.studies.numerics._stability_config", "largest stable steps and maps of stability"),
+    ("stiff", "pdejax.studies.numerics._stiff_config", "cost to accuracy as diffusion makes the field stiff"),
     ("train", "pdejax.training._command", "train a Transformer or a PDE simulator"),
-    ("analyze", "pdejax.studies.numerics._analyze_command", "every analysis on a trained model"),
+    ("analyze", "pdejax.studies.numerics._analyze_config", "every analysis on a trained model"),
     ("reproduce", "pdejax.studies.papers._command", "the papers' experiments: theirs, ours, a null model"),
-    ("claims", "pdejax.studies.claims._command", "a verdict on every claim of the papers, recomputed"),
+    ("claims", "pdejax.studies.claims._config", "a verdict on every claim of the papers, recomputed"),
     ("report", "pdejax.runs.report._command", "one page from the results of reproduce and claims"),
-    ("algorithm1", "pdejax.studies.numerics._algorithm1_command", "v1's Algorithm 1 with each of its signs"),
-    ("info", "pdejax.studies._info_command", "versions, devices, precision, caches"),
+    ("algorithm1", "pdejax.studies.numerics._algorithm1_config", "v1's Algorithm 1 with each of its signs"),
+    ("info", "pdejax.studies._command", "versions, devices, precision, caches"),
 )
 SHELLS = ("bash", "zsh")
 

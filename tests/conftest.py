@@ -45,7 +45,7 @@ def few_memory_maps():
     started = time.monotonic()
     yield
     if time.monotonic() - started > 1.0:
-        from pdejax.runs._programs import forget_programs
+        from pdejax.runs._parts import forget_programs
 
         forget_programs()
 

@@ -23,7 +23,7 @@ import pytest
 
 import pdejax
 from pdejax import cli
-from pdejax.runs._console import Console
+from pdejax.runs._command import Console
 from pdejax.studies import ConvergenceConfig
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -250,7 +250,7 @@ def test_a_crash_is_not_called_bad_input(monkeypatch):
     def broken():
         raise AssertionError("a defect")
 
-    monkeypatch.setattr("pdejax.studies.environment", broken)
+    monkeypatch.setattr("pdejax.runs._parts.environment", broken)
     with pytest.raises(AssertionError, match="a defect"):
         cli.main(["info"])
 

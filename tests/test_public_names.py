@@ -27,11 +27,7 @@ NAMES = {
         ksg_information""",
     "analysis.information.trained": """AbstractInformation BarberAgakov CLUB ConditionalGaussian InfoNCE PaperEstimate fit
         trained_information""",
-    "plot": """amplitude_spectrum attention_entropy attention_fidelity attention_maps attention_rollout attention_spectra
-        calibration collapse_rate consensus_distance data_processing decay_difference figure ftle_map gradient_flow
-        gradient_history information_phases information_plane layer_correlation layer_entropy low_pass_ratio
-        lyapunov_exponents perturbation_response plot representation residual_decay singular_values spectral_similarity
-        token_clustering token_cosines trajectory_fidelity""",
+    "plot": "plot",
 }
 
 

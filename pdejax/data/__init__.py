@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from pdejax.data._baselines import majority_accuracy as majority_accuracy
     from pdejax.data._baselines import root_operator_accuracy as root_operator_accuracy
     from pdejax.data._baselines import tfidf_accuracy as tfidf_accuracy
-    from pdejax.data._batch import Batch as Batch
-    from pdejax.data._batches import Batches as Batches
+    from pdejax.data._dataset import Batch as Batch
+    from pdejax.data._dataset import Batches as Batches
     from pdejax.data._dataset import Dataset as Dataset
     from pdejax.data._load import load as load
     from pdejax.data._load import prepare as prepare

@@ -5,21 +5,21 @@ from collections.abc import Callable
 from typing import Any
 
 from pdejax._check import choice, integer
-from pdejax.data import _load_digits, _load_listops, _load_mnist, _load_newsgroups
+from pdejax.data import _images, _listops, _newsgroups
 from pdejax.data._dataset import Dataset
-from pdejax.data._options import SPLITS
+from pdejax.data._prepare import SPLITS
 
 _SETS: dict[str, Callable[..., Dataset]] = {
-    "listops": _load_listops.load_split,
-    "mnist": _load_mnist.load_split,
-    "newsgroups": _load_newsgroups.load_split,
-    "digits": _load_digits.load_split,
+    "listops": _listops.load_split,
+    "mnist": _images.mnist_split,
+    "newsgroups": _newsgroups.load_split,
+    "digits": _images.digits_split,
 }
 
 _FILES: dict[str, Callable[..., Any]] = {
-    "listops": _load_listops.prepare,
-    "mnist": _load_mnist.prepare,
-    "newsgroups": _load_newsgroups.prepare,
+    "listops": _listops.prepare,
+    "mnist": _images.prepare,
+    "newsgroups": _newsgroups.prepare,
 }
 
 

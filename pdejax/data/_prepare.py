@@ -1,4 +1,4 @@
-"""Preparing sets with TensorFlow Datasets, without TensorFlow: find the archives, check them, build once, all or nothing."""
+"""Sets on disk: shared options, archives found and checked, sets built once with TensorFlow Datasets, arrays kept."""
 
 import contextlib
 import hashlib
@@ -14,8 +14,16 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import warnings
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from pdejax._check import integer
+from pdejax.runs._files import whole_file
 
 # A name look-up has no time limit of its own, and being offline must show within a second.
 _PATIENCE = 0.7
@@ -221,3 +229,60 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+SPLITS = ("train", "validation", "test")
+
+
+def sizes(value: Sequence[Any]) -> tuple[int, int, int]:
+    """Numbers of examples of the three splits."""
+    if isinstance(value, str | bytes) or not hasattr(value, "__len__") or len(value) != 3:
+        raise ValueError(f"load: sizes={value!r} must be three numbers, for {', '.join(SPLITS)}.")
+    train, validation, test = (integer("load", f"sizes[{i}]", size, 0) for i, size in enumerate(value))
+    return train, validation, test
+
+
+def data_folder(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
+    """Where prepared sets are kept: `data_dir`, else `$PDEJAX_DATA`, `$TFDS_DATA_DIR` or `~/tensorflow_datasets`."""
+    chosen = data_dir or os.environ.get("PDEJAX_DATA") or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return pathlib.Path(chosen).expanduser().absolute()
+
+
+def carve(order: np.ndarray, split: str, validation: int) -> np.ndarray:
+    """The places of a training or validation split: the first `validation` of an order are the latter, in rising order."""
+    return np.sort(order[:validation] if split == "validation" else order[validation:])
+
+
+def cached(path: pathlib.Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The arrays in the `.npz` file, or those that `make` gives, which are then kept there.
+
+    A damaged file, which its checksums show, is made anew. Warns if the file cannot be written.
+    """
+    try:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        arrays = make()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as file:
+            np.savez(file, allow_pickle=False, **arrays)
+    except OSError as error:
+        warnings.warn(f"could not keep the arrays in {path}: {error}", stacklevel=2)
+    return arrays
+
+
+def join(rows: Sequence[bytes]) -> tuple[UInt8[np.ndarray, " total"], Int64[np.ndarray, " count_plus_1"]]:
+    """Byte strings as one array, and where each ends, from 0 on."""
+    ends = np.zeros(len(rows) + 1, dtype=np.int64)
+    np.cumsum([len(row) for row in rows], out=ends[1:])
+    return np.frombuffer(b"".join(rows), dtype=np.uint8), ends
+
+
+def pad(flat: np.ndarray, ends: Int64[np.ndarray, " count_plus_1"], length: int) -> np.ndarray:
+    """The rows of a joined array, their first `length` entries each, padded with 0."""
+    rows = np.zeros((len(ends) - 1, length), dtype=flat.dtype)
+    sizes = np.minimum(np.diff(ends), length)
+    places = np.arange(length)[None, :] < sizes[:, None]
+    rows[places] = flat[(ends[:-1, None] + np.arange(length)[None, :])[places]]
+    return rows

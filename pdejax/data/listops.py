@@ -18,15 +18,7 @@ from jaxtyping import Bool, Int32, Integer
 
 from pdejax._check import integer
 
-VOCABULARY = (
-    "<pad>",
-    *(str(digit) for digit in range(10)),
-    "[MIN",
-    "[MAX",
-    "[MED",
-    "[SM",
-    "]",
-)
+VOCABULARY = ("<pad>", *(str(digit) for digit in range(10)), "[MIN", "[MAX", "[MED", "[SM", "]")
 """The 16 tokens; a token's id is its place. 0 is padding."""
 
 _IDS = {token: i for i, token in enumerate(VOCABULARY)}

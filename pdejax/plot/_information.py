@@ -20,6 +20,7 @@ from pdejax.plot._style import (
     against,
     axes_of,
     legend,
+    panels_of,
     whole_layers,
 )
 
@@ -133,11 +134,7 @@ def layer_entropy(record: LayerEntropy, *, ax: "Axes | None" = None) -> "Axes":
 def information_phases(record: Phases, *, ax=None):
     """Two panels (an array of two Axes, taken and returned): the curves with fitted lines and breakpoints; the gain of
     the pieces over one line against that of surrogates without phases."""
-    if ax is None:
-        from matplotlib.figure import Figure as Canvas
-
-        ax = Canvas(figsize=(8.6, 3.4), layout="constrained").subplots(1, 2, width_ratios=(3, 2))
-    left, right = (axes_of(a) for a in np.ravel(ax))
+    left, right = axes = panels_of("information_phases", ax, 2, 8.6, 3.4, width_ratios=(3, 2))
     depths, curves, fitted = (np.asarray(a) for a in (record.depths, record.curves, record.fitted))
     names = (_INPUT, _TARGET) if curves.shape[1] == 2 else [f"curve {k}" for k in range(curves.shape[1])]
     ends = [*np.asarray(record.starts)[: int(record.pieces)], depths.size]
@@ -160,7 +157,7 @@ def information_phases(record: Phases, *, ax=None):
     right.set_xlabel("ln(residuals of one line / of pieces)")
     right.set_ylabel("surrogates (count)")
     legend(right)
-    return np.asarray([left, right])
+    return axes
 
 
 def _half_widths(found) -> np.ndarray | None:

@@ -79,14 +79,14 @@ def by_layer(
     legend(ax)
 
 
-def panels_of(owner: str, ax, number: int, width: float, height: float) -> np.ndarray:
+def panels_of(owner: str, ax, number: int, width: float, height: float, **grid) -> np.ndarray:
     """The Axes given, as many as needed, or those of a new figure, in a row or two."""
     if ax is None:
         from matplotlib.figure import Figure as Canvas
 
         rows = 1 if number <= 3 else 2
         canvas = Canvas(figsize=(width, height * rows), layout="constrained")
-        ax = canvas.subplots(rows, -(-number // rows)).ravel()
+        ax = canvas.subplots(rows, -(-number // rows), **grid).ravel()
     found = np.asarray(ax, dtype=object).ravel()
     if found.size != number:
         raise ValueError(f"{owner}: ax holds {found.size} Axes; {number} are needed.")

@@ -6,19 +6,12 @@ from pdejax._lazy import attach
 
 if TYPE_CHECKING:
     from pdejax.runs import report as report
-    from pdejax.runs._arguments import Command as Command
-    from pdejax.runs._arguments import setting as setting
-    from pdejax.runs._environment import environment as environment
     from pdejax.runs._files import ResultError as ResultError
-    from pdejax.runs._findings import Counterexample as Counterexample
-    from pdejax.runs._findings import Finding as Finding
     from pdejax.runs._parts import Parts as Parts
-    from pdejax.runs._programs import forget_programs as forget_programs
-    from pdejax.runs._programs import kept_programs as kept_programs
+    from pdejax.runs._parts import environment as environment
     from pdejax.runs._records import Picture as Picture
     from pdejax.runs._records import Result as Result
     from pdejax.runs._records import Row as Row
-    from pdejax.runs._table import Cell as Cell
     from pdejax.runs._table import Column as Column
     from pdejax.runs._table import Table as Table
 else:

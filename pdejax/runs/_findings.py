@@ -1,7 +1,8 @@
-"""What was found about claims of the papers: evidence, counterexamples and verdicts, as JSON, text and Markdown."""
+"""Figures as JSON and back."""
 
 import dataclasses
 import io
+import json
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -10,9 +11,44 @@ from typing import Any, Literal
 import numpy as np
 
 from pdejax._figure import Figure, number
-from pdejax.runs._figures import as_number, figure_from_json, figure_to_json, text
 from pdejax.runs._files import plain
 from pdejax.runs._table import Column, Table, markdown_text
+
+
+def figure_to_json(figure: Figure | None, seeds: Sequence[float] = ()) -> dict[str, Any] | None:
+    """Return a figure as JSON values: `mean`, `low`, `high` (None where there is no interval), and `values` by seed."""
+    if figure is None:
+        return None
+    found: dict[str, Any] = {"mean": float(figure), "low": float(figure.low), "high": float(figure.high)}
+    return plain(found | ({"values": list(seeds)} if seeds else {}))
+
+
+def figure_from_json(saved: Any) -> Figure | None:
+    """Make a figure from a number or from an object with a mean (or value) and an interval; None for anything else."""
+    if isinstance(saved, Mapping):
+        value = as_number(saved.get("mean", saved.get("value")))
+        return None if value is None else Figure(value, as_number(saved.get("low")), as_number(saved.get("high")))
+    value = as_number(saved)
+    return None if value is None else Figure(value)
+
+
+def as_number(value: Any) -> float | None:
+    """Return a finite number as a float, None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # an integer beyond floating point
+        return None
+
+
+def text(value: Any) -> str:
+    """Write what was saved as text; nothing for None. Control characters would spoil a page."""
+    if value is None:
+        return ""
+    found = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in found).strip()
+
 
 Verdict = Literal["holds", "holds under an added condition", "fails"]
 VERDICTS: tuple[Verdict, ...] = ("holds", "holds under an added condition", "fails")

@@ -1,18 +1,115 @@
-"""The finished parts of a run, kept so that an interrupted one goes on from them."""
+"""Long runs: parts and compiled programs that are kept for a run to go on from, and what it was measured with."""
 
+import contextlib
+import gc
+import hashlib
 import io
 import json
+import os
 import pathlib
+import platform
 import time
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import jax
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 
-from pdejax.runs._environment import environment
 from pdejax.runs._files import ResultError, check_folder, digest, plain, write_json, write_whole
-from pdejax.runs._programs import forget_programs
+
+PACKAGES = (
+    *("pdejax", "jax", "jaxlib", "diffrax", "equinox", "flax", "optax"),
+    *("orbax-checkpoint", "numpy", "scipy"),
+)
+
+
+def environment() -> dict[str, Any]:
+    """Return versions, device and precision, to be kept with every result."""
+    import jax  # here, so that reading results does not load it
+
+    device = jax.devices()[0]
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": device.device_kind,
+        "backend": device.platform,
+        "devices": jax.device_count(),
+        "processes": jax.process_count(),
+        "cores": os.cpu_count(),
+        "x64": bool(jax.config.read("jax_enable_x64")),
+        "versions": versions,
+    }
+
+
+_MAPS = pathlib.Path("/proc/self/maps")
+_CPUINFO = pathlib.Path("/proc/cpuinfo")
+_LEAST_SECONDS = 0.5
+
+
+def forget_programs(most: int = 30_000) -> bool:
+    """Drop compiled programs where the process holds more than `most` memory maps; whether it did.
+
+    Each program of XLA's takes several memory maps, of which Linux allows a process 65,530 by default (`vm.max_map_count`);
+    beyond them the process dies without a message. Programs that are needed again are compiled again.
+    """
+    if not _MAPS.exists() or _MAPS.read_bytes().count(b"\n") <= most:
+        return False
+    jax.clear_caches()
+    gc.collect()
+    return True
+
+
+def cache_folder() -> str | None:
+    """Where JAX keeps compiled programs, if it does."""
+    name = "jax_compilation_cache_dir"  # a setting that type checkers do not know
+    return getattr(jax.config, name)
+
+
+@contextlib.contextmanager
+def kept_programs(folder: pathlib.Path) -> Iterator[None]:
+    """Programs that took more than half a second to compile are kept in `folder` and read from there, within this context.
+
+    A second seed compiles nothing that the first did, nor does a run that goes on. Processors with other instructions get
+    folders of their own. Where the caller has a compilation cache (`jax_compilation_cache_dir`), that one serves.
+    """
+    if cache_folder() is not None:
+        yield
+        return
+    changes = {
+        "jax_compilation_cache_dir": str(folder / _processor()),
+        "jax_persistent_cache_min_compile_time_secs": _LEAST_SECONDS,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in changes}
+    try:
+        for name, value in changes.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()  # else a process that has compiled already goes on without
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+
+
+def _processor() -> str:
+    """A digest of what the processor can do: a program of another may hold instructions that this one has not."""
+    try:
+        lines = _CPUINFO.read_text().splitlines()
+        flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    except OSError:
+        flags = ""
+    return hashlib.sha256(flags.encode()).hexdigest()[:8]
+
 
 _SECONDS = "seconds of measurement"
 

@@ -9,9 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from pdejax._figure import Figure
 from pdejax.runs import _format
-from pdejax.runs._figures import as_number, figure_from_json, figure_to_json, text
 from pdejax.runs._files import plain, write_json, write_whole
-from pdejax.runs._findings import Finding, counterexample_file, markdown
+from pdejax.runs._findings import (
+    Finding,
+    as_number,
+    counterexample_file,
+    figure_from_json,
+    figure_to_json,
+    markdown,
+    text,
+)
 from pdejax.runs._table import Cell, Column, Table
 
 if TYPE_CHECKING:
@@ -86,7 +93,7 @@ class Picture:
         return buffer.getvalue()
 
 
-def comparison(rows: Sequence[Row], caption: str = "") -> Table:
+def comparison(rows: Sequence[Row]) -> Table:
     """Return the table paper | ours | null of these rows."""
     columns = [Column("quantity"), Column("paper", right=True), Column("ours", right=True), Column("null", right=True)]
     lines = []
@@ -94,7 +101,7 @@ def comparison(rows: Sequence[Row], caption: str = "") -> Table:
         null = None if row.null is None else Cell(row.null, small=row.null_name or "")
         quantity = row.quantity + (f" [{row.unit}]" if row.unit else "")
         lines.append((quantity, row.paper, row.ours, "" if null is None else null))
-    return Table(columns, lines, caption)
+    return Table(columns, lines)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)

@@ -5,9 +5,6 @@ from typing import TYPE_CHECKING
 from pdejax._lazy import attach
 
 if TYPE_CHECKING:
-    from pdejax.runs._environment import environment as environment
-    from pdejax.runs._files import ResultError as ResultError
-    from pdejax.runs._records import Result as Result
     from pdejax.studies.numerics._algorithm1 import algorithm1 as algorithm1
     from pdejax.studies.numerics._algorithm1_config import Algorithm1Config as Algorithm1Config
     from pdejax.studies.numerics._analyze import analyze as analyze

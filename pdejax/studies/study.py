@@ -11,10 +11,9 @@ import jax
 import xarray as xr
 
 from pdejax import _check as check
-from pdejax.runs._environment import environment
 from pdejax.runs._files import plain
 from pdejax.runs._findings import Finding
-from pdejax.runs._parts import Parts
+from pdejax.runs._parts import Parts, environment
 from pdejax.runs._records import Picture, Result, Row
 from pdejax.runs._table import Column, Table
 
@@ -43,9 +42,15 @@ class Judgement:
     findings: Mapping[str, Finding] = dataclasses.field(default_factory=dict)
 
 
-def settings(config: Any) -> dict[str, Any]:
-    """Return a study's configuration as it is saved: all but `out`, for where results lie is no part of what was measured."""
-    return {key: value for key, value in plain(config).items() if key != "out"}
+def settings(config: Any, *, without: Sequence[str] = ()) -> dict[str, Any]:
+    """Return a study's configuration as it is saved: all but `out`, for where results lie is no part of what was measured, and
+    but what it is `without`, as parts are that do not depend on what is asked for."""
+    return {key: value for key, value in plain(config).items() if key not in ("out", *without)}
+
+
+def failed(verdicts: Mapping[str, str]) -> list[str]:
+    """Return the questions whose answer is that something is NOT as it should be, or VIOLATED."""
+    return [question for question, answer in verdicts.items() if "NOT" in answer or "VIOLATED" in answer]
 
 
 def own_seed(config: Any) -> tuple[int, ...]:

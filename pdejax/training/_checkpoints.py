@@ -1,7 +1,8 @@
-"""Checkpoints by orbax: written whole or not at all, verified when read, the best and the latest kept."""
+"""A state as NumPy arrays with names: what a checkpoint holds, and the way back."""
 
 import contextlib
 import gc
+import hashlib
 import json
 import logging
 import os
@@ -11,13 +12,138 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
-from pdejax.training._snapshot import FORMAT, Saved, State, digest, rebuild
+from pdejax.runs._files import write_json
+from pdejax.training._distributed import place
+
+FORMAT = 1
+Leaves = dict[str, np.ndarray]
+State = TypeVar("State")
+
+
+class Saved(NamedTuple):
+    """The leaves of a state by name, and what was saved beside them."""
+
+    step: int
+    leaves: Leaves
+    keys: dict[str, str]
+    info: dict[str, Any]
+
+
+def snapshot(step: int, state: PyTree, info: dict[str, Any], *, copy: bool = False) -> Saved:
+    """The state on the host. Keys of `jax.random` are kept as numbers, with the name of their generator.
+
+    Raises `TypeError` where `info` is not JSON and `ValueError` for a state split over processes.
+    """
+    leaves: Leaves = {}
+    keys: dict[str, str] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            if not leaf.is_fully_replicated:
+                raise ValueError(
+                    f"{name} is split over processes; checkpoints hold states that every process has whole."
+                )
+            leaf = leaf.addressable_data(0)
+        if _is_key(leaf):
+            keys[name] = str(jax.random.key_impl(leaf))
+            leaf = jax.random.key_data(leaf)
+        leaves[name] = np.array(leaf) if copy else np.asarray(leaf)
+    try:
+        info = json.loads(json.dumps(info, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"what is saved beside the state must be JSON: {error}.") from error
+    return Saved(step, leaves, keys, info)
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def not_finite(saved: Saved) -> list[str]:
+    """Names of the float parameters that hold NaN or infinity."""
+    return [
+        name
+        for name, leaf in saved.leaves.items()
+        if name.startswith("params/") and jnp.issubdtype(leaf.dtype, jnp.inexact) and not np.all(np.isfinite(leaf))
+    ]
+
+
+def rebuild(saved: Saved, like: State) -> State:
+    """The state, with the structure and on the devices of `like`.
+
+    Raises `ValueError` naming what differs where names, shapes, types or random generators do not agree.
+    """
+    flat, structure = jax.tree_util.tree_flatten_with_path(like)
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in flat]
+    wrong = [f"{name} is not in the checkpoint" for name in names if name not in saved.leaves]
+    wrong += [f"{name} is only in the checkpoint" for name in saved.leaves if name not in set(names)]
+    leaves = []
+    for name, (_, template) in zip(names, flat, strict=True):
+        if name not in saved.leaves:
+            continue
+        value, key = saved.leaves[name], _is_key(template)
+        model = jax.eval_shape(jax.random.key_data, template) if key else template
+        wanted = (np.shape(model), jnp.result_type(model), str(jax.random.key_impl(template)) if key else None)
+        found = (value.shape, value.dtype, saved.keys.get(name))
+        if wanted != found:
+            wrong.append(f"{name} is {_words(*found)} in the checkpoint and {_words(*wanted)} here")
+        elif not wrong:
+            leaves.append(_put(value, template))
+    if wrong:
+        wrong.sort(key=lambda text: not text.startswith("params/"))
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise ValueError(
+            f"the checkpoint of step {saved.step} is of another model or optimizer: {'; '.join(wrong[:5])}{more}."
+        )
+    return jax.tree_util.tree_unflatten(structure, leaves)
+
+
+def _words(shape, dtype, key) -> str:
+    return f"{jnp.dtype(dtype).name}{list(shape)}" + (f" (key {key})" if key else "")
+
+
+def _put(value: np.ndarray, template: Any) -> Any:
+    if not isinstance(template, jax.Array):
+        return jnp.asarray(value.copy())
+    if _is_key(template):
+        data = _put(value, jax.random.key_data(template))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(template))
+    # An array bound to no device stays so, or it could not be mixed with others that are.
+    return place(value, template.sharding) if getattr(template, "committed", True) else jnp.asarray(value.copy())
+
+
+def digest(saved: Saved) -> str:
+    """sha256 of everything saved."""
+    head = json.dumps([FORMAT, saved.step, saved.keys, saved.info], sort_keys=True)
+    total = hashlib.sha256(head.encode())
+    for name, leaf in sorted(saved.leaves.items()):
+        total.update(f"\n{name} {leaf.dtype.name} {leaf.shape} ".encode())
+        total.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
+    return total.hexdigest()
+
+
+class Memory:
+    """The latest state on the host, where no folder is given."""
+
+    def __init__(self) -> None:
+        self.saved: Saved | None = None
+
+    def save(self, saved: Saved) -> None:
+        self.saved = saved
+
+    def load(self) -> Saved | None:
+        return self.saved
+
+    def close(self) -> None:
+        pass
+
 
 Mode = Literal["max", "min"]
 
@@ -68,13 +194,7 @@ class Checkpoints:
         """
         import orbax.checkpoint as ocp
 
-        record = {
-            "format": FORMAT,
-            "step": saved.step,
-            "keys": saved.keys,
-            "info": saved.info,
-            "sha256": digest(saved),
-        }
+        record = {"format": FORMAT, "step": saved.step, "keys": saved.keys, "info": saved.info, "sha256": digest(saved)}
         # orbax refuses arrays without elements
         record["empty"] = {n: [list(x.shape), x.dtype.name] for n, x in saved.leaves.items() if not x.size}
         full = {name: leaf for name, leaf in saved.leaves.items() if leaf.size}
@@ -308,3 +428,44 @@ def _mode(folder: pathlib.Path) -> Mode | None:
     except (OSError, ValueError, KeyError):
         best = None
     return None if best is None else best[1]
+
+
+def check_run(folder: pathlib.Path, config: Any, best: tuple[str, str] | None) -> None:
+    """Write down what the folder is for, or compare with what is written there.
+
+    Raises `ValueError` naming the fields that differ, `TypeError` for a configuration that is not JSON.
+    """
+    try:
+        here = json.loads(json.dumps({"config": config, "best": best}, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"config must be JSON-able: {error}.") from error
+    path = folder / "run.json"
+    if not path.exists():
+        if (folder / "checkpoints").is_dir() and any((folder / "checkpoints").iterdir()):
+            raise ValueError(f"folder={str(folder)!r} has checkpoints but no run.json; choose another folder.")
+        write_json(path, here)
+        return
+    try:
+        there = json.loads(path.read_text())
+        old, new = _fields(there["config"], "config"), _fields(here["config"], "config")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); choose another folder.") from error
+    if there.get("best") != here["best"]:
+        old["best"], new["best"] = there.get("best"), here["best"]
+    missing = "(none)"
+    wrong = [
+        f"{name} is {old.get(name, missing)!r} there and {new.get(name, missing)!r} here"
+        for name in sorted({*old, *new})
+        if old.get(name, missing) != new.get(name, missing)
+    ]
+    if wrong:
+        raise ValueError(
+            f"folder={str(folder)!r} holds another run: {'; '.join(wrong)}. Choose another folder, or the same configuration."
+        )
+
+
+def _fields(value: Any, name: str) -> dict[str, Any]:
+    """Nested dictionaries as one, with dotted names."""
+    if isinstance(value, dict) and value:
+        return {k: v for key, part in value.items() for k, v in _fields(part, f"{name}.{key}").items()}
+    return {name: value}

@@ -5,10 +5,8 @@ import pathlib
 import statistics
 from typing import Any
 
-from pdejax.runs._arguments import Command, setting
-from pdejax.runs._console import Console
-from pdejax.training._config import TrainConfig
-from pdejax.training._presets import PRESETS, preset
+from pdejax.runs._command import Command, Console, setting
+from pdejax.training._config import PRESETS, TrainConfig, preset
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

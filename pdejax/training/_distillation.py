@@ -9,10 +9,9 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from pdejax._check import number
 from pdejax.analysis import attention_divergence
-from pdejax.data._batch import Batch
+from pdejax.data._dataset import Batch
 from pdejax.models import observe
-from pdejax.training._losses import AbstractTask
-from pdejax.training._state import Static, merge_model, split_model
+from pdejax.training._step import AbstractTask, Static, merge_model, split_model
 
 States = Float[Array, "depths b n d"]
 
@@ -58,11 +57,7 @@ class Distillation(AbstractTask):
         attention_weight: float = 1.0,
         logit_weight: float = 0.0,
     ):
-        weights = {
-            "hidden_weight": hidden_weight,
-            "attention_weight": attention_weight,
-            "logit_weight": logit_weight,
-        }
+        weights = {"hidden_weight": hidden_weight, "attention_weight": attention_weight, "logit_weight": logit_weight}
         for name, value in weights.items():
             number("Distillation", name, value, least=0)
         if not any(weights.values()):
@@ -86,11 +81,7 @@ class Distillation(AbstractTask):
         """Return the loss on one batch, and its terms before weighting. `key` is not used."""
         del key
         inputs, mask = jnp.asarray(batch.inputs), jnp.asarray(batch.mask)
-        wanted = {
-            "logits": self.logit_weight > 0,
-            "states": self.hidden_weight > 0,
-            "maps": self.attention_weight > 0,
-        }
+        wanted = {"logits": self.logit_weight > 0, "states": self.hidden_weight > 0, "maps": self.attention_weight > 0}
         theirs = jax.lax.stop_gradient(observe(self.teacher, inputs, mask, **wanted))
         ours = observe(model, inputs, mask, **wanted)
         metrics, weighted = {}, []

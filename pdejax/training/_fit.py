@@ -16,16 +16,22 @@ import numpy as np
 from jax.sharding import Mesh
 
 from pdejax._check import integer
-from pdejax.runs._environment import environment
 from pdejax.runs._files import check_folder, write_json
-from pdejax.training._checkpoints import CheckpointError, Checkpoints, Mode
+from pdejax.runs._parts import environment
+from pdejax.training._checkpoints import (
+    CheckpointError,
+    Checkpoints,
+    Memory,
+    Mode,
+    Saved,
+    check_run,
+    not_finite,
+    rebuild,
+    snapshot,
+)
 from pdejax.training._distributed import any_process, replicate, shard_batch, share
-from pdejax.training._folder import check_run
-from pdejax.training._metrics import Guard, Row, Table, fetch
-from pdejax.training._progress import Progress
-from pdejax.training._snapshot import Memory, Saved, not_finite, rebuild, snapshot
-from pdejax.training._state import TrainState
-from pdejax.training._tensorboard import event_writer
+from pdejax.training._metrics import Guard, Progress, Row, Table, event_writer, fetch
+from pdejax.training._step import TrainState
 
 Stopped = Literal["done", "nan", "interrupted", "patience", "exhausted"]
 

@@ -1,41 +1,163 @@
-"""Training from a configuration, whole: data, model, loop, test, baselines, curves; and the trained model read back."""
+"""A training run from its configuration: data, model, fit, test, and what is kept of it."""
 
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax import nnx
 from jaxtyping import Array, PyTree
 
-from pdejax.data import (
-    Batch,
-    Batches,
-    Dataset,
-    load,
-    majority_accuracy,
-    root_operator_accuracy,
-    tfidf_accuracy,
+from pdejax.data import Batch, Batches, Dataset, load, majority_accuracy, root_operator_accuracy, tfidf_accuracy
+from pdejax.models import (
+    Architecture,
+    MultilayerSimulator,
+    MultilayerSimulatorConfig,
+    Simulator,
+    SimulatorConfig,
+    Transformer,
+    pair,
 )
-from pdejax.models import Transformer
 from pdejax.models._saving import model_of_record, model_record
+from pdejax.plot._style import COLOURS, SEQUENTIAL
 from pdejax.runs._files import check_folder, write_json, write_whole
-from pdejax.training._bottleneck_run import bottleneck_optimizer, bottleneck_step
-from pdejax.training._build import Model, build_model, build_student
-from pdejax.training._checkpoints import read_checkpoint, rebuild
+from pdejax.training._bottleneck import bottleneck_optimizer, bottleneck_step
+from pdejax.training._checkpoints import check_run, read_checkpoint, rebuild
 from pdejax.training._config import TrainConfig
 from pdejax.training._distillation import Distillation
 from pdejax.training._distributed import data_mesh, share
 from pdejax.training._fit import FitResult, fit
-from pdejax.training._folder import check_run
-from pdejax.training._losses import Classification, LanguageModel
-from pdejax.training._state import merge_model, split_model
-from pdejax.training._step import count_parameters, make_evaluate, make_step, start_training
+from pdejax.training._step import (
+    Classification,
+    LanguageModel,
+    count_parameters,
+    make_evaluate,
+    make_step,
+    merge_model,
+    split_model,
+    start_training,
+)
+
+Model = Transformer | Simulator | MultilayerSimulator
+
+
+def build_model(config: TrainConfig, dataset: Dataset) -> Model:
+    """Make the model that `config` names, its ends fitted to the data set, its weights drawn from `config.seed`.
+
+    Raises `ValueError`/`TypeError` for options that the model's own config refuses.
+    """
+    names = ("dim", "heads", "layers", "ffn", "norm", "activation", "positions")
+    sizes: dict[str, Any] = {name: getattr(config, name) for name in names} | _ends(config, dataset)
+    options: dict[str, Any] = sizes | {"dtype": config.precision} | dict(config.options)
+    if config.model == "transformer":
+        return Transformer(Architecture(**options), rngs=nnx.Rngs(config.seed))
+    solver = {} if config.solver is None else {"solver": config.solver}
+    options = {"steps": config.layers * config.steps_per_layer} | solver | options
+    key = jax.random.key(config.seed)
+    if config.model == "multilayer":
+        return MultilayerSimulator(MultilayerSimulatorConfig.of(**options), key=key)
+    if config.model == "full" and config.norm == "post":
+        options = {"stabilization": "retraction"} | options
+    make = {"simulator": SimulatorConfig.of, "bare": SimulatorConfig.bare, "full": SimulatorConfig.full}[config.model]
+    return Simulator(make(**options), key=key)
+
+
+def build_student(config: TrainConfig, teacher: Transformer) -> Simulator:
+    """Make the simulator to be fitted to a trained Transformer, with its sizes, embedding and head and a field of its own.
+
+    Of `config` come the kind of field, its solver and steps; sizes are the teacher's.
+    """
+    changes: dict[str, Any] = dict(config.options)
+    if config.solver is not None:
+        changes["solver"] = config.solver
+    if config.steps_per_layer != 1:
+        changes["steps"] = teacher.architecture.layers * config.steps_per_layer
+    if config.model == "bare":
+        changes = {"leak": True, "norm": "none", "stabilization": "none"} | changes
+    if config.model == "full":
+        changes = {"stabilization": "layernorm", "diffusion": "feature"} | changes
+    return pair(teacher, "distilled", key=jax.random.key(config.seed), **changes)
+
+
+def _ends(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
+    ends: dict[str, Any] = {}
+    if dataset.features is not None:
+        ends["inputs"] = dataset.features
+    else:
+        assert dataset.vocabulary is not None
+        ends["vocab"] = len(dataset.vocabulary)
+    if config.positions == "learned":
+        ends["max_length"] = dataset.length
+    if config.task == "lm":
+        return ends | {"head": "lm", "causal": True}
+    return ends | {"head": "classification", "classes": len(dataset.classes)}
+
+
+TRAIN, VALIDATION, BASELINES = COLOURS[5], COLOURS[0], ("0.35", COLOURS[3], COLOURS[2])
+
+
+def curves(fit: FitResult, baselines: Mapping[str, float], title: str) -> bytes:
+    """Loss, accuracy and the gradient norm of each layer against steps, as a PNG."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    history, found = fit.history, fit.evaluations
+    steps = history["step"]
+    figure = Figure(figsize=(12.5, 3.6), layout="constrained")
+    axes = figure.subplots(1, 3)
+    for panel, name, label in ((axes[0], "loss", "loss (nats)"), (axes[1], "accuracy", "accuracy")):
+        if name in history:
+            smooth = _smoothed(history[name])
+            panel.plot(
+                steps[len(steps) - len(smooth) :], smooth, color=TRAIN, linewidth=1.2, label="training, running mean"
+            )
+        points = [(row["step"], row[name]) for row in found if name in row]
+        if points:
+            panel.plot(
+                *zip(*points, strict=True), "o-", color=VALIDATION, markersize=3.5, linewidth=1.2, label="validation"
+            )
+        panel.set(xlabel="step", ylabel=label)
+    for colour, (name, value) in zip(BASELINES, baselines.items(), strict=False):
+        axes[1].axhline(value, color=colour, linestyle=":", linewidth=1.4, label=f"{name} (test split)")
+    layers = sorted(
+        (n for n in history if n.startswith("layer_gradient_norms_")), key=lambda n: int(n.rsplit("_", 1)[1])
+    )
+    colours = colormaps[SEQUENTIAL](np.linspace(0, 0.9, max(len(layers), 1)))
+    for colour, name in zip(colours, layers, strict=False):
+        smooth = _smoothed(history[name])
+        axes[2].plot(
+            steps[len(steps) - len(smooth) :], smooth, color=colour, label=f"layer {int(name.rsplit('_', 1)[1]) + 1}"
+        )
+    if not layers and "gradient_norm" in history:
+        smooth = _smoothed(history["gradient_norm"])
+        axes[2].plot(steps[len(steps) - len(smooth) :], smooth, color=TRAIN, label="all parameters")
+    axes[2].set(xlabel="step", ylabel="gradient norm", yscale="log")
+    for panel in axes:
+        panel.grid(True, color="0.92")
+        panel.spines[["top", "right"]].set_visible(False)
+        if panel.get_legend_handles_labels()[0]:
+            # Beside the last panel, whose curves may go anywhere.
+            place = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if panel is axes[2] else {}
+            panel.legend(fontsize=7.5, framealpha=0.9, edgecolor="none", **place)
+    figure.suptitle(title, fontsize=10)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=130)
+    return content.getvalue()
+
+
+def _smoothed(values: np.ndarray) -> np.ndarray:
+    """Means over the last fiftieth of the run, at least one step."""
+    width = max(1, len(values) // 50)
+    total = np.cumsum(np.insert(np.nan_to_num(values), 0, 0.0))
+    return (total[width:] - total[:-width]) / width
+
 
 _EVALUATED_TOKENS = 2**15
 
@@ -314,8 +436,6 @@ def _kept(result: TrainResult, dataset: Dataset, plots: bool) -> TrainResult:
     write_json(folder / "result.json", outcome(result) | {"data": data})
     files = (*result.files, str(folder / "result.json"))
     if plots:
-        from pdejax.training._curves import curves
-
         title = (
             f"{config.dataset}, {config.model}, {config.layers} layers, d = {config.dim}, {result.parameters:,} parameters, "
             f"seed {config.seed}: test {', '.join(f'{k} {v:.3f}' for k, v in result.test.items())}"

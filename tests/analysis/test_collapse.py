@@ -11,8 +11,7 @@ import pytest
 from pdejax import Discretization, MasterEquation, SphereProjection, exact, simulate
 from pdejax.analysis.tokens._clustering import token_clustering
 from pdejax.analysis.tokens._collapse import LAWS, collapse_rate
-from pdejax.studies.numerics._verify_case import attention, with_weights
-from pdejax.studies.numerics._verify_tokens import TangentAttention
+from pdejax.studies.numerics._verify_cases import TangentAttention, attention, with_weights
 from pdejax.terms import RMSNorm
 
 KEY = jax.random.key(0)

@@ -9,7 +9,7 @@ from flax import nnx
 
 from pdejax import Architecture, DepthVarying, FeedForward, MasterEquation, Transformer, lift
 from pdejax.analysis.spectra._weights import attention_spectra
-from pdejax.studies.numerics._verify_case import with_weights
+from pdejax.studies.numerics._verify_cases import with_weights
 from pdejax.terms import Attention, RMSNorm
 
 KEY = jax.random.key(0)

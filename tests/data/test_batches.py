@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pdejax.data import Batches, Dataset
-from pdejax.data._batches import permutation
+from pdejax.data._dataset import permutation
 
 
 def numbered(count):

@@ -147,16 +147,20 @@ def test_arrays_that_cannot_be_kept_warn(tmp_path):
 
 
 def test_builder_configurations(tmp_path):
-    from pdejax.data._build_listops import ListOps, config_of
-    from pdejax.data._listops_splits import Settings
+    from pdejax.data._builders import ListOps, listops_config
+    from pdejax.data._sources import ListOpsSettings
 
     assert {config.name: config.settings[:3] for config in ListOps.BUILDER_CONFIGS} == {
         "short": (10, 200, (96_000, 2_000, 2_000)),
         "l1000": (500, 1000, (96_000, 2_000, 2_000)),
         "l2000": (500, 2000, (96_000, 2_000, 2_000)),
     }
-    assert config_of(Settings(500, 1000)).name == "l1000"
-    names = {config_of(Settings(10, 200, seed=1)).name, config_of(Settings(10, 200, (9, 9, 9))).name, "short"}
+    assert listops_config(ListOpsSettings(500, 1000)).name == "l1000"
+    names = {
+        listops_config(ListOpsSettings(10, 200, seed=1)).name,
+        listops_config(ListOpsSettings(10, 200, (9, 9, 9))).name,
+        "short",
+    }
     assert len(names) == 3
     builder = prepare("listops", data_dir=tmp_path, **SMALL)
     assert builder.is_prepared() and builder.info.splits["train"].num_examples == 300

@@ -6,8 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from pdejax.data import _mnist_archives as mnist
-from pdejax.data import load
+from pdejax.data import _sources, load
 
 FILES = pathlib.Path(__file__).parents[3] / "shared" / "data" / "mnist"
 needs_files = pytest.mark.skipif(not FILES.is_dir(), reason="the original MNIST files are not beside the repository")
@@ -21,21 +20,22 @@ def idx(array):
 @pytest.fixture
 def small(tmp_path, monkeypatch):
     """Archives of 30 and 12 random images in place of the original, with their checksums."""
-    from pdejax.data import _build_mnist
 
     random = np.random.default_rng(0)
     folder = tmp_path / "archives"
     folder.mkdir()
     arrays, archives = {}, []
-    for archive in mnist.ARCHIVES:
+    for archive in _sources.MNIST_ARCHIVES:
         count = 30 if "train" in archive.filename else 12
         shape = (count, 28, 28) if "images" in archive.filename else (count,)
         arrays[archive.filename] = random.integers(0, 256 if len(shape) > 1 else 10, shape, dtype=np.uint8)
         content = idx(arrays[archive.filename])
         (folder / archive.filename).write_bytes(content)
         archives.append(archive._replace(sha256=hashlib.sha256(content).hexdigest()))
-    monkeypatch.setattr(mnist, "ARCHIVES", tuple(archives))
-    monkeypatch.setattr(_build_mnist, "_PARTS", {"train": (*archives[:2], 30), "test": (*archives[2:], 12)})
+    from pdejax.data import _builders
+
+    monkeypatch.setattr(_sources, "MNIST_ARCHIVES", tuple(archives))
+    monkeypatch.setattr(_builders, "_PARTS", {"train": (*archives[:2], 30), "test": (*archives[2:], 12)})
     return folder, list(arrays.values())
 
 
@@ -96,12 +96,12 @@ def test_damaged_archive(damage, tmp_path, small):
 
 
 def test_wrong_content_leaves_nothing_half_prepared(tmp_path, small, monkeypatch):
-    from pdejax.data import _build_mnist
+    from pdejax.data import _builders
 
     # The checksums are right; the training part is written before the test part is found to be wrong.
-    parts = dict(_build_mnist._PARTS)
+    parts = dict(_builders._PARTS)
     parts["test"] = (*parts["test"][:2], 13)
-    monkeypatch.setattr(_build_mnist, "_PARTS", parts)
+    monkeypatch.setattr(_builders, "_PARTS", parts)
     with pytest.raises(ValueError, match=r"holds an array of shape \(12, 28, 28\); it must be \(13, 28, 28\)"):
         load("mnist", "train", **options(tmp_path, small))
     assert [p for p in (tmp_path / "data" / "mnist").iterdir() if p.is_dir()] == []
@@ -109,12 +109,12 @@ def test_wrong_content_leaves_nothing_half_prepared(tmp_path, small, monkeypatch
 
 
 def test_download(tmp_path, small, serve, monkeypatch):
-    from pdejax.data import _build_mnist
+    from pdejax.data import _builders
 
     url, requests = serve(small[0])
-    archives = [archive._replace(url=f"{url}/{archive.filename}") for archive in mnist.ARCHIVES]
-    monkeypatch.setattr(mnist, "ARCHIVES", tuple(archives))
-    monkeypatch.setattr(_build_mnist, "_PARTS", {"train": (*archives[:2], 30), "test": (*archives[2:], 12)})
+    archives = [archive._replace(url=f"{url}/{archive.filename}") for archive in _sources.MNIST_ARCHIVES]
+    monkeypatch.setattr(_sources, "MNIST_ARCHIVES", tuple(archives))
+    monkeypatch.setattr(_builders, "_PARTS", {"train": (*archives[:2], 30), "test": (*archives[2:], 12)})
     path = small[0] / "train-images-idx3-ubyte.gz"
     good = path.read_bytes()
     path.write_bytes(good[:-20])

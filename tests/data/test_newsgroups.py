@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pdejax.data import Tokenizer, load, tfidf_accuracy
-from pdejax.data import _newsgroups_text as newsgroups
-from pdejax.data._newsgroups_text import PARTS, read_documents, remove_parts
+from pdejax.data import Tokenizer, _sources, load, tfidf_accuracy
+from pdejax.data._sources import PARTS, read_documents, remove_parts
 
 FILES = pathlib.Path(__file__).parents[3] / "shared" / "data" / "newsgroups"
 needs_files = pytest.mark.skipif(not FILES.is_dir(), reason="the 20 Newsgroups archive is not beside the repository")
@@ -62,8 +61,8 @@ def small(tmp_path, monkeypatch):
 
 def use(monkeypatch, path, url="http://127.0.0.1:1/nothing"):
     """Take the file's checksum for the original's."""
-    found = newsgroups.Archive(path.name, hashlib.sha256(path.read_bytes()).hexdigest(), url)
-    monkeypatch.setattr(newsgroups, "ARCHIVES", ((found,),))
+    found = _sources.Archive(path.name, hashlib.sha256(path.read_bytes()).hexdigest(), url)
+    monkeypatch.setattr(_sources, "NEWSGROUPS_ARCHIVES", ((found,),))
 
 
 def test_splits_and_texts(small):
@@ -72,7 +71,7 @@ def test_splits_and_texts(small):
     texts = [text for split in ("train", "validation") for text in parts[split].texts]
     assert sorted(texts) == sorted(remove_parts(text, PARTS) for name, text in POSTS if "train" in name)
     for data in parts.values():
-        assert data.classes == newsgroups.GROUPS
+        assert data.classes == _sources.GROUPS
         for text, label in zip(data.texts, data.labels, strict=True):
             assert ("god" in text) == (data.classes[label] == ATHEISM)
         np.testing.assert_array_equal(data.mask, data.tokens != 0)
@@ -202,9 +201,7 @@ def test_hostile_members_are_refused(name, content, message, tmp_path, monkeypat
 
 
 def test_large_archives_are_refused(tmp_path, monkeypatch):
-    from pdejax.data import _newsgroups_text
-
-    monkeypatch.setattr(_newsgroups_text, "_MOST_BYTES", 500)
+    monkeypatch.setattr(_sources, "_MOST_BYTES", 500)
     with pytest.raises(ValueError, match="more than 500 bytes"):
         list(read_documents(archive(tmp_path / "a.tar.gz", POSTS), "train"))
 
@@ -227,8 +224,6 @@ def test_damaged_archive(small, tmp_path):
 
 
 def test_full_disk_leaves_nothing(small, tmp_path, monkeypatch):
-    from pdejax.data import _build_newsgroups
-
     def half(path, split):
         for number, found in enumerate(read_documents(path, split)):
             if split == "test" and number == 3:
@@ -236,7 +231,7 @@ def test_full_disk_leaves_nothing(small, tmp_path, monkeypatch):
             yield found
 
     with monkeypatch.context() as patch:
-        patch.setattr(_build_newsgroups, "read_documents", half)
+        patch.setattr(_sources, "read_documents", half)
         with pytest.raises(OSError, match="No space left"):
             load("newsgroups", "train", **small)
     assert not any("incomplete" in str(p) or p.name == "1.0.0" for p in (tmp_path / "data").rglob("*"))

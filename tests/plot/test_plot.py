@@ -1,5 +1,6 @@
 """`plot` draws every record by its own picture."""
 
+import importlib
 import inspect
 
 import jax.numpy as jnp
@@ -7,7 +8,6 @@ import numpy as np
 import pytest
 
 import pdejax as pj
-import pdejax.plot
 from pdejax.analysis.spectra import amplitude_spectrum
 from pdejax.analysis.tokens import token_clustering
 from pdejax.plot import plot
@@ -21,12 +21,18 @@ def curves(ax):
 
 
 def test_every_picture_has_its_record_and_every_record_its_picture():
-    drawn = {name for pictures in PICTURES.values() for _, name in pictures.values()}
-    public = {name for name in dir(pdejax.plot) if not name.startswith("_")} - {"plot", "jaxtyping"}
-    assert drawn == public - {"attention_maps"}
+    drawn = {address for pictures in PICTURES.values() for address in pictures.values()}
+    there = {
+        (module, name)
+        for module in ("_states", "_attention", "_dynamics", "_information")
+        for name, thing in vars(importlib.import_module(f"pdejax.plot.{module}")).items()
+        if inspect.isfunction(thing) and thing.__module__ == f"pdejax.plot.{module}" and not name.startswith("_")
+    }
+    assert drawn == there - {("_attention", "attention_maps")}
     for record, pictures in PICTURES.items():
-        for _, name in pictures.values():
-            parameters = list(inspect.signature(getattr(pdejax.plot, name)).parameters.values())
+        for module, name in pictures.values():
+            picture = getattr(importlib.import_module(f"pdejax.plot.{module}"), name)
+            parameters = list(inspect.signature(picture).parameters.values())
             assert record in str(parameters[0].annotation), name
             assert parameters[-1].name == "ax" or "ax" in [p.name for p in parameters], name
 

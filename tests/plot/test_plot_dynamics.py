@@ -12,9 +12,14 @@ from pdejax.analysis.jacobian._gradient_flow import GradientFlow, stack_gradient
 from pdejax.analysis.jacobian._lyapunov import LyapunovExponents
 from pdejax.analysis.jacobian._operator import SingularValues
 from pdejax.analysis.jacobian._perturbation_records import PerturbationSensitivity, Response
-from pdejax.plot._gradients import gradient_flow, gradient_history, singular_values
-from pdejax.plot._lyapunov import ftle_map, lyapunov_exponents
-from pdejax.plot._perturbation import perturbation_response
+from pdejax.plot._dynamics import (
+    ftle_map,
+    gradient_flow,
+    gradient_history,
+    lyapunov_exponents,
+    perturbation_response,
+    singular_values,
+)
 
 
 def interval(value):

@@ -14,7 +14,7 @@ from pdejax.analysis.similarity._correlation import LayerCorrelation
 from pdejax.analysis.similarity._layers import MEASURES
 from pdejax.analysis.similarity._trajectory import TrajectoryFidelity
 from pdejax.plot import _attention as draw
-from pdejax.plot import _fidelity as fidelity
+from pdejax.plot import _states as fidelity
 
 L = 4
 NUMBERS = iter(np.random.default_rng(0).uniform(0.1, 0.9, 100_000))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from pdejax.runs._programs import cache_folder, forget_programs, kept_programs
+from pdejax.runs._parts import cache_folder, forget_programs, kept_programs
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory maps are counted on Linux only")
@@ -42,7 +42,7 @@ def fresh():
 
 def test_programs_are_read_again_in_the_context_and_only_there(tmp_path, monkeypatch, hits):
     before = cache_folder()
-    monkeypatch.setattr("pdejax.runs._programs._SECONDS", 0.0)
+    monkeypatch.setattr("pdejax.runs._parts._LEAST_SECONDS", 0.0)
     x = jnp.ones((3, 3))
     try:
         jax.config.update("jax_compilation_cache_dir", None)

@@ -15,7 +15,10 @@ import pytest
 
 from pdejax import Figure
 from pdejax.runs import _format
-from pdejax.runs.report import ReportError, _command, build_report, html_page, markdown_page, read_results
+from pdejax.runs.report import ReportError, _command, build_report
+from pdejax.runs.report._build import markdown_page
+from pdejax.runs.report._html import html_page
+from pdejax.runs.report._read import read_results
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 

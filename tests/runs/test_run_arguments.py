@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytest
 
-from pdejax.runs._arguments import Command, add_arguments, given_fields, setting
+from pdejax.runs._command import Command, add_arguments, given_fields, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,6 +103,6 @@ def test_a_command_hands_over_what_was_named():
 
 
 def test_help_needs_no_jax():
-    code = "import sys, pdejax.runs._arguments, pdejax.studies._command; print('jax' in sys.modules)"
+    code = "import sys, pdejax.runs._command, pdejax.studies._command; print('jax' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"

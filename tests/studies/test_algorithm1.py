@@ -14,9 +14,8 @@ from pdejax import cli
 from pdejax.analysis import mesh_norm
 from pdejax.solvers import Grid
 from pdejax.studies.numerics._algorithm1 import CONTROL, algorithm1, verdicts
-from pdejax.studies.numerics._algorithm1_checks import measure_orders, stability_rows
 from pdejax.studies.numerics._algorithm1_config import Algorithm1Config
-from pdejax.studies.numerics._algorithm1_model import Algorithm1Model, build_equation
+from pdejax.studies.numerics._algorithm1_model import Algorithm1Model, build_equation, measure_orders, stability_rows
 
 SMALL = Algorithm1Config(
     layers=2, tokens=4, dim=4, heads=2, ffn=6, time_steps=3, warmup=4, training_steps=6, batch=16, x_dim=3, updates=1

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pdejax.studies.claims import _c3_cases as c3
+from pdejax.studies.claims import _c3_step as c3
 from pdejax.studies.claims import _c4_energy as c4
 from pdejax.studies.claims import _c5_stochastic as c5
 from pdejax.studies.claims import _c6_fidelity as c6

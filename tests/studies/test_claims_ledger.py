@@ -10,16 +10,11 @@ import numpy as np
 import pytest
 
 from pdejax import Figure, over_seeds
-from pdejax.studies import ResultError
-from pdejax.studies.claims import (
-    CLAIMS,
-    Counterexample,
-    Measured,
-    _ledger,
-    claims,
-)
+from pdejax.runs import ResultError
+from pdejax.runs._findings import Counterexample, Measured
+from pdejax.studies.claims import CLAIMS, _ledger, claims
 from pdejax.studies.claims._claim import high, low, range_over, ratio_over_seeds
-from pdejax.studies.claims._command import COMMAND
+from pdejax.studies.claims._config import COMMAND
 
 QUICK = ("C5", "C9", "C10")
 

@@ -14,7 +14,7 @@ from pdejax.studies.claims import _c3_step as c3
 from pdejax.studies.claims import _c7_diffusivity as c7
 from pdejax.studies.claims import _c15_layernorm as c15
 from pdejax.studies.claims import _c16_phases as c16
-from pdejax.studies.claims._trained import Trained
+from pdejax.studies.claims._claim import Trained
 
 
 def checked(ledger):

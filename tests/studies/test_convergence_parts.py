@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 import pdejax as pj
+from pdejax.runs import ResultError
 from pdejax.runs._files import plain, write_json, write_whole
 from pdejax.runs._parts import Parts
-from pdejax.studies import ConvergenceConfig, ResultError
-from pdejax.studies.numerics._convergence_case import build_case
+from pdejax.studies import ConvergenceConfig
+from pdejax.studies.numerics._convergence import build_case
 from pdejax.studies.numerics._convergence_config import MODES
-from pdejax.studies.numerics._regimes import iid_spread, regime
-from pdejax.studies.numerics._spatial import spatial_convergence
+from pdejax.studies.numerics._limits import iid_spread, regime, spatial_convergence
 
 TINY = {"length": 12, "dim": 8, "heads": 2, "layers": 2, "ffn": 12}
 

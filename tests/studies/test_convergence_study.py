@@ -12,11 +12,11 @@ from flax import nnx
 
 import pdejax as pj
 from pdejax import analysis, cli
-from pdejax.studies import ConvergenceConfig, Result, ResultError, convergence
+from pdejax.runs import Result, ResultError
+from pdejax.studies import ConvergenceConfig, convergence
 from pdejax.studies.numerics import _convergence as study
-from pdejax.studies.numerics._convergence_case import build_case
-from pdejax.studies.numerics._regimes import regime, verdict
-from pdejax.studies.numerics._spatial import cosine_coefficients, sample_cosines, spatial_convergence
+from pdejax.studies.numerics._convergence import build_case
+from pdejax.studies.numerics._limits import cosine_coefficients, regime, sample_cosines, spatial_convergence, verdict
 
 SMALL = {"length": 10, "dim": 8, "heads": 2, "layers": 2, "ffn": 12, "spatial": (), "regimes": (), "steps": (4, 8, 16)}
 

@@ -11,13 +11,15 @@ import pytest
 import xarray as xr
 from matplotlib.figure import Figure
 
+from pdejax.runs import ResultError
 from pdejax.runs._records import Picture
 from pdejax.runs.report import build_report
-from pdejax.studies import Judgement, ResultError
+from pdejax.studies import Judgement
 from pdejax.studies import run as run_study
-from pdejax.studies.papers import STUDIES, Models, Settings, experiment, reproduce, row, stacked
+from pdejax.studies.papers import STUDIES, reproduce
 from pdejax.studies.papers._architectures import architectures
 from pdejax.studies.papers._components import cells
+from pdejax.studies.papers._experiment import Models, Settings, experiment, row, stacked
 
 
 class Bench:
@@ -251,7 +253,7 @@ def test_trainings_side_by_side_are_saved_where_they_are_interrupted(tmp_path, m
             time.sleep(0.05)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pdejax.studies.papers._models.concurrent.futures.wait", interrupt)
+    monkeypatch.setattr("pdejax.studies.papers._experiment.concurrent.futures.wait", interrupt)
     with pytest.raises(KeyboardInterrupt):
         models.prepare(settings, 0, ("bare",))
     assert not models.stopped.is_set()

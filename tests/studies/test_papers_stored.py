@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pdejax.studies.papers import STUDIES, Settings
+from pdejax.studies.papers import STUDIES
+from pdejax.studies.papers._experiment import Settings
 
 RESULTS = pathlib.Path(__file__).parents[2] / "benchmarks" / "results" / "reproduce"
 COORDINATES = {"step", "epsilon", "frequency", "steps"}

@@ -7,7 +7,8 @@ import pytest
 import xarray as xr
 
 from pdejax.studies import run
-from pdejax.studies.papers import STUDIES, Settings
+from pdejax.studies.papers import STUDIES
+from pdejax.studies.papers._experiment import Settings
 
 TINY = {
     "dim": 16,

@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 from pdejax import cli
-from pdejax.studies import ResultError
+from pdejax.runs import ResultError
 from pdejax.studies.numerics import _stability as study
 from pdejax.studies.numerics._stability import STABILITY, stability, summarize, verdicts
 from pdejax.studies.numerics._stability_config import StabilityConfig

@@ -10,7 +10,7 @@ from pdejax.studies import ConvergenceConfig, StabilityConfig, StiffConfig
 from pdejax.studies.numerics._convergence import CONVERGENCE
 from pdejax.studies.numerics._stability import verdicts as stability_verdicts
 from pdejax.studies.numerics._stiff import STIFF
-from pdejax.studies.numerics._verify_case import Check
+from pdejax.studies.numerics._verify_cases import Check
 
 FOLDER = pathlib.Path(__file__).parent.parent.parent / "benchmarks" / "results"
 

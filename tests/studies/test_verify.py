@@ -11,7 +11,7 @@ import pytest
 
 from pdejax import cli, exact
 from pdejax.studies import verify
-from pdejax.studies.numerics import _verify, _verify_fields, _verify_tokens
+from pdejax.studies.numerics import _verify, _verify_cases
 
 pytestmark = pytest.mark.slow  # all share one full run
 
@@ -91,7 +91,7 @@ def test_a_wrong_closed_form_is_found_out(table, name, monkeypatch):
 def test_failure_is_shown_and_changes_the_exit_code(table, monkeypatch, capsys, tmp_path):
     right = exact.bivariate_normal_information
     monkeypatch.setattr(exact, "bivariate_normal_information", lambda r: right(r) * (1 + 1e-6))
-    monkeypatch.setattr(_verify, "GROUPS", (_verify_fields.information,))
+    monkeypatch.setattr(_verify, "GROUPS", (_verify_cases.information,))
     path = tmp_path / "verify.json"
     assert cli.main(["verify", "--out", str(tmp_path)]) == 1
     lines = capsys.readouterr().out.splitlines()
@@ -108,7 +108,7 @@ def test_failure_is_shown_and_changes_the_exit_code(table, monkeypatch, capsys, 
 
 def test_nan_fails(table, monkeypatch):
     monkeypatch.setattr(exact, "bivariate_normal_information", lambda r: jnp.full(r.shape, jnp.nan))
-    monkeypatch.setattr(_verify, "GROUPS", (_verify_fields.information,))
+    monkeypatch.setattr(_verify, "GROUPS", (_verify_cases.information,))
     found = verify()
     assert not found.passed and found.results["passed"] == 1 and found.results["cases"] == 2
     assert found.results["checks"][0]["error"] is None
@@ -121,7 +121,7 @@ def test_a_crash_fails_its_group_only(table, monkeypatch):
         raise RuntimeError("no such device")
 
     monkeypatch.setattr(exact, "preln_equiangular", broken)
-    monkeypatch.setattr(_verify, "GROUPS", (_verify_tokens.preln, _verify_fields.information))
+    monkeypatch.setattr(_verify, "GROUPS", (_verify_cases.preln, _verify_cases.information))
     lines: list[str] = []
     found = verify(row=lambda check: lines.append(_verify.VERIFY.line(check)))
     checks = found.results["checks"]
@@ -135,14 +135,14 @@ def test_instability_below_the_limit_is_seen(table, monkeypatch):
     """A limit that is stated twice too large: noise grows at 0.95 of it."""
     right = exact.diffusive_step_limit
     monkeypatch.setattr(exact, "diffusive_step_limit", lambda *args: 2 * right(*args))
-    monkeypatch.setattr(_verify_fields, "EXPLICIT", ("euler",))
-    limit, noise = _verify_fields.stability()
+    monkeypatch.setattr(_verify_cases, "EXPLICIT", ("euler",))
+    limit, noise = _verify_cases.stability()
     assert not limit.passed and not noise.passed
     assert noise.error == float("inf") and "below the limit" in noise.note
 
 
 def test_the_callers_precision_is_left_alone(table, monkeypatch):
-    monkeypatch.setattr(_verify, "GROUPS", (_verify_fields.information,))
+    monkeypatch.setattr(_verify, "GROUPS", (_verify_cases.information,))
     with jax.enable_x64(False):
         found = verify()
         assert jnp.zeros(1).dtype == jnp.float32

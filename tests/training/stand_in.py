@@ -19,7 +19,7 @@ import numpy as np
 import optax
 
 from pdejax.training._fit import fit
-from pdejax.training._state import TrainState
+from pdejax.training._step import TrainState
 
 
 class Rows:

@@ -10,17 +10,17 @@ import optax
 import pytest
 
 from pdejax.analysis.information.trained import CLUB, BarberAgakov, InfoNCE, PaperEstimate
-from pdejax.data._batch import Batch
+from pdejax.data._dataset import Batch
 from pdejax.models import Architecture, Transformer
-from pdejax.training._bottleneck import bottleneck_flow
-from pdejax.training._bottleneck_step import (
+from pdejax.training._bottleneck import (
     EstimatorState,
     InputProjection,
+    bottleneck_flow,
     make_bottleneck_step,
     mean_hidden_states,
     start_estimator,
 )
-from pdejax.training._state import TrainState, merge_model, split_model
+from pdejax.training._step import TrainState, merge_model, split_model
 
 NOISE = 0.5
 

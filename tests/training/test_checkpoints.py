@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 from stand_in import Rows, make_step, start
 
-from pdejax.training._checkpoints import CheckpointError, Checkpoints, restore
+from pdejax.training._checkpoints import CheckpointError, Checkpoints, not_finite, rebuild, restore, snapshot
 from pdejax.training._fit import fit
-from pdejax.training._snapshot import not_finite, rebuild, snapshot
-from pdejax.training._state import TrainState
+from pdejax.training._step import TrainState
 
 
 def odd_state():
@@ -319,8 +318,8 @@ FULL = """
 import json, resource, sys
 import jax, jax.numpy as jnp
 from pdejax.training._checkpoints import CheckpointError, Checkpoints
-from pdejax.training._snapshot import snapshot
-from pdejax.training._state import TrainState
+from pdejax.training._checkpoints import snapshot
+from pdejax.training._step import TrainState
 
 def saved(step, size):
     state = TrainState(jnp.asarray(step), {"w": jax.random.normal(jax.random.key(step), (size,))}, (), jax.random.key(1))

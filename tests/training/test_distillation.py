@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 import pdejax as pj
-from pdejax.data._batch import Batch
+from pdejax.data._dataset import Batch
 from pdejax.models import Simulator, SimulatorConfig, pair, untrained_field
 from pdejax.training import merge_model, split_model
 from pdejax.training._distillation import Distillation

@@ -22,7 +22,7 @@ from stand_in import OPTIMIZER, Rows, evaluate, make_step, start
 from pdejax.training._checkpoints import CheckpointError, Checkpoints, restore
 from pdejax.training._fit import fit
 from pdejax.training._metrics import read_metrics
-from pdejax.training._state import TrainState, merge_model, split_model
+from pdejax.training._step import TrainState, merge_model, split_model
 
 
 def train(folder=None, *, steps=20, step=None, batches=None, state=None, **options):

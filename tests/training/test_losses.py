@@ -10,7 +10,7 @@ from scipy.special import log_softmax
 import pdejax as pj
 from pdejax.data import Batch
 from pdejax.training import Classification, LanguageModel, make_evaluate, split_model, start_training
-from pdejax.training._optimizer import make_optimizer
+from pdejax.training._step import make_optimizer
 
 VOCAB, N, B, CLASSES = 7, 5, 4, 3
 

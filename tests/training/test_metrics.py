@@ -16,8 +16,7 @@ from stand_in import Rows, evaluate, make_step, start
 
 from pdejax.training import _fit, _metrics
 from pdejax.training._fit import fit
-from pdejax.training._metrics import Guard, Table, fetch, read_metrics
-from pdejax.training._progress import Progress, clock
+from pdejax.training._metrics import Guard, Progress, Table, clock, fetch, read_metrics
 
 
 def rows(*steps):
@@ -178,7 +177,7 @@ def test_tensorboard_reads_the_curves(tmp_path):
 
 
 def test_training_outlives_event_files(tmp_path, monkeypatch):
-    from pdejax.training._tensorboard import EventWriter
+    from pdejax.training._metrics import EventWriter
 
     def full(self, event):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -297,7 +296,7 @@ def test_progress_goes_to_standard_error(capsys, tmp_path):
 
 def test_importing_the_loop_stays_light():
     """orbax, tensorboardX and tqdm are loaded when they are used."""
-    names = ("_fit", "_folder", "_checkpoints", "_snapshot", "_metrics", "_tensorboard", "_progress", "_distributed")
+    names = ("_fit", "_checkpoints", "_metrics", "_distributed")
     for name in names:
         source = (pathlib.Path(_fit.__file__).parent / f"{name}.py").read_text()
         top = [line for line in source.splitlines() if line.startswith(("import ", "from "))]

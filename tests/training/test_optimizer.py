@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from pdejax.training import make_optimizer, make_schedule
+from pdejax.training import make_optimizer
+from pdejax.training._step import make_schedule
 
 
 @pytest.mark.parametrize(

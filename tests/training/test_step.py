@@ -9,16 +9,8 @@ from flax import nnx
 
 import pdejax as pj
 from pdejax.data import Batch
-from pdejax.training import (
-    Classification,
-    count_parameters,
-    gradient_norms,
-    make_optimizer,
-    make_step,
-    merge_model,
-    split_model,
-    start_training,
-)
+from pdejax.training import Classification, make_optimizer, make_step, merge_model, split_model, start_training
+from pdejax.training._step import count_parameters, gradient_norms
 
 SIZES = {"vocab": 7, "dim": 8, "heads": 2, "layers": 3, "ffn": 16, "head": "classification", "classes": 4}
 

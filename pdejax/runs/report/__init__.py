@@ -5,12 +5,7 @@ from typing import TYPE_CHECKING
 from pdejax._lazy import attach
 
 if TYPE_CHECKING:
-    from pdejax.runs.report._build import BuiltReport as BuiltReport
     from pdejax.runs.report._build import build_report as build_report
-    from pdejax.runs.report._html import html_page as html_page
-    from pdejax.runs.report._markdown import markdown_page as markdown_page
     from pdejax.runs.report._read import ReportError as ReportError
-    from pdejax.runs.report._read import Results as Results
-    from pdejax.runs.report._read import read_results as read_results
 else:  # help comes without what a report needs
     __getattr__, __dir__ = attach(__name__)

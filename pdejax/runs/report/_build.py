@@ -1,12 +1,104 @@
-"""The report on disk."""
+"""The report on disk: the HTML page and, beside it, the same numbers as Markdown with relative links."""
 
 import dataclasses
 import pathlib
 
 from pdejax.runs._files import write_whole
-from pdejax.runs.report._html import html_page
-from pdejax.runs.report._markdown import markdown_page
-from pdejax.runs.report._read import ReportError, read_results
+from pdejax.runs._format import environment, seconds
+from pdejax.runs._table import Cell, Column, Table
+from pdejax.runs._table import markdown_text as marked
+from pdejax.runs.report import _html
+from pdejax.runs.report._html import TITLE, html_page
+from pdejax.runs.report._read import Entry, Ledger, ReportError, Results, Study, read_results
+
+
+def markdown_page(results: Results, base: str | pathlib.Path) -> str:
+    """Write the Markdown for `results`, to be saved in the folder `base`; numbers link to the JSON file they come from."""
+    base = pathlib.Path(base)
+    parts = [f"# {TITLE}", "Papers: [arXiv:2408.09523](https://arxiv.org/abs/2408.09523), v1 and v2."]
+    problems = results.problems()
+    if problems:
+        parts.append("**Missing or damaged:**\n\n" + "\n".join(f"- {marked(problem)}" for problem in problems))
+    if results.studies:
+        columns = [Column(head) for head in ("Study", "Source", "Verdict")]
+        lines = [(s.title, s.result.source, s.result.verdict or "no result") for s in results.studies]
+        parts += ["## Summary", Table(columns, lines).markdown(), "## Studies"]
+    for study in results.studies:
+        parts += _study(study, base)
+    if results.ledger:
+        parts += _ledger(results.ledger, base)
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _study(study: Study, base: pathlib.Path) -> list[str]:
+    parts, result = [f"### {marked(study.title)}"], study.result
+    if study.problems:
+        parts.append("\n".join(f"- Incomplete: {marked(problem)}" for problem in study.problems))
+    if study.raw is None:
+        return parts
+    address = _html.link(study.path / "result.json", base)
+    facts = [result.source, result.pairing, result.preset, seconds(result.seconds)]
+    parts.append(" · ".join(marked(fact) for fact in facts if fact))
+    parts.append(marked(result.question))
+    if result.verdict:
+        parts.append(f"**Verdict.** {marked(result.verdict)}")
+    columns = [Column("Quantity"), *(Column(head, right=True) for head in ("Paper", "Ours", "Null")), Column("Note")]
+    lines = []
+    for _, row in study.rows:
+        cells = Cell(row.paper or None, address), Cell(row.ours, address), Cell(row.null, address, row.null_name or "")
+        lines.append((Cell(row.quantity, small=row.unit), *cells, row.note))
+    if lines:
+        parts.append(Table(columns, lines).markdown())
+    for image in study.images:
+        if image.content is not None:
+            caption = marked(image.caption)
+            parts.append(f"![{caption}]({_html.link(image.path, base)})\n\n*{caption}*")
+    files = [f"[result.json]({address})"]
+    if study.data:
+        files.append(f"[{marked(study.data.name)}]({_html.link(study.data, base)})")
+    shown = ", ".join(map(str, result.seeds)) or "not said"
+    device = environment(result.environment) or "not said"
+    files += [f"seeds {marked(shown)}", f"configuration {marked(result.config_hash or 'not said')}"]
+    return [*parts, " · ".join([*files, f"measured on {marked(device)}"])]
+
+
+def _ledger(ledger: Ledger, base: pathlib.Path) -> list[str]:
+    address = _html.link(ledger.path, base)
+    parts = ["## Claims"]
+    if ledger.problems:
+        parts.append("\n".join(f"- Incomplete: {marked(problem)}" for problem in ledger.problems))
+    for heading, kind, entries in (("", "claims", ledger.claims), ("## Equations", "equations", ledger.equations)):
+        if not entries:
+            continue
+        columns = [Column(head) for head in ("Claim", "Statement", "Source", "Verdict")]
+        found = [entry.finding for entry in entries]
+        lines = [(f.claim, f.statement, f.source, f.verdict) for f in found]
+        parts += [heading, Table(columns, lines).markdown()]
+        for entry in entries:
+            parts += _claim(entry, ledger.saved(kind, entry).get("seconds"), address, base)
+    return parts
+
+
+def _claim(entry: Entry, took: object, address: str, base: pathlib.Path) -> list[str]:
+    finding = entry.finding
+    facts = [finding.source, finding.code, seconds(took)]
+    parts = [f"### {marked(finding.claim)}: {marked(finding.verdict) or 'no verdict'}"]
+    parts += [" · ".join(marked(fact) for fact in facts if fact), marked(finding.statement)]
+    if finding.condition:
+        parts.append(f"**What holds.** {marked(finding.condition)}")
+    measured = finding.measured
+    lines = [
+        (name, label, Cell(value, address))
+        for label, figures in (("as stated", measured.figures), ("corrected", measured.corrected))
+        for name, value in figures.items()
+    ]
+    if lines:
+        columns = [Column("Evidence"), Column("Statement"), Column("Figure", right=True)]
+        parts.append(Table(columns, lines).markdown())
+    if finding.counterexample is not None:
+        where = f" [Its arrays]({_html.link(entry.file, base)})." if entry.file else ""
+        parts.append(f"**Counterexample.** {marked(finding.counterexample.description)}{where}")
+    return parts
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,8 +4,7 @@ import dataclasses
 import sys
 from typing import Any
 
-from pdejax.runs._arguments import Command, setting
-from pdejax.runs._console import Console
+from pdejax.runs._command import Command, Console, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,17 +2,289 @@
 
 import base64
 import hashlib
+import html
 import importlib.resources
+import json
+import os
 import pathlib
-from collections.abc import Iterable, Mapping
+import re
+import struct
+import urllib.parse
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from pdejax.runs._format import environment, seconds
 from pdejax.runs._table import Cell, Column, Table
-from pdejax.runs.report import _format
-from pdejax.runs.report._html_claims import Named, ledger_section
-from pdejax.runs.report._html_parts import escape, problems_note
-from pdejax.runs.report._html_study import study_article
-from pdejax.runs.report._read import Entry, Results
+from pdejax.runs.report._read import IMAGES, Entry, Image, Ledger, Results, Study
+
+
+def link(path: pathlib.Path, base: pathlib.Path) -> str:
+    """The address of `path` for a page that lies in the folder `base`."""
+    relative = pathlib.PurePath(os.path.relpath(path, base)).as_posix()
+    # A leading name with a colon would read as a scheme.
+    return urllib.parse.quote(os.fsencode(relative if relative.startswith(".") else f"./{relative}"), safe="/.")
+
+
+def slug(text: str, taken: set[str]) -> str:
+    """A name for an anchor: letters, digits and hyphens, and none of `taken`, which gains it."""
+    plain = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "x"
+    found, count = plain, 1
+    while found in taken:
+        count += 1
+        found = f"{plain}-{count}"
+    taken.add(found)
+    return found
+
+
+def standing(verdict: str) -> str:
+    """`holds`, `condition` or `fails` from the first words of a verdict, `open` for any other."""
+    words = re.sub(r"[^a-z ]", " ", verdict.lower()).split()
+    if words[:1] == ["holds"]:
+        return "condition" if len(words) > 1 else "holds"
+    return "fails" if words[:1] in (["fails"], ["fail"]) else "open"
+
+
+escape = html.escape
+
+
+def problems_note(problems: Sequence[str], heading: str) -> str:
+    """Write what is missing or damaged as a note."""
+    shown = (re.sub("`([^`]+)`", r"<code>\1</code>", escape(problem)) for problem in problems)
+    items = "".join(f"<li>{problem}</li>" for problem in shown)
+    return f'<div class="problems" role="note"><strong>{heading}</strong><ul>{items}</ul></div>'
+
+
+def badge(verdict: str) -> str:
+    """Write a verdict with its sign, in its colour."""
+    signs = {"holds": "✓ ", "condition": "◐ ", "fails": "✗ ", "open": ""}
+    kind = standing(verdict)
+    return f'<span class="badge {kind}">{signs[kind]}{escape(verdict or "no verdict")}</span>'
+
+
+def badge_cell(verdict: str) -> Cell:
+    """Return a verdict as an entry of a table."""
+    return Cell(verdict, code=badge(verdict))
+
+
+def file_link(name: str, path: pathlib.Path, base: pathlib.Path) -> str:
+    """Write a link to a file for a page in the folder `base`."""
+    return f'<li><a href="{escape(link(path, base))}">{escape(name)}</a></li>'
+
+
+_LINE, _DEEP, _LONG = 100, 24, 400
+
+
+def anchor(prefix: str, *path: str | int) -> str:
+    """The anchor of the value at `path` (keys of objects, places in lists) of the document `prefix`."""
+    return ".".join([prefix, *map(str, path)])
+
+
+def anchored(prefix: str, value: Any, anchors: Mapping[tuple[str | int, ...], str]) -> str:
+    """`value` as indented JSON in HTML, `<span id>` around the values at the paths of `anchors`.
+
+    Lists of more than 400 numbers keep the first and say how many follow: the file beside the page has them all.
+    """
+    return f'<pre tabindex="0" id="{html.escape(prefix)}">{_value(value, (), anchors, "")}</pre>'
+
+
+def _value(value: Any, path: tuple[str | int, ...], anchors: Mapping[tuple[str | int, ...], str], indent: str) -> str:
+    text = _text(value, path, anchors, indent)
+    name = anchors.get(path)
+    return text if name is None else f'<span id="{html.escape(name)}">{text}</span>'
+
+
+def _text(value: Any, path: tuple[str | int, ...], anchors: Mapping[tuple[str | int, ...], str], indent: str) -> str:
+    if not isinstance(value, dict | list) or not value:
+        return html.escape(json.dumps(value, ensure_ascii=False), quote=False)
+    if len(path) >= _DEEP:
+        return "…"
+    inner = indent + "  "
+    if isinstance(value, list):
+        limit = None if any(isinstance(item, dict | list) for item in value) else _LONG
+        shown = value[:limit]
+        more = [f"… {len(value) - len(shown)} more"] if len(shown) < len(value) else []
+        parts = [_value(item, (*path, place), anchors, inner) for place, item in enumerate(shown)] + more
+        ends, flat = "[]", not any(isinstance(item, dict | list) for item in shown)
+    else:
+        parts = [
+            f"{html.escape(json.dumps(str(key), ensure_ascii=False), quote=False)}: "
+            + _value(item, (*path, str(key)), anchors, inner)
+            for key, item in value.items()
+        ]
+        ends, flat = "{}", not any(isinstance(item, dict) for item in value.values())
+    if flat:
+        line = ends[0] + ", ".join(parts) + ends[1]
+        if len(line) <= _LINE and "\n" not in line:
+            return line
+        if isinstance(value, list):  # numbers run on: one to a line would be long
+            return ends[0] + ", ".join(parts) + ends[1]
+    return ends[0] + "\n" + ",\n".join(inner + part for part in parts) + f"\n{indent}" + ends[1]
+
+
+# Claims with the anchors of their articles.
+Named = Sequence[tuple[str, Entry]]
+
+
+def ledger_section(ledger: Ledger, claims: Named, equations: Named, base: pathlib.Path) -> str:
+    """Write claims and equations, each as a table and then one by one."""
+    parts = ['<h2 id="claims">Claims</h2>']
+    if ledger.problems:
+        parts.append(problems_note(ledger.problems, "Incomplete:"))
+    config = ledger.raw.get("config") if ledger.raw else None
+    if isinstance(config, dict):
+        shown = ", ".join(f"{key} {value}" for key, value in config.items())
+        parts.append(f'<p class="soft small">Configuration: {escape(shown)}.</p>')
+    if claims:
+        parts.append(_verdicts("Claims and verdicts", claims))
+        parts += [_claim(entry, name, ledger.saved("claims", entry), base) for name, entry in claims]
+    if equations:
+        parts.append('<h2 id="equations">Equations</h2>')
+        parts.append(_verdicts("Equations and verdicts", equations))
+        parts += [_claim(entry, name, ledger.saved("equations", entry), base) for name, entry in equations]
+    return "\n".join([*parts, f'<ul class="files small">{file_link("claims.json", ledger.path, base)}</ul>'])
+
+
+def _verdicts(caption: str, entries: Named) -> str:
+    columns = [Column(head) for head in ("Claim", "Verdict", "Statement", "Source")]
+    lines = [
+        (Cell(entry.name, f"#{name}"), badge_cell(entry.finding.verdict), entry.finding.statement, entry.finding.source)
+        for name, entry in entries
+    ]
+    return Table(columns, lines, caption).html()
+
+
+def _claim(entry: Entry, name: str, raw: Any, base: pathlib.Path) -> str:
+    finding, document = entry.finding, f"{name}.json"
+    anchors: dict[tuple[str | int, ...], str] = {}
+    measured, lines = finding.measured, []
+    for key, label, figures in (
+        ("figures", "as stated", measured.figures),
+        ("corrected_figures", "corrected", measured.corrected),
+    ):
+        for place, (figure, value) in enumerate(figures.items()):
+            anchors[key, figure] = anchor(document, key, place)
+            kind = [label] if measured.corrected else []
+            lines.append((figure, *kind, Cell(value, f"#{anchors[key, figure]}")))
+    columns = [Column("Evidence"), *([Column("Statement")] if measured.corrected else []), Column("Figure", right=True)]
+    example = ""
+    if finding.counterexample is not None:
+        where = f' <a href="{escape(link(entry.file, base))}">Its arrays</a>.' if entry.file else ""
+        example = f"<p><strong>Counterexample.</strong> {escape(finding.counterexample.description)}{where}</p>"
+    code = f"<code>{escape(finding.code)}</code>" if finding.code else ""
+    facts = [escape(finding.source), code, seconds(raw.get("seconds"))]
+    return "\n".join(
+        [
+            f'<article id="{name}"><h3>{escape(entry.name)} {badge(finding.verdict)}</h3>',
+            f'<p class="soft small">{" · ".join(fact for fact in facts if fact)}</p>',
+            f"<p>{escape(finding.statement)}</p>" if finding.statement else "",
+            f"<p><strong>What holds.</strong> {escape(finding.condition)}</p>" if finding.condition else "",
+            Table(columns, lines, f"Evidence for {entry.name}").html() if lines else "",
+            example,
+            f"<details><summary>JSON of {escape(entry.name)}</summary>{anchored(document, raw, anchors)}</details>",
+            "</article>",
+        ]
+    )
+
+
+def study_article(study: Study, name: str, base: pathlib.Path) -> str:
+    """Write the study as an article with the anchor `name`, its links to files relative to `base`."""
+    title, result = escape(study.title), study.result
+    problems = problems_note(study.problems, "Incomplete:") if study.problems else ""
+    if study.raw is None:
+        return f'<article id="{name}"><h3>{title}</h3>{problems}</article>'
+    document = f"{name}.json"
+    paths: list[tuple[str | int, ...]] = [("verdict",), ("seeds",), ("config",), ("config_hash",)]
+    paths += [("table", index, key) for index, _ in study.rows for key in ("paper", "ours", "null")]
+    anchors = {path: anchor(document, *path) for path in paths}
+    facts = [result.source, f"pairing: {result.pairing}" if result.pairing else ""]
+    facts += [f"preset {result.preset}" if result.preset else "", seconds(result.seconds)]
+    verdict = f'<p class="verdict"><strong>Verdict.</strong> {escape(result.verdict)}</p>' if result.verdict else ""
+    return "\n".join(
+        [
+            f'<article id="{name}">',
+            f"<h3>{title}</h3>",
+            f'<p class="soft small">{escape(" · ".join(fact for fact in facts if fact))}</p>',
+            f"<p>{escape(result.question)}</p>" if result.question else "",
+            problems,
+            verdict,
+            _rows(study, anchors),
+            "".join(_figure(image, base) for image in study.images),
+            _settings(study.raw, document),
+            "<details><summary>JSON of this study, which every number above comes from</summary>"
+            f"{anchored(document, study.raw, anchors)}</details>",
+            _files(study, base),
+            "</article>",
+        ]
+    )
+
+
+def _rows(study: Study, anchors: Mapping[tuple[str | int, ...], str]) -> str:
+    if not study.rows:
+        return ""
+    notes = any(row.note for _, row in study.rows)
+    columns = [Column("Quantity"), *(Column(head, right=True) for head in ("Paper", "Ours", "Null"))]
+    lines = []
+    for index, row in study.rows:
+        paper, ours, null = (f"#{anchors['table', index, key]}" for key in ("paper", "ours", "null"))
+        cells = Cell(row.paper or None, paper), Cell(row.ours, ours), Cell(row.null, null, row.null_name or "")
+        lines.append((Cell(row.quantity, small=row.unit), *cells, *([row.note] if notes else [])))
+    counts = sorted({len(row.seeds) for _, row in study.rows if row.seeds})
+    seeds = f"Ours is the mean [95 % interval] over {' or '.join(map(str, counts))} seeds. " if counts else ""
+    if counts == [1]:
+        seeds = "Ours is one seed. "
+    null = (
+        "Null is the same figure where there is nothing to find."
+        if any(row.null is not None for _, row in study.rows)
+        else ""
+    )
+    said = f'<p class="soft small">{seeds}{null}</p>' if seeds or null else ""
+    columns += [Column("Note")] if notes else []
+    return Table(columns, lines, f"{study.title}: paper, ours, null").html() + said
+
+
+def _figure(image: Image, base: pathlib.Path) -> str:
+    if image.content is None:
+        return ""
+    kind = IMAGES[image.path.suffix.lower()]
+    data = base64.b64encode(image.content).decode()
+    size = _png_size(image.content)
+    shape = f' width="{size[0]}" height="{size[1]}"' if size else ""
+    # On a phone a large figure scrolls, so that its axes can be read; one of several panels is wider still.
+    large = ""
+    if size and size[0] > 480:
+        large = ' class="wide"' if size[0] > 1.6 * size[1] else ' class="large"'
+    caption = escape(image.caption)
+    return (
+        f'<figure{large}><div class="image" tabindex="0" role="region" aria-label="Figure">'
+        f'<img src="data:{kind};base64,{data}" alt="{caption}"{shape}></div>'
+        f'<figcaption>{caption} <a href="{escape(link(image.path, base))}">The image file</a>.</figcaption></figure>'
+    )
+
+
+def _png_size(content: bytes) -> tuple[int, int] | None:
+    """Width and height, so that the page does not jump when its figures are drawn."""
+    if len(content) < 24 or not content.startswith(b"\x89PNG\r\n\x1a\n"):
+        return None
+    width, height = struct.unpack(">II", content[16:24])
+    return (width, height) if width and height else None
+
+
+def _settings(raw: Mapping[str, Any], document: str) -> str:
+    seeds = raw.get("seeds")
+    shown = ", ".join(map(str, seeds)) if isinstance(seeds, list) else str(seeds or "not said")
+    config = anchored(f"{document}.settings", raw.get("config"), {})
+    return (
+        f"<details><summary>Configuration and seeds</summary><p>Seeds {escape(shown)}; configuration hash "
+        f"<code>{escape(str(raw.get('config_hash') or 'not said'))}</code>.</p>{config}</details>"
+    )
+
+
+def _files(study: Study, base: pathlib.Path) -> str:
+    files = [("result.json", study.path / "result.json")]
+    if study.data:
+        files.append((study.data.name, study.data))
+    return f'<ul class="files small">{"".join(file_link(name, path, base) for name, path in files)}</ul>'
+
 
 TITLE = "Two papers on Transformers as PDEs: ours beside theirs"
 
@@ -29,7 +301,7 @@ def html_page(results: Results, base: str | pathlib.Path) -> str:
         for name in ("style.css", "table.js")
     )
     taken = {"main", "summary", "studies", "claims", "equations", "environment"}
-    names = {study.name: _format.slug(f"study-{study.name}", taken) for study in results.studies}
+    names = {study.name: slug(f"study-{study.name}", taken) for study in results.studies}
     ledger = results.ledger
     claims = _named(ledger.claims if ledger else (), taken)
     equations = _named(ledger.equations if ledger else (), taken)
@@ -79,7 +351,7 @@ def _digest(text: str) -> str:
 
 
 def _named(claims: Iterable[Entry], taken: set[str]) -> list[tuple[str, Entry]]:
-    return [(_format.slug(f"claim-{claim.name}", taken), claim) for claim in claims]
+    return [(slug(f"claim-{claim.name}", taken), claim) for claim in claims]
 
 
 def _lede(results: Results) -> str:

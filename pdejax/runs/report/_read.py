@@ -9,8 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pdejax.runs._figures import text
-from pdejax.runs._findings import Finding
+from pdejax.runs._findings import Finding, text
 from pdejax.runs._records import Picture, Result, Row
 
 IMAGES = {

@@ -11,7 +11,7 @@ from pdejax.analysis.stability._lipschitz import castin_bound, field_lipschitz
 from pdejax.analysis.stability._lipschitz_sampled import adversarial_lipschitz
 from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
 from pdejax.studies.claims._claim import Claim, range_over
-from pdejax.studies.numerics._verify_case import attention
+from pdejax.studies.numerics._verify_cases import attention
 
 RADII = (1.0, 4.0, 8.0)
 TOKENS, DIM = 6, 2

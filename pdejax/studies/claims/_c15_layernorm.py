@@ -6,8 +6,7 @@ import numpy as np
 
 from pdejax._bootstrap import over_seeds
 from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
-from pdejax.studies.claims._claim import Claim, low, ratio_over_seeds
-from pdejax.studies.claims._trained import train
+from pdejax.studies.claims._claim import Claim, low, ratio_over_seeds, train
 
 STEPS, SETTLED = 40, 20
 SIZES: dict[str, Any] = {"dim": 16, "heads": 2, "layers": 4, "ffn": 32}

@@ -11,8 +11,7 @@ from pdejax._bootstrap import over_seeds
 from pdejax.analysis.information import information_phases, mutual_information
 from pdejax.models import observe
 from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
-from pdejax.studies.claims._claim import Claim, low
-from pdejax.studies.claims._trained import train
+from pdejax.studies.claims._claim import Claim, low, train
 
 STEPS = 100
 SIZES: dict[str, Any] = {"dim": 16, "heads": 2, "layers": 15, "ffn": 32, "norm": "pre"}

@@ -17,7 +17,7 @@ from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evi
 from pdejax.solvers import RK4, Euler, Heun, LieTrotter, Strang
 from pdejax.solvers._base import fresh_step
 from pdejax.studies.claims._claim import Claim
-from pdejax.studies.numerics._regimes import iid_spread
+from pdejax.studies.numerics._limits import iid_spread
 from pdejax.terms import Attention, FeedForward
 
 TOKENS, DIM, DEPTHS = 6, 4, 4

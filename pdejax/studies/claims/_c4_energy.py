@@ -15,17 +15,9 @@ from pdejax.analysis.growth._growth import growth_bound
 from pdejax.analysis.numerics._norms import mesh_norm
 from pdejax.exact import spatial_norm_basin_radius, spatial_norm_growth_radius
 from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
-from pdejax.studies.claims._claim import Claim, high, range_over
-from pdejax.studies.claims._flow import flow
-from pdejax.studies.numerics._verify_case import normal, reaction
-from pdejax.terms import (
-    Attention,
-    FeedForward,
-    LayerNormRelaxation,
-    LinearDamping,
-    SpatialNorm,
-    SphereProjection,
-)
+from pdejax.studies.claims._claim import Claim, flow, high, range_over
+from pdejax.studies.numerics._verify_cases import normal, reaction
+from pdejax.terms import Attention, FeedForward, LayerNormRelaxation, LinearDamping, SpatialNorm, SphereProjection
 
 GAMMA, GROWTH, DEPTH = 3.0, 1.0, 1.0
 SIGMAS = (0.5, 2.9, 3.1, 10.0)

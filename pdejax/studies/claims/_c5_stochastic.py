@@ -8,7 +8,7 @@ import numpy as np
 
 from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
 from pdejax.studies.claims._claim import Claim, high, range_over
-from pdejax.studies.numerics._verify_case import attention
+from pdejax.studies.numerics._verify_cases import attention
 
 TOKENS, DRAWS = 16, 100
 LOGITS = (1.0, 10.0, 100.0)

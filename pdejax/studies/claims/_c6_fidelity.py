@@ -18,9 +18,8 @@ from pdejax.analysis.residual._bounds import (
     residual_ratio,
 )
 from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
-from pdejax.studies.claims._claim import Claim, high, range_over
-from pdejax.studies.claims._flow import flow, rk4_steps
-from pdejax.studies.numerics._verify_case import reaction
+from pdejax.studies.claims._claim import Claim, flow, high, range_over, rk4_steps
+from pdejax.studies.numerics._verify_cases import reaction
 from pdejax.terms import Attention, FeedForward
 
 RUNS, DEPTHS = 6, 80

@@ -16,7 +16,7 @@ from pdejax.analysis.growth._diffusivity import (
 from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
 from pdejax.solvers import Grid
 from pdejax.studies.claims._claim import Claim, low
-from pdejax.studies.numerics._verify_case import normal
+from pdejax.studies.numerics._verify_cases import normal
 from pdejax.terms import Attention, EffectiveDiffusion, FeedForward
 
 SIZES, DRAWS = (16, 64), 60

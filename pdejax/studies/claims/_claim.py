@@ -1,16 +1,121 @@
-"""What a claim is: how it is measured, and how it is judged from the evidence."""
+"""What a claim is, how it is measured and judged; and the tiny flows and trained networks that claims are measured on."""
 
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import ArrayLike
+import optax
+from flax import nnx
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, ArrayLike, PyTree
 
 from pdejax._bootstrap import over_seeds
 from pdejax._figure import Figure
+from pdejax.data import Dataset, load
+from pdejax.models import Architecture, Transformer
 from pdejax.runs._findings import Evidence, Finding, Measured, Verdict
+from pdejax.solvers import RK4
+from pdejax.solvers._base import fresh_step
+from pdejax.training import merge_model, split_model
+
+
+def rk4_steps(field, u0: Array, step: Array, number: int, retraction) -> tuple[Array, Array]:
+    """The last and all fields after `number` RK4 steps, each retracted. A scan of its own, because these fields are tiny:
+    compiling `simulate` for each of them would take longer than the evidence is worth."""
+    term = diffrax.ODETerm(lambda t, u, args: field(u))
+
+    def advance(u, _):
+        u, _ = fresh_step(RK4(), term, jnp.zeros_like(step), step, u, None)
+        u = u if retraction is None else retraction(u)
+        return u, u
+
+    return jax.lax.scan(advance, u0, None, length=number)
+
+
+@eqx.filter_jit
+def flow(equation, u0s: Array, t1: float, steps: int | Array, retraction=None) -> Array:
+    """Fields at t1 `(k, n, d)` from `u0s (k, n, d)`."""
+
+    def one(u0):
+        def advance(_, u):
+            return rk4_steps(lambda v: equation(0.0, v, None), u, t1 / jnp.asarray(steps, float), 1, retraction)[0]
+
+        return jax.lax.fori_loop(0, steps, advance, u0)
+
+    return jax.vmap(one)(u0s)
+
+
+BATCH = 32
+RATE = 1e-3
+# Runs are so short that compiling takes longest.
+QUICK = {"xla_backend_optimization_level": 0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """Parameters of all seeds, stacked, `start` and `end`; gradient norms and losses `(seeds, steps)` by training step; and
+    `images (m, n, f)` not trained on with their `labels (m,)`."""
+
+    start: PyTree[Array]
+    end: PyTree[Array]
+    static: Any
+    norms: np.ndarray
+    losses: np.ndarray
+    images: Array
+    labels: Array
+
+    def model(self, parameters: PyTree[Array], i: int) -> Any:
+        """The model of seed i."""
+        return merge_model(jax.tree.map(lambda leaf: leaf[i], parameters), self.static)
+
+
+def train(options: dict[str, Any], seed: int, seeds: int, steps: int, kept: int = 240) -> Trained:
+    """Adam on 2 × 2 patches of 8 × 8 images, in float32, other weights and batches for each seed."""
+    data = load("digits", "train", form="patches", patch=2)
+    test = load("digits", "test", form="patches", patch=2, limit=kept)
+    inputs, labels = _arrays(data)
+    images, answers = _arrays(test)
+    config = Architecture(**{"inputs": inputs.shape[-1], "head": "classification", "classes": 10, **options})
+    models = [split_model(Transformer(config, rngs=nnx.Rngs(1000 * seed + s))) for s in range(seeds)]
+    static = models[0][1]
+    unravel = ravel_pytree(models[0][0])[1]
+    # One vector for all parameters: an optimizer of one array, which compiles in a fraction of the time.
+    start = jnp.stack([ravel_pytree(parameters)[0] for parameters, _ in models])
+    optimizer = optax.adam(RATE)
+
+    def outputs(vector, x):
+        return jax.vmap(merge_model(unravel(vector), static))(x)
+
+    def loss(vector, x, y):
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(outputs(vector, x), y))
+
+    def one(vector, key):
+        def step(carry, key):
+            vector, state = carry
+            chosen = jax.random.randint(key, (BATCH,), 0, len(labels))
+            found, gradient = jax.value_and_grad(loss)(vector, inputs[chosen], labels[chosen])
+            updates, state = optimizer.update(gradient, state, vector)
+            return (vector + updates, state), (jnp.linalg.norm(gradient), found)
+
+        (end, _), traces = jax.lax.scan(step, (vector, optimizer.init(vector)), jax.random.split(key, steps))
+        return end, traces
+
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes integer counts with floats
+        keys = jax.random.split(jax.random.key(seed), seeds)
+        end, (norms, losses) = jax.jit(jax.vmap(one), compiler_options=QUICK)(start, keys)
+    trees = [jax.vmap(unravel)(vectors) for vectors in (start, end)]
+    return Trained(trees[0], trees[1], static, np.asarray(norms), np.asarray(losses), images, answers)
+
+
+def _arrays(data: Dataset) -> tuple[Array, Array]:
+    assert data.values is not None
+    return jnp.asarray(data.values.astype(np.float32) / data.divisor), jnp.asarray(data.labels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,15 +146,7 @@ class Claim:
         """The verdict from its own evidence."""
         verdict = self.judge(measured.evidence)
         return Finding(
-            self.id,
-            self.statement,
-            self.source,
-            verdict,
-            self.condition,
-            measured,
-            self.code,
-            self.headline,
-            seconds,
+            self.id, self.statement, self.source, verdict, self.condition, measured, self.code, self.headline, seconds
         )
 
     def finding_from(self, other: Finding) -> Finding:

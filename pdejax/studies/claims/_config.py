@@ -1,10 +1,11 @@
-"""What the ledger of claims is asked to do. Imports no JAX, so that help comes at once."""
+"""The command `claims` and its configuration. Imports no JAX, so that help comes at once."""
 
 import dataclasses
 from collections.abc import Sequence
 
 from pdejax import _check as check
-from pdejax.runs._arguments import setting
+from pdejax.runs._command import setting
+from pdejax.studies._command import study_command
 
 CLAIM_IDS = tuple(f"C{i}" for i in range(1, 18))
 EQUATION_IDS = tuple(f"v1 ({i})" for i in range(1, 25)) + tuple(f"v2 ({i})" for i in range(1, 20))
@@ -58,3 +59,17 @@ def _written(ids: Sequence[str]) -> tuple[str, ...]:
 
 def _key(name: object) -> str:
     return str(name).lower().replace(" ", "")
+
+
+COMMAND = study_command(
+    "pdejax.studies.claims._ledger:LEDGER",
+    ClaimsConfig,
+    description="Every claim C1-C17 of the papers and every numbered equation, with a verdict recomputed from evidence,\n"
+    "intervals over seeds, and the smallest counterexample as arrays.",
+    examples="""examples:
+  pdejax claims                          all of them, about three minutes on two cores
+  pdejax claims C4 C5 "v2 (15)"          some
+  pdejax claims --out out                keep claims.json, claims.md, counterexamples/*.npz; goes on after a stop
+  pdejax claims --json > claims.json     JSON only
+""",
+)

@@ -19,17 +19,11 @@ from pdejax.runs._findings import Measured
 from pdejax.solvers import Euler, Grid, Laplacian
 from pdejax.solvers._base import fresh_step
 from pdejax.studies.claims._claim import range_over
+from pdejax.studies.numerics._verify_cases import relative
 from pdejax.terms import Attention, Diffusion, Exchange, FeedForward
 from pdejax.training import Classification
 
 TOKENS, DIM, HEADS, HIDDEN, DIFFUSIVITY, STRENGTH = 5, 4, 2, 6, 0.02, 0.7
-
-
-def relative(a, b) -> float:
-    """‖a − b‖/‖b‖."""
-    a, b = np.asarray(a), np.asarray(b)
-    assert a.shape == b.shape, (a.shape, b.shape)
-    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
 def every_seed(error: Callable[[int], float], seed: int, seeds: int) -> Measured:

@@ -9,28 +9,82 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from matplotlib.figure import Figure
 
 from pdejax import data
 from pdejax.analysis.information.trained import CLUB, AbstractInformation, BarberAgakov, InfoNCE, PaperEstimate, fit
-from pdejax.data._batch import Batch
+from pdejax.data._dataset import Batch
+from pdejax.plot._style import COLOURS, MARKERS
 from pdejax.runs._parts import Parts
 from pdejax.runs._records import Picture, Result
 from pdejax.runs._table import Column, Table
-from pdejax.studies.numerics._algorithm1_checks import measure_orders, stability_rows
 from pdejax.studies.numerics._algorithm1_config import PATCHES, Algorithm1Config
-from pdejax.studies.numerics._algorithm1_model import Algorithm1Model
-from pdejax.studies.numerics._algorithm1_plots import training_plot
+from pdejax.studies.numerics._algorithm1_model import Algorithm1Model, measure_orders, stability_rows
 from pdejax.studies.study import Evidence, Judgement, Study, run, settings
-from pdejax.training._bottleneck import bottleneck_flow, signed_rates
-from pdejax.training._bottleneck_step import (
+from pdejax.training._bottleneck import (
     InputProjection,
+    bottleneck_flow,
     make_bottleneck_step,
     mean_hidden_states,
+    signed_rates,
     start_estimator,
 )
 from pdejax.training._fit import fit as train_steps
-from pdejax.training._losses import Classification
-from pdejax.training._state import TrainState, merge_model, split_model
+from pdejax.training._step import Classification, TrainState, merge_model, split_model
+
+PANELS = (
+    ("parameter_norm", "‖θ‖"),
+    ("information", "Ĩ(X; T), nats"),
+    ("loss", "cross-entropy, nats"),
+    ("accuracy", "accuracy"),
+)
+
+
+def training_plot(content: dict[str, Any]) -> Figure:
+    """‖θ‖, Ĩ, loss and accuracy against training steps, one line per reading of the signs.
+
+    Lines are the batches of training, averaged over neighbours; markers are held-out images.
+    """
+    config, results = content["config"], content["results"]
+    figure = Figure(figsize=(9.6, 6.4), layout="constrained")
+    axes = figure.subplots(2, 2, sharex=True).ravel()
+    warm = results["warmup"]
+    begin = config["warmup"]
+    for axis, (curve, label) in zip(axes, PANELS, strict=True):
+        if warm is not None:
+            axis.plot(*_smooth(warm["curves"][curve], 0), color="0.55", linewidth=1.3)
+            axis.axvline(begin, color="0.4", linestyle=":", linewidth=1.0)
+        for i, found in enumerate(results["runs"]):
+            colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+            axis.plot(*_smooth(found["curves"][curve], begin), color=colour, linewidth=1.4, label=found["name"])
+            held = found["held_out"][::2]
+            places = [begin + h["step"] for h in held]
+            values = [np.nan if h[curve] is None else h[curve] for h in held]
+            axis.plot(places, values, color=colour, marker=marker, markersize=4, linestyle="none")
+        axis.set_ylabel(label)
+        axis.grid(True, which="major", color="0.9")
+        axis.spines[["top", "right"]].set_visible(False)
+    for axis in axes[2:]:
+        axis.set_xlabel("training step")
+    axes[0].legend(fontsize=9, frameon=False)
+    figure.suptitle(
+        f"Algorithm 1 on digits: L = {config['layers']}, N = {config['tokens']}, d = {config['dim']}, "
+        f"T = {config['time_steps']}, "
+        f"η = {config['learning_rate']:g}, λ = {config['weight_decay']:g}, β = {config['beta']:g}, σ = {config['noise']:g}. "
+        "Lines: training batches, running mean; markers: held-out images",
+        fontsize=10,
+    )
+    return figure
+
+
+def _smooth(values: list[float | None], begin: int) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and running means over up to 9 steps."""
+    y = np.asarray([np.nan if v is None else v for v in values], float)
+    width = min(9, len(y))
+    kernel = np.ones(width) / width
+    smooth = np.convolve(y, kernel, mode="valid")
+    return begin + width // 2 + 1 + np.arange(len(smooth)), smooth
+
 
 CONTROL = "λ = β = 0"
 ESTIMATORS = {"paper": PaperEstimate, "club": CLUB, "infonce": InfoNCE, "barber-agakov": BarberAgakov}

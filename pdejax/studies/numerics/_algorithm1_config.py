@@ -1,11 +1,12 @@
-"""What the Algorithm 1 study runs. Imports no JAX, so that help comes at once."""
+"""The command `algorithm1` and its configuration. Imports no JAX, so that help comes at once."""
 
 import dataclasses
 from collections.abc import Sequence
 from typing import Literal, get_args
 
 from pdejax import _check as check
-from pdejax.runs._arguments import setting
+from pdejax.runs._command import setting
+from pdejax.studies._command import study_command
 from pdejax.training._names import Signs
 
 Estimator = Literal["paper", "club", "infonce", "barber-agakov"]
@@ -81,3 +82,18 @@ class Algorithm1Config:
             raise ValueError(f"{_OWNER}: signs={self.signs!r} must hold one or more of {get_args(Signs)}, each once.")
         for name in self.signs:
             check.choice(_OWNER, "signs", name, get_args(Signs))
+
+
+COMMAND = study_command(
+    "pdejax.studies.numerics._algorithm1:ALGORITHM1",
+    Algorithm1Config,
+    description="Algorithm 1 of v1 on handwritten digits: the coupled multi-layer system by explicit Euler, trained by the\n"
+    "information-bottleneck flow under each of the signs that v1 prints; see pdejax.studies.Algorithm1Config.",
+    examples="""examples:
+  pdejax algorithm1 --out out
+  pdejax algorithm1 --signs "v1 (14)" --estimator infonce --beta 0.1
+  pdejax algorithm1 --layers 4 --dt 0.05 --no-refine --no-bounds
+
+exit status: 0 done, 1 every run diverged, 2 bad input
+""",
+)

@@ -187,15 +187,15 @@ class _Figures:
         self.add("correlation with the input", kept.pearson, "untrained")
         near = analysis.adjacent_correlation(states, self.mask, untrained=null, **draws)
         self.add("correlation with the layer before", near.pearson, "untrained", first=1)
-        self.records["input_correlation"] = lambda: plot.layer_correlation(kept)
+        self.records["input_correlation"] = lambda: plot.plot(kept)
         self.say("attention")
         entropy = analysis.attention_entropy(maps, self.mask, **draws)
         self.add("entropy of attention", entropy.entropy, "uniform", "nats", first=1)
-        self.records["attention_entropy"] = lambda: plot.attention_entropy(entropy)
+        self.records["attention_entropy"] = lambda: plot.plot(entropy)
         self.say("spectra")
         low = analysis.low_pass_ratio(states, mask=self.mask, **draws)
         self.add("non-constant share of energy", low.share, "random directions")
-        self.records["low_pass"] = lambda: plot.low_pass_ratio(low)
+        self.records["low_pass"] = lambda: plot.plot(low)
         self.say("statistics and clusters of states")
         statistics = analysis.representation(states, mask=self.mask, **draws)
         for name, figure in (
@@ -206,7 +206,7 @@ class _Figures:
             ("diversity over sequences", statistics.diversity),
         ):
             self.add(name, figure, next(iter(figure.nulls)))
-        self.records["representation"] = lambda: plot.representation(statistics)[0]
+        self.records["representation"] = lambda: plot.plot(statistics)[0]
         clusters = analysis.token_clustering(states, mask=self.mask, untrained=null, **draws)
         for name, figure in (
             ("mean cosine of two tokens", clusters.cosine),
@@ -214,7 +214,7 @@ class _Figures:
             ("residual after removing the mean token", clusters.residual),
         ):
             self.add(name, figure, next(iter(figure.nulls)))
-        self.records["clustering"] = lambda: plot.token_clustering(clusters)[0]
+        self.records["clustering"] = lambda: plot.plot(clusters)[0]
 
     def informed(self, states, labels, noise: float) -> None:
         """What needs the labels: both informations of every layer."""
@@ -223,7 +223,7 @@ class _Figures:
         plane = information.information_plane(scaled, scaled[0], labels, noise=noise, mask=self.mask, key=self.key)
         self.add("I(X; T + σξ)", plane.input, "x permuted", "nats", shown="permuted")
         self.add("I(T + σξ; Y)", plane.target, "y permuted", "nats", shown="permuted")
-        self.records["information_plane"] = lambda: plot.information_plane(plane)
+        self.records["information_plane"] = lambda: plot.plot(plane)
 
     def derivatives(self, model, inputs, labels) -> None:
         """Gradients and answers to perturbations, on at most sixteen sequences."""
@@ -237,10 +237,10 @@ class _Figures:
         self.lines.append(
             Line("‖∂loss/∂u‖, median", "1/units of u", np.asarray(one.value), low, high, null, "labels exchanged", 0)
         )
-        self.records["gradients"] = lambda: plot.gradient_flow(flow)
+        self.records["gradients"] = lambda: plot.plot(flow)
         self.say("perturbations")
         answer = analysis.perturbation_sensitivity(model, inputs[few], labels[few], draws=4, **draws)
-        self.records["perturbation"] = lambda: plot.perturbation_response(answer, of="loss")
+        self.records["perturbation"] = lambda: plot.plot(answer, of="loss")
 
     def pair(self, states, maps, their_states, their_maps, null) -> None:
         """This model beside another."""
@@ -254,8 +254,8 @@ class _Figures:
         attention = analysis.attention_fidelity(their_maps, maps, **draws)
         self.add("attention cosine with the other run", attention.cosine, "uniform", first=1)
         self.add("attention KL from the other run", attention.kl, "uniform", "nats", first=1)
-        self.records["fidelity"] = lambda: plot.trajectory_fidelity(fidelity)
-        self.records["attention"] = lambda: plot.attention_fidelity(attention)
+        self.records["fidelity"] = lambda: plot.plot(fidelity)
+        self.records["attention"] = lambda: plot.plot(attention)
 
 
 def _ends(interval) -> tuple[np.ndarray | None, np.ndarray | None]:

@@ -1,9 +1,10 @@
-"""What `pdejax analyze` is asked to do. Imports no JAX, so that help comes at once."""
+"""The command `analyze` and its configuration. Imports no JAX, so that help comes at once."""
 
 import dataclasses
 
 from pdejax import _check as check
-from pdejax.runs._arguments import setting
+from pdejax.runs._command import setting
+from pdejax.studies._command import study_command
 
 _OWNER = "analyze"
 
@@ -31,3 +32,16 @@ class AnalyzeConfig:
         check.integer(_OWNER, "examples", self.examples, 2)
         check.integer(_OWNER, "seed", self.seed, 0)
         check.number(_OWNER, "noise", self.noise, above=0, advice="it is a standard deviation")
+
+
+COMMAND = study_command(
+    "pdejax.studies.numerics._analyze:ANALYZE",
+    AnalyzeConfig,
+    description="Correlations, attention, spectra, information, statistics, clusters, gradients and perturbations of a model\n"
+    "that `pdejax train` left in a folder, layer by layer, each beside a null model; with --against, of two runs together.",
+    examples="""examples:
+  pdejax train digits --out out/digits
+  pdejax analyze out/digits --out out/digits-analysis
+  pdejax analyze out/student --against out/teacher
+""",
+)

@@ -1,4 +1,4 @@
-"""What a convergence study is asked to do. Imports no JAX, so that help comes at once."""
+"""The command `convergence` and its configuration. Imports no JAX, so that help comes at once."""
 
 import dataclasses
 import itertools
@@ -7,7 +7,8 @@ from typing import Literal, get_args
 
 from pdejax import _check as check
 from pdejax._activation import Activation
-from pdejax.runs._arguments import setting
+from pdejax.runs._command import setting
+from pdejax.studies._command import study_command
 
 Dataset = Literal["listops", "digits"]
 Weights = Literal["smooth", "iid", "checkpoint"]
@@ -138,3 +139,19 @@ def check_tokens(tokens: Sequence[int]) -> None:
         raise ValueError(
             f"{_OWNER}: spatial={tuple(tokens)} must start with at least {MODES} tokens, to hold as many cosine modes."
         )
+
+
+COMMAND = study_command(
+    "pdejax.studies.numerics._convergence:CONVERGENCE",
+    ConvergenceConfig,
+    description="Errors, orders and bounds of each scheme as the step is refined, on real input; see\n"
+    "pdejax.studies.ConvergenceConfig.",
+    examples="""examples:
+  pdejax convergence --out out                              data and plots too; goes on after a stop
+  pdejax convergence --steps 4 8 16 --solvers euler rk4
+  pdejax convergence --dataset digits --dt 0.5 0.25 0.125
+  pdejax convergence --weights checkpoint --checkpoint net.npz
+
+exit status: 0 done, 1 a verdict is NOT as it should be or a bound is VIOLATED, 2 bad input
+""",
+)

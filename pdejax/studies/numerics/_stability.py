@@ -24,12 +24,12 @@ from pdejax.studies.numerics._stability_maps import (
     Parameters,
     classify,
     family,
+    map_plot,
     points,
     run_chunk,
     start_fields,
 )
-from pdejax.studies.numerics._stability_plots import map_plot
-from pdejax.studies.study import Evidence, Judgement, Study, run, settings
+from pdejax.studies.study import Evidence, Judgement, Study, failed, run, settings
 from pdejax.terms import Attention, Diffusion, FeedForward, LinearDamping
 
 RKC_STAGES = 6
@@ -73,11 +73,6 @@ def stability(
     return run(STABILITY, config, out=config.out, report=report, row=row)
 
 
-def _identity(config: StabilityConfig) -> dict[str, Any]:
-    """What parts depend on: everything but where they are kept and which solvers and families are asked for."""
-    return {key: value for key, value in settings(config).items() if key not in ("solvers", "families")}
-
-
 def measure(config: StabilityConfig, seed: int, parts: Parts) -> Evidence:
     """Measure the largest steps, and every run of the maps, part by part."""
     del seed  # the configuration's own
@@ -90,17 +85,17 @@ def judge(config: StabilityConfig, evidence: Sequence[Evidence]) -> Judgement:
     """Answer from the numbers: are steps as predicted, and which bound is sufficient, which necessary?"""
     [found] = evidence
     answers = verdicts(found)
-    failed = [question for question, answer in answers.items() if "NOT" in answer or "VIOLATED" in answer]
+    wrong = failed(answers)
     data = _dataset(config, found["runs"])
     caption = (
         "Where Euler's runs were stable, and where v1 (21) (dashed) and the corrected bound (solid) draw the line."
     )
     return Judgement(
-        sentence=f"not as it should be: {', '.join(failed)}"
-        if failed
+        sentence=f"not as it should be: {', '.join(wrong)}"
+        if wrong
         else "steps are as predicted, the corrected bound holds",
         verdicts=answers,
-        passed=not failed,
+        passed=not wrong,
         tables=(
             *([Table(COLUMNS, [cells(record) for record in found["dt_max"]])] if found["dt_max"] else []),
             *([Table(MAPS, [_counts(m) for m in found["maps"]])] if found["maps"] else []),
@@ -287,7 +282,7 @@ STABILITY = Study(
     source="v1 (21)",
     measure=measure,
     judge=judge,
-    identity=_identity,
+    identity=lambda config: settings(config, without=("solvers", "families")),
     columns=COLUMNS,
     cells=cells,
 )

@@ -1,10 +1,11 @@
-"""What a stability study is asked to do. Imports no JAX, so that help comes at once."""
+"""The command `stability` and its configuration. Imports no JAX, so that help comes at once."""
 
 import dataclasses
 from collections.abc import Sequence
 
 from pdejax import _check as check
-from pdejax.runs._arguments import setting
+from pdejax.runs._command import setting
+from pdejax.studies._command import study_command
 
 FAMILIES = ("diffusion", "leak", "mean attention", "linear reaction", "softmax attention", "pre-LN block")
 _OWNER = "StabilityConfig"
@@ -64,3 +65,17 @@ class StabilityConfig:
         for name, smallest in least.items():
             check.integer(_OWNER, name, getattr(self, name), smallest)
         check.number(_OWNER, "diffusivity", self.diffusivity, above=0, advice="without it nothing is stiff")
+
+
+COMMAND = study_command(
+    "pdejax.studies.numerics._stability:STABILITY",
+    StabilityConfig,
+    description="Largest stable steps predicted and measured, and maps of stability against v1 (21) and the corrected bound.",
+    examples="""examples:
+  pdejax stability --out out                                           data and maps too; goes on after a stop
+  pdejax stability --families diffusion "softmax attention" --resolution 60
+  pdejax stability --solvers euler rk4 --families                      largest steps only
+
+exit status: 0 done, 1 a verdict is NOT as it should be or a bound is VIOLATED, 2 bad input
+""",
+)

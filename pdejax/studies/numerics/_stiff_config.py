@@ -1,10 +1,11 @@
-"""What the cost study of stiff fields measures. Imports no JAX, so that help comes at once."""
+"""The command `stiff` and its configuration. Imports no JAX, so that help comes at once."""
 
 import dataclasses
 from collections.abc import Sequence
 
 from pdejax import _check as check
-from pdejax.runs._arguments import setting
+from pdejax.runs._command import setting
+from pdejax.studies._command import study_command
 
 SCHEMES = ("tsit5", "rkc2", "rock2", "strangflow", "etdrk2", "etdrk4", "ark3", "ark4")
 _OWNER = "StiffConfig"
@@ -73,3 +74,15 @@ class StiffConfig:
         if self.depth is not None:
             return self.depth
         return 0.25 if self.full else 0.05
+
+
+COMMAND = study_command(
+    "pdejax.studies.numerics._stiff:STIFF",
+    StiffConfig,
+    description="Field evaluations, time and memory to a given error; see pdejax.studies.StiffConfig.",
+    examples="""examples:
+  pdejax stiff --out out                            T = 0.05: minutes on two cores; goes on after a stop
+  pdejax stiff --full --out out                     T = 0.25 with every explicit solve run whole: about an hour
+  pdejax stiff --diffusivities 0.01 0.1 --solvers tsit5 rkc2 etdrk4
+""",
+)

@@ -8,12 +8,10 @@ from pdejax.runs._files import plain
 from pdejax.runs._parts import Parts
 from pdejax.runs._records import Result
 from pdejax.runs._table import Column
-from pdejax.studies.numerics import _verify_fields, _verify_tokens
-from pdejax.studies.numerics._verify_case import Check
+from pdejax.studies.numerics._verify_cases import GROUPS, Check
 from pdejax.studies.numerics._verify_config import VerifyConfig
 from pdejax.studies.study import Evidence, Judgement, Study, run
 
-GROUPS: tuple[Callable[[], Iterator[Check]], ...] = (*_verify_fields.GROUPS, *_verify_tokens.GROUPS)
 COLUMNS = (
     Column("case", width=46),
     Column("scheme", width=20),

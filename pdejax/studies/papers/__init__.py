@@ -5,12 +5,7 @@ from typing import TYPE_CHECKING
 from pdejax._lazy import attach
 
 if TYPE_CHECKING:
-    from pdejax.studies.papers._experiment import experiment as experiment
-    from pdejax.studies.papers._experiment import row as row
-    from pdejax.studies.papers._experiment import stacked as stacked
-    from pdejax.studies.papers._models import Models as Models
-    from pdejax.studies.papers._registry import STUDIES as STUDIES
+    from pdejax.studies.papers._run import STUDIES as STUDIES
     from pdejax.studies.papers._run import reproduce as reproduce
-    from pdejax.studies.papers._settings import Settings as Settings
 else:
     __getattr__, __dir__ = attach(__name__)

@@ -1,4 +1,6 @@
-"""Do the hidden states of a PDE simulator follow a Transformer's? v2 §4.2, for every protocol that pairs the two."""
+"""Do a PDE simulator's states follow a Transformer's (v2 §4.2, for every protocol that pairs the two), and have both the same
+frequencies along the tokens (v2 App. A.1, Figure 8: amplitude spectra and cumulative energy)?
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,23 +8,23 @@ from typing import Any
 import jax
 import numpy as np
 import xarray as xr
+from matplotlib.figure import Figure
 
-from pdejax.analysis import spectral_similarity, trajectory_fidelity
-from pdejax.models import observe
-from pdejax.plot._style import LAYER, NULL, axes_of, legend, whole_layers
+from pdejax.analysis import amplitude_spectrum, spectral_similarity, trajectory_fidelity
+from pdejax.plot._style import COLOURS, NULL, axes_of, legend
 from pdejax.runs._records import Picture
-from pdejax.studies.papers._experiment import experiment, row, stacked
-from pdejax.studies.papers._models import Models
-from pdejax.studies.papers._pairs import (
-    NAMES,
-    PAIRINGS,
-    bench,
-    heatmaps,
-    partner,
-    seed_curves,
-    untrained_partner,
+from pdejax.studies.papers._experiment import (
+    LISTOPS,
+    LISTOPS_PAPER,
+    RESAMPLES,
+    Models,
+    Settings,
+    experiment,
+    presets,
+    row,
+    stacked,
 )
-from pdejax.studies.papers._settings import LISTOPS, LISTOPS_PAPER, STUDENT, Settings
+from pdejax.studies.papers._pairs import NAMES, PAIRINGS, bench, beside, heatmaps, pairing_curves
 from pdejax.studies.study import Evidence, Judgement
 
 PAPER = {"mse": "0.031", "cosine": "0.970", "spectral": "0.967"}
@@ -34,10 +36,9 @@ QUANTITIES = {
     "spectral_log": "correlation of log spectra",
     "cka": "linear CKA, debiased",
 }
-RESAMPLES = 20  # intervals are taken over seeds
 
 
-def measure(settings: Settings, seed: int, models: Models) -> Evidence:
+def measure_alignment(settings: Settings, seed: int, models: Models) -> Evidence:
     """Each quantity per pairing and layer (the embedding left out), of the pair and of an untrained simulator in its place."""
     truth = bench(settings, seed, models, ("distilled", "independent", "bare"))
     key = jax.random.key(seed)
@@ -45,11 +46,9 @@ def measure(settings: Settings, seed: int, models: Models) -> Evidence:
     found = {name: [] for name in QUANTITIES}
     null = {name: [] for name in QUANTITIES}
     pictures = [np.asarray(truth.observed.states[:, 0])]
-    for pairing in PAIRINGS:
-        model = partner(settings, seed, models, pairing)
-        ours = observe(model, truth.batch.inputs, truth.mask).states
-        untrained = observe(untrained_partner(model, seed), truth.batch.inputs, truth.mask).states
-        theirs = truth.observed.states
+    theirs = truth.observed.states
+    for _, simulated, fresh in beside(settings, seed, models, truth):
+        ours, untrained = simulated.states, fresh.states
         fidelity = trajectory_fidelity(
             ours[1:], theirs[1:], mask=mask, reference_null=untrained[1:], key=key, resamples=RESAMPLES
         ).layers
@@ -76,7 +75,7 @@ def measure(settings: Settings, seed: int, models: Models) -> Evidence:
     }
 
 
-def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
+def judge_alignment(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
     """The paper's three figures for every pairing, and whether they tell a fitted simulator from an untrained one."""
     rows = []
     overall = {}
@@ -130,24 +129,22 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
         rows=rows,
         sentence=verdict,
         dataset=data,
-        pictures=[Picture("states.png", caption, maps), Picture("cosine.png", curves, lambda: _curves(data))],
+        pictures=[
+            Picture("states.png", caption, maps),
+            Picture(
+                "cosine.png",
+                curves,
+                lambda: pairing_curves(
+                    data,
+                    "cosine",
+                    "cosine with the Transformer's token",
+                    "null_cosine",
+                    nulls=range(len(names)),
+                    null_label="untrained fields",
+                ),
+            ),
+        ],
     )
-
-
-def _curves(data: xr.Dataset) -> Any:
-    ax = axes_of(None)
-    layers = data.layer.values
-    for i, name in enumerate(data.pairing.values):
-        seed_curves(ax, layers, data["cosine"].values[:, i], index=i, label=str(name))
-    for i in range(data.sizes["pairing"]):
-        null = data["null_cosine"].values[:, i].mean(axis=0)
-        ax.plot(layers, null, **NULL, label="untrained fields" if i == 0 else None)
-    ax.set_xlabel(LAYER)
-    ax.set_ylabel("cosine with the Transformer's token")
-    ax.set_ylim(top=1.03)
-    whole_layers(ax)
-    legend(ax)
-    return ax.figure
 
 
 ALIGNMENT = experiment(
@@ -155,11 +152,140 @@ ALIGNMENT = experiment(
     title="Trajectory alignment",
     question="Do the hidden states of a PDE simulator follow a Transformer's?",
     source="v2 §4.2, Figures 2 and 3",
-    presets={
-        "quick": Settings(train=LISTOPS, student_steps=600, student=STUDENT, examples=64),
-        "paper": Settings(train=LISTOPS_PAPER, student_steps=10_000, examples=64, seeds=5),
-    },
-    measure=measure,
-    judge=judge,
+    presets=presets(LISTOPS, LISTOPS_PAPER, sizes=(64, 64), students=(600, 10_000)),
+    measure=measure_alignment,
+    judge=judge_alignment,
     pairing="shared, distilled, independent, and bare (independent without residual and LayerNorm), as v2 does not say",
+)
+
+
+def measure_spectra(settings: Settings, seed: int, models: Models) -> Evidence:
+    """Amplitudes and cumulative energies along tokens per system and layer; similarities beside those of an untrained field."""
+    truth = bench(settings, seed, models, ("distilled", "independent", "bare"))
+    key, mask = jax.random.key(seed), truth.mask
+    theirs = truth.observed.states
+
+    def spectrum(states):
+        return amplitude_spectrum(states, key=key, mask=mask, resamples=RESAMPLES)
+
+    first = spectrum(theirs)
+    amplitude, cumulative = [first.amplitude.value], [first.cumulative.value]
+    figures = {name: [] for name in ("cosine", "log_correlation", "null_cosine", "null_log_correlation")}
+    for _, simulated, fresh in beside(settings, seed, models, truth):
+        ours, null = simulated.states, fresh.states
+        found = spectrum(ours)
+        amplitude.append(found.amplitude.value)
+        cumulative.append(found.cumulative.value)
+        likeness = spectral_similarity(
+            theirs[1:], ours[1:], key=key, mask=mask, untrained=null[1:], resamples=RESAMPLES
+        ).token
+        for name in ("cosine", "log_correlation"):
+            figures[name].append(likeness[name].value)
+            figures[f"null_{name}"].append(likeness[name].nulls["untrained"])
+    return {
+        "frequency": first.frequencies,
+        "amplitude": np.stack(amplitude),
+        "shuffled": np.asarray(first.amplitude.nulls["tokens shuffled"]),
+        "cumulative": np.stack(cumulative),
+        **{name: np.stack(values) for name, values in figures.items()},
+    }
+
+
+def judge_spectra(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
+    """Similarities and the largest gap between cumulative energies, per pairing."""
+    rows = []
+    cumulative = stacked(measured, "cumulative")
+    gap = np.max(np.abs(cumulative[:, 1:] - cumulative[:, :1]), axis=(-2, -1))
+    means = {}
+    for name, label in (
+        ("cosine", "similarity of amplitude spectra"),
+        ("log_correlation", "correlation of log spectra"),
+    ):
+        value, null = stacked(measured, name).mean(axis=-1), stacked(measured, f"null_{name}").mean(axis=-1)
+        means[name] = value.mean(axis=0), null.mean(axis=0)
+        for i, pairing in enumerate(PAIRINGS):
+            paper = "0.967" if name == "cosine" else None
+            rows.append(
+                row(
+                    f"{label}, {NAMES[pairing]}", value[:, i], paper=paper, null=null[:, i], null_name="untrained field"
+                )
+            )
+    for i, pairing in enumerate(PAIRINGS):
+        rows.append(
+            row(
+                f"largest gap of cumulative energies, {NAMES[pairing]}",
+                gap[:, i],
+                paper="“coincide”",
+                note="over layers",
+            )
+        )
+    untrained, trained = float(means["cosine"][1].mean()), float(means["cosine"][0].mean())
+    blind = untrained > 0.9
+    logs = means["log_correlation"]
+    gain = float(logs[0][1] - logs[1][1])
+    verdict = (
+        f"Amplitude spectra agree at {trained:.3f} on average over the pairings, and at {untrained:.3f} with an untrained field "
+        f"in its place: the similarity {'does not tell' if blind else 'tells'} a matching system from any other. Correlations of "
+        f"log spectra are {logs[0][1]:.2f} for the distilled simulator and {logs[1][1]:.2f} for its null"
+        f"{', and tell them apart.' if gain > 0.1 else ', no better.'}"
+    )
+    systems = ["Transformer", *NAMES.values()]
+    amplitude = stacked(measured, "amplitude")
+    layers = amplitude.shape[-2]
+    data = xr.Dataset(
+        {
+            "amplitude": (("seed", "system", "layer", "frequency"), amplitude),
+            "cumulative": (("seed", "system", "layer", "frequency"), cumulative),
+            **{
+                name: (("seed", "pairing", "later"), stacked(measured, name))
+                for name in ("cosine", "log_correlation", "null_cosine", "null_log_correlation")
+            },
+        },
+        coords={
+            "system": systems,
+            "pairing": list(NAMES.values()),
+            "layer": np.arange(layers),
+            "later": np.arange(1, layers),
+            "frequency": np.asarray(measured[0]["frequency"]),
+        },
+    )
+    caption = (
+        "Amplitude spectra along the tokens and cumulative energy in the last layer, means over sequences and seeds."
+    )
+    return Judgement(
+        rows=rows,
+        sentence=verdict,
+        dataset=data,
+        pictures=[Picture("spectra.png", caption, lambda: _spectra(data, stacked(measured, "shuffled")))],
+    )
+
+
+def _spectra(data: xr.Dataset, shuffled: np.ndarray) -> Any:
+    amplitude, cumulative, systems = data["amplitude"].values, data["cumulative"].values, data.system.values
+    figure = Figure(figsize=(10, 3.9), layout="constrained")
+    left, right = (axes_of(ax) for ax in figure.subplots(1, 2))
+    frequency = data.frequency.values
+    for i, name in enumerate(systems):
+        style = {"color": COLOURS[i], "linewidth": 2.4 if i == 0 else 1.4, "label": name}
+        left.semilogy(frequency, amplitude[:, i, -1].mean(axis=0), **style)
+        right.plot(frequency, cumulative[:, i, -1].mean(axis=0), **style)
+    left.semilogy(frequency, shuffled[:, -1].mean(axis=0), **NULL, label="Transformer, tokens shuffled")
+    left.set_ylabel("amplitude in the last layer (units of u)")
+    right.set_ylabel("share of the energy up to there")
+    for ax in (left, right):
+        ax.set_xlabel("frequency (cycles per token)")
+    legend(left)
+    legend(right)
+    return figure
+
+
+SPECTRAL = experiment(
+    name="spectral",
+    title="Spectra along the tokens",
+    question="Do both systems have the same frequencies along the tokens?",
+    source="v2 App. A.1, Figure 8; §4.2",
+    presets=presets(LISTOPS, LISTOPS_PAPER, sizes=(64, 64), students=(600, 10_000)),
+    measure=measure_spectra,
+    judge=judge_spectra,
+    pairing="shared, distilled, independent, bare",
 )

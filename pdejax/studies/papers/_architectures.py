@@ -12,13 +12,23 @@ from pdejax.analysis import adjacent_correlation, trajectory_fidelity
 from pdejax.models import observe
 from pdejax.plot._style import LAYER, axes_of, legend, whole_layers
 from pdejax.runs._records import Picture
-from pdejax.studies.papers._experiment import experiment, row, stacked
-from pdejax.studies.papers._models import Models
+from pdejax.studies.papers._experiment import (
+    IMAGES,
+    IMAGES_PAPER,
+    LISTOPS,
+    RESAMPLES,
+    STUDENT,
+    TEXT,
+    TEXT_PAPER,
+    Models,
+    Settings,
+    experiment,
+    row,
+    stacked,
+    text_or,
+)
 from pdejax.studies.papers._pairs import bench, partner, seed_curves, untrained_partner
-from pdejax.studies.papers._settings import IMAGES, IMAGES_PAPER, LISTOPS, STUDENT, TEXT, TEXT_PAPER, Settings, text_or
 from pdejax.studies.study import Evidence, Judgement
-
-RESAMPLES = 20
 
 
 def architectures(settings: Settings) -> Mapping[str, Settings]:

@@ -6,19 +6,26 @@ from typing import Any
 import jax
 import numpy as np
 import xarray as xr
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure
 
 from pdejax.analysis import attention_fidelity
-from pdejax.models import observe
-from pdejax.plot._style import LAYER, NULL, SEQUENTIAL, axes_of, legend, whole_layers
+from pdejax.plot._style import SEQUENTIAL
 from pdejax.runs._records import Picture
-from pdejax.studies.papers._experiment import experiment, row, stacked
-from pdejax.studies.papers._models import Models
-from pdejax.studies.papers._pairs import NAMES, PAIRINGS, bench, partner, seed_curves, untrained_partner
-from pdejax.studies.papers._settings import IMAGES, IMAGES_PAPER, LISTOPS, LISTOPS_PAPER, STUDENT, Settings
+from pdejax.studies.papers._experiment import (
+    IMAGES,
+    IMAGES_PAPER,
+    LISTOPS,
+    LISTOPS_PAPER,
+    RESAMPLES,
+    Models,
+    Settings,
+    experiment,
+    presets,
+    row,
+    stacked,
+)
+from pdejax.studies.papers._pairs import NAMES, PAIRINGS, bench, beside, pairing_curves
 from pdejax.studies.study import Evidence, Judgement
-
-RESAMPLES = 20
 
 
 def measure(settings: Settings, seed: int, models: Models) -> Evidence:
@@ -31,13 +38,9 @@ def measure(settings: Settings, seed: int, models: Models) -> Evidence:
     def figures(q):
         return attention_fidelity(p, q, mask=mask, key=key, resamples=RESAMPLES)
 
-    for pairing in PAIRINGS:
-        model = partner(settings, seed, models, pairing)
-        q = observe(model, truth.batch.inputs, truth.mask).maps
-        result, untrained = (
-            figures(q),
-            figures(observe(untrained_partner(model, seed), truth.batch.inputs, truth.mask).maps),
-        )
+    for _, simulated, fresh in beside(settings, seed, models, truth):
+        q = simulated.maps
+        result, untrained = figures(q), figures(fresh.maps)
         for name, value in (
             ("cosine", result.cosine),
             ("kl", result.kl),
@@ -112,7 +115,9 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
         Picture(
             "cosine.png",
             "Cosine of attention rows by layer, mean over heads and seeds, thin the seeds; dashed: uniform attention.",
-            lambda: _curves(data),
+            lambda: pairing_curves(
+                data, "cosine", "cosine of attention rows", "uniform_cosine", nulls=(0,), null_label="uniform attention"
+            ),
         ),
     ]
     return Judgement(rows=rows, sentence=verdict, dataset=data, pictures=pictures)
@@ -138,19 +143,6 @@ def _maps(maps: np.ndarray, names: Sequence[str]) -> Figure:
     return figure
 
 
-def _curves(data: xr.Dataset) -> Figure | SubFigure:
-    ax = axes_of(None)
-    for i, name in enumerate(data.pairing.values):
-        seed_curves(ax, data.layer.values, data["cosine"].values[:, i], index=i, label=str(name))
-    ax.plot(data.layer.values, data["uniform_cosine"].values[:, 0].mean(axis=0), **NULL, label="uniform attention")
-    ax.set_xlabel(LAYER)
-    ax.set_ylabel("cosine of attention rows")
-    ax.set_ylim(top=1.03)
-    whole_layers(ax)
-    legend(ax)
-    return ax.figure
-
-
 _V1 = {"printed": {"cosine": "0.9870", "kl": "0.0144", "least": "> 0.98"}}
 _V2 = {"printed": {"cosine": "> 0.982", "kl": "< 0.018", "least": "> 0.982"}}
 _PAIRING = "shared, distilled, independent, and bare (independent without residual and LayerNorm)"
@@ -160,10 +152,7 @@ ATTENTION_IMAGES = experiment(
     title="Attention on images",
     question="Does a PDE model attend where a Transformer does, on images?",
     source="v1 §3.2, Figure 3",
-    presets={
-        "quick": Settings(train=IMAGES, student_steps=1300, student=STUDENT, examples=64, options=_V1),
-        "paper": Settings(train=IMAGES_PAPER, student_steps=3000, examples=64, options=_V1, seeds=5),
-    },
+    presets=presets(IMAGES, IMAGES_PAPER, sizes=(64, 64), students=(1300, 3000), options=_V1),
     measure=measure,
     judge=judge,
     pairing=_PAIRING,
@@ -174,10 +163,7 @@ ATTENTION = experiment(
     title="Attention on ListOps",
     question="Does a PDE simulator attend where a Transformer does, on ListOps?",
     source="v2 §4.3.3, App. A.1",
-    presets={
-        "quick": Settings(train=LISTOPS, student_steps=600, student=STUDENT, examples=64, options=_V2),
-        "paper": Settings(train=LISTOPS_PAPER, student_steps=10_000, examples=64, options=_V2, seeds=5),
-    },
+    presets=presets(LISTOPS, LISTOPS_PAPER, sizes=(64, 64), students=(600, 10_000), options=_V2),
     measure=measure,
     judge=judge,
     pairing=_PAIRING,

@@ -3,8 +3,7 @@
 import dataclasses
 from typing import Any, Literal
 
-from pdejax.runs._arguments import Command, setting
-from pdejax.runs._console import Console
+from pdejax.runs._command import Command, Console, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,8 @@
-"""What residual connections and normalization do: every combination of the two, at two steps, before and after training."""
+"""What residual connections and normalization do: every combination of the two, at two steps, before and after training.
+
+Do states without residual connections lose their input (v2 §4.3.1, Thm 3.4)? Are gradients without normalization larger and spiky
+(v2 §4.3.2, Thm 3.3, from every step of the factorial trainings)?
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,18 +14,28 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from jaxtyping import Array
+from matplotlib.figure import Figure
 
 from pdejax.analysis import input_correlation
 from pdejax.models import observe
-from pdejax.studies.papers._experiment import stacked
-from pdejax.studies.papers._models import Models, held_out
-from pdejax.studies.papers._settings import LISTOPS, LISTOPS_PAPER, Settings
-from pdejax.studies.study import Evidence
+from pdejax.plot._style import COLOURS, LAYER, MARKERS, axes_of, legend, whole_layers
+from pdejax.runs._records import Picture, Row
+from pdejax.studies.papers._experiment import (
+    LISTOPS,
+    LISTOPS_PAPER,
+    RESAMPLES,
+    Models,
+    Settings,
+    experiment,
+    held_out,
+    row,
+    stacked,
+)
+from pdejax.studies.study import Evidence, Judgement
 from pdejax.training import TrainConfig, build_model, read_metrics
 
 RESIDUAL = ("on", "off")
 NORMALIZATION = ("none", "pre", "post", "v2 (9)")
-RESAMPLES = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,3 +168,216 @@ PRESETS = {
         seeds=5,
     ),
 }
+
+
+TRANSFORMER = (1.00, 0.99, 0.98, 0.98, 0.99, 0.98)
+SIMULATOR = (1.00, 0.93, 0.91, 0.89, 0.87, 0.85)
+
+
+def judge_residual(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
+    """The last layer's correlation with the input in every cell, layer by layer for the two that the paper has."""
+    before, after, accuracy = (stacked(measured, name) for name in ("before", "after", "accuracy"))
+    all_cells = cells(settings)
+    rows: list[Row] = []
+    for printed, residual, normalization, name in (
+        (TRANSFORMER, "on", "pre", "Transformer (residual, pre-LN)"),
+        (SIMULATOR, "off", "none", "bare simulator (neither)"),
+    ):
+        index = next(i for i, c in enumerate(all_cells) if (c.residual, c.normalization) == (residual, normalization))
+        for layer in range(after.shape[-1]):
+            paper = f"{printed[layer]:.2f}" if layer < len(printed) else None
+            rows.append(
+                row(
+                    f"correlation with the input, layer {layer}, {name}",
+                    after[:, index, layer],
+                    paper=paper,
+                    null=before[:, index, layer],
+                    null_name="untrained",
+                )
+            )
+    for i, cell in enumerate(all_cells):
+        rows.append(
+            row(
+                f"last layer, residual {cell.residual}, normalization {cell.normalization}, {cell.step}",
+                after[:, i, -1],
+                null=before[:, i, -1],
+                null_name="untrained",
+                note=f"accuracy {np.nanmean(accuracy[:, i]):.3f}" if np.isfinite(accuracy[:, i]).any() else "diverged",
+            )
+        )
+    on = np.asarray([c.residual == "on" for c in all_cells])
+    coarse = np.asarray([c.per_layer == 1 for c in all_cells])
+
+    def mean(values, chosen, layer):
+        return float(np.nanmean(values[:, chosen, layer]))
+
+    first = {name: mean(values, kind & coarse, 1) for name, values, kind in _crossed(before, after, on)}
+    last = {name: mean(values, kind & coarse, -1) for name, values, kind in _crossed(before, after, on)}
+    pre = next(i for i, c in enumerate(all_cells) if (c.residual, c.normalization) == ("on", "pre"))
+    bare = next(i for i, c in enumerate(all_cells) if (c.residual, c.normalization) == ("off", "none"))
+    network, probe = (after[:, [i]].mean(axis=(0, 1)) for i in (pre, bare))
+    architectural = first["with, fresh"] - first["without, fresh"] > 0.2
+    kept = first["with, trained"] - first["without, trained"] > 0.2
+    fine = mean(after, ~on & ~coarse, 1) if (~coarse & ~on).any() else float("nan")
+    verdict = (
+        f"After one layer at h = 1 the correlation with the input is {first['with, fresh']:.2f} with residual connections and "
+        f"{first['without, fresh']:.2f} without at initialization, {first['with, trained']:.2f} and "
+        f"{first['without, trained']:.2f} after training (means over the normalizations; last layer {last['with, trained']:.2f} "
+        f"and {last['without, trained']:.2f}): the loss is "
+        f"{'a property of the architecture' if architectural else 'not there at initialization'}"
+        f"{', kept by training' if kept else ', and training removes most of it'}. "
+        f"The trained bare simulator has {probe[1]:.2f} after one layer and {probe[-1]:.2f} after the last (v2: "
+        f"{SIMULATOR[1]:.2f} and {SIMULATOR[-1]:.2f}), the pre-LN network {network[1]:.2f} and {network[-1]:.2f} (v2: "
+        f"{TRANSFORMER[1]:.2f} and {TRANSFORMER[-1]:.2f}). The leaky field at half the step, which is a residual network, has "
+        f"{fine:.2f} after one layer."
+    )
+    data = dataset(settings, measured)
+    caption = (
+        "Correlation with the input by layer, means over seeds; dashed before training, solid after. Left: with residual "
+        "connections; right: without (the leaky field at h = 1). Crosses are v2's figures."
+    )
+    return Judgement(
+        rows=rows,
+        sentence=verdict,
+        dataset=data,
+        pictures=[Picture("residual.png", caption, lambda: _correlation_curves(settings, data))],
+    )
+
+
+def _crossed(before: np.ndarray, after: np.ndarray, on: np.ndarray):
+    """Both times and both kinds of network, by name."""
+    for time, values in (("fresh", before), ("trained", after)):
+        yield f"with, {time}", values, on
+        yield f"without, {time}", values, ~on
+
+
+def _correlation_curves(settings: Settings, data: xr.Dataset) -> Figure:
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    panels = dict(zip(("on", "off"), figure.subplots(1, 2, sharey=True), strict=True))
+    found = cells(settings)
+    first = found[0].step
+    layers = np.arange(data.sizes["layer"])
+    for residual, ax in panels.items():
+        axes_of(ax)
+        chosen = [(i, c) for i, c in enumerate(found) if c.residual == residual and c.step == first]
+        for index, (i, cell) in enumerate(chosen):
+            style = {"color": COLOURS[index], "marker": MARKERS[index], "markersize": 4}
+            ax.plot(layers, np.nanmean(data["after"].values[:, i], axis=0), label=cell.normalization, **style)
+            ax.plot(layers, np.nanmean(data["before"].values[:, i], axis=0), linestyle="--", alpha=0.7, **style)
+        printed = TRANSFORMER if residual == "on" else SIMULATOR
+        count = min(len(printed), len(layers))
+        ax.plot(layers[:count], printed[:count], "x", color="black", label="v2")
+        ax.set_title(f"residual {residual} ({first})", fontsize=10)
+        ax.set_xlabel(LAYER)
+        whole_layers(ax)
+        legend(ax, title="normalization")
+    panels["on"].set_ylabel("correlation with the input")
+    return figure
+
+
+RESIDUAL_STUDY = experiment(
+    name="residual",
+    title="Residual connections",
+    question="Do states without residual connections lose their input?",
+    source="v2 §4.3.1, Thm 3.4, Figure 4",
+    presets=PRESETS,
+    measure=measure,
+    judge=judge_residual,
+    pairing="independent: every combination trained on the task from the same seeds",
+)
+
+
+def judge_layernorm(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
+    """Median gradient norm, its spikes and trainings that failed, per cell; the ratio to the pre-LN one of the same seed."""
+    gradient, diverged = stacked(measured, "gradient"), stacked(measured, "diverged")
+    found = cells(settings)
+    # A run that failed has no median; the share of those is its own row.
+    with np.errstate(all="ignore"):
+        median = np.asarray([[_quantile(g, 0.5) for g in row_] for row_ in gradient])
+        worst = np.asarray([[_quantile(g, 0.99) for g in row_] for row_ in gradient]) / median
+    rows = []
+    ratios = {}
+    for i, cell in enumerate(found):
+        beside = next(
+            j
+            for j, other in enumerate(found)
+            if (other.residual, other.step, other.normalization) == (cell.residual, cell.step, "pre")
+        )
+        name = f"residual {cell.residual}, normalization {cell.normalization}, {cell.step}"
+        bare = cell.residual == "off" and cell.normalization == "none"
+        usual = cell.residual == "on" and cell.normalization == "pre"
+        paper = "up to 1e-1" if bare else "about 1e-3" if usual else None
+        rows.append(
+            row(
+                f"gradient norm, {name}",
+                median[:, i],
+                paper=paper,
+                null=median[:, beside],
+                null_name="pre-LN, same seed",
+                note=f"median over training; {int(diverged[:, i].sum())} of {len(diverged)} trainings failed",
+            )
+        )
+        rows.append(row(f"99th percentile / median, {name}", worst[:, i], paper="spiky" if bare else None))
+        ratios[i] = median[:, i] / median[:, beside]
+    none = [i for i, c in enumerate(found) if c.normalization == "none" and c.per_layer == 1]
+    on = next((i for i in none if found[i].residual == "on"), none[0])
+    off = next((i for i in none if found[i].residual == "off"), none[0])
+    both = float(np.nanmean(ratios[on])), float(np.nanmean(ratios[off]))
+    spikes = float(np.nanmean(worst[:, off])), float(np.nanmean(worst[:, on]))
+    larger = [value > 3 for value in both]
+    answer = "holds" if all(larger) else "holds for one of them" if any(larger) else "does not hold"
+    verdict = (
+        f"Without normalization the median gradient norm is {both[0]:.2g} times that of pre-LN with residual connections and "
+        f"{both[1]:.2g} times without: v2's order of magnitude {answer}. The largest hundredth of the steps lies {spikes[0]:.1f} "
+        f"(bare) and {spikes[1]:.1f} (residual) times above the median; {int(diverged[:, none].sum())} of "
+        f"{diverged[:, none].size} trainings without normalization failed."
+    )
+    caption = "Gradient norm of the whole network over training, geometric mean over seeds; left with residual, right without."
+    return Judgement(
+        rows=rows,
+        sentence=verdict,
+        dataset=dataset(settings, measured),
+        pictures=[Picture("gradients.png", caption, lambda: _gradient_curves(settings, gradient))],
+    )
+
+
+def _quantile(values: np.ndarray, share: float) -> float:
+    finite = values[np.isfinite(values)]
+    return float(np.quantile(finite, share)) if len(finite) else float("nan")
+
+
+def _gradient_curves(settings: Settings, gradient: np.ndarray) -> Figure:
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    found = cells(settings)
+    first = found[0].step
+    steps = np.arange(1, gradient.shape[-1] + 1)
+    for ax, residual in zip(panels, ("on", "off"), strict=True):
+        axes_of(ax)
+        for i, cell in enumerate(found):
+            if cell.residual != residual or cell.step != first:
+                continue
+            runs = gradient[:, i]
+            kept = runs[np.isfinite(runs).any(axis=1)]
+            if len(kept):
+                with np.errstate(all="ignore"):
+                    middle = np.exp(np.nanmean(np.log(kept), axis=0))
+                colour = COLOURS[NORMALIZATION.index(cell.normalization)]
+                ax.semilogy(steps, middle, color=colour, linewidth=1.2, label=cell.normalization)
+        ax.set_xlabel("training step")
+        ax.set_title(f"residual {residual} ({first})", fontsize=10)
+    legend(ax, title="normalization")  # one colour for each, the same on both sides
+    panels[0].set_ylabel("gradient norm ‖∂loss/∂θ‖")
+    return figure
+
+
+LAYERNORM = experiment(
+    name="layernorm",
+    title="Layer normalization",
+    question="Are gradients without normalization larger and spiky?",
+    source="v2 §4.3.2, Thm 3.3, Figure 5",
+    presets=PRESETS,
+    measure=measure,
+    judge=judge_layernorm,
+    pairing="independent: every combination trained on the task from the same seeds",
+)

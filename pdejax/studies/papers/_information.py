@@ -14,10 +14,18 @@ from pdejax.analysis.information import information_plane, layer_entropy, unit_s
 from pdejax.models import observe
 from pdejax.plot._style import COLOURS, LAYER, MARKERS, NULL, axes_of, legend, whole_layers
 from pdejax.runs._records import Picture
-from pdejax.studies.papers._experiment import experiment, row, stacked
-from pdejax.studies.papers._models import Models
+from pdejax.studies.papers._experiment import (
+    LISTOPS,
+    LISTOPS_PAPER,
+    RESAMPLES,
+    Models,
+    Settings,
+    experiment,
+    presets,
+    row,
+    stacked,
+)
 from pdejax.studies.papers._pairs import bench, partner, pooled
-from pdejax.studies.papers._settings import LISTOPS, LISTOPS_PAPER, Settings
 from pdejax.studies.study import Evidence, Judgement
 
 SYSTEMS = ("Transformer", "independent", "bare")
@@ -40,7 +48,6 @@ LABELS = {
     "magnitude": ("magnitude", "units of u"),
     "diversity": ("diversity over sequences", "units of u²"),
 }
-RESAMPLES = 20
 
 
 def measure(settings: Settings, seed: int, models: Models) -> Evidence:
@@ -174,10 +181,9 @@ INFORMATION = experiment(
     title="Information by layer",
     question="What do the layers of a four-layer network keep of input and answer?",
     source="v2 §4.4, App. A.1, Figures 6, 9 and 10",
-    presets={
-        "quick": Settings(train={**LISTOPS, "layers": 4, "steps": 300}, examples=400, options=_OPTIONS),
-        "paper": Settings(train={**LISTOPS_PAPER, "layers": 4}, examples=2000, options=_OPTIONS, seeds=5),
-    },
+    presets=presets(
+        {**LISTOPS, "layers": 4, "steps": 300}, {**LISTOPS_PAPER, "layers": 4}, sizes=(400, 2000), options=_OPTIONS
+    ),
     measure=measure,
     judge=judge,
     pairing="independent, bare",

@@ -17,10 +17,18 @@ from pdejax.models import observe
 from pdejax.plot._style import LAYER, NULL, axes_of, legend, whole_layers
 from pdejax.runs._records import Picture
 from pdejax.solvers import Grid
-from pdejax.studies.papers._experiment import experiment, row, stacked
-from pdejax.studies.papers._models import Models
+from pdejax.studies.papers._experiment import (
+    IMAGES,
+    IMAGES_PAPER,
+    RESAMPLES,
+    Models,
+    Settings,
+    experiment,
+    presets,
+    row,
+    stacked,
+)
 from pdejax.studies.papers._pairs import bench, heatmaps, partner, seed_curves, untrained_partner
-from pdejax.studies.papers._settings import IMAGES, IMAGES_PAPER, STUDENT, Settings
 from pdejax.studies.study import Evidence, Judgement
 from pdejax.terms import Diffusion
 
@@ -33,7 +41,6 @@ TABLE_3 = {
     "Spearman": (1.0, 0.9210, 0.7516, 0.5569, 0.4160, 0.2357, 0.1182, 0.0485, -0.0140, -0.0614),
 }
 SYSTEMS = ("Transformer", "heat equation", "distilled simulator", "independent simulator")
-RESAMPLES = 20
 
 
 def measure(settings: Settings, seed: int, models: Models) -> Evidence:
@@ -168,10 +175,7 @@ INFORMATION_FLOW = experiment(
     title="Information flow",
     question="How do states change from layer to layer, and do both systems change them alike?",
     source="v1 §3.1, Tables 2 and 3, Figures 1 and 2",
-    presets={
-        "quick": Settings(train=IMAGES, student_steps=1300, student=STUDENT, examples=64, options=_OPTIONS),
-        "paper": Settings(train=IMAGES_PAPER, student_steps=3000, examples=64, options=_OPTIONS, seeds=5),
-    },
+    presets=presets(IMAGES, IMAGES_PAPER, sizes=(64, 64), students=(1300, 3000), options=_OPTIONS),
     measure=measure,
     judge=judge,
     pairing="heat equation from the same embedding (v1's model), distilled, independent",

@@ -1,6 +1,6 @@
 """A Transformer and its simulators on the same held-out sequences: what they compute there, layer by layer."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,9 +10,8 @@ from jaxtyping import Array
 
 from pdejax.data import Batch
 from pdejax.models import Observed, observe, pair, untrained_field
-from pdejax.plot._style import COLOURS, DIVERGING, band
-from pdejax.studies.papers._models import Models, Trained, held_out
-from pdejax.studies.papers._settings import Settings
+from pdejax.plot._style import COLOURS, DIVERGING, LAYER, NULL, axes_of, band, legend, whole_layers
+from pdejax.studies.papers._experiment import Models, Settings, Trained, held_out
 
 REFINED = 4  # steps per layer of the "shared" simulator: with one it is the network itself
 PAIRINGS = ("shared", "distilled", "independent", "bare")
@@ -43,7 +42,7 @@ def bench(settings: Settings, seed: int, models: Models, pairings: Sequence[str]
 
 
 def partner(settings: Settings, seed: int, models: Models, pairing: str) -> Any:
-    """The simulator of a pairing: see [`Models.simulator`][pdejax.studies.papers.Models]; `"shared"` has the Transformer's
+    """The simulator of a pairing: see `Models.simulator`; `"shared"` has the Transformer's
     own weights at a step of 1/4 layer."""
     if pairing == "shared":
         transformer = models.transformer(settings, seed).model
@@ -54,6 +53,14 @@ def partner(settings: Settings, seed: int, models: Models, pairing: str) -> Any:
 def untrained_partner(model: Any, seed: int) -> Any:
     """The null simulator: a fresh field between the same embedding and head."""
     return untrained_field(model, jax.random.key(10_000 + seed))
+
+
+def beside(settings: Settings, seed: int, models: Models, truth: Bench) -> Iterator[tuple[str, Observed, Observed]]:
+    """Each of `PAIRINGS`: its name, what its simulator computes on the bench, and what an untrained field does in its place."""
+    for pairing in PAIRINGS:
+        model = partner(settings, seed, models, pairing)
+        ours = observe(model, truth.batch.inputs, truth.mask)
+        yield pairing, ours, observe(untrained_partner(model, seed), truth.batch.inputs, truth.mask)
 
 
 def pooled(states: Array, mask: Array) -> Array:
@@ -68,6 +75,22 @@ def seed_curves(ax: Any, x: Any, values: np.ndarray, *, index: int, label: str) 
         for own in values:
             ax.plot(x, own, color=COLOURS[index % len(COLOURS)], linewidth=0.7, alpha=0.45)
     band(ax, x, values.mean(axis=0), index=index, label=label)
+
+
+def pairing_curves(data: Any, name: str, label: str, null: str, *, nulls: Sequence[int], null_label: str) -> Any:
+    """The cosine `name` of each pairing by layer, thin the seeds, and the mean of `null` for the pairings `nulls`, dashed."""
+    ax = axes_of(None)
+    layers = data.layer.values
+    for i, pairing in enumerate(data.pairing.values):
+        seed_curves(ax, layers, data[name].values[:, i], index=i, label=str(pairing))
+    for k, i in enumerate(nulls):
+        ax.plot(layers, data[null].values[:, i].mean(axis=0), **NULL, label=None if k else null_label)
+    ax.set_xlabel(LAYER)
+    ax.set_ylabel(label)
+    ax.set_ylim(top=1.03)
+    whole_layers(ax)
+    legend(ax)
+    return ax.figure
 
 
 def heatmaps(states: Sequence[np.ndarray], names: Sequence[str], title: str) -> Any:

@@ -1,14 +1,28 @@
-"""Running experiments of the papers, one or all."""
+"""The experiments of the papers by name, and running one or all."""
 
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from pdejax import _check as check
 from pdejax.runs._files import check_folder
-from pdejax.runs._programs import kept_programs
+from pdejax.runs._parts import kept_programs
 from pdejax.runs._records import Result
-from pdejax.studies.papers._registry import STUDIES
-from pdejax.studies.study import run
+from pdejax.studies.papers._alignment import ALIGNMENT, SPECTRAL
+from pdejax.studies.papers._architectures import ARCHITECTURES
+from pdejax.studies.papers._attention import ATTENTION, ATTENTION_IMAGES
+from pdejax.studies.papers._components import LAYERNORM, RESIDUAL_STUDY
+from pdejax.studies.papers._discretization import CONTINUUM, DISCRETIZATION
+from pdejax.studies.papers._information import INFORMATION
+from pdejax.studies.papers._information_flow import INFORMATION_FLOW
+from pdejax.studies.papers._text import BOTTLENECK, GRADIENTS, PERTURBATION
+from pdejax.studies.study import Study, run
+
+_ALL = (
+    *(INFORMATION_FLOW, ATTENTION_IMAGES, BOTTLENECK, GRADIENTS, PERTURBATION),  # v1's five experiments
+    *(ALIGNMENT, RESIDUAL_STUDY, LAYERNORM, ATTENTION, SPECTRAL, INFORMATION),  # v2
+    *(CONTINUUM, DISCRETIZATION, ARCHITECTURES),  # what v2 leaves to be checked
+)
+STUDIES: Mapping[str, Study] = {study.name: study for study in _ALL}
 
 
 def reproduce(

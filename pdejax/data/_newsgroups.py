@@ -1,4 +1,4 @@
-"""20 Newsgroups as three splits of word sequences."""
+"""20 Newsgroups: posts, the words of them, and three splits."""
 
 import contextlib
 import itertools
@@ -11,13 +11,10 @@ from typing import Any
 import numpy as np
 
 from pdejax._check import choice, integer
-from pdejax.data import _newsgroups_text as posts
-from pdejax.data._batches import permutation
-from pdejax.data._cache import cached, join
-from pdejax.data._dataset import Dataset
-from pdejax.data._newsgroups_text import GROUPS, LICENSE, PARTS, VERSION, config_name
-from pdejax.data._options import carve, data_folder
-from pdejax.data._prepare import ensure, find_archives, records
+from pdejax.data import _sources
+from pdejax.data._dataset import Dataset, permutation
+from pdejax.data._prepare import cached, carve, data_folder, ensure, find_archives, join, records
+from pdejax.data._sources import GROUPS, NEWSGROUPS_LICENSE, NEWSGROUPS_VERSION, PARTS, newsgroups_name
 from pdejax.data._tokenizer import Tokenizer
 
 TASKS = ("classification", "lm")
@@ -59,7 +56,11 @@ def load_split(
 
     texts, labels = stored(split)
     if tokenizer is None:
-        path = folder / "pdejax_arrays" / f"newsgroups-{config_name(remove)}-{VERSION}-{validation}-{seed}-{size}.json"
+        path = (
+            folder
+            / "pdejax_arrays"
+            / f"newsgroups-{newsgroups_name(remove)}-{NEWSGROUPS_VERSION}-{validation}-{seed}-{size}.json"
+        )
         tokenizer = _trained(path, size, lambda: texts if split == "train" else stored("train")[0])
     texts, labels = texts[:limit], labels[:limit]
     tokens = tokenizer.encode_all(texts, length)
@@ -80,7 +81,7 @@ def load_split(
         texts=tuple(texts),
         source="20 Newsgroups sorted by date, K. Lang and J. Rennie, http://qwone.com/~jason/20Newsgroups/; "
         f"{'without ' + ', '.join(remove) if remove else 'raw'}",
-        license=LICENSE,
+        license=NEWSGROUPS_LICENSE,
     )
 
 
@@ -95,14 +96,14 @@ def prepare(
     folder, remove = data_folder(data_dir), _parts(remove)
 
     def find() -> dict[str, pathlib.Path] | None:
-        return find_archives("20 Newsgroups", posts.ARCHIVES, folder, manual_dir, download)
+        return find_archives("20 Newsgroups", _sources.NEWSGROUPS_ARCHIVES, folder, manual_dir, download)
 
     def make() -> Any:
-        from pdejax.data._build_newsgroups import Newsgroups, config_of  # only now, for TFDS takes a second
+        from pdejax.data._builders import Newsgroups, newsgroups_config  # only now, for TFDS takes a second
 
-        return Newsgroups(config=config_of(remove), data_dir=folder, file_format="array_record")
+        return Newsgroups(config=newsgroups_config(remove), data_dir=folder, file_format="array_record")
 
-    return ensure(folder, f"newsgroups/{config_name(remove)}/{VERSION}", make, find)
+    return ensure(folder, f"newsgroups/{newsgroups_name(remove)}/{NEWSGROUPS_VERSION}", make, find)
 
 
 def _documents(
@@ -117,8 +118,8 @@ def _documents(
         flat, ends = join([example["text"] for example in examples])
         return {"texts": flat, "ends": ends, "labels": np.array([e["label"] for e in examples], dtype=np.int32)}
 
-    name = config_name(remove)
-    arrays = cached(folder / "pdejax_arrays" / f"newsgroups-{name}-{VERSION}-{stored}.npz", read)
+    name = newsgroups_name(remove)
+    arrays = cached(folder / "pdejax_arrays" / f"newsgroups-{name}-{NEWSGROUPS_VERSION}-{stored}.npz", read)
     joined, ends = arrays["texts"].tobytes(), arrays["ends"].tolist()
     texts = [joined[a:b].decode("utf-8") for a, b in itertools.pairwise(ends)]
     return texts, arrays["labels"]

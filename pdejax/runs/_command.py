@@ -1,36 +1,81 @@
-"""Commands from dataclasses: every field of a configuration is an argument. Imports no JAX, so that help comes at once."""
+"""Commands from dataclasses: every field of a configuration is an argument; and what they print. Imports no JAX."""
 
 import argparse
 import ast
 import dataclasses
 import inspect
+import json
 import pathlib
+import sys
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from pdejax.runs._console import Console, add_output_arguments
+from pdejax.runs._files import plain
+
+_CLEAR = "\r\x1b[2K"
+
+
+def add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--json` and `--quiet`, the same in every command."""
+    parser.add_argument("--json", action="store_true", help="print JSON, and nothing else, on standard output")
+    parser.add_argument("--quiet", action="store_true", help="no progress, the final results only")
+
+
+class Console:
+    """What a command prints, by its `--quiet` and `--json`."""
+
+    def __init__(self, options: argparse.Namespace):
+        self.quiet: bool = options.quiet
+        self.json: bool = bool(options.json)
+        self.live = sys.stderr.isatty() and not self.quiet
+
+    def say(self, text: str) -> None:
+        """What is being done now: on a terminal one line that is overwritten, else a line each."""
+        if self.live:
+            print(f"{_CLEAR}… {text[:100]}", end="", file=sys.stderr, flush=True)
+        elif not self.quiet:
+            print(f"… {text}", file=sys.stderr, flush=True)
+
+    def row(self, text: str) -> None:
+        """A line of a table as soon as it is measured: not with `--quiet`, and on standard error beside JSON."""
+        self.clear()
+        if not self.quiet:
+            print(text, file=sys.stderr if self.json else sys.stdout, flush=True)
+
+    def clear(self) -> None:
+        """Take the progress off the terminal."""
+        if self.live:
+            print(_CLEAR, end="", file=sys.stderr, flush=True)
+
+    def result(self, text: str) -> None:
+        """Final results as text; nothing where JSON is asked for."""
+        self.clear()
+        if not self.json:
+            print(text, flush=True)
+
+    def saved(self, files: Iterable[Any]) -> None:
+        """Where the files are."""
+        for path in files:
+            self.result(f"saved {path}")
+
+    def content(self, content: Any) -> None:
+        """Final results as JSON, where it is asked for. What is not finite is null."""
+        self.clear()
+        if self.json:
+            print(json.dumps(plain(content), indent=1, allow_nan=False), flush=True)
 
 
 def setting(
-    default: Any = dataclasses.MISSING,
-    help: str = "",
-    *,
-    metavar: str | None = None,
-    positional: bool = False,
-    choices: Sequence[Any] | None = None,
-    factory: Callable[[], Any] | None = None,
+    default: Any = dataclasses.MISSING, help: str = "", *, metavar: str | None = None, positional: bool = False
 ) -> Any:
     """Return a dataclass field that knows how it reads as an argument of a command.
 
     - `help`: what it is; the default is added. `metavar`: its name in the usage, such as `"N"`.
-    - `positional`: given by place, not as `--name`. `choices`: the values allowed, where the annotation does not say them.
-    - `factory`: makes the default, where that is a dictionary.
+    - `positional`: given by place, not as `--name`.
     """
-    metadata = {"help": help, "metavar": metavar, "positional": positional, "choices": choices}
-    if factory is not None:
-        return dataclasses.field(default_factory=factory, metadata=metadata)
+    metadata = {"help": help, "metavar": metavar, "positional": positional}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -69,22 +114,21 @@ class Command:
         return self.run(given, Console(options))
 
 
-def add_arguments(parser: argparse.ArgumentParser, config: type, help: Mapping[str, str] | None = None) -> None:
+def add_arguments(parser: argparse.ArgumentParser, config: type) -> None:
     """Add an argument per field of the dataclass `config`: `--name VALUE`, its type and choices from the annotation.
 
-    - A `bool` is a switch, `--name` or, where the default is True, `--no-name`; a tuple takes any number of values; a mapping
-      takes `NAME=VALUE` pairs; a `Literal` gives the choices.
-    - Help is that of `setting`, or `help` by the field's name.
+    A `bool` is a switch, `--name` or, where the default is True, `--no-name`; a tuple takes any number of values; a mapping
+    takes `NAME=VALUE` pairs; a `Literal` gives the choices. Help is that of `setting`.
     """
     hints = inspect.get_annotations(config, eval_str=True)
     for field in dataclasses.fields(config):
         hint, about = hints[field.name], field.metadata
-        text = about.get("help") or (help or {}).get(field.name, "")
+        text = about.get("help", "")
         options = _reading(hint)
         if options["kind"] is bool:
             _add_switch(parser, field, text)
             continue
-        keywords: dict[str, Any] = {"type": options["kind"], "choices": about.get("choices") or options["choices"]}
+        keywords: dict[str, Any] = {"type": options["kind"], "choices": options["choices"]}
         if keywords["choices"] is None:
             keywords["metavar"] = about.get("metavar") or options["metavar"]
         if options["many"]:

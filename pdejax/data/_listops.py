@@ -1,4 +1,4 @@
-"""ListOps as three splits without common examples."""
+"""ListOps as three splits, generated or kept in files."""
 
 import os
 import pathlib
@@ -8,11 +8,18 @@ from typing import Any
 import numpy as np
 
 from pdejax._check import choice, integer
-from pdejax.data._cache import cached, join, pad
 from pdejax.data._dataset import Dataset
-from pdejax.data._listops_splits import LENGTHS, LICENSE, SIZES, SOURCE, VERSION, Settings, config_name, splits
-from pdejax.data._options import SPLITS, data_folder, sizes
-from pdejax.data._prepare import ensure, records
+from pdejax.data._prepare import SPLITS, cached, data_folder, ensure, join, pad, records, sizes
+from pdejax.data._sources import (
+    LENGTHS,
+    LISTOPS_LICENSE,
+    LISTOPS_SOURCE,
+    LISTOPS_VERSION,
+    SIZES,
+    ListOpsSettings,
+    listops_name,
+    splits,
+)
 from pdejax.data.listops import VOCABULARY, Expressions
 
 # More places for tokens than this are worth keeping in files: some ten seconds of work.
@@ -57,8 +64,8 @@ def load_split(
         labels=labels,
         classes=tuple(str(digit) for digit in range(10)),
         vocabulary=VOCABULARY,
-        source=f"{SOURCE}; {settings.min_length} < tokens < {settings.max_length}, seed {settings.seed}",
-        license=LICENSE,
+        source=f"{LISTOPS_SOURCE}; {settings.min_length} < tokens < {settings.max_length}, seed {settings.seed}",
+        license=LISTOPS_LICENSE,
     )
 
 
@@ -78,13 +85,13 @@ def prepare(
     return _prepared(settings, data_folder(data_dir))
 
 
-def _prepared(settings: Settings, folder: pathlib.Path) -> Any:
+def _prepared(settings: ListOpsSettings, folder: pathlib.Path) -> Any:
     def make() -> Any:
-        from pdejax.data._build_listops import ListOps, config_of  # only now, for TFDS takes a second
+        from pdejax.data._builders import ListOps, listops_config  # only now, for TFDS takes a second
 
-        return ListOps(config=config_of(settings), data_dir=folder, file_format="array_record")
+        return ListOps(config=listops_config(settings), data_dir=folder, file_format="array_record")
 
-    return ensure(folder, f"list_ops/{config_name(settings)}/{VERSION}", make)
+    return ensure(folder, f"list_ops/{listops_name(settings)}/{LISTOPS_VERSION}", make)
 
 
 def arrays(examples: Iterator[tuple[bytes, int]], count: int, length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -97,18 +104,18 @@ def arrays(examples: Iterator[tuple[bytes, int]], count: int, length: int) -> tu
     return tokens, labels
 
 
-def _prepared_arrays(settings: Settings, split: str, folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+def _prepared_arrays(settings: ListOpsSettings, split: str, folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     def read() -> dict[str, np.ndarray]:
         examples = records(_prepared(settings, folder), split)
         flat, ends = join([example["tokens"].tobytes() for example in examples])
         return {"tokens": flat, "ends": ends, "labels": np.array([e["label"] for e in examples], dtype=np.int32)}
 
-    path = folder / "pdejax_arrays" / f"list_ops-{config_name(settings)}-{VERSION}-{split}.npz"
+    path = folder / "pdejax_arrays" / f"list_ops-{listops_name(settings)}-{LISTOPS_VERSION}-{split}.npz"
     arrays = cached(path, read)
     return pad(arrays["tokens"], arrays["ends"], settings.max_length), arrays["labels"]
 
 
-def _settings(lengths: Any, low: Any, high: Any, counts: Any, seed: Any, depth: Any, args: Any) -> Settings:
+def _settings(lengths: Any, low: Any, high: Any, counts: Any, seed: Any, depth: Any, args: Any) -> ListOpsSettings:
     if (low is None) != (high is None):
         raise ValueError("give both min_length and max_length, or neither")
     if low is not None and lengths is not None:
@@ -116,7 +123,7 @@ def _settings(lengths: Any, low: Any, high: Any, counts: Any, seed: Any, depth: 
     if low is None:
         low, high = LENGTHS[choice("load", "lengths", "short" if lengths is None else lengths, LENGTHS)]
     checked = Expressions(low, high, depth, args)
-    return Settings(
+    return ListOpsSettings(
         checked.min_length,
         checked.max_length,
         sizes(counts),

@@ -1,12 +1,14 @@
-"""Which continuum regime a family of random networks is in as the number of layers grows (claim C1)."""
+"""Two limits: the continuum regime as layers grow (claim C1), and the spatial order q of v1 (24) as tokens grow."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from pdejax._depth import DepthVarying, scale_strength, strength_factor
@@ -15,6 +17,9 @@ from pdejax._equation import MasterEquation
 from pdejax._simulate import simulate
 from pdejax._types import Field
 from pdejax.analysis import fit_order, mesh_norm
+from pdejax.solvers import Grid
+from pdejax.studies.numerics._convergence_config import MODES, check_tokens
+from pdejax.terms import Diffusion
 from pdejax.terms._base import gaussian
 
 
@@ -98,3 +103,64 @@ def redraw(equation: MasterEquation, key: PRNGKeyArray) -> MasterEquation:
         return (jnp.sqrt(jnp.mean(leaf**2)) * next(drawn)).astype(leaf.dtype)
 
     return jax.tree.unflatten(treedef, [draw(leaf) for leaf in leaves])
+
+
+SPAN = 0.2  # depth of the comparison
+
+
+@dataclasses.dataclass(frozen=True)
+class SpatialConvergence:
+    """Spatial refinement at fixed depth.
+
+    `tokens` N; `differences` ‖c_N − c_2N‖ between the first cosine coefficients of solutions on N and 2N tokens, relative;
+    `order` q and `ci` of differences ∝ Δx^q; `expected` 2 (second-order Laplacian, midpoint quadrature).
+    """
+
+    boundary: str
+    diffusivity: float
+    tokens: tuple[int, ...]
+    differences: tuple[float, ...]
+    order: float
+    ci: float
+    expected: float
+
+
+def spatial_convergence(
+    base: MasterEquation, u0: Field, *, tokens: Sequence[int], diffusivity: float, depth: float = SPAN
+) -> SpatialConvergence:
+    """Solve `base` with diffusion on finer and finer Neumann grids from one smooth function.
+
+    The function is the real embedded sequence `u0` smoothed to its lowest cosine modes, so that it can be sampled on any
+    grid. Every solve is far more accurate in depth than in space. Raises `ValueError` unless `tokens` doubles.
+    """
+    check_tokens(tokens)
+    modes = cosine_coefficients(u0)[:MODES]
+    coefficients = []
+    for n in tokens:
+        grid = Grid(n)
+        equation = MasterEquation(base.interaction, base.reaction, Diffusion(grid, diffusivity), base.stabilization)
+        start = sample_cosines(modes, n)
+        # RK4 well inside its stability limit: the error in depth is many orders below that in space.
+        steps = math.ceil(depth * float(equation.damping()) / 2) + 24
+        end = simulate(Discretization(equation, "rk4", t1=depth, steps=steps), start, save="end").us[-1]
+        coefficients.append(np.asarray(cosine_coefficients(end)[:MODES]))
+    scale = np.linalg.norm(coefficients[-1])
+    differences = [float(np.linalg.norm(a - b) / scale) for a, b in itertools.pairwise(coefficients)]
+    fit = fit_order([1 / n for n in tokens[:-1]], differences, last=len(differences))
+    return SpatialConvergence("neumann", diffusivity, tuple(tokens), tuple(differences), fit.order, fit.ci, 2.0)
+
+
+def cosine_coefficients(u: Field) -> Float[Array, "n d"]:
+    """Coefficients a_k of u(x) = Σ a_k cos(πkx), k < n, from samples at cell centres: a discrete cosine transform."""
+    n = u.shape[0]
+    scale = np.where(np.arange(n) == 0, 1.0, 2.0)[:, None] / n
+    return jnp.asarray(scale * (cosines(n, n) @ np.asarray(u)), u.dtype)
+
+
+def sample_cosines(modes: Float[Array, "m d"], n: int) -> Field:
+    """Σ a_k cos(πkx) at n cell centres."""
+    return jnp.asarray(cosines(modes.shape[0], n).T @ np.asarray(modes), modes.dtype)
+
+
+def cosines(m: int, n: int) -> Float[np.ndarray, "m n"]:
+    return np.cos(np.pi * np.arange(m)[:, None] * ((np.arange(n) + 0.5) / n)[None, :])

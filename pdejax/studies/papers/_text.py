@@ -1,0 +1,407 @@
+"""v1's three studies of text, a Transformer beside the bare simulator: information about the answer over training (§3.3,
+Figure 4), gradients of each layer (§3.4, Figure 5), and answers to perturbed inputs (§3.5, Figure 6).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from pdejax._bootstrap import over_seeds
+from pdejax.analysis import gradient_flow, perturbation_sensitivity
+from pdejax.analysis.information import information_plane, unit_spread
+from pdejax.models import observe
+from pdejax.plot._style import COLOURS, LAYER, MARKERS, NULL, axes_of, legend, whole_layers
+from pdejax.runs._records import Picture
+from pdejax.studies.papers._experiment import (
+    RESAMPLES,
+    TEXT,
+    TEXT_PAPER,
+    Models,
+    Settings,
+    experiment,
+    presets,
+    row,
+    stacked,
+    with_text,
+)
+from pdejax.studies.papers._pairs import bench, pooled
+from pdejax.studies.study import Evidence, Judgement
+from pdejax.training import read_metrics
+
+SYSTEMS = ("Transformer", "PDE (bare simulator)")
+
+
+def measure_bottleneck(settings: Settings, seed: int, models: Models) -> Evidence:
+    """I(T_l + σξ; Y) of every layer at every checkpoint, for both systems, beside permuted labels; and I(X; T_l + σξ). σ is in
+    units of each layer's spread over sequences."""
+    truth = bench(settings, seed, models, ("bare",))
+    runs = (truth.trained, models.simulator(settings, seed, "bare"))
+    labels, noise = jnp.asarray(truth.batch.labels), settings.options["noise"]
+    found: dict[str, list[np.ndarray]] = {"target": [], "input": [], "null": []}
+    steps: list[int] = []
+    for run in runs:
+        history = models.history(run)
+        steps = [step for step, _ in history]
+        scaled = []
+        for _, model in history:
+            scaled.append(unit_spread(observe(model, truth.batch.inputs, truth.mask).states[1:], mask=truth.mask))
+        x = pooled(truth.observed.states[0], truth.mask)
+        plane = information_plane(
+            scaled,
+            x,
+            labels,
+            noise=noise,
+            mask=truth.mask,
+            key=jax.random.key(seed),
+            resamples=RESAMPLES,
+            permutations=RESAMPLES,
+        )
+        found["target"].append(np.asarray(plane.target.value))
+        found["input"].append(np.asarray(plane.input.value))
+        found["null"].append(np.asarray(plane.target.nulls["y permuted"]))
+    return {**{name: np.stack(values) for name, values in found.items()}, "step": np.asarray(steps)}
+
+
+def judge_bottleneck(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
+    """The change over training of every layer, and whether v1's three statements hold."""
+    target, inputs, null = (stacked(measured, name) for name in ("target", "input", "null"))
+    steps = np.asarray(measured[0]["step"])
+    layers = target.shape[-1]
+    # The estimate for labels without meaning moves too, as the states spread: what counts is what lies above it.
+    above = target - null
+    change = above[:, :, -1] - above[:, :, 0]
+    rows = []
+    for i, system in enumerate(SYSTEMS):
+        for layer in range(layers):
+            rows.append(
+                row(
+                    f"change of I(T; Y) in training, layer {layer + 1}, {system}",
+                    change[:, i, layer],
+                    paper="falls" if i == 0 or layer else "falls most",
+                    unit="nats",
+                    note=f"above permuted labels, from step {steps[0]} to {steps[-1]}",
+                )
+            )
+            rows.append(
+                row(
+                    f"I(T; Y) after training, layer {layer + 1}, {system}",
+                    target[:, i, -1, layer],
+                    paper=None if i == 0 else "below the Transformer's",
+                    null=null[:, i, -1, layer],
+                    null_name="labels permuted",
+                    unit="nats",
+                )
+            )
+    falls = int(sum(over_seeds(change[:, i, layer]) < 0 for i in range(2) for layer in range(layers)))
+    lower = float(np.mean(above[:, 1, -1] < above[:, 0, -1]))
+    steepest = [int(np.argmin(change[k, 1])) == 0 for k in range(len(measured))]
+    verdict = (
+        f"Information about the answer falls in training in {falls} of {2 * layers} layers (v1: in all). After training it is "
+        f"lower in the PDE model in {lower:.0%} of the layers and seeds (v1: lower), and the PDE's first layer changes most "
+        f"downwards in {sum(steepest)} of {len(steepest)} seeds (v1: it does). "
+        + (
+            "A network that learns to answer gains information about the answer: a fall over training is not seen."
+            if falls < layers
+            else "The fall is seen."
+        )
+    )
+    data = xr.Dataset(
+        {
+            "target": (("seed", "system", "step", "layer"), target),
+            "input": (("seed", "system", "step", "layer"), inputs),
+            "null": (("seed", "system", "step", "layer"), null),
+        },
+        coords={"system": list(SYSTEMS), "step": steps, "layer": np.arange(1, layers + 1)},
+        attrs={"noise": float(settings.options["noise"]), "dataset": settings.train["dataset"]},
+    )
+    caption = (
+        f"Information of each layer about the answer over training ({settings.train['dataset']}), means over seeds."
+    )
+    return Judgement(
+        rows=rows,
+        sentence=verdict,
+        dataset=data,
+        pictures=[Picture("information.png", caption, lambda: _information_curves(data))],
+    )
+
+
+def _information_curves(data: xr.Dataset) -> Any:
+    target, null = data["target"].values, data["null"].values
+    steps, layers = data.step.values, data.sizes["layer"]
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    for ax, i in zip(figure.subplots(1, 2, sharey=True), range(2), strict=True):
+        axes_of(ax)
+        for layer in range(layers):
+            style = {"color": COLOURS[layer % len(COLOURS)], "marker": MARKERS[layer % len(MARKERS)], "markersize": 4}
+            ax.plot(steps, target[:, i, :, layer].mean(axis=0), label=f"layer {layer + 1}", **style)
+        ax.plot(steps, null[:, i].mean(axis=(0, -1)), **NULL, label="labels permuted")
+        ax.set_title(SYSTEMS[i], fontsize=10)
+        ax.set_xlabel("training step")
+        legend(ax)
+        if i == 0:
+            ax.set_ylabel(f"I(T + σξ; Y) (nats), σ = {data.attrs['noise']:g} of the spread")
+    return figure
+
+
+_NOISE = {"noise": 0.7}
+
+BOTTLENECK = experiment(
+    name="bottleneck",
+    title="Information bottleneck",
+    question="Does information about the answer fall in training, and more so in a PDE model?",
+    source="v1 §3.3, Figure 4",
+    presets=presets(TEXT, TEXT_PAPER, sizes=(400, 2000), options=_NOISE),
+    measure=measure_bottleneck,
+    judge=judge_bottleneck,
+    resolve=with_text,
+    pairing="independent: the PDE model is the bare simulator, trained on the task",
+)
+
+
+def measure_gradients(settings: Settings, seed: int, models: Models) -> Evidence:
+    """Norms of the parameters' gradients per layer at every training step, and of ∂loss/∂u_l at the end on held-out text."""
+    truth = bench(settings, seed, models, ("bare",))
+    parameters, states, null = [], [], []
+    for run in (truth.trained, models.simulator(settings, seed, "bare")):
+        metrics = read_metrics(run.folder / "metrics.csv")
+        layers = run.config.layers
+        parameters.append(np.stack([metrics[f"layer_gradient_norms_{i}"] for i in range(layers)]))
+        flow = gradient_flow(
+            run.model,
+            jnp.asarray(truth.batch.inputs),
+            jnp.asarray(truth.batch.labels),
+            mask=truth.mask,
+            key=jax.random.key(seed),
+            resamples=RESAMPLES,
+        )
+        states.append(flow.median.value)
+        null.append(jnp.asarray(flow.median.nulls.get("labels", jnp.full_like(flow.median.value, jnp.nan))))
+    return {"parameters": np.stack(parameters), "states": np.stack(states), "null": np.stack(null)}
+
+
+def judge_gradients(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
+    """Medians over training per layer beside v1's ranges, and the ratio of the two systems."""
+    parameters, states, null = (stacked(measured, name) for name in ("parameters", "states", "null"))
+    median = np.median(parameters, axis=-1)
+    layers = median.shape[-1]
+    printed = ("1e-4 … 1e-3", "1e-3 … 1e-2")
+    rows = [
+        row(
+            f"gradient norm of the parameters, layer {layer + 1}, {system}",
+            median[:, i, layer],
+            paper=printed[i],
+            note="median over training; v1 does not say which norm or mean",
+        )
+        for i, system in enumerate(SYSTEMS)
+        for layer in range(layers)
+    ]
+    for i, system in enumerate(SYSTEMS):
+        for depth in (0, states.shape[-1] - 1):
+            rows.append(
+                row(
+                    f"‖∂loss/∂u‖ at layer {depth}, {system}",
+                    states[:, i, depth],
+                    null=null[:, i, depth],
+                    null_name="labels exchanged",
+                    note="median over held-out sequences, trained",
+                )
+            )
+    ratio = np.exp(np.mean(np.log(median[:, 1] / median[:, 0]), axis=-1))
+    spread = np.max(median, axis=-1) / np.min(median, axis=-1)
+    rows.append(row("PDE / Transformer, geometric mean over layers", ratio, paper="about 10"))
+    for i, system in enumerate(SYSTEMS):
+        rows.append(row(f"largest / smallest layer, {system}", spread[:, i], paper="uniform" if i == 0 else "uneven"))
+    larger = float(np.exp(np.mean(np.log(ratio))))
+    uneven = spread[:, 1].mean() > spread[:, 0].mean()
+    verdict = (
+        f"The PDE model's gradients are {larger:.2g} times the Transformer's (v1: about ten times); they differ by a factor "
+        f"{spread[:, 1].mean():.1f} between its layers and {spread[:, 0].mean():.1f} between the Transformer's: "
+        f"{'uneven as in v1' if uneven else 'not more uneven, against v1'}."
+    )
+    data = xr.Dataset(
+        {
+            "parameters": (("seed", "system", "layer", "step"), parameters),
+            "states": (("seed", "system", "depth"), states),
+            "null": (("seed", "system", "depth"), null),
+        },
+        coords={"system": list(SYSTEMS), "layer": np.arange(1, layers + 1), "depth": np.arange(states.shape[-1])},
+        attrs={"dataset": settings.train["dataset"]},
+    )
+    caption = (
+        f"Left, middle: gradient norm of each layer's parameters over training ({settings.train['dataset']}; geometric mean over "
+        "seeds, running median of nine steps). Right: norm of the loss's derivative by each layer's state after training; "
+        "dashed: labels exchanged."
+    )
+    return Judgement(
+        rows=rows,
+        sentence=verdict,
+        dataset=data,
+        pictures=[Picture("gradients.png", caption, lambda: _gradient_curves(data))],
+    )
+
+
+def _gradient_curves(data: xr.Dataset) -> Figure:
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    first, second, third = figure.subplots(1, 3)
+    second.sharey(first)
+    for i, ax in enumerate((first, second)):
+        axes_of(ax)
+        for layer in range(data.sizes["layer"]):
+            curve = np.exp(np.mean(np.log(data["parameters"].values[:, i, layer]), axis=0))
+            windows = np.lib.stride_tricks.sliding_window_view(curve, min(9, len(curve)))
+            ax.semilogy(
+                np.arange(len(windows)) + 1,
+                np.median(windows, axis=-1),
+                color=COLOURS[layer % len(COLOURS)],
+                linewidth=1.2,
+                label=f"layer {layer + 1}",
+            )
+        ax.set_title(SYSTEMS[i], fontsize=10)
+        ax.set_xlabel("training step")
+        legend(ax)
+    first.set_ylabel("gradient norm of a layer's parameters")
+    axes_of(third)
+    for i, system in enumerate(SYSTEMS):
+        style = {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 4}
+        third.semilogy(data.depth.values, data["states"].values[:, i].mean(axis=0), label=system, **style)
+        if np.isfinite(data["null"].values[:, i]).all():
+            own = NULL | {"color": COLOURS[i]}
+            third.semilogy(data.depth.values, data["null"].values[:, i].mean(axis=0), **own)
+    third.set_xlabel(LAYER)
+    third.set_ylabel("‖∂loss/∂u‖")
+    whole_layers(third)
+    legend(third)
+    return figure
+
+
+GRADIENTS = experiment(
+    name="gradients",
+    title="Gradient flow",
+    question="How large are the gradients of each layer, and how even?",
+    source="v1 §3.4, Figure 5",
+    presets=presets(TEXT, TEXT_PAPER, sizes=(64, 256)),
+    measure=measure_gradients,
+    judge=judge_gradients,
+    resolve=with_text,
+    pairing="independent: the PDE model is the bare simulator, trained on the task",
+)
+
+
+def measure_perturbation(settings: Settings, seed: int, models: Models) -> Evidence:
+    """Mean rise of the loss and median answer of the state against ε, in random and adversarial directions."""
+    truth = bench(settings, seed, models, ("bare",))
+    found: dict[str, list[np.ndarray]] = {}
+    epsilons = np.asarray(settings.options["epsilons"])
+    for run in (truth.trained, models.simulator(settings, seed, "bare")):
+        result: Any = perturbation_sensitivity(
+            run.model,
+            jnp.asarray(truth.batch.inputs),
+            jnp.asarray(truth.batch.labels),
+            mask=truth.mask,
+            key=jax.random.key(seed),
+            epsilons=epsilons,
+            draws=settings.options["draws"],
+            relative=False,
+            resamples=RESAMPLES,
+        )
+        for name, value in (
+            ("random_loss", jnp.mean(result.random.loss, axis=(0, 1))),
+            ("adversarial_loss", jnp.mean(result.gradient.loss, axis=(0, 1))),
+            ("random_state", result.random.state_median.value),
+            ("adversarial_state", result.singular.state_median.value),
+            ("limit", result.random.state_limit_median.value),
+            ("base", jnp.mean(result.base_loss)),
+        ):
+            found.setdefault(name, []).append(np.asarray(value))
+    return {"epsilon": epsilons, **{name: np.stack(values) for name, values in found.items()}}
+
+
+def judge_perturbation(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
+    """Loss at v1's sizes for both systems, where they part, and where each leaves the linear regime."""
+    epsilon = np.asarray(measured[0]["epsilon"])
+    values = {name: stacked(measured, name) for name in measured[0] if name != "epsilon"}
+    rows = []
+    for size, paper in ((1e-3, "similar"), (1e-2, "diverge"), (1e-1, "PDE larger"), (1.0, "PDE larger")):
+        k = int(np.argmin(np.abs(np.log(epsilon / size))))
+        for i, system in enumerate(SYSTEMS):
+            rows.append(
+                row(
+                    f"rise of the loss at ε = {epsilon[k]:.0e}, adversarial, {system}",
+                    values["adversarial_loss"][:, i, k],
+                    paper=paper,
+                    null=values["random_loss"][:, i, k],
+                    null_name="random direction",
+                    unit="nats",
+                )
+            )
+    for i, system in enumerate(SYSTEMS):
+        rows.append(
+            row(f"ε at which the state leaves the linear regime, {system}", values["limit"][:, i], note="10 % off")
+        )
+        rows.append(row(f"loss without perturbation, {system}", values["base"][:, i], unit="nats"))
+    mean = values["adversarial_loss"].mean(axis=0)
+    apart = np.abs(mean[1] - mean[0]) > 0.1 * values["base"].mean()
+    first = f"{epsilon[int(np.argmax(apart))]:.0e}" if apart.any() else "none of these"
+    last = mean[1, -1] > mean[0, -1]
+    slopes = values["adversarial_loss"][:, :, 0] / epsilon[0]
+    verdict = (
+        f"The losses part by a tenth of their value first at ε = {first} per entry (v1: about 1e-2); at "
+        f"the largest ε the {'PDE model' if last else 'Transformer'} suffers more (v1: the PDE model). Both are linear "
+        f"up to ε ≈ {np.median(values['limit'][:, 0]):.1g} and {np.median(values['limit'][:, 1]):.1g}: below, sensitivity is "
+        f"the slope, {slopes[:, 0].mean():.2g} and {slopes[:, 1].mean():.2g} nats per unit ε, not a threshold."
+    )
+    data = xr.Dataset(
+        {
+            name: (("seed", "system", "epsilon") if value.ndim == 3 else ("seed", "system"), value)
+            for name, value in values.items()
+        },
+        coords={"system": list(SYSTEMS), "epsilon": epsilon},
+        attrs={"dataset": settings.train["dataset"]},
+    )
+    caption = f"Answer to perturbations of the embedding ({settings.train['dataset']}), means over sequences and seeds."
+    return Judgement(
+        rows=rows,
+        sentence=verdict,
+        dataset=data,
+        pictures=[Picture("perturbation.png", caption, lambda: _perturbation_curves(data))],
+    )
+
+
+def _perturbation_curves(data: xr.Dataset) -> Any:
+    values = {name: array.values for name, array in data.data_vars.items()}
+    epsilon = data.epsilon.values
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = (axes_of(ax) for ax in figure.subplots(1, 2))
+    for i, system in enumerate(SYSTEMS):
+        for kind, line in (("adversarial", "-"), ("random", "--")):
+            style = {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 4, "linestyle": line}
+            loss = values["base"][:, i, None] + values[f"{kind}_loss"][:, i]
+            left.semilogx(epsilon, loss.mean(axis=0), label=f"{system}, {kind}", **style)
+            right.loglog(epsilon, values[f"{kind}_state"][:, i].mean(axis=0), label=f"{system}, {kind}", **style)
+    left.set_ylabel("mean loss (nats)")
+    right.set_ylabel("change of the last state ‖Δu‖")
+    for ax in (left, right):
+        ax.set_xlabel("size of the perturbation ε (per entry of the embedding)")
+    legend(left)
+    legend(right)
+    return figure
+
+
+_SIZES = {"epsilons": tuple(float(x) for x in np.logspace(-5, 0, 11)), "draws": 4}
+
+PERTURBATION = experiment(
+    name="perturbation",
+    title="Perturbation sensitivity",
+    question="How do loss and state answer to perturbed inputs?",
+    source="v1 §3.5, Figure 6",
+    presets=presets(TEXT, TEXT_PAPER, sizes=(32, 256), options=_SIZES),
+    measure=measure_perturbation,
+    judge=judge_perturbation,
+    resolve=with_text,
+    pairing="independent: the PDE model is the bare simulator, trained on the task",
+)
