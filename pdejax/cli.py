@@ -2,6 +2,8 @@
 
 import argparse
 import importlib
+import io
+import os
 import sys
 from collections.abc import Sequence
 
@@ -19,7 +21,7 @@ EXAMPLES = """examples:
   pdejax algorithm1 --out out                        v1's Algorithm 1 with each of the signs it prints
   pdejax info                                        versions, devices, precision, caches
 
-exit status: 0 done, 1 a check failed, 2 bad input, 130 interrupted
+exit status: 0 done, 1 a check failed, 2 bad input, 130 interrupted, 141 the output was closed
 """
 
 
@@ -42,26 +44,51 @@ SHELLS = ("bash", "zsh")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0 done, 1 a check failed, 2 bad input, 130 interrupted."""
+    """Run a command; returns the exit status.
+
+    0 done, 1 a check failed, 2 bad input, 130 interrupted, 141 the reader of the output closed it.
+    """
     given = sys.argv[1:] if arguments is None else list(arguments)
-    if given[:1] == ["--print-completion"]:
-        return _print_completion(given[1:])
-    named = next((word for word in given if not word.startswith("-")), "")
-    options = parser(named).parse_args(given)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a sign that the terminal has not is no reason to stop
+    options = None
     try:
-        return options.run(options)
+        if given[:1] == ["--print-completion"]:
+            return _print_completion(given[1:])
+        named = next((word for word in given if not word.startswith("-")), "")
+        options = parser(named).parse_args(given)
+        status = options.run(options)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # What is left in the buffer goes nowhere, or Python would complain of it at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (ValueError, TypeError, OSError, RuntimeError) as error:
-        print(f"pdejax {options.command}: {str(error).removeprefix(f'{options.command}: ')}", file=sys.stderr)
+        command = getattr(options, "command", "")
+        print(f"pdejax {command}: {_in_words(error).removeprefix(f'{command}: ')}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        kept = options.run.folder(options)
-        hint = (
-            f" Finished parts are in {kept}; the same command goes on from them."
-            if kept
-            else " Use --out DIR to keep parts."
-        )
-        print(f"\npdejax {options.command}: interrupted.{hint}", file=sys.stderr)
+        print(f"\n{_interrupted(options)}", file=sys.stderr)
         return 130
+
+
+def _in_words(error: Exception) -> str:
+    """An error's message; where the system alone speaks, the file and what is wrong with it."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{os.fspath(error.filename)!s}: {error.strerror}."
+    return str(error)
+
+
+def _interrupted(options: argparse.Namespace | None) -> str:
+    if options is None:
+        return "pdejax: interrupted."
+    kept = options.run.folder(options)
+    hint = (
+        f"Finished parts are in {kept}; the same command goes on from them." if kept else "Use --out DIR to keep parts."
+    )
+    return f"pdejax {options.command}: interrupted. {hint}"
 
 
 def parser(named: str | None = None) -> argparse.ArgumentParser:
@@ -120,3 +147,7 @@ class _Version(argparse.Action):
 
         print(f"pdejax {pdejax.__version__}")
         parser.exit()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -77,6 +77,70 @@ def test_it_is_a_module_to_run():
     assert found.stdout == f"pdejax {pdejax.__version__}\n" and found.returncode == 0
 
 
+def in_a_process(*arguments: str, module: str = "pdejax", **environment: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        capture_output=True,
+        timeout=60,
+    )
+
+
+def test_the_file_of_the_commands_runs_too():
+    found = in_a_process("--version", module="pdejax.cli")
+    assert found.stdout.decode() == f"pdejax {pdejax.__version__}\n" and found.returncode == 0
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+@pytest.mark.parametrize("command", ["train", "analyze", "algorithm1", "convergence"])
+def test_help_on_a_terminal_without_greek(command, encoding):
+    found = in_a_process(command, "--help", PYTHONIOENCODING=encoding, LANG="C")
+    assert found.returncode == 0 and found.stderr == b"" and found.stdout.startswith(b"usage: pdejax")
+
+
+def test_narrow_terminals_and_no_colour():
+    found = in_a_process("train", "--help", COLUMNS="40", NO_COLOR="1")
+    assert found.returncode == 0 and b"\x1b" not in found.stdout
+    narrow, wide = (in_a_process("train", "--help", COLUMNS=n).stdout.count(b"\n") for n in ("40", "120"))
+    assert narrow > wide
+
+
+def test_a_reader_that_closes_the_output():
+    """As `pdejax … | head -1` does: no traceback, and no line about a pipe."""
+    code = "import sys; from pdejax import cli; from types import SimpleNamespace as N\n"
+    code += "cli.parser = lambda name: N(parse_args=lambda given: N(command='x', run=lambda o: print('a' * 100_000) or 0))\n"
+    code += "sys.exit(cli.main(['x']))"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    ) as run:
+        assert run.stdout is not None and run.stderr is not None
+        run.stdout.close()
+        assert run.wait(60) == 141 and run.stderr.read() == b""
+
+
+def test_an_interrupt_while_importing(monkeypatch, capsys):
+    def stop(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.importlib, "import_module", stop)
+    assert cli.main(["verify"]) == 130
+    assert capsys.readouterr().err == "\npdejax: interrupted.\n"
+
+
+@pytest.mark.parametrize("arguments", [["convergence", "--out", ""], ["report", ""], ["analyze", ""]], ids=" ".join)
+def test_an_empty_path_is_refused(arguments, capsys):
+    """It is what an unset variable of the shell becomes; the folder in use was never meant."""
+    code, printed = stopped(arguments, capsys)
+    assert code == 2 and "the path is empty" in printed.err
+
+
+def test_a_missing_file_is_named_with_what_is_wrong(capsys):
+    code = cli.main(["convergence", "--weights", "checkpoint", "--checkpoint", "missing.npz", "--quiet"])
+    assert code == 2
+    assert capsys.readouterr().err == "pdejax convergence: missing.npz: No such file or directory.\n"
+
+
 @pytest.mark.parametrize("shell", cli.SHELLS)
 def test_completion_knows_commands_options_and_choices(shell, capsys):
     assert cli.main(["--print-completion", shell]) == 0

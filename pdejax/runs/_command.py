@@ -131,6 +131,8 @@ def add_arguments(parser: argparse.ArgumentParser, config: type) -> None:
         keywords: dict[str, Any] = {"type": options["kind"], "choices": options["choices"]}
         if keywords["choices"] is None:
             keywords["metavar"] = about.get("metavar") or options["metavar"]
+            if keywords["metavar"] in ("DIR", "FILE", "PATH") and options["kind"] is str:
+                keywords["type"] = _path
         if options["many"]:
             keywords["nargs"] = "*"
         if about.get("positional"):
@@ -163,6 +165,12 @@ def given_fields(options: argparse.Namespace, config: type) -> dict[str, Any]:
             value = tuple(value)
         found[field.name] = value
     return found
+
+
+def _path(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty (an unset variable of the shell?)")
+    return text
 
 
 def _add_switch(parser: argparse.ArgumentParser, field: dataclasses.Field, text: str) -> None:

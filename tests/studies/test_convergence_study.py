@@ -210,6 +210,10 @@ def test_verdicts_follow_the_numbers():
     assert verdicts()["order euler"].startswith("as expected")
     assert verdicts(order=1.3)["order euler"].startswith("NOT as expected")
     assert verdicts(order=None)["order euler"].startswith("not measurable")
+    # Few and coarse steps: an interval that holds the order is as expected, unless it holds the next one, too.
+    assert verdicts(order=1.3, ci=0.4)["order euler"].startswith("as expected: order 1.30 ± 0.40")
+    assert verdicts(order=1.3, ci=0.2)["order euler"].startswith("NOT as expected")
+    assert verdicts(order=1.9, ci=0.95)["order euler"].startswith("NOT as expected")
     assert "blew up" in verdicts(diverged=[True, False])["order euler"]
     assert verdicts()["a-priori bound v2 (12)"].startswith("holds")
     assert "VIOLATED by euler" in verdicts(errors=[2.0, 0.05])["a-priori bound v2 (12)"]

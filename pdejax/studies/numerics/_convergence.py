@@ -50,12 +50,12 @@ def build_case(config: ConvergenceConfig) -> Case:
     lifted = lift(model).field
     base = lifted.layer(0)
     if config.weights == "smooth":
-        t1 = 2.0 if config.depth is None else config.depth
+        t1 = config.own_depth()
         equation = smooth_random(base, t1, key=jax.random.key(config.seed))
         return Case(equation, base, u0, t1, 1, source)
     if config.weights == "iid":
         # Residual scale 1/L over unit depth: the whole network is one step of size 1/L per layer.
-        t1 = 1.0 if config.depth is None else config.depth
+        t1 = config.own_depth()
         return Case(DepthVarying(lifted.stacked, t1, "constant"), base, u0, t1, lifted.size, source)
     t1 = lifted.t1 if config.depth is None else config.depth
     return Case(DepthVarying(lifted.stacked, t1, "constant"), base, u0, t1, lifted.size, source)
@@ -177,6 +177,7 @@ def _slope_label(record: dict[str, Any]) -> str:
 
 
 SCHEME_TOLERANCE = 0.15  # half-width within which a fitted order counts as the expected one
+WIDEST = 0.9  # an interval that reaches the next order says nothing
 COLUMNS = (
     Column("solver", width=10),
     Column("order", ".3f", 6, right=True),
@@ -417,8 +418,12 @@ def _order_verdict(record: dict[str, Any]) -> str:
         return "not measurable: too few errors above the reference's own"
     if expected >= 5 and order > expected - 0.5:
         return f"as expected: order {order:.2f} for {expected:g} (high orders are met from above)"
-    match = abs(order - expected) <= SCHEME_TOLERANCE
-    return f"{'as expected' if match else 'NOT as expected'}: order {order:.2f} for {expected:g}"
+    if abs(order - expected) <= SCHEME_TOLERANCE:
+        return f"as expected: order {order:.2f} for {expected:g}"
+    ci = record["ci"]
+    if ci is not None and abs(order - expected) <= ci <= WIDEST:
+        return f"as expected: order {order:.2f} ± {ci:.2f} for {expected:g} (few and coarse steps)"
+    return f"NOT as expected: order {order:.2f} for {expected:g}"
 
 
 def _violations(record: dict[str, Any], reference_error: float) -> int:

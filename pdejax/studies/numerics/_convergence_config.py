@@ -103,6 +103,12 @@ class ConvergenceConfig:
             check_tokens(self.spatial)
         if self.regimes and len(set(self.regimes)) < 2:
             raise ValueError(f"{_OWNER}: regimes={self.regimes} must hold at least two numbers of layers, or none.")
+        if self.weights != "checkpoint":  # whose layers are known when it has been read
+            self.step_counts(self.own_depth(), 1 if self.weights == "smooth" else self.layers)
+
+    def own_depth(self) -> float:
+        """Return T: 2 for smooth weights and 1 for i.i.d. ones unless `depth` says otherwise."""
+        return self.depth if self.depth is not None else 2.0 if self.weights == "smooth" else 1.0
 
     def step_counts(self, t1: float, layers: int) -> tuple[int, ...]:
         """Return the sweep in numbers of steps; `layers` is 1 unless weights are piecewise constant."""
