@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     jax.config.update("jax_enable_x64", True)
     from matplotlib.figure import Figure
 
-    from pdejax.analysis.information.channels._calibration import calibration
+    from pdejax.analysis.information.channels._channels import calibration
     from pdejax.plot import _information as plot
 
     start = time.perf_counter()

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from pdejax.analysis import spectra as spectra
     from pdejax.analysis import stability as stability
     from pdejax.analysis import tokens as tokens
-    from pdejax.analysis._nulls import shuffle_features as shuffle_features
-    from pdejax.analysis._nulls import shuffle_tokens as shuffle_tokens
+    from pdejax.analysis._states import shuffle_features as shuffle_features
+    from pdejax.analysis._states import shuffle_tokens as shuffle_tokens
     from pdejax.analysis.attention._fidelity import attention_cosine as attention_cosine
     from pdejax.analysis.attention._fidelity import attention_divergence as attention_divergence
     from pdejax.analysis.attention._fidelity import attention_entropy as attention_entropy
@@ -27,29 +27,29 @@ if TYPE_CHECKING:
     from pdejax.analysis.growth._diffusivity import negative_fraction as negative_fraction
     from pdejax.analysis.growth._diffusivity import random_negative_fraction as random_negative_fraction
     from pdejax.analysis.growth._energy import claimed_energy as claimed_energy
+    from pdejax.analysis.growth._energy import decay_bound as decay_bound
     from pdejax.analysis.growth._energy import decay_rate as decay_rate
     from pdejax.analysis.growth._energy import energy as energy
     from pdejax.analysis.growth._energy import energy_budget as energy_budget
     from pdejax.analysis.growth._energy import energy_rates as energy_rates
     from pdejax.analysis.growth._energy import extinction_time as extinction_time
-    from pdejax.analysis.growth._growth import decay_bound as decay_bound
-    from pdejax.analysis.growth._growth import growth_bound as growth_bound
-    from pdejax.analysis.information._depth_entropy import layer_entropy as layer_entropy
-    from pdejax.analysis.information._entropy import entropy as entropy
-    from pdejax.analysis.information._mutual import mutual_information as mutual_information
+    from pdejax.analysis.growth._energy import growth_bound as growth_bound
+    from pdejax.analysis.information._depth import data_processing as data_processing
+    from pdejax.analysis.information._depth import information_plane as information_plane
+    from pdejax.analysis.information._depth import layer_entropy as layer_entropy
+    from pdejax.analysis.information._layers import layer_spread as layer_spread
+    from pdejax.analysis.information._layers import unit_spread as unit_spread
+    from pdejax.analysis.information._measures import entropy as entropy
+    from pdejax.analysis.information._measures import mutual_information as mutual_information
     from pdejax.analysis.information._phases import information_phases as information_phases
-    from pdejax.analysis.information._plane import information_plane as information_plane
-    from pdejax.analysis.information._processing import data_processing as data_processing
-    from pdejax.analysis.information._spread import layer_spread as layer_spread
-    from pdejax.analysis.information._spread import unit_spread as unit_spread
-    from pdejax.analysis.jacobian._ftle import ftle as ftle
     from pdejax.analysis.jacobian._gradient_flow import gradient_flow as gradient_flow
     from pdejax.analysis.jacobian._gradient_flow import stack_gradient_flows as stack_gradient_flows
-    from pdejax.analysis.jacobian._layer_jacobian import layer_jacobian as layer_jacobian
-    from pdejax.analysis.jacobian._layer_jacobian import marchenko_pastur_cdf as marchenko_pastur_cdf
+    from pdejax.analysis.jacobian._lyapunov import ftle as ftle
     from pdejax.analysis.jacobian._lyapunov import gaussian_exponents as gaussian_exponents
     from pdejax.analysis.jacobian._lyapunov import lyapunov_exponents as lyapunov_exponents
     from pdejax.analysis.jacobian._lyapunov import lyapunov_of_maps as lyapunov_of_maps
+    from pdejax.analysis.jacobian._operator import layer_jacobian as layer_jacobian
+    from pdejax.analysis.jacobian._operator import marchenko_pastur_cdf as marchenko_pastur_cdf
     from pdejax.analysis.jacobian._perturbation import perturbation_sensitivity as perturbation_sensitivity
     from pdejax.analysis.jacobian._systems import shuffle_weights as shuffle_weights
     from pdejax.analysis.numerics._bounds import continuum_bound as continuum_bound
@@ -73,9 +73,6 @@ if TYPE_CHECKING:
     from pdejax.analysis.residual._decay import decay_difference as decay_difference
     from pdejax.analysis.residual._decay import residual_decay as residual_decay
     from pdejax.analysis.residual._decay import residual_necessity as residual_necessity
-    from pdejax.analysis.similarity._correlation import adjacent_correlation as adjacent_correlation
-    from pdejax.analysis.similarity._correlation import input_correlation as input_correlation
-    from pdejax.analysis.similarity._correlation import layer_correlation as layer_correlation
     from pdejax.analysis.similarity._measures import linear_cka as linear_cka
     from pdejax.analysis.similarity._measures import mean_squared_error as mean_squared_error
     from pdejax.analysis.similarity._measures import pearson as pearson
@@ -84,6 +81,9 @@ if TYPE_CHECKING:
     from pdejax.analysis.similarity._measures import sequence_cosine as sequence_cosine
     from pdejax.analysis.similarity._measures import spearman as spearman
     from pdejax.analysis.similarity._measures import token_cosine as token_cosine
+    from pdejax.analysis.similarity._trajectory import adjacent_correlation as adjacent_correlation
+    from pdejax.analysis.similarity._trajectory import input_correlation as input_correlation
+    from pdejax.analysis.similarity._trajectory import layer_correlation as layer_correlation
     from pdejax.analysis.similarity._trajectory import trajectory_fidelity as trajectory_fidelity
     from pdejax.analysis.spectra._amplitude import amplitude_spectrum as amplitude_spectrum
     from pdejax.analysis.spectra._amplitude import low_pass_ratio as low_pass_ratio

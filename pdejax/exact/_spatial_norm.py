@@ -11,8 +11,7 @@ from jaxtyping import Array, ArrayLike, Float, Real
 
 from pdejax._types import Depth, Field
 from pdejax.exact._arguments import Values, as_float, depth, finite, nonnegative, positive, shares
-from pdejax.exact._matrix import product
-from pdejax.exact._roots import increasing_root
+from pdejax.exact._numerics import increasing_root, product
 
 
 def spatial_norm_radius(s0: Values, gamma: Values, eps: Values, t: Values) -> Float[Array, "..."]:

@@ -8,7 +8,6 @@ if TYPE_CHECKING:
     from pdejax.models._architecture import Architecture as Architecture
     from pdejax.models._lift import lift as lift
     from pdejax.models._multilayer import MultilayerSimulator as MultilayerSimulator
-    from pdejax.models._multilayer_config import MultilayerSimulatorConfig as MultilayerSimulatorConfig
     from pdejax.models._observe import Observed as Observed
     from pdejax.models._observe import observe as observe
     from pdejax.models._pairing import pair as pair
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from pdejax.models._saving import load_model as load_model
     from pdejax.models._saving import save_model as save_model
     from pdejax.models._simulator import Simulator as Simulator
+    from pdejax.models._simulator_config import MultilayerSimulatorConfig as MultilayerSimulatorConfig
     from pdejax.models._simulator_config import SimulatorConfig as SimulatorConfig
     from pdejax.models._transformer import Transformer as Transformer
 else:

@@ -8,8 +8,7 @@ import equinox as eqx
 
 from pdejax._types import Field
 from pdejax.models import Simulator, Transformer, lift, pair
-from pdejax.models._ends import Embedding
-from pdejax.models._inputs import checked_tokens
+from pdejax.models._ends import Embedding, checked_tokens
 from pdejax.networks._network import Network
 
 

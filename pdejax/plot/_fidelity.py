@@ -7,8 +7,7 @@ import numpy as np
 from pdejax._check import choice
 from pdejax._figure import Figure
 from pdejax.analysis.residual._decay import DecayDifference, ResidualDecay
-from pdejax.analysis.similarity._correlation import LayerCorrelation
-from pdejax.analysis.similarity._trajectory import TrajectoryFidelity
+from pdejax.analysis.similarity._trajectory import LayerCorrelation, TrajectoryFidelity
 from pdejax.plot._style import COLOURS, DEPTH, LAYER, against, axes_of, legend, whole_layers
 
 if TYPE_CHECKING:

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pdejax.analysis.jacobian._gradient_flow import GradientFlow, GradientHistory
-from pdejax.analysis.jacobian._layer_jacobian import marchenko_pastur_cdf
-from pdejax.analysis.jacobian._operator import SingularValues
+from pdejax.analysis.jacobian._operator import SingularValues, marchenko_pastur_cdf
 from pdejax.plot._style import COLOURS, DEPTH, MARKERS, NULL, SEQUENTIAL, axes_of, band, legend
 
 if TYPE_CHECKING:

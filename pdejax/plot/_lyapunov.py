@@ -4,8 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pdejax.analysis.jacobian._ftle import FTLE
-from pdejax.analysis.jacobian._lyapunov import LyapunovExponents
+from pdejax.analysis.jacobian._lyapunov import FTLE, LyapunovExponents
 from pdejax.plot._style import COLOURS, DEPTH, DIVERGING, MARKERS, NULL, axes_of, legend, whole_layers
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pdejax.analysis.jacobian._perturbation_records import PerturbationSensitivity
+from pdejax.analysis.jacobian._perturbation import PerturbationSensitivity
 from pdejax.plot._style import COLOURS, axes_of, band, legend
 
 if TYPE_CHECKING:

@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from pdejax.analysis.similarity._correlation import adjacent_correlation, input_correlation, layer_correlation
 from pdejax.analysis.similarity._measures import linear_cka, procrustes_distance
-from pdejax.analysis.similarity._trajectory import trajectory_fidelity
+from pdejax.analysis.similarity._trajectory import (
+    adjacent_correlation,
+    input_correlation,
+    layer_correlation,
+    trajectory_fidelity,
+)
 
 L, B, N, D = 3, 6, 5, 4
 RNG = np.random.default_rng(1)

@@ -7,11 +7,10 @@ import pytest
 from matplotlib.axes import Axes
 
 from pdejax._figure import Figure
-from pdejax.analysis.jacobian._ftle import FTLE
 from pdejax.analysis.jacobian._gradient_flow import GradientFlow, stack_gradient_flows
-from pdejax.analysis.jacobian._lyapunov import LyapunovExponents
+from pdejax.analysis.jacobian._lyapunov import FTLE, LyapunovExponents
 from pdejax.analysis.jacobian._operator import SingularValues
-from pdejax.analysis.jacobian._perturbation_records import PerturbationSensitivity, Response
+from pdejax.analysis.jacobian._perturbation import PerturbationSensitivity, Response
 from pdejax.plot._gradients import gradient_flow, gradient_history, singular_values
 from pdejax.plot._lyapunov import ftle_map, lyapunov_exponents
 from pdejax.plot._perturbation import perturbation_response

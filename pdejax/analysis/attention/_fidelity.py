@@ -11,8 +11,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 from pdejax._bootstrap import check_bootstrap, compare, compare_all
 from pdejax._check import traced
 from pdejax._figure import AbstractRecord, Figure
-from pdejax.analysis._nulls import shuffle_tokens
-from pdejax.analysis._states import token_mask
+from pdejax.analysis._states import shuffle_tokens, token_mask
 
 SMALLEST_WEIGHT = 1e-30  # of an attention weight, in a logarithm
 _BLOCK = 2**14  # entries of a map that a CPU treats at once

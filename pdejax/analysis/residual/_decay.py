@@ -16,8 +16,7 @@ from pdejax._equation import AbstractEquation, MasterEquation
 from pdejax._figure import AbstractRecord, Figure
 from pdejax._simulate import simulate
 from pdejax._trajectory import Trajectory
-from pdejax.analysis._nulls import shuffle_tokens
-from pdejax.analysis._states import hidden_states
+from pdejax.analysis._states import hidden_states, shuffle_tokens
 from pdejax.analysis.residual._bounds import claimed_fidelity, sharp_fidelity
 from pdejax.analysis.similarity._measures import relative_error, sequence_cosine
 

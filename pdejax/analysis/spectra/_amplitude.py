@@ -18,8 +18,7 @@ from pdejax._bootstrap import check_bootstrap, compare, compare_all
 from pdejax._check import boolean, choice, integer, traced
 from pdejax._figure import AbstractRecord, Figure
 from pdejax._trajectory import Trajectory
-from pdejax.analysis._nulls import shuffle_features, shuffle_tokens
-from pdejax.analysis._states import hidden_states, paired_states
+from pdejax.analysis._states import hidden_states, paired_states, shuffle_features, shuffle_tokens
 from pdejax.analysis.tokens._clustering import random_directions
 from pdejax.terms._base import at_least_float32
 

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from pdejax._check import integer
 from pdejax._figure import AbstractRecord
 from pdejax._types import Field, Mask
+from pdejax.analysis.jacobian._maps import length
 from pdejax.analysis.jacobian._operator import FieldAt, Jacobian
-from pdejax.analysis.jacobian._padding import length
 from pdejax.analysis.numerics._norms import token_max_norm
 from pdejax.analysis.stability._lipschitz import check_domain
 from pdejax.terms import FieldArgs
