@@ -79,10 +79,32 @@ def reference(package: str) -> str:
     if foreign:
         parts.append(f"From [diffrax](https://docs.kidger.site/diffrax/), as they are: {', '.join(sorted(foreign))}.")
     for module, names in groups.items():
+        names += [f"{owner}.{name}" for owner, name in records(module, names)]
         words = "Modules" if module == package else module.rpartition(".")[2].strip("_").replace("_", " ")
         parts.append(f"## {words[:1].upper()}{words[1:]}")
-        parts += [f"::: {package}.{name}" for name in names]
+        parts += [f"::: {name if '.' in name else f'{package}.{name}'}" for name in names]
     return "\n\n".join(parts) + "\n"
+
+
+def records(module: str, names: list[str]) -> list[tuple[str, str]]:
+    """The classes that these functions of a module return, and those inside them, where no package exports them."""
+    path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
+    if not path.is_file():
+        return []
+    body = ast.parse(path.read_text()).body
+    classes = {node.name: node for node in body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")}
+    left = [node.returns for node in body if isinstance(node, ast.FunctionDef) and node.name in names and node.returns]
+    found: list[str] = []
+    while left:
+        for node in ast.walk(left.pop(0)):
+            name = node.value if isinstance(node, ast.Constant) else getattr(node, "id", None)
+            if name in classes and name not in found and name not in exports(module.rpartition(".")[0]):
+                found.append(name)
+                left += [line.annotation for line in classes[name].body if isinstance(line, ast.AnnAssign)]
+                left += [
+                    line.returns for line in classes[name].body if isinstance(line, ast.FunctionDef) and line.returns
+                ]
+    return [(module, name) for name in found]
 
 
 def _page(package: str) -> str:

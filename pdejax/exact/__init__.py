@@ -6,7 +6,6 @@ names work under `jit` and `vmap`; arguments described as broadcasting may be ar
 beside scalars. Values are checked when they are known, not when traced.
 """
 
-from pdejax.exact._attention import PreLNState as PreLNState
 from pdejax.exact._attention import consensus_exponents as consensus_exponents
 from pdejax.exact._attention import equiangular_cosine as equiangular_cosine
 from pdejax.exact._attention import equiangular_gap as equiangular_gap

@@ -79,7 +79,7 @@ def negative_fraction(source, us: Array, mask: Array | None = None) -> NegativeF
 def random_negative_fraction(
     *, key: PRNGKeyArray, draws: int = 100, tokens: int = 64, dim: int = 16, hidden: int = 64, activation: str = "gelu"
 ) -> NegativeFraction:
-    """[`negative_fraction`][pdejax.analysis.negative_fraction] of the trace over `draws` random feed-forward networks
+    """[`negative_fraction`][pdejax.analysis.growth.negative_fraction] of the trace over `draws` random feed-forward networks
     (N(0, 1/fan-in) weights, no biases), each at `tokens` standard normal tokens. One compilation."""
     for name, value in (("draws", draws), ("tokens", tokens), ("dim", dim), ("hidden", hidden)):
         integer("random_negative_fraction", name, value)
@@ -129,7 +129,7 @@ def anti_diffusion(grid: Grid, diffusivity: Float[Array, " n"], mask: Array | No
 
 
 def frozen_growth(diffusion: EffectiveDiffusion, u: Float[Array, "n d"], mask: Array | None = None) -> AntiDiffusion:
-    """[`anti_diffusion`][pdejax.analysis.anti_diffusion] of an `EffectiveDiffusion` with D_eff frozen at the field `u`."""
+    """[`anti_diffusion`][pdejax.analysis.growth.anti_diffusion] of an `EffectiveDiffusion` with D_eff frozen at the field `u`."""
     diffusion.check(*u.shape)
     return anti_diffusion(diffusion.grid, _values(diffusion, u[None], mask)[0], mask)
 

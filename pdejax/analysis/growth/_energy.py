@@ -40,7 +40,7 @@ class Growth:
         return self.offset / -self.rate if self.rate < 0 else math.inf
 
     def bound(self, initial: ArrayLike, t: ArrayLike) -> Float[Array, "..."]:
-        """Bound of ‖u(t)‖ for ‖u(0)‖ = `initial`, see [`decay_bound`][pdejax.analysis.decay_bound]."""
+        """Bound of ‖u(t)‖ for ‖u(0)‖ = `initial`, see [`decay_bound`][pdejax.analysis.growth.decay_bound]."""
         return decay_bound(initial, self.rate, self.offset, t)
 
 
@@ -122,7 +122,7 @@ def energy_rates(
     mask: Mask | None = None,
 ) -> dict[str, Float[Array, ""]]:
     r"""Give what each term adds to dE/dt, v2 (14): $\langle u, A(u)\rangle_\Omega$ and so on, by the term's name. They sum to
-    dE/dt exactly, because the terms sum to ∂u/∂t. `weights` and `mask` as in [`energy`][pdejax.analysis.energy].
+    dE/dt exactly, because the terms sum to ∂u/∂t. `weights` and `mask` as in [`energy`][pdejax.analysis.growth.energy].
 
     For v2 (9) the rate is $-\gamma\sigma^2/\sqrt{\sigma^2+\epsilon}$, of degree 1 in the field, not −2γE (claim C4)."""
     field.check(u.shape)

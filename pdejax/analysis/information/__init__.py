@@ -7,9 +7,6 @@ input has infinite or constant information (claim C10): add noise, and say how m
 
 from pdejax.analysis.information import channels as channels
 from pdejax.analysis.information import trained as trained
-from pdejax.analysis.information._depth import InformationPlane as InformationPlane
-from pdejax.analysis.information._depth import LayerEntropy as LayerEntropy
-from pdejax.analysis.information._depth import Processing as Processing
 from pdejax.analysis.information._depth import data_processing as data_processing
 from pdejax.analysis.information._depth import information_plane as information_plane
 from pdejax.analysis.information._depth import layer_entropy as layer_entropy
@@ -17,6 +14,4 @@ from pdejax.analysis.information._layers import layer_spread as layer_spread
 from pdejax.analysis.information._layers import unit_spread as unit_spread
 from pdejax.analysis.information._measures import entropy as entropy
 from pdejax.analysis.information._measures import mutual_information as mutual_information
-from pdejax.analysis.information._phases import Phases as Phases
 from pdejax.analysis.information._phases import information_phases as information_phases
-from pdejax.analysis.information._samples import Estimate as Estimate

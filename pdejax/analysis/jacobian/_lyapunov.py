@@ -71,7 +71,7 @@ def lyapunov_exponents(
       `shuffle_weights(system, key=…)`: the same sizes without the design.
 
     For finite depth they depend on Q₀ at O(1/t1): the largest is at most log σ_max/t1. With k = n·d they sum to log|det DΦ|/t1
-    exactly. For the directions that grow most over exactly this depth see [`ftle`][pdejax.analysis.ftle].
+    exactly. For the directions that grow most over exactly this depth see [`ftle`][pdejax.analysis.jacobian.ftle].
 
     Cost per step: one evaluation with k forward-mode products, and a QR of (n·d, k) in O(n·d·k²). Memory: k + 1 states and the
     working set of k products; no trajectory. Raises `ValueError`/`TypeError` for steps, k, masks or states that do not fit.
@@ -100,7 +100,7 @@ def lyapunov_of_maps(
 
     The null of matrices: independent Gaussian ones, each brought to the Frobenius norm of the one given, in closed form,
     $\overline{\log\|A\|_F} + \tfrac12(\psi(\tfrac{N-i+1}2) - \psi(\tfrac{N^2}2))$: what sizes alone would give (see
-    [`gaussian_exponents`][pdejax.analysis.gaussian_exponents]).
+    [`gaussian_exponents`][pdejax.analysis.jacobian.gaussian_exponents]).
 
     The largest exponent of row-stochastic matrices tends to 0: they leave the vector of ones as it is and do not expand the
     largest entry. Otherwise as [`lyapunov_exponents`][pdejax.analysis.lyapunov_exponents].

@@ -49,7 +49,7 @@ def claimed_fidelity(ratio: ArrayLike) -> Float[Array, "..."]:
 def sharp_fidelity(ratio: ArrayLike) -> Float[Array, "..."]:
     r"""The least cosine that ‖I‖ = r‖u₀‖ allows: $\sqrt{1-r^2}$ for r < 1 (u₀ + I lies in a ball about u₀ that the tangents
     from 0 touch at the angle arcsin r), 0 (not attained) for r = 1, −1 for r > 1. Attained by
-    [`adversarial_update`][pdejax.analysis.adversarial_update]."""
+    [`adversarial_update`][pdejax.analysis.residual.adversarial_update]."""
     r = jnp.asarray(ratio)
     r = r.astype(jnp.result_type(float)) if not jnp.issubdtype(r.dtype, jnp.floating) else r
     return jnp.where(r <= 1, jnp.sqrt(jnp.where(r <= 1, 1 - r**2, 0)), -1)

@@ -153,7 +153,7 @@ def spectral_similarity(
 
     **Amplitudes are not negative, so the cosine of any two is large.** Two independent white noises have s = π/4 = 0.785 for
     one channel and $1/(1 + (4/\pi - 1)/d)$ for d pooled ones: 0.967 at d = 8, 0.998 at d = 128
-    ([`white_noise_similarity`][pdejax.analysis.white_noise_similarity]). Hence beside it, over the lines k ≥ 1: the
+    ([`white_noise_similarity`][pdejax.analysis.spectra.white_noise_similarity]). Hence beside it, over the lines k ≥ 1: the
     `correlation` of the two spectra, and that of their logarithms (floored at rounding), both 0 for independent noise; and
     nulls in which `b` has its tokens or features shuffled, or is replaced by `untrained` states. Pooling over features makes
     the likeness along tokens blind to a shuffle of features by construction (and along features to one of tokens): that null

@@ -86,7 +86,7 @@ def adversarial_lipschitz(
     that falls from 0.3 R to 0.01 R, and is projected on the ball. The best state met is returned. A lower bound of the
     Lipschitz constant: ascent stalls where softmax saturates (large ‖B‖R²) or ReLU leaves no gradient.
 
-    Arguments, norms and errors as in [`sampled_lipschitz`][pdejax.analysis.sampled_lipschitz].
+    Arguments, norms and errors as in [`sampled_lipschitz`][pdejax.analysis.stability.sampled_lipschitz].
     """
     _check("adversarial_lipschitz", shape, radius, norm, spread, starts=starts, steps=steps, iterations=iterations)
     n, d = shape

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pdejax._equation import MasterEquation
-from pdejax.analysis import token_max_norm
+from pdejax.analysis.numerics import token_max_norm
 from pdejax.analysis.stability import corrected_step_bound, v1_21
 from pdejax.solvers import Grid
 from pdejax.terms import Attention, Diffusion, FeedForward, LayerNorm

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array
 
 from pdejax._equation import MasterEquation
-from pdejax.analysis import token_max_norm
+from pdejax.analysis.numerics import token_max_norm
 from pdejax.analysis.stability import v1_21
 from pdejax.solvers import Grid
 from pdejax.studies.numerics._stability_config import StabilityConfig

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array
 
-from pdejax.analysis import input_correlation
+from pdejax.analysis import layer_correlation
 from pdejax.models import observe
 from pdejax.studies.papers._experiment import stacked
 from pdejax.studies.papers._models import Models, held_out
@@ -116,7 +116,7 @@ def _correlations(model: Any, batch, seed: int) -> tuple[np.ndarray, np.ndarray]
 # Compiled here, so that all cells share the program.
 @eqx.filter_jit
 def _kept(states: Array, mask: Array, key: Array) -> Any:
-    return input_correlation(states, mask, key=key, resamples=RESAMPLES)
+    return layer_correlation(states, mask=mask, key=key, resamples=RESAMPLES)
 
 
 def dataset(settings: Settings, measured: Sequence[Evidence]) -> xr.Dataset:

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Array
 
 from pdejax.data import Batch
-from pdejax.models import Observed, observe, pair, untrained_field
+from pdejax.models import observe, pair, untrained_field
+from pdejax.models._observe import Observed
 from pdejax.plot._style import COLOURS, DIVERGING, band
 from pdejax.studies.papers._models import Models, Trained, held_out
 from pdejax.studies.papers._settings import Settings

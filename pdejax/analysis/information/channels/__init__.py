@@ -1,6 +1,5 @@
 """Channels whose information is known, and the errors of estimators on them."""
 
-from pdejax.analysis.information.channels._channels import Calibration as Calibration
 from pdejax.analysis.information.channels._channels import Channel as Channel
 from pdejax.analysis.information.channels._channels import Pairs as Pairs
 from pdejax.analysis.information.channels._channels import binary_symmetric_channel as binary_symmetric_channel
