@@ -58,7 +58,7 @@ def paired_states(
 ) -> tuple[States, States]:
     """Hidden states of two systems at the same layers, sequences and tokens; features may differ in number.
 
-    Raises what [`hidden_states`][pdejax.analysis._states.hidden_states] raises, and `ValueError` where the two do not match.
+    Raises what `hidden_states` raises, and `ValueError` where the two do not match.
     """
     first, second = hidden_states(owner, names[0], a, mask), hidden_states(owner, names[1], b, mask)
     here, there = first.u.shape, second.u.shape

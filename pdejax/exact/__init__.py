@@ -8,7 +8,6 @@ beside scalars. Values are checked when they are known, not when traced.
 
 from pdejax.exact._attention import consensus_exponents as consensus_exponents
 from pdejax.exact._attention import equiangular_cosine as equiangular_cosine
-from pdejax.exact._attention import equiangular_gap as equiangular_gap
 from pdejax.exact._attention import equiangular_rate as equiangular_rate
 from pdejax.exact._attention import equiangular_tokens as equiangular_tokens
 from pdejax.exact._attention import gaussian_blowup_time as gaussian_blowup_time
@@ -23,8 +22,6 @@ from pdejax.exact._heat import bivariate_normal_information as bivariate_normal_
 from pdejax.exact._heat import diffusion_channel_information as diffusion_channel_information
 from pdejax.exact._heat import heat_eigenvalues as heat_eigenvalues
 from pdejax.exact._heat import heat_mode as heat_mode
-from pdejax.exact._heat import heat_mode_eigenvalue as heat_mode_eigenvalue
-from pdejax.exact._heat import heat_mode_factor as heat_mode_factor
 from pdejax.exact._heat import heat_solution as heat_solution
 from pdejax.exact._heat import mode_amplitudes as mode_amplitudes
 from pdejax.exact._heat import mode_sum as mode_sum
@@ -33,7 +30,6 @@ from pdejax.exact._linear import linear_reaction as linear_reaction
 from pdejax.exact._linear import sphere_retraction_single_token as sphere_retraction_single_token
 from pdejax.exact._linear import uniform_attention as uniform_attention
 from pdejax.exact._spatial_norm import spatial_norm_basin_radius as spatial_norm_basin_radius
-from pdejax.exact._spatial_norm import spatial_norm_extinction_time as spatial_norm_extinction_time
 from pdejax.exact._spatial_norm import spatial_norm_growth_radius as spatial_norm_growth_radius
 from pdejax.exact._spatial_norm import spatial_norm_radius as spatial_norm_radius
 from pdejax.exact._spatial_norm import spatial_norm_solution as spatial_norm_solution

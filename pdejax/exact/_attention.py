@@ -63,7 +63,7 @@ def equiangular_rate(gamma: Values, beta: Values, n: int) -> Float[Array, "..."]
     return 2 * (1 - g) * (1 + (n - 1) * g) / (jnp.exp(b * (1 - g)) + (n - 1))
 
 
-def equiangular_cosine(gamma0: Values, beta: Values, n: int, t: Values) -> Float[Array, "..."]:
+def equiangular_cosine(gamma0: Values, beta: Values, n: int, t: Values, *, gap: bool = False) -> Float[Array, "..."]:
     r"""Pairwise cosine γ(t) of the flow of [`equiangular_rate`][pdejax.exact.equiangular_rate] from
     `gamma0`. For β = 0, with $w = e^{2t}(1+(n-1)\gamma_0)/(1-\gamma_0)$,
 
@@ -75,17 +75,10 @@ def equiangular_cosine(gamma0: Values, beta: Values, n: int, t: Values) -> Float
 
     `gamma0` in (−1/(n−1), 1], 0 ≤ `beta` ≤ 100 (30 in float32), `t` ≥ 0 broadcast; n ≥ 2. Differentiable in
     all three. Raises `ValueError` outside these ranges. Source: arXiv 2312.10794, §6 (Theorem 6.9), whose
-    initial tokens are orthogonal, γ0 = 0.
+    initial tokens are orthogonal, γ0 = 0. With `gap` 1 − γ(t) instead, to full relative accuracy: it closes
+    like $e^{-2t}$, below the rounding of γ itself from t ≈ 18 on.
     """
-    return _from_coordinate(gamma0, beta, n, t)[0]
-
-
-def equiangular_gap(gamma0: Values, beta: Values, n: int, t: Values) -> Float[Array, "..."]:
-    r"""The gap 1 − γ(t) of [`equiangular_cosine`][pdejax.exact.equiangular_cosine] to full relative
-    accuracy: it closes like $e^{-2t}$, below the rounding of γ itself from t ≈ 18 on. Arguments and errors
-    as there.
-    """
-    return _from_coordinate(gamma0, beta, n, t)[1]
+    return _from_coordinate(gamma0, beta, n, t)[int(gap)]
 
 
 def preln_equiangular_rates(

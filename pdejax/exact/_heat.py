@@ -24,10 +24,10 @@ from pdejax.exact._arguments import (
 from pdejax.exact._numerics import matrix_exponential, product
 
 
-def heat_mode_eigenvalue(
-    n: int, boundary: Boundary, k: int, diffusivity: Values = 1.0, spacing: Values = 1.0
+def heat_eigenvalues(
+    n: int, boundary: Boundary, diffusivity: Values = 1.0, spacing: Values = 1.0, *, k: int | None = None
 ) -> Float[Array, "..."]:
-    r"""Eigenvalue $\lambda_k \le 0$ of $D\,\nabla_h^2$ for mode k, with
+    r"""Eigenvalues $\lambda_k \le 0$ of $D\,\nabla_h^2$, shape (n,) in the order of k, with
     $(\nabla_h^2u)_i = (u_{i-1} - 2u_i + u_{i+1})/\Delta x^2$:
 
     | boundary | k | $\lambda_k\,\Delta x^2/D$ |
@@ -36,51 +36,30 @@ def heat_mode_eigenvalue(
     | `"periodic"` | 0 … n−1 | $-4\sin^2(\pi k/n)$ |
     | `"dirichlet"` (n interior points) | 1 … n | $-4\sin^2(\pi k/2(n+1))$ |
 
-    The mode evolves as $e^{\lambda_k t}$. `diffusivity` D in length² per unit depth, `spacing` Δx; both
-    broadcast. Note that k counts half waves for Neumann and Dirichlet, from 1 for the latter, and n−k
-    repeats k if periodic.
+    The mode evolves as $e^{\lambda_k t}$; an explicit Euler step h multiplies it by $1 + h\lambda_k$. `diffusivity` D in length²
+    per unit depth, `spacing` Δx: scalars. With `k` that eigenvalue alone, and both broadcast. Note that k counts half waves for
+    Neumann and Dirichlet, from 1 for the latter, and n−k repeats k if periodic.
 
     Raises `ValueError` for n < 1, k outside its range, D < 0, Δx ≤ 0, an unknown boundary.
     Source: v1 (7), (8), discretized; the eigenvectors are those of the DCT-II, DFT and DST-I.
     """
-    _check_mode(n, boundary, k)
-    nonnegative("diffusivity", diffusivity)
-    positive("spacing", spacing)
-    d, dx = as_float(diffusivity, spacing)
-    return float(_wave_numbers(n, boundary)[k - (boundary == "dirichlet")]) * d / dx**2
-
-
-def heat_eigenvalues(
-    n: int, boundary: Boundary, diffusivity: Values = 1.0, spacing: Values = 1.0
-) -> Float[Array, " n"]:
-    """All n eigenvalues of [`heat_mode_eigenvalue`][pdejax.exact.heat_mode_eigenvalue] in the order of k,
-    shape (n,); `diffusivity` and `spacing` are scalars.
-    """
     count("n", n)
     known_boundary(boundary)
+    if k is not None:
+        _check_mode(n, boundary, k)
     nonnegative("diffusivity", diffusivity)
     positive("spacing", spacing)
     d, dx = as_float(diffusivity, spacing)
+    if k is not None:
+        return float(_wave_numbers(n, boundary)[k - (boundary == "dirichlet")]) * d / dx**2
     return jnp.asarray(_wave_numbers(n, boundary), d.dtype) * (d / dx**2)
-
-
-def heat_mode_factor(
-    n: int, boundary: Boundary, k: int, diffusivity: Values, spacing: Values, step: Values
-) -> Float[Array, "..."]:
-    r"""Factor $1 + h\lambda_k$ by which one explicit Euler step of size `step` h multiplies mode k; the
-    step is stable for that mode if its modulus is at most 1. Arguments and errors as for
-    [`heat_mode_eigenvalue`][pdejax.exact.heat_mode_eigenvalue]; in addition h must be positive.
-    """
-    positive("step", step)
-    d, dx, h = as_float(diffusivity, spacing, step)
-    return 1 + h * heat_mode_eigenvalue(n, boundary, k, d, dx)
 
 
 def heat_mode(n: int, boundary: Boundary, k: int) -> Float[Array, " n"]:
     """Mode k sampled on the grid with amplitude 1, shape (n,), in the default float type: cos(πk(i+½)/n)
     for Neumann, sin(πk(i+1)/(n+1)) for Dirichlet, and for periodic cos(2πki/n) if k ≤ n/2, else
     sin(2π(n−k)i/n). The n modes are orthogonal. Range of k and errors as for
-    [`heat_mode_eigenvalue`][pdejax.exact.heat_mode_eigenvalue].
+    [`heat_eigenvalues`][pdejax.exact.heat_eigenvalues].
     """
     _check_mode(n, boundary, k)
     return jnp.asarray(_modes(n, boundary)[:, k - (boundary == "dirichlet")], jnp.result_type(float))

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 from scipy.linalg import eigh_tridiagonal
 
 from pdejax._check import integer
@@ -86,8 +86,10 @@ def random_negative_fraction(
     return _share(np.asarray(_random_traces(key, draws, tokens, dim, hidden, activation)))
 
 
-def anti_diffusion(grid: Grid, diffusivity: Float[Array, " n"], mask: Array | None = None) -> AntiDiffusion:
-    r"""Find the growth rate of $\partial_tu = \partial_x(D\,\partial_xu)$ on `grid` with D `(n,)` frozen, exactly.
+def anti_diffusion(source: Grid | EffectiveDiffusion, values: Array, mask: Array | None = None) -> AntiDiffusion:
+    r"""Find the growth rate of $\partial_tu = \partial_x(D\,\partial_xu)$ with D frozen, exactly.
+
+    - `source`, `values`: a `Grid` and D `(n,)` on it; or an `EffectiveDiffusion` and the field `(n, d)` at which D_eff is taken.
 
     The operator of [`divergence`][pdejax.solvers.divergence] is a symmetric matrix: tridiagonal, whose largest eigenpair
     costs O(n) by `scipy.linalg.eigh_tridiagonal`, or, on a periodic grid, dense with O(n³). On a stretch of several
@@ -97,6 +99,10 @@ def anti_diffusion(grid: Grid, diffusivity: Float[Array, " n"], mask: Array | No
     `mask (n,)`: no flux crosses a face that touches a padded token. Raises `ValueError` for a shape that does not fit, a
     diffusivity that is not finite, or a periodic grid of more than 4,096 tokens.
     """
+    grid, diffusivity = source, values
+    if callable(getattr(source, "coefficient", None)):
+        source.check(*values.shape)
+        grid, diffusivity = source.grid, _values(source, values[None], mask)[0]
     d = np.asarray(diffusivity, np.float64)
     n = grid.n
     if d.shape != (n,) or not np.all(np.isfinite(d)):
@@ -126,12 +132,6 @@ def anti_diffusion(grid: Grid, diffusivity: Float[Array, " n"], mask: Array | No
     return AntiDiffusion(
         float(values[-1]), vectors[:, -1], most_negative * float(np.asarray(grid.spacing)) ** 2, 4 * abs(most_negative)
     )
-
-
-def frozen_growth(diffusion: EffectiveDiffusion, u: Float[Array, "n d"], mask: Array | None = None) -> AntiDiffusion:
-    """[`anti_diffusion`][pdejax.analysis.growth.anti_diffusion] of an `EffectiveDiffusion` with D_eff frozen at the field `u`."""
-    diffusion.check(*u.shape)
-    return anti_diffusion(diffusion.grid, _values(diffusion, u[None], mask)[0], mask)
 
 
 def _faces(grid: Grid, d: np.ndarray, real: np.ndarray) -> np.ndarray:

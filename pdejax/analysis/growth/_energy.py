@@ -40,14 +40,12 @@ class Growth:
         return self.offset / -self.rate if self.rate < 0 else math.inf
 
     def bound(self, initial: ArrayLike, t: ArrayLike) -> Float[Array, "..."]:
-        """Bound of ‖u(t)‖ for ‖u(0)‖ = `initial`, see [`decay_bound`][pdejax.analysis.growth.decay_bound]."""
+        r"""Bound of ‖u(t)‖ for ‖u(0)‖ = `initial`: $e^{\lambda t}\|u_0\| + f\,(e^{\lambda t}-1)/\lambda$ (f·t for λ = 0)."""
         return decay_bound(initial, self.rate, self.offset, t)
 
 
 def decay_bound(initial: ArrayLike, rate: ArrayLike, offset: ArrayLike, t: ArrayLike) -> Float[Array, "..."]:
-    r"""$e^{\lambda t}\|u_0\| + f\,(e^{\lambda t}-1)/\lambda$ (f·t for λ = 0), which bounds ‖u(t)‖ if
-    $\frac{d^+}{dt}\|u\| \le \lambda\|u\| + f$. With linear damping, λ is the one-sided Lipschitz constant of the rest minus
-    γ, and f = ‖F(0)‖. Arguments broadcast. Raises `ValueError` for a negative norm, offset or depth."""
+    """`Growth.bound` for any rate and offset."""
     nonnegative("initial", initial)
     nonnegative("offset", offset)
     nonnegative("t", t)

@@ -51,7 +51,7 @@ def binned_information(
     O(N d log N) time, O(N) memory beside the data. Raises `TypeError`/`ValueError` for bad samples or fewer than 2 bins.
     Source: Miller 1955; Paninski 2003, DOI 10.1162/089976603321780272.
     """
-    owner = "binned_information"
+    owner = "mutual_information"
     x, y = sample(owner, "x", x), sample(owner, "y", y)
     count = paired(owner, x, y)
     dims = sum(a.shape[1] for a in (x, y) if a.ndim == 2)
@@ -148,7 +148,7 @@ def kde_information(x: ArrayLike, y: ArrayLike, *, noise: ArrayLike | None, boun
     squares: float32 holds 1e-6 of the exponent. Raises `TypeError`/`ValueError` for bad samples, a missing σ, σ ≤ 0, or
     two label arrays. Source: Kolchinsky and Tracey, arXiv 1706.02419, (10)–(13).
     """
-    owner = "kde_information"
+    owner = "mutual_information"
     choice(owner, "bound", bound, get_args(Bound))
     if is_labels(x) and is_labels(y):
         raise TypeError(f'{owner}: x and y are both discrete; a Gaussian mixture needs floats. Take "binned".')
@@ -229,7 +229,7 @@ def gaussian_information(x: ArrayLike, y: ArrayLike) -> Estimate:
     dx + dy, or a singular marginal covariance. Source: Misra, Singh and Demchuk, DOI 10.1016/j.jmva.2003.10.003; Cover
     and Thomas §8.5.
     """
-    owner = "gaussian_information"
+    owner = "mutual_information"
     x, y = continuous(owner, "x", x), continuous(owner, "y", y)
     count, dims = paired(owner, x, y), x.shape[1] + y.shape[1]
     if count <= dims:

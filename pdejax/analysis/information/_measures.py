@@ -241,14 +241,16 @@ def mutual_information(
     [`binned_information`][pdejax.analysis.information._counting.binned_information],
     [`kde_information`][pdejax.analysis.information._counting.kde_information],
     [`gaussian_information`][pdejax.analysis.information._counting.gaussian_information],
-    [`trained_information`][pdejax.analysis.information.trained.trained_information] for equations, limits, saturation and cost.
+    [`trained_information`][pdejax.analysis.information.trained._fit.trained_information] for equations, limits, saturation
+    and cost.
 
     `noise` σ > 0 asks for I(X; Y + σξ), ξ ~ N(0, 1) on every feature: it is drawn with `key` and added, for `"kde"` it
     stands in the formula instead. It goes on the representation: y, or x where y holds labels. A noiseless smooth
     function of a continuous X has infinite information (claim C10); pairs with `noise=None` should hold their noise
     already.
 
-    Under `jit` (estimator, options static) values are not looked at; the estimators say what degenerate data give.
+    Gives an [`Estimate`][pdejax.analysis.information._samples.Estimate]. Under `jit` (estimator, options static) values are not
+    looked at; the estimators say what degenerate data give.
     Raises `TypeError`/`ValueError` for an unknown estimator or option, bad samples, a missing key, a σ that is not
     positive, labels where none can be, or fewer pairs than the estimator needs.
     """

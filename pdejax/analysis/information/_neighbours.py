@@ -24,7 +24,7 @@ from pdejax.analysis.information._samples import (
     standard,
 )
 
-_OWNER = "ksg_information"
+_OWNER = "mutual_information"
 _UNROLL = 4
 
 

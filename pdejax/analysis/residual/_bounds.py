@@ -38,19 +38,17 @@ def residual_ratio(us: Float[Array, "... n d"], u0: Float[Array, "n d"]) -> Floa
     return _size(us - u0[(None,) * (us.ndim - 2)]) / _size(u0)
 
 
-def claimed_fidelity(ratio: ArrayLike) -> Float[Array, "..."]:
-    r"""v2 (17) in r = ‖I‖/‖u₀‖: $\rho \ge (1-r)/(1+r)$. True for r ≤ 1, where it is weaker than the sharp bound; false beyond,
-    where only ρ ≥ −1 is: the numerator is negative there, and dividing it by the largest ‖u‖ rather than the actual one
-    raises the bound. I = −2u₀ gives ρ = −1 < −1/3."""
-    r = jnp.asarray(ratio)
-    return (1 - r) / (1 + r)
-
-
-def sharp_fidelity(ratio: ArrayLike) -> Float[Array, "..."]:
-    r"""The least cosine that ‖I‖ = r‖u₀‖ allows: $\sqrt{1-r^2}$ for r < 1 (u₀ + I lies in a ball about u₀ that the tangents
+def fidelity_bound(ratio: ArrayLike, *, claimed: bool = False) -> Float[Array, "..."]:
+    r"""The least cosine ρ that ‖I‖ = r‖u₀‖ allows: $\sqrt{1-r^2}$ for r < 1 (u₀ + I lies in a ball about u₀ that the tangents
     from 0 touch at the angle arcsin r), 0 (not attained) for r = 1, −1 for r > 1. Attained by
-    [`adversarial_update`][pdejax.analysis.residual.adversarial_update]."""
+    [`adversarial_update`][pdejax.analysis.residual.adversarial_update].
+
+    `claimed`: v2 (17) instead, $\rho \ge (1-r)/(1+r)$. True for r ≤ 1, where it is weaker; false beyond, where only ρ ≥ −1 is:
+    the numerator is negative there, and dividing it by the largest ‖u‖ rather than the actual one raises the bound. I = −2u₀
+    gives ρ = −1 < −1/3."""
     r = jnp.asarray(ratio)
+    if claimed:
+        return (1 - r) / (1 + r)
     r = r.astype(jnp.result_type(float)) if not jnp.issubdtype(r.dtype, jnp.floating) else r
     return jnp.where(r <= 1, jnp.sqrt(jnp.where(r <= 1, 1 - r**2, 0)), -1)
 
@@ -78,7 +76,7 @@ def fidelity_report(us: Float[Array, "... n d"], u0: Float[Array, "n d"], tolera
     """Fidelity, ratio and both bounds at every sample of `us (..., n, d)`, and how often each bound is violated by more than
     `tolerance` (rounding). Samples that are not finite count nowhere."""
     rho, r = fidelity(us, u0), residual_ratio(us, u0)
-    claimed, sharp = claimed_fidelity(r), sharp_fidelity(r)
+    claimed, sharp = fidelity_bound(r, claimed=True), fidelity_bound(r)
     finite, below = jnp.isfinite(rho), r < 1
     broken = finite & (rho < claimed - tolerance)
     return FidelityReport(

@@ -17,7 +17,7 @@ from pdejax._figure import AbstractRecord, Figure
 from pdejax._simulate import simulate
 from pdejax._trajectory import Trajectory
 from pdejax.analysis._states import hidden_states, shuffle_tokens
-from pdejax.analysis.residual._bounds import claimed_fidelity, sharp_fidelity
+from pdejax.analysis.residual._bounds import fidelity_bound
 from pdejax.analysis.similarity._measures import relative_error, sequence_cosine
 
 DECAYS = ("exponential", "algebraic", "plateau")
@@ -220,7 +220,7 @@ def _fidelities(u, real, key):
     mask = jnp.broadcast_to(real[None], u.shape[:3])
     shuffled = jnp.broadcast_to(shuffle_tokens(u[:1], real, key), u.shape)
     r = relative_error(u, first, mask)
-    sharp, claimed = sharp_fidelity(r), claimed_fidelity(r)
+    sharp, claimed = fidelity_bound(r), fidelity_bound(r, claimed=True)
     return sequence_cosine(u, first, mask), sequence_cosine(u, shuffled, mask), sharp, claimed
 
 

@@ -3,5 +3,4 @@
 from pdejax.analysis.spectra._amplitude import amplitude_spectrum as amplitude_spectrum
 from pdejax.analysis.spectra._amplitude import low_pass_ratio as low_pass_ratio
 from pdejax.analysis.spectra._amplitude import spectral_similarity as spectral_similarity
-from pdejax.analysis.spectra._amplitude import white_noise_similarity as white_noise_similarity
 from pdejax.analysis.spectra._weights import attention_spectra as attention_spectra

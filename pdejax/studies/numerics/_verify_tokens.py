@@ -71,7 +71,7 @@ def equiangular() -> Iterator[Check]:
         case = f"equiangular tokens, β = {beta:g}, n = {n}"
         expected = exact.equiangular_cosine(gamma, beta, n, jnp.asarray(depths))
         yield Check(f"{case}, cosine", TIGHT, relative(_cosines(us), expected), REACHED)
-        expected = exact.equiangular_gap(gamma, beta, n, jnp.asarray(depths))
+        expected = exact.equiangular_cosine(gamma, beta, n, jnp.asarray(depths), gap=True)
         gaps = 0.5 * np.sum((us[:, 0] - us[:, 1]) ** 2, axis=-1)
         yield Check(f"{case}, gap", TIGHT, float(np.max(np.abs(gaps / np.asarray(expected) - 1))), REACHED)
         start, velocity = np.asarray(u0)[:n], np.asarray(_evaluate(equation, u0, FieldArgs(mask)))[:n]

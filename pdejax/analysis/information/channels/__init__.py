@@ -9,5 +9,4 @@ from pdejax.analysis.information.channels._channels import diffusion_channel as 
 from pdejax.analysis.information.channels._channels import discrete_channel as discrete_channel
 from pdejax.analysis.information.channels._channels import gaussian_channel as gaussian_channel
 from pdejax.analysis.information.channels._channels import standard_channels as standard_channels
-from pdejax.analysis.information.channels._channels import standard_estimators as standard_estimators
 from pdejax.analysis.information.channels._channels import transformed as transformed

@@ -328,7 +328,7 @@ def calibration(
 
     `estimators`: names for [`mutual_information`][pdejax.analysis.information.mutual_information], or a mapping of
     names to functions of [`Pairs`][pdejax.analysis.information.channels.Pairs] and a key; default
-    [`standard_estimators`][pdejax.analysis.information.channels.standard_estimators]. `channels`: default
+    [`standard_estimators`][pdejax.analysis.information.channels._channels.standard_estimators]. `channels`: default
     [`standard_channels`][pdejax.analysis.information.channels.standard_channels]. `key`: default 0.
 
     An estimator that raises `TypeError` for a channel's kind of data, or returns None, has NaN there. Raises

@@ -16,5 +16,4 @@ from pdejax.analysis.information.trained._estimates import BarberAgakov as Barbe
 from pdejax.analysis.information.trained._estimates import InfoNCE as InfoNCE
 from pdejax.analysis.information.trained._estimates import PaperEstimate as PaperEstimate
 from pdejax.analysis.information.trained._fit import fit as fit
-from pdejax.analysis.information.trained._fit import trained_information as trained_information
 from pdejax.analysis.information.trained._networks import ConditionalGaussian as ConditionalGaussian

@@ -106,7 +106,7 @@ def trained_information(
     and a score table of batch_size². Raises `TypeError`/`ValueError` for bad samples, a missing key, fewer than 8
     pairs, or sizes below 1.
     """
-    owner = "trained_information"
+    owner = "mutual_information"
     choice(owner, "estimator", estimator, TRAINED)
     if key is None:
         raise ValueError(f'{owner}: "{estimator}" is trained from random numbers; give key=jax.random.key(...).')
