@@ -1,5 +1,7 @@
 """A Transformer as (vector field, solver, step): what is behind the table "block = field + solver + step"."""
 
+from typing import Any
+
 from pdejax._check import instance
 from pdejax._discretization import Discretization
 from pdejax.models._pairing import pair
@@ -35,5 +37,9 @@ def lift(model: Transformer) -> Discretization:
         Transformer,
         "a Simulator has model.discretization(n)",
     )
-    # The simulator with the same weights has this field, solver and step; in the type of the weights, for any type of state.
-    return pair(model, dtype=model.architecture.param_dtype).discretization()
+    return functional(model).discretization()
+
+
+def functional(model: Any) -> Any:
+    """A Transformer as the simulator with its weights, in their type for any type of state; other models as they are."""
+    return pair(model, dtype=model.architecture.param_dtype) if isinstance(model, Transformer) else model

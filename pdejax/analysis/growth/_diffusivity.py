@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 from scipy.linalg import eigh_tridiagonal
 
 from pdejax._check import integer
@@ -86,7 +86,9 @@ def random_negative_fraction(
     return _share(np.asarray(_random_traces(key, draws, tokens, dim, hidden, activation)))
 
 
-def anti_diffusion(source: Grid | EffectiveDiffusion, values: Array, mask: Array | None = None) -> AntiDiffusion:
+def anti_diffusion(
+    source: Grid | EffectiveDiffusion, values: Float[Array, "n *d"], mask: Array | None = None
+) -> AntiDiffusion:
     r"""Find the growth rate of $\partial_tu = \partial_x(D\,\partial_xu)$ with D frozen, exactly.
 
     - `source`, `values`: a `Grid` and D `(n,)` on it; or an `EffectiveDiffusion` and the field `(n, d)` at which D_eff is taken.
@@ -99,15 +101,15 @@ def anti_diffusion(source: Grid | EffectiveDiffusion, values: Array, mask: Array
     `mask (n,)`: no flux crosses a face that touches a padded token. Raises `ValueError` for a shape that does not fit, a
     diffusivity that is not finite, or a periodic grid of more than 4,096 tokens.
     """
-    grid, diffusivity = source, values
-    if callable(getattr(source, "coefficient", None)):
+    if isinstance(source, Grid):
+        grid, d = source, np.asarray(values, np.float64)
+    else:
         source.check(*values.shape)
-        grid, diffusivity = source.grid, _values(source, values[None], mask)[0]
-    d = np.asarray(diffusivity, np.float64)
+        grid, d = source.grid, np.asarray(_values(source, values[None], mask)[0], np.float64)
     n = grid.n
     if d.shape != (n,) or not np.all(np.isfinite(d)):
         raise ValueError(
-            f"anti_diffusion: diffusivity must be finite and of shape ({n},), one value per token; it has shape {d.shape}."
+            f"anti_diffusion: values must be finite and of shape ({n},), one value per token; it has shape {d.shape}."
         )
     if n < 2:
         raise ValueError("anti_diffusion: diffusion needs at least 2 tokens; the grid has 1.")
@@ -118,7 +120,7 @@ def anti_diffusion(source: Grid | EffectiveDiffusion, values: Array, mask: Array
     most_negative = min(0.0, float(faces.min()))
     diagonal, side = -(faces[:-1] + faces[1:]), faces[1:-1]
     if grid.boundary != "periodic":
-        values, vectors = eigh_tridiagonal(diagonal, side, select="i", select_range=(n - 1, n - 1))
+        rates, vectors = eigh_tridiagonal(diagonal, side, select="i", select_range=(n - 1, n - 1))
     elif n > 4096:
         raise ValueError(
             f"anti_diffusion: a periodic grid needs a dense matrix, and n={n} is above 4096; take a coarser grid."
@@ -128,9 +130,9 @@ def anti_diffusion(source: Grid | EffectiveDiffusion, values: Array, mask: Array
         # Both faces between two tokens, if there are no more, add up in one entry.
         matrix[0, -1] += faces[0]
         matrix[-1, 0] += faces[0]
-        values, vectors = np.linalg.eigh(matrix)
+        rates, vectors = np.linalg.eigh(matrix)
     return AntiDiffusion(
-        float(values[-1]), vectors[:, -1], most_negative * float(np.asarray(grid.spacing)) ** 2, 4 * abs(most_negative)
+        float(rates[-1]), vectors[:, -1], most_negative * float(np.asarray(grid.spacing)) ** 2, 4 * abs(most_negative)
     )
 
 
