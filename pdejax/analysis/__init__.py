@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pdejax.analysis.numerics._convergence import convergence as convergence
     from pdejax.analysis.numerics._fit import fit_order as fit_order
     from pdejax.analysis.numerics._norms import mesh_norm as mesh_norm
-    from pdejax.analysis.residual._decay import residual_decay as residual_decay
+    from pdejax.analysis.residual._fidelity import residual_decay as residual_decay
     from pdejax.analysis.similarity._trajectory import layer_correlation as layer_correlation
     from pdejax.analysis.similarity._trajectory import trajectory_fidelity as trajectory_fidelity
     from pdejax.analysis.spectra._amplitude import amplitude_spectrum as amplitude_spectrum

@@ -6,9 +6,9 @@ from pdejax._lazy import attach as _attach
 
 if TYPE_CHECKING:
     from pdejax.models._architecture import Architecture as Architecture
-    from pdejax.models._lift import lift as lift
     from pdejax.models._multilayer import MultilayerSimulator as MultilayerSimulator
     from pdejax.models._observe import observe as observe
+    from pdejax.models._pairing import lift as lift
     from pdejax.models._pairing import pair as pair
     from pdejax.models._pairing import untrained_field as untrained_field
     from pdejax.models._saving import load_model as load_model

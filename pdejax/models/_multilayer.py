@@ -13,8 +13,7 @@ from pdejax._discretization import Discretization
 from pdejax._equation import MultilayerEquation, unstack
 from pdejax._simulate import simulate
 from pdejax._types import Field, Mask
-from pdejax.models._architecture import Architecture
-from pdejax.models._describe import model_text
+from pdejax.models._architecture import Architecture, model_text
 from pdejax.models._ends import Embedding, Readout, cast, checked_tokens
 from pdejax.models._observe import Observed
 from pdejax.models._simulator import carrying, named_parameters, trainable

@@ -5,8 +5,7 @@ import dataclasses
 from typing import Any, Literal, TypeVar, get_args
 
 from pdejax._check import boolean, choice, integer, number
-from pdejax.models._architecture import Architecture
-from pdejax.models._describe import config_text
+from pdejax.models._architecture import Architecture, config_text
 from pdejax.solvers import SOLVERS
 from pdejax.solvers._grid import Boundary
 from pdejax.terms._kernels import IMPLEMENTATIONS

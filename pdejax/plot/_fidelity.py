@@ -6,7 +6,7 @@ import numpy as np
 
 from pdejax._check import choice
 from pdejax._figure import Figure
-from pdejax.analysis.residual._decay import DecayDifference, ResidualDecay
+from pdejax.analysis.residual._fidelity import DecayDifference, ResidualDecay
 from pdejax.analysis.similarity._trajectory import LayerCorrelation, TrajectoryFidelity
 from pdejax.plot._style import COLOURS, DEPTH, LAYER, against, axes_of, legend, whole_layers
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.linalg import expm
 from scipy.optimize import minimize_scalar
 
-from pdejax.analysis.residual._bounds import (
+from pdejax.analysis.residual._fidelity import (
     adversarial_update,
     fidelity,
     fidelity_bound,

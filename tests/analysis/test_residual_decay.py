@@ -7,8 +7,14 @@ import numpy as np
 import pytest
 
 from pdejax import Attention, MasterEquation
-from pdejax.analysis.residual._bounds import fidelity, fidelity_bound, residual_ratio
-from pdejax.analysis.residual._decay import decay_difference, residual_decay, residual_necessity
+from pdejax.analysis.residual._fidelity import (
+    decay_difference,
+    fidelity,
+    fidelity_bound,
+    residual_decay,
+    residual_necessity,
+    residual_ratio,
+)
 from pdejax.exact import uniform_attention
 
 K, B, N, D = 25, 4, 3, 2

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure as Canvas
 
 from pdejax import Figure
 from pdejax.analysis.attention import _fidelity as attention
-from pdejax.analysis.residual._decay import ResidualDecay
+from pdejax.analysis.residual._fidelity import ResidualDecay
 from pdejax.analysis.similarity._layers import MEASURES
 from pdejax.analysis.similarity._trajectory import LayerCorrelation, TrajectoryFidelity
 from pdejax.plot import _attention as draw

@@ -15,7 +15,7 @@ from pdejax._discretization import Discretization
 from pdejax._types import Mask
 from pdejax.analysis._states import token_mask
 from pdejax.analysis.jacobian._maps import AbstractMaps, SolverSteps, steps_of, without_padding
-from pdejax.models._lift import functional
+from pdejax.models._pairing import functional
 from pdejax.terms._base import at_least_float32
 
 Loss = Callable[[Array, Array | None, Mask | None], Array]

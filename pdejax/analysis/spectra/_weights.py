@@ -12,7 +12,7 @@ from pdejax._depth import DepthVarying
 from pdejax._discretization import Discretization
 from pdejax._equation import MasterEquation
 from pdejax._figure import AbstractRecord
-from pdejax.models._lift import functional
+from pdejax.models._pairing import functional
 from pdejax.terms import Attention
 
 

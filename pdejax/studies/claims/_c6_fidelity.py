@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from pdejax._bootstrap import over_seeds
 from pdejax._equation import MasterEquation
-from pdejax.analysis.residual._bounds import (
+from pdejax.analysis.residual._fidelity import (
     adversarial_update,
     fidelity,
     fidelity_bound,
