@@ -100,7 +100,7 @@ def lyapunov_of_maps(
 
     The null of matrices: independent Gaussian ones, each brought to the Frobenius norm of the one given, in closed form,
     $\overline{\log\|A\|_F} + \tfrac12(\psi(\tfrac{N-i+1}2) - \psi(\tfrac{N^2}2))$: what sizes alone would give (see
-    [`gaussian_exponents`][pdejax.analysis.jacobian._lyapunov.gaussian_exponents]).
+    `gaussian_exponents`).
 
     The largest exponent of row-stochastic matrices tends to 0: they leave the vector of ones as it is and do not expand the
     largest entry. Otherwise as [`lyapunov_exponents`][pdejax.analysis.lyapunov_exponents].

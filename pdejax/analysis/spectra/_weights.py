@@ -133,8 +133,10 @@ def _circuit(read: np.ndarray, write: np.ndarray) -> CircuitSpectrum:
 
 def _attention(model: object) -> Attention:
     """The attention of a model, its weights with or without a leading axis of layers."""
-    found = getattr(functional(model), "discretization", model)
-    model = found() if callable(found) else found
+    system = functional(model)
+    if hasattr(system, "discretization"):
+        found = system.discretization
+        model = found if isinstance(found, Discretization) else found()
     model = model.field if isinstance(model, Discretization) else model
     if isinstance(model, DepthVarying):
         if model.kind == "cosine":
