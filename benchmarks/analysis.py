@@ -33,7 +33,7 @@ states = jax.block_until_ready(jax.random.normal(key, (layers, b, n, d)))
 other = jax.block_until_ready(states + 0.1)
 calls = {
     "trajectory_fidelity": lambda u, v: analysis.trajectory_fidelity(u, v, key=key, resamples=100),
-    "input_correlation": lambda u, v: analysis.input_correlation(u, key=key, resamples=100),
+    "input_correlation": lambda u, v: analysis.layer_correlation(u, key=key, resamples=100),
     "spectral_similarity": lambda u, v: analysis.spectral_similarity(u, v, key=key, resamples=100),
     "amplitude_spectrum": lambda u, v: analysis.amplitude_spectrum(u, key=key, resamples=100),
     "token_clustering": lambda u, v: analysis.token_clustering(u, key=key, resamples=100),

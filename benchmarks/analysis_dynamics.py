@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 import pdejax
-from pdejax.analysis.jacobian._layer_jacobian import layer_jacobian
 from pdejax.analysis.jacobian._lyapunov import lyapunov_exponents
+from pdejax.analysis.jacobian._operator import layer_jacobian
 
 
 def lyapunov_ratio(n: int = 256, d: int = 128, k: int = 4, steps: int = 64, repeats: int = 5) -> dict:

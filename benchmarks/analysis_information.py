@@ -11,8 +11,8 @@ def cases() -> list[tuple]:
     from sklearn.feature_selection import mutual_info_classif, mutual_info_regression
     from sklearn.metrics import mutual_info_score
 
-    from pdejax.analysis.information.estimators._binned import binned_information
-    from pdejax.analysis.information.estimators._ksg import ksg_information
+    from pdejax.analysis.information._counting import binned_information
+    from pdejax.analysis.information._neighbours import ksg_information
 
     rng = np.random.default_rng(0)
     x = rng.standard_normal(SAMPLES)

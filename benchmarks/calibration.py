@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     from matplotlib.figure import Figure
 
     from pdejax import plot
-    from pdejax.analysis.information.channels._calibration import calibration
+    from pdejax.analysis.information.channels._channels import calibration
 
     start = time.perf_counter()
     found = calibration(samples=given.samples, seeds=given.seeds)

@@ -81,7 +81,7 @@ def match(student):
     _, states, maps = pj.observe(student, held_out.inputs, mask)
     norms = jnp.linalg.norm(states, axis=-1) * jnp.linalg.norm(theirs, axis=-1)
     cosines = jnp.sum(states * theirs, axis=-1) / jnp.where(norms > 0, norms, 1)
-    kl = pj.analysis.attention_divergence(their_maps, maps, mask)
+    kl = pj.analysis.attention.attention_divergence(their_maps, maps, mask)
     return jnp.mean(cosines, axis=(1, 2), where=mask[None]), jnp.mean(kl, axis=(1, 2))
 
 

@@ -69,7 +69,7 @@ jobs = {
     "fidelity": lambda: analysis.trajectory_fidelity(
         fine_states, states, mask=mask, reference_null=null_states, **draws
     ),
-    "kept": lambda: analysis.input_correlation(states, mask, **draws),
+    "kept": lambda: analysis.layer_correlation(states, mask=mask, **draws),
     "attention": lambda: analysis.attention_fidelity(
         maps, fine_maps, mask=mask, **draws
     ),
@@ -99,7 +99,7 @@ jobs = {
     "clusters": lambda: analysis.token_clustering(
         states, mask=mask, threshold=0.9, **draws
     ),
-    "decay": lambda: analysis.residual_necessity(
+    "decay": lambda: analysis.residual.residual_necessity(
         leaky, states[0, :12, :6], layers=6, refine=8, key=key, resamples=20
     ),
 }

@@ -285,7 +285,7 @@ def test_studies_that_cannot_be_run(arguments, words, capsys, monkeypatch):
     def never(*args, **kwargs):
         raise AssertionError("measured first")
 
-    monkeypatch.setattr("pdejax.analysis.solve_reference", never)
+    monkeypatch.setattr("pdejax.analysis.numerics.solve_reference", never)
     code = cli.main(["convergence", "--quiet", "--dim", "8", "--heads", "2", "--length", "12", *arguments])
     printed = capsys.readouterr()
     assert code == 2

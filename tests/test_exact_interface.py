@@ -25,7 +25,7 @@ SCALAR_CASES = {
     "blow-up": (exact.gaussian_blowup_time, (0.9, 0.5)),
     "step": (lambda d, dx: exact.diffusive_step_limit("rk4", d, dx, 7), (0.3, 0.1)),
     "information": (exact.bivariate_normal_information, (0.4,)),
-    "eigenvalue": (lambda d, dx: exact.heat_mode_eigenvalue(7, "neumann", 3, d, dx), (0.3, 0.1)),
+    "eigenvalue": (lambda d, dx: exact.heat_eigenvalues(7, "neumann", d, dx, k=3), (0.3, 0.1)),
 }
 
 

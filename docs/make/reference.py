@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
@@ -71,6 +72,7 @@ def reference(package: str) -> str:
             elsewhere.append(f"[](){{#{package}.{name}}}[`{name}`][{owner}.{name}]")
         else:
             groups.setdefault(module, []).append(name)
+    others = {module: names for module, names in referred().items() if module.rpartition(".")[0] == package}
     parts = []
     if packages:
         parts.append(f"Packages: {', '.join(packages)}.")
@@ -79,10 +81,37 @@ def reference(package: str) -> str:
     if foreign:
         parts.append(f"From [diffrax](https://docs.kidger.site/diffrax/), as they are: {', '.join(sorted(foreign))}.")
     for module, names in groups.items():
+        private = [] if module == package else {*records(module, names), *others.pop(module, [])} - {*names}
         words = "Modules" if module == package else module.rpartition(".")[2].strip("_").replace("_", " ")
         parts.append(f"## {words[:1].upper()}{words[1:]}")
-        parts += [f"::: {package}.{name}" for name in names]
+        parts += [f"::: {package}.{name}" for name in names] + [f"::: {module}.{name}" for name in sorted(private)]
+    parts += [f"::: {module}.{name}" for module, names in others.items() for name in names]
     return "\n\n".join(parts) + "\n"
+
+
+def referred() -> dict[str, list[str]]:
+    """What docstrings and pages refer to and no package exports: module -> names."""
+    files = [*(ROOT / "pdejax").rglob("*.py"), *(ROOT / "docs").rglob("*.md")]
+    found = {ref for path in files for ref in re.findall(r"\]\[(pdejax[\w.]*\._\w+)\.(\w+)\]", path.read_text())}
+    return {module: sorted(name for owner, name in found if owner == module) for module, _ in sorted(found)}
+
+
+def records(module: str, names: list[str]) -> list[str]:
+    """The classes that these functions of a module return, and those inside them, where they are defined in it."""
+    path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
+    body = ast.parse(path.read_text()).body if path.is_file() else []
+    classes = {node.name: node for node in body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")}
+    left: list[ast.AST] = [node for node in body if isinstance(node, ast.FunctionDef) and node.name in names]
+    found: list[str] = []
+    while left:
+        node = left.pop(0)
+        notes = [node.returns] if isinstance(node, ast.FunctionDef) else [getattr(node, "annotation", None)]
+        for part in (part for note in notes if note for part in ast.walk(note)):
+            name = part.value if isinstance(part, ast.Constant) else getattr(part, "id", None)
+            if name in classes and name not in [*found, *names]:
+                found.append(name)
+                left += classes[name].body
+    return found
 
 
 def _page(package: str) -> str:

@@ -1,4 +1,7 @@
-"""Analyses of fields and trajectories: pure functions on arrays and equations."""
+"""Analyses of fields and trajectories: pure functions of arrays, discretizations and models.
+
+All of them are in the packages by what they look at; the most used are here too.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -15,93 +18,27 @@ if TYPE_CHECKING:
     from pdejax.analysis import spectra as spectra
     from pdejax.analysis import stability as stability
     from pdejax.analysis import tokens as tokens
-    from pdejax.analysis._nulls import shuffle_features as shuffle_features
-    from pdejax.analysis._nulls import shuffle_tokens as shuffle_tokens
-    from pdejax.analysis.attention._fidelity import attention_cosine as attention_cosine
-    from pdejax.analysis.attention._fidelity import attention_divergence as attention_divergence
+    from pdejax.analysis._states import shuffle_features as shuffle_features
+    from pdejax.analysis._states import shuffle_tokens as shuffle_tokens
     from pdejax.analysis.attention._fidelity import attention_entropy as attention_entropy
     from pdejax.analysis.attention._fidelity import attention_fidelity as attention_fidelity
-    from pdejax.analysis.attention._fidelity import attention_rollout as attention_rollout
-    from pdejax.analysis.growth._diffusivity import anti_diffusion as anti_diffusion
-    from pdejax.analysis.growth._diffusivity import frozen_growth as frozen_growth
-    from pdejax.analysis.growth._diffusivity import negative_fraction as negative_fraction
-    from pdejax.analysis.growth._diffusivity import random_negative_fraction as random_negative_fraction
-    from pdejax.analysis.growth._energy import claimed_energy as claimed_energy
-    from pdejax.analysis.growth._energy import decay_rate as decay_rate
-    from pdejax.analysis.growth._energy import energy as energy
-    from pdejax.analysis.growth._energy import energy_budget as energy_budget
-    from pdejax.analysis.growth._energy import energy_rates as energy_rates
-    from pdejax.analysis.growth._energy import extinction_time as extinction_time
-    from pdejax.analysis.growth._growth import decay_bound as decay_bound
-    from pdejax.analysis.growth._growth import growth_bound as growth_bound
-    from pdejax.analysis.information._depth_entropy import layer_entropy as layer_entropy
-    from pdejax.analysis.information._entropy import entropy as entropy
-    from pdejax.analysis.information._mutual import mutual_information as mutual_information
-    from pdejax.analysis.information._phases import information_phases as information_phases
-    from pdejax.analysis.information._plane import information_plane as information_plane
-    from pdejax.analysis.information._processing import data_processing as data_processing
-    from pdejax.analysis.information._spread import layer_spread as layer_spread
-    from pdejax.analysis.information._spread import unit_spread as unit_spread
-    from pdejax.analysis.jacobian._ftle import ftle as ftle
+    from pdejax.analysis.information._depth import information_plane as information_plane
+    from pdejax.analysis.information._measures import mutual_information as mutual_information
     from pdejax.analysis.jacobian._gradient_flow import gradient_flow as gradient_flow
-    from pdejax.analysis.jacobian._gradient_flow import stack_gradient_flows as stack_gradient_flows
-    from pdejax.analysis.jacobian._layer_jacobian import layer_jacobian as layer_jacobian
-    from pdejax.analysis.jacobian._layer_jacobian import marchenko_pastur_cdf as marchenko_pastur_cdf
-    from pdejax.analysis.jacobian._lyapunov import gaussian_exponents as gaussian_exponents
     from pdejax.analysis.jacobian._lyapunov import lyapunov_exponents as lyapunov_exponents
-    from pdejax.analysis.jacobian._lyapunov import lyapunov_of_maps as lyapunov_of_maps
+    from pdejax.analysis.jacobian._operator import layer_jacobian as layer_jacobian
     from pdejax.analysis.jacobian._perturbation import perturbation_sensitivity as perturbation_sensitivity
-    from pdejax.analysis.jacobian._systems import shuffle_weights as shuffle_weights
-    from pdejax.analysis.numerics._bounds import continuum_bound as continuum_bound
-    from pdejax.analysis.numerics._bounds import field_constants as field_constants
-    from pdejax.analysis.numerics._bounds import growth_factor as growth_factor
     from pdejax.analysis.numerics._convergence import convergence as convergence
-    from pdejax.analysis.numerics._convergence import error_floor as error_floor
-    from pdejax.analysis.numerics._convergence import expected_order as expected_order
-    from pdejax.analysis.numerics._convergence import measure_constants as measure_constants
-    from pdejax.analysis.numerics._convergence import measure_scheme as measure_scheme
-    from pdejax.analysis.numerics._convergence import solve_reference as solve_reference
     from pdejax.analysis.numerics._fit import fit_order as fit_order
     from pdejax.analysis.numerics._norms import mesh_norm as mesh_norm
-    from pdejax.analysis.numerics._norms import token_max_norm as token_max_norm
-    from pdejax.analysis.residual._bounds import adversarial_update as adversarial_update
-    from pdejax.analysis.residual._bounds import claimed_fidelity as claimed_fidelity
-    from pdejax.analysis.residual._bounds import fidelity as fidelity
-    from pdejax.analysis.residual._bounds import fidelity_report as fidelity_report
-    from pdejax.analysis.residual._bounds import residual_ratio as residual_ratio
-    from pdejax.analysis.residual._bounds import sharp_fidelity as sharp_fidelity
-    from pdejax.analysis.residual._decay import decay_difference as decay_difference
-    from pdejax.analysis.residual._decay import residual_decay as residual_decay
-    from pdejax.analysis.residual._decay import residual_necessity as residual_necessity
-    from pdejax.analysis.similarity._correlation import adjacent_correlation as adjacent_correlation
-    from pdejax.analysis.similarity._correlation import input_correlation as input_correlation
-    from pdejax.analysis.similarity._correlation import layer_correlation as layer_correlation
-    from pdejax.analysis.similarity._measures import linear_cka as linear_cka
-    from pdejax.analysis.similarity._measures import mean_squared_error as mean_squared_error
-    from pdejax.analysis.similarity._measures import pearson as pearson
-    from pdejax.analysis.similarity._measures import procrustes_distance as procrustes_distance
-    from pdejax.analysis.similarity._measures import relative_error as relative_error
-    from pdejax.analysis.similarity._measures import sequence_cosine as sequence_cosine
-    from pdejax.analysis.similarity._measures import spearman as spearman
-    from pdejax.analysis.similarity._measures import token_cosine as token_cosine
+    from pdejax.analysis.residual._fidelity import residual_decay as residual_decay
+    from pdejax.analysis.similarity._trajectory import layer_correlation as layer_correlation
     from pdejax.analysis.similarity._trajectory import trajectory_fidelity as trajectory_fidelity
     from pdejax.analysis.spectra._amplitude import amplitude_spectrum as amplitude_spectrum
-    from pdejax.analysis.spectra._amplitude import low_pass_ratio as low_pass_ratio
     from pdejax.analysis.spectra._amplitude import spectral_similarity as spectral_similarity
-    from pdejax.analysis.spectra._amplitude import white_noise_similarity as white_noise_similarity
     from pdejax.analysis.spectra._weights import attention_spectra as attention_spectra
-    from pdejax.analysis.stability._corrected import corrected_step_bound as corrected_step_bound
-    from pdejax.analysis.stability._corrected import step_constants as step_constants
-    from pdejax.analysis.stability._corrected import v1_21 as v1_21
-    from pdejax.analysis.stability._limits import measure_dt_max as measure_dt_max
     from pdejax.analysis.stability._limits import predict_dt_max as predict_dt_max
-    from pdejax.analysis.stability._lipschitz import castin_bound as castin_bound
     from pdejax.analysis.stability._lipschitz import field_lipschitz as field_lipschitz
-    from pdejax.analysis.stability._lipschitz_sampled import adversarial_lipschitz as adversarial_lipschitz
-    from pdejax.analysis.stability._lipschitz_sampled import sampled_lipschitz as sampled_lipschitz
-    from pdejax.analysis.stability._region import stability_factor as stability_factor
-    from pdejax.analysis.stability._spectrum import spectral_bounds as spectral_bounds
-    from pdejax.analysis.tokens._clustering import effective_rank as effective_rank
     from pdejax.analysis.tokens._clustering import token_clustering as token_clustering
     from pdejax.analysis.tokens._collapse import collapse_rate as collapse_rate
     from pdejax.analysis.tokens._representation import representation as representation

@@ -1,10 +1,11 @@
-"""What an analysis of hidden states takes: a trajectory, or an array with depth in front."""
+"""What an analysis of hidden states takes, a trajectory or an array with depth in front; null models of it."""
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float
+from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, Shaped
 
 from pdejax._check import traced
 from pdejax._trajectory import Trajectory
@@ -57,7 +58,7 @@ def paired_states(
 ) -> tuple[States, States]:
     """Hidden states of two systems at the same layers, sequences and tokens; features may differ in number.
 
-    Raises what [`hidden_states`][pdejax.analysis._states.hidden_states] raises, and `ValueError` where the two do not match.
+    Raises what `hidden_states` raises, and `ValueError` where the two do not match.
     """
     first, second = hidden_states(owner, names[0], a, mask), hidden_states(owner, names[1], b, mask)
     here, there = first.u.shape, second.u.shape
@@ -120,3 +121,26 @@ def _of_trajectory(owner: str, name: str, trajectory: Trajectory) -> Array:
                 f"{owner}: {name} is a trajectory that ended before t1; raise max_steps, or analyse us[:k]."
             )
     return jnp.moveaxis(u, 0, 1) if trajectory.ts.ndim == 2 and u.ndim == 4 else u
+
+
+def shuffle_tokens(
+    u: Shaped[Array, "layers b n d"], mask: Bool[Array, "b n"], key: PRNGKeyArray
+) -> Shaped[Array, "layers b n d"]:
+    """Every sequence's real tokens in another order, the same at all layers; padding stays where it is. Which token is which
+    is lost, their set is kept."""
+
+    def order(mask, key):
+        # Real places, in order, receive the real tokens in a random order.
+        noise = jax.random.uniform(key, mask.shape)
+        drawn = jnp.argsort(jnp.where(mask, noise, 2.0))  # the real tokens, shuffled, then the padding
+        places = jnp.argsort(jnp.where(mask, 0, 1), stable=True)
+        return jnp.zeros_like(places).at[places].set(drawn)
+
+    orders = jax.vmap(order)(mask, jax.random.split(key, mask.shape[0]))
+    return jnp.take_along_axis(u, orders[None, :, :, None], axis=2)
+
+
+def shuffle_features(u: Shaped[Array, "layers b n d"], key: PRNGKeyArray) -> Shaped[Array, "layers b n d"]:
+    """Features in another order, the same for all tokens, sequences and layers: which feature is which is lost. Linear CKA and
+    Procrustes distance do not see it, by construction."""
+    return jnp.take(u, jax.random.permutation(key, u.shape[-1]), axis=-1)

@@ -6,111 +6,34 @@ names work under `jit` and `vmap`; arguments described as broadcasting may be ar
 beside scalars. Values are checked when they are known, not when traced.
 """
 
-from pdejax.exact._equiangular import (
-    PreLNState as PreLNState,
-)
-from pdejax.exact._equiangular import (
-    equiangular_cosine as equiangular_cosine,
-)
-from pdejax.exact._equiangular import (
-    equiangular_gap as equiangular_gap,
-)
-from pdejax.exact._equiangular import (
-    equiangular_rate as equiangular_rate,
-)
-from pdejax.exact._equiangular import (
-    equiangular_tokens as equiangular_tokens,
-)
-from pdejax.exact._equiangular import (
-    preln_equiangular as preln_equiangular,
-)
-from pdejax.exact._equiangular import (
-    preln_equiangular_rates as preln_equiangular_rates,
-)
-from pdejax.exact._gaussian import (
-    gaussian_blowup_time as gaussian_blowup_time,
-)
-from pdejax.exact._gaussian import (
-    gaussian_quadrature_tokens as gaussian_quadrature_tokens,
-)
-from pdejax.exact._gaussian import (
-    gaussian_token_variance as gaussian_token_variance,
-)
-from pdejax.exact._heat import (
-    heat_eigenvalues as heat_eigenvalues,
-)
-from pdejax.exact._heat import (
-    heat_mode as heat_mode,
-)
-from pdejax.exact._heat import (
-    heat_mode_eigenvalue as heat_mode_eigenvalue,
-)
-from pdejax.exact._heat import (
-    heat_mode_factor as heat_mode_factor,
-)
-from pdejax.exact._heat import (
-    heat_solution as heat_solution,
-)
-from pdejax.exact._heat import (
-    mode_amplitudes as mode_amplitudes,
-)
-from pdejax.exact._heat import (
-    mode_sum as mode_sum,
-)
-from pdejax.exact._information import (
-    bivariate_normal_information as bivariate_normal_information,
-)
-from pdejax.exact._information import (
-    diffusion_channel_information as diffusion_channel_information,
-)
-from pdejax.exact._linear import (
-    linear_master_equation as linear_master_equation,
-)
-from pdejax.exact._linear import (
-    linear_reaction as linear_reaction,
-)
-from pdejax.exact._linear import (
-    sphere_retraction_single_token as sphere_retraction_single_token,
-)
-from pdejax.exact._linear import (
-    uniform_attention as uniform_attention,
-)
-from pdejax.exact._spatial_norm import (
-    spatial_norm_basin_radius as spatial_norm_basin_radius,
-)
-from pdejax.exact._spatial_norm import (
-    spatial_norm_extinction_time as spatial_norm_extinction_time,
-)
-from pdejax.exact._spatial_norm import (
-    spatial_norm_growth_radius as spatial_norm_growth_radius,
-)
-from pdejax.exact._spatial_norm import (
-    spatial_norm_radius as spatial_norm_radius,
-)
-from pdejax.exact._spatial_norm import (
-    spatial_norm_solution as spatial_norm_solution,
-)
-from pdejax.exact._spatial_norm import (
-    spatial_norm_time as spatial_norm_time,
-)
-from pdejax.exact._sphere import (
-    consensus_exponents as consensus_exponents,
-)
-from pdejax.exact._sphere import (
-    interaction_energy as interaction_energy,
-)
-from pdejax.exact._sphere import (
-    interaction_energy_rate as interaction_energy_rate,
-)
-from pdejax.exact._sphere import (
-    sphere_attention as sphere_attention,
-)
-from pdejax.exact._stability import (
-    diffusive_step_limit as diffusive_step_limit,
-)
-from pdejax.exact._stability import (
-    real_axis_limit as real_axis_limit,
-)
-from pdejax.exact._stability import (
-    stability_polynomial as stability_polynomial,
-)
+from pdejax.exact._attention import consensus_exponents as consensus_exponents
+from pdejax.exact._attention import equiangular_cosine as equiangular_cosine
+from pdejax.exact._attention import equiangular_rate as equiangular_rate
+from pdejax.exact._attention import equiangular_tokens as equiangular_tokens
+from pdejax.exact._attention import gaussian_blowup_time as gaussian_blowup_time
+from pdejax.exact._attention import gaussian_quadrature_tokens as gaussian_quadrature_tokens
+from pdejax.exact._attention import gaussian_token_variance as gaussian_token_variance
+from pdejax.exact._attention import interaction_energy as interaction_energy
+from pdejax.exact._attention import interaction_energy_rate as interaction_energy_rate
+from pdejax.exact._attention import preln_equiangular as preln_equiangular
+from pdejax.exact._attention import preln_equiangular_rates as preln_equiangular_rates
+from pdejax.exact._attention import sphere_attention as sphere_attention
+from pdejax.exact._heat import bivariate_normal_information as bivariate_normal_information
+from pdejax.exact._heat import diffusion_channel_information as diffusion_channel_information
+from pdejax.exact._heat import heat_eigenvalues as heat_eigenvalues
+from pdejax.exact._heat import heat_mode as heat_mode
+from pdejax.exact._heat import heat_solution as heat_solution
+from pdejax.exact._heat import mode_amplitudes as mode_amplitudes
+from pdejax.exact._heat import mode_sum as mode_sum
+from pdejax.exact._linear import linear_master_equation as linear_master_equation
+from pdejax.exact._linear import linear_reaction as linear_reaction
+from pdejax.exact._linear import sphere_retraction_single_token as sphere_retraction_single_token
+from pdejax.exact._linear import uniform_attention as uniform_attention
+from pdejax.exact._spatial_norm import spatial_norm_basin_radius as spatial_norm_basin_radius
+from pdejax.exact._spatial_norm import spatial_norm_growth_radius as spatial_norm_growth_radius
+from pdejax.exact._spatial_norm import spatial_norm_radius as spatial_norm_radius
+from pdejax.exact._spatial_norm import spatial_norm_solution as spatial_norm_solution
+from pdejax.exact._spatial_norm import spatial_norm_time as spatial_norm_time
+from pdejax.exact._stability import diffusive_step_limit as diffusive_step_limit
+from pdejax.exact._stability import real_axis_limit as real_axis_limit
+from pdejax.exact._stability import stability_polynomial as stability_polynomial

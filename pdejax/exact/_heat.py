@@ -1,7 +1,4 @@
-r"""Heat modes of the second-order grid Laplacian, THEORY §5.1: $\partial_t u = D\,\nabla_h^2 u$.
-
-Written from the sine and cosine sums alone, without fast transforms, as an independent check of those.
-"""
+"""The heat equation on a line of tokens, mode by mode, and the information of two samples it leaves in noise."""
 
 import functools
 import math
@@ -10,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float, Real
 
 from pdejax._types import Depth, Field
 from pdejax.exact._arguments import (
@@ -24,13 +21,13 @@ from pdejax.exact._arguments import (
     positive,
     require,
 )
-from pdejax.exact._matrix import matrix_exponential, product
+from pdejax.exact._numerics import matrix_exponential, product
 
 
-def heat_mode_eigenvalue(
-    n: int, boundary: Boundary, k: int, diffusivity: Values = 1.0, spacing: Values = 1.0
+def heat_eigenvalues(
+    n: int, boundary: Boundary, diffusivity: Values = 1.0, spacing: Values = 1.0, *, k: int | None = None
 ) -> Float[Array, "..."]:
-    r"""Eigenvalue $\lambda_k \le 0$ of $D\,\nabla_h^2$ for mode k, with
+    r"""Eigenvalues $\lambda_k \le 0$ of $D\,\nabla_h^2$, shape (n,) in the order of k, with
     $(\nabla_h^2u)_i = (u_{i-1} - 2u_i + u_{i+1})/\Delta x^2$:
 
     | boundary | k | $\lambda_k\,\Delta x^2/D$ |
@@ -39,51 +36,30 @@ def heat_mode_eigenvalue(
     | `"periodic"` | 0 … n−1 | $-4\sin^2(\pi k/n)$ |
     | `"dirichlet"` (n interior points) | 1 … n | $-4\sin^2(\pi k/2(n+1))$ |
 
-    The mode evolves as $e^{\lambda_k t}$. `diffusivity` D in length² per unit depth, `spacing` Δx; both
-    broadcast. Note that k counts half waves for Neumann and Dirichlet, from 1 for the latter, and n−k
-    repeats k if periodic.
+    The mode evolves as $e^{\lambda_k t}$; an explicit Euler step h multiplies it by $1 + h\lambda_k$. `diffusivity` D in length²
+    per unit depth, `spacing` Δx: scalars. With `k` that eigenvalue alone, and both broadcast. Note that k counts half waves for
+    Neumann and Dirichlet, from 1 for the latter, and n−k repeats k if periodic.
 
     Raises `ValueError` for n < 1, k outside its range, D < 0, Δx ≤ 0, an unknown boundary.
     Source: v1 (7), (8), discretized; the eigenvectors are those of the DCT-II, DFT and DST-I.
     """
-    _check_mode(n, boundary, k)
-    nonnegative("diffusivity", diffusivity)
-    positive("spacing", spacing)
-    d, dx = as_float(diffusivity, spacing)
-    return float(_wave_numbers(n, boundary)[k - (boundary == "dirichlet")]) * d / dx**2
-
-
-def heat_eigenvalues(
-    n: int, boundary: Boundary, diffusivity: Values = 1.0, spacing: Values = 1.0
-) -> Float[Array, " n"]:
-    """All n eigenvalues of [`heat_mode_eigenvalue`][pdejax.exact.heat_mode_eigenvalue] in the order of k,
-    shape (n,); `diffusivity` and `spacing` are scalars.
-    """
     count("n", n)
     known_boundary(boundary)
+    if k is not None:
+        _check_mode(n, boundary, k)
     nonnegative("diffusivity", diffusivity)
     positive("spacing", spacing)
     d, dx = as_float(diffusivity, spacing)
+    if k is not None:
+        return float(_wave_numbers(n, boundary)[k - (boundary == "dirichlet")]) * d / dx**2
     return jnp.asarray(_wave_numbers(n, boundary), d.dtype) * (d / dx**2)
-
-
-def heat_mode_factor(
-    n: int, boundary: Boundary, k: int, diffusivity: Values, spacing: Values, step: Values
-) -> Float[Array, "..."]:
-    r"""Factor $1 + h\lambda_k$ by which one explicit Euler step of size `step` h multiplies mode k; the
-    step is stable for that mode if its modulus is at most 1. Arguments and errors as for
-    [`heat_mode_eigenvalue`][pdejax.exact.heat_mode_eigenvalue]; in addition h must be positive.
-    """
-    positive("step", step)
-    d, dx, h = as_float(diffusivity, spacing, step)
-    return 1 + h * heat_mode_eigenvalue(n, boundary, k, d, dx)
 
 
 def heat_mode(n: int, boundary: Boundary, k: int) -> Float[Array, " n"]:
     """Mode k sampled on the grid with amplitude 1, shape (n,), in the default float type: cos(πk(i+½)/n)
     for Neumann, sin(πk(i+1)/(n+1)) for Dirichlet, and for periodic cos(2πki/n) if k ≤ n/2, else
     sin(2π(n−k)i/n). The n modes are orthogonal. Range of k and errors as for
-    [`heat_mode_eigenvalue`][pdejax.exact.heat_mode_eigenvalue].
+    [`heat_eigenvalues`][pdejax.exact.heat_eigenvalues].
     """
     _check_mode(n, boundary, k)
     return jnp.asarray(_modes(n, boundary)[:, k - (boundary == "dirichlet")], jnp.result_type(float))
@@ -182,3 +158,40 @@ def _modes(n: int, boundary: Boundary) -> np.ndarray:
 def _orthonormal_modes(n: int, boundary: Boundary) -> np.ndarray:
     modes = _modes(n, boundary)
     return modes / np.linalg.norm(modes, axis=0)
+
+
+def bivariate_normal_information(correlation: Values) -> Float[Array, "..."]:
+    r"""$I(X;Y) = -\tfrac12\ln(1-\rho^2)$ nats of two jointly Gaussian scalars with correlation ρ; inf for
+    |ρ| = 1.
+    Raises `ValueError` for ρ outside [−1, 1]. Source: Cover and Thomas, *Elements of Information Theory*,
+    §8.5.
+    """
+    require("correlation", correlation, lambda r: (r >= -1) & (r <= 1), "in [−1, 1]")
+    (r,) = as_float(correlation)
+    return -0.5 * (jnp.log1p(r) + jnp.log1p(-r))
+
+
+def diffusion_channel_information(
+    prior_variances: Real[ArrayLike, " _"], eigenvalues: Real[ArrayLike, " _"], t: Depth, noise: Depth
+) -> Float[Array, ""]:
+    r"""Information about the initial field left after diffusion, $I(u_0;\,u(t) + \sigma\xi)$ in nats, for
+    independent Gaussian modes and white noise ξ of unit variance on every token:
+
+    $$I = \tfrac12\sum_k\ln\big(1 + s_k\,e^{2\lambda_kt}/\sigma^2\big).$$
+
+    `prior_variances` s_k ≥ 0 (k,) of the amplitudes in the *orthonormal* modes
+    ([`mode_amplitudes`][pdejax.exact.mode_amplitudes]), so that the noise has variance σ² there too;
+    `eigenvalues` λ_k ≤ 0 (k,), 1 per unit depth, D included
+    ([`heat_eigenvalues`][pdejax.exact.heat_eigenvalues]); `noise` σ > 0. Several independent features add
+    up. Falls with t and with σ; grows without bound as σ → 0: without noise nothing is lost (claim C10).
+    Raises `ValueError` for s_k < 0, λ_k > 0, t < 0, σ ≤ 0 or shapes that differ.
+    Source: parallel Gaussian channels, Cover and Thomas, *Elements of Information Theory*, §9.4.
+    """
+    nonnegative("prior_variances", prior_variances)
+    require("eigenvalues", eigenvalues, lambda v: v <= 0, "at most 0, diffusion does not grow")
+    depth(t)
+    positive("noise", noise)
+    s, rates, time, sigma = as_float(prior_variances, eigenvalues, t, noise)
+    if s.shape != rates.shape:
+        raise ValueError(f"prior_variances has shape {s.shape}, eigenvalues {rates.shape}; they must be equal.")
+    return 0.5 * jnp.sum(jnp.log1p(s * jnp.exp(2 * rates * time) / sigma**2))

@@ -22,7 +22,7 @@ from pdejax.exact._arguments import (
     square,
 )
 from pdejax.exact._heat import heat_eigenvalues, mode_amplitudes, mode_sum
-from pdejax.exact._matrix import matrix_exponential, product
+from pdejax.exact._numerics import matrix_exponential, product
 
 
 def uniform_attention(

@@ -11,8 +11,7 @@ from jaxtyping import Array, ArrayLike, Float, Real
 
 from pdejax._types import Depth, Field
 from pdejax.exact._arguments import Values, as_float, depth, finite, nonnegative, positive, shares
-from pdejax.exact._matrix import product
-from pdejax.exact._roots import increasing_root
+from pdejax.exact._numerics import increasing_root, product
 
 
 def spatial_norm_radius(s0: Values, gamma: Values, eps: Values, t: Values) -> Float[Array, "..."]:
@@ -38,12 +37,13 @@ def spatial_norm_radius(s0: Values, gamma: Values, eps: Values, t: Values) -> Fl
 
 def spatial_norm_time(s0: Values, s: Values, gamma: Values, eps: Values) -> Float[Array, "..."]:
     r"""Depth $(F(s_0) - F(s))/\gamma$ at which the radius has come from `s0` to `s`, the inverse of
-    [`spatial_norm_radius`][pdejax.exact.spatial_norm_radius]; negative for s > s0, inf for s = 0 if ε > 0.
-    Raises `ValueError` for s0 ≤ 0, s < 0, γ ≤ 0, ε < 0.
+    [`spatial_norm_radius`][pdejax.exact.spatial_norm_radius]; negative for s > s0. For s = 0 the depth of
+    extinction: s0/γ for ε = 0, inf for ε > 0 or γ = 0; 0 for s = s0.
+    Raises `ValueError` for a negative or non-finite argument. Source: v2 (9).
     """
-    positive("s0", s0)
+    nonnegative("s0", s0)
     nonnegative("s", s)
-    positive("gamma", gamma)
+    nonnegative("gamma", gamma)
     nonnegative("eps", eps)
     a, b, g, e = as_float(s0, s, gamma, eps)
     root = jnp.sqrt(e)
@@ -52,7 +52,7 @@ def spatial_norm_time(s0: Values, s: Values, gamma: Values, eps: Values) -> Floa
         inverse = jnp.where(root > 0, root / jnp.where(root > 0, r, 1), 0)
         return jnp.sqrt(r**2 + e) - jnp.where(root > 0, root * jnp.arcsinh(inverse), 0)
 
-    return (primitive(a) - primitive(b)) / g
+    return jnp.where(a == b, 0.0, (primitive(a) - primitive(b)) / g)
 
 
 def spatial_norm_solution(
@@ -73,18 +73,6 @@ def spatial_norm_solution(
     squared = jnp.sum(w * jnp.sum(deviation**2, axis=1))
     s0 = jnp.sqrt(jnp.where(squared > 0, squared, 1))
     return mean[None] + deviation * (spatial_norm_radius(s0, gamma, eps, t) / s0)
-
-
-def spatial_norm_extinction_time(s0: Values, gamma: Values, eps: Values = 0.0) -> Float[Array, "..."]:
-    r"""Depth at which the radius reaches 0: s0/γ for ε = 0, inf for ε > 0 (and s0 > 0) or γ = 0.
-    Raises `ValueError` for a negative or non-finite argument. Source: v2 (9).
-    """
-    nonnegative("s0", s0)
-    nonnegative("gamma", gamma)
-    nonnegative("eps", eps)
-    s, g, e = as_float(s0, gamma, eps)
-    never = (g == 0) | (e > 0)
-    return jnp.where(s == 0, 0.0, jnp.where(never, jnp.inf, s / jnp.where(g > 0, g, 1)))
 
 
 def spatial_norm_basin_radius(gamma: Values, growth: Values, eps: Values = 0.0) -> Float[Array, "..."]:

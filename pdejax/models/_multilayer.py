@@ -13,13 +13,11 @@ from pdejax._discretization import Discretization
 from pdejax._equation import MultilayerEquation, unstack
 from pdejax._simulate import simulate
 from pdejax._types import Field, Mask
-from pdejax.models._architecture import Architecture
-from pdejax.models._describe import model_text
-from pdejax.models._ends import Embedding, Readout, cast
-from pdejax.models._inputs import checked_tokens
-from pdejax.models._multilayer_config import MultilayerSimulatorConfig
+from pdejax.models._architecture import Architecture, model_text
+from pdejax.models._ends import Embedding, Readout, cast, checked_tokens
 from pdejax.models._observe import Observed
 from pdejax.models._simulator import carrying, named_parameters, trainable
+from pdejax.models._simulator_config import MultilayerSimulatorConfig
 from pdejax.models._simulator_field import FieldWeights, make_weights, stacked_equation
 from pdejax.solvers import Retract, get_solver
 from pdejax.terms import Exchange, LayerNorm, RMSNorm

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from pdejax._check import traced
-from pdejax.models._inputs import check_range
+from pdejax.models._ends import check_range
 
 
 class Observed(NamedTuple):

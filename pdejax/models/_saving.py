@@ -17,9 +17,8 @@ from numpy.lib import format as npy
 from pdejax._check import instance
 from pdejax.models._architecture import Architecture
 from pdejax.models._multilayer import MultilayerSimulator
-from pdejax.models._multilayer_config import MultilayerSimulatorConfig
 from pdejax.models._simulator import Simulator
-from pdejax.models._simulator_config import SimulatorConfig
+from pdejax.models._simulator_config import MultilayerSimulatorConfig, SimulatorConfig
 from pdejax.models._transformer import Transformer
 from pdejax.runs._files import whole_file
 

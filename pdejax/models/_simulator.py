@@ -16,10 +16,8 @@ from pdejax._discretization import Discretization
 from pdejax._maps import attention_maps
 from pdejax._simulate import simulate
 from pdejax._types import Field, Mask
-from pdejax.models._architecture import Architecture
-from pdejax.models._describe import model_text
-from pdejax.models._ends import Embedding, Readout
-from pdejax.models._inputs import checked_field, checked_tokens
+from pdejax.models._architecture import Architecture, model_text
+from pdejax.models._ends import Embedding, Readout, checked_field, checked_tokens
 from pdejax.models._observe import Observed
 from pdejax.models._simulator_config import SimulatorConfig
 from pdejax.models._simulator_field import (

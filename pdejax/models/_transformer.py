@@ -12,10 +12,9 @@ from jaxtyping import Array, Float
 
 from pdejax._check import instance, token_mask
 from pdejax._types import Field, Mask
-from pdejax.models._architecture import Architecture
+from pdejax.models._architecture import Architecture, model_text
 from pdejax.models._block import Block, apply_norm, attention_mask, make_norm
-from pdejax.models._describe import model_text
-from pdejax.models._inputs import checked_field, checked_tokens, require_x64, sinusoidal
+from pdejax.models._ends import checked_field, checked_tokens, require_x64, sinusoidal
 from pdejax.models._observe import Observed
 
 

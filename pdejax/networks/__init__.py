@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from pdejax._lazy import attach
+from pdejax._lazy import attach as _attach
 
 if TYPE_CHECKING:
-    from pdejax.networks._as_network import as_network as as_network
     from pdejax.networks._layers import network as network
     from pdejax.networks._network import Network as Network
+    from pdejax.networks._network import as_network as as_network
 else:
-    __getattr__, __dir__ = attach(__name__)
+    __getattr__, __dir__ = _attach(__name__)

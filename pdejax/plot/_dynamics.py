@@ -4,12 +4,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pdejax.analysis.jacobian._ftle import FTLE
 from pdejax.analysis.jacobian._gradient_flow import GradientFlow, GradientHistory
-from pdejax.analysis.jacobian._layer_jacobian import marchenko_pastur_cdf
-from pdejax.analysis.jacobian._lyapunov import LyapunovExponents
-from pdejax.analysis.jacobian._operator import SingularValues
-from pdejax.analysis.jacobian._perturbation_records import PerturbationSensitivity
+from pdejax.analysis.jacobian._lyapunov import FTLE, LyapunovExponents
+from pdejax.analysis.jacobian._operator import SingularValues, marchenko_pastur_cdf
+from pdejax.analysis.jacobian._perturbation import PerturbationSensitivity
 from pdejax.plot._style import (
     COLOURS,
     DEPTH,

@@ -5,11 +5,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pdejax.analysis.information._depth_entropy import LayerEntropy
+from pdejax.analysis.information._depth import InformationPlane, LayerEntropy, Processing
 from pdejax.analysis.information._phases import Phases
-from pdejax.analysis.information._plane import InformationPlane
-from pdejax.analysis.information._processing import Processing
-from pdejax.analysis.information.channels._calibration import Calibration
+from pdejax.analysis.information.channels._channels import Calibration
 from pdejax.plot._style import (
     COLOURS,
     DIVERGING,

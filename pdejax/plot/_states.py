@@ -7,9 +7,8 @@ import numpy as np
 
 from pdejax._check import choice
 from pdejax._figure import Figure
-from pdejax.analysis.residual._decay import DecayDifference, ResidualDecay
-from pdejax.analysis.similarity._correlation import LayerCorrelation
-from pdejax.analysis.similarity._trajectory import TrajectoryFidelity
+from pdejax.analysis.residual._fidelity import DecayDifference, ResidualDecay
+from pdejax.analysis.similarity._trajectory import LayerCorrelation, TrajectoryFidelity
 from pdejax.analysis.spectra._amplitude import AmplitudeSpectrum, LowPass, SpectralSimilarity
 from pdejax.analysis.spectra._weights import AttentionSpectra
 from pdejax.analysis.tokens._clustering import TokenClustering

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from pdejax._check import choice, integer, number
-from pdejax.models._describe import config_text
+from pdejax.models._architecture import config_text
 from pdejax.runs._command import setting
 from pdejax.training._names import (
     DatasetName,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from pdejax._check import number
-from pdejax.analysis import attention_divergence
+from pdejax.analysis.attention._fidelity import attention_divergence
 from pdejax.data._dataset import Batch
 from pdejax.models import observe
 from pdejax.training._step import AbstractTask, Static, merge_model, split_model

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from scipy.integrate import dblquad
 
-from pdejax.analysis.information._mutual import mutual_information
-from pdejax.analysis.information.channels._calibration import Calibration, calibration
+from pdejax.analysis.information._measures import mutual_information
 from pdejax.analysis.information.channels._channels import (
+    Calibration,
     Channel,
     Pairs,
     binary_symmetric_channel,
+    calibration,
     class_channel,
     diffusion_channel,
     discrete_channel,

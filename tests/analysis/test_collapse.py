@@ -45,7 +45,7 @@ def test_pure_laws():
 def test_exact_collapse_of_equiangular_tokens():
     """The library's exact gaps: post-LN closes at rate 2, pre-LN with the power 2, variance blows up at t*."""
     t = 12 * UNIT
-    gap = exact.equiangular_gap(0.0, 1.0, 4, t)
+    gap = exact.equiangular_cosine(0.0, 1.0, 4, t, gap=True)
     found = collapse_rate(t, gap, floor=0.0)
     assert float(found.rate.value) == pytest.approx(2, abs=1e-5) and favoured(found) == "exponential"
     early = collapse_rate(t, gap, window=(0.0, 6.0))
@@ -181,7 +181,7 @@ def test_measured_collapse_of_simulated_tokens():
     starts = jnp.concatenate([exact.equiangular_tokens(n, n, 0.0, KEY)[None], jax.vmap(SphereProjection())(random)])
     us = jax.vmap(lambda u0: simulate(Discretization(equation, "rk4", t1=10.0, steps=400), u0, save=depths).us)(starts)
     measured = jnp.stack([gaps(u) for u in us])
-    np.testing.assert_allclose(measured[0], exact.equiangular_gap(0.0, 1.0, n, depths), rtol=1e-5)
+    np.testing.assert_allclose(measured[0], exact.equiangular_cosine(0.0, 1.0, n, depths, gap=True), rtol=1e-5)
     found = collapse_rate(depths, measured[0], floor=0.0, exact=2.0)
     assert float(found.rate.value) == pytest.approx(2, abs=1e-4) and favoured(found) == "exponential"
     found = collapse_rate(depths, measured[1:], floor=0.0, key=KEY)

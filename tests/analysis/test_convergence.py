@@ -8,14 +8,8 @@ import numpy as np
 import pytest
 
 import pdejax as pj
-from pdejax.analysis import (
-    convergence,
-    expected_order,
-    measure_constants,
-    measure_scheme,
-    mesh_norm,
-    solve_reference,
-)
+from pdejax.analysis import convergence, mesh_norm
+from pdejax.analysis.numerics import expected_order, measure_constants, measure_scheme, solve_reference
 from pdejax.analysis.numerics._convergence import check_depths
 
 N, D, T = 5, 6, 1.0

@@ -14,13 +14,14 @@ from scipy.integrate import quad, solve_ivp
 import pdejax as pj
 from pdejax.analysis.growth._energy import (
     claimed_energy,
+    decay_bound,
     decay_rate,
     energy,
     energy_budget,
     energy_rates,
     extinction_time,
+    growth_bound,
 )
-from pdejax.analysis.growth._growth import decay_bound, growth_bound
 from pdejax.analysis.numerics._norms import mesh_norm, token_max_norm
 from pdejax.exact import spatial_norm_basin_radius
 

@@ -7,7 +7,8 @@ import pytest
 from scipy.special import stdtrit
 from scipy.stats import linregress
 
-from pdejax.analysis import error_floor, fit_order
+from pdejax.analysis import fit_order
+from pdejax.analysis.numerics import error_floor
 
 H = 2.0 ** -np.arange(8)
 

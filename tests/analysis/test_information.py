@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pdejax.analysis.information.estimators import gaussian_entropy
+from pdejax.analysis.information._counting import gaussian_entropy
 from pdejax.analysis.information.trained import CLUB, BarberAgakov, ConditionalGaussian, InfoNCE, PaperEstimate
 from pdejax.exact import bivariate_normal_information
 

@@ -9,7 +9,7 @@ from flax import nnx
 
 import pdejax
 from pdejax.analysis.jacobian._krylov import arnoldi, golub_kahan
-from pdejax.analysis.jacobian._layer_jacobian import layer_jacobian, marchenko_pastur_cdf
+from pdejax.analysis.jacobian._operator import layer_jacobian, marchenko_pastur_cdf
 from pdejax.analysis.jacobian._systems import shuffle_weights
 
 KEY = jax.random.key(3)

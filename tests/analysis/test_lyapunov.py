@@ -8,9 +8,8 @@ import scipy.linalg
 from flax import nnx
 
 import pdejax
-from pdejax.analysis.jacobian._ftle import ftle
-from pdejax.analysis.jacobian._lyapunov import gaussian_exponents, lyapunov_exponents, lyapunov_of_maps
-from pdejax.exact._sphere import consensus_exponents, sphere_attention
+from pdejax.analysis.jacobian._lyapunov import ftle, gaussian_exponents, lyapunov_exponents, lyapunov_of_maps
+from pdejax.exact._attention import consensus_exponents, sphere_attention
 from pdejax.models._block import attention_mask
 from pdejax.solvers import RK4, Retract
 

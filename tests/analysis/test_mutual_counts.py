@@ -11,12 +11,14 @@ from scipy.special import logsumexp
 from sklearn.metrics import mutual_info_score
 
 from pdejax.analysis.information import _samples
-from pdejax.analysis.information._entropy import entropy
-from pdejax.analysis.information._mutual import mutual_information
+from pdejax.analysis.information._counting import (
+    binned_information,
+    gaussian_entropy,
+    gaussian_information,
+    kde_information,
+)
+from pdejax.analysis.information._measures import entropy, mutual_information
 from pdejax.analysis.information.channels._channels import discrete_channel
-from pdejax.analysis.information.estimators._binned import binned_information
-from pdejax.analysis.information.estimators._exact_gaussian import gaussian_entropy, gaussian_information
-from pdejax.analysis.information.estimators._kde import kde_information
 
 N = 300
 RNG = np.random.default_rng(0)

@@ -10,9 +10,8 @@ from scipy.spatial import cKDTree
 from scipy.special import digamma
 from sklearn.feature_selection import mutual_info_classif, mutual_info_regression
 
-from pdejax.analysis.information._entropy import entropy
-from pdejax.analysis.information._mutual import mutual_information
-from pdejax.analysis.information.estimators._ksg import ksg_information
+from pdejax.analysis.information._measures import entropy, mutual_information
+from pdejax.analysis.information._neighbours import ksg_information
 
 N = 300
 

@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pdejax.analysis import mesh_norm, token_max_norm
+from pdejax.analysis import mesh_norm
+from pdejax.analysis.numerics import token_max_norm
 from pdejax.solvers import Grid
 
 

@@ -9,11 +9,9 @@ import pytest
 
 import pdejax as pj
 from pdejax.analysis.information import layer_spread, unit_spread
-from pdejax.analysis.information._depth_entropy import layer_entropy
+from pdejax.analysis.information._depth import data_processing, information_plane, layer_entropy
 from pdejax.analysis.information._layers import around, pooled
-from pdejax.analysis.information._mutual import mutual_information
-from pdejax.analysis.information._plane import information_plane
-from pdejax.analysis.information._processing import data_processing
+from pdejax.analysis.information._measures import mutual_information
 from pdejax.exact import diffusion_channel_information, heat_eigenvalues, mode_sum
 
 B, LAYERS = 400, 5

@@ -11,13 +11,12 @@ from hypothesis import strategies as st
 from scipy.linalg import expm
 from scipy.optimize import minimize_scalar
 
-from pdejax.analysis.residual._bounds import (
+from pdejax.analysis.residual._fidelity import (
     adversarial_update,
-    claimed_fidelity,
     fidelity,
+    fidelity_bound,
     fidelity_report,
     residual_ratio,
-    sharp_fidelity,
 )
 
 N, D = 5, 4
@@ -43,15 +42,15 @@ def test_sharp_bound_is_the_minimum(r):
         return (1 + r * math.cos(a)) / math.hypot(1 + r * math.cos(a), r * math.sin(a))
 
     least = minimize_scalar(cosine, bounds=(0, math.pi), method="bounded", options={"xatol": 1e-12}).fun
-    assert float(sharp_fidelity(r)) == pytest.approx(least, rel=1e-9)
-    assert float(claimed_fidelity(r)) < least
+    assert float(fidelity_bound(r)) == pytest.approx(least, rel=1e-9)
+    assert float(fidelity_bound(r, claimed=True)) < least
 
 
 @pytest.mark.parametrize("r", [0.0, 0.3, 0.95, 1.5, 2.0])
 def test_adversary_attains_the_sharp_bound(r):
     update = adversarial_update(U0, r, key=jax.random.key(1))
     assert float(residual_ratio(U0 + update, U0)) == pytest.approx(r, rel=1e-13)
-    assert float(fidelity(U0 + update, U0)) == pytest.approx(float(sharp_fidelity(r)), abs=1e-13)
+    assert float(fidelity(U0 + update, U0)) == pytest.approx(float(fidelity_bound(r)), abs=1e-13)
 
 
 @settings(max_examples=200, deadline=None)
@@ -61,14 +60,14 @@ def test_no_update_is_worse_than_the_sharp_bound(r, seed):
     update = rng.standard_normal((N, D)) + rng.standard_normal() * 3 * np.asarray(U0)
     update = update * (r * float(jnp.linalg.norm(U0)) / np.linalg.norm(update))
     rho = float(fidelity(U0 + jnp.asarray(update), U0))
-    assert rho >= float(sharp_fidelity(r)) - 1e-12
-    assert rho >= float(claimed_fidelity(r)) - 1e-12
+    assert rho >= float(fidelity_bound(r)) - 1e-12
+    assert rho >= float(fidelity_bound(r, claimed=True)) - 1e-12
 
 
 def test_counterexample_to_the_claimed_bound():
     end = U0 - 2 * U0
     assert float(fidelity(end, U0)) == pytest.approx(-1)
-    assert float(claimed_fidelity(residual_ratio(end, U0))) == pytest.approx(-1 / 3)
+    assert float(fidelity_bound(residual_ratio(end, U0), claimed=True)) == pytest.approx(-1 / 3)
     report = fidelity_report(jnp.stack([end, U0]), U0)
     assert (report.below_one, report.above_one) == (1, 1)
     assert (report.violated_below, report.violated_above, report.sharp_violated) == (0, 1, 0)
@@ -76,10 +75,10 @@ def test_counterexample_to_the_claimed_bound():
 
 def test_bounds_at_their_edges():
     r = jnp.array([0.0, 1.0, 1.0 + 1e-9, 7.0])
-    assert np.asarray(sharp_fidelity(r)).tolist() == [1.0, 0.0, -1.0, -1.0]
-    assert np.asarray(claimed_fidelity(r))[:2].tolist() == [1.0, 0.0]
-    assert float(sharp_fidelity(0)) == 1.0  # an integer is a ratio too
-    slope = jax.grad(sharp_fidelity)(0.6)
+    assert np.asarray(fidelity_bound(r)).tolist() == [1.0, 0.0, -1.0, -1.0]
+    assert np.asarray(fidelity_bound(r, claimed=True))[:2].tolist() == [1.0, 0.0]
+    assert float(fidelity_bound(0)) == 1.0  # an integer is a ratio too
+    slope = jax.grad(fidelity_bound)(0.6)
     assert float(slope) == pytest.approx(-0.6 / 0.8)
 
 

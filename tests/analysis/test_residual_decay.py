@@ -7,8 +7,14 @@ import numpy as np
 import pytest
 
 from pdejax import Attention, MasterEquation
-from pdejax.analysis.residual._bounds import claimed_fidelity, fidelity, residual_ratio, sharp_fidelity
-from pdejax.analysis.residual._decay import decay_difference, residual_decay, residual_necessity
+from pdejax.analysis.residual._fidelity import (
+    decay_difference,
+    fidelity,
+    fidelity_bound,
+    residual_decay,
+    residual_necessity,
+    residual_ratio,
+)
 from pdejax.exact import uniform_attention
 
 K, B, N, D = 25, 4, 3, 2
@@ -75,8 +81,10 @@ def test_rho_and_bounds_are_those_of_the_residual_module_and_padding_is_not_seen
     rho = jax.vmap(fidelity, in_axes=(1, 0))(us, us[0])
     r = jax.vmap(residual_ratio, in_axes=(1, 0))(us, us[0])
     assert np.asarray(whole.rho.value) == pytest.approx(np.mean(np.asarray(rho), axis=0), abs=1e-12)
-    assert np.asarray(whole.sharp) == pytest.approx(np.mean(np.asarray(sharp_fidelity(r)), axis=0), abs=1e-12)
-    assert np.asarray(whole.claimed) == pytest.approx(np.mean(np.asarray(claimed_fidelity(r)), axis=0), abs=1e-12)
+    assert np.asarray(whole.sharp) == pytest.approx(np.mean(np.asarray(fidelity_bound(r)), axis=0), abs=1e-12)
+    assert np.asarray(whole.claimed) == pytest.approx(
+        np.mean(np.asarray(fidelity_bound(r, claimed=True)), axis=0), abs=1e-12
+    )
     assert abs(float(np.mean(np.asarray(whole.rho.nulls["tokens shuffled"])[1:]))) < 0.2
     mask = jnp.asarray([[True, True, False]] * B)
     a, b = (us.at[:, :, 2].set(x) for x in (jnp.nan, 7.0))

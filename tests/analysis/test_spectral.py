@@ -116,7 +116,7 @@ def test_diffusion_of_modes():
     us = jnp.stack([exact.heat_solution(u0, 0.02, t, "periodic", 1.0) for t in depths])
     us = jnp.broadcast_to(us[:, None], (L, B, N, D))
     found = np.asarray(amplitude_spectrum(us, **FEW).amplitude.value)
-    rates = [float(exact.heat_mode_eigenvalue(N, "periodic", k, 0.02, 1 / N)) for k in range(N // 2 + 1)]
+    rates = [float(exact.heat_eigenvalues(N, "periodic", 0.02, 1 / N, k=k)) for k in range(N // 2 + 1)]
     np.testing.assert_allclose(found[1] / found[0], np.exp(0.3 * np.array(rates)), rtol=1e-9)
 
 

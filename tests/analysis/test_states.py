@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 import pdejax as pj
-from pdejax.analysis._nulls import shuffle_features, shuffle_tokens
-from pdejax.analysis._states import hidden_states, paired_states
+from pdejax.analysis._states import hidden_states, paired_states, shuffle_features, shuffle_tokens
 
 U = jax.random.normal(jax.random.key(0), (3, 4, 5, 2))
 MASK = jnp.arange(5)[None, :] < jnp.array([5, 3, 1, 4])[:, None]

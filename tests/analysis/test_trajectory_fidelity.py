@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from pdejax.analysis.similarity._correlation import adjacent_correlation, input_correlation, layer_correlation
 from pdejax.analysis.similarity._measures import linear_cka, procrustes_distance
-from pdejax.analysis.similarity._trajectory import trajectory_fidelity
+from pdejax.analysis.similarity._trajectory import (
+    layer_correlation,
+    trajectory_fidelity,
+)
 
 L, B, N, D = 3, 6, 5, 4
 RNG = np.random.default_rng(1)
@@ -105,7 +107,7 @@ def test_intervals_are_those_of_repeated_sequences(report):
 
 def test_debiased_cka_of_unrelated_states_is_zero_within_its_interval():
     a, b = (jnp.asarray(RNG.normal(size=(1, 24, 2, 6))) for _ in range(2))
-    found = input_correlation(jnp.concatenate([a, b]), resamples=100)
+    found = layer_correlation(jnp.concatenate([a, b]), resamples=100)
     cka = found.cka_debiased
     assert float(cka.low[1]) < 0 < float(cka.high[1])
     # Copies counted as pairs would lift the resamples by about 1/2 of the bias; they must lie about the value.
@@ -118,7 +120,9 @@ def test_debiased_cka_of_unrelated_states_is_zero_within_its_interval():
 
 @pytest.mark.slow
 def test_adjacent_and_same_layer_pairs(report):
-    found = adjacent_correlation(jnp.asarray(TESTED), jnp.asarray(MASK), untrained=jnp.asarray(UNTRAINED), resamples=20)
+    found = layer_correlation(
+        jnp.asarray(TESTED), "previous", jnp.asarray(MASK), untrained=jnp.asarray(UNTRAINED), resamples=20
+    )
     assert found.pairs == ((1, 0), (2, 1))
     for k, (i, j) in enumerate(found.pairs):
         expected, null = (
@@ -158,10 +162,10 @@ def test_bad_input():
     with pytest.raises(ValueError, match="3 real tokens in all"):
         trajectory_fidelity(a[:, 0, :3], b[:, 0, :3])
     with pytest.raises(ValueError, match="resamples=5"):
-        input_correlation(a, resamples=5)
+        layer_correlation(a, resamples=5)
     with pytest.raises(ValueError, match="one layer"):
-        adjacent_correlation(a[:1])
+        layer_correlation(a[:1], "previous")
     with pytest.raises(ValueError, match="equally many"):
         layer_correlation(a, b[..., :2])
     with pytest.raises(ValueError, match="untrained has shape"):
-        input_correlation(a, untrained=a[:2])
+        layer_correlation(a, untrained=a[:2])

@@ -6,6 +6,7 @@ import pytest
 from flax import nnx
 
 import pdejax as pj
+from pdejax.models._observe import Observed
 from pdejax.training import TrainConfig
 
 SIZES = {"vocab": 11, "dim": 8, "heads": 2, "layers": 3, "ffn": 12}
@@ -47,7 +48,7 @@ def test_a_model_is_a_block_with_numbers(kind):
 
 
 def test_what_holds_arrays_shows_their_shapes():
-    found = pj.models.Observed(np.zeros(4), np.zeros((4, 2, 5, 8)), None)
+    found = Observed(np.zeros(4), np.zeros((4, 2, 5, 8)), None)
     assert repr(found) == "Observed(logits (4,), states (4, 2, 5, 8), maps not asked for)"
     batch = pj.data.Batch(np.zeros((2, 5), np.int32), np.ones((2, 5), bool), np.zeros(2, np.int32))
     assert repr(batch) == "Batch(inputs (2, 5), mask (2, 5), labels (2,))"

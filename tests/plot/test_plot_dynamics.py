@@ -7,11 +7,10 @@ import pytest
 from matplotlib.axes import Axes
 
 from pdejax._figure import Figure
-from pdejax.analysis.jacobian._ftle import FTLE
 from pdejax.analysis.jacobian._gradient_flow import GradientFlow, stack_gradient_flows
-from pdejax.analysis.jacobian._lyapunov import LyapunovExponents
+from pdejax.analysis.jacobian._lyapunov import FTLE, LyapunovExponents
 from pdejax.analysis.jacobian._operator import SingularValues
-from pdejax.analysis.jacobian._perturbation_records import PerturbationSensitivity, Response
+from pdejax.analysis.jacobian._perturbation import PerturbationSensitivity, Response
 from pdejax.plot._dynamics import (
     ftle_map,
     gradient_flow,

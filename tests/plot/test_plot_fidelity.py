@@ -9,10 +9,9 @@ from matplotlib.figure import Figure as Canvas
 
 from pdejax import Figure
 from pdejax.analysis.attention import _fidelity as attention
-from pdejax.analysis.residual._decay import ResidualDecay
-from pdejax.analysis.similarity._correlation import LayerCorrelation
+from pdejax.analysis.residual._fidelity import ResidualDecay
 from pdejax.analysis.similarity._layers import MEASURES
-from pdejax.analysis.similarity._trajectory import TrajectoryFidelity
+from pdejax.analysis.similarity._trajectory import LayerCorrelation, TrajectoryFidelity
 from pdejax.plot import _attention as draw
 from pdejax.plot import _states as fidelity
 

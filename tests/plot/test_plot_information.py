@@ -5,11 +5,9 @@ import numpy as np
 import pytest
 
 from pdejax import Figure
-from pdejax.analysis.information._depth_entropy import LayerEntropy
+from pdejax.analysis.information._depth import InformationPlane, LayerEntropy, Processing
 from pdejax.analysis.information._phases import information_phases
-from pdejax.analysis.information._plane import InformationPlane
-from pdejax.analysis.information._processing import Processing
-from pdejax.analysis.information.channels._calibration import Calibration
+from pdejax.analysis.information.channels._channels import Calibration
 from pdejax.plot import _information as plot
 
 

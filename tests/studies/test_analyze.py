@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 from pdejax import cli
-from pdejax.analysis import input_correlation
+from pdejax.analysis import layer_correlation
 from pdejax.data import load
 from pdejax.studies import analyze
 from pdejax.training import TrainConfig, load_trained, train
@@ -66,7 +66,7 @@ def test_two_runs_in_figures_files_and_plots(runs, tmp_path, capsys):
     model = load_trained(runs / "run0").model
     batch = load("listops", "test", **DATA).take(np.arange(24))
     states = np.stack([np.asarray(model.hidden_states(t, m)) for t, m in zip(batch.inputs, batch.mask, strict=True)], 1)
-    expected = input_correlation(states, batch.mask).pearson.value
+    expected = layer_correlation(states, mask=batch.mask).pearson.value
     assert lines["correlation with the input"]["values"] == pytest.approx(np.asarray(expected).tolist(), rel=1e-5)
     with xr.open_dataset(out / "analysis.nc", engine="scipy") as data:
         assert data.sizes["figure"] == len(lines) and data.sizes["layer"] == 3

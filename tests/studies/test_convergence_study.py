@@ -86,7 +86,7 @@ def test_a_second_run_measures_nothing(config, result, monkeypatch):
 
 def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
     config = ConvergenceConfig(**SMALL, solvers=("euler", "heun"), out=str(tmp_path))
-    measure, seen = analysis.measure_scheme, []
+    measure, seen = analysis.numerics.measure_scheme, []
 
     def interrupted(*args, solver, **kwargs):
         seen.append(solver)

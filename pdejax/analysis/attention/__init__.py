@@ -1,8 +1,5 @@
 """Likeness of attention maps, their entropy and rollout, beside uniform attention and shuffled rows."""
 
-from pdejax.analysis.attention._fidelity import AttentionEntropy as AttentionEntropy
-from pdejax.analysis.attention._fidelity import AttentionFidelity as AttentionFidelity
-from pdejax.analysis.attention._fidelity import AttentionRollout as AttentionRollout
 from pdejax.analysis.attention._fidelity import attention_cosine as attention_cosine
 from pdejax.analysis.attention._fidelity import attention_divergence as attention_divergence
 from pdejax.analysis.attention._fidelity import attention_entropy as attention_entropy

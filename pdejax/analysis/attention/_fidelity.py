@@ -11,8 +11,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 from pdejax._bootstrap import check_bootstrap, compare, compare_all
 from pdejax._check import traced
 from pdejax._figure import AbstractRecord, Figure
-from pdejax.analysis._nulls import shuffle_tokens
-from pdejax.analysis._states import token_mask
+from pdejax.analysis._states import shuffle_tokens, token_mask
 
 SMALLEST_WEIGHT = 1e-30  # of an attention weight, in a logarithm
 _BLOCK = 2**14  # entries of a map that a CPU treats at once
@@ -80,9 +79,9 @@ def attention_fidelity(
     - `key`: of the shuffle and the bootstrap over sequences (default `jax.random.key(0)`).
 
     A cosine near 1 says little where attention is flat: see the nulls of
-    [`AttentionFidelity`][pdejax.analysis.attention.AttentionFidelity] (claim C14). Rows of independent normal logits have the
-    cosine e^{−s²}: 0.98 at s = 0.14. For `"tokens shuffled"` with `causal`, both rows are cut to the keys that both may see and
-    renormalized.
+    [`AttentionFidelity`][pdejax.analysis.attention._fidelity.AttentionFidelity] (claim C14). Rows of independent normal logits
+    have the cosine e^{−s²}: 0.98 at s = 0.14. For `"tokens shuffled"` with `causal`, both rows are cut to the keys that both may
+    see and renormalized.
 
     A weight of 0 where the other has some counts as 1e-30 in KL (at most 69 nats); other zeros count nothing. e^{−s²} leaves
     out keys of weight 0. In float32 figures are good to about 1e-6, KL to about 1e-6 absolute.
@@ -165,7 +164,7 @@ def attention_cosine(
     p: Float[Array, "layers b H n n"], q: Float[Array, "layers b H n n"], mask: Bool[Array, "b n"]
 ) -> Float[Array, "layers b H"]:
     """Cosine of the rows p_i and q_i, averaged over the rows of real tokens, for each layer, example and head: a primitive
-    like [`attention_divergence`][pdejax.analysis.attention_divergence]."""
+    like [`attention_divergence`][pdejax.analysis.attention.attention_divergence]."""
     return _over_rows(row_cosine(p, q), mask[None, :, None, :])
 
 

@@ -79,15 +79,19 @@ def negative_fraction(source, us: Array, mask: Array | None = None) -> NegativeF
 def random_negative_fraction(
     *, key: PRNGKeyArray, draws: int = 100, tokens: int = 64, dim: int = 16, hidden: int = 64, activation: str = "gelu"
 ) -> NegativeFraction:
-    """[`negative_fraction`][pdejax.analysis.negative_fraction] of the trace over `draws` random feed-forward networks
+    """[`negative_fraction`][pdejax.analysis.growth.negative_fraction] of the trace over `draws` random feed-forward networks
     (N(0, 1/fan-in) weights, no biases), each at `tokens` standard normal tokens. One compilation."""
     for name, value in (("draws", draws), ("tokens", tokens), ("dim", dim), ("hidden", hidden)):
         integer("random_negative_fraction", name, value)
     return _share(np.asarray(_random_traces(key, draws, tokens, dim, hidden, activation)))
 
 
-def anti_diffusion(grid: Grid, diffusivity: Float[Array, " n"], mask: Array | None = None) -> AntiDiffusion:
-    r"""Find the growth rate of $\partial_tu = \partial_x(D\,\partial_xu)$ on `grid` with D `(n,)` frozen, exactly.
+def anti_diffusion(
+    source: Grid | EffectiveDiffusion, values: Float[Array, "n *d"], mask: Array | None = None
+) -> AntiDiffusion:
+    r"""Find the growth rate of $\partial_tu = \partial_x(D\,\partial_xu)$ with D frozen, exactly.
+
+    - `source`, `values`: a `Grid` and D `(n,)` on it; or an `EffectiveDiffusion` and the field `(n, d)` at which D_eff is taken.
 
     The operator of [`divergence`][pdejax.solvers.divergence] is a symmetric matrix: tridiagonal, whose largest eigenpair
     costs O(n) by `scipy.linalg.eigh_tridiagonal`, or, on a periodic grid, dense with O(n³). On a stretch of several
@@ -97,11 +101,15 @@ def anti_diffusion(grid: Grid, diffusivity: Float[Array, " n"], mask: Array | No
     `mask (n,)`: no flux crosses a face that touches a padded token. Raises `ValueError` for a shape that does not fit, a
     diffusivity that is not finite, or a periodic grid of more than 4,096 tokens.
     """
-    d = np.asarray(diffusivity, np.float64)
+    if isinstance(source, Grid):
+        grid, d = source, np.asarray(values, np.float64)
+    else:
+        source.check(*values.shape)
+        grid, d = source.grid, np.asarray(_values(source, values[None], mask)[0], np.float64)
     n = grid.n
     if d.shape != (n,) or not np.all(np.isfinite(d)):
         raise ValueError(
-            f"anti_diffusion: diffusivity must be finite and of shape ({n},), one value per token; it has shape {d.shape}."
+            f"anti_diffusion: values must be finite and of shape ({n},), one value per token; it has shape {d.shape}."
         )
     if n < 2:
         raise ValueError("anti_diffusion: diffusion needs at least 2 tokens; the grid has 1.")
@@ -112,7 +120,7 @@ def anti_diffusion(grid: Grid, diffusivity: Float[Array, " n"], mask: Array | No
     most_negative = min(0.0, float(faces.min()))
     diagonal, side = -(faces[:-1] + faces[1:]), faces[1:-1]
     if grid.boundary != "periodic":
-        values, vectors = eigh_tridiagonal(diagonal, side, select="i", select_range=(n - 1, n - 1))
+        rates, vectors = eigh_tridiagonal(diagonal, side, select="i", select_range=(n - 1, n - 1))
     elif n > 4096:
         raise ValueError(
             f"anti_diffusion: a periodic grid needs a dense matrix, and n={n} is above 4096; take a coarser grid."
@@ -122,16 +130,10 @@ def anti_diffusion(grid: Grid, diffusivity: Float[Array, " n"], mask: Array | No
         # Both faces between two tokens, if there are no more, add up in one entry.
         matrix[0, -1] += faces[0]
         matrix[-1, 0] += faces[0]
-        values, vectors = np.linalg.eigh(matrix)
+        rates, vectors = np.linalg.eigh(matrix)
     return AntiDiffusion(
-        float(values[-1]), vectors[:, -1], most_negative * float(np.asarray(grid.spacing)) ** 2, 4 * abs(most_negative)
+        float(rates[-1]), vectors[:, -1], most_negative * float(np.asarray(grid.spacing)) ** 2, 4 * abs(most_negative)
     )
-
-
-def frozen_growth(diffusion: EffectiveDiffusion, u: Float[Array, "n d"], mask: Array | None = None) -> AntiDiffusion:
-    """[`anti_diffusion`][pdejax.analysis.anti_diffusion] of an `EffectiveDiffusion` with D_eff frozen at the field `u`."""
-    diffusion.check(*u.shape)
-    return anti_diffusion(diffusion.grid, _values(diffusion, u[None], mask)[0], mask)
 
 
 def _faces(grid: Grid, d: np.ndarray, real: np.ndarray) -> np.ndarray:

@@ -6,18 +6,12 @@ input has infinite or constant information (claim C10): add noise, and say how m
 """
 
 from pdejax.analysis.information import channels as channels
-from pdejax.analysis.information import estimators as estimators
 from pdejax.analysis.information import trained as trained
-from pdejax.analysis.information._depth_entropy import LayerEntropy as LayerEntropy
-from pdejax.analysis.information._depth_entropy import layer_entropy as layer_entropy
-from pdejax.analysis.information._entropy import entropy as entropy
-from pdejax.analysis.information._estimate import Estimate as Estimate
-from pdejax.analysis.information._mutual import mutual_information as mutual_information
-from pdejax.analysis.information._phases import Phases as Phases
+from pdejax.analysis.information._depth import data_processing as data_processing
+from pdejax.analysis.information._depth import information_plane as information_plane
+from pdejax.analysis.information._depth import layer_entropy as layer_entropy
+from pdejax.analysis.information._layers import layer_spread as layer_spread
+from pdejax.analysis.information._layers import unit_spread as unit_spread
+from pdejax.analysis.information._measures import entropy as entropy
+from pdejax.analysis.information._measures import mutual_information as mutual_information
 from pdejax.analysis.information._phases import information_phases as information_phases
-from pdejax.analysis.information._plane import InformationPlane as InformationPlane
-from pdejax.analysis.information._plane import information_plane as information_plane
-from pdejax.analysis.information._processing import Processing as Processing
-from pdejax.analysis.information._processing import data_processing as data_processing
-from pdejax.analysis.information._spread import layer_spread as layer_spread
-from pdejax.analysis.information._spread import unit_spread as unit_spread

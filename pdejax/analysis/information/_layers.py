@@ -1,4 +1,4 @@
-"""Information layer by layer: pooled representations, estimates and their scatter."""
+"""Estimates for every layer, and the size of the differences between representations."""
 
 from typing import Literal, get_args
 
@@ -10,14 +10,14 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 from scipy.special import stdtrit
 
-from pdejax._check import choice, integer, probability, traced
+from pdejax._check import choice, integer, number, probability, traced
 from pdejax._figure import Figure
 from pdejax._trajectory import Trajectory
 from pdejax.analysis._states import hidden_states
-from pdejax.analysis.information._mutual import check_options, mutual_information
+from pdejax.analysis.information._counting import checked_noise
+from pdejax.analysis.information._measures import check_options, entropy, mutual_information
 from pdejax.analysis.information._samples import continuous, is_labels, repeated_share, sample
-from pdejax.analysis.information.estimators._kde import checked_noise
-from pdejax.analysis.information.trained._held_out import TRAINED
+from pdejax.analysis.information.trained._fit import TRAINED
 
 Pool = Literal["mean", "last", "flatten"]
 
@@ -121,12 +121,20 @@ def checked_estimation(
 
 @eqx.filter_jit
 def over_layers(
-    other: Array, t: Float[Array, "layers N D"], sigma: Array | None, key: PRNGKeyArray, estimator: str, options: dict
+    other: Array | None,
+    t: Float[Array, "layers N D"],
+    sigma: Array | None,
+    key: PRNGKeyArray,
+    estimator: str,
+    options: dict,
 ) -> Layered:
-    """I(other; T_l + σξ) for every l, the same ξ for all: one layer after another."""
+    """I(other; T_l + σξ), or the entropy of T_l + σξ, for every l, the same ξ for all: one layer after another."""
 
     def one(rows):
-        found = mutual_information(other, rows, estimator, noise=sigma, key=key, **options)
+        if other is None:
+            found = entropy(rows, estimator, noise=sigma, key=key, **options)
+        else:
+            found = mutual_information(other, rows, estimator, noise=sigma, key=key, **options)
         return Layered(found.value, found.limit, found.saturated)
 
     return lax.map(one, t)
@@ -134,7 +142,7 @@ def over_layers(
 
 @eqx.filter_jit
 def half_samples(
-    other: Array,
+    other: Array | None,
     t: Float[Array, "layers N D"],
     sigma: Array | None,
     key: PRNGKeyArray,
@@ -147,7 +155,7 @@ def half_samples(
 
     def one(key):
         rows = jax.random.permutation(key, count)[: count // 2]
-        return over_layers(other[rows], t[:, rows], sigma, key, estimator, options).value
+        return over_layers(None if other is None else other[rows], t[:, rows], sigma, key, estimator, options).value
 
     return lax.map(one, jax.random.split(key, resamples))
 
@@ -210,3 +218,41 @@ def refuse_nan(owner: str, estimator: str, value: Array) -> None:
             "dependent, or there are too few "
             "samples for them. Say noise=, project to fewer features, or take another estimator."
         )
+
+
+def layer_spread(
+    states: Trajectory | ArrayLike, *, mask: ArrayLike | None = None, pool: str | None = "mean"
+) -> Float[Array, " layers"]:
+    r"""$\sqrt{\mathrm{tr}\,\mathrm{Cov}(T_l)}$ of the pooled representation T_l over samples, in units of u, one per layer.
+
+    Two samples are about √2 of it apart, whatever the width d. A noise σ per feature hides their difference where σ is of this
+    size; the noise estimates of [`information_plane`][pdejax.analysis.information.information_plane] and
+    [`layer_entropy`][pdejax.analysis.information.layer_entropy] saturate at ln N where σ is a small part of it, such as the
+    root mean square of a feature, which is 1/√d of it.
+
+    - `states (layers, b, n, d)`, `mask`, `pool`: as there; pool=None for rows `(layers, N, d)`.
+
+    Raises as [`data_processing`][pdejax.analysis.information.data_processing] for bad states.
+    """
+    t, _ = pooled("layer_spread", states, mask, pool)
+    return jnp.sqrt(jnp.sum(jnp.var(t, axis=1), axis=-1))
+
+
+def unit_spread(
+    states: Trajectory | ArrayLike, *, mask: ArrayLike | None = None, pool: str | None = "mean", least: float = 1e-3
+) -> Float[Array, "layers *shape"]:
+    """The states with every layer divided by its spread: the same noise σ then means the same in all layers and models.
+
+    - `least`: a layer whose spread is a smaller part of its pooled states' size has collapsed, and is divided by this part of the
+      size instead: what tells its samples apart is next to rounding, and counts for little against any σ.
+
+    Otherwise as [`layer_spread`][pdejax.analysis.information.layer_spread], errors included; `ValueError` for a `least` that is
+    not a number from 0 to 1.
+    """
+    number("unit_spread", "least", least, least=0, most=1, advice="it is a share of the states' size")
+    t, _ = pooled("unit_spread", states, mask, pool)
+    size = jnp.sqrt(jnp.mean(jnp.sum(t**2, axis=-1), axis=1))
+    by = jnp.maximum(layer_spread(states, mask=mask, pool=pool), least * size)
+    given = hidden_states("unit_spread", "states", states, mask)
+    u = given.u if given.batched else given.u[:, 0]
+    return u / jnp.where(by > 0, by, 1).reshape(-1, *(1,) * (u.ndim - 1))

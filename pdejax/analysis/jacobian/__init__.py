@@ -5,24 +5,13 @@ from typing import TYPE_CHECKING
 from pdejax._lazy import attach as _attach
 
 if TYPE_CHECKING:
-    from pdejax.analysis.jacobian._ftle import FTLE as FTLE
-    from pdejax.analysis.jacobian._ftle import ftle as ftle
-    from pdejax.analysis.jacobian._gradient_flow import GradientFlow as GradientFlow
-    from pdejax.analysis.jacobian._gradient_flow import GradientHistory as GradientHistory
     from pdejax.analysis.jacobian._gradient_flow import gradient_flow as gradient_flow
     from pdejax.analysis.jacobian._gradient_flow import stack_gradient_flows as stack_gradient_flows
-    from pdejax.analysis.jacobian._layer_jacobian import layer_jacobian as layer_jacobian
-    from pdejax.analysis.jacobian._layer_jacobian import marchenko_pastur_cdf as marchenko_pastur_cdf
-    from pdejax.analysis.jacobian._lyapunov import LyapunovExponents as LyapunovExponents
-    from pdejax.analysis.jacobian._lyapunov import gaussian_exponents as gaussian_exponents
+    from pdejax.analysis.jacobian._lyapunov import ftle as ftle
     from pdejax.analysis.jacobian._lyapunov import lyapunov_exponents as lyapunov_exponents
     from pdejax.analysis.jacobian._lyapunov import lyapunov_of_maps as lyapunov_of_maps
-    from pdejax.analysis.jacobian._operator import Eigenvalues as Eigenvalues
-    from pdejax.analysis.jacobian._operator import Jacobian as Jacobian
-    from pdejax.analysis.jacobian._operator import SingularValues as SingularValues
+    from pdejax.analysis.jacobian._operator import layer_jacobian as layer_jacobian
     from pdejax.analysis.jacobian._perturbation import perturbation_sensitivity as perturbation_sensitivity
-    from pdejax.analysis.jacobian._perturbation_records import PerturbationSensitivity as PerturbationSensitivity
-    from pdejax.analysis.jacobian._perturbation_records import Response as Response
     from pdejax.analysis.jacobian._systems import shuffle_weights as shuffle_weights
 else:
     __getattr__, __dir__ = _attach(__name__)

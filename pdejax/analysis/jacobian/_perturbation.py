@@ -1,4 +1,4 @@
-"""How a model or equation answers to perturbations of its state: loss and final state against their size, v1 §3.5."""
+"""Sensitivity of the flow and of its output to perturbations of tokens."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,16 +7,73 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
 from pdejax._bootstrap import bootstrap, check_bootstrap
 from pdejax._check import choice, integer, probability, real_array, traced
+from pdejax._figure import AbstractRecord, Figure
 from pdejax.analysis.jacobian._gradient_flow import medians_of
-from pdejax.analysis.jacobian._maps import Flow
+from pdejax.analysis.jacobian._maps import Flow, in_batches, length, real_entries, unit, without_padding
 from pdejax.analysis.jacobian._operator import Jacobian
-from pdejax.analysis.jacobian._padding import in_batches, length, real_entries, unit, without_padding
-from pdejax.analysis.jacobian._perturbation_records import PerturbationSensitivity, Response
 from pdejax.analysis.jacobian._systems import Examples, Loss, System, as_system, default_loss
+
+
+class Response(AbstractRecord):
+    r"""Answers along one kind of direction: b sequences, r directions each, k sizes ε.
+
+    - `state (b, r, k)`: ‖u_L(u + δ) − u_L(u)‖ over real tokens; `state_slope (b, r)`: its linear prediction per unit ε, ‖J δ‖/ε.
+    - `loss (b, r, k)`: ℓ(u + δ) − ℓ(u), `loss_slope (b, r)`: ⟨∂ℓ/∂u, δ⟩/ε; None without a loss.
+    - `state_departure`, `loss_departure (b, r, k)`: how far the answer is from the linear one. Relative to ‖Jδ‖ for the state;
+      for the loss to the slope that directions of this kind have in root mean square, because a random one may be flat.
+    - `state_resolved`, `loss_resolved (b, r, k)`: whether rounding could make at most half the tolerance of the departure. Where
+      False, differences are noise (small ε in float32) and the linear prediction is the better figure.
+    - `state_limit`, `loss_limit (b, r)`: ε at which the departure first exceeds the tolerance, between two sizes by its
+      logarithm; the first resolved size if it does there already, inf if it never does.
+    - `state_median (k,)`, `loss_median (k,)` of |·|, `state_limit_median ()`, `loss_limit_median ()`: medians with bootstrap
+      intervals over sequences, or over directions where there is one sequence.
+    """
+
+    state: Float[Array, "..."]
+    state_slope: Float[Array, "..."]
+    state_departure: Float[Array, "..."]
+    state_resolved: Bool[Array, "..."]
+    state_limit: Float[Array, "..."]
+    state_median: Figure
+    state_limit_median: Figure
+    loss: Float[Array, "..."] | None
+    loss_slope: Float[Array, "..."] | None
+    loss_departure: Float[Array, "..."] | None
+    loss_resolved: Bool[Array, "..."] | None
+    loss_limit: Float[Array, "..."] | None
+    loss_median: Figure | None
+    loss_limit_median: Figure | None
+
+
+class PerturbationSensitivity(AbstractRecord):
+    r"""Answers to perturbations at depth `at`.
+
+    - `epsilons (k,)`, ‖δ‖ = ε·`scale (b,)`; `base_loss (b,)` without perturbation, or None.
+    - `random`: the null, random directions; `gradient`: along +∂ℓ/∂u (adversarial to the loss; None without a loss);
+      `singular`: along the direction to which the final state answers most. None where they were not asked for.
+    - `state_floor (b,)`, `loss_floor (b,)`: rounding noise of the differences, as measured.
+    - `ratio (k,)`: median state answer of `singular` / `random`; `loss_ratio (k,)`: of |loss| for `gradient` / `random`, with
+      intervals from the same draws; None where one is missing. To compare two models (trained, untrained) compare their
+      medians, limits and ratios.
+    """
+
+    epsilons: Float[Array, "..."]
+    scale: Float[Array, "..."]
+    base_loss: Float[Array, "..."] | None
+    random: Response | None
+    gradient: Response | None
+    singular: Response | None
+    state_floor: Float[Array, "..."]
+    loss_floor: Float[Array, "..."] | None
+    ratio: Figure | None
+    loss_ratio: Figure | None
+    at: int = eqx.field(static=True)
+    tolerance: float = eqx.field(static=True)
+
 
 DIRECTIONS = ("random", "adversarial")
 EPSILONS = tuple(float(x) for x in np.logspace(-5, 0, 11))

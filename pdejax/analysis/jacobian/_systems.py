@@ -1,4 +1,4 @@
-"""What an analysis of derivatives takes: a discretization, or a model with its read-in and read-out, and a batch for it."""
+"""What is differentiated: the maps of a discretization, a model or a network, real tokens alone."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,9 +14,8 @@ from pdejax._check import finite, traced
 from pdejax._discretization import Discretization
 from pdejax._types import Mask
 from pdejax.analysis._states import token_mask
-from pdejax.analysis.jacobian._maps import AbstractMaps, SolverSteps, steps_of
-from pdejax.analysis.jacobian._padding import without_padding
-from pdejax.models._functional import functional
+from pdejax.analysis.jacobian._maps import AbstractMaps, SolverSteps, steps_of, without_padding
+from pdejax.models._pairing import functional
 from pdejax.terms._base import at_least_float32
 
 Loss = Callable[[Array, Array | None, Mask | None], Array]

@@ -1,14 +1,10 @@
 """Fidelity of a residual flow to its input: bounds, and how it decays with and without residual connections."""
 
-from pdejax.analysis.residual._bounds import FidelityReport as FidelityReport
-from pdejax.analysis.residual._bounds import adversarial_update as adversarial_update
-from pdejax.analysis.residual._bounds import claimed_fidelity as claimed_fidelity
-from pdejax.analysis.residual._bounds import fidelity as fidelity
-from pdejax.analysis.residual._bounds import fidelity_report as fidelity_report
-from pdejax.analysis.residual._bounds import residual_ratio as residual_ratio
-from pdejax.analysis.residual._bounds import sharp_fidelity as sharp_fidelity
-from pdejax.analysis.residual._decay import DecayDifference as DecayDifference
-from pdejax.analysis.residual._decay import ResidualDecay as ResidualDecay
-from pdejax.analysis.residual._decay import decay_difference as decay_difference
-from pdejax.analysis.residual._decay import residual_decay as residual_decay
-from pdejax.analysis.residual._decay import residual_necessity as residual_necessity
+from pdejax.analysis.residual._fidelity import adversarial_update as adversarial_update
+from pdejax.analysis.residual._fidelity import decay_difference as decay_difference
+from pdejax.analysis.residual._fidelity import fidelity as fidelity
+from pdejax.analysis.residual._fidelity import fidelity_bound as fidelity_bound
+from pdejax.analysis.residual._fidelity import fidelity_report as fidelity_report
+from pdejax.analysis.residual._fidelity import residual_decay as residual_decay
+from pdejax.analysis.residual._fidelity import residual_necessity as residual_necessity
+from pdejax.analysis.residual._fidelity import residual_ratio as residual_ratio

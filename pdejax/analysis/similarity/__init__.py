@@ -1,9 +1,5 @@
 """Likeness of hidden states: of two sets of samples, of layers, of whole trajectories, beside null models."""
 
-from pdejax.analysis.similarity._correlation import LayerCorrelation as LayerCorrelation
-from pdejax.analysis.similarity._correlation import adjacent_correlation as adjacent_correlation
-from pdejax.analysis.similarity._correlation import input_correlation as input_correlation
-from pdejax.analysis.similarity._correlation import layer_correlation as layer_correlation
 from pdejax.analysis.similarity._measures import linear_cka as linear_cka
 from pdejax.analysis.similarity._measures import mean_squared_error as mean_squared_error
 from pdejax.analysis.similarity._measures import pearson as pearson
@@ -12,5 +8,5 @@ from pdejax.analysis.similarity._measures import relative_error as relative_erro
 from pdejax.analysis.similarity._measures import sequence_cosine as sequence_cosine
 from pdejax.analysis.similarity._measures import spearman as spearman
 from pdejax.analysis.similarity._measures import token_cosine as token_cosine
-from pdejax.analysis.similarity._trajectory import TrajectoryFidelity as TrajectoryFidelity
+from pdejax.analysis.similarity._trajectory import layer_correlation as layer_correlation
 from pdejax.analysis.similarity._trajectory import trajectory_fidelity as trajectory_fidelity

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from pdejax._bootstrap import beside
 from pdejax._figure import Figure
-from pdejax.analysis._nulls import shuffle_features, shuffle_tokens
+from pdejax.analysis._states import shuffle_features, shuffle_tokens
 from pdejax.analysis.similarity._measures import (
     average_ranks,
     mean_squared_error,

@@ -55,7 +55,7 @@ def procrustes_distance(a: ArrayLike, b: ArrayLike) -> Figure:
     2 − 2s, so that equal shapes come out at rounding, not at its root.
     O(N d1 d2) and an SVD of a matrix of at most min(N, d1)×min(N, d2).
 
-    Raises as [`linear_cka`][pdejax.analysis.linear_cka]. Sources: Williams et al., arXiv 2110.14739, (3); Ding et al.,
+    Raises as [`linear_cka`][pdejax.analysis.similarity.linear_cka]. Sources: Williams et al., arXiv 2110.14739, (3); Ding et al.,
     arXiv 2108.01661, §3.1 (its square).
     """
     a, b = _sample_pair("procrustes_distance", a, b, 2)
@@ -66,7 +66,7 @@ def pearson(a: ArrayLike, b: ArrayLike) -> Figure:
     r"""Pearson correlation over all entries of two arrays of one shape,
     $r = \sum(a-\bar a)(b-\bar b)/\sqrt{\sum(a-\bar a)^2\sum(b-\bar b)^2}$. The null
     "reordered" is 0, NaN where one side does not vary (the value is then 0). Two passes: a common offset costs no digits
-    beyond its own rounding. Raises as [`linear_cka`][pdejax.analysis.linear_cka]."""
+    beyond its own rounding. Raises as [`linear_cka`][pdejax.analysis.similarity.linear_cka]."""
     a, b = _entry_pair("pearson", a, b)
     value, degenerate = _pearson(a, b)
     return _reordered(value, jnp.zeros_like(value), degenerate)
@@ -74,8 +74,8 @@ def pearson(a: ArrayLike, b: ArrayLike) -> Figure:
 
 def spearman(a: ArrayLike, b: ArrayLike) -> Figure:
     r"""Spearman correlation over all entries of two arrays of one shape: Pearson's of the ranks, ties sharing the mean of
-    their ranks. Null as for [`pearson`][pdejax.analysis.pearson]. Two sorts, O(m log m) in the number m of entries. Raises as
-    [`linear_cka`][pdejax.analysis.linear_cka]."""
+    their ranks. Null as for [`pearson`][pdejax.analysis.similarity.pearson]. Two sorts, O(m log m) in the number m of entries.
+    Raises as [`linear_cka`][pdejax.analysis.similarity.linear_cka]."""
     a, b = _entry_pair("spearman", a, b)
     value, degenerate = _spearman(a, b)
     return _reordered(value, jnp.zeros_like(value), degenerate)

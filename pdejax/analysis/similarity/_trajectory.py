@@ -1,16 +1,100 @@
-r"""How well one system's hidden states follow another's, beside what shuffled and untrained states reach."""
+"""Correlation of layers, and how well one system's hidden states follow another's (v1 Tables 2–3, v2 §4.3.1)."""
 
+from typing import Literal
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, PRNGKeyArray
 
 from pdejax._bootstrap import check_bootstrap
-from pdejax._check import traced
+from pdejax._check import choice, traced
 from pdejax._figure import AbstractRecord, Figure
 from pdejax._trajectory import Trajectory
-from pdejax.analysis._states import paired_states
+from pdejax.analysis._states import hidden_states, paired_states
 from pdejax.analysis.similarity._layers import MEASURES, SHAPE_MEASURES, compare_layers
+
+_MEASURES = ("pearson", "spearman", "cosine", "cka_debiased")
+
+
+class LayerCorrelation(AbstractRecord):
+    """Correlation of pairs of layers, arrays `(pairs,)`, each with its interval and the nulls
+    `"tokens shuffled"` and, where given, `"untrained"`.
+
+    - `pearson`, `spearman` over all entries of all real tokens; `cosine` of each token, averaged; `cka_debiased` with tokens
+      as samples.
+    - `pairs`: which layers were paired, (tested, reference), numbered from 0. `degenerate`: one of them holds the same token
+      everywhere; CKA is 0 there by definition, and correlations where all entries are the same.
+    """
+
+    pearson: Figure
+    spearman: Figure
+    cosine: Figure
+    cka_debiased: Figure
+    degenerate: Bool[Array, " pairs"]
+    pairs: tuple[tuple[int, int], ...] = eqx.field(static=True)
+
+
+def layer_correlation(
+    states: Trajectory | ArrayLike,
+    reference: Literal["input", "previous"] | Trajectory | ArrayLike = "input",
+    mask: ArrayLike | None = None,
+    *,
+    untrained: Trajectory | ArrayLike | None = None,
+    key: PRNGKeyArray | None = None,
+    level: float = 0.95,
+    resamples: int = 500,
+) -> LayerCorrelation:
+    r"""Correlation of every layer $u_l$ of `states (layers, [batch], n, d)` with a `reference`:
+
+    - `"input"`: the first layer, pairs (0, 0), (1, 0), … (layers − 1, 0). Source: v2 §4.3.1 and Fig. 4 (which correlation is
+      not said there; a cosine for its Thm 3.4, Pearson's for its Table 2).
+    - `"previous"`: the layer before, pairs (1, 0), (2, 1), … A smaller step alone brings it nearer to 1, so it compares systems
+      at equal steps only. Source: v1 §3.1, Table 2.
+    - states of another system with equally many features: the same layer there, pairs (0, 0), (1, 1), … Source: v1 §3.1, Table 3.
+
+    `mask (n,)` or `(batch, n)`. Nulls: $u_l$ with the tokens of each sequence shuffled (what is left is what all tokens of a
+    sequence share, not which token is which), and the same figure of an `untrained` system in the place of `states`.
+    Intervals, options, errors and cost as in [`trajectory_fidelity`][pdejax.analysis.similarity.trajectory_fidelity], without
+    its SVD; `ValueError` for a single layer with `"previous"` too.
+    """
+    owner = "layer_correlation"
+    check_bootstrap(owner, level, resamples)
+    named = isinstance(reference, str)
+    if named:
+        choice(owner, "reference", reference, ("input", "previous"), "or give another system's states")
+        first = second = hidden_states(owner, "states", states, mask)
+    else:
+        first, second = paired_states(owner, ("states", "reference"), states, reference, mask)
+        if first.u.shape != second.u.shape:
+            raise ValueError(
+                f"{owner}: states has {first.u.shape[-1]} features and reference {second.u.shape[-1]}; a correlation of "
+                "entries needs equally many. trajectory_fidelity gives CKA and Procrustes distance."
+            )
+    layers = first.u.shape[0]
+    if named and reference == "previous" and layers < 2:
+        raise ValueError(f"{owner}: states has one layer; at least two are needed.")
+    check_tokens(owner, first.mask)
+    systems = [(first.u, second.u)]
+    if untrained is not None:
+        null = hidden_states(owner, "untrained", untrained, mask)
+        if null.u.shape != first.u.shape:
+            raise ValueError(
+                f"{owner}: untrained has shape {null.u.shape}; it must have that of the states, {first.u.shape}."
+            )
+        systems.append((null.u, null.u if named else second.u))
+    if not named:
+        pairs = tuple((i, i) for i in range(layers))
+    elif reference == "input":
+        pairs = tuple((i, 0) for i in range(layers))
+    else:
+        pairs = tuple((i + 1, i) for i in range(layers - 1))
+    key = jax.random.key(0) if key is None else key
+    found, _, degenerate = compare_layers(
+        in_one_type(systems), pairs, first.mask, key, _MEASURES, False, level, resamples
+    )
+    return LayerCorrelation(**found, degenerate=degenerate, pairs=pairs)
 
 
 class TrajectoryFidelity(AbstractRecord):
@@ -20,9 +104,9 @@ class TrajectoryFidelity(AbstractRecord):
     - `"mse"`: ‖a − b‖² per entry; `"relative_error"`: ‖a − b‖/‖b‖ of a sequence (not squared);
     - `"cosine"` of each token, `"sequence_cosine"` of each sequence's whole field. These four are means over sequences.
     - `"pearson"`, `"spearman"` over all entries of all real tokens;
-    - `"cka"`, `"cka_debiased"`, `"procrustes"`: [`linear_cka`][pdejax.analysis.linear_cka] and
-      [`procrustes_distance`][pdejax.analysis.procrustes_distance] with all real tokens as samples. The others need equal
-      numbers of features.
+    - `"cka"`, `"cka_debiased"`, `"procrustes"`: [`linear_cka`][pdejax.analysis.similarity.linear_cka] and
+      [`procrustes_distance`][pdejax.analysis.similarity.procrustes_distance] with all real tokens as samples. The others
+      need equal numbers of features.
 
     Nulls: `"tokens shuffled"`, `"features shuffled"` (not of the last three, which do not see the order of features),
     `"untrained"` where given. `degenerate (layers,)`: all tokens of one system are the same there (rank collapse), so that CKA

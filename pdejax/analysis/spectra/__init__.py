@@ -1,12 +1,6 @@
 """Spectra of hidden states along tokens and features, low-pass filtering, and spectra of attention's weights."""
 
-from pdejax.analysis.spectra._amplitude import AmplitudeSpectrum as AmplitudeSpectrum
-from pdejax.analysis.spectra._amplitude import LowPass as LowPass
-from pdejax.analysis.spectra._amplitude import SpectralSimilarity as SpectralSimilarity
 from pdejax.analysis.spectra._amplitude import amplitude_spectrum as amplitude_spectrum
 from pdejax.analysis.spectra._amplitude import low_pass_ratio as low_pass_ratio
 from pdejax.analysis.spectra._amplitude import spectral_similarity as spectral_similarity
-from pdejax.analysis.spectra._amplitude import white_noise_similarity as white_noise_similarity
-from pdejax.analysis.spectra._weights import AttentionSpectra as AttentionSpectra
-from pdejax.analysis.spectra._weights import CircuitSpectrum as CircuitSpectrum
 from pdejax.analysis.spectra._weights import attention_spectra as attention_spectra

@@ -18,8 +18,7 @@ from pdejax._bootstrap import check_bootstrap, compare, compare_all
 from pdejax._check import boolean, choice, integer, traced
 from pdejax._figure import AbstractRecord, Figure
 from pdejax._trajectory import Trajectory
-from pdejax.analysis._nulls import shuffle_features, shuffle_tokens
-from pdejax.analysis._states import hidden_states, paired_states
+from pdejax.analysis._states import hidden_states, paired_states, shuffle_features, shuffle_tokens
 from pdejax.analysis.tokens._clustering import random_directions
 from pdejax.terms._base import at_least_float32
 
@@ -153,12 +152,11 @@ def spectral_similarity(
     (token), then their mean. v2 names the figure but not its definition; both readings are its.
 
     **Amplitudes are not negative, so the cosine of any two is large.** Two independent white noises have s = π/4 = 0.785 for
-    one channel and $1/(1 + (4/\pi - 1)/d)$ for d pooled ones: 0.967 at d = 8, 0.998 at d = 128
-    ([`white_noise_similarity`][pdejax.analysis.white_noise_similarity]). Hence beside it, over the lines k ≥ 1: the
-    `correlation` of the two spectra, and that of their logarithms (floored at rounding), both 0 for independent noise; and
-    nulls in which `b` has its tokens or features shuffled, or is replaced by `untrained` states. Pooling over features makes
-    the likeness along tokens blind to a shuffle of features by construction (and along features to one of tokens): that null
-    then equals the value.
+    one channel and $1/(1 + (4/\pi - 1)/d)$ for d pooled ones: 0.967 at d = 8, 0.998 at d = 128. Hence beside it, over the
+    lines k ≥ 1: the `correlation` of the two spectra, and that of their logarithms (floored at rounding), both 0 for
+    independent noise; and nulls in which `b` has its tokens or features shuffled, or is replaced by `untrained` states.
+    Pooling over features makes the likeness along tokens blind to a shuffle of features by construction (and along features
+    to one of tokens): that null then equals the value.
 
     A cosine with a spectrum of zeros, and a correlation with a flat spectrum or fewer than three lines, is 0. `mask`,
     `window`, `key`, errors and cost as for [`amplitude_spectrum`][pdejax.analysis.amplitude_spectrum]; lines are

@@ -1,5 +1,7 @@
 r"""Eigenvalues of attention's two bilinear maps, the QK and the OV circuit of every layer and head."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,9 +9,10 @@ from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
 from pdejax._check import traced
 from pdejax._depth import DepthVarying
+from pdejax._discretization import Discretization
 from pdejax._equation import MasterEquation
 from pdejax._figure import AbstractRecord
-from pdejax.models import Transformer, lift
+from pdejax.models._pairing import functional
 from pdejax.terms import Attention
 
 
@@ -52,9 +55,7 @@ class AttentionSpectra(AbstractRecord):
     ov_radius: Float[Array, "layers H"]
 
 
-def attention_spectra(
-    model: Transformer | DepthVarying | MasterEquation | Attention, *, key: PRNGKeyArray | None = None
-) -> AttentionSpectra:
+def attention_spectra(model: Any, *, key: PRNGKeyArray | None = None) -> AttentionSpectra:
     r"""Spectra of the circuits of softmax attention, per layer and head, tokens as rows:
 
     $$W_{QK} = \frac{W_QW_K^\top}{\sqrt{d_k}}\quad(\text{logit}_{ij} = x_iW_{QK}x_j^\top),\qquad
@@ -66,8 +67,9 @@ def attention_spectra(
     2312.10794); eigenvalues of W_OV say what attention does to tokens that agree: positive ones copy them, negative ones turn
     them round (Elhage et al. 2021, transformer-circuits.pub/2021/framework).
 
-    `model`: a `Transformer` (then `lift(model)`), a `DepthVarying` or `MasterEquation` whose interaction is an `Attention`, or
-    the `Attention` itself (one layer). For smooth weights the layers are those at the knots.
+    `model`: a `Transformer`, a `Simulator`, a `Network` or a `Discretization`, or its field, a `DepthVarying` or `MasterEquation`
+    whose interaction is an `Attention`, or the `Attention` itself (one layer). For smooth weights the layers are those at the
+    knots.
 
     The nonzero eigenvalues of a product AB are those of BA, which is d_k × d_k: O(layers·H·(d d_k² + d³)), the d³ from the
     symmetric parts. **Not jit-compatible**: nonsymmetric eigenvalues come from LAPACK through NumPy, in float64 whatever the
@@ -131,8 +133,11 @@ def _circuit(read: np.ndarray, write: np.ndarray) -> CircuitSpectrum:
 
 def _attention(model: object) -> Attention:
     """The attention of a model, its weights with or without a leading axis of layers."""
-    if isinstance(model, Transformer):
-        model = lift(model).field
+    system = functional(model)
+    if hasattr(system, "discretization"):
+        found = system.discretization
+        model = found if isinstance(found, Discretization) else found()
+    model = model.field if isinstance(model, Discretization) else model
     if isinstance(model, DepthVarying):
         if model.kind == "cosine":
             raise ValueError(

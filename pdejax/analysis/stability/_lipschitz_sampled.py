@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from pdejax._check import integer
 from pdejax._figure import AbstractRecord
 from pdejax._types import Field, Mask
+from pdejax.analysis.jacobian._maps import length
 from pdejax.analysis.jacobian._operator import FieldAt, Jacobian
-from pdejax.analysis.jacobian._padding import length
 from pdejax.analysis.numerics._norms import token_max_norm
 from pdejax.analysis.stability._lipschitz import check_domain
 from pdejax.terms import FieldArgs
@@ -86,7 +86,7 @@ def adversarial_lipschitz(
     that falls from 0.3 R to 0.01 R, and is projected on the ball. The best state met is returned. A lower bound of the
     Lipschitz constant: ascent stalls where softmax saturates (large ‖B‖R²) or ReLU leaves no gradient.
 
-    Arguments, norms and errors as in [`sampled_lipschitz`][pdejax.analysis.sampled_lipschitz].
+    Arguments, norms and errors as in [`sampled_lipschitz`][pdejax.analysis.stability.sampled_lipschitz].
     """
     _check("adversarial_lipschitz", shape, radius, norm, spread, starts=starts, steps=steps, iterations=iterations)
     n, d = shape

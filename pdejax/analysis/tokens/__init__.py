@@ -1,9 +1,5 @@
 """Tokens as a population: clustering and collapse over depth, statistics of their representation."""
 
-from pdejax.analysis.tokens._clustering import TokenClustering as TokenClustering
-from pdejax.analysis.tokens._clustering import effective_rank as effective_rank
 from pdejax.analysis.tokens._clustering import token_clustering as token_clustering
-from pdejax.analysis.tokens._collapse import CollapseRate as CollapseRate
 from pdejax.analysis.tokens._collapse import collapse_rate as collapse_rate
-from pdejax.analysis.tokens._representation import Representation as Representation
 from pdejax.analysis.tokens._representation import representation as representation

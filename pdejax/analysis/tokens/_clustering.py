@@ -59,7 +59,7 @@ def token_clustering(
     resamples: int = 500,
 ) -> TokenClustering:
     r"""Clustering and rank collapse of hidden states `(layers, [b,] n, d)`, per layer; see
-    [`TokenClustering`][pdejax.analysis.tokens.TokenClustering] for the figures.
+    [`TokenClustering`][pdejax.analysis.tokens._clustering.TokenClustering] for the figures.
 
     - `threshold`: cosine above which two tokens are joined. Clusters are those of single linkage: a chain of close tokens is
       one cluster, however far its ends are apart. 0.99 is an angle of 8°; report it with the number.

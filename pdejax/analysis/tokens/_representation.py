@@ -62,7 +62,7 @@ def representation(
     resamples: int = 200,
 ) -> Representation:
     r"""Statistics of the representations in hidden states `(layers, [b,] n, d)`; see
-    [`Representation`][pdejax.analysis.tokens.Representation] for each.
+    [`Representation`][pdejax.analysis.tokens._representation.Representation] for each.
 
     - `threshold` θ of the sparsity, absolute, in units of u. v2 (Figure 10: 0.99 % → 0.59 %) does not give its own. A
       Gaussian of the magnitude it states, mean |u| = 0.631, has 1.01 % of its entries below 0.01 in modulus, hence the default

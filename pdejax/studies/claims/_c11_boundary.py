@@ -10,7 +10,8 @@ from jaxtyping import Array
 
 from pdejax._bootstrap import over_seeds
 from pdejax._equation import MasterEquation
-from pdejax.analysis import energy_rates, fit_order
+from pdejax.analysis import fit_order
+from pdejax.analysis.growth import energy_rates
 from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
 from pdejax.solvers import Grid, Laplacian
 from pdejax.studies.claims._claim import Claim

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from pdejax._bootstrap import over_seeds
-from pdejax.analysis import fidelity
+from pdejax.analysis.residual import fidelity
 from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
 from pdejax.studies.claims._claim import Claim, high, low, range_over
 from pdejax.terms import Attention, FeedForward

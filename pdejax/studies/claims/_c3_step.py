@@ -10,7 +10,7 @@ import numpy as np
 
 from pdejax._bootstrap import over_seeds
 from pdejax._equation import MasterEquation
-from pdejax.analysis import token_max_norm
+from pdejax.analysis.numerics._norms import token_max_norm
 from pdejax.analysis.stability import corrected_step_bound, v1_21
 from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
 from pdejax.solvers import Grid

@@ -10,8 +10,7 @@ import numpy as np
 
 from pdejax._bootstrap import over_seeds
 from pdejax._equation import MasterEquation
-from pdejax.analysis.growth._energy import claimed_energy, energy, energy_rates
-from pdejax.analysis.growth._growth import growth_bound
+from pdejax.analysis.growth._energy import claimed_energy, energy, energy_rates, growth_bound
 from pdejax.analysis.numerics._norms import mesh_norm
 from pdejax.exact import spatial_norm_basin_radius, spatial_norm_growth_radius
 from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict

@@ -9,7 +9,7 @@ from jaxtyping import Array
 from pdejax._bootstrap import over_seeds
 from pdejax.analysis.growth._diffusivity import (
     AntiDiffusion,
-    frozen_growth,
+    anti_diffusion,
     negative_fraction,
     random_negative_fraction,
 )
@@ -58,7 +58,7 @@ def growth_rate(n: int, form: str = "raw") -> AntiDiffusion:
     if negative_fraction(network, _smooth(SIZES[0])).fraction < 0.5:  # the same law, the other sign
         network = eqx.tree_at(lambda f: f.w2, network, -network.w2)
     mixing = Attention(DIM, 2, key=jax.random.key(2))
-    return frozen_growth(EffectiveDiffusion(Grid(n), mixing, network, 0.1 * _smooth(n, seed=1), form=form), _smooth(n))
+    return anti_diffusion(EffectiveDiffusion(Grid(n), mixing, network, 0.1 * _smooth(n, seed=1), form=form), _smooth(n))
 
 
 def _smooth(n: int, seed: int = 0) -> Array:

@@ -9,8 +9,9 @@ from jaxtyping import Array
 
 from pdejax._bootstrap import over_seeds
 from pdejax._equation import MasterEquation
-from pdejax.analysis import energy as energy_of
-from pdejax.analysis import energy_rates, fit_order
+from pdejax.analysis import fit_order
+from pdejax.analysis.growth import energy as energy_of
+from pdejax.analysis.growth import energy_rates
 from pdejax.models import Architecture, Transformer
 from pdejax.runs._findings import Counterexample, Measured
 from pdejax.solvers import Grid

@@ -183,9 +183,9 @@ class _Figures:
         """What needs the model's states and maps only."""
         draws = {"key": self.key, "resamples": RESAMPLES}
         self.say("correlations")
-        kept = analysis.input_correlation(states, self.mask, untrained=null, **draws)
+        kept = analysis.layer_correlation(states, mask=self.mask, untrained=null, **draws)
         self.add("correlation with the input", kept.pearson, "untrained")
-        near = analysis.adjacent_correlation(states, self.mask, untrained=null, **draws)
+        near = analysis.layer_correlation(states, "previous", self.mask, untrained=null, **draws)
         self.add("correlation with the layer before", near.pearson, "untrained", first=1)
         self.records["input_correlation"] = lambda: plot.plot(kept)
         self.say("attention")
@@ -193,7 +193,7 @@ class _Figures:
         self.add("entropy of attention", entropy.entropy, "uniform", "nats", first=1)
         self.records["attention_entropy"] = lambda: plot.plot(entropy)
         self.say("spectra")
-        low = analysis.low_pass_ratio(states, mask=self.mask, **draws)
+        low = analysis.spectra.low_pass_ratio(states, mask=self.mask, **draws)
         self.add("non-constant share of energy", low.share, "random directions")
         self.records["low_pass"] = lambda: plot.plot(low)
         self.say("statistics and clusters of states")

@@ -237,7 +237,7 @@ def measure(config: ConvergenceConfig, seed: int, parts: Parts) -> Evidence:
         # Arrays are cheap to solve for again and large to keep: only their summary is a part.
         if "reference" not in state:
             say("reference solution")
-            state["reference"] = analysis.solve_reference(d, case.u0, tolerance=tolerance)
+            state["reference"] = analysis.numerics.solve_reference(d, case.u0, tolerance=tolerance)
         return state["reference"]
 
     def summary():
@@ -254,7 +254,7 @@ def measure(config: ConvergenceConfig, seed: int, parts: Parts) -> Evidence:
 
     def constants():
         say("growth constants along the trajectory")
-        return analysis.measure_constants(d, reference())
+        return analysis.numerics.measure_constants(d, reference())
 
     results["constants"] = parts.get("constants", constants)
     known = FieldConstants(**results["constants"])
@@ -262,7 +262,7 @@ def measure(config: ConvergenceConfig, seed: int, parts: Parts) -> Evidence:
     for solver in config.solvers:
 
         def measure(solver=solver):
-            return analysis.measure_scheme(
+            return analysis.numerics.measure_scheme(
                 d, case.u0, steps=steps, solver=solver, reference=reference(), constants=known, report=say
             )
 
@@ -428,7 +428,7 @@ def _order_verdict(record: dict[str, Any]) -> str:
 
 def _violations(record: dict[str, Any], reference_error: float) -> int:
     pairs = zip(record["errors"], record["bounds"], strict=True)
-    floor = analysis.error_floor(reference_error)
+    floor = analysis.numerics.error_floor(reference_error)
     return sum(1 for error, bound in pairs if error is not None and bound is not None and error > max(bound, floor))
 
 

@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from pdejax._equation import MasterEquation
-from pdejax.analysis import token_max_norm
+from pdejax.analysis.numerics import token_max_norm
 from pdejax.analysis.stability import v1_21
 from pdejax.plot._style import COLOURS
 from pdejax.solvers import Grid

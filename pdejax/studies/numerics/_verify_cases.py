@@ -120,13 +120,13 @@ def heat() -> Iterator[Check]:
         u0 = jnp.concatenate([modes, normal(1, N, WIDTH - N)], axis=1)
         equation = MasterEquation(diffusion=Diffusion(grid, rates))
         u = np.asarray(solve(equation, u0, t1))
-        growth = [exact.heat_mode_eigenvalue(N, boundary, first + j, rates[j], spacing) for j in range(N)]
+        growth = [exact.heat_eigenvalues(N, boundary, rates[j], spacing, k=first + j) for j in range(N)]
         errors = [relative(u[:, j], np.exp(t1 * growth[j]) * modes[:, j]) for j in range(N)]
         yield Check(f"heat modes, {boundary}", TIGHT, max(errors), REACHED)
         expected = exact.heat_solution(u0, rates, t1, boundary, LENGTH)
         yield Check(f"heat, random data, {boundary}", TIGHT, relative(u, expected), REACHED)
         u = np.asarray(simulate(Discretization(equation, "euler", t1=steps * h, steps=steps), u0).us[-1])
-        factors = [exact.heat_mode_factor(N, boundary, first + j, rates[j], spacing, h) for j in range(N)]
+        factors = [1 + h * growth[j] for j in range(N)]
         errors = [relative(u[:, j], np.asarray(factors[j]) ** steps * modes[:, j]) for j in range(N)]
         yield Check(f"heat modes, factor per step, {boundary}", f"euler, {steps} steps", max(errors), ROUNDING)
     root = normal(2, 4, 4)
@@ -196,7 +196,7 @@ def spatial_norm() -> Iterator[Check]:
     sharp = SpatialNorm(gamma, eps=1e-24)
     depths = [f * s0 / gamma for f in (0.2, 0.5, 0.8)]
     radii = _radii(solve(MasterEquation(stabilization=sharp), u0, depths[-1], depths))
-    found, expected = depths + radii / gamma, np.full(3, exact.spatial_norm_extinction_time(s0, gamma))
+    found, expected = depths + radii / gamma, np.full(3, exact.spatial_norm_time(s0, 0.0, gamma, 0.0))
     yield Check("spatial normalization, extinction", TIGHT, relative(found, expected), REACHED)
 
     eye, none = jnp.eye(4), jnp.zeros(4)
@@ -313,7 +313,7 @@ def equiangular() -> Iterator[Check]:
         case = f"equiangular tokens, β = {beta:g}, n = {n}"
         expected = exact.equiangular_cosine(gamma, beta, n, jnp.asarray(depths))
         yield Check(f"{case}, cosine", TIGHT, relative(_cosines(us), expected), REACHED)
-        expected = exact.equiangular_gap(gamma, beta, n, jnp.asarray(depths))
+        expected = exact.equiangular_cosine(gamma, beta, n, jnp.asarray(depths), gap=True)
         gaps = 0.5 * np.sum((us[:, 0] - us[:, 1]) ** 2, axis=-1)
         yield Check(f"{case}, gap", TIGHT, float(np.max(np.abs(gaps / np.asarray(expected) - 1))), REACHED)
         start, velocity = np.asarray(u0)[:n], np.asarray(_evaluate(equation, u0, FieldArgs(mask)))[:n]

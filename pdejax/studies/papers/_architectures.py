@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import xarray as xr
 
-from pdejax.analysis import adjacent_correlation, trajectory_fidelity
+from pdejax.analysis import layer_correlation, trajectory_fidelity
 from pdejax.models import observe
 from pdejax.plot._style import LAYER, axes_of, legend, whole_layers
 from pdejax.runs._records import Picture
@@ -49,7 +49,7 @@ def measure(settings: Settings, seed: int, models: Models) -> Evidence:
         truth = bench(own, seed, models)
         key = jax.random.key(seed)
         theirs = truth.observed.states
-        adjacent = adjacent_correlation(theirs, truth.mask, key=key, resamples=RESAMPLES)
+        adjacent = layer_correlation(theirs, "previous", truth.mask, key=key, resamples=RESAMPLES)
         found[f"{name}/adjacent"] = adjacent.pearson.value
         for pairing in ("shared", "distilled"):
             model = partner(own, seed, models, pairing)

@@ -16,7 +16,7 @@ import xarray as xr
 from jaxtyping import Array
 from matplotlib.figure import Figure
 
-from pdejax.analysis import input_correlation
+from pdejax.analysis import layer_correlation
 from pdejax.models import observe
 from pdejax.plot._style import COLOURS, LAYER, MARKERS, axes_of, legend, whole_layers
 from pdejax.runs._records import Picture, Row
@@ -130,7 +130,7 @@ def _correlations(model: Any, batch, seed: int) -> tuple[np.ndarray, np.ndarray]
 # Compiled here, so that all cells share the program.
 @eqx.filter_jit
 def _kept(states: Array, mask: Array, key: Array) -> Any:
-    return input_correlation(states, mask, key=key, resamples=RESAMPLES)
+    return layer_correlation(states, mask=mask, key=key, resamples=RESAMPLES)
 
 
 def dataset(settings: Settings, measured: Sequence[Evidence]) -> xr.Dataset:

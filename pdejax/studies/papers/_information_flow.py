@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from pdejax._discretization import Discretization
 from pdejax._equation import MasterEquation
 from pdejax._simulate import simulate
-from pdejax.analysis import adjacent_correlation, layer_correlation
+from pdejax.analysis import layer_correlation
 from pdejax.models import observe
 from pdejax.plot._style import LAYER, NULL, axes_of, legend, whole_layers
 from pdejax.runs._records import Picture
@@ -71,7 +71,7 @@ def measure(settings: Settings, seed: int, models: Models) -> Evidence:
             null = observe(untrained_partner(model, seed), truth.batch.inputs, truth.mask).states
     adjacent, pearson, spearman = [], [], []
     for name in SYSTEMS:
-        adjacent.append(adjacent_correlation(states[name], mask, key=key, resamples=RESAMPLES).pearson.value)
+        adjacent.append(layer_correlation(states[name], "previous", mask, key=key, resamples=RESAMPLES).pearson.value)
         same = layer_correlation(states[name], theirs, mask, key=key, resamples=RESAMPLES)
         pearson.append(same.pearson.value)
         spearman.append(same.spearman.value)
@@ -80,7 +80,7 @@ def measure(settings: Settings, seed: int, models: Models) -> Evidence:
         "adjacent": np.stack(adjacent),
         "pearson": np.stack(pearson),
         "spearman": np.stack(spearman),
-        "null_adjacent": adjacent_correlation(null, mask, key=key, resamples=RESAMPLES).pearson.value,
+        "null_adjacent": layer_correlation(null, "previous", mask, key=key, resamples=RESAMPLES).pearson.value,
         "null_pearson": beside.pearson.value,
         "null_spearman": beside.spearman.value,
         "heatmap": np.stack([np.asarray(states[name][:, 0]) for name in SYSTEMS]),

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Array
 
 from pdejax.data import Batch
-from pdejax.models import Observed, observe, pair, untrained_field
+from pdejax.models import observe, pair, untrained_field
+from pdejax.models._observe import Observed
 from pdejax.plot._style import COLOURS, DIVERGING, LAYER, NULL, axes_of, band, legend, whole_layers
 from pdejax.studies.papers._experiment import Models, Settings, Trained, held_out
 

@@ -10,11 +10,10 @@
 All take pairs and answer in nats.
 """
 
-from pdejax.analysis.information._estimate import AbstractInformation as AbstractInformation
-from pdejax.analysis.information.trained._barber_agakov import BarberAgakov as BarberAgakov
-from pdejax.analysis.information.trained._club import CLUB as CLUB
+from pdejax.analysis.information._samples import AbstractInformation as AbstractInformation
+from pdejax.analysis.information.trained._estimates import CLUB as CLUB
+from pdejax.analysis.information.trained._estimates import BarberAgakov as BarberAgakov
+from pdejax.analysis.information.trained._estimates import InfoNCE as InfoNCE
+from pdejax.analysis.information.trained._estimates import PaperEstimate as PaperEstimate
 from pdejax.analysis.information.trained._fit import fit as fit
-from pdejax.analysis.information.trained._gaussian import ConditionalGaussian as ConditionalGaussian
-from pdejax.analysis.information.trained._held_out import trained_information as trained_information
-from pdejax.analysis.information.trained._infonce import InfoNCE as InfoNCE
-from pdejax.analysis.information.trained._paper import PaperEstimate as PaperEstimate
+from pdejax.analysis.information.trained._networks import ConditionalGaussian as ConditionalGaussian

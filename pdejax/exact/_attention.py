@@ -1,13 +1,4 @@
-r"""Equiangular tokens on the sphere and their pre-LN counterpart, THEORY §5.5 and §5.6.
-
-n ≥ 2 tokens of equal length with the same cosine γ between any two stay so under attention with identity
-queries, keys and values at inverse temperature β (the token itself is one of the n keys). In the coordinate
-
-$$y = \ln\frac{1+(n-1)\gamma}{1-\gamma},\qquad 1-\gamma = \frac{n}{e^y+n-1},$$
-
-the equation of §5.5 is $y' = 2n/(e^{\beta(1-\gamma)} + n - 1)$: never stiff, y' → 2 at the end, and y' = 2
-for β = 0. Hence the depth τ(y) is a quadrature, which is inverted here.
-"""
+"""Tokens under attention alone: equiangular tokens, Gaussian tokens without normalization, tokens on the sphere."""
 
 import functools
 from typing import NamedTuple
@@ -17,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from pdejax.exact._arguments import Values, as_float, count, depth, nonnegative, positive, require
-from pdejax.exact._matrix import product
-from pdejax.exact._roots import increasing_root
+from pdejax._types import Depth, Field
+from pdejax.exact._arguments import Values, as_float, count, depth, finite, nonnegative, positive, require
+from pdejax.exact._numerics import increasing_root, product
 
 _PANELS, _NODES = 128, 16
 
@@ -72,7 +63,7 @@ def equiangular_rate(gamma: Values, beta: Values, n: int) -> Float[Array, "..."]
     return 2 * (1 - g) * (1 + (n - 1) * g) / (jnp.exp(b * (1 - g)) + (n - 1))
 
 
-def equiangular_cosine(gamma0: Values, beta: Values, n: int, t: Values) -> Float[Array, "..."]:
+def equiangular_cosine(gamma0: Values, beta: Values, n: int, t: Values, *, gap: bool = False) -> Float[Array, "..."]:
     r"""Pairwise cosine γ(t) of the flow of [`equiangular_rate`][pdejax.exact.equiangular_rate] from
     `gamma0`. For β = 0, with $w = e^{2t}(1+(n-1)\gamma_0)/(1-\gamma_0)$,
 
@@ -84,17 +75,10 @@ def equiangular_cosine(gamma0: Values, beta: Values, n: int, t: Values) -> Float
 
     `gamma0` in (−1/(n−1), 1], 0 ≤ `beta` ≤ 100 (30 in float32), `t` ≥ 0 broadcast; n ≥ 2. Differentiable in
     all three. Raises `ValueError` outside these ranges. Source: arXiv 2312.10794, §6 (Theorem 6.9), whose
-    initial tokens are orthogonal, γ0 = 0.
+    initial tokens are orthogonal, γ0 = 0. With `gap` 1 − γ(t) instead, to full relative accuracy: it closes
+    like $e^{-2t}$, below the rounding of γ itself from t ≈ 18 on.
     """
-    return _from_coordinate(gamma0, beta, n, t)[0]
-
-
-def equiangular_gap(gamma0: Values, beta: Values, n: int, t: Values) -> Float[Array, "..."]:
-    r"""The gap 1 − γ(t) of [`equiangular_cosine`][pdejax.exact.equiangular_cosine] to full relative
-    accuracy: it closes like $e^{-2t}$, below the rounding of γ itself from t ≈ 18 on. Arguments and errors
-    as there.
-    """
-    return _from_coordinate(gamma0, beta, n, t)[1]
+    return _from_coordinate(gamma0, beta, n, t)[int(gap)]
 
 
 def preln_equiangular_rates(
@@ -266,3 +250,106 @@ def _rule() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     left = np.arange(_PANELS)[:, None] / _PANELS
     nodes = left + 0.5 * (x[None] + 1) / _PANELS
     return nodes, np.tile(0.5 * w / _PANELS, (_PANELS, 1)), 0.5 * partial / _PANELS
+
+
+def gaussian_token_variance(variance0: Values, coupling: Values, t: Values) -> Float[Array, "..."]:
+    r"""Variance $s^2(t) = s_0^2/(1 - 2c\,s_0^2t)$ of Gaussian tokens under attention without leak; inf from
+    the blow-up on.
+
+    `coupling` c = va of any sign: v the value matrix times I, a the logit's, `q·k/√dk = a⟨x, y⟩`. The same
+    holds for every coordinate of isotropic tokens in R^d. Each token is $x(t) = x(0)\,s(t)/s_0$. c < 0
+    contracts like 1/t. Arguments broadcast. Raises `ValueError` for s0² ≤ 0, t < 0 or c not finite.
+    Source: Castin et al., arXiv 2501.18322 (Gaussian initial data), one-dimensional case; derived here.
+    """
+    positive("variance0", variance0)
+    finite("coupling", coupling)
+    depth(t)
+    s, c, time = as_float(variance0, coupling, t)
+    left = 1 - 2 * c * s * time
+    return jnp.where(left > 0, s / jnp.where(left > 0, left, 1), jnp.inf)
+
+
+def gaussian_blowup_time(variance0: Values, coupling: Values) -> Float[Array, "..."]:
+    r"""Depth $1/(2c\,s_0^2)$ at which [`gaussian_token_variance`][pdejax.exact.gaussian_token_variance]
+    becomes infinite; inf for c ≤ 0. Raises `ValueError` for s0² ≤ 0 or c not finite.
+    """
+    positive("variance0", variance0)
+    finite("coupling", coupling)
+    s, c = as_float(variance0, coupling)
+    return jnp.where(c > 0, 1 / (2 * jnp.where(c > 0, c, 1) * s), jnp.inf)
+
+
+def gaussian_quadrature_tokens(n: int, variance: Values = 1.0) -> tuple[Float[Array, "n 1"], Float[Array, " n"]]:
+    r"""n tokens (n, 1) and weights (n,), Σ = 1, that stand for N(0, `variance`) in attention with these
+    quadrature weights: Gauss–Hermite nodes. Random tokens would reach the Gaussian limit only like
+    n^{−1/2}; these reach it to rounding, for every token x with |a s x| below about √n; further ones matter
+    only where their weight does, once $a s^2$ passes 1 or so.
+
+    Raises `ValueError` for n < 2, an n whose outermost weights underflow (above 360, in float32 above 50) or
+    variance ≤ 0.
+    Source: Golub and Welsch 1969, DOI 10.1090/S0025-5718-69-99647-1.
+    """
+    count("n", n, 2)
+    positive("variance", variance)
+    (s2,) = as_float(variance)
+    most = 360 if s2.dtype == jnp.float64 else 50
+    if n > most:
+        raise ValueError(f"n must be at most {most} in {s2.dtype}, or the outermost weights underflow; got {n}.")
+    nodes, weights = np.polynomial.hermite_e.hermegauss(n)
+    return jnp.sqrt(s2) * jnp.asarray(nodes, s2.dtype)[:, None], jnp.asarray(weights / weights.sum(), s2.dtype)
+
+
+def sphere_attention(x: Field, beta: Depth) -> Field:
+    r"""Field of tokens on the unit sphere with identity queries, keys and values, written out plainly:
+
+    $$x_i' = P_{x_i}\Big(\frac1{Z_i}\sum_je^{\beta\langle x_i,x_j\rangle}x_j\Big),\qquad
+      P_x(y) = y - \langle x,y\rangle x,\qquad Z_i = \sum_je^{\beta\langle x_i,x_j\rangle}.$$
+
+    `x` (n, d) of unit rows, any finite β; all n tokens are keys, j = i included. Returns (n, d).
+    Source: arXiv 2312.10794, (2.2) (there called SA).
+    """
+    u, b = as_float(x, beta)
+    mixed = product(jax.nn.softmax(b * product(u, u.T), axis=1), u)
+    return mixed - jnp.sum(mixed * u, axis=1, keepdims=True) * u
+
+
+def interaction_energy(x: Field, beta: Depth) -> Float[Array, ""]:
+    r"""Interaction energy of tokens, $E = \frac1{2\beta n^2}\sum_{ij}e^{\beta\langle x_i,x_j\rangle}$,
+    largest at consensus: $e^\beta/2\beta$. `x` (n, d) of unit rows. Raises `ValueError` for β ≤ 0.
+    Source: arXiv 2312.10794, §3.
+    """
+    positive("beta", beta)
+    u, b = as_float(x, beta)
+    return jnp.mean(jnp.exp(b * product(u, u.T))) / (2 * b)
+
+
+def interaction_energy_rate(x: Field, beta: Depth) -> Float[Array, ""]:
+    r"""Rate of [`interaction_energy`][pdejax.exact.interaction_energy] along
+    [`sphere_attention`][pdejax.exact.sphere_attention]:
+
+    $$\frac{dE}{dt} = \frac1{n^2}\sum_iZ_i\,\|x_i'\|^2 \ge 0.$$
+
+    It holds on the sphere only, where $x_i'$ is the projection of
+    $\frac1{Z_i}\sum_je^{\beta\langle x_i,x_j\rangle}x_j$: then
+    $\langle x_i', Z_i^{-1}\sum_j\dots\rangle = \|x_i'\|^2$. Raises `ValueError` for β ≤ 0. Source: arXiv
+    2312.10794, §3.
+    """
+    positive("beta", beta)
+    u, b = as_float(x, beta)
+    partition = jnp.sum(jnp.exp(b * product(u, u.T)), axis=1)
+    return jnp.sum(partition * jnp.sum(sphere_attention(u, b) ** 2, axis=1)) / u.shape[0] ** 2
+
+
+def consensus_exponents(n: int, d: int) -> Float[Array, " k"]:
+    r"""Lyapunov exponents of [`sphere_attention`][pdejax.exact.sphere_attention] at consensus
+    $x_1 = \dots = x_n$, descending, shape (n(d−1),): 0 with multiplicity d−1 (the common direction turns
+    freely) and −1 with multiplicity (n−1)(d−1).
+
+    To first order the softmax weights do not matter (they multiply equal tokens), so
+    $\xi_i' = \bar\xi - \xi_i$ for tangent ξ, at every β. The field extended to R^d as written there has n
+    further exponents −2, radial ones.
+    Raises `ValueError` for n < 1, d < 2. Source: linearization of arXiv 2312.10794, (2.2), derived here.
+    """
+    count("n", n)
+    count("d", d, 2)
+    return jnp.concatenate([jnp.zeros(d - 1), -jnp.ones((n - 1) * (d - 1))])

@@ -1,4 +1,4 @@
-r"""How fidelity to the input decays with depth, with and without residual connections (v2 Thm 3.4, claim C13)."""
+"""Fidelity of a residual flow to its input, v2 Thm 3.4 and (16)–(17): its bounds, and its decay with depth (claims C6, C13)."""
 
 import math
 from typing import Any
@@ -16,10 +16,98 @@ from pdejax._equation import AbstractEquation, MasterEquation
 from pdejax._figure import AbstractRecord, Figure
 from pdejax._simulate import simulate
 from pdejax._trajectory import Trajectory
-from pdejax.analysis._nulls import shuffle_tokens
-from pdejax.analysis._states import hidden_states
-from pdejax.analysis.residual._bounds import claimed_fidelity, sharp_fidelity
+from pdejax.analysis._states import hidden_states, shuffle_tokens
 from pdejax.analysis.similarity._measures import relative_error, sequence_cosine
+
+
+class FidelityReport(AbstractRecord):
+    """Fidelity along trajectories against the two bounds; arrays `(...,)` as the samples were given.
+
+    - `fidelity` ρ, `ratio` r = ‖I‖/‖u₀‖, `claimed` v2 (17), `sharp` √(1 − r²) (−1 for r ≥ 1).
+    - `below_one`, `above_one`: samples with r < 1 and with r ≥ 1; `violated_below`, `violated_above`: how many of each have
+      ρ below the claimed bound; `sharp_violated`: how many (of all) have ρ below the sharp one.
+    """
+
+    fidelity: Array
+    ratio: Array
+    claimed: Array
+    sharp: Array
+    below_one: int
+    above_one: int
+    violated_below: int
+    violated_above: int
+    sharp_violated: int
+
+
+def fidelity(us: Float[Array, "... n d"], u0: Float[Array, "n d"]) -> Float[Array, "..."]:
+    r"""$\rho = \langle u, u_0\rangle/(\|u\|\,\|u_0\|)$, v2 Thm 3.4, the cosine between fields; over the last two axes. NaN if
+    either is 0."""
+    product = jnp.einsum("...nd,nd->...", us, u0)
+    return product / (_size(us) * _size(u0))
+
+
+def residual_ratio(us: Float[Array, "... n d"], u0: Float[Array, "n d"]) -> Float[Array, "..."]:
+    r"""$r = \|\int_0^tF\|/\|u_0\| = \|u(t) - u_0\|/\|u_0\|$, by v2 (16). Inf or NaN if u₀ = 0."""
+    return _size(us - u0[(None,) * (us.ndim - 2)]) / _size(u0)
+
+
+def fidelity_bound(ratio: ArrayLike, *, claimed: bool = False) -> Float[Array, "..."]:
+    r"""The least cosine ρ that ‖I‖ = r‖u₀‖ allows: $\sqrt{1-r^2}$ for r < 1 (u₀ + I lies in a ball about u₀ that the tangents
+    from 0 touch at the angle arcsin r), 0 (not attained) for r = 1, −1 for r > 1. Attained by
+    [`adversarial_update`][pdejax.analysis.residual.adversarial_update].
+
+    `claimed`: v2 (17) instead, $\rho \ge (1-r)/(1+r)$. True for r ≤ 1, where it is weaker; false beyond, where only ρ ≥ −1 is:
+    the numerator is negative there, and dividing it by the largest ‖u‖ rather than the actual one raises the bound. I = −2u₀
+    gives ρ = −1 < −1/3."""
+    r = jnp.asarray(ratio)
+    if claimed:
+        return (1 - r) / (1 + r)
+    r = r.astype(jnp.result_type(float)) if not jnp.issubdtype(r.dtype, jnp.floating) else r
+    return jnp.where(r <= 1, jnp.sqrt(jnp.where(r <= 1, 1 - r**2, 0)), -1)
+
+
+def adversarial_update(u0: Float[Array, "n d"], ratio: float, *, key: PRNGKeyArray) -> Float[Array, "n d"]:
+    r"""The update I of norm r‖u₀‖ that hurts fidelity most: $I = r\|u_0\|\,(-r\,\hat u_0 + \sqrt{1-r^2}\,\hat w)$ for r < 1, ŵ a
+    random unit field orthogonal to u₀; $-r\,u_0$ for r > 1.
+
+    Raises `ValueError` for a ratio that is negative or exactly 1 (u₀ + I = 0: no angle), or a field of one number with
+    r < 1, which has nothing orthogonal to it.
+    """
+    if not float(ratio) >= 0 or float(ratio) == 1:
+        raise ValueError(f"ratio={ratio} must be at least 0 and not 1, where u₀ + I would be 0.")
+    if ratio > 1:
+        return -ratio * u0
+    if u0.size < 2:
+        raise ValueError("a field of one number has no orthogonal direction: give at least two tokens or features.")
+    unit = u0 / _size(u0)
+    w = jax.random.normal(key, u0.shape, u0.dtype)
+    w = w - jnp.sum(w * unit) * unit
+    return ratio * _size(u0) * (-ratio * unit + (1 - ratio**2) ** 0.5 * w / _size(w))
+
+
+def fidelity_report(us: Float[Array, "... n d"], u0: Float[Array, "n d"], tolerance: float = 1e-12) -> FidelityReport:
+    """Fidelity, ratio and both bounds at every sample of `us (..., n, d)`, and how often each bound is violated by more than
+    `tolerance` (rounding). Samples that are not finite count nowhere."""
+    rho, r = fidelity(us, u0), residual_ratio(us, u0)
+    claimed, sharp = fidelity_bound(r, claimed=True), fidelity_bound(r)
+    finite, below = jnp.isfinite(rho), r < 1
+    broken = finite & (rho < claimed - tolerance)
+    return FidelityReport(
+        rho,
+        r,
+        claimed,
+        sharp,
+        below_one=int(jnp.sum(finite & below)),
+        above_one=int(jnp.sum(finite & ~below)),
+        violated_below=int(jnp.sum(broken & below)),
+        violated_above=int(jnp.sum(broken & ~below)),
+        sharp_violated=int(jnp.sum(finite & (rho < sharp - tolerance))),
+    )
+
+
+def _size(u: Array) -> Array:
+    return jnp.sqrt(jnp.sum(u**2, axis=(-2, -1)))
+
 
 DECAYS = ("exponential", "algebraic", "plateau")
 _GRID = 160
@@ -221,7 +309,7 @@ def _fidelities(u, real, key):
     mask = jnp.broadcast_to(real[None], u.shape[:3])
     shuffled = jnp.broadcast_to(shuffle_tokens(u[:1], real, key), u.shape)
     r = relative_error(u, first, mask)
-    sharp, claimed = sharp_fidelity(r), claimed_fidelity(r)
+    sharp, claimed = fidelity_bound(r), fidelity_bound(r, claimed=True)
     return sequence_cosine(u, first, mask), sequence_cosine(u, shuffled, mask), sharp, claimed
 
 

@@ -1,5 +1,6 @@
-"""Differential (or binned Shannon) entropy of samples."""
+"""Entropy of samples, and information between two samples."""
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Literal, get_args
@@ -12,8 +13,22 @@ from jax.scipy.special import digamma
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from pdejax._check import choice, traced
-from pdejax.analysis.information._estimate import Estimate, Kind
+from pdejax.analysis.information._counting import (
+    binned_information,
+    checked_bins,
+    checked_noise,
+    codes,
+    gaussian_entropy,
+    gaussian_information,
+    inner_edges,
+    kde_information,
+    log_sums,
+    plug_in,
+)
+from pdejax.analysis.information._neighbours import knn_distances, ksg_information
 from pdejax.analysis.information._samples import (
+    Estimate,
+    Kind,
     by_block,
     checked_neighbours,
     continuous,
@@ -22,10 +37,7 @@ from pdejax.analysis.information._samples import (
     poisoned,
     square_distance,
 )
-from pdejax.analysis.information.estimators._binned import checked_bins, codes, inner_edges, plug_in
-from pdejax.analysis.information.estimators._exact_gaussian import gaussian_entropy
-from pdejax.analysis.information.estimators._kde import checked_noise, log_sums
-from pdejax.analysis.information.estimators._ksg import knn_distances
+from pdejax.analysis.information.trained._fit import TRAINED, trained_information
 
 EntropyEstimator = Literal["binned", "kde", "gaussian", "knn"]
 
@@ -42,7 +54,7 @@ def entropy(
       arXiv 1706.02419. `limit` = ½d ln 2πeσ² + ln N. Without `noise`: minus the mean log of a Gaussian kernel density
       that leaves the sample itself out, bandwidth $s_fN^{-1/(d+4)}$ per feature (Scott). O(N² d).
     - `"gaussian"`: ½ ln det 2πeΣ without bias, the most that this covariance allows:
-      [`gaussian_entropy`][pdejax.analysis.information.estimators.gaussian_entropy]. Needs N > d.
+      [`gaussian_entropy`][pdejax.analysis.information._counting.gaussian_entropy]. Needs N > d.
     - `"binned"` (`bins=None, edges="quantile", correction=True, differential=True`): Ĥ of the cells (Miller–Madow) plus
       the mean log of their volume. `differential=False`: Ĥ of the cells alone, as representations are often measured
       (`edges="equal"`, `bins=30`); it depends on the bins, with `limit` = ln of the number of cells or of N. `bins`
@@ -199,3 +211,81 @@ _ESTIMATORS: dict[str, Callable[..., Estimate]] = {
     "gaussian": _gaussian,
     "binned": _binned,
 }
+
+
+Estimator = Literal["ksg", "binned", "kde", "gaussian", "infonce", "club"]
+_COUNTED = {"ksg": ksg_information, "binned": binned_information, "gaussian": gaussian_information}
+
+
+def mutual_information(
+    x: ArrayLike,
+    y: ArrayLike,
+    estimator: str = "ksg",
+    *,
+    noise: ArrayLike | None = None,
+    key: PRNGKeyArray | None = None,
+    **options,
+) -> Estimate:
+    r"""I(X; Y) in nats from N independent pairs `x (N,)` or `(N, dx)`, `y (N,)` or `(N, dy)`; integers are class labels.
+
+    | estimator | options | labels | kind | too low/high where |
+    |---|---|---|---|---|
+    | `"ksg"` | `k=3, variant=1, standardize=True` | one of the two | neither | low: I near ln N/k, many features |
+    | `"binned"` | `bins=None, correction=True, edges="quantile"` | any | neither | high: few samples per cell |
+    | `"kde"` | `bound="upper"` | one of the two | bound | needs the noiseless f(x) as y, and σ |
+    | `"gaussian"` | | none | neither | exact for jointly Gaussian data alone |
+    | `"infonce"` | `steps, batch_size, hidden, learning_rate` | any | lower | low: I above ln `batch_size` |
+    | `"club"` | the same | one of the two | upper | high: sharp channels |
+
+    See [`ksg_information`][pdejax.analysis.information._neighbours.ksg_information],
+    [`binned_information`][pdejax.analysis.information._counting.binned_information],
+    [`kde_information`][pdejax.analysis.information._counting.kde_information],
+    [`gaussian_information`][pdejax.analysis.information._counting.gaussian_information],
+    [`trained_information`][pdejax.analysis.information.trained._fit.trained_information] for equations, limits, saturation
+    and cost.
+
+    `noise` σ > 0 asks for I(X; Y + σξ), ξ ~ N(0, 1) on every feature: it is drawn with `key` and added, for `"kde"` it
+    stands in the formula instead. It goes on the representation: y, or x where y holds labels. A noiseless smooth
+    function of a continuous X has infinite information (claim C10); pairs with `noise=None` should hold their noise
+    already.
+
+    Gives an [`Estimate`][pdejax.analysis.information._samples.Estimate]. Under `jit` (estimator, options static) values are not
+    looked at; the estimators say what degenerate data give.
+    Raises `TypeError`/`ValueError` for an unknown estimator or option, bad samples, a missing key, a σ that is not
+    positive, labels where none can be, or fewer pairs than the estimator needs.
+    """
+    check_options("mutual_information", estimator, options)
+    if estimator == "kde":
+        return kde_information(x, y, noise=noise, **options)  # pyright: ignore[reportArgumentType]
+    sigma = None
+    if noise is not None:
+        x, y, sigma = _with_noise(x, y, noise, None if key is None else jax.random.fold_in(key, 1), estimator)
+    if estimator in TRAINED:
+        found = trained_information(x, y, estimator, key=key, **options)  # pyright: ignore[reportArgumentType]
+    else:
+        found = _COUNTED[estimator](x, y, **options)
+    return eqx.tree_at(lambda e: e.noise, found, sigma, is_leaf=lambda leaf: leaf is None)
+
+
+def check_options(owner: str, estimator: str, options: dict) -> None:
+    """`ValueError` for an unknown estimator, `TypeError` for an option that it does not have."""
+    choice(owner, "estimator", estimator, get_args(Estimator))
+    function = {**_COUNTED, "kde": kde_information}.get(estimator, trained_information)
+    taken = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    taken = [name for name in taken if name not in ("noise", "key")]
+    wrong = [name for name in options if name not in taken]
+    if wrong:
+        raise TypeError(
+            f'{owner}: "{estimator}" has no option {", ".join(wrong)}; it has {", ".join(taken) or "none"}.'
+        )
+
+
+def _with_noise(x, y, noise, key, estimator: str):
+    owner = f'mutual_information with "{estimator}"'
+    if is_labels(x) and is_labels(y):
+        raise ValueError(f"{owner}: noise is for floats; x and y are both labels.")
+    on_x = is_labels(y)
+    clean = continuous(owner, "x" if on_x else "y", x if on_x else y)
+    sigma = checked_noise(owner, noise, clean.dtype)
+    noisy = with_noise(owner, clean, sigma, key)
+    return (noisy, y, sigma) if on_x else (x, noisy, sigma)

@@ -1,4 +1,4 @@
-"""Information and entropy from distances to nearest neighbours."""
+"""Estimates from nearest neighbours: Kraskov, Stögbauer and Grassberger."""
 
 import math
 from collections.abc import Callable
@@ -11,8 +11,8 @@ from jax.scipy.special import digamma
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from pdejax._check import traced
-from pdejax.analysis.information._estimate import Estimate, record
 from pdejax.analysis.information._samples import (
+    Estimate,
     checked_neighbours,
     continuous,
     group,
@@ -20,10 +20,11 @@ from pdejax.analysis.information._samples import (
     labels,
     paired,
     poisoned,
+    record,
     standard,
 )
 
-_OWNER = "ksg_information"
+_OWNER = "mutual_information"
 _UNROLL = 4
 
 
