@@ -91,6 +91,7 @@ if TYPE_CHECKING:
     from pdejax.analysis.spectra._amplitude import white_noise_similarity as white_noise_similarity
     from pdejax.analysis.spectra._weights import attention_spectra as attention_spectra
     from pdejax.analysis.stability._corrected import corrected_step_bound as corrected_step_bound
+    from pdejax.analysis.stability._corrected import one_sided_step_bound as one_sided_step_bound
     from pdejax.analysis.stability._corrected import step_constants as step_constants
     from pdejax.analysis.stability._corrected import v1_21 as v1_21
     from pdejax.analysis.stability._limits import measure_dt_max as measure_dt_max

@@ -21,7 +21,8 @@ NAMES = {
     "stability": [
         "Certificate", "LipschitzEstimate", "SpectralBounds", "StepConstants", "StepMeasurement", "StepPrediction",
         "adversarial_lipschitz", "castin_bound", "corrected_step_bound", "field_lipschitz", "measure_dt_max",
-        "predict_dt_max", "sampled_lipschitz", "spectral_bounds", "stability_factor", "step_constants", "v1_21",
+        "one_sided_step_bound", "predict_dt_max", "sampled_lipschitz", "spectral_bounds",
+        "stability_factor", "step_constants", "v1_21",
     ],
     "growth": [
         "AntiDiffusion", "EnergyBudget", "Growth", "NegativeFraction", "anti_diffusion", "claimed_energy", "decay_bound",

@@ -231,4 +231,5 @@ def test_a_users_own_linear_term_is_exact_and_limits_the_step(u):
     np.testing.assert_allclose(predict_dt_max(equation, u, "euler").dt_max, 2 / largest, rtol=1e-6)
     np.testing.assert_allclose(measure_dt_max(equation, u, "euler").dt_max, 2 / largest, rtol=0.01)
     constants = step_constants(equation, N, 1.0)
-    assert constants.lipschitz >= largest and constants.dt_max <= 2 / largest
+    # It says that it is Lipschitz, not that its steps are averages: no certificate.
+    assert constants.rest_lipschitz >= largest and constants.dt_max == 0

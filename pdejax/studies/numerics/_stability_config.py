@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pdejax import _check as check
 from pdejax.runs._arguments import setting
 
-FAMILIES = ("diffusion", "leak", "mean attention", "linear reaction", "softmax attention", "pre-LN block")
+FAMILIES = ("diffusion", "leak", "mean attention", "linear reaction", "softmax attention", "pre-LN block", "rotation")
 _OWNER = "StabilityConfig"
 
 

@@ -27,6 +27,7 @@ VALUE_NORM = 0.5  # of W_V in the softmax and pre-LN families
 EXCESS = math.log(1e3)  # growth beyond the flow's own that counts as unstable
 RANGE = math.log(1e100)  # where a run is stopped
 STATUS = ("stable", "unstable", "overflow")
+QUARTER_TURN = np.kron(np.eye(DIM // 2), [[0.0, 1.0], [-1.0, 0.0]])  # an isometry's generator: uJ ⊥ u
 AXES = ("step", "spacing", "strength", "damping", "weight")
 
 # The other axis of a family's slice, over which it is plotted against h.
@@ -37,6 +38,7 @@ SLICES = {
     "linear reaction": "weight",
     "softmax attention": "weight",
     "pre-LN block": "spacing",
+    "rotation": "weight",
 }
 RANGES = {"step": (1e-2, 10.0), "spacing": (0.05, 1.0), "strength": (0.1, 10.0), "weight": (0.1, 30.0)}
 
@@ -82,6 +84,8 @@ class Family:
                 return Parameters(h, dx, alpha, zero, zero, zero, w)
             case "linear reaction":
                 return Parameters(h, dx, zero, zero, np.abs(w), zero, zero)
+            case "rotation":
+                return Parameters(h, dx, zero, alpha + gamma, np.abs(w), zero, zero)
             case "softmax attention":
                 return Parameters(h, dx, alpha, alpha + gamma, zero, np.sqrt(np.abs(w)), one)
             case _:
@@ -91,7 +95,9 @@ class Family:
         """Of every run: decay c, the Lipschitz constant G of the rest in the token-max norm, bounds on the rates at which the
         flow itself lets the state and a perturbation grow, the size its field can have at most (else inf), and ‖W_O‖₂.
 
-        In the linear families everything is exact, the rates are those of the fastest mode. Softmax attention: certified on
+        In the linear families everything is exact, the rates are those of the fastest mode, and a reaction −wu is decay. Where
+        G > c the corrected bound has no certificate: mean attention and the pre-LN block, which have no leak, and rotation faster
+        than its leak. Softmax attention: certified on
         the ball of the start, which |||u||| does not leave while α‖W_V‖ ≤ c. Pre-LN: from the certificate on the ball √d of
         normalized tokens and the derivative 1/√(σ² + ε) of LayerNorm at the least σ that the run met.
         """
@@ -107,7 +113,9 @@ class Family:
                 rate = alpha * np.maximum(w, 0)
                 return _row(zero, alpha * np.abs(w), rate, rate, inf, one)
             case "linear reaction":
-                return _row(zero, np.abs(w), -np.abs(w), -np.abs(w), inf, zero)
+                return _row(np.abs(w), zero, -np.abs(w), -np.abs(w), inf, zero)
+            case "rotation":
+                return _row(alpha + gamma, np.abs(w), -alpha - gamma, -alpha - gamma, inf, zero)
             case "softmax attention":
                 lipschitz = alpha * VALUE_NORM * (1 + 2 * np.abs(w))
                 decay = alpha + gamma
@@ -149,8 +157,9 @@ def family(name: str, seed: int) -> Family:
     )
     reaction = FeedForward(DIM, HIDDEN, key=keys[4], activation="gelu" if normed else "identity", norm=norm)
     if not normed:
-        minus = jnp.concatenate([-eye, jnp.zeros((DIM, HIDDEN - DIM))], axis=1)
-        reaction = eqx.tree_at(lambda r: (r.w1, r.w2), reaction, (minus, jnp.abs(minus.T)))
+        wide = jnp.concatenate([eye, jnp.zeros((DIM, HIDDEN - DIM))], axis=1)
+        linear = QUARTER_TURN if name == "rotation" else -eye
+        reaction = eqx.tree_at(lambda r: (r.w1, r.w2), reaction, (linear @ wide, wide.T))
     grid = Grid(TOKENS, length=jnp.asarray(float(TOKENS)))
     return Family(
         name,
@@ -243,6 +252,8 @@ def classify(kind: Family, where: dict[str, np.ndarray], measured: Measured, ste
     - *unstable*: state or perturbation grew more than a thousandfold beyond what the flow allows them. A perturbation
       whose own allowance is out of range is not judged.
     - *stable*: everything else.
+
+    `corrected_left` is inf where G > c: the corrected bound certifies no step there.
     """
     known = kind.constants(where, np.asarray(measured.spread))
     depth = where["step"] * steps
@@ -263,5 +274,9 @@ def classify(kind: Family, where: dict[str, np.ndarray], measured: Measured, ste
             strength=where["strength"],
             output_norm=known["output_norm"],
         ),
-        "corrected_left": where["step"] * (diffusive + known["decay"] + known["lipschitz"]) / 2,
+        "corrected_left": np.where(
+            known["lipschitz"] <= known["decay"],
+            where["step"] * (diffusive + known["decay"] + known["lipschitz"]) / 2,
+            np.inf,
+        ),
     }

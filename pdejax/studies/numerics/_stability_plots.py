@@ -24,14 +24,15 @@ WEIGHTS = {
     "mean attention": "w of W_V = wI",
     "linear reaction": "rate w of R(u) = −wu",
     "softmax attention": "size ‖W_Q W_Kᵀ‖₂/√d_k",
+    "rotation": "frequency w of R(u) = wuJ, leak 1",
 }
 V1 = {"colors": COLOURS[3], "linewidths": 2.0, "linestyles": "dashed"}
 CORRECTED = {"colors": COLOURS[0], "linewidths": 2.0, "linestyles": "solid"}
 
 
 def map_plot(runs: xr.Dataset) -> Figure:
-    """One panel per family over its slice: status as fill, v1 (21) dashed, the corrected bound solid. Orange to the left of
-    the dashed line is where v1 (21) promises stability wrongly; blue to the right of it where it warns wrongly."""
+    """One panel per family over its slice: status as fill, v1 (21) dashed, the corrected bound solid where G ≤ c (there is none
+    elsewhere). Orange to the left of the dashed line is where v1 (21) promises stability wrongly; blue to the right of it where it warns wrongly."""
     names = list(runs.family.values)
     columns = min(3, len(names))
     rows = math.ceil(len(names) / columns)
@@ -48,8 +49,8 @@ def map_plot(runs: xr.Dataset) -> Figure:
         axes.pcolormesh(h, other, status, cmap=ListedColormap(FILLS), vmin=-0.5, vmax=2.5, shading="nearest")
         # Logarithms, in which both left sides are straight: the lines are then exact between the points.
         for left, style in ((corrected, CORRECTED), (v1, V1)):
-            positive = np.log(np.maximum(left, 1e-300))
-            if positive.min() < 0 < positive.max():
+            positive = np.where(np.isfinite(left), np.log(np.clip(left, 1e-300, 1e300)), np.nan)
+            if np.any(positive < 0) and np.any(positive > 0):
                 axes.contour(h, other, positive, levels=[0.0], **style)
         axes.set_xscale("log")
         if other.min() < 0:
@@ -68,7 +69,7 @@ def map_plot(runs: xr.Dataset) -> Figure:
         axes.set_axis_off()
     handles: list[Artist] = [Patch(facecolor=fill, label=text) for fill, text in zip(FILLS, FILL_LABELS, strict=True)]
     handles.append(Line2D([], [], color=V1["colors"], linestyle="dashed", label="v1 (21) = 1: safe to the left"))
-    handles.append(Line2D([], [], color=CORRECTED["colors"], label="corrected bound: safe to the left"))
+    handles.append(Line2D([], [], color=CORRECTED["colors"], label="corrected bound, where G ≤ c: safe to the left"))
     figure.legend(
         handles=handles, loc="outside lower center", ncols=5 if columns == 3 else 2, fontsize=9, frameon=False
     )
