@@ -80,7 +80,7 @@ def convergence() -> str:
     found = _read("convergence.json")
     rows = []
     for scheme in found["results"]["orders"]:
-        error, bound = scheme["errors"][-1], scheme["bounds"][-1]
+        error, bound = scheme["errors"][-1], scheme["one_sided_bounds"][-1]
         rows.append(
             [
                 f"`{scheme['solver']}`",
@@ -91,7 +91,7 @@ def convergence() -> str:
             ]
         )
     steps = found["results"]["orders"][0]["steps"][-1]
-    head = ["scheme", "expected order", "fitted order ± 95 %", f"error at {steps} steps", "bound / error"]
+    head = ["scheme", "expected order", "fitted order ± 95 %", f"error at {steps} steps", "one-sided bound / error"]
     return table(head, rows) + "\n\n" + _verdicts(found)
 
 

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from pdejax.analysis.jacobian._lyapunov import lyapunov_of_maps as lyapunov_of_maps
     from pdejax.analysis.jacobian._perturbation import perturbation_sensitivity as perturbation_sensitivity
     from pdejax.analysis.jacobian._systems import shuffle_weights as shuffle_weights
-    from pdejax.analysis.numerics._bounds import continuum_bound as continuum_bound
+    from pdejax.analysis.numerics._bounds import continuum_bounds as continuum_bounds
     from pdejax.analysis.numerics._bounds import field_constants as field_constants
     from pdejax.analysis.numerics._bounds import growth_factor as growth_factor
     from pdejax.analysis.numerics._convergence import convergence as convergence

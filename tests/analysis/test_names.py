@@ -14,7 +14,8 @@ NAMES = {
         "lyapunov_of_maps", "marchenko_pastur_cdf", "perturbation_sensitivity", "shuffle_weights", "stack_gradient_flows",
     ],
     "numerics": [
-        "Convergence", "FieldConstants", "OrderFit", "Reference", "SchemeConvergence", "continuum_bound", "convergence",
+        "ContinuumBounds", "Convergence", "FieldConstants", "OrderFit", "Reference", "SchemeConvergence",
+        "continuum_bounds", "convergence",
         "error_floor", "expected_order", "field_constants", "fit_order", "growth_factor", "measure_constants",
         "measure_scheme", "mesh_norm", "solve_reference", "token_max_norm",
     ],

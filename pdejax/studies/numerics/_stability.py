@@ -92,7 +92,9 @@ def judge(config: StabilityConfig, evidence: Sequence[Evidence]) -> Judgement:
     answers = verdicts(found)
     failed = [question for question, answer in answers.items() if "NOT" in answer or "VIOLATED" in answer]
     data = _dataset(config, found["runs"])
-    caption = "Where Euler's runs were stable, and where v1 (21) (dashed) and, if G ≤ c, the corrected bound (solid) draw the line."
+    caption = (
+        "Where Euler's runs were stable, and where v1 (21) (dashed) and the corrected bound (solid, G ≤ c) draw a line."
+    )
     return Judgement(
         sentence=f"not as it should be: {', '.join(failed)}"
         if failed

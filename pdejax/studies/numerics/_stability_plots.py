@@ -32,7 +32,8 @@ CORRECTED = {"colors": COLOURS[0], "linewidths": 2.0, "linestyles": "solid"}
 
 def map_plot(runs: xr.Dataset) -> Figure:
     """One panel per family over its slice: status as fill, v1 (21) dashed, the corrected bound solid where G ≤ c (there is none
-    elsewhere). Orange to the left of the dashed line is where v1 (21) promises stability wrongly; blue to the right of it where it warns wrongly."""
+    elsewhere). Orange to the left of the dashed line is where v1 (21) promises stability wrongly; blue to the right of it where
+    it warns wrongly."""
     names = list(runs.family.values)
     columns = min(3, len(names))
     rows = math.ceil(len(names) / columns)
