@@ -211,7 +211,7 @@ class Attention(AbstractTerm):
         in the Frobenius norm). Biases, rotary positions and the kernels `"l2"`, `"linear"` and `"uniform"` enter through the
         derivatives of the logits; the leak adds α. With an input norm R is the radius of the normalized tokens about the norm's
         bias, and the norm's own constant multiplies (`spread`: lower bound of a token's standard deviation over its features; 0
-        gives 1/√ε, which is large).
+        gives ‖diag(g)P‖₂/√ε, which is large).
 
         *Derivation*, one head, z_ij the logits, p_ij the softmax over j, ū_i = Σ_j p_ij u_j, M = W_V W_O:
 
