@@ -79,8 +79,8 @@ def continuum_bounds(step: float, constants: FieldConstants, t1: float, *, consi
 
     *Derivation.* $e_{l+1} = (u + hF(u))|^{u(t_l)}_{u_l} + \rho_l$, and $\|I + hJ\|_2^2 \le 1 + 2h\mu + h^2L^2$ for each Jacobian
     J between the two, and so for their mean. Since κ ≤ 1 + hλ with $\lambda = \mu + \tfrac12hL^2$, the sum is at most
-    $(e^{\lambda T} - 1)/\lambda$ if λ ≥ 0. If λ < 0 that quotient can be less than the sum (after one step it is less than h), and
-    only the sum is a bound. As h → 0 either tends to $(e^{\mu T} - 1)/\mu$.
+    $(e^{\lambda T} - 1)/\lambda$ if λ ≥ 0. If λ < 0 that quotient can be less than the sum (after one step it is less than h),
+    and only the sum is a bound. As h → 0 either tends to $(e^{\mu T} - 1)/\mu$.
 
     *Hypotheses.* ‖u''‖ along the solution; L and μ on a convex set that holds the solution and the network's states. `constants`
     are maxima over points of the trajectory: the bounds are as good as they are for that set.
