@@ -38,8 +38,8 @@ class StepPrediction:
     - `dt_max`: the largest stable step in units of depth; inf if every step tried is stable, 0 if none is.
     - `eigenvalue`: the one that limits it; `spectral_radius` max|λ| of those known.
     - `complete`: whether all eigenvalues were known; `converged`: whether the iteration for them did.
-    - `sharp`: whether perturbations of long runs are expected to start growing at this very step: all eigenvalues known, none
-      growing, the field linear. `note` says what is not so, and what follows.
+    - `sharp`: whether perturbations are expected to start growing at this very step: all eigenvalues known, none growing, the
+      field linear and normal. `note` says what is not so, and what follows.
     """
 
     dt_max: float
