@@ -31,7 +31,7 @@ def test_formulas():
     assert corrected_step_bound(0.5, diffusivity=0.2, leak=1.0, lipschitz=1.0 + 1e-12) == 0  # G > c: no certificate
     assert corrected_step_bound(0.5, diffusivity=0.2, real_limit=2.785) == pytest.approx(2.785 / 3.2)
     assert corrected_step_bound(1.0) == np.inf
-    found = one_sided_step_bound(dissipation=[0.5, 0.0, -1.0, 0.0], lipschitz=[2.0, 2.0, 2.0, 0.0])
+    found = one_sided_step_bound(dissipation=np.array([0.5, 0, -1, 0]), lipschitz=np.array([2.0, 2, 2, 0]))
     np.testing.assert_allclose(found, [0.25, 0, 0, np.inf])
 
 
