@@ -2,9 +2,9 @@
 
     python examples/03_depth_regimes.py [--out DIR]
 
-v2 Thm 3.2 sends the number of layers L to infinity. With weights smooth in depth the networks converge to an ODE. With
-independent layers they do not: at residual scale 1/L only the averaged field remains, at 1/√L every draw keeps its own
-path, as a stochastic differential equation does.
+v2 Thm 3.2 sends the number of layers L to infinity. With weights smooth in depth the networks converge to an ODE at
+the rate 1/L. Independent layers at residual scale 1/L converge too, more slowly, to the ODE of the averaged field; at 1/√L
+every draw keeps its own path, as a stochastic differential equation does.
 """
 
 # %% A layer, and a distance between fields.
@@ -81,7 +81,7 @@ for (label, values), marker in zip(found.items(), "osD", strict=True):
     axes.loglog(layers, values, marker=marker, label=label)
 axes.set_xlabel("number of layers L")
 axes.set_ylabel("relative distance or spread")
-axes.set_title("Smooth weights have an ODE limit; independent layers do not")
+axes.set_title("Smooth weights have an ODE limit; independent layers at 1/√L do not")
 axes.legend(frameon=False, fontsize=9)
 out.mkdir(parents=True, exist_ok=True)
 figure.savefig(out / "03_depth_regimes.png", dpi=150)

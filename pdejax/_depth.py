@@ -31,7 +31,8 @@ class DepthVarying(AbstractEquation):
 
     `stacked` is an equation, most often a `MasterEquation`, whose array leaves carry a leading axis K. Build it with
     `DepthVarying.from_layers`,
-    `smooth_random`, `iid` or `pdejax.lift`. v2 Thm 3.2 (L → ∞) needs θ smooth in depth: see `iid` for what happens else.
+    `smooth_random`, `iid` or `pdejax.lift`. The rate of v2 Thm 3.2 (L → ∞) rests on θ smooth in depth: see `iid`
+    for what happens else.
 
     Raises `ValueError` for an unknown kind, K that differs between leaves or t1 ≤ 0.
     """
@@ -201,10 +202,10 @@ def _waves(equation: MasterEquation, key: PRNGKeyArray, modes: int, amplitude: f
 def iid(
     make: Callable[[PRNGKeyArray], MasterEquation], layers: int, *, key: PRNGKeyArray, scaling: str = "1/L"
 ) -> DepthVarying:
-    r"""Independent random layers on [0, 1], the counterexample to v2 Thm 3.2: `u ← u + s(L)·F_l(u)`, l = 1…L.
+    r"""Independent random layers on [0, 1], to which v2 Thm 3.2 does not apply: `u ← u + s(L)·F_l(u)`, l = 1…L.
 
-    `make(key)` draws one layer's `MasterEquation`. `scaling` s(L): `"1/L"` averages the layers out (spread between draws
-    falls like L^{-1/2}; the limit is the ODE of the mean field), `"1/sqrt(L)"` tends to an SDE (Marion et al.,
+    `make(key)` draws one layer's `MasterEquation`. `scaling` s(L): `"1/L"` averages the layers out (they converge in the
+    mean, at the rate L^{-1/2}, to the ODE of the mean field), `"1/sqrt(L)"` tends to an SDE (Marion et al.,
     arXiv 2206.06929), `"1"` is the standard initialization and has no limit. With step h = 1/L the scale enters as
     `strength = s(L)·L`.
     """

@@ -335,8 +335,8 @@ def group(rows: list[str]) -> list[tuple[str, list[str]]]:
 
 def test_numbers_of_the_tables():
     """A few, as they are in the files that the commands wrote."""
-    assert "| `rk4` | 4 | 3.988 ± 0.012 | 9.0e-11 | 61 |" in hooks.tables.convergence()
-    assert "| softmax attention | 3,072 | 9 | 120 | 0 | 379 |" in hooks.tables.stability()
+    assert "| `rk4` | 4 | 3.988 ± 0.012 | 9.0e-11 | 60 |" in hooks.tables.convergence()
+    assert "| softmax attention | 3,072 | 9 | 120 | 1,056 | 0 | 31 |" in hooks.tables.stability()
     assert re.search(r"\| `etdrk4` \| 5, .*\| 17, 0.11 s \|", hooks.tables.stiff())
     assert "**97.2 %**" in hooks.tables.training() and "majority class 8.3 %" in hooks.tables.training()
     assert re.search(r"\| Gaussian d=1 ρ=0.9 \| 0.830 \| \+0.031 ± 0.025 \|", hooks.tables.calibration())

@@ -26,7 +26,7 @@ from pdejax.terms._base import (
     mask_of,
     scalar,
 )
-from pdejax.terms._constants import Lipschitz, in_float64, operator_norm
+from pdejax.terms._constants import Lipschitz, in_float64, leaking, operator_norm
 from pdejax.terms._kernels import IMPLEMENTATIONS, attend
 from pdejax.terms._normalization import Norm, largest_output, norm_slope
 from pdejax.terms._rotary import rotate
@@ -211,7 +211,7 @@ class Attention(AbstractTerm):
         in the Frobenius norm). Biases, rotary positions and the kernels `"l2"`, `"linear"` and `"uniform"` enter through the
         derivatives of the logits; the leak adds α. With an input norm R is the radius of the normalized tokens about the norm's
         bias, and the norm's own constant multiplies (`spread`: lower bound of a token's standard deviation over its features; 0
-        gives 1/√ε, which is large).
+        gives ‖diag(g)P‖₂/√ε, which is large).
 
         *Derivation*, one head, z_ij the logits, p_ij the softmax over j, ū_i = Σ_j p_ij u_j, M = W_V W_O:
 
@@ -228,7 +228,8 @@ class Attention(AbstractTerm):
         space is not Lipschitz: Kim, Papamakarios, Mnih, arXiv 2006.04710, Theorem 3.1.
         """
         self.check(n, self.wq.shape[0])
-        alpha = abs(float(in_float64(self.strength)))
+        strength = float(in_float64(self.strength))
+        alpha = abs(strength)
         outer = norm_slope(self.norm, spread) * norm_slope(self.norm_out)
         heads = [self._head_lipschitz(h, n, float(radius), norm) for h in range(self.wq.shape[1])]
         wo = in_float64(self.wo)
@@ -236,7 +237,8 @@ class Attention(AbstractTerm):
         together = operator_norm(wo.reshape(-1, wo.shape[-1])) * math.hypot(*(value for _, value in heads))
         averages = self.kernel in ("uniform", "linear") and norm == "frobenius"
         conditions = ("no padding: it changes the weights of the average",) if averages else ()
-        return Lipschitz(alpha * outer * min(apart, together), alpha if self.leak else 0.0, conditions=conditions)
+        rest, leak = leaking(strength, self.leak)
+        return Lipschitz(alpha * outer * min(apart, together) + rest, leak, conditions=conditions)
 
     def growth(self, n: int, norm: str = "token_max") -> tuple[float, float]:
         r"""Growth $\lambda = \alpha\min(\sum_h\|M_h\|_2, \|W_O\|_2(\sum_h\|W_V^h\|_2^2)^{1/2})$, times √n in the mesh norm,

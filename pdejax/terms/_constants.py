@@ -11,23 +11,26 @@ from scipy.special import expit
 
 from pdejax._check import choice, traced
 
-# Said by a diffusion that mixes features: in the token-max norm its steps are no averages of tokens.
-COUPLED = "a diffusivity matrix has no maximum principle for tokens"
+# Said by a diffusion whose explicit steps are no contraction in the norm, though its constant holds: no step bound then.
+UNEQUAL = "unequal diffusivities have no maximum principle for tokens: a step bound needs the Frobenius norm"
+UNSYMMETRIC = "a diffusivity matrix that is not symmetric turns modes as they decay: no step bound"
 
 
 @dataclasses.dataclass(frozen=True)
 class Lipschitz:
     """What a term knows of its Lipschitz constant, per unit depth; `float(bound)` is the whole of it.
 
-    - `leak`: the rate c of a part −c·u of the term. `diffusion`: the constant of a part whose explicit steps, up to 2/constant,
-      are averages over tokens, such as D∇². `rest`: the constant of everything else. They add up.
-    - `conditions`: what the bound rests on beside the ball, in words.
+    - `leak`: the rate c ≥ 0 of a part −c·u of the term, the largest where it varies over tokens; `least_leak` the smallest (None:
+      it does not vary). `diffusion`: the constant of a part whose explicit steps, up to 2/constant, do not expand in the norm,
+      such as D∇². `rest`: the constant of everything else, a part +c·u too. They add up.
+    - `conditions`: what the bound, or a step bound made of it, rests on beside the ball, in words.
     """
 
     rest: float
     leak: float = 0.0
     diffusion: float = 0.0
     conditions: tuple[str, ...] = ()
+    least_leak: float | None = None
 
     def __float__(self) -> float:
         return self.rest + self.leak + self.diffusion
@@ -46,6 +49,12 @@ def in_float64(value: ArrayLike) -> np.ndarray:
 def operator_norm(matrix: np.ndarray) -> float:
     """‖M‖₂; 0 for a matrix without entries."""
     return float(np.linalg.norm(matrix, 2)) if matrix.size else 0.0
+
+
+def leaking(strength: float, leak: bool) -> tuple[float, float]:
+    """What a part −αu adds to `rest` and to `leak`: of a negative strength α it is growth, and no leak."""
+    rate = abs(strength) if leak else 0.0
+    return (0.0, rate) if strength >= 0 else (rate, 0.0)
 
 
 def magnitude(rate: ArrayLike) -> float:

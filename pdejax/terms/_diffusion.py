@@ -24,7 +24,7 @@ from pdejax.terms._base import (
     constant,
     mask_of,
 )
-from pdejax.terms._constants import COUPLED, Lipschitz, in_float64, operator_norm
+from pdejax.terms._constants import UNEQUAL, UNSYMMETRIC, Lipschitz, in_float64, operator_norm
 from pdejax.terms._reaction import FeedForward
 
 Form = Literal["raw", "absolute", "softplus", "clip"]
@@ -99,22 +99,28 @@ class Diffusion(AbstractTerm):
 
     def lipschitz(self, radius: float, n: int, norm: str = "token_max", spread: float = 0.0) -> Lipschitz:
         r"""Lipschitz constant $4\|D\|_2/\Delta x^2$ in the token-max norm, $\|D\|_2\max_k|\lambda_k|$ with the grid's own
-        eigenvalues in the Frobenius norm. Both hold with padding, which removes faces: a smaller quadratic form."""
+        eigenvalues in the Frobenius norm. Both hold with padding, which removes faces: a smaller quadratic form.
+
+        `conditions` says where explicit steps expand the norm however short: for unequal diffusivities in the token-max norm
+        (D = (0, 1), three tokens, 0.9 of 2/constant: 1.345), for a matrix that is not symmetric in the Frobenius norm."""
         del radius, spread
         d = in_float64(self.diffusivity)
         self.check(n, d.shape[-1] if d.ndim else 1)
         size = operator_norm(d) if d.ndim == 2 else float(np.max(np.abs(d)))
         wave = 4.0 if norm == "token_max" else largest_wave_number(n, self.grid.boundary)
         found = size * wave / float(np.asarray(self.grid.spacing)) ** 2
-        return Lipschitz(0.0, diffusion=found, conditions=(COUPLED,) if d.ndim == 2 and norm == "token_max" else ())
+        if norm == "token_max":
+            unfit = () if _equal(d) else (UNEQUAL,)
+        else:
+            unfit = () if d.ndim < 2 or np.array_equal(d, d.T) else (UNSYMMETRIC,)
+        return Lipschitz(0.0, diffusion=found, conditions=unfit)
 
     def growth(self, n: int, norm: str = "token_max") -> tuple[float, float]:
         """Growth (0, 0). Raises `ValueError` in the token-max norm for diffusivities that differ between features or couple
         them: then the invariant sets of diffusion are boxes, not balls."""
         del n
         d = in_float64(self.diffusivity)
-        equal = d.ndim == 0 or np.all(d == d.flat[0]) if d.ndim < 2 else np.allclose(d, d[0, 0] * np.eye(len(d)))
-        if norm == "token_max" and not equal:
+        if norm == "token_max" and not _equal(d):
             raise ValueError(
                 "unequal diffusivities have no maximum principle for token norms; use norm='mesh' or one scalar."
             )
@@ -215,6 +221,11 @@ class EffectiveDiffusion(AbstractTerm):
         x = self.grid.points.astype(u.dtype)
         mean = kernel @ x
         return jnp.mean(jnp.maximum(kernel @ x**2 - mean**2, 0), axis=0)
+
+
+def _equal(d: np.ndarray) -> bool:
+    """Whether every feature diffuses alike: the invariant sets are balls for tokens then, else boxes."""
+    return bool(np.array_equal(d, d[0, 0] * np.eye(len(d))) if d.ndim == 2 else np.all(d == d.flat[0]))
 
 
 def _needs_neighbours(owner: str, grid: Grid) -> None:

@@ -46,7 +46,8 @@ class LayerNorm(eqx.Module):
         $$\|\mathrm{LN}(u) - \mathrm{LN}(v)\| \le \frac{\|\mathrm{diag}(g)\,P\|_2}{\sqrt{\sigma^2+\epsilon}}\,\|u - v\|,$$
 
         with P the projection off the mean. `spread` σ is a lower bound of every token's standard deviation over its features; 0
-        gives the global constant, at most $\|g\|_\infty/\sqrt\epsilon$, attained at a constant token: 10³ at ε = 1e-6.
+        gives the global constant $\|\mathrm{diag}(g)\,P\|_2/\sqrt\epsilon$, attained at a constant token: 10³ at ε = 1e-6 and
+        g = 1. It is below $\|g\|_\infty/\sqrt\epsilon$ where g is not constant: 0.707 of it for g = (1, 0).
 
         The Jacobian is $\mathrm{diag}(g)(P - zz^\top/d)/\sqrt{v+\epsilon}$ with z = c/√(v+ε), ‖z‖² < d. The domain
         {std ≥ σ} is not convex; the bound holds for pairs in it all the same, because the map continued linearly to

@@ -23,7 +23,7 @@ from pdejax.terms._base import (
     gaussian,
     scalar,
 )
-from pdejax.terms._constants import Lipschitz, activation_slopes, in_float64, operator_norm
+from pdejax.terms._constants import Lipschitz, activation_slopes, in_float64, leaking, operator_norm
 from pdejax.terms._normalization import Norm, largest_output, norm_slope
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -163,9 +163,10 @@ class FeedForward(AbstractTerm):
         norm before it, the constant holds where every token deviates by at least `spread`.
         """
         del radius, n, norm
-        alpha = abs(float(in_float64(self.strength)))
+        strength = float(in_float64(self.strength))
         slope = self._slope() * norm_slope(self.norm, spread) * norm_slope(self.norm_out)
-        return Lipschitz(alpha * slope, leak=alpha if self.leak else 0.0)
+        rest, leak = leaking(strength, self.leak)
+        return Lipschitz(abs(strength) * slope + rest, leak=leak)
 
     def growth(self, n: int, norm: str = "token_max") -> tuple[float, float]:
         r"""Growth in both norms, one-sided: $\lambda = \alpha(\lambda_{max}(\mathrm{sym}\,cW_1W_2) + r\|W_1\|_2\|W_2\|_2)$

@@ -191,7 +191,7 @@ class LinearDamping(AbstractTerm):
     def lipschitz(self, radius: float, n: int, norm: str = "token_max", spread: float = 0.0) -> Lipschitz:
         """Lipschitz constant γ, all of it a leak; the largest γ of any token."""
         del radius, n, norm, spread
-        return Lipschitz(0.0, leak=magnitude(self.gamma))
+        return Lipschitz(0.0, leak=magnitude(self.gamma), least_leak=float(in_float64(self.gamma).min()))
 
     def growth(self, n: int, norm: str = "token_max") -> tuple[float, float]:
         """Growth (−γ, 0), with the smallest γ of any token."""

@@ -100,9 +100,9 @@ def test_dense_output_keeps_the_order(measured):
 def test_bounds_hold_and_shrink_with_the_error(measured, solver, kind):
     found = record(measured, solver)
     assert found.bound_kind == kind
-    for error, bound, loose in zip(found.errors, found.bounds, found.lipschitz_bounds, strict=True):
+    for error, bound, loose in zip(found.errors, found.one_sided_bounds, found.v2_12_bounds, strict=True):
         assert error <= bound <= loose
-    rate = math.log2(found.bounds[-2] / found.bounds[-1])
+    rate = math.log2(found.one_sided_bounds[-2] / found.one_sided_bounds[-1])
     assert rate == pytest.approx(found.expected, abs=0.2)
 
 
@@ -131,7 +131,7 @@ def test_layers_are_refined_one_by_one(u0):
     for scheme in result.schemes:
         assert scheme.order == pytest.approx(scheme.expected, abs=0.1)
         assert scheme.uniform_order == pytest.approx(min(scheme.expected, 2), abs=0.2)
-        assert all(e <= b for e, b in zip(scheme.errors, scheme.bounds, strict=True))
+        assert all(e <= b for e, b in zip(scheme.errors, scheme.one_sided_bounds, strict=True))
     with pytest.raises(ValueError, match="3 layers"):
         convergence(over(equation), u0, steps=(4, 8), solvers=("rk4",), reference=result.reference)
 

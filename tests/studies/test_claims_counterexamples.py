@@ -134,9 +134,11 @@ def test_c10_a_shrinking_field_keeps_its_information():
     assert np.ptp(a["information"]) < 1e-10
 
 
-def test_c11_refinement_does_not_help():
+def test_c11_refinement_helps_at_every_fixed_depth_and_not_down_to_zero():
     with jax.enable_x64(True):
         a = arrays(c11.smallest())
+        fixed = [c11.worst_error(n, 1.0, 0.0, "incompatible", 0.01)[0] for n in (32, 64)]
+    assert fixed == pytest.approx([1.25e-3, 3.21e-4], rel=0.01)  # a quarter: order 2
     errors = [np.max(np.abs(a[f"numerical{end}"] - a[f"exact{end}"])) for end in ("", "_64")]
     assert errors[1] > 0.9 * errors[0] > 0.05
     # Away from the other end the field is that of a half line, erf(x/√4t).

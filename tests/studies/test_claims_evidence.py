@@ -21,6 +21,9 @@ def test_c3_steps_that_v1_21_gets_wrong():
     assert leak.left == 0 and leak.factor == pytest.approx(1.5**60, rel=1e-9) and leak.corrected == 2
     assert [case.left <= 1 < case.factor for case in blown] == [True] * 4
     assert all(case.step > case.corrected for case in blown)
+    isometry = c3.isometry()
+    assert isometry.left <= 1 and isometry.factor == pytest.approx(1.25**30, rel=1e-9) and isometry.corrected is None
+    assert [case.corrected for case in blown[1:3]] == pytest.approx([2 * 100 / 100.4**2, 0.2])
     assert [case.left > 2 and case.factor <= case.allowed for case in calm] == [True] * 2
     assert c3.diffusion_limit() == pytest.approx(1, abs=1e-5)
     for norm in (1.0, 10.0, 1000.0):

@@ -133,6 +133,35 @@ PERTURBED = [
 ]
 
 
+# "About ten times" means more than 10/3: evidence on either side of where C15's judge draws a line.
+RATIOS = [
+    f"gradient_{kind}_over_{base}_{when}"
+    for kind in ("none", "bare")
+    for base in ("pre", "post")
+    for when in ("at_start", "in_training")
+]
+TEN = {name: around(10.0) for name in RATIOS} | {f"spikes_{kind}_over_pre": around(1.03) for kind in ("none", "bare")}
+C15_LINES = [
+    ({}, HOLDS),
+    *(
+        ({name: around(value)}, verdict)
+        for name in RATIOS[:1] + RATIOS[2:3]
+        for value, verdict in ((3.3, FAILS), (3.37, HOLDS))
+    ),
+    *(
+        ({name: around(value)}, verdict)
+        for name in RATIOS[1:2] + RATIOS[3:]
+        for value, verdict in ((3.3, IF), (3.37, HOLDS))
+    ),
+    *(({f"spikes_{kind}_over_pre": around(1.01)}, IF) for kind in ("none", "bare")),
+]
+
+
+@pytest.mark.parametrize(("figures", "verdict"), C15_LINES)
+def test_where_c15_draws_its_lines(figures, verdict):
+    assert CLAIMS["C15"].judge(MEASURED["C15"] | TEN | figures) == verdict
+
+
 @pytest.mark.parametrize("name", [*CLAIMS, *EQUATIONS])
 def test_stored_evidence_gives_the_stored_verdict(name):
     claim, saved = (CLAIMS | EQUATIONS)[name], STORED[name]

@@ -52,9 +52,9 @@ def test_json_holds_what_was_promised(content):
     rows = {row["solver"]: row for row in content["results"]["orders"]}
     assert list(rows) == ["euler", "rk4"]
     for row in rows.values():
-        keys = {"solver", "expected", "order", "ci", "steps", "errors", "bounds", "evaluations", "seconds"}
+        keys = {"solver", "expected", "order", "ci", "steps", "errors", "one_sided_bounds", "evaluations", "seconds"}
         assert keys <= set(row)
-        assert len(row["errors"]) == len(row["bounds"]) == len(row["seconds"]) == 3
+        assert len(row["errors"]) == len(row["one_sided_bounds"]) == len(row["seconds"]) == 3
     assert rows["euler"]["evaluations"] == [4, 8, 16] and rows["rk4"]["evaluations"] == [16, 32, 64]
 
 
@@ -62,7 +62,11 @@ def test_orders_are_measured_on_real_input(result):
     euler, rk4 = result.results["orders"]
     assert abs(euler["order"] - 1) < 0.15 and abs(rk4["order"] - 4) < 0.4
     assert result.results["input"].startswith("ListOps: [")
-    assert all(error < bound for row in (euler, rk4) for error, bound in zip(row["errors"], row["bounds"], strict=True))
+    assert all(
+        error < bound
+        for row in (euler, rk4)
+        for error, bound in zip(row["errors"], row["one_sided_bounds"], strict=True)
+    )
 
 
 def test_dataset_and_plots(folder, content):
@@ -193,7 +197,7 @@ def record(**changes):
         "errors": [0.1, 0.05],
         "max_errors": [0.1, 0.05],
         "uniform_errors": [0.1, 0.05],
-        "bounds": [1.0, 0.5],
+        "one_sided_bounds": [1.0, 0.5],
         "evaluations": [4, 8],
         "seconds": [0.1, 0.2],
         "diverged": [False, False],
@@ -215,8 +219,8 @@ def test_verdicts_follow_the_numbers():
     assert verdicts(order=1.3, ci=0.2)["order euler"].startswith("NOT as expected")
     assert verdicts(order=1.9, ci=0.95)["order euler"].startswith("NOT as expected")
     assert "blew up" in verdicts(diverged=[True, False])["order euler"]
-    assert verdicts()["a-priori bound v2 (12)"].startswith("holds")
-    assert "VIOLATED by euler" in verdicts(errors=[2.0, 0.05])["a-priori bound v2 (12)"]
+    assert verdicts()["one-sided bound and v2 (12)"].startswith("hold")
+    assert "VIOLATED by euler" in verdicts(errors=[2.0, 0.05])["one-sided bound and v2 (12)"]
 
 
 def test_table_shows_missing_numbers_as_such():

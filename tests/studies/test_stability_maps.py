@@ -35,6 +35,7 @@ RUNS = {
     "linear reaction": [(0.15, 0.5, 1, 0, 10), (0.25, 0.5, 1, 0, 10)],
     "softmax attention": [(0.5, 0.5, 2, 0, 3), (1.2, 0.5, 2, 0, 3)],
     "pre-LN block": [(0.5, 0.4, 1, 0, 1), (3.0, 0.4, 1, 0, 1)],
+    "rotation": [(0.5, 0.5, 1, 0.5, 1.2), (0.5, 0.5, 1, 0.5, 6)],
 }
 
 
@@ -48,7 +49,7 @@ def twin(name, kind, run, u, v):
     e = kind.equation
     wq, wk, wv = (np.asarray(x)[:, 0] for x in (e.interaction.wq, e.interaction.wk, e.interaction.wv))
     w1, w2 = np.asarray(e.reaction.w1), np.asarray(e.reaction.w2)
-    decay = {"leak": alpha + gamma, "softmax attention": alpha + gamma}.get(name, 0.0)
+    decay = alpha + gamma if name in ("leak", "softmax attention", "rotation") else 0.0
 
     def norm(x):
         if name != "pre-LN block":
@@ -75,6 +76,8 @@ def twin(name, kind, run, u, v):
             rate = DIFFUSIVITY / dx**2 * (left - 2 * x[i] + right) - decay * x[i] + alpha * mixed[i]
             if name == "linear reaction":
                 rate = rate - w * x[i]
+            if name == "rotation":
+                rate = rate + w * np.array([-x[i][1], x[i][0], -x[i][3], x[i][2]])
             if name == "pre-LN block":
                 z = norm(x[i]) @ w1
                 rate = rate + (0.5 * z * (1 + erf(z / math.sqrt(2)))) @ w2
@@ -126,11 +129,54 @@ def test_weights_have_the_norms_that_the_bounds_use():
     np.testing.assert_allclose(r.network(u), -u, atol=1e-14)
 
 
+def classified(name, run, state=0.0, perturbation=0.0, steps=400):
+    measured = Measured(*map(np.atleast_1d, (state, perturbation, 0.5)))
+    return {k: v[0] for k, v in classify(family(name, 0), as_points([run]), measured, steps).items()}
+
+
 def judge(name, run, state, perturbation, steps=400):
-    found = classify(
-        family(name, 0), as_points([run]), Measured(*map(np.atleast_1d, (state, perturbation, 0.5))), steps
-    )
-    return int(found["status"][0])
+    return int(classified(name, run, state, perturbation, steps)["status"])
+
+
+def test_growth_a_thousandfold_beyond_the_flow_is_unstable():
+    """Of the state, of a perturbation, and beyond what the flow itself may grow: mean attention with W = 2 over a depth of 4."""
+    for allowed, name, run in ((0.0, "diffusion", (0.1, 1, 1, 0, 1)), (8.0, "mean attention", (0.01, 1, 1, 0, 2))):
+        for grown, status in ((999.0, 0), (1001.0, 1)):
+            assert judge(name, run, allowed + math.log(grown), 0.0) == status
+            assert judge(name, run, 0.0, allowed + math.log(grown)) == status
+    # Where the flow may grow by 1e97 a thousandfold more is still in range, by 1e98 it is not.
+    for decades, status in ((96.9, 0), (97.1, 2)):
+        assert judge("mean attention", (0.01, 1, 1, 0, decades * math.log(10) / 4), 0.0, 0.0) == status
+
+
+@pytest.mark.parametrize(
+    ("name", "run", "left"),
+    [
+        # h(4D/Δx² + c + G)/2 with D = 0.05, and v1 (21) 2Dh/Δx² + αh‖W_O‖.
+        ("diffusion", (2.0, 0.1, 3, 4, 5), (20.0, 20.0)),
+        ("leak", (0.5, 0.5, 2, 3, 7), (0.2, 0.25 * (0.8 + 5))),
+        ("linear reaction", (0.5, 0.5, 2, 3, 7), (0.2, 0.25 * (0.8 + 7))),
+        ("rotation", (0.5, 0.5, 2, 3, 4), (0.2, 0.25 * (0.8 + 5 + 4))),
+        ("rotation", (0.5, 0.5, 2, 3, 5.1), (0.2, np.inf)),
+        ("softmax attention", (0.5, 0.5, 2, 3, 1), (1.2, 0.25 * (0.8 + 5 + 2 * 0.5 * 3))),
+        ("softmax attention", (0.5, 0.5, 2, 3, 2.1), (1.2, np.inf)),
+        ("mean attention", (0.5, 0.5, 2, 3, -4), (1.2, np.inf)),
+        ("pre-LN block", (0.5, 0.5, 2, 3, 1), (1.2, np.inf)),
+    ],
+)
+def test_left_sides_of_both_bounds(name, run, left):
+    """By hand, diffusive part and all; inf where G > c, for which there is no certificate."""
+    found = classified(name, run)
+    assert (found["v1_left"], found["corrected_left"]) == pytest.approx(left, rel=1e-12)
+
+
+def test_a_rotation_faster_than_its_leak_grows_at_a_step_that_the_formula_would_allow(fields):
+    """c = 1, G = w = 20: 2/(4D/Δx² + c + G) = 0.094, and |1 + h(−1 + 20i)| > 1 from h = 2/401 on."""
+    kind, where = family("rotation", 0), as_points([(0.08, 1, 1, 0, 20)])
+    found = run_chunk(kind.equation, Parameters(*map(jnp.asarray, kind.parameters(where))), *fields, 60)
+    # On the mean, which diffusion does not damp: no more than a few percent of the start.
+    assert float(found.state[0]) > 60 * math.log(abs(1 + 0.08 * (-1 + 20j))) - 5
+    assert classify(kind, where, found, 60)["status"][0] == 1
 
 
 def test_overflow_counts_as_such():

@@ -48,7 +48,9 @@ def test_json_holds_what_was_promised(content):
     assert {"solver", "equation", "predicted", "measured"} <= set(content["results"]["dt_max"][0])
     for m in content["results"]["maps"]:
         assert m["runs"] == 130 == m["stable"] + m["unstable"] + m["overflow"]
-        assert m["v1"]["safe"] <= m["runs"] and m["corrected"]["false_safe"] == 0
+        assert m["v1"]["safe"] <= m["runs"] == m["v1"]["inside"] + m["overflow"] and m["corrected"]["false_safe"] == 0
+        # Mean attention has no leak, G > c = 0: none of its runs is inside the corrected bound's hypothesis.
+        assert m["corrected"]["inside"] == {"leak": 130, "mean attention": 0}[m["family"]]
 
 
 def test_step_limits_agree(result):
@@ -67,7 +69,7 @@ def test_verdicts_are_those_of_the_claim(result):
     found = result.verdicts
     assert found["v1 (21) sufficient"].startswith("not sufficient")
     assert found["v1 (21) necessary"].startswith("not necessary")
-    assert found["corrected bound sufficient"].startswith("holds in every run: 0 of")
+    assert found["corrected bound sufficient"].startswith("holds in every run with G ≤ c: 0 of")
     assert found["largest step"].startswith("as predicted")
 
 
@@ -125,13 +127,14 @@ def test_summaries_count_what_they_say():
     runs = {axis: np.arange(6.0) for axis in study.AXES}
     runs["status"] = np.array([0, 0, 1, 1, 2, 1])
     runs["v1_left"] = np.array([0.5, 2.0, 0.9, 3.0, 0.1, 0.3])
-    runs["corrected_left"] = np.array([0.5, 0.6, 1.1, 3.0, 0.1, 1.5])
+    runs["corrected_left"] = np.array([0.5, np.inf, 1.1, 3.0, 0.1, 1.5])
     found = summarize("leak", runs)
     assert (found["stable"], found["unstable"], found["overflow"]) == (2, 3, 1)
     v1, corrected = found["v1"], found["corrected"]
     assert (v1["safe"], v1["false_safe"], v1["false_alarm"]) == (3, 2, 1)
     assert v1["smallest_left_of_false_safe"]["left"] == 0.3 and v1["smallest_left_of_false_safe"]["step"] == 5
     assert (corrected["false_safe"], corrected["false_alarm"]) == (0, 0)
+    assert (v1["inside"], corrected["inside"], corrected["safe"]) == (5, 4, 1)
     assert corrected["smallest_left_of_false_safe"] is None
 
 

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 from pdejax._lazy import attach as _attach
 
 if TYPE_CHECKING:
+    from pdejax.analysis.numerics._bounds import ContinuumBounds as ContinuumBounds
     from pdejax.analysis.numerics._bounds import FieldConstants as FieldConstants
-    from pdejax.analysis.numerics._bounds import continuum_bound as continuum_bound
+    from pdejax.analysis.numerics._bounds import continuum_bounds as continuum_bounds
     from pdejax.analysis.numerics._bounds import field_constants as field_constants
     from pdejax.analysis.numerics._bounds import growth_factor as growth_factor
     from pdejax.analysis.numerics._convergence import Convergence as Convergence

@@ -7,6 +7,7 @@ from pdejax._lazy import attach as _attach
 if TYPE_CHECKING:
     from pdejax.analysis.stability._corrected import StepConstants as StepConstants
     from pdejax.analysis.stability._corrected import corrected_step_bound as corrected_step_bound
+    from pdejax.analysis.stability._corrected import one_sided_step_bound as one_sided_step_bound
     from pdejax.analysis.stability._corrected import step_constants as step_constants
     from pdejax.analysis.stability._corrected import v1_21 as v1_21
     from pdejax.analysis.stability._limits import StepMeasurement as StepMeasurement

@@ -15,7 +15,7 @@ from pdejax._check import integer
 from pdejax._depth import DepthVarying, take_layer
 from pdejax._discretization import Discretization
 from pdejax._integrate import terms_of
-from pdejax.analysis.jacobian._operator import Jacobian
+from pdejax.analysis.jacobian._operator import FieldAt, Jacobian
 from pdejax.analysis.jacobian._systems import discretization_of, is_system
 from pdejax.analysis.stability._region import parts_of, ready, stability_factor, whole_field_solver
 from pdejax.analysis.stability._spectrum import Point, checked_point, extreme_eigenvalues, log_norm
@@ -27,6 +27,8 @@ ROUNDING = 1e-9  # |R| − 1 below this is rounding error
 GROWTH = 0.1  # excess of a growing mode's factor over e^{h Re λ} that still counts as following the flow
 SMALLEST = 1e-4  # of 1/max|λ|: a scheme that is unstable at this step is unstable at every step
 LANES = 16  # step sizes tried at once
+SEEN = 1e-3  # log of the growth that counts as such
+CLEAR = 3.0  # log of the growth that no turning of a mode explains
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +37,9 @@ class StepPrediction:
 
     - `dt_max`: the largest stable step in units of depth; inf if every step tried is stable, 0 if none is.
     - `eigenvalue`: the one that limits it; `spectral_radius` max|λ| of those known.
-    - `complete`: whether all eigenvalues were known; `converged` and `note`: whether the iteration for them did.
+    - `complete`: whether all eigenvalues were known; `converged`: whether the iteration for them did.
+    - `sharp`: whether perturbations are expected to start growing at this very step: all eigenvalues known, none growing, the
+      field linear and normal. `note` says what is not so, and what follows.
     """
 
     dt_max: float
@@ -43,6 +47,7 @@ class StepPrediction:
     spectral_radius: float
     complete: bool
     converged: bool = True
+    sharp: bool = True
     note: str = ""
 
 
@@ -50,12 +55,16 @@ class StepPrediction:
 class StepMeasurement:
     """A step limit from the growth of a perturbation.
 
-    - `dt_max`: the largest step seen stable; inf or 0 as for `StepPrediction`. `bracket`: the smallest one seen unstable.
+    - `dt_max`: the largest step seen stable; inf or 0 as for `StepPrediction`.
+    - `interval`: a range for the limit of endless runs. From the largest step seen stable to the smallest seen unstable, less
+      than 0.1 % apart, either end moved by what is not settled in so many steps: six times what half as many would have changed,
+      or the way to the step at which the perturbation grows twentyfold, whichever is more. It is wide where |R| hardly changes
+      with h, as near the imaginary axis, and (0, …) may mean that no step is stable.
     - `steps` taken at every step size; `growth` the rate per unit depth that the flow itself was allowed.
     """
 
     dt_max: float
-    bracket: float
+    interval: tuple[float, float]
     steps: int
     growth: float
     note: str = ""
@@ -83,6 +92,10 @@ def predict_dt_max(
     those; growing modes are then only checked where they are among them. Eigenvalues decide about long-time growth: a
     non-normal Jacobian may amplify for a while below the limit (see `field_of_values` in `SpectralBounds`).
 
+    It is the limit for small perturbations of `u` over many steps. `sharp` is False, and `note` says why, where a run or
+    [`measure_dt_max`][pdejax.analysis.stability.measure_dt_max] need not show it: modes that grow hide decaying ones, a nonlinear
+    field has another Jacobian at the next state, and not all eigenvalues may be known.
+
     An iteration that does not converge is said in `converged` and `note`, and the limit is then that of the eigenvalues
     that did; with none at all `RuntimeError` is raised. Raises `ValueError`/`TypeError` for an unknown solver, one that
     takes the terms apart, or a field that is not finite or does not fit.
@@ -92,14 +105,13 @@ def predict_dt_max(
     if solver is None:
         solver = _stepped(owner, system, point, None).solver
     resolved = whole_field_solver(owner, solver)
-    jacobian, note = point.jacobian(), ""
+    jacobian, failed = point.jacobian(), []
     if jacobian.complete:
         values = np.linalg.eigvals(jacobian.known())
     else:
         found = extreme_eigenvalues(jacobian, rightmost=False)
         values = np.concatenate([each.values for each in found.values()])
         failed = [name for name, each in found.items() if not each.converged]
-        note = f"did not converge: {', '.join(failed)}" if failed else ""
         if values.size == 0:
             raise RuntimeError(
                 "predict_dt_max: no eigenvalue of the Jacobian converged; the field may be extremely stiff or non-normal. "
@@ -108,7 +120,49 @@ def predict_dt_max(
     values = np.asarray(values, complex)
     dt_max, limiting = _first_violation(resolved, values)
     radius = float(np.abs(values).max())
-    return StepPrediction(dt_max, limiting, radius, jacobian.complete, not note, note)
+    reasons = _not_sharp(point, values, jacobian.complete, failed)
+    return StepPrediction(dt_max, limiting, radius, jacobian.complete, not failed, not reasons, "; ".join(reasons))
+
+
+def _not_sharp(point: Point, values: np.ndarray, complete: bool, failed: list[str]) -> list[str]:
+    """Why the limit of the eigenvalues at this state need not be that of a run."""
+    reasons = [f"did not converge: {', '.join(failed)}"] if failed else []
+    if not complete:
+        reasons.append("not all eigenvalues are known: another may limit the step more")
+    fastest = float(np.real(_neutral(values)).max())
+    if fastest > 0:
+        reasons.append(
+            f"modes grow at up to {fastest:.3g}: what the scheme adds to decaying ones is hidden until it is faster, so that a "
+            "measured limit lies above"
+        )
+    elif complete:
+        # Only where the matrix is at hand: the iteration for the log-norm of a stiff field is long.
+        norm = float(point.jacobian().support(0.0).values[0])
+        if norm > 1e-9 * np.abs(values).max():
+            reasons.append(
+                f"non-normal: small perturbations may grow for a while, at up to {norm:.3g}, below the limit too"
+            )
+    if not _linear(point):
+        reasons.append(
+            "nonlinear: the Jacobian, and with it the limit, changes along a run, and between the stages of a step"
+        )
+    return reasons
+
+
+def _neutral(values: np.ndarray) -> np.ndarray:
+    """Eigenvalues with real parts that are rounding error set to 0."""
+    rates = np.real(values)
+    return np.where(np.abs(rates) < 1e-12 * np.abs(values).max(), 0.0, rates) + 1j * np.imag(values)
+
+
+def _linear(point: Point) -> bool:
+    """Whether the Jacobian, applied to noise, is the same at another state."""
+    u = point.u
+    v = jax.random.normal(jax.random.key(1), u.shape, u.dtype)
+    other = 0.1 * (1 + jnp.max(jnp.abs(u))) * jax.random.normal(jax.random.key(2), u.shape, u.dtype) - 0.7 * u
+    here, there = (Jacobian(FieldAt(point.field, point.t, point.args), at).matvec(v) for at in (u, other))
+    size = float(jnp.linalg.norm(jnp.ravel(here)))
+    return float(jnp.linalg.norm(jnp.ravel(here - there))) <= 1e3 * float(jnp.finfo(u.dtype).eps) * size
 
 
 def _first_violation(solver: diffrax.AbstractSolver, values: np.ndarray) -> tuple[float, complex]:
@@ -117,9 +171,8 @@ def _first_violation(solver: diffrax.AbstractSolver, values: np.ndarray) -> tupl
     if radius == 0:
         return math.inf, 0j
     # Rounding must not turn a neutral mode into a growing or decaying one.
+    values = _neutral(values)
     rates = np.real(values)
-    rates = np.where(np.abs(rates) < 1e-12 * radius, 0.0, rates)
-    values = rates + 1j * np.imag(values)
 
     def violations(steps):
         z = np.multiply.outer(steps, values)
@@ -159,12 +212,18 @@ def measure_dt_max(
 ) -> StepMeasurement:
     r"""Measure the largest h at which a perturbation of `u` does not grow, without an eigenvalue.
 
-    The derivative $D\Phi_h(u)$ of the solver's own step map at `(t, u)` is applied `steps` times to noise from `key`, normalized
-    in between. Unstable means that over the last half the perturbation grew by more than the flow allows: by more than
-    $e^{\mu h\,\mathrm{steps}/2}$ with μ the field's log-norm (0 if negative), from `spectral_bounds` of its terms. Step sizes
-    are tried sixteen at a time in one compiled `vmap`: first on a geometric grid, then inside the bracket, until it is
-    narrower than 0.1 %. A mode must grow by about log(n·d)/steps per step to be seen, so the result lies above the true
-    limit by up to 1 % at 400 steps. Costs `80·steps` steps and their derivatives.
+    The derivative $D\Phi_h(u)$ of the solver's own step map at `(t, u)` is applied `steps` times to noise from `key`,
+    normalized in between. Unstable means that over the last half the perturbation grew by more than the flow can make it grow
+    over that depth τ: $e^{\mu\tau}$ with the log-norm μ, or $e^{\alpha\tau}$ with α the largest real part of the eigenvalues (0
+    if negative), times a factor of at most 20 for transients of non-normal fields, whichever is less. Beyond 400 entries μ is
+    the sum of the terms', and where α is not found μ stands for it; `note` says so.
+
+    Step sizes are tried sixteen at a time in one compiled `vmap`: first on a geometric grid, then between the last stable and the
+    first unstable one, until they are less than 0.1 % apart. In finitely many steps a mode that grows slowly is not seen yet, and
+    one that turns seems to grow: `interval` says how far the result may be off. Costs `180·steps` steps and their derivatives.
+
+    It is a limit at `u`. On a nonlinear field the stages of a step beyond the first see the Jacobian elsewhere, so that for
+    schemes of several stages it is not that of [`predict_dt_max`][pdejax.analysis.stability.predict_dt_max], whose note says so.
 
     Systems as in [`predict_dt_max`][pdejax.analysis.stability.predict_dt_max], any solver: a splitting gets its terms, an
     exponential or implicit-explicit one the linear part of the field apart from the rest, as `simulate` hands them out.
@@ -182,15 +241,21 @@ def measure_dt_max(
     split = "linear" if linear_part(resolved) is not None else d.split
     handed = terms_of(d.field, split, point.u, point.args or FieldArgs())
     jacobian = point.jacobian()
-    growth, note = _allowed_growth(point)
+    flow = _flow(point)
+    growth, note = flow.alpha, flow.note
     # A unit of step size: the local scale of the field from a few power iterations, good to a factor.
     unit = 1.0 / max(jacobian.scale(), 1e-300)
     noise = jax.random.normal(jax.random.key(0) if key is None else key, point.u.shape, point.u.dtype)
 
-    def unstable(sizes):
+    def excess(sizes):
+        """log of the growth beyond what the flow allows, over the last half of all steps and of their first half."""
         lanes = jnp.asarray(sizes, noise.dtype)
         grown = _measured(resolved, handed, point.t, point.u, point.args, noise, lanes, int(steps))
-        return ~(np.asarray(grown) <= growth * sizes * (steps - steps // 2) + 1e-3)
+        late, early = steps - steps // 2, steps // 2 - steps // 4
+        return np.asarray(grown) - np.stack([flow.allowed(sizes, late), flow.allowed(sizes, early)], axis=1)
+
+    def unstable(sizes):
+        return ~(excess(sizes)[:, 0] <= SEEN)
 
     sizes = np.geomspace(0.25, 1e5, LANES) * unit
     broken = unstable(sizes)
@@ -198,17 +263,42 @@ def measure_dt_max(
         sizes = np.geomspace(SMALLEST, 0.25, LANES) * unit
         broken = unstable(sizes)
     if not broken.any():
-        return StepMeasurement(math.inf, math.inf, int(steps), growth, note)
+        return StepMeasurement(math.inf, (float(sizes[-1]), math.inf), int(steps), growth, note)
     if broken[0]:
-        return StepMeasurement(0.0, float(sizes[0]), int(steps), growth, note)
+        return StepMeasurement(0.0, (0.0, float(sizes[0])), int(steps), growth, note)
     first = int(np.argmax(broken))
-    low, high = sizes[first - 1], sizes[first]
+    low, high = _between(unstable, sizes[first - 1], sizes[first])
+    return StepMeasurement(float(low), _widened(excess, low, high), int(steps), growth, note)
+
+
+def _widened(excess, low: float, high: float) -> tuple[float, float]:
+    """The interval of `StepMeasurement` about the last stable and the first unstable step."""
+    limits = []
+    for horizon, grown, near in (
+        (1, SEEN, np.geomspace(0.5, 2.0, LANES) * low),
+        (0, CLEAR, np.geomspace(1.0, 4096.0, LANES) * low),
+    ):
+        broken = ~(excess(near)[:, horizon] <= grown)
+        first = int(np.argmax(broken)) if broken.any() else LANES
+        if first in (0, LANES):
+            limits.append(0.0 if first == 0 else math.inf)
+            continue
+        last, _ = _between(lambda h, k=horizon, g=grown: ~(excess(h)[:, k] <= g), near[first - 1], near[first])
+        limits.append(last)
+    shorter, clear = limits
+    # A limit h* that is approached like h* + c·steps^(−1/4), as in h⁴ on the imaginary axis, lies 5.3 differences away.
+    off = max(6 * abs(shorter - low), abs(clear - low))
+    return max(0.0, float(low - off)), float(high + off)
+
+
+def _between(unstable, low: float, high: float) -> tuple[float, float]:
+    """The last stable and the first unstable step of a range, less than 0.1 % apart."""
     while high > low * (1 + 1e-3):
         sizes = np.linspace(low, high, LANES + 2)[1:-1]
         broken = unstable(sizes)
         first = int(np.argmax(broken)) if broken.any() else LANES
         low, high = (sizes[first - 1] if first else low), (sizes[first] if first < LANES else high)
-    return StepMeasurement(float(low), float(high), int(steps), growth, note)
+    return low, high
 
 
 def _measured(solver: diffrax.AbstractSolver, *rest) -> Array:
@@ -245,23 +335,65 @@ def _stepped(owner: str, system: Any, point: Point, solver: Any) -> Discretizati
     return Discretization(field.layer(index), take_layer(d.solver, index), t1=1.0, steps=1, split=d.split)
 
 
-def _allowed_growth(point: Point) -> tuple[float, str]:
-    """An upper bound of the field's log-norm, at least 0: the sum of its terms'.
+@dataclasses.dataclass(frozen=True)
+class _Flow:
+    r"""What the flow itself may do to a perturbation: grow by $e^{\alpha\tau}$ over a depth τ but for a transient factor, and
+    by no
+    more than $e^{\mu\tau}$. `size`: the largest |λ| of the modes that grow; `note`: what a user should know of it."""
 
-    By term, because the log-norm of stiff diffusion (0 or less) is known, while an iteration on the whole field would look
-    for it at the crowded end of a wide spectrum. A small field's is exact.
-    """
+    alpha: float
+    mu: float
+    transient: float
+    size: float
+    note: str
+
+    def allowed(self, sizes: np.ndarray, steps: int) -> np.ndarray:
+        """log of the growth in so many steps of these sizes. log|1 + hλ| ≤ h Re λ + ½h²|λ|²: what Euler, the coarsest scheme,
+        adds
+        to a growing mode."""
+        depth = np.asarray(sizes) * steps
+        own = np.minimum(math.log(1 + GROWTH), 0.5 * (self.size * np.asarray(sizes)) ** 2)
+        return np.minimum(self.mu * depth, self.alpha * depth + self.transient) + own * steps
+
+
+def _flow(point: Point) -> _Flow:
+    """From the matrix of a field of at most 400 entries. Beyond, the log-norm is the sum of its terms' (that of stiff
+    diffusion, 0
+    or less, is known; an iteration on the whole field would look for it at the crowded end of a wide spectrum), and the rightmost
+    eigenvalue is only looked for where that is positive."""
     jacobian = point.jacobian()
     if jacobian.complete:
-        return max(0.0, float(jacobian.support(0.0).values[0])), ""
-    total, failed = 0.0, []
+        values, vectors = np.linalg.eig(jacobian.known())
+        mu = max(0.0, float(jacobian.support(0.0).values[0]))
+        return _growing(_neutral(values), mu, min(math.log(np.linalg.cond(vectors)), CLEAR))
+    mu, failed = 0.0, []
     for name in point.field.names():
         found = log_norm(dataclasses.replace(point, field=point.field.only((name,))), name)
         if not found.converged:
             failed.append(name)
-        total += max(found.values) if len(found.values) else 0.0
-    note = f"log-norm did not converge and counts as 0: {', '.join(failed)}" if failed else ""
-    return max(0.0, float(total)), note
+        mu += max(found.values) if len(found.values) else 0.0
+    mu, note = max(0.0, float(mu)), f"log-norm did not converge and counts as 0: {', '.join(failed)}" if failed else ""
+    if mu == 0 and not failed:
+        return _Flow(0.0, 0.0, 0.0, 0.0, "")
+    found = jacobian.extreme("LR")
+    if found.converged and len(found.values) and not failed:
+        return _growing(np.asarray(found.values), mu, CLEAR)
+    stands = (
+        "the rightmost eigenvalue is not known; for it stands the log-norm, an upper bound, and dt_max may be too large"
+    )
+    return _Flow(mu, mu, 0.0, 0.0, "; ".join(filter(None, (note, stands))))
+
+
+def _growing(values: np.ndarray, mu: float, transient: float) -> _Flow:
+    growing = values[np.real(values) > 0]
+    if growing.size == 0:
+        return _Flow(0.0, mu, transient, 0.0, "")
+    alpha = float(np.real(growing).max())
+    note = (
+        f"modes grow at up to {alpha:.3g}: what the scheme adds to decaying ones is hidden until it is faster, and dt_max is an "
+        "upper bound"
+    )
+    return _Flow(alpha, mu, transient, float(np.abs(growing).max()), note)
 
 
 @eqx.filter_jit
@@ -274,8 +406,8 @@ def _growth(
     noise: Array,
     sizes: Float[Array, " lanes"],
     steps: int,
-) -> Float[Array, " lanes"]:
-    """log of the perturbation's growth over the last half of the steps, for every step size."""
+) -> Float[Array, "lanes 2"]:
+    """log of the perturbation's growth over the last half of the steps and of their first half, for every step size."""
 
     def lane(h):
         # Linearized once: what depends on u alone stays out of the loop.
@@ -290,6 +422,7 @@ def _growth(
 
         _, logs = jax.lax.scan(body, noise / jnp.linalg.norm(jnp.ravel(noise)), length=steps)
         # A step that failed has no derivative worth the name.
-        return jnp.where(jnp.all(jnp.isfinite(end)), jnp.sum(logs[steps // 2 :]), jnp.inf)
+        late, early = jnp.sum(logs[steps // 2 :]), jnp.sum(logs[steps // 4 : steps // 2])
+        return jnp.where(jnp.all(jnp.isfinite(end)), jnp.stack([late, early]), jnp.inf)
 
     return jax.vmap(lane)(sizes)

@@ -22,9 +22,10 @@ class Certificate:
     - `radius` R, `spread` σ: the domain. Every token has ‖u_i‖₂ ≤ R, and a standard deviation over its features of at
       least σ (0: no condition). `n`: number of tokens.
     - `parts`: what each term adds, by its name, its leak apart as `"… leak"`; they sum to `bound`.
-    - `decay` c, the leaks' rates (where they vary over tokens, the largest); `diffusion`, 4D/Δx²; `rest` G, the constant of
-      everything else: what the corrected form of v1 (21), h ≤ 2/(4D/Δx² + c + G) for G ≤ c, is made of.
-    - `conditions`: what else the bound rests on.
+    - `decay` c, the leaks' rates; where they vary over tokens the largest, and `least_decay` the smallest. `diffusion`, 4D/Δx²;
+      `rest` G, the constant of everything else. What the corrected form of v1 (21) is made of, h ≤ 2/(4D/Δx² + c + G) if G is
+      at most `least_decay`: see [`step_constants`][pdejax.analysis.stability.step_constants].
+    - `conditions`: what else the bound, or a step bound made of it, rests on.
     """
 
     bound: float
@@ -34,6 +35,7 @@ class Certificate:
     spread: float
     parts: dict[str, float]
     decay: float
+    least_decay: float
     diffusion: float
     rest: float
     conditions: tuple[str, ...] = ()
@@ -82,6 +84,7 @@ def field_lipschitz(
         apart = {name: bound.rest + bound.diffusion, f"{name} leak": bound.leak}
         parts |= {key: value for key, value in apart.items() if value or (len(found) == 1 and key == name)}
     sums = {kind: math.fsum(getattr(b, kind) for b in found.values()) for kind in ("leak", "diffusion", "rest")}
+    least = math.fsum(b.leak if b.least_leak is None else b.least_leak for b in found.values())
     conditions = tuple(dict.fromkeys(condition for bound in found.values() for condition in bound.conditions))
     return Certificate(
         math.fsum(sums.values()),
@@ -91,6 +94,7 @@ def field_lipschitz(
         spread,
         parts,
         sums["leak"],
+        least,
         sums["diffusion"],
         sums["rest"],
         conditions,

@@ -140,8 +140,9 @@ C1 = Claim(
     id="C1",
     statement="as L → ∞ the trajectory of an L-layer Transformer converges uniformly, at rate O(Δt), to the solution of an ODE",
     source="v2 Thm 3.2, (3), (12)",
-    condition="for weights smooth in depth and residual scale 1/L; weights drawn anew in each layer have no limit along a path "
-    "at scale 1/√L. Orders above 1 need a scheme and subflows of that order (Strang with Euler subflows has 1) and a smooth "
+    condition="at rate O(Δt) for weights smooth in depth and residual scale 1/L, which is sufficient: weights drawn anew in each "
+    "layer converge at scale 1/L too, in the mean and at rate L^(-1/2), to the mean field's ODE; at scale 1/√L they have no "
+    "limit along a path. Orders above 1 need a scheme and subflows of that order (Strang with Euler subflows has 1) and a smooth "
     "activation (with ReLU no more than 2 can be relied on)",
     headline=("order_euler", "order_lie", "iid_spread_exponent_at_scale_1_by_sqrt_L", "order_rk4", "order_rk4_relu"),
     measure=measure,

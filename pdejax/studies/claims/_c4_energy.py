@@ -134,8 +134,9 @@ C4 = Claim(
     id="C4",
     statement="with S of v2 (9) and γ > L_A + L_R the energy decays like e^{−2(γ−L)t}",
     source="v2 Thm 3.3, (15)",
-    condition="holds for S = −γu. With v2 (9) only deviations from the mean below γ²/λ² − ε in square shrink, those above "
-    "grow; the mean is not damped at all",
+    condition="holds for S = −γu if γ is above the growth constant G of the rest and its offset f is 0 (F(0) = 0 is not enough); "
+    "else into the ball of radius f/(γ − G). With v2 (9) only deviations from the mean below γ²/λ² − ε in square shrink, those "
+    "above grow; the mean is not damped at all",
     headline=(
         "energy_over_claim_outside_basin",
         "energy_rate_of_constant_field",

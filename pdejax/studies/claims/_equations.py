@@ -127,7 +127,7 @@ _ALL = (
     Claim("v2 (1)", "the same as (4)", ERROR, exact, measure=second.master),
     Claim("v2 (2)", "u(x, 0) = E + P, as `Transformer.embed` has it", ERROR, exact, measure=second.embedding),
     Claim("v2 (3)", "∂u/∂t = F(u, t) is the limit of deep Transformers", FLOW, C1.judge,
-             "for weights smooth in depth and residual scale 1/L", rests_on="C1"),
+             "for residual scale 1/L; at rate O(Δt) if the weights are smooth in depth", rests_on="C1"),
     Claim("v2 (4)", "∂u/∂t = A + R + D + S, as `MasterEquation` has it", ERROR, exact, measure=second.master),
     Claim("v2 (5)", "A(u) = ∫K W_V u dy − u; on tokens, with quadrature weights, to second order in Δx",
              ("order_in_dx", "largest_row_sum_error"), orders(order_in_dx=2), measure=second.interaction),

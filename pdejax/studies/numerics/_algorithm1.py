@@ -401,7 +401,8 @@ def verdicts(config: Algorithm1Config, results: Mapping[str, Any]) -> dict[str, 
         rows = (one["end"] or one["start"])["stability"]
         failed[one["name"]] = max(row["v1_21"] for row in rows), min(row["corrected_dt"] for row in rows), rows[0]
     answers["v1 (21)"] = "; ".join(
-        f"{name}: {left:.2f} {'≤' if left <= 1 else '>'} 1 with Δt = {config.dt:g}, sufficient Δt ≤ {bound:.2g}, "
+        f"{name}: {left:.2f} {'≤' if left <= 1 else '>'} 1 with Δt = {config.dt:g}, "
+        f"{f'sufficient Δt ≤ {bound:.2g}' if bound > 0 else 'no Δt certified (G > 0 and no leak)'}, "
         f"eigenvalues {'not found' if row['dt_eigenvalues'] is None else format(row['dt_eigenvalues'], '.2g')}"
         for name, (left, bound, row) in failed.items()
     )

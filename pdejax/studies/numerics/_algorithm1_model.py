@@ -100,14 +100,14 @@ WAVES = 3
 
 
 def stability_rows(model: Algorithm1Model, values: Float[Array, "N f"]) -> list[dict[str, Any]]:
-    r"""Per layer: the left side of v1 (21), which should be at most 1, and the largest Δt of the corrected bound,
+    r"""Per layer: the left side of v1 (21), which should be at most 1, and the largest Δt that the corrected bound certifies,
 
-    $$\Delta t \le 2/\big(4D_l/\Delta x^2 + G_l + \|W_{l-1,l}\|_2 + \|W_{l,l+1}\|_2\big),$$
+    $$\Delta t \le 2/\big(4D_l/\Delta x^2 + G\big),\quad G = G_l + \|W_{l-1,l}\|_2 + \|W_{l,l+1}\|_2,\quad\text{if } G \le c,$$
 
-    G_l the Lipschitz constant of attention and network on the ball of the largest token met on the way, in the token-max norm
-    (the maximum over tokens and layers for the coupled system, in which the exchange adds its two norms: the row sum). It is
-    sufficient. The same for all layers: `dt_eigenvalues`, the limit from the eigenvalues of the Jacobian at the end of the
-    trajectory of one image, which is sharp for small perturbations there.
+    with c = 0, for v1's model has no leak: 0, that is none, unless all of G is. G_l is the Lipschitz constant of attention and
+    network on the ball of the largest token met on the way, in the token-max norm (the maximum over tokens and layers for the
+    coupled system, in which the exchange adds its two norms: the row sum). The same for all layers: `dt_eigenvalues`, the limit
+    from the eigenvalues of the Jacobian at the end of the trajectory of one image, which is sharp for small perturbations there.
     """
     equation, dt = model.equation, model.dt
     end = dt * model.time_steps
@@ -127,16 +127,18 @@ def stability_rows(model: Algorithm1Model, values: Float[Array, "N f"]) -> list[
         d = 0.0 if diffusion is None else float(diffusion.diffusivity)
         dx = 1.0 / values.shape[0] if diffusion is None else float(jnp.asarray(diffusion.grid.spacing))
         output = float(jnp.linalg.norm(attention.wo.reshape(-1, attention.wo.shape[-1]), 2))
-        bound = float("nan")
+        bound, rest = 0.0, float("inf")
         if np.isfinite(radius):
             local = field_lipschitz(layer.only(("interaction", "reaction")), values.shape[0], radius)
-            bound = float(corrected_step_bound(dx, diffusivity=d, lipschitz=local.rest + pulls[l] + pulls[l + 1]))
+            rest = local.rest + float(pulls[l] + pulls[l + 1])
+            bound = float(corrected_step_bound(dx, diffusivity=d, lipschitz=rest))
         left = float(v1_21(dt, dx, diffusivity=d, strength=float(attention.strength), output_norm=output))
         rows.append(
             {
                 "layer": l + 1,
                 "v1_21": left,
                 "v1_21_holds": left <= 1,
+                "lipschitz": rest,
                 "corrected_dt": bound,
                 "corrected_holds": dt <= bound,
                 "dt_eigenvalues": None if sharp is None else float(sharp.dt_max),

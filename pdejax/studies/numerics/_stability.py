@@ -47,7 +47,7 @@ MAPS = (
     *(
         Column(f"{bound} {wrong}", "d", right=True)
         for bound in ("v1 (21)", "corrected")
-        for wrong in ("false safe", "alarm")
+        for wrong in (("inside", "false safe", "alarm") if bound == "corrected" else ("false safe", "alarm"))
     ),
 )
 
@@ -88,12 +88,12 @@ def judge(config: StabilityConfig, evidence: Sequence[Evidence]) -> Judgement:
     wrong = failed(answers)
     data = _dataset(config, found["runs"])
     caption = (
-        "Where Euler's runs were stable, and where v1 (21) (dashed) and the corrected bound (solid) draw the line."
+        "Where Euler's runs were stable, and where v1 (21) (dashed) and the corrected bound (solid, G ≤ c) draw a line."
     )
     return Judgement(
-        sentence=f"not as it should be: {', '.join(wrong)}"
-        if wrong
-        else "steps are as predicted, the corrected bound holds",
+        sentence=f"not as it should be: {', '.join(failed)}"
+        if failed
+        else "steps are as predicted, the corrected bound holds where G ≤ c",
         verdicts=answers,
         passed=not wrong,
         tables=(
@@ -112,8 +112,9 @@ def cells(record: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _counts(m: Mapping[str, Any]) -> tuple[Any, ...]:
-    wrong = (m[bound][key] for bound in ("v1", "corrected") for key in ("false_safe", "false_alarm"))
-    return (*(m[key] for key in ("family", "runs", "stable", "unstable", "overflow")), *wrong)
+    wrong = (m["v1"][key] for key in ("false_safe", "false_alarm"))
+    corrected = (m["corrected"][key] for key in ("inside", "false_safe", "false_alarm"))
+    return (*(m[key] for key in ("family", "runs", "stable", "unstable", "overflow")), *wrong, *corrected)
 
 
 def equations(config: StabilityConfig) -> dict[str, MasterEquation]:
@@ -191,15 +192,18 @@ def _map(config: StabilityConfig, name: str, parts: Parts) -> dict[str, np.ndarr
 
 
 def summarize(name: str, runs: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Counts of a family's runs. *False-safe*: within the bound and unstable. *False alarm*: beyond it and stable. Runs whose
-    flow overflows count for neither. `worst_*` are the runs that contradict v1 (21) most clearly."""
+    """Counts of a family's runs. *Inside*: the bound's hypothesis is met, for the corrected one G ≤ c; others count for nothing.
+    *False-safe*: within the bound and unstable. *False alarm*: beyond it and stable. Runs whose flow overflows count for neither.
+    The smallest and largest left sides are of the runs that contradict the bound most clearly."""
     status = runs["status"]
     counts = {word: int(np.sum(status == code)) for code, word in enumerate(STATUS)}
     summary: dict[str, Any] = {"family": name, "runs": len(status), **counts}
     for bound in ("v1", "corrected"):
-        safe = runs[f"{bound}_left"] <= 1
-        wrong, alarm = safe & (status == 1), ~safe & (status == 0)
+        left = runs[f"{bound}_left"]
+        inside, safe = np.isfinite(left), left <= 1
+        wrong, alarm = safe & (status == 1), inside & ~safe & (status == 0)
         summary[bound] = {
+            "inside": int(np.sum(inside & (status != 2))),
             "safe": int(np.sum(safe & (status != 2))),
             "false_safe": int(np.sum(wrong)),
             "false_alarm": int(np.sum(alarm)),
@@ -236,14 +240,14 @@ def verdicts(results: Mapping[str, Any]) -> dict[str, str]:
         alarm = [m for m in maps if m[bound]["false_alarm"]]
         number = sum(m[bound]["false_safe"] for m in maps)
         if bound == "corrected":
-            word = "holds in every run" if not number else "VIOLATED"
+            word = "holds in every run with G ≤ c" if not number else "VIOLATED"
         else:
             word = "no counterexample among these runs" if not number else "not sufficient"
         found[f"{title} sufficient"] = f"{word}: {number} of {safe} runs that it calls safe are unstable" + _names(
             wrong
         )
         alarms = sum(m[bound]["false_alarm"] for m in maps)
-        beyond = sum(m["runs"] - m["overflow"] - m[bound]["safe"] for m in maps)
+        beyond = sum(m[bound]["inside"] - m[bound]["safe"] for m in maps)
         word = "not necessary" if alarms else "no counterexample among these runs"
         found[f"{title} necessary"] = f"{word}: {alarms} of {beyond} runs beyond it are stable" + _names(alarm)
     return found

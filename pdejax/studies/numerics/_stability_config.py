@@ -7,7 +7,7 @@ from pdejax import _check as check
 from pdejax.runs._command import setting
 from pdejax.studies._command import study_command
 
-FAMILIES = ("diffusion", "leak", "mean attention", "linear reaction", "softmax attention", "pre-LN block")
+FAMILIES = ("diffusion", "leak", "mean attention", "linear reaction", "softmax attention", "pre-LN block", "rotation")
 _OWNER = "StabilityConfig"
 
 

@@ -34,6 +34,7 @@ VALUE_NORM = 0.5  # of W_V in the softmax and pre-LN families
 EXCESS = math.log(1e3)  # growth beyond the flow's own that counts as unstable
 RANGE = math.log(1e100)  # where a run is stopped
 STATUS = ("stable", "unstable", "overflow")
+QUARTER_TURN = np.kron(np.eye(DIM // 2), [[0.0, 1.0], [-1.0, 0.0]])  # an isometry's generator: uJ ⊥ u
 AXES = ("step", "spacing", "strength", "damping", "weight")
 
 # The other axis of a family's slice, over which it is plotted against h.
@@ -44,6 +45,7 @@ SLICES = {
     "linear reaction": "weight",
     "softmax attention": "weight",
     "pre-LN block": "spacing",
+    "rotation": "weight",
 }
 RANGES = {"step": (1e-2, 10.0), "spacing": (0.05, 1.0), "strength": (0.1, 10.0), "weight": (0.1, 30.0)}
 
@@ -89,6 +91,8 @@ class Family:
                 return Parameters(h, dx, alpha, zero, zero, zero, w)
             case "linear reaction":
                 return Parameters(h, dx, zero, zero, np.abs(w), zero, zero)
+            case "rotation":
+                return Parameters(h, dx, zero, alpha + gamma, np.abs(w), zero, zero)
             case "softmax attention":
                 return Parameters(h, dx, alpha, alpha + gamma, zero, np.sqrt(np.abs(w)), one)
             case _:
@@ -98,7 +102,9 @@ class Family:
         """Of every run: decay c, the Lipschitz constant G of the rest in the token-max norm, bounds on the rates at which the
         flow itself lets the state and a perturbation grow, the size its field can have at most (else inf), and ‖W_O‖₂.
 
-        In the linear families everything is exact, the rates are those of the fastest mode. Softmax attention: certified on
+        In the linear families everything is exact, the rates are those of the fastest mode, and a reaction −wu is decay. Where
+        G > c the corrected bound has no certificate: mean attention and the pre-LN block, which have no leak, and rotation faster
+        than its leak. Softmax attention: certified on
         the ball of the start, which |||u||| does not leave while α‖W_V‖ ≤ c. Pre-LN: from the certificate on the ball √d of
         normalized tokens and the derivative 1/√(σ² + ε) of LayerNorm at the least σ that the run met.
         """
@@ -114,7 +120,9 @@ class Family:
                 rate = alpha * np.maximum(w, 0)
                 return _row(zero, alpha * np.abs(w), rate, rate, inf, one)
             case "linear reaction":
-                return _row(zero, np.abs(w), -np.abs(w), -np.abs(w), inf, zero)
+                return _row(np.abs(w), zero, -np.abs(w), -np.abs(w), inf, zero)
+            case "rotation":
+                return _row(alpha + gamma, np.abs(w), -alpha - gamma, -alpha - gamma, inf, zero)
             case "softmax attention":
                 lipschitz = alpha * VALUE_NORM * (1 + 2 * np.abs(w))
                 decay = alpha + gamma
@@ -156,8 +164,9 @@ def family(name: str, seed: int) -> Family:
     )
     reaction = FeedForward(DIM, HIDDEN, key=keys[4], activation="gelu" if normed else "identity", norm=norm)
     if not normed:
-        minus = jnp.concatenate([-eye, jnp.zeros((DIM, HIDDEN - DIM))], axis=1)
-        reaction = eqx.tree_at(lambda r: (r.w1, r.w2), reaction, (minus, jnp.abs(minus.T)))
+        wide = jnp.concatenate([eye, jnp.zeros((DIM, HIDDEN - DIM))], axis=1)
+        linear = QUARTER_TURN if name == "rotation" else -eye
+        reaction = eqx.tree_at(lambda r: (r.w1, r.w2), reaction, (linear @ wide, wide.T))
     grid = Grid(TOKENS, length=jnp.asarray(float(TOKENS)))
     return Family(
         name,
@@ -250,6 +259,8 @@ def classify(kind: Family, where: dict[str, np.ndarray], measured: Measured, ste
     - *unstable*: state or perturbation grew more than a thousandfold beyond what the flow allows them. A perturbation
       whose own allowance is out of range is not judged.
     - *stable*: everything else.
+
+    `corrected_left` is inf where G > c: the corrected bound certifies no step there.
     """
     known = kind.constants(where, np.asarray(measured.spread))
     depth = where["step"] * steps
@@ -270,7 +281,11 @@ def classify(kind: Family, where: dict[str, np.ndarray], measured: Measured, ste
             strength=where["strength"],
             output_norm=known["output_norm"],
         ),
-        "corrected_left": where["step"] * (diffusive + known["decay"] + known["lipschitz"]) / 2,
+        "corrected_left": np.where(
+            known["lipschitz"] <= known["decay"],
+            where["step"] * (diffusive + known["decay"] + known["lipschitz"]) / 2,
+            np.inf,
+        ),
     }
 
 
@@ -286,14 +301,16 @@ WEIGHTS = {
     "mean attention": "w of W_V = wI",
     "linear reaction": "rate w of R(u) = −wu",
     "softmax attention": "size ‖W_Q W_Kᵀ‖₂/√d_k",
+    "rotation": "frequency w of R(u) = wuJ, leak 1",
 }
 V1 = {"colors": COLOURS[3], "linewidths": 2.0, "linestyles": "dashed"}
 CORRECTED = {"colors": COLOURS[0], "linewidths": 2.0, "linestyles": "solid"}
 
 
 def map_plot(runs: xr.Dataset) -> Figure:
-    """One panel per family over its slice: status as fill, v1 (21) dashed, the corrected bound solid. Orange to the left of
-    the dashed line is where v1 (21) promises stability wrongly; blue to the right of it where it warns wrongly."""
+    """One panel per family over its slice: status as fill, v1 (21) dashed, the corrected bound solid where G ≤ c (there is none
+    elsewhere). Orange to the left of the dashed line is where v1 (21) promises stability wrongly; blue to the right of it where
+    it warns wrongly."""
     names = list(runs.family.values)
     columns = min(3, len(names))
     rows = math.ceil(len(names) / columns)
@@ -310,8 +327,8 @@ def map_plot(runs: xr.Dataset) -> Figure:
         axes.pcolormesh(h, other, status, cmap=ListedColormap(FILLS), vmin=-0.5, vmax=2.5, shading="nearest")
         # Logarithms, in which both left sides are straight: the lines are then exact between the points.
         for left, style in ((corrected, CORRECTED), (v1, V1)):
-            positive = np.log(np.maximum(left, 1e-300))
-            if positive.min() < 0 < positive.max():
+            positive = np.where(np.isfinite(left), np.log(np.clip(left, 1e-300, 1e300)), np.nan)
+            if np.any(positive < 0) and np.any(positive > 0):
                 axes.contour(h, other, positive, levels=[0.0], **style)
         axes.set_xscale("log")
         if other.min() < 0:
@@ -330,7 +347,7 @@ def map_plot(runs: xr.Dataset) -> Figure:
         axes.set_axis_off()
     handles: list[Artist] = [Patch(facecolor=fill, label=text) for fill, text in zip(FILLS, FILL_LABELS, strict=True)]
     handles.append(Line2D([], [], color=V1["colors"], linestyle="dashed", label="v1 (21) = 1: safe to the left"))
-    handles.append(Line2D([], [], color=CORRECTED["colors"], label="corrected bound: safe to the left"))
+    handles.append(Line2D([], [], color=CORRECTED["colors"], label="corrected bound, where G ≤ c: safe to the left"))
     figure.legend(
         handles=handles, loc="outside lower center", ncols=5 if columns == 3 else 2, fontsize=9, frameon=False
     )

@@ -45,7 +45,7 @@ def measure_continuum(settings: Settings, seed: int, models: Models) -> Evidence
         "expected": np.asarray([r["expected"] for r in orders], float),
         "steps": np.asarray(data.steps.values, float),
         "error": np.asarray(data["errors"].values, float),
-        "bound": np.asarray(data["bounds"].values, float),
+        "bound": np.asarray(data["v2_12_bounds"].values, float),
         # Exponent of L in the spread between draws of independent layers, at residual scale 1/L and 1/√L.
         "iid": np.asarray([regimes["iid 1/L"], regimes["iid 1/sqrt(L)"]], float),
     }
