@@ -223,6 +223,7 @@ class Discretization(eqx.Module):
         wanted = linear_part(d.solver)
         if wanted is not None:
             _check_linear(owner, d, wanted, u0.shape, args)
+            d = eqx.tree_at(lambda x: x.field, d, d.field.looked_at())
         return d, choice
 
     def _number(self, name: str) -> Any:

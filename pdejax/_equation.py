@@ -53,6 +53,10 @@ class AbstractEquation(eqx.Module):
     def describe(self) -> str:
         """The terms in words: `attention + feed-forward`."""
 
+    def looked_at(self) -> "AbstractEquation":
+        """The same equation, its terms looked at before their values are traced (`AbstractTerm.looked_at`)."""
+        return self
+
     def no_linear_part(self) -> str:
         """Why no solver can take a linear part of this field apart."""
         return f"a {type(self).__name__} has no linear part that one transform diagonalizes"
@@ -164,6 +168,9 @@ class MasterEquation(AbstractEquation):
     def replace(self, **changes: AbstractTerm | None) -> "MasterEquation":
         """Another equation with some terms exchanged, added, or (None) left out."""
         return MasterEquation(**dict(self.items()) | changes)
+
+    def looked_at(self) -> "MasterEquation":
+        return eqx.tree_at(lambda e: e.terms, self, tuple(term.looked_at() for term in self.terms))
 
     def damping(self) -> Float[Array, ""]:
         return _rates(self.terms)
