@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from pdejax._check import number
+from pdejax._check import number, on_numbers
 from pdejax._equation import AbstractEquation
 from pdejax._figure import AbstractRecord
 from pdejax._types import Depth, Field, Mask
@@ -89,6 +89,7 @@ def decay_rate(ts: Float[Array, " k"], energies: Float[Array, " k"]) -> Float[Ar
     return -jnp.max(jnp.log(energies[1:] / energies[0]) / (ts[1:] - ts[0]))
 
 
+@on_numbers
 def extinction_time(sigma: float, gamma: float, *, rate: float = 0.0, eps: float = 0.0, level: float = 0.0) -> float:
     r"""Give the depth at which $\sigma' = \lambda\sigma - \gamma\sigma/\sqrt{\sigma^2+\varepsilon}$ has come from `sigma`
     down to `level`.

@@ -6,7 +6,7 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from pdejax._check import choice, integer
+from pdejax._check import choice, integer, on_numbers
 from pdejax._equation import AbstractEquation
 from pdejax.analysis.stability._lipschitz import terms_by_name
 from pdejax.exact._arguments import as_float, nonnegative
@@ -50,6 +50,7 @@ def decay_bound(initial: ArrayLike, rate: ArrayLike, offset: ArrayLike, t: Array
     return x * jnp.exp(rate_ * time) + f * jnp.where(rate_ == 0, time, jnp.expm1(safe * time) / safe)
 
 
+@on_numbers
 def growth_bound(field: AbstractEquation | AbstractTerm, n: int, *, norm: str = "token_max") -> Growth:
     r"""Find λ and f such that $\frac{d^+}{dt}\|u\| \le \lambda\|u\| + f$ along solutions of v2 (4), from any u: what takes
     the place of v2 (15). The sum of what the terms know of themselves, `term.growth(n, norm)`.

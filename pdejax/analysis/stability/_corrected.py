@@ -6,12 +6,14 @@ import math
 import numpy as np
 from jaxtyping import ArrayLike
 
+from pdejax._check import on_numbers
 from pdejax._equation import AbstractEquation
 from pdejax.analysis.stability._lipschitz import field_lipschitz
 from pdejax.terms import AbstractTerm
 from pdejax.terms._constants import COUPLED
 
 
+@on_numbers
 def v1_21(
     step: ArrayLike,
     spacing: ArrayLike,
@@ -36,6 +38,7 @@ def v1_21(
     return np.asarray(2 * d * h / dx**2 + alpha * h * norm)
 
 
+@on_numbers
 def corrected_step_bound(
     spacing: ArrayLike,
     *,
@@ -97,6 +100,7 @@ class StepConstants:
         return 2 / rate if rate > 0 else math.inf
 
 
+@on_numbers
 def step_constants(
     field: AbstractEquation | AbstractTerm, n: int, radius: float, *, spread: float = 0.0
 ) -> StepConstants:
