@@ -42,6 +42,18 @@ def traced_around() -> bool:
     return traced(jnp.zeros(()))
 
 
+def at_top_level(function: F) -> F:
+    """Decorate what times or repeats whole solves: inside jit it refuses in words, also where every value is known."""
+
+    @functools.wraps(function)
+    def run(*args, **kwargs):
+        if traced_around():
+            raise TypeError(f"{function.__name__}: runs and times whole solves; call it outside of jit.")
+        return function(*args, **kwargs)
+
+    return run  # pyright: ignore[reportReturnType]
+
+
 def _known_stays_known() -> Any:
     import jax
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from pdejax._check import integer, on_numbers, traced_around
+from pdejax._check import at_top_level, integer, on_numbers
 from pdejax._depth import DepthVarying
 from pdejax._discretization import Discretization
 from pdejax._simulate import integrate
@@ -87,6 +87,7 @@ class Convergence:
     schemes: tuple[SchemeConvergence, ...]
 
 
+@at_top_level
 @on_numbers
 def convergence(
     system: Any,
@@ -124,11 +125,10 @@ def convergence(
     return Convergence(reference, constants, float(d.t0), float(d.t1), schemes)
 
 
+@at_top_level
 @on_numbers
 def solve_reference(d: Discretization, u0: Field, *, mask: Mask | None = None, tolerance: float = 1e-13) -> Reference:
     """Solve for the reference at off-grid check depths and at t1, with an estimate of its own error."""
-    if traced_around():
-        raise TypeError("solve_reference: times a solve, which jit, vmap or grad would trace; call it outside of them.")
     ts = np.append(check_depths(d.t1, d.t0), d.t1)
 
     def solve(tol: float):
@@ -159,6 +159,7 @@ def measure_constants(d: Discretization, reference: Reference, mask: Mask | None
     return field_constants(d.field, jnp.asarray(reference.ts[take]), reference.us[take], mask)
 
 
+@at_top_level
 @on_numbers
 def measure_scheme(
     d: Discretization,
