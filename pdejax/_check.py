@@ -4,13 +4,17 @@ Every message reads `owner: name=value must be …; what to do.`, where `owner` 
 Values that JAX traces cannot be looked at and pass; concrete arrays are looked at through NumPy, which works inside a trace too.
 """
 
+import contextlib
 import difflib
+import functools
 import math
 import operator
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import numpy as np
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def traced(*values: object) -> bool:
@@ -18,6 +22,67 @@ def traced(*values: object) -> bool:
     from jax.core import Tracer
 
     return any(isinstance(value, Tracer) for value in values)
+
+
+def concretely(function: F) -> F:
+    """Decorate a check: what it computes from known values stays known, also where jit, vmap or grad trace around it."""
+
+    @functools.wraps(function)
+    def run(*args, **kwargs):
+        with _known_stays_known():
+            return function(*args, **kwargs)
+
+    return run  # pyright: ignore[reportReturnType]
+
+
+def traced_around() -> bool:
+    """Tell whether jit or a loop is tracing what runs now, so that even a constant of JAX would be traced."""
+    import jax.numpy as jnp
+
+    return traced(jnp.zeros(()))
+
+
+def at_top_level(function: F) -> F:
+    """Decorate what times or repeats whole solves: inside jit it refuses in words, also where every value is known."""
+
+    @functools.wraps(function)
+    def run(*args, **kwargs):
+        if traced_around():
+            raise TypeError(f"{function.__name__}: runs and times whole solves; call it outside of jit.")
+        return function(*args, **kwargs)
+
+    return run  # pyright: ignore[reportReturnType]
+
+
+def _known_stays_known() -> Any:
+    import jax
+
+    # Only inside a trace: at the top level programs would be compiled a second time for it.
+    return jax.ensure_compile_time_eval() if traced_around() else contextlib.nullcontext()
+
+
+def on_numbers(function: F) -> F:
+    """Decorate an analysis that works on known numbers, by NumPy or with decisions in Python.
+
+    Inside a transformation it runs at once on values that are known there, such as those closed over, and refuses traced
+    ones with a `TypeError` that names it.
+    """
+    text = f"{function.__name__}: works on numbers, not inside jit, vmap or grad; call it outside of them."
+
+    @functools.wraps(function)
+    def run(*args, **kwargs):
+        import jax
+
+        if traced(*jax.tree.leaves((args, kwargs))):
+            raise TypeError(text)
+        try:
+            with _known_stays_known():
+                return function(*args, **kwargs)
+        except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
+            # A function among the arguments has closed over a traced value.
+            raise TypeError(text) from error
+
+    return run  # pyright: ignore[reportReturnType]
 
 
 def integer(owner: str, name: str, value: Any, least: int = 1, most: int | None = None, advice: str = "") -> int:
@@ -100,6 +165,7 @@ def instance(owner: str, name: str, value: Any, kinds: type | tuple[type, ...], 
     raise TypeError(f"{owner}: {name} {found}; it must be an object of {wanted}{f'; {advice}' if advice else ''}.")
 
 
+@concretely
 def real_array(owner: str, name: str, value: Any, shape: str = "", dims: int | tuple[int, ...] | None = None) -> Any:
     """Return `value` as a non-empty array of real floating-point numbers with `dims` axes; `shape` says which in words.
 
@@ -127,6 +193,7 @@ def finite(owner: str, name: str, array: Any, advice: str = "clean it first") ->
         raise ValueError(f"{owner}: {name} has {bad} NaN or infinite entries of {known.size}; {advice}.")
 
 
+@concretely
 def token_mask(owner: str, mask: Any, tokens: int) -> Any:
     """Return `mask` as `(tokens,)` booleans, True at real tokens, or None for None.
 

@@ -8,7 +8,7 @@ from pdejax._check import traced
 from pdejax._depth import DepthVarying
 from pdejax._equation import AbstractEquation
 from pdejax._linear import split_linear
-from pdejax.solvers import SOLVERS, DiagonalizableOperator
+from pdejax.solvers import SOLVERS, AbstractModalOperator
 from pdejax.terms import FieldArgs
 
 # Explicit steps that stability alone would force on Tsit5, above which a stiff scheme is the cheaper one: at N = 1000,
@@ -60,7 +60,7 @@ def choose_solver(equation: AbstractEquation, args: FieldArgs, *, n: int, t0, t1
         operator, _ = split_linear(equation, n, args)
     except ValueError as error:
         return Choice("rkc2", f"stiff ({stiffness}), and {str(error).split(':')[0].rstrip('.')}")
-    if not isinstance(operator, DiagonalizableOperator):
+    if not isinstance(operator, AbstractModalOperator):
         return Choice("ark4", f"stiff ({stiffness}); the padding mask makes the diffusion variable: solved implicitly")
     if operator.grid.boundary == "dirichlet":
         return Choice(

@@ -97,6 +97,9 @@ class DepthVarying(AbstractEquation):
     def __call__(self, t: Depth, u: Field, args: FieldArgs | None = None) -> Field:
         return self.at(t)(t, u, args)
 
+    def looked_at(self) -> "DepthVarying":
+        return DepthVarying(self.stacked.looked_at(), self.t1, self.kind)
+
     def names(self) -> tuple[str, ...]:
         return self.stacked.names()
 

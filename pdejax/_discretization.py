@@ -14,7 +14,7 @@ from jaxtyping import Array, ArrayLike
 from pdejax import _check
 from pdejax._check import traced
 from pdejax._choose import Choice, choose_solver
-from pdejax._depth import DepthVarying
+from pdejax._depth import DepthVarying, LayerStack
 from pdejax._equation import AbstractEquation, FunctionField, as_field
 from pdejax._linear import one_depth, split_linear
 from pdejax.solvers import SOLVERS, Retract, get_solver, linear_part
@@ -23,6 +23,7 @@ from pdejax.terms import FieldArgs
 AdjointName = Literal["recursive", "direct", "forward", "backsolve"]
 Groups = tuple[tuple[str, ...], ...]
 BACKSOLVE_LIMIT = 5.0  # e-foldings of damping after which integrating backwards loses the gradient (measured)
+MOST_STEPS = 2**31 - 1
 _OWNER = "Discretization"
 _ADJOINTS = {
     "recursive": diffrax.RecursiveCheckpointAdjoint,
@@ -43,8 +44,8 @@ class Discretization(eqx.Module):
 
     Give **`steps`**, an integer number of equal steps (h = (t1 − t0)/steps), or **`rtol` and `atol`** for adaptive steps.
 
-    - `field`: a `MasterEquation`, `DepthVarying` or `MultilayerEquation`, or any JAX function `f(t, u, args)` that gives
-      `∂u/∂t` of the shape of `u`; `args` is a `FieldArgs` with the mask. Piecewise-constant weights are integrated layer by
+    - `field`: a `MasterEquation`, `DepthVarying` or `MultilayerEquation`, or any JAX function `f(t, u, args)` or `f(t, u)` that
+      gives `∂u/∂t` of the shape of `u`; `args` is a `FieldArgs` with the mask. Piecewise-constant weights are integrated layer by
       layer, `steps` shared equally among the layers; smooth ones in one go.
     - `solver`: a name from `pdejax.solvers.SOLVERS` or any diffrax solver; `"auto"` picks one from the stiffness when it is
       used, and says why in `trajectory.choice`. A splitting (`LieTrotter`, `Strang`) gets one term per sub-solver; `split`
@@ -222,6 +223,7 @@ class Discretization(eqx.Module):
         wanted = linear_part(d.solver)
         if wanted is not None:
             _check_linear(owner, d, wanted, u0.shape, args)
+            d = eqx.tree_at(lambda x: x.field, d, d.field.looked_at())
         return d, choice
 
     def _number(self, name: str) -> Any:
@@ -271,6 +273,11 @@ def crossed_layers(field: AbstractEquation, t0: Any, t1: Any, steps: Any) -> tup
             )
         ends.append(round(position))
     layers = tuple(range(*ends))
+    if not layers:
+        raise ValueError(
+            f"{_OWNER}: t0={t0} and t1={t1} are the same layer boundary to rounding; take at least one layer, "
+            f"{field.t1 / field.size:g}."
+        )
     if steps is not None and not traced(steps) and int(steps) % len(layers):
         lower = max(int(steps) // len(layers), 1) * len(layers)
         raise ValueError(
@@ -320,9 +327,10 @@ def _check_number_of_steps(steps: Any) -> Any:
         if steps.ndim or not jnp.issubdtype(steps.dtype, jnp.integer):
             raise TypeError(f"{_OWNER}: steps has shape {steps.shape} and type {steps.dtype}; it must be one integer.")
         if not traced(steps):
-            _check.integer(_OWNER, "steps", np.asarray(steps).item())
+            _check.integer(_OWNER, "steps", np.asarray(steps).item(), 1, MOST_STEPS)
         return steps
-    return _check.integer(_OWNER, "steps", steps, advice="for a step size h pass steps=round((t1 - t0) / h)")
+    number = _check.integer(_OWNER, "steps", steps, advice="for a step size h pass steps=round((t1 - t0) / h)")
+    return _check.integer(_OWNER, "steps", number, 1, MOST_STEPS, advice="steps are counted in int32")
 
 
 def _check_depths(t0: Any, t1: Any) -> None:
@@ -368,6 +376,7 @@ def _check_solver(
             one_depth(field)
         except ValueError as error:
             raise ValueError(f"{_OWNER}: {name} needs the linear part of the field, but {error}") from None
+    _check_stacks(field, solver, name)
     if adaptive and not isinstance(solver, diffrax.AbstractAdaptiveSolver):
         names = ", ".join(row.name for row in SOLVERS.values() if row.adaptive)
         raise ValueError(
@@ -375,6 +384,20 @@ def _check_solver(
             f"solver ({names}), or step doubling: diffrax.HalfSolver({name}(...))."
         )
     return groups
+
+
+def _check_stacks(field: AbstractEquation, solver: Any, name: str) -> None:
+    """Raise unless what the solver holds per layer is of as many layers as the field has."""
+    layers = field.size if isinstance(field, DepthVarying) and field.kind == "constant" else 1
+    for part in jax.tree.leaves(solver, is_leaf=lambda node: isinstance(node, LayerStack)):
+        if not isinstance(part, LayerStack):
+            continue
+        sizes = {leaf.shape[0] for leaf in jax.tree.leaves(eqx.filter(part, eqx.is_array))}
+        if sizes - {layers}:
+            raise ValueError(
+                f"{_OWNER}: {name} was made for a model of {max(sizes)} layers, but the field has {layers}; use the solver of "
+                "the same model, pdejax.lift(model).solver."
+            )
 
 
 def _check_split(field: AbstractEquation, split: Any, parts: int | None, solver: str) -> Groups | None:

@@ -1,6 +1,7 @@
 """The master equation as a pure vector field, and the coupled multi-layer system of v1 (4)."""
 
 import abc
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -51,6 +52,10 @@ class AbstractEquation(eqx.Module):
     @abc.abstractmethod
     def describe(self) -> str:
         """The terms in words: `attention + feed-forward`."""
+
+    def looked_at(self) -> "AbstractEquation":
+        """The same equation, its terms looked at before their values are traced (`AbstractTerm.looked_at`)."""
+        return self
 
     def no_linear_part(self) -> str:
         """Why no solver can take a linear part of this field apart."""
@@ -163,6 +168,9 @@ class MasterEquation(AbstractEquation):
     def replace(self, **changes: AbstractTerm | None) -> "MasterEquation":
         """Another equation with some terms exchanged, added, or (None) left out."""
         return MasterEquation(**dict(self.items()) | changes)
+
+    def looked_at(self) -> "MasterEquation":
+        return eqx.tree_at(lambda e: e.terms, self, tuple(term.looked_at() for term in self.terms))
 
     def damping(self) -> Float[Array, ""]:
         return _rates(self.terms)
@@ -353,7 +361,7 @@ class _ExchangeOnly(AbstractEquation):
 
 
 def as_field(owner: str, field: Any) -> AbstractEquation:
-    """An equation as it is, any other function `f(t, u, args)` as a `FunctionField`; else `TypeError`, naming `owner`."""
+    """An equation as it is, any function `f(t, u, args)` or `f(t, u)` as a `FunctionField`; else `TypeError`, naming `owner`."""
     if isinstance(field, AbstractEquation):
         return field
     if isinstance(field, type) or not callable(field):
@@ -365,7 +373,40 @@ def as_field(owner: str, field: Any) -> AbstractEquation:
         raise TypeError(
             f"{owner}: field is a {type(field).__name__}, a whole model; pdejax.lift(model) gives its field, solver and step."
         )
-    return FunctionField(field)
+    return FunctionField(field if _takes(field, 3) else _WithoutArgs(_checked_arguments(owner, field)))
+
+
+class _WithoutArgs(eqx.Module):
+    """A function `f(t, u)` as one of three arguments."""
+
+    function: Callable[..., Any]
+
+    def __call__(self, t: Depth, u: Array, args: FieldArgs | None) -> Array:
+        del args
+        return self.function(t, u)
+
+    @property
+    def __name__(self) -> str:
+        return getattr(self.function, "__name__", type(self.function).__name__)
+
+
+def _checked_arguments(owner: str, field: Any) -> Any:
+    if not _takes(field, 2):
+        raise TypeError(
+            f"{owner}: field {_name_of(field)} takes {inspect.signature(field)}; it must take (t, u, args) or (t, u)."
+        )
+    return field
+
+
+def _takes(function: Any, count: int) -> bool:
+    """Whether a function can be called with so many positional arguments; yes, where Python cannot tell."""
+    try:
+        inspect.signature(function).bind(*range(count))
+    except TypeError:
+        return False
+    except ValueError:
+        return True
+    return True
 
 
 def _name_of(function: Any) -> str:

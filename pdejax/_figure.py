@@ -258,7 +258,10 @@ def _array(x) -> Any:
 
 def _full(like, fill) -> Any:
     dtype = like.dtype if jnp.issubdtype(like.dtype, jnp.floating) else jnp.result_type(float)
-    return jnp.full(like.shape, fill, dtype) if isinstance(like, jax.Array) else np.full(like.shape, fill)
+    if not isinstance(like, jax.Array):
+        return np.full(like.shape, fill)
+    with jax.debug_nans(False):  # NaN says that there is no interval: nothing to stop a user who hunts his own
+        return jnp.full(like.shape, fill, dtype)
 
 
 def _shaped(name: str, x, shape: tuple[int, ...]) -> Any:

@@ -1,6 +1,5 @@
 """The jitted solves behind `simulate`: one interval, or one interval per layer, by diffrax or by a checkpointed scan."""
 
-import functools
 import sys
 from collections.abc import Callable
 from typing import Any, Literal
@@ -13,14 +12,15 @@ import numpy as np
 import optimistix as optx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from pdejax._controllers import EqualSteps, StartingStep
 from pdejax._depth import DepthVarying, take_layer
 from pdejax._equation import AbstractEquation
 from pdejax._linear import split_linear
+from pdejax._marks import marked, same_axes, varying
 from pdejax._trajectory import Stats
 from pdejax.solvers import BlowupGuard, GuardState, StabilizedState
 from pdejax.solvers._stabilized import AbstractStabilized
 from pdejax.terms import FieldArgs
-from pdejax.terms._kernels import keep_saved
 
 Save = Literal["end", "steps", "layers", "depths"]
 # Groups of term names for a splitting, "linear" for solvers that take the linear part on its own.
@@ -44,7 +44,8 @@ class Plan(eqx.Module):
 
     `depths (segments, m)` are the depths to save inside every segment (one segment, or one per layer), padded with the
     segment's end; `gather (k,)` picks the wanted ones out of the flattened result. For scans, `slots (segments, n, j)` are
-    the depths that lie in each of the n steps and `where (segments, m)` finds them again. `layers` are the layers crossed.
+    the depths that lie in each of the n steps, `where (segments, m)` finds them again, and `place (segments, m)` is the step
+    of each depth. `layers` are the layers crossed.
     `cost` holds field evaluations per step, per segment, and the parts that make one evaluation of the whole field.
     """
 
@@ -57,6 +58,7 @@ class Plan(eqx.Module):
     depths: np.ndarray | Array | None = None
     slots: np.ndarray | Array | None = None
     where: np.ndarray | Array | None = None
+    place: np.ndarray | Array | None = None
     gather: np.ndarray | Array | None = None
 
 
@@ -91,12 +93,11 @@ def run(problem: Problem, plan: Plan, interval: Interval) -> Outcome:
     if plan.layers:
         return _run_layers(problem, plan, interval)
     terms = terms_of(problem.equation, plan.split, problem.u0, problem.args)
-    wanted = jax.tree.map(lambda x: jnp.asarray(x)[0], (plan.depths, plan.slots, plan.where))
+    wanted = jax.tree.map(lambda x: jnp.asarray(x)[0], (plan.depths, plan.slots, plan.where, plan.place))
     part = interval(
         terms, problem.solver, problem.t0, problem.t1, problem.u0, problem.args, plan, wanted, problem.reduce
     )
-    end = jnp.where(part.complete, part.end, jnp.nan)  # else it belongs to an earlier depth
-    us = _assemble(problem, plan, end, jax.tree.map(lambda x: x[None], part.saved))
+    us = _assemble(problem, plan, part.end, ~part.complete, jax.tree.map(lambda x: x[None], part.saved))
     stats = _stats(plan, part.steps[None], part.rejected[None], part.evaluations[None])
     return Outcome(us, stats, part.diverged, part.blowup_time, part.complete)
 
@@ -119,17 +120,18 @@ def _run_layers(problem: Problem, plan: Plan, interval: Interval) -> Outcome:
             jax.debug.callback(_tell, index - first + 1, count)
         now = lost | ~part.complete
         if plan.save in ("steps", "depths"):
-            saved = jax.tree.map(lambda v: jnp.where(lost, jnp.nan, v), part.saved)
+            saved = marked(lost, part.saved)
         else:
-            saved = reduced(problem.reduce, stop, jnp.where(now, jnp.nan, part.end), problem.args)
+            saved = marked(now, reduced(problem.reduce, stop, part.end, problem.args))
         kept = (None, None, part.diverged & ~lost)
         rest = eqx.tree_at(lambda p: (p.end, p.saved, p.diverged), part, kept, is_leaf=lambda leaf: leaf is None)
         return (part.end, now), (rest, saved)
 
-    wanted = jax.tree.map(jnp.asarray, (plan.depths, plan.slots, plan.where))
+    wanted = jax.tree.map(jnp.asarray, (plan.depths, plan.slots, plan.where, plan.place))
     xs = (first + jnp.arange(count), edges[:-1], edges[1:], wanted)
-    (end, lost), (parts, saved) = jax.lax.scan(layer, (problem.u0, jnp.asarray(False)), xs)
-    us = _assemble(problem, plan, jnp.where(lost, jnp.nan, end), saved)
+    carry = same_axes((problem.u0, jnp.asarray(False)), (problem, xs))
+    (end, lost), (parts, saved) = jax.lax.scan(layer, carry, xs)
+    us = _assemble(problem, plan, end, lost, saved)
     first_bad = jnp.argmax(parts.diverged)
     stats = _stats(plan, parts.steps, parts.rejected, parts.evaluations)
     return Outcome(us, stats, jnp.any(parts.diverged), parts.blowup_time[first_bad], jnp.all(parts.complete))
@@ -150,7 +152,7 @@ def _stats(
     return Stats(jnp.sum(steps), jnp.sum(rejected), evaluations.astype(jnp.int32))
 
 
-def _counted(state: Any, steps: Int[Array, ""], rejected: Int[Array, ""]) -> Int[Array, ""]:
+def counted_evaluations(state: Any, steps: Int[Array, ""], rejected: Int[Array, ""]) -> Int[Array, ""]:
     """Evaluations that a stabilized solver counted; those of refused steps, which its state forgets, at the mean rate."""
     if not isinstance(state, StabilizedState):
         return jnp.asarray(-1, jnp.int32)
@@ -158,10 +160,12 @@ def _counted(state: Any, steps: Int[Array, ""], rejected: Int[Array, ""]) -> Int
     return count + count * rejected // jnp.maximum(steps, 1)
 
 
-def _assemble(problem: Problem, plan: Plan, end: Array, saved: PyTree[Array]) -> PyTree[Array]:
+def _assemble(problem: Problem, plan: Plan, end: Array, lost: Bool[Array, ""], saved: PyTree[Array]) -> PyTree[Array]:
     """Saved values `(segments, m, ...)` (or layer ends `(segments, ...)`) as one `(k, ...)`."""
     if plan.save == "end":
-        return jax.tree.map(lambda x: x[None], reduced(problem.reduce, problem.t1, end, problem.args))
+        # Where the end was not reached, this field belongs to an earlier depth.
+        found = marked(lost, reduced(problem.reduce, problem.t1, end, problem.args))
+        return jax.tree.map(lambda x: x[None], found)
     if plan.save == "depths":
         gather = jnp.asarray(plan.gather)
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[gather], saved)
@@ -215,10 +219,10 @@ def terms_of(equation: AbstractEquation, split: Split, u: Array, args: FieldArgs
 
 
 def reduced(reduce, t, u, args):
-    """What to keep of the field: numbers of its type, so that NaN can say that there is none."""
+    """What to keep of the field, in the type that `reduce` gives; plain floats of Python in that of the field."""
     if reduce is None:
         return u
-    return jax.tree.map(lambda x: jnp.asarray(x, u.dtype), reduce(t, u, args))
+    return jax.tree.map(lambda x: jnp.asarray(x, u.dtype if isinstance(x, float) else None), reduce(t, u, args))
 
 
 def saved_value(plan: Plan, reduce, t, u, args):
@@ -230,16 +234,22 @@ def saved_value(plan: Plan, reduce, t, u, args):
 class Diffrax(eqx.Module):
     """Integrates an interval with `diffrax.diffeqsolve`.
 
-    `dt0(terms, t0, t1, u, args) -> step` chooses the first step (for fixed steps: the step).
+    `first(terms, t0, t1, u, args) -> step` chooses the first step of an adaptive `controller`; `steps` is the number of
+    fixed ones.
     """
 
-    controller: diffrax.AbstractStepSizeController
-    dt0: Callable[..., Array]
+    controller: diffrax.AbstractAdaptiveStepSizeController | None
+    first: Callable[..., Array] | None
+    steps: Array | None
     adjoint: diffrax.AbstractAdjoint
     max_steps: int | None = eqx.field(static=True)
 
     def __call__(self, terms, solver, t0, t1, u, args, plan, wanted, reduce) -> Part:
-        guard = BlowupGuard(self.controller, plan.limit)
+        if axes := varying(terms, solver, t0, t1, u, args):
+            raise ValueError(
+                f"simulate: inside jax.shard_map over {sorted(axes)} this solve is left to diffrax, whose loops do not pass its "
+                "check; give jax.shard_map check_vma=False, or fixed steps without an adjoint."
+            )
 
         def save(t, y, args):
             return saved_value(plan, reduce, t, y, args)
@@ -259,88 +269,53 @@ class Diffrax(eqx.Module):
                 subs["steps"] = diffrax.SubSaveAt(steps=True, fn=save)
             saveat = diffrax.SaveAt(subs=subs, controller_state=True, solver_state=counts)
         meter = diffrax.TextProgressMeter() if plan.progress and not plan.layers else diffrax.NoProgressMeter()
-        dt0 = self.dt0(terms, t0, t1, u, args)
+        controller, dt0 = self._controlled(backsolve, t0, t1, u, terms, args)
         sol = diffrax.diffeqsolve(
             terms,
             solver,
             t0,
             t1,
-            jax.lax.stop_gradient(dt0) if backsolve else dt0,
+            dt0,
             u,
             args,
             saveat=saveat,
-            stepsize_controller=guard,
+            stepsize_controller=BlowupGuard(controller, plan.limit),
             adjoint=self.adjoint,
             max_steps=self.max_steps,
             throw=False,
             progress_meter=meter,
         )
-        assert sol.ys is not None
+        assert sol.ys is not None and sol.ts is not None
         guarded = sol.controller_state
         assert isinstance(guarded, GuardState)
         diverged = guarded.diverged
-        ys = _beyond(sol.ys, sol.result != diffrax.RESULTS.successful)
+        ys, reached = sol.ys, jax.tree.map(jnp.isfinite, sol.ts)  # diffrax leaves ∞ where it did not get to
         if backsolve:
             ys = {"end": ys[-1:], "depths": jax.vmap(lambda t, y: save(t, y, args))(ts, ys)}
+            reached = {"depths": reached}
+        saved = None
+        if plan.save in ys and plan.save != "end":
+            saved = marked(~reached[plan.save], ys[plan.save])
         steps, rejected = (jnp.asarray(sol.stats[f"num_{kind}_steps"], jnp.int32) for kind in ("accepted", "rejected"))
+        complete = (sol.result == diffrax.RESULTS.successful) & ~diverged
         return Part(
             ys["end"][0],
-            ys.get(plan.save),
+            saved,
             steps,
             rejected,
             diverged,
-            jnp.where(diverged, guarded.blowup_time, jnp.nan).astype(t0.dtype),
-            (sol.result == diffrax.RESULTS.successful) & ~diverged,
-            _counted(sol.solver_state, steps, rejected),
+            guarded.blowup_time.astype(t0.dtype),
+            complete if self.steps is None else complete & (steps == self.steps),
+            counted_evaluations(sol.solver_state, steps, rejected),
         )
 
-
-def _beyond(saved: PyTree[Array], stopped: Array) -> PyTree[Array]:
-    """diffrax leaves +inf where it saved nothing; where a solve stopped early that reads as data, so make it NaN."""
-    return jax.tree.map(lambda x: jnp.where(stopped & jnp.isinf(x), jnp.nan, x), saved)
-
-
-class CheckpointedScan(eqx.Module):
-    """Integrates an interval in exactly `steps` steps of `lax.scan`, one `jax.checkpoint` per step.
-
-    Differentiable forwards and backwards; the backward pass stores one state per step and what attention kept of its
-    softmax, and recomputes the rest. Measured (N = 1000, d = 128, eight Euler steps, CPU time on one core): 0.91 of a plain
-    scan's gradient time and 0.85 of full checkpointing's, in 22 MiB against 135 and 18.
-    """
-
-    steps: int = eqx.field(static=True)
-
-    def __call__(self, terms, solver, t0, t1, u, args, plan, wanted, reduce) -> Part:
-        n = self.steps
-        depths, slots, where = wanted
-        limit = jnp.asarray(plan.limit, u.dtype)
-
-        @functools.partial(jax.checkpoint, policy=keep_saved, prevent_cse=False)
-        def step(carry, k):
-            y, state, time = carry
-            start = t0 + (t1 - t0) * (k.astype(t0.dtype) / n)
-            stop = jnp.where(k + 1 == n, t1, t0 + (t1 - t0) * ((k + 1).astype(t0.dtype) / n))
-            new, _, dense, state, _ = solver.step(terms, start, stop, y, args, state, made_jump=False)
-            alive = jnp.isnan(time)
-            new = jnp.where(alive, new, y)
-            time = jnp.where(alive & ~jnp.all(jnp.abs(new) <= limit), stop, time)
-            out = None
-            if plan.save == "steps":
-                out = saved_value(plan, reduce, stop, jnp.where(alive, new, jnp.nan), args)
-            elif plan.save == "depths":
-                path = solver.interpolation_cls(t0=start, t1=stop, **dense)
-
-                def at(t):
-                    return reduced(reduce, t, jnp.where(alive, path.evaluate(t), jnp.nan), args)
-
-                out = jax.vmap(at)(depths.astype(t0.dtype)[slots[k]])
-            return (new, state, time), out
-
-        state = solver.init(terms, t0, t0 + (t1 - t0) / n, u, args)
-        never = jnp.full((), jnp.nan, t0.dtype)
-        (end, state, time), out = jax.lax.scan(step, (u, state, never), jnp.arange(n))
-        if plan.save == "depths":
-            out = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[where], out)
-        diverged = ~jnp.isnan(time)
-        steps, none = jnp.asarray(n, jnp.int32), jnp.asarray(0, jnp.int32)
-        return Part(end, out, steps, none, diverged, time, ~diverged, _counted(state, steps, none))
+    def _controlled(self, backsolve: bool, t0, t1, u, terms, args):
+        """The controller, and the first step for diffrax where the controller does not know it."""
+        if self.steps is None:
+            assert self.controller is not None and self.first is not None
+            if not backsolve:
+                return StartingStep(self.controller, self.first), None  # pyright: ignore[reportCallIssue]
+            return self.controller, jax.lax.stop_gradient(self.first(terms, t0, t1, u, args))
+        if not backsolve:
+            return EqualSteps(self.steps), None
+        return diffrax.ConstantStepSize(), jax.lax.stop_gradient((t1 - t0) / self.steps.astype(t0.dtype))

@@ -8,7 +8,7 @@ from jaxtyping import Array
 
 from pdejax._equation import AbstractEquation, MasterEquation
 from pdejax._types import Depth, Field
-from pdejax.solvers import AbstractLinearOperator, DiagonalizableOperator, Grid
+from pdejax.solvers import AbstractLinearOperator, DiagonalizableOperator, Grid, summed
 from pdejax.terms import AbstractTerm, FieldArgs
 
 
@@ -37,12 +37,12 @@ def split_linear(
     LayerNorm relaxation (scalar γ), and the linear part of any other term; N is what remains. `L(t, u, args) + N(t, u, args)`
     equals the field to rounding.
 
-    Without a padding mask L is a `DiagonalizableOperator`; with one, a `TridiagonalOperator`, because no flux crosses
-    the faces of padded tokens. A field without diffusion gets D = 0.
+    Without a padding mask L is a `DiagonalizableOperator`, or a `CoupledOperator` for a matrix that is not known to be
+    symmetric; with one, a `TridiagonalOperator`, because no flux crosses the faces of padded tokens. A field without diffusion
+    gets D = 0.
 
     Raises `ValueError`, saying which solver to use instead, where the linear part has no such structure: coupled layers,
-    weights that vary within a step, a diffusivity that depends on the state or is a matrix that is not symmetric,
-    a matrix with a mask, or one token.
+    weights that vary within a step, a diffusivity that depends on the state, a matrix with a mask, or one token.
     """
     mask = None if args is None else args.mask
     whole: list[AbstractLinearOperator] = []
@@ -65,7 +65,7 @@ def split_linear(
         if n < 2:
             raise ValueError("a field of one token has no diffusion to take exactly: use an explicit solver.")
         operators = [DiagonalizableOperator(Grid(n), 0.0)]
-    operator = functools.reduce(lambda a, b: a.plus(b), operators)
+    operator = functools.reduce(summed, operators)
     return operator if rate is None else operator.shifted(-rate), Remainder(tuple(terms), tuple(returned), leak)
 
 

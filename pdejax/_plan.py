@@ -42,6 +42,11 @@ def make_plan(
             assert isinstance(d.field, DepthVarying)
             edges = d.field.edges()
             inside = edges[(edges >= float(t0)) & (edges <= float(t1))]
+            if inside.size == 0:
+                raise ValueError(
+                    f"{owner}: save='layers', but no layer begins or ends in [t0, t1] = [{float(t0):g}, {float(t1):g}]; the "
+                    f"edges are multiples of {d.field.t1 / d.field.size:g}. Give an array of depths instead."
+                )
             return make_plan(owner, d, inside, limit, progress, cost)
         if save == "steps" and traced(steps):
             raise TypeError(f"{owner}: save='steps' needs a number of steps that is known, not a traced one.")
@@ -66,7 +71,9 @@ def make_plan(
     start, stop = float(t0), float(t1)
     if depths.ndim != 1 or depths.size == 0:
         raise ValueError(f"{owner}: save must be a non-empty 1-D array of depths, got shape {np.shape(save)}.")
-    slack = 1e-9 * (stop - start)
+    # Depths that were computed in float32 are as exact as that.
+    eps = np.finfo(np.float32 if np.asarray(save).dtype == np.float32 else np.float64).eps
+    slack = 1e-9 * (stop - start) + 4 * float(eps) * max(abs(start), abs(stop))
     if not np.all(np.isfinite(depths)) or depths.min() < start - slack or depths.max() > stop + slack:
         raise ValueError(
             f"{owner}: the depths to save must lie in [t0, t1] = [{start}, {stop}], got {depths.tolist()}."
@@ -75,11 +82,13 @@ def make_plan(
         raise ValueError(f"{owner}: the depths to save must be in increasing order.")
     depths = np.clip(depths, start, stop)
     inside, gather = _by_segment(depths, np.linspace(start, stop, max(len(layers), 1) + 1))
-    slots = where = None
+    slots = where = place = None
     if steps is not None and not traced(steps):
         steps = int(steps)
-        slots, where = _by_step(inside, np.linspace(start, stop, max(len(layers), 1) + 1), steps // max(len(layers), 1))
-    return Plan("depths", split, layers, limit, progress, cost, inside, slots, where, gather), depths
+        slots, where, place = _by_step(
+            inside, np.linspace(start, stop, max(len(layers), 1) + 1), steps // max(len(layers), 1)
+        )
+    return Plan("depths", split, layers, limit, progress, cost, inside, slots, where, place, gather), depths
 
 
 def _by_segment(depths: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -92,8 +101,9 @@ def _by_segment(depths: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.n
     return inside, segment * inside.shape[1] + column
 
 
-def _by_step(inside: np.ndarray, edges: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each segment and step the columns of `inside` that lie in it `(segments, n, j)`, and their place `(segments, m)`."""
+def _by_step(inside: np.ndarray, edges: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each segment and step the columns of `inside` that lie in it `(segments, n, j)`, their place there
+    `(segments, m)`, and the step of each `(segments, m)`."""
     width = (edges[1:] - edges[:-1])[:, None] / n
     step = np.clip(np.ceil((inside - edges[:-1, None]) / width - 1e-9).astype(int) - 1, 0, n - 1)
     per_step = max(int(np.bincount(row, minlength=n).max()) for row in step)
@@ -105,4 +115,4 @@ def _by_step(inside: np.ndarray, edges: np.ndarray, n: int) -> tuple[np.ndarray,
             slots[s, k, filled[k]] = column
             where[s, column] = k * per_step + filled[k]
             filled[k] += 1
-    return slots, where
+    return slots, where, step

@@ -16,9 +16,10 @@ from pdejax import _check
 from pdejax._check import traced
 from pdejax._choose import Choice
 from pdejax._discretization import Discretization
-from pdejax._integrate import CheckpointedScan, Diffrax, Outcome, Plan, Problem, run, with_loops, with_root_tolerances
+from pdejax._integrate import Diffrax, Outcome, Plan, Problem, run, with_loops, with_root_tolerances
 from pdejax._plan import make_plan
 from pdejax._start import starting_step
+from pdejax._steps import CheckpointedScan, CountedLoop
 from pdejax._trajectory import Trajectory
 from pdejax.solvers import evaluations, real_stability_limit
 from pdejax.terms import FieldArgs
@@ -45,7 +46,7 @@ def simulate(
     - `mask (n,)`: True at real tokens; padded ones are ignored as keys and in averages.
     - `save`: `"end"`; `"steps"` (t0 and every step); `"layers"` (t0 and every layer's end); or increasing depths `(k,)`.
       Default: `"layers"` for piecewise-constant weights, else `"end"`.
-    - `reduce(t, u, args)`: save this instead of the field, so that long trajectories need no memory.
+    - `reduce(t, u, args)`: save this instead of the field, so that long trajectories need no memory; its types are kept.
     - `blowup`: end the solve when max|u| exceeds this (default: the square root of the largest float).
     - `progress`: show a progress meter (by layers for piecewise-constant weights).
     - `throw`: raise `DivergenceError` instead of reporting.
@@ -94,36 +95,44 @@ def integrate(
     problem = Problem(d.field, u0, args, d.solver, *time, reduce)
     outcome = _solve(problem, plan, d)
     trajectory = _trajectory(problem, plan, outcome, depths, d, choice)
-    return _checked(owner, trajectory, d.steps, throw)
+    return _checked(owner, trajectory, throw)
 
 
 def _solve(problem: Problem, plan: Plan, d: Discretization) -> Outcome:
+    segments = max(len(plan.layers), 1)
+    if traced(d.t0, d.t1, d.steps):
+        problem = _invalid_unless_resolved(problem, d, True if d.adaptive else jnp.asarray(d.steps) % segments == 0)
     if d.adaptive:
         tolerances = jnp.asarray(d.rtol, problem.u0.dtype), jnp.asarray(d.atol, problem.u0.dtype)
         ceiling = d.max_steps if d.max_steps is not None else 4096 if plan.save == "steps" else 65536
         return _adaptive(problem, plan, tolerances, d.adjoint, ceiling)
-    segments = max(len(plan.layers), 1)
+    forward = d.adjoint is None or isinstance(d.adjoint, diffrax.ForwardMode)
     if traced(d.steps):
-        shared = jnp.where(d.steps % segments == 0, 0.0, jnp.nan).astype(problem.u0.dtype)
-        problem = eqx.tree_at(lambda p: p.u0, problem, problem.u0 + shared)
-        return _fixed_traced(problem, d.steps // segments, plan=plan, adjoint=d.adjoint)
+        return _fixed_traced(problem, d.steps // segments, plan=plan, adjoint=None if forward else d.adjoint)
     steps = int(d.steps) // segments
     if d.adjoint is None:
         return _fixed(problem, plan=plan, steps=steps)
-    return _fixed_by_diffrax(problem, plan, jnp.asarray(steps), d.adjoint, steps)
+    if forward:
+        return _by_loop(problem, plan, jnp.asarray(steps), steps)
+    return _by_diffrax(problem, plan, jnp.asarray(steps), d.adjoint, steps)
 
 
 @eqx.filter_custom_jvp
 def _fixed_traced(problem: Problem, steps: Array, *, plan: Plan, adjoint: diffrax.AbstractAdjoint | None) -> Outcome:
     # A traced number of steps: one program for all of them, derivatives in forward mode only.
-    return _fixed_by_diffrax(problem, plan, steps, adjoint or diffrax.ForwardMode(), None)
+    if adjoint is None:
+        return _by_loop(problem, plan, steps, None)
+    return _by_diffrax(problem, plan, steps, adjoint, None)
 
 
 @_fixed_traced.def_jvp
 def _fixed_traced_jvp(primals, tangents, *, plan: Plan, adjoint: diffrax.AbstractAdjoint | None):
     problem, steps = primals
-    mode = adjoint or diffrax.ForwardMode()
-    out, change = eqx.filter_jvp(lambda p: _fixed_by_diffrax(p, plan, steps, mode, None), (problem,), (tangents[0],))
+
+    def solve(p):
+        return _by_loop(p, plan, steps, None) if adjoint is None else _by_diffrax(p, plan, steps, adjoint, None)
+
+    out, change = eqx.filter_jvp(solve, (problem,), (tangents[0],))
 
     def refuse(_, __):
         raise TypeError(
@@ -140,9 +149,9 @@ def _fixed_traced_jvp(primals, tangents, *, plan: Plan, adjoint: diffrax.Abstrac
 @eqx.filter_custom_jvp
 def _fixed(problem: Problem, *, plan: Plan, steps: int) -> Outcome:
     # The number of steps is traced here, so a sweep over step sizes compiles once...
-    static = steps if plan.save == "steps" else None
+    most = steps if plan.save == "steps" else None
     plan = eqx.tree_at(lambda p: (p.slots, p.where), plan, (None, None), is_leaf=lambda x: x is None)
-    return _fixed_by_diffrax(problem, plan, jnp.asarray(steps), diffrax.ForwardMode(), static)
+    return _by_loop(problem, plan, jnp.asarray(steps), most)
 
 
 @_fixed.def_jvp
@@ -158,14 +167,17 @@ def _by_scan(problem: Problem, plan: Plan, steps: int) -> Outcome:
 
 
 @eqx.filter_jit
-def _fixed_by_diffrax(
+def _by_loop(problem: Problem, plan: Plan, steps: Array, most: int | None) -> Outcome:
+    problem = with_loops(with_root_tolerances(problem), "lax")
+    return run(problem, plan, CountedLoop(steps, most))
+
+
+@eqx.filter_jit
+def _by_diffrax(
     problem: Problem, plan: Plan, steps: Array, adjoint: diffrax.AbstractAdjoint, max_steps: int | None
 ) -> Outcome:
-    def step(terms, t0, t1, u, args):
-        return (t1 - t0) / steps.astype(t0.dtype)
-
     problem = with_loops(with_root_tolerances(problem), _loops(adjoint))
-    return run(problem, plan, Diffrax(diffrax.ConstantStepSize(), step, adjoint, max_steps))
+    return run(problem, plan, Diffrax(None, None, steps, adjoint, max_steps))
 
 
 @eqx.filter_jit
@@ -176,16 +188,16 @@ def _adaptive(
     order = problem.solver.error_order(None) or problem.solver.order(None) or 1  # pyright: ignore[reportArgumentType]
 
     def first(terms, t0, t1, u, args):
-        # Where the steps lie changes the result by less than the tolerance: their own derivative is left out.
+        # Where the steps lie changes the result by less than the tolerance: their own derivative is left out (StartingStep).
         # A linear part taken exactly or implicitly does not limit the first step.
         rate = None if plan.split == "linear" else problem.equation.damping()
-        return jax.lax.stop_gradient(starting_step(rate, terms, t0, t1, u, args, order, rtol, atol))
+        return starting_step(rate, terms, t0, t1, u, args, order, rtol, atol)
 
     longest = _longest_step(problem, plan)
     controller = diffrax.PIDController(rtol=rtol, atol=atol, dtmax=longest)
     adjoint = diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint
     problem = with_loops(problem, _loops(adjoint))
-    return run(problem, plan, Diffrax(controller, first, adjoint, max_steps))
+    return run(problem, plan, Diffrax(controller, first, None, adjoint, max_steps))
 
 
 def _longest_step(problem: Problem, plan: Plan) -> Array | None:
@@ -210,16 +222,44 @@ def _loops(adjoint: diffrax.AbstractAdjoint) -> Literal["lax", "bounded"] | None
 
 
 def _check_resolvable(owner: str, d: Discretization, u0: Array) -> None:
-    """Refuse tolerances that lie below the rounding of the field: no step, however short, would meet them."""
+    """Refuse steps that the depths cannot resolve, and tolerances that lie below the rounding of the field."""
+    eps = float(np.finfo(u0.dtype).eps)
+    advice = ", or a float64 field" if u0.dtype == np.float32 else ""
+    if not traced(d.t0, d.t1, d.steps):
+        t0, t1 = float(d.t0), float(d.t1)
+        # diffrax rounds a step that ends within 100 units of the last place of t1 up to t1.
+        least = 4 if _counts_itself(d) else 200
+        spacing = eps * max(abs(t0), abs(t1))
+        if (t1 - t0) / (1 if d.adaptive else int(d.steps)) < least * spacing:
+            what = "any steps" if d.adaptive else f"{d.steps} steps"
+            raise ValueError(
+                f"{owner}: t0={t0:g}, t1={t1:g} do not resolve {what} in {u0.dtype}, whose depths are {spacing:.2g} apart there; "
+                f"use depths nearer to 0{'' if d.adaptive else ', fewer steps'}{advice}."
+            )
     if not d.adaptive or traced(d.rtol, d.atol, u0):
         return
-    eps = float(np.finfo(u0.dtype).eps)
     size = float(np.max(np.abs(np.asarray(u0))))
     if float(d.rtol) < eps and float(d.atol) < eps * size:
         raise ValueError(
             f"{owner}: rtol={d.rtol} and atol={d.atol} lie below the rounding of a {u0.dtype} field of size {size:.3g}; use "
-            f"rtol ≥ {10 * eps:.1g}" + (", or a float64 field." if u0.dtype == np.float32 else ".")
+            f"rtol ≥ {10 * eps:.1g}{advice}."
         )
+
+
+def _counts_itself(d: Discretization) -> bool:
+    """Whether the steps are counted here, and not by diffrax."""
+    return not d.adaptive and (d.adjoint is None or isinstance(d.adjoint, diffrax.ForwardMode))
+
+
+def _invalid_unless_resolved(problem: Problem, d: Discretization, shared: Any) -> Problem:
+    """Traced depths and numbers of steps cannot be refused: where they do not fit, the field is infinite from the start."""
+    eps = float(jnp.finfo(problem.t0.dtype).eps)
+    spacing = eps * jnp.maximum(jnp.abs(problem.t0), jnp.abs(problem.t1))
+    steps = jnp.asarray(1 if d.adaptive else d.steps).astype(problem.t0.dtype)
+    resolved = problem.t1 - problem.t0 >= (4 if _counts_itself(d) else 200) * spacing * steps
+    return eqx.tree_at(
+        lambda p: p.u0, problem, problem.u0 + jnp.where(resolved & shared, 0.0, jnp.inf).astype(problem.u0.dtype)
+    )
 
 
 def _limit(owner: str, blowup: float | None, dtype) -> float:
@@ -262,16 +302,13 @@ def _cost(d: Discretization) -> tuple[int, int, int] | None:
     return per_step, first - per_step + (2 if d.adaptive else 0), parts
 
 
-def _checked(owner: str, trajectory: Trajectory, steps: Any, throw: bool) -> Trajectory:
+def _checked(owner: str, trajectory: Trajectory, throw: bool) -> Trajectory:
     if traced(trajectory.diverged, trajectory.stats.steps):
         if not throw:
             return trajectory
         return eqx.error_if(
             trajectory, ~trajectory.complete, f"{owner}: the solve did not reach t1 (blow-up or max_steps)."
         )
-    known = steps is not None and not traced(steps)
-    if known and bool(trajectory.complete) and int(trajectory.stats.steps) != steps:
-        raise AssertionError(f"{owner}: asked for {steps} steps, the solver took {int(trajectory.stats.steps)}.")
     if throw and bool(np.any(trajectory.diverged)):
         raise DivergenceError(
             f"{owner}: the field blew up at depth t = {float(trajectory.blowup_time):.6g}. Use smaller steps or weights, "

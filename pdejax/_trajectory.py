@@ -24,10 +24,11 @@ class Stats(eqx.Module):
 class Trajectory(eqx.Module):
     """A simulated trajectory.
 
-    - `ts (k,)`: depths; `us (k, n, d)`: the field there (or what `reduce` made of it, stacked over the k depths).
+    - `ts (k,)`: depths; `us (k, n, d)`: the field there (or what `reduce` made of it, in its type, stacked over the k depths).
     - `stats`: steps, rejected steps, field evaluations.
     - `diverged`: whether the field became non-finite or exceeded the blow-up limit; then `blowup_time` is the depth at which
-      the solve ended (else NaN) and everything saved beyond it is NaN.
+      the solve ended (else ∞) and everything saved beyond it is NaN (the smallest integer or False, for types without NaN).
+      Gradients of what is NaN are not finite, except where they are multiplied by 0, as by a loss that leaves the lane out.
     - `complete`: whether the solve reached t1. False with `diverged` False means that `max_steps` ran out, or that the
       nonlinear solver of an implicit scheme did not converge. What was not reached is NaN.
     - `choice`: with `solver="auto"`, the solver that was taken and why; else None.

@@ -19,6 +19,9 @@ from diffrax import Kvaerno5 as Kvaerno5
 from diffrax import Midpoint as Midpoint
 from diffrax import Tsit5 as Tsit5
 
+from pdejax.solvers._coupled import CoupledOperator as CoupledOperator
+from pdejax.solvers._coupled import modal_operator as modal_operator
+from pdejax.solvers._coupled import summed as summed
 from pdejax.solvers._divergence import divergence as divergence
 from pdejax.solvers._etdrk import ETDRK1 as ETDRK1
 from pdejax.solvers._etdrk import ETDRK2 as ETDRK2
@@ -34,8 +37,8 @@ from pdejax.solvers._laplacian import Laplacian as Laplacian
 from pdejax.solvers._linear_flow import LinearFlow as LinearFlow
 from pdejax.solvers._linear_part import linear_part as linear_part
 from pdejax.solvers._operator import AbstractLinearOperator as AbstractLinearOperator
+from pdejax.solvers._operator import AbstractModalOperator as AbstractModalOperator
 from pdejax.solvers._operator import DiagonalizableOperator as DiagonalizableOperator
-from pdejax.solvers._operator import TridiagonalOperator as TridiagonalOperator
 from pdejax.solvers._retract import Retract as Retract
 from pdejax.solvers._rk4 import RK4 as RK4
 from pdejax.solvers._rkc import RKC2 as RKC2
@@ -48,3 +51,4 @@ from pdejax.solvers._stabilized import StabilizedState as StabilizedState
 from pdejax.solvers._table import SOLVERS as SOLVERS
 from pdejax.solvers._table import SolverInfo as SolverInfo
 from pdejax.solvers._table import get_solver as get_solver
+from pdejax.solvers._tridiagonal import TridiagonalOperator as TridiagonalOperator

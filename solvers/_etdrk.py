@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree, Real
 
-from pdejax.solvers._modes import Modes, like, times
-from pdejax.solvers._operator import DiagonalizableOperator, linear_operator_of
-from pdejax.solvers._phi import phi
+from pdejax.solvers._modes import times, weighted
+from pdejax.solvers._operator import AbstractModalOperator
+from pdejax.solvers._terms import linear_operator_of
 
 Variant = Literal["krogstad", "cox-matthews", "hochbruck-ostermann"]
 Phis = tuple[Array, ...]
@@ -33,8 +33,8 @@ class ExponentialInterpolation(diffrax.AbstractLocalInterpolation):
     t1: Real[Array, ""]
     start: Array
     forcing: tuple[Array, ...]
-    exponent: Array
-    modes: Modes
+    operator: AbstractModalOperator
+    step: Array
 
     def evaluate(self, t0: Any, t1: Any | None = None, left: bool = True) -> PyTree:
         if t1 is not None:
@@ -42,12 +42,12 @@ class ExponentialInterpolation(diffrax.AbstractLocalInterpolation):
         span = self.t1 - self.t0
         theta = jnp.where(span == 0.0, 0.0, (t0 - self.t0) / jnp.where(span == 0.0, 1.0, span))
         theta = theta.astype(jnp.finfo(self.start.dtype).dtype)
-        propagator, *weights = phi(times(theta, self.exponent), len(self.forcing))
-        out, scale = times(propagator, self.start), theta
+        propagator, *weights = self.operator.phis(theta * self.step, len(self.forcing), self.start.dtype)
+        out, scale = weighted(propagator, self.start), theta
         for j, (weight, coefficient) in enumerate(zip(weights, self.forcing, strict=True)):
-            out = out + times(scale, times(weight, coefficient))
+            out = out + times(scale, weighted(weight, coefficient))
             scale = scale * theta * (j + 1.0)
-        return self.modes.back(out)
+        return self.operator.from_modes(out)
 
 
 class Memory(eqx.Module):
@@ -62,8 +62,9 @@ class AbstractETDRK(diffrax.AbstractAdaptiveSolver[Memory]):
     r"""An exponential Runge–Kutta method on `diffrax.MultiTerm(ODETerm(rest), ODETerm(operator))`.
 
     The state is one real or complex array (n, d), and `operator` a
-    [`DiagonalizableOperator`][pdejax.solvers.DiagonalizableOperator] L. The step works on the coefficients û of L's
-    eigenvectors, with φ-functions of hL at the step's own h. With the rest N = 0 a step of any size is exact.
+    [`DiagonalizableOperator`][pdejax.solvers.DiagonalizableOperator] or a
+    [`CoupledOperator`][pdejax.solvers.CoupledOperator] L. The step works on the coefficients û of L's
+    modes, with φ-functions of hL at the step's own h. With the rest N = 0 a step of any size is exact.
 
     The rest is evaluated at the end of each step, as the first stage of the next one (first same as last).
     Error estimates compare the step with the exponential Adams–Moulton formula of order 3 through N at the start of
@@ -76,12 +77,14 @@ class AbstractETDRK(diffrax.AbstractAdaptiveSolver[Memory]):
     interpolation_cls: ClassVar[Callable[..., ExponentialInterpolation]] = ExponentialInterpolation
 
     @abc.abstractmethod
-    def stages(self, z: Array, phis: Phis, u: Array, k: Array, rest: Rest) -> tuple[Array, tuple[Array, ...]]:
+    def stages(
+        self, phis: Phis, half: Callable[[], Phis], u: Array, k: Array, rest: Rest
+    ) -> tuple[Array, tuple[Array, ...]]:
         """`rise` = û1 − φ0 û − φ1 k, and h times the coefficients of the polynomial in θ that stands for N in dense
         output.
 
-        `k` is h N̂ at the start, `rest(c, v)` h N̂ at t0 + c h and the field with coefficients v, and `phis` are
-        φ0 … φ3 at z = hλ.
+        `k` is h N̂ at the start, `rest(c, v)` h N̂ at t0 + c h and the field with coefficients v, `phis` are
+        φ0 … φ3 of hL, and `half()` those of hL/2, for `weighted`.
         """
 
     @abc.abstractmethod
@@ -109,39 +112,44 @@ class AbstractETDRK(diffrax.AbstractAdaptiveSolver[Memory]):
         self, terms: Any, t0: Any, t1: Any, y0: PyTree, args: Any, solver_state: Memory, made_jump: Any
     ) -> tuple[Array, Array, dict[str, Any], Memory, diffrax.RESULTS]:
         operator = _operator(terms, y0)
-        modes, u = operator.modes, operator.to_modes(y0)
+        u = operator.to_modes(y0)
         real = jnp.finfo(u.dtype).dtype
         h = jnp.asarray(terms.terms[1].contr(t0, t1), real)
-        z = times(h, operator.eigenvalues(real))
+        phis = operator.phis(h, 3, u.dtype)
 
         def rest(c: float, v: Array) -> Array:
             # t0 + (t1 − t0) may miss t1 by a rounding error, and the field may jump there.
             t = t1 if c == 1.0 else t0 + c * (t1 - t0)
-            return modes.to(_field(terms, t, modes.back(v), args))
+            return operator.to_modes(_field(terms, t, operator.from_modes(v), args))
 
         memory = solver_state
         if made_jump is not False:
-            slope = jax.lax.cond(made_jump, lambda: modes.to(_field(terms, t0, y0, args)), lambda: memory.slope)
+            slope = jax.lax.cond(
+                made_jump, lambda: operator.to_modes(_field(terms, t0, y0, args)), lambda: memory.slope
+            )
             memory = Memory(slope, memory.previous, jnp.where(made_jump, 0.0, memory.span))
 
-        phis = tuple(like(p, u.dtype) for p in phi(z, 3))
         k = times(h, memory.slope)
-        rise, forcing = self.stages(z, phis, u, k, lambda c, v: times(h, rest(c, v)))
-        u1 = phis[0] * u + phis[1] * k + rise
-        y1 = modes.back(u1)
-        slope = modes.to(_field(terms, t1, y1, args))
+
+        def half() -> Phis:
+            return operator.phis(0.5 * h, 3, u.dtype)
+
+        rise, forcing = self.stages(phis, half, u, k, lambda c, v: times(h, rest(c, v)))
+        u1 = weighted(phis[0], u) + weighted(phis[1], k) + rise
+        y1 = operator.from_modes(u1)
+        slope = operator.to_modes(_field(terms, t1, y1, args))
 
         # Second difference of N through −r, 0 and 1 in units of the step.
         known = (memory.span != 0.0) & (h != 0.0)
         r = jnp.where(known, memory.span, 1.0) / jnp.where(known, h, 1.0)
         forward = times(h, slope - memory.slope)
         backward = times(h / r, memory.slope - memory.previous)
-        curvature = (2.0 * phis[3] - phis[2]) * times(1.0 / (1.0 + r), forward - backward)
-        defect = rise - phis[2] * forward
+        curvature = weighted(2.0 * phis[3] - phis[2], times(1.0 / (1.0 + r), forward - backward))
+        defect = rise - weighted(phis[2], forward)
         error = self.estimate(defect, jnp.where(known, curvature, 0.0), rise, known, jnp.abs(h))
 
-        dense = {"start": u, "forcing": forcing, "exponent": z, "modes": modes}
-        return y1, modes.back(error), dense, Memory(slope, memory.slope, h), diffrax.RESULTS.successful
+        dense = {"start": u, "forcing": forcing, "operator": operator, "step": h}
+        return y1, operator.from_modes(error), dense, Memory(slope, memory.slope, h), diffrax.RESULTS.successful
 
 
 class ETDRK1(AbstractETDRK):
@@ -154,8 +162,8 @@ class ETDRK1(AbstractETDRK):
     exponential trapezoidal correction divided by h), so that the global error follows the tolerance, and the
     number of steps is inversely proportional to it: for tolerances down to 1e-4.
 
-    Raises `TypeError` unless the second term holds a `DiagonalizableOperator` and the state is a float32 or float64
-    array, complex if L is.
+    Raises `TypeError` unless the second term holds a `DiagonalizableOperator` or a `CoupledOperator` and the state is a
+    float32 or float64 array, complex if L is.
 
     Source: Cox and Matthews, *J. Comput. Phys.* 176 (2002), (4).
     """
@@ -166,7 +174,9 @@ class ETDRK1(AbstractETDRK):
     def step_evaluations(self) -> int:
         return 1
 
-    def stages(self, z: Array, phis: Phis, u: Array, k: Array, rest: Rest) -> tuple[Array, tuple[Array, ...]]:
+    def stages(
+        self, phis: Phis, half: Callable[[], Phis], u: Array, k: Array, rest: Rest
+    ) -> tuple[Array, tuple[Array, ...]]:
         return jnp.zeros_like(u), (k,)
 
     def estimate(self, defect: Array, curvature: Array, rise: Array, known: Array, size: Array) -> Array:
@@ -193,9 +203,11 @@ class ETDRK2(AbstractETDRK):
     def step_evaluations(self) -> int:
         return 2
 
-    def stages(self, z: Array, phis: Phis, u: Array, k: Array, rest: Rest) -> tuple[Array, tuple[Array, ...]]:
-        change = rest(1.0, phis[0] * u + phis[1] * k) - k
-        return phis[2] * change, (k, change)
+    def stages(
+        self, phis: Phis, half: Callable[[], Phis], u: Array, k: Array, rest: Rest
+    ) -> tuple[Array, tuple[Array, ...]]:
+        change = rest(1.0, weighted(phis[0], u) + weighted(phis[1], k)) - k
+        return weighted(phis[2], change), (k, change)
 
     def estimate(self, defect: Array, curvature: Array, rise: Array, known: Array, size: Array) -> Array:
         per_depth = times(1.0 / jnp.where(size == 0.0, 1.0, size), defect - curvature)
@@ -246,41 +258,41 @@ class ETDRK4(AbstractETDRK):
     def step_evaluations(self) -> int:
         return 5 if self.variant == "hochbruck-ostermann" else 4
 
-    def stages(self, z: Array, phis: Phis, u: Array, k: Array, rest: Rest) -> tuple[Array, tuple[Array, ...]]:
-        p0, p1, p2, p3 = phis
-        q0, q1, q2, q3 = (like(p, u.dtype) for p in phi(times(0.5, z), 3))
-        half, whole = q0 * u, p0 * u
-        k2 = rest(0.5, half + 0.5 * q1 * k)
+    def stages(
+        self, phis: Phis, half: Callable[[], Phis], u: Array, k: Array, rest: Rest
+    ) -> tuple[Array, tuple[Array, ...]]:
+        (p0, p1, p2, p3), (q0, q1, q2, q3) = phis, half()
+        middle, whole = weighted(q0, u), weighted(p0, u)
+        k2 = rest(0.5, middle + 0.5 * weighted(q1, k))
         if self.variant == "cox-matthews":
-            a = half + 0.5 * q1 * k2
-            k3 = rest(0.5, a)
+            k3 = rest(0.5, middle + 0.5 * weighted(q1, k2))
             # e^{hL/2} of the second stage, whose own start was e^{hL/2} u.
-            k4 = rest(1.0, q0 * (half + 0.5 * q1 * k) + 0.5 * q1 * (2.0 * k3 - k))
+            k4 = rest(1.0, weighted(q0, middle + 0.5 * weighted(q1, k)) + 0.5 * weighted(q1, 2.0 * k3 - k))
         else:
-            k3 = rest(0.5, half + 0.5 * q1 * k + q2 * (k2 - k))
+            k3 = rest(0.5, middle + 0.5 * weighted(q1, k) + weighted(q2, k2 - k))
             last = 2.0 * k3 if self.variant == "krogstad" else k2 + k3
-            k4 = rest(1.0, whole + p1 * k + p2 * (last - 2.0 * k))
+            k4 = rest(1.0, whole + weighted(p1, k) + weighted(p2, last - 2.0 * k))
         if self.variant == "hochbruck-ostermann":
             a52 = 0.5 * q2 - p3 + 0.25 * p2 - 0.5 * q3
             a54 = 0.25 * q2 - a52
-            middle = rest(0.5, half + 0.5 * q1 * k + a52 * (k2 + k3 - 2.0 * k) + a54 * (k4 - k))
+            stage = middle + 0.5 * weighted(q1, k) + weighted(a52, k2 + k3 - 2.0 * k) + weighted(a54, k4 - k)
+            centre = rest(0.5, stage)
         else:
-            middle = 0.5 * (k2 + k3)
-        linear, quadratic = 4.0 * middle - 3.0 * k - k4, 2.0 * (k - 2.0 * middle + k4)
-        return p2 * linear + 2.0 * p3 * quadratic, (k, linear, quadratic)
+            centre = 0.5 * (k2 + k3)
+        linear, quadratic = 4.0 * centre - 3.0 * k - k4, 2.0 * (k - 2.0 * centre + k4)
+        return weighted(p2, linear) + 2.0 * weighted(p3, quadratic), (k, linear, quadratic)
 
     def estimate(self, defect: Array, curvature: Array, rise: Array, known: Array, size: Array) -> Array:
         return defect - curvature
 
 
-def _operator(terms: Any, y0: Any) -> DiagonalizableOperator:
+def _operator(terms: Any, y0: Any) -> AbstractModalOperator:
     """The linear operator of the second term, after a check that it fits the state."""
-    operator = linear_operator_of(terms.terms[1], DiagonalizableOperator)
+    operator = linear_operator_of(terms.terms[1], AbstractModalOperator)
     if not (eqx.is_array(y0) and jnp.issubdtype(y0.dtype, jnp.inexact) and jnp.finfo(y0.dtype).bits >= 32):
         raise TypeError(f"the state must be one float32, float64 or complex array (n, d); got {y0!r}.")
     operator.check(y0.shape)
-    coefficients = (operator.diffusivity, operator.matrix)
-    if not jnp.iscomplexobj(y0) and any(a is not None and jnp.iscomplexobj(a) for a in coefficients):
+    if operator.is_complex() and not jnp.iscomplexobj(y0):
         raise TypeError("the linear operator is complex, but the state is real; start from a complex state.")
     return operator
 

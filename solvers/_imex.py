@@ -11,7 +11,8 @@ from jaxtyping import Array
 
 from pdejax.solvers._base import AbstractHermiteSolver, Terms, Time, Y
 from pdejax.solvers._imex_tableaus import ARK3_TABLEAU, ARK4_TABLEAU, ARS222_TABLEAU, AdditiveTableau
-from pdejax.solvers._operator import AbstractLinearOperator, linear_operator_of
+from pdejax.solvers._operator import AbstractLinearOperator
+from pdejax.solvers._terms import linear_operator_of
 
 StepResult = tuple[Y, Y, dict[str, Any], None, diffrax.RESULTS]
 

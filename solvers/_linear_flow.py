@@ -7,12 +7,15 @@ import jax
 from jax import numpy as jnp
 
 from pdejax.solvers._base import AbstractHermiteSolver, StepResult, Terms, Time, Y, hermite
-from pdejax.solvers._operator import DiagonalizableOperator, linear_operator_of
+from pdejax.solvers._modes import weighted
+from pdejax.solvers._operator import AbstractModalOperator
+from pdejax.solvers._terms import linear_operator_of
 
 
 class LinearFlow(AbstractHermiteSolver):
     r"""One exact step of $u' = Lu$: $u_1 = e^{hL}u_0$, for `diffrax.ODETerm(operator)` with a
-    [`DiagonalizableOperator`][pdejax.solvers.DiagonalizableOperator] L.
+    [`DiagonalizableOperator`][pdejax.solvers.DiagonalizableOperator] or a
+    [`CoupledOperator`][pdejax.solvers.CoupledOperator] L.
 
     A step of any size is exact and, where no eigenvalue has a positive real part, stable. It is meant for the
     diffusion in a splitting: `Strang((Midpoint(), LinearFlow()))` on `MultiTerm(ODETerm(rest), ODETerm(operator))`, or
@@ -20,7 +23,7 @@ class LinearFlow(AbstractHermiteSolver):
 
     Dense output is the cubic Hermite interpolant; between steps it is good only where hL is of moderate size.
 
-    **Raises:** `TypeError` for a term whose vector field is no `DiagonalizableOperator`.
+    **Raises:** `TypeError` for a term whose vector field is neither.
     """
 
     term_structure: ClassVar = diffrax.AbstractTerm
@@ -37,8 +40,10 @@ class LinearFlow(AbstractHermiteSolver):
     def step(
         self, terms: Terms, t0: Time, t1: Time, y0: Y, args: Any, solver_state: None, made_jump: Any
     ) -> StepResult:
-        operator = linear_operator_of(terms, DiagonalizableOperator)
+        operator = linear_operator_of(terms, AbstractModalOperator)
         operator.check(jnp.shape(y0))
         with jax.named_scope("pdejax.solvers.LinearFlow"):
-            y1 = operator.apply(jnp.exp, terms.contr(t0, t1), y0)
+            modes = operator.to_modes(y0)
+            y1 = operator.from_modes(weighted(operator.phis(terms.contr(t0, t1), 0, modes.dtype)[0], modes))
+            y1 = y1 if jnp.iscomplexobj(y1) else y1.astype(y0.dtype)
         return y1, None, hermite(self, terms, t0, t1, y0, y1, args), None, diffrax.RESULTS.successful

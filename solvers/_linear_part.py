@@ -7,7 +7,7 @@ import diffrax
 from pdejax.solvers._etdrk import AbstractETDRK
 from pdejax.solvers._imex import AbstractAdditive
 from pdejax.solvers._linear_flow import LinearFlow
-from pdejax.solvers._operator import AbstractLinearOperator, DiagonalizableOperator
+from pdejax.solvers._operator import AbstractLinearOperator, AbstractModalOperator
 from pdejax.solvers._splitting import AbstractSplitting
 
 
@@ -23,7 +23,7 @@ def linear_part(solver: Any) -> type[AbstractLinearOperator] | None:
     while isinstance(solver, diffrax.AbstractWrappedSolver):
         solver = solver.solver
     if isinstance(solver, AbstractETDRK):
-        return DiagonalizableOperator
+        return AbstractModalOperator
     if isinstance(solver, AbstractAdditive):
         return AbstractLinearOperator
     if isinstance(solver, AbstractSplitting) and any(isinstance(s, LinearFlow) for s in solver.solvers):
@@ -32,5 +32,5 @@ def linear_part(solver: Any) -> type[AbstractLinearOperator] | None:
                 f"{type(solver).__name__} has its LinearFlow before another sub-solver; the linear operator is the last term, "
                 "so LinearFlow() must be the last sub-solver."
             )
-        return DiagonalizableOperator
+        return AbstractModalOperator
     return None

@@ -27,6 +27,13 @@ def like(array: Any, dtype: Any) -> Array:
     return array.astype(np.promote_types(dtype, jnp.complex64) if complex_ else dtype)
 
 
+def weighted(weights: Array, coefficients: Array) -> Array:
+    """A function of an operator on coefficients `(n, d)`: its values `(n, d)`, or matrices `(n, d, d)`, one per token mode."""
+    if weights.ndim == 3:
+        return jnp.einsum("kij,kj->ki", weights, coefficients)
+    return weights * coefficients
+
+
 def on_parts(f: Callable[[Array], Array], u: Array) -> Array:
     """A real linear map, applied to the real and the imaginary part."""
     return jax.lax.complex(f(u.real), f(u.imag)) if jnp.iscomplexobj(u) else f(u)

@@ -13,6 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Int, PyTree, Real
 
 from pdejax.solvers._base import Terms, Time, Y
@@ -132,7 +133,7 @@ def to_max_stages(max_stages: Any) -> int:
 
 
 def to_spectral_radius(value: Any) -> Any:
-    if value is None or isinstance(value, jax.core.Tracer):
+    if value is None or isinstance(value, Tracer):
         return value
     if isinstance(value, str | bool) or not (callable(value) or (np.ndim(value) == 0 and np.isrealobj(value))):
         raise TypeError(

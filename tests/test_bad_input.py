@@ -464,7 +464,7 @@ def test_model():
     with pytest.raises(ValueError, match="Attention was built for fields of width dim=4"):
         pj.simulate(pj.Discretization(equation, pj.lift(model).solver, t1=2.0, steps=2), jnp.ones((3, 5)))
     post = pj.Transformer(pj.Architecture(**sizes, norm="post"), rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match="one retraction per layer"):
+    with pytest.raises(ValueError, match="made for a model of 2 layers, but the field has 1"):
         pj.simulate(pj.Discretization(equation.layer(0), pj.lift(post).solver, t1=1.0, steps=1), jnp.ones((3, D)))
 
 

@@ -212,7 +212,7 @@ def test_divergence_in_a_batch_and_under_jit():
     np.testing.assert_array_equal(both.diverged, [False, True])
     np.testing.assert_array_equal(both.complete, [True, False])
     np.testing.assert_allclose(both.us[:, 0, 0, 0], [0.9**100, np.nan], rtol=1e-10)
-    np.testing.assert_allclose(both.blowup_time, [np.nan, 3.5], rtol=1e-12)
+    np.testing.assert_allclose(both.blowup_time, [np.inf, 3.5], rtol=1e-12)
     np.testing.assert_array_equal(both.stats.steps, [100, 35])
     with pytest.raises(RuntimeError, match="did not reach t1"):
         jax.jit(lambda gamma: run(gamma, throw=True).us)(25.0).block_until_ready()

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, Shaped
 
-from pdejax._check import traced
+from pdejax._check import concretely, traced
 from pdejax._trajectory import Trajectory
 
 
@@ -19,6 +19,7 @@ class States(NamedTuple):
     batched: bool
 
 
+@concretely
 def hidden_states(owner: str, name: str, value: Trajectory | ArrayLike, mask: ArrayLike | None = None) -> States:
     """Hidden states `(layers, n, d)` or `(layers, b, n, d)`, or a `Trajectory` of either (one under `jax.vmap` has its batch
     in front and is turned), and their mask `(n,)` or `(b, n)`; a mask of one sequence serves the whole batch.
@@ -74,6 +75,7 @@ def paired_states(
     return first, second
 
 
+@concretely
 def token_mask(owner: str, mask: ArrayLike | None, sequences: int, tokens: int) -> Bool[Array, "b n"]:
     """The mask as `(b, n)`, checked: boolean, of that shape or `(n,)`, with a real token in every sequence."""
     if mask is None:

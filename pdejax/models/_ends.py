@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from pdejax._check import finite, traced
+from pdejax._check import concretely, finite, traced
 from pdejax._types import Field, Mask
 from pdejax.models._architecture import Architecture
 from pdejax.terms import LayerNorm, RMSNorm
@@ -25,6 +25,7 @@ def require_x64(architecture: Architecture) -> None:
         )
 
 
+@concretely
 def checked_tokens(owner: str, architecture: Architecture, tokens: ArrayLike) -> Array:
     """Return ids `(n,)`, or values `(n, inputs)`; also from `(n,)` when `inputs` is 1."""
     x = jnp.asarray(tokens)
@@ -48,21 +49,23 @@ def checked_tokens(owner: str, architecture: Architecture, tokens: ArrayLike) ->
     if not ids:
         finite(owner, "tokens", x)
         return x
-    check_range(owner, architecture, x)
+    check_range(owner, architecture, tokens)
     return x
 
 
-def check_range(owner: str, architecture: Architecture, ids: Array) -> None:
-    """Raise `ValueError` for concrete ids outside the vocabulary."""
+def check_range(owner: str, architecture: Architecture, ids: ArrayLike) -> None:
+    """Raise `ValueError` for concrete ids outside the vocabulary; looked at in NumPy, before JAX makes them int32."""
     if traced(ids) or architecture.vocab is None:
         return
-    low, high = int(ids.min()), int(ids.max())
+    known = np.asarray(ids)
+    low, high = int(known.min()), int(known.max())
     if low < 0 or high >= architecture.vocab:
         raise ValueError(
             f"{owner}: tokens has ids from {low} to {high}; they must lie in [0, {architecture.vocab - 1}], see vocab."
         )
 
 
+@concretely
 def checked_field(owner: str, architecture: Architecture, u0: ArrayLike, dtype: Any) -> Field:
     """Return an initial field `(n, d)` in this type."""
     u = jnp.asarray(u0)

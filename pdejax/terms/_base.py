@@ -1,10 +1,11 @@
 """The interface every term of the master equation keeps, and what is passed along with the field."""
 
 import abc
+import dataclasses
 import itertools
 import math
 import re
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import equinox as eqx
 import jax
@@ -16,6 +17,8 @@ from pdejax._check import traced
 from pdejax._types import Depth, Field, Mask
 from pdejax.solvers import AbstractLinearOperator, DiagonalizableOperator
 from pdejax.terms._constants import Lipschitz
+
+T = TypeVar("T")
 
 
 class FieldArgs(eqx.Module):
@@ -67,6 +70,10 @@ class AbstractTerm(eqx.Module):
     @abc.abstractmethod
     def check(self, n: int, d: int) -> None:
         """Raise `ValueError` if the term cannot act on a field of `n` tokens and `d` features."""
+
+    def looked_at(self) -> "AbstractTerm":
+        """The term with what can only be seen of known values written into static fields, before they are traced by a solve."""
+        return self
 
     @property
     def smoothness(self) -> float:
@@ -131,6 +138,14 @@ class AbstractTerm(eqx.Module):
     def words(cls) -> str:
         """The term's name in words."""
         return cls.label or " ".join(re.findall(r"[A-Z]+[a-z0-9]*", cls.__name__)).lower() or cls.__name__
+
+
+def with_static(module: T, **fields: Any) -> T:
+    """A module with other values of static fields, which `eqx.tree_at` does not reach."""
+    new = object.__new__(type(module))
+    for field in dataclasses.fields(module):  # pyright: ignore[reportArgumentType]
+        object.__setattr__(new, field.name, fields.get(field.name, getattr(module, field.name)))
+    return new
 
 
 def mask_of(args: FieldArgs | None) -> Mask | None:

@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Float
 from pdejax import _check
 from pdejax._types import Depth, Field, Mask
 from pdejax.exact._heat import largest_wave_number
-from pdejax.solvers import DiagonalizableOperator, Grid, Laplacian, TridiagonalOperator, divergence
+from pdejax.solvers import Grid, Laplacian, TridiagonalOperator, divergence, modal_operator
 from pdejax.terms._attention import Attention
 from pdejax.terms._base import (
     AbstractTerm,
@@ -23,6 +23,7 @@ from pdejax.terms._base import (
     concrete,
     constant,
     mask_of,
+    with_static,
 )
 from pdejax.terms._constants import UNEQUAL, UNSYMMETRIC, Lipschitz, in_float64, operator_norm
 from pdejax.terms._reaction import FeedForward
@@ -43,6 +44,7 @@ class Diffusion(AbstractTerm):
 
     grid: Grid
     diffusivity: Array
+    symmetric: bool = eqx.field(static=True)  # known to be; where values are traced, they are not known
     role: ClassVar[str] = "diffusion"
 
     def __init__(self, grid: Grid, diffusivity: ArrayLike):
@@ -52,7 +54,7 @@ class Diffusion(AbstractTerm):
             raise ValueError(f"Diffusion: diffusivity has shape {d.shape}; allowed are a scalar, (d,) and (d, d).")
         if concrete(diffusivity):
             _well_posed(np.asarray(diffusivity))
-        self.grid, self.diffusivity = grid, d
+        self.grid, self.diffusivity, self.symmetric = grid, d, False
 
     @jax.named_scope("pdejax.Diffusion")
     def __call__(self, t: Depth, u: Field, args: FieldArgs | None) -> Field:
@@ -72,11 +74,16 @@ class Diffusion(AbstractTerm):
         largest = jnp.linalg.norm(d, 2) if d.ndim == 2 else jnp.max(d)
         return 4 * largest / jnp.asarray(self.grid.spacing, d.dtype) ** 2
 
+    def looked_at(self) -> "Diffusion":
+        return with_static(self, symmetric=is_symmetric(self.diffusivity))
+
     def linear(self, n: int, mask: Mask | None = None) -> Linear | None:
         del n
         d, grid = self.diffusivity, self.grid
         if mask is None:
-            return Linear(DiagonalizableOperator(grid, d), whole=True)
+            return Linear(
+                modal_operator(grid, d, symmetric=is_symmetric(d) if concrete(d) else self.symmetric), whole=True
+            )
         if d.ndim == 2:
             raise ValueError(
                 "a diffusivity matrix with a padding mask has no fast solve: leave the padding out of the field, give one "
@@ -231,6 +238,15 @@ def _equal(d: np.ndarray) -> bool:
 def _needs_neighbours(owner: str, grid: Grid) -> None:
     if grid.n < 2:
         raise ValueError(f"{owner} needs at least 2 tokens to couple, but the grid has {grid.n}: leave it out for n=1.")
+
+
+def is_symmetric(d: Array) -> bool:
+    """Whether a matrix `(…, d, d)` is known to be symmetric; False where it is traced."""
+    if not concrete(d) or d.ndim < 2 or d.shape[-1] != d.shape[-2]:
+        return False
+    known = np.asarray(d)
+    gap = float(np.abs(known - np.swapaxes(known, -1, -2)).max())
+    return gap <= 100 * float(np.finfo(known.dtype).eps) * known.shape[-1] * float(np.abs(known).max())
 
 
 def _well_posed(d: np.ndarray) -> None:

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from pdejax.solvers import Grid
+from pdejax.solvers import DiagonalizableOperator, Grid
 from pdejax.solvers._etdrk import ETDRK1, ETDRK2, ETDRK4
-from pdejax.solvers._operator import DiagonalizableOperator
 
 pytestmark = pytest.mark.filterwarnings("ignore:Complex dtype support")
 

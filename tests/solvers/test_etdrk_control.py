@@ -10,9 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pdejax.solvers import Grid
+from pdejax.solvers import DiagonalizableOperator, Grid, TridiagonalOperator
 from pdejax.solvers._etdrk import ETDRK1, ETDRK2, ETDRK4
-from pdejax.solvers._operator import DiagonalizableOperator, TridiagonalOperator
 
 pytestmark = pytest.mark.filterwarnings("ignore:Complex dtype support")
 

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pdejax.solvers import DiagonalizableOperator, TridiagonalOperator
 from pdejax.solvers._grid import Grid
 from pdejax.solvers._imex import ARK3, ARK4, ARS222
-from pdejax.solvers._operator import DiagonalizableOperator, TridiagonalOperator
 
 SCHEMES = [ARS222(), ARK3(), ARK4()]
 ORDERS = {ARS222: 2, ARK3: 3, ARK4: 4}

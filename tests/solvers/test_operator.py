@@ -9,13 +9,8 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from pdejax.solvers import Grid
-from pdejax.solvers._operator import (
-    AbstractLinearOperator,
-    DiagonalizableOperator,
-    TridiagonalOperator,
-    linear_operator_of,
-)
+from pdejax.solvers import AbstractLinearOperator, DiagonalizableOperator, Grid, TridiagonalOperator
+from pdejax.solvers._terms import linear_operator_of
 
 BOUNDARIES = ("neumann", "dirichlet", "periodic")
 _rng = np.random.default_rng(1)
@@ -270,7 +265,7 @@ def test_refuses_other_terms():
         (lambda g: DiagonalizableOperator(g, np.ones(2), np.ones(3)), "agree on d"),
         (lambda g: DiagonalizableOperator(g, np.array([1.0, 2.0]), np.array([[0.0, 1.0], [1.0, 0.0]])), "commute"),
         (lambda g: DiagonalizableOperator(g, np.array([1j, 2j]), np.eye(2)), "complex"),
-        (lambda g: DiagonalizableOperator(g, 1.0, np.array([[0.0, 1.0], [-1.0, 0.0]])), "nonlinear rest"),
+        (lambda g: DiagonalizableOperator(g, 1.0, np.array([[0.0, 1.0], [-1.0, 0.0]])), "CoupledOperator takes"),
         (lambda g: DiagonalizableOperator(g, np.ones(2)).check((4, 3)), r"\(4, 2\)"),
         (lambda g: DiagonalizableOperator(g, 1.0).check((5, 3)), r"\(4, d\)"),
         (lambda g: DiagonalizableOperator(g, 1.0).check((4,)), r"\(4, d\)"),

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 from scipy.linalg import eigh_tridiagonal
 
-from pdejax._check import integer
+from pdejax._check import integer, on_numbers
 from pdejax._figure import AbstractRecord
 from pdejax.solvers import Grid
 from pdejax.terms import EffectiveDiffusion, FeedForward
@@ -46,6 +46,7 @@ class AntiDiffusion(AbstractRecord):
     bound: float
 
 
+@on_numbers
 def negative_fraction(source, us: Array, mask: Array | None = None) -> NegativeFraction:
     r"""Find the share of tokens at which v2 (8) is negative, over the fields `us (k, n, d)` or `(n, d)`.
 
@@ -76,6 +77,7 @@ def negative_fraction(source, us: Array, mask: Array | None = None) -> NegativeF
     return _share(np.asarray(values)[:, real])
 
 
+@on_numbers
 def random_negative_fraction(
     *, key: PRNGKeyArray, draws: int = 100, tokens: int = 64, dim: int = 16, hidden: int = 64, activation: str = "gelu"
 ) -> NegativeFraction:
@@ -86,6 +88,7 @@ def random_negative_fraction(
     return _share(np.asarray(_random_traces(key, draws, tokens, dim, hidden, activation)))
 
 
+@on_numbers
 def anti_diffusion(
     source: Grid | EffectiveDiffusion, values: Float[Array, "n *d"], mask: Array | None = None
 ) -> AntiDiffusion:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from pdejax._check import choice, integer, number
+from pdejax._check import choice, integer, number, on_numbers
 from pdejax._equation import AbstractEquation
 from pdejax._figure import AbstractRecord
 from pdejax._types import Depth, Field, Mask
@@ -54,6 +54,7 @@ def decay_bound(initial: ArrayLike, rate: ArrayLike, offset: ArrayLike, t: Array
     return x * jnp.exp(rate_ * time) + f * jnp.where(rate_ == 0, time, jnp.expm1(safe * time) / safe)
 
 
+@on_numbers
 def growth_bound(field: AbstractEquation | AbstractTerm, n: int, *, norm: str = "token_max") -> Growth:
     r"""Find λ and f such that $\frac{d^+}{dt}\|u\| \le \lambda\|u\| + f$ along solutions of v2 (4), from any u: what takes
     the place of v2 (15). The sum of what the terms know of themselves, `term.growth(n, norm)`.
@@ -161,6 +162,7 @@ def decay_rate(ts: Float[Array, " k"], energies: Float[Array, " k"]) -> Float[Ar
     return -jnp.max(jnp.log(energies[1:] / energies[0]) / (ts[1:] - ts[0]))
 
 
+@on_numbers
 def extinction_time(sigma: float, gamma: float, *, rate: float = 0.0, eps: float = 0.0, level: float = 0.0) -> float:
     r"""Give the depth at which $\sigma' = \lambda\sigma - \gamma\sigma/\sqrt{\sigma^2+\varepsilon}$ has come from `sigma`
     down to `level`.

@@ -104,7 +104,7 @@ def checked_estimation(
     if estimator in TRAINED and is_labels(other) and "classes" not in options:
         if traced(other):
             raise ValueError(f"{owner}: labels are traced; give classes=, their number, with labels below it.")
-        options = {**options, "classes": int(jnp.max(other)) + 1}
+        options = {**options, "classes": int(np.max(np.asarray(other))) + 1}
     if estimator == "ksg" and options.get("variant") != "mixed" and not is_labels(other):
         continuous(owner, name, other, repeats=False)
     if estimator == "ksg" and sigma is None and options.get("variant") != "mixed" and not traced(t):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.scipy.special import digamma
 from jaxtyping import Array, ArrayLike, Float, Int
@@ -70,7 +71,7 @@ def ksg_information(
     if is_labels(y):
         x, y = continuous(_OWNER, "the continuous variable", x, repeats=False), labels(_OWNER, "labels", y)
         checked_neighbours(_OWNER, k, paired(_OWNER, x, y))
-        if not traced(y) and len(jnp.unique(y)) == len(y):
+        if not traced(y) and len(np.unique(np.asarray(y))) == len(y):
             raise ValueError(f"{_OWNER}: every label occurs once; labels are classes with several samples each.")
         return _with_labels(x, y, k, bool(standardize))
     mixed = variant == "mixed"

@@ -12,13 +12,14 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
 
-from pdejax._check import integer, traced
+from pdejax._check import concretely, integer, traced
 from pdejax._figure import AbstractRecord
 
 # Entries of one block of pairs: 32 MB in float64, whatever the number of samples.
 _ENTRIES = 2**22
 
 
+@concretely
 def continuous(owner: str, name: str, value: ArrayLike, *, repeats: bool = True) -> Float[Array, "N d"]:
     """Samples `(N, d)` from `(N,)` or `(N, d)` floats.
 
@@ -63,11 +64,14 @@ def _share_of_repeats(x: np.ndarray) -> float:
     return float(np.sum(sizes[sizes > 1]) / len(x))
 
 
+@concretely
 def labels(owner: str, name: str, value: ArrayLike) -> Int[Array, " N"]:
-    """Class labels `(N,)` of integers or booleans; raises `TypeError`/`ValueError` for anything else."""
-    y = jnp.asarray(value)
-    if not is_labels(y):
+    """Class labels `(N,)` of integers or booleans, codes of their classes where int32 does not hold them; raises
+    `TypeError`/`ValueError` for anything else."""
+    if not is_labels(value):
+        y = jnp.asarray(value)
         raise TypeError(f"{owner}: {name} has type {y.dtype}; class labels are integers.")
+    y = jnp.asarray(value if traced(value) else _in_int32(np.asarray(value)))
     y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
     if y.ndim != 1 or y.shape[0] < 2:
         raise ValueError(f"{owner}: {name} has shape {y.shape}; class labels are integers (N,), two or more.")
@@ -76,8 +80,16 @@ def labels(owner: str, name: str, value: ArrayLike) -> Int[Array, " N"]:
 
 def is_labels(value: ArrayLike) -> bool:
     """Whether these are class labels: integers or booleans."""
-    kind = jnp.asarray(value).dtype
+    kind = value.dtype if isinstance(value, jax.Array) else np.asarray(value).dtype
     return bool(jnp.issubdtype(kind, jnp.integer) or kind == jnp.bool_)
+
+
+def _in_int32(known: np.ndarray) -> np.ndarray:
+    """Labels as they are, or codes 0, 1, … of their values in ascending order where JAX would wrap them."""
+    ends = np.iinfo(np.int32)
+    if known.dtype == bool or known.size == 0 or (known.min() >= ends.min and known.max() <= ends.max):
+        return known
+    return np.unique(known, return_inverse=True)[1].reshape(known.shape)
 
 
 def sample(owner: str, name: str, value: ArrayLike, *, repeats: bool = True) -> Array:

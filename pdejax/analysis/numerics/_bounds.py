@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from pdejax._check import on_numbers
 from pdejax._equation import as_field
 from pdejax._types import Mask
 from pdejax.analysis.jacobian._krylov import Found
@@ -32,6 +33,7 @@ class FieldConstants:
     curvature_on_trajectory: float
 
 
+@on_numbers
 def field_constants(
     field: Callable[..., Array], ts: Float[Array, " k"], us: Float[Array, "k n d"], mask: Mask | None = None
 ) -> FieldConstants:
@@ -49,6 +51,7 @@ def field_constants(
     return FieldConstants(log_norm, lipschitz, float(jnp.max(_curvatures(field, ts, us, args))))
 
 
+@on_numbers
 def growth_factor(rate: float, t1: float) -> float:
     r"""Give $(e^{\lambda T} - 1)/\lambda$, the accumulated growth of a unit error rate; T for λ = 0, infinite on overflow."""
     if abs(rate * t1) < 1e-12:

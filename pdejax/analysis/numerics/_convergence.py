@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from pdejax._check import integer
+from pdejax._check import at_top_level, integer, on_numbers
 from pdejax._depth import DepthVarying
 from pdejax._discretization import Discretization
 from pdejax._simulate import integrate
@@ -96,6 +96,8 @@ class Convergence:
     schemes: tuple[SchemeConvergence, ...]
 
 
+@at_top_level
+@on_numbers
 def convergence(
     system: Any,
     u0: Field,
@@ -132,6 +134,8 @@ def convergence(
     return Convergence(reference, constants, float(d.t0), float(d.t1), schemes)
 
 
+@at_top_level
+@on_numbers
 def solve_reference(d: Discretization, u0: Field, *, mask: Mask | None = None, tolerance: float = 1e-13) -> Reference:
     """Solve for the reference at off-grid check depths and at t1, with an estimate of its own error."""
     ts = np.append(check_depths(d.t1, d.t0), d.t1)
@@ -157,12 +161,15 @@ def solve_reference(d: Discretization, u0: Field, *, mask: Mask | None = None, t
     )
 
 
+@on_numbers
 def measure_constants(d: Discretization, reference: Reference, mask: Mask | None = None) -> FieldConstants:
     """Measure log-norm, Lipschitz constant and curvature of the field at every fourth check depth of the reference."""
     take = slice(0, None, 4)
     return field_constants(d.field, jnp.asarray(reference.ts[take]), reference.us[take], mask)
 
 
+@at_top_level
+@on_numbers
 def measure_scheme(
     d: Discretization,
     u0: Field,
@@ -229,11 +236,13 @@ def measure_scheme(
     )
 
 
+@on_numbers
 def error_floor(reference_error: float) -> float:
     """Give the level below which an error says more of the reference or of round-off than of the scheme."""
     return max(20 * reference_error, 1e-12)
 
 
+@on_numbers
 def expected_order(field: Callable[..., Array], name: str) -> float:
     """Give the scheme's order, capped where the field is not smooth: at 2 for ReLU (claim C17)."""
     order = float(SOLVERS[name].order) if name in SOLVERS else math.nan

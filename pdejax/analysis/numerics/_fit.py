@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import stdtrit
 
+from pdejax._check import on_numbers
+
 
 @dataclasses.dataclass(frozen=True)
 class OrderFit:
@@ -18,6 +20,7 @@ class OrderFit:
     used: tuple[int, ...]
 
 
+@on_numbers
 def fit_order(
     step_sizes: Sequence[float] | np.ndarray, errors: Sequence[float] | np.ndarray, *, floor: float = 0.0, last: int = 4
 ) -> OrderFit:

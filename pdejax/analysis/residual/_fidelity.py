@@ -32,11 +32,11 @@ class FidelityReport(AbstractRecord):
     ratio: Array
     claimed: Array
     sharp: Array
-    below_one: int
-    above_one: int
-    violated_below: int
-    violated_above: int
-    sharp_violated: int
+    below_one: Array
+    above_one: Array
+    violated_below: Array
+    violated_above: Array
+    sharp_violated: Array
 
 
 def fidelity(us: Float[Array, "... n d"], u0: Float[Array, "n d"]) -> Float[Array, "..."]:
@@ -97,11 +97,11 @@ def fidelity_report(us: Float[Array, "... n d"], u0: Float[Array, "n d"], tolera
         r,
         claimed,
         sharp,
-        below_one=int(jnp.sum(finite & below)),
-        above_one=int(jnp.sum(finite & ~below)),
-        violated_below=int(jnp.sum(broken & below)),
-        violated_above=int(jnp.sum(broken & ~below)),
-        sharp_violated=int(jnp.sum(finite & (rho < sharp - tolerance))),
+        below_one=jnp.sum(finite & below),
+        above_one=jnp.sum(finite & ~below),
+        violated_below=jnp.sum(broken & below),
+        violated_above=jnp.sum(broken & ~below),
+        sharp_violated=jnp.sum(finite & (rho < sharp - tolerance)),
     )
 
 

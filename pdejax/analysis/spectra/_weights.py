@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
-from pdejax._check import traced
+from pdejax._check import on_numbers, traced
 from pdejax._depth import DepthVarying
 from pdejax._discretization import Discretization
 from pdejax._equation import MasterEquation
@@ -55,6 +55,7 @@ class AttentionSpectra(AbstractRecord):
     ov_radius: Float[Array, "layers H"]
 
 
+@on_numbers
 def attention_spectra(model: Any, *, key: PRNGKeyArray | None = None) -> AttentionSpectra:
     r"""Spectra of the circuits of softmax attention, per layer and head, tokens as rows:
 
@@ -81,7 +82,7 @@ def attention_spectra(model: Any, *, key: PRNGKeyArray | None = None) -> Attenti
     key = jax.random.key(0) if key is None else key
     attention = _attention(model)
     arrays = (attention.wq, attention.wk, attention.wv, attention.wo, attention.strength)
-    if traced(*arrays):
+    if traced(*arrays):  # of a module whose arrays are no leaves
         raise TypeError("attention_spectra: works on numbers, not inside jit, vmap or grad; call it outside of them.")
     wq, wk, wv, wo, strength = (np.asarray(x, np.float64) for x in arrays)
     if wq.ndim == 3:

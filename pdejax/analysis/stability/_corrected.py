@@ -6,6 +6,7 @@ import math
 import numpy as np
 from jaxtyping import ArrayLike
 
+from pdejax._check import on_numbers
 from pdejax._depth import DepthVarying
 from pdejax._equation import AbstractEquation
 from pdejax.analysis.stability._lipschitz import field_lipschitz
@@ -13,6 +14,7 @@ from pdejax.terms import AbstractTerm
 from pdejax.terms._constants import UNEQUAL, UNSYMMETRIC
 
 
+@on_numbers
 def v1_21(
     step: ArrayLike,
     spacing: ArrayLike,
@@ -37,6 +39,7 @@ def v1_21(
     return np.asarray(2 * d * h / dx**2 + alpha * h * norm)
 
 
+@on_numbers
 def corrected_step_bound(
     spacing: ArrayLike,
     *,
@@ -151,6 +154,7 @@ class StepConstants:
         )
 
 
+@on_numbers
 def step_constants(
     field: AbstractEquation | AbstractTerm, n: int, radius: float, *, norm: str = "token_max", spread: float = 0.0
 ) -> StepConstants:

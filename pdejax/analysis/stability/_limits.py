@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from pdejax._check import integer
+from pdejax._check import integer, on_numbers
 from pdejax._depth import DepthVarying, take_layer
 from pdejax._discretization import Discretization
 from pdejax._integrate import terms_of
@@ -70,6 +70,7 @@ class StepMeasurement:
     note: str = ""
 
 
+@on_numbers
 def predict_dt_max(
     system: Any,
     u: ArrayLike,
@@ -200,6 +201,7 @@ def _first_violation(solver: diffrax.AbstractSolver, values: np.ndarray) -> tupl
     return float(low), complex(values[int(np.argmax(broken[first]))])
 
 
+@on_numbers
 def measure_dt_max(
     system: Any,
     u: ArrayLike,

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
-from pdejax._check import choice, integer, number
+from pdejax._check import choice, integer, number, on_numbers
 from pdejax._depth import DepthVarying
 from pdejax._equation import AbstractEquation, MasterEquation
 from pdejax.terms import AbstractTerm
@@ -41,6 +41,7 @@ class Certificate:
     conditions: tuple[str, ...] = ()
 
 
+@on_numbers
 def field_lipschitz(
     field: AbstractEquation | AbstractTerm, n: int, radius: float, *, norm: str = "token_max", spread: float = 0.0
 ) -> Certificate:

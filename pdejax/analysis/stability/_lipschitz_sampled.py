@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from pdejax._check import integer
+from pdejax._check import integer, on_numbers
 from pdejax._figure import AbstractRecord
 from pdejax._types import Field, Mask
 from pdejax.analysis.jacobian._maps import length
@@ -31,6 +31,7 @@ class LipschitzEstimate(AbstractRecord):
     values: Array
 
 
+@on_numbers
 def sampled_lipschitz(
     field: Function,
     shape: tuple[int, int],
@@ -65,6 +66,7 @@ def sampled_lipschitz(
     return _best(norm, states, directions, values)
 
 
+@on_numbers
 def adversarial_lipschitz(
     field: Function,
     shape: tuple[int, int],

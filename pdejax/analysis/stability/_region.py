@@ -10,12 +10,14 @@ import numpy as np
 import optimistix as optx
 from jaxtyping import Array, ArrayLike, Float
 
+from pdejax._check import on_numbers
 from pdejax.solvers import LieTrotter, Strang, get_solver
 from pdejax.solvers._base import check_sub_solver, fresh_step
 
 BATCH = 4096  # values of z per call, so that every sweep uses one compiled function
 
 
+@on_numbers
 def stability_factor(solver: diffrax.AbstractSolver | str, z: ArrayLike) -> np.ndarray:
     r"""$|R(z)|$: what one step of `solver` with $z = h\lambda$ does to the size of the solution of $u' = \lambda u$.
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike
 
-from pdejax._check import finite, number, token_mask, traced
+from pdejax._check import finite, number, on_numbers, token_mask
 from pdejax._equation import AbstractEquation, MasterEquation, as_field
 from pdejax._figure import AbstractRecord
 from pdejax.analysis.jacobian._krylov import Found
@@ -50,6 +50,7 @@ class SpectralBounds(AbstractRecord):
     note: str = ""
 
 
+@on_numbers
 def spectral_bounds(
     system: Any, u: ArrayLike, *, t: ArrayLike | None = None, mask: ArrayLike | None = None
 ) -> dict[str, SpectralBounds]:
@@ -95,8 +96,6 @@ class Point:
 
 def checked_point(owner: str, system: Any, u: Any, t: Any, mask: Any) -> Point:
     """A field and a state that fit; else an error, which names `owner`, before anything compiles."""
-    if traced(u, t):
-        raise TypeError(f"{owner}: works on numbers, not inside jit, vmap or grad; call it outside of them.")
     state = jnp.asarray(u)
     if not jnp.issubdtype(state.dtype, jnp.floating):
         raise TypeError(f"{owner}: u has type {state.dtype}; it must be a real floating-point field.")

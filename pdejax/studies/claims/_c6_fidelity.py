@@ -88,7 +88,7 @@ def counts(u0: Array, us: Array) -> dict[str, int]:
     """Samples with r < 1 and r > 1, those of either that are below (17), and those below √(1 − r²)."""
     reports = [fidelity_report(us[i], u0[i]) for i in range(len(us))]
     names = ("below_one", "above_one", "violated_below", "violated_above", "sharp_violated")
-    return {name: sum(getattr(report, name) for report in reports) for name in names}
+    return {name: sum(int(getattr(report, name)) for report in reports) for name in names}
 
 
 def pushed_by_adversary(u0: Array, r: float) -> float:

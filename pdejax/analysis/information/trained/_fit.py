@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
@@ -154,6 +155,6 @@ def _rows(owner: str, name: str, value: ArrayLike, classes: int | None) -> Array
             raise ValueError(f"{owner}: {name} are traced labels; give classes=, their number, with labels below it.")
         codes, count = y, classes
     else:
-        seen, codes = jnp.unique(y, return_inverse=True)
+        seen, codes = np.unique(np.asarray(y), return_inverse=True)
         count = len(seen)
     return jax.nn.one_hot(codes, max(count, 2), dtype=jnp.result_type(float))
