@@ -10,10 +10,12 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 from scipy.special import stdtrit
 
+from pdejax._arguments import checked
 from pdejax._check import integer, probability
 from pdejax._figure import Figure
 
 
+@checked
 def bootstrap(
     statistic: Callable[[Float[Array, " b"]], Any],
     samples: int,
@@ -103,6 +105,7 @@ def beside(figure: Figure, nulls: Mapping[str, Figure], differences: Mapping[str
     return Figure(figure.value, figure.low, figure.high, nulls, figure.level, differences=differences)
 
 
+@checked
 def over_seeds(values: ArrayLike | Sequence[Any], *, level: float = 0.95) -> Figure:
     r"""Average values of independent seeds, `(seeds,)` or `(seeds, …)`: their mean with Student's interval
     $\bar x \pm t_{(1+level)/2,\,k-1}\,s/\sqrt k$, exact if seeds draw from a normal law; NaN ends for one seed.

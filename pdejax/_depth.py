@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from scipy.interpolate import CubicSpline
 
 from pdejax import _check
+from pdejax._arguments import checked
 from pdejax._equation import AbstractEquation, MasterEquation, stack, unstack, unstack_shapes
 from pdejax._types import Depth, Field
 from pdejax.terms import FieldArgs
@@ -42,6 +43,7 @@ class DepthVarying(AbstractEquation):
     kind: str = eqx.field(static=True)
     size: int = eqx.field(static=True)
 
+    @checked
     def __init__(self, stacked: AbstractEquation, t1: float, kind: str = "constant"):
         _check.instance(
             "DepthVarying", "stacked", stacked, AbstractEquation, "DepthVarying.from_layers([…]) makes one of a list"
@@ -162,6 +164,7 @@ def take_layer(tree: Any, index) -> Any:
     return jax.tree.map(lambda x: unstack(x.value, index) if is_stack(x) else x, tree, is_leaf=is_stack)
 
 
+@checked
 def smooth_random(
     equation: MasterEquation, t1: float, *, key: PRNGKeyArray, modes: int = 3, amplitude: float = 0.5
 ) -> DepthVarying:
@@ -202,6 +205,7 @@ def _waves(equation: MasterEquation, key: PRNGKeyArray, modes: int, amplitude: f
     return jax.tree.unflatten(treedef, leaves)
 
 
+@checked
 def iid(
     make: Callable[[PRNGKeyArray], MasterEquation], layers: int, *, key: PRNGKeyArray, scaling: str = "1/L"
 ) -> DepthVarying:

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike
 
 from pdejax import _check
+from pdejax._arguments import checked
 from pdejax._check import traced
 from pdejax._choose import Choice, choose_solver
 from pdejax._depth import DepthVarying, LayerStack
@@ -76,6 +77,7 @@ class Discretization(eqx.Module):
     name: str | None = eqx.field(static=True)
     _numbers: dict[str, Any]
 
+    @checked
     def __init__(
         self,
         field: AbstractEquation | Callable[..., Any],

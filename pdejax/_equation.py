@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from pdejax._arguments import checked
 from pdejax._types import Depth, Field
 from pdejax.terms import AbstractTerm, Exchange, FieldArgs
 
@@ -100,6 +101,7 @@ class MasterEquation(AbstractEquation):
     terms: tuple[AbstractTerm, ...]
     _names: tuple[str, ...] = eqx.field(static=True)
 
+    @checked
     def __init__(self, *terms: AbstractTerm | None, **named: AbstractTerm | None):
         given: dict[str, AbstractTerm] = {}
         for name, term in [(None, term) for term in terms] + list(named.items()):
@@ -262,6 +264,7 @@ class MultilayerEquation(AbstractEquation):
     exchange: Exchange | None
     size: int = eqx.field(static=True)
 
+    @checked
     def __init__(self, layers: Sequence[MasterEquation], exchange: Sequence[Exchange]):
         if len(layers) < 1 or len(exchange) != len(layers) - 1:
             raise ValueError(

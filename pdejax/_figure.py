@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Shaped
 
+from pdejax._arguments import checked
 from pdejax._check import traced
 
 # Shown of an array: this many entries at its start and at its end.
@@ -39,6 +40,7 @@ class Figure(eqx.Module):
     differences: "dict[str, Figure]"
     level: float = eqx.field(static=True)
 
+    @checked
     def __init__(
         self,
         value: Values,

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike
 
 from pdejax import _check
+from pdejax._arguments import checked
 from pdejax._check import traced
 from pdejax._choose import Choice
 from pdejax._discretization import Discretization
@@ -29,6 +30,7 @@ class DivergenceError(RuntimeError):
     """Raised by `simulate(..., throw=True)` when the field blows up or the steps run out."""
 
 
+@checked
 def simulate(
     d: Discretization,
     u0: ArrayLike,

@@ -8,6 +8,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Inexact, Num
 
+from pdejax._arguments import checked
 from pdejax.solvers._coefficients import added, check_diffusivity, check_shape, coefficient, symbol_of
 from pdejax.solvers._divergence import check_diffusible
 from pdejax.solvers._grid import Grid
@@ -42,6 +43,7 @@ class CoupledOperator(AbstractModalOperator):
     matrix: Array | None
     symbol: Array | None
 
+    @checked
     def __init__(self, grid: Grid, diffusivity: Any = 0.0, matrix: Any = None, symbol: Any = None):
         check_diffusible(grid)
         self.symbol = None if symbol is None else symbol_of(grid, symbol)
@@ -117,6 +119,7 @@ class CoupledOperator(AbstractModalOperator):
         return next(a.shape[-1] for a in (self.diffusivity, self.matrix) if a is not None and a.ndim > 0)
 
 
+@checked
 def modal_operator(grid: Grid, diffusivity: Array, *, symmetric: bool) -> AbstractModalOperator:
     """The cheapest operator for this D: `symmetric` says whether a matrix is known to be."""
     if diffusivity.ndim == 2 and not symmetric:
@@ -124,6 +127,7 @@ def modal_operator(grid: Grid, diffusivity: Array, *, symmetric: bool) -> Abstra
     return DiagonalizableOperator(grid, diffusivity)
 
 
+@checked
 def summed(a: AbstractLinearOperator, b: AbstractLinearOperator) -> AbstractLinearOperator:
     """The sum of two linear parts on one grid. Raises `ValueError` for two that have no common transform."""
     if isinstance(a, DiagonalizableOperator) and isinstance(b, DiagonalizableOperator):

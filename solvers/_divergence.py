@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Inexact
 
+from pdejax._arguments import checked
 from pdejax.solvers._grid import Boundary, Grid
 
 # Ghost points: a copy of the end value (no flux), the boundary value 0, or the point across the seam.
@@ -31,6 +32,7 @@ def check_diffusible(grid: Grid) -> None:
         raise ValueError("diffusion needs at least 2 tokens; the grid has n=1. Use a longer sequence, or no diffusion.")
 
 
+@checked
 @jax.named_scope("pdejax.solvers.divergence")
 def divergence(
     grid: Grid,

@@ -5,6 +5,7 @@ from typing import Any
 
 import diffrax
 
+from pdejax._arguments import checked
 from pdejax.solvers._base import AbstractHermiteSolver
 from pdejax.solvers._etdrk import AbstractETDRK
 from pdejax.solvers._stabilized import AbstractStabilized
@@ -44,6 +45,7 @@ def fresh_step_evaluations(solver: diffrax.AbstractSolver) -> int | None:
     return None if counts is None else sum(counts)
 
 
+@checked
 def evaluations(solver: diffrax.AbstractSolver, steps: Any) -> int | None:
     """Vector-field evaluations of a solve with `steps` fixed steps that saves no values between them.
 

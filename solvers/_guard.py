@@ -10,6 +10,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree, Real
 
+from pdejax._arguments import checked
+
 Adapted = tuple[Any, Any, Any, Any, "GuardState", diffrax.RESULTS]
 
 
@@ -141,6 +143,7 @@ class AdaptiveBlowupGuard(AbstractBlowupGuard, diffrax.AbstractAdaptiveStepSizeC
         return self.controller.norm
 
 
+@checked
 def BlowupGuard(controller: Any, limit: Any) -> AbstractBlowupGuard:
     """Step-size controller that ends the solve when the state blows up.
 

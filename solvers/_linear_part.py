@@ -4,6 +4,7 @@ from typing import Any
 
 import diffrax
 
+from pdejax._arguments import checked
 from pdejax.solvers._etdrk import AbstractETDRK
 from pdejax.solvers._imex import AbstractAdditive
 from pdejax.solvers._linear_flow import LinearFlow
@@ -11,6 +12,7 @@ from pdejax.solvers._operator import AbstractLinearOperator, AbstractModalOperat
 from pdejax.solvers._splitting import AbstractSplitting
 
 
+@checked
 def linear_part(solver: Any) -> type[AbstractLinearOperator] | None:
     """The kind of linear operator that `solver` expects as the second of its two terms,
     `diffrax.MultiTerm(ODETerm(rest), ODETerm(operator))`, or None for a solver of other fields.

@@ -11,6 +11,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Inexact, Num, Shaped
 
+from pdejax._arguments import checked
 from pdejax.solvers._coefficients import (
     added,
     check_commuting,
@@ -122,6 +123,7 @@ class DiagonalizableOperator(AbstractModalOperator):
     basis: Array | None
     symbol: Array | None
 
+    @checked
     def __init__(self, grid: Grid, diffusivity: Any = 0.0, matrix: Any = None, symbol: Any = None):
         check_diffusible(grid)
         self.symbol = None if symbol is None else symbol_of(grid, symbol)

@@ -6,9 +6,11 @@ import diffrax
 import numpy as np
 from numpy.polynomial import polynomial
 
+from pdejax._arguments import checked
 from pdejax.solvers._tableau import tableau
 
 
+@checked
 def stability_function(solver: diffrax.AbstractSolver) -> tuple[np.ndarray, np.ndarray] | None:
     """Coefficients (P, Q), constant term first, of R(z) = P(z)/Q(z): one step on y' = λy multiplies y by R(hλ).
 
@@ -36,6 +38,7 @@ def stability_function(solver: diffrax.AbstractSolver) -> tuple[np.ndarray, np.n
     return numerator, denominator
 
 
+@checked
 def real_stability_limit(solver: diffrax.AbstractSolver) -> float | None:
     """Largest β with |R(z)| ≤ 1 on [−β, 0]: the step on u' = λu, λ < 0, is stable for h|λ| ≤ β.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import diffrax
 
+from pdejax._arguments import checked
 from pdejax.solvers._etdrk import ETDRK1, ETDRK2, ETDRK4
 from pdejax.solvers._evaluations import evaluations
 from pdejax.solvers._imex import ARK3, ARK4, ARS222
@@ -128,6 +129,7 @@ SOLVERS: dict[str, SolverInfo] = {row.name: row for row in _ROWS}
 """Name ↦ [`SolverInfo`][pdejax.solvers.SolverInfo]."""
 
 
+@checked
 def get_solver(solver: Any, terms: Any = 1) -> diffrax.AbstractSolver:
     """A solver from its name in `SOLVERS`, or the solver itself.
 

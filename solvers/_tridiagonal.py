@@ -9,6 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Inexact, Num
 
+from pdejax._arguments import checked
 from pdejax.solvers._coefficients import added, check_shape, inexact, times_matrix
 from pdejax.solvers._divergence import check_diffusible, divergence, extend, inverse_square_spacing
 from pdejax.solvers._grid import Grid
@@ -41,6 +42,7 @@ class TridiagonalOperator(AbstractLinearOperator):
     mask: Bool[Array, " n"] | None
     shift: Array | None
 
+    @checked
     def __init__(self, grid: Grid, coefficient: Any, mask: Any = None, shift: Any = None):
         check_diffusible(grid)
         d = inexact("coefficient", coefficient)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, Shaped
 
+from pdejax._arguments import checked
 from pdejax._check import concretely, traced
 from pdejax._trajectory import Trajectory
 
@@ -125,6 +126,7 @@ def _of_trajectory(owner: str, name: str, trajectory: Trajectory) -> Array:
     return jnp.moveaxis(u, 0, 1) if trajectory.ts.ndim == 2 and u.ndim == 4 else u
 
 
+@checked
 def shuffle_tokens(
     u: Shaped[Array, "layers b n d"], mask: Bool[Array, "b n"], key: PRNGKeyArray
 ) -> Shaped[Array, "layers b n d"]:
@@ -142,6 +144,7 @@ def shuffle_tokens(
     return jnp.take_along_axis(u, orders[None, :, :, None], axis=2)
 
 
+@checked
 def shuffle_features(u: Shaped[Array, "layers b n d"], key: PRNGKeyArray) -> Shaped[Array, "layers b n d"]:
     """Features in another order, the same for all tokens, sequences and layers: which feature is which is lost. Linear CKA and
     Procrustes distance do not see it, by construction."""

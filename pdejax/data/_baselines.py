@@ -3,10 +3,12 @@
 import numpy as np
 from jaxtyping import Integer
 
+from pdejax._arguments import checked
 from pdejax.data._dataset import Dataset
 from pdejax.data.listops import ListOps
 
 
+@checked
 def majority_accuracy(train: Dataset | ListOps, test: Dataset | ListOps) -> float:
     """Return accuracy on `test` of the class most frequent in `train`; 17.0 % for ListOps of 500 to 2000 tokens."""
     return _accuracy(
@@ -14,6 +16,7 @@ def majority_accuracy(train: Dataset | ListOps, test: Dataset | ListOps) -> floa
     )
 
 
+@checked
 def root_operator_accuracy(train: Dataset | ListOps, test: Dataset | ListOps) -> float:
     """Return accuracy on `test` of the class most frequent in `train` under the same first token, for ListOps the root operator.
 
@@ -29,6 +32,7 @@ def root_operator_accuracy(train: Dataset | ListOps, test: Dataset | ListOps) ->
     return _accuracy(train.tokens[:, 0], _labels(train), test.tokens[:, 0], _labels(test))
 
 
+@checked
 def tfidf_accuracy(train: Dataset, test: Dataset) -> float:
     """Return accuracy on `test` of logistic regression on the TF-IDF of words, fitted to `train`, on the same texts.
 

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int, Int32, Integer
 from numpy import ndarray
 
+from pdejax._arguments import checked
 from pdejax._check import integer
 
 
@@ -30,6 +31,7 @@ class Batch(NamedTuple):
         return f"Batch({', '.join(shapes)})"
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
     """One split as NumPy arrays: N sequences of n tokens, kept in few bytes and widened when taken.
@@ -203,6 +205,7 @@ class Batches:
     Raises `ValueError` or `TypeError` naming the argument, also for a set smaller than one batch when `drop_last`.
     """
 
+    @checked
     def __init__(
         self,
         dataset: Dataset,

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from pdejax._arguments import checked
 from pdejax._check import choice, integer
 from pdejax.data import _images, _listops, _newsgroups
 from pdejax.data._dataset import Dataset
@@ -23,6 +24,7 @@ _FILES: dict[str, Callable[..., Any]] = {
 }
 
 
+@checked
 def load(name: str, split: str, *, limit: int | None = None, **options: Any) -> Dataset:
     """Return a split of a data set, as arrays in memory.
 
@@ -67,6 +69,7 @@ def load(name: str, split: str, *, limit: int | None = None, **options: Any) -> 
     return loader(split, limit=limit, **options)
 
 
+@checked
 def prepare(name: str, **options: Any) -> Any:
     """Return the builder of TensorFlow Datasets for `"listops"`, `"mnist"` or `"newsgroups"`, its files written if they are not.
 

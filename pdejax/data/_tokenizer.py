@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Integer
 
+from pdejax._arguments import checked
 from pdejax._check import integer
 from pdejax.runs._files import whole_file
 
@@ -23,6 +24,7 @@ _FORMAT = "pdejax vocabulary 1"
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*|[.!?]")
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
     """Lower-case words as ids: 0 is padding, 1 any word that is not in the vocabulary.

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Real
 
+from pdejax._arguments import checked
 from pdejax._types import Depth, Field
 from pdejax.exact._arguments import (
     Boundary,
@@ -25,6 +26,7 @@ from pdejax.exact._heat import heat_eigenvalues, mode_amplitudes, mode_sum
 from pdejax.exact._numerics import matrix_exponential, product
 
 
+@checked
 def uniform_attention(
     u0: Field,
     value_matrix: Real[ArrayLike, "_ _"],
@@ -53,6 +55,7 @@ def uniform_attention(
     return moved[None] + jnp.exp(-c * time) * (u - mean[None])
 
 
+@checked
 def linear_reaction(
     u0: Field,
     m: Real[ArrayLike, "_ _"],
@@ -84,6 +87,7 @@ def linear_reaction(
     return product(u, propagator[:d, :d]) + propagator[d, :d][None]
 
 
+@checked
 def linear_master_equation(
     u0: Field,
     m: Real[ArrayLike, "_ _"],
@@ -134,6 +138,7 @@ def linear_master_equation(
     return product(matrix_exponential(time * (averaging - c * eye + curvature)), reacted)
 
 
+@checked
 def sphere_retraction_single_token(
     x0: Float[Array, "*n d"], value_matrix: Real[ArrayLike, "_ _"], t: Depth
 ) -> Float[Array, "*n d"]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from pdejax._arguments import checked
 from pdejax._check import instance, token_mask
 from pdejax._discretization import Discretization
 from pdejax._equation import MultilayerEquation, unstack
@@ -40,6 +41,7 @@ class MultilayerSimulator(eqx.Module):
     readout: Readout
     config: MultilayerSimulatorConfig = eqx.field(static=True)
 
+    @checked
     def __init__(self, config: MultilayerSimulatorConfig, *, key: PRNGKeyArray):
         instance("MultilayerSimulator", "config", config, MultilayerSimulatorConfig)
         first, second, third, fourth = jax.random.split(key, 4)

@@ -9,6 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from pdejax._arguments import checked
 from pdejax._check import traced
 from pdejax.models._ends import check_range
 
@@ -30,6 +31,7 @@ class Observed(NamedTuple):
         return f"Observed({', '.join(parts)})"
 
 
+@checked
 def observe(
     model: Any,
     tokens: ArrayLike,

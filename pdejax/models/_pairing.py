@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 import equinox as eqx
 from jaxtyping import Array, PRNGKeyArray
 
+from pdejax._arguments import checked
 from pdejax._check import choice, instance
 from pdejax._discretization import Discretization
 from pdejax.models._simulator import Simulator, with_parameters
@@ -18,6 +19,7 @@ _ENDS = ("embedding", "readout")
 _REFINEMENTS = ("steps", "solver", "weights", "implementation", "dtype")
 
 
+@checked
 def pair(
     transformer: Transformer,
     protocol: Protocol = "shared",
@@ -94,6 +96,7 @@ def _distilled(transformer: Transformer, key: PRNGKeyArray, changes: dict[str, A
     return with_parameters(model, model.parameters() | theirs)
 
 
+@checked
 def untrained_field(model: Any, key: PRNGKeyArray) -> Any:
     """Return a simulator of the same kind with a fresh field between the same embedding and head: what a fit is compared with."""
     fresh = type(model)(model.config, key=key)
@@ -126,6 +129,7 @@ def _weights(transformer: Transformer) -> dict[str, Array]:
     return {name: value for name, value in found.items() if value is not None}
 
 
+@checked
 def lift(model: Transformer) -> Discretization:
     r"""Give the discretization that a Transformer is: its field with the model's weights, its solver, one step per layer.
 

@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 from numpy.lib import format as npy
 
+from pdejax._arguments import checked
 from pdejax._check import instance
 from pdejax.models._architecture import Architecture
 from pdejax.models._multilayer import MultilayerSimulator
@@ -33,6 +34,7 @@ _LABEL = b"sha256="
 _DIGITS = 64
 
 
+@checked
 def save_model(path: str | os.PathLike[str], model: Model, metadata: Mapping[str, Any] | None = None) -> None:
     """Write a model's configuration and weights, and whatever `metadata` says about them, to one file.
 
@@ -75,6 +77,7 @@ def save_model(path: str | os.PathLike[str], model: Model, metadata: Mapping[str
         file.write(digest)
 
 
+@checked
 def load_model(path: str | os.PathLike[str]) -> tuple[Model, dict[str, Any]]:
     """Read what `save_model` wrote: `(model, metadata)`.
 

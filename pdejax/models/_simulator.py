@@ -10,6 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from pdejax._arguments import checked
 from pdejax._check import instance, token_mask
 from pdejax._depth import DepthVarying
 from pdejax._discretization import Discretization
@@ -55,6 +56,7 @@ class Simulator(eqx.Module):
     readout: Readout
     config: SimulatorConfig = eqx.field(static=True)
 
+    @checked
     def __init__(self, config: SimulatorConfig, *, key: PRNGKeyArray):
         instance("Simulator", "config", config, SimulatorConfig, "make one by pdejax.SimulatorConfig(architecture, …)")
         first, second, third = jax.random.split(key, 3)

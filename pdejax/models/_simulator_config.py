@@ -4,6 +4,7 @@ import abc
 import dataclasses
 from typing import Any, Literal, TypeVar, get_args
 
+from pdejax._arguments import checked
 from pdejax._check import boolean, choice, integer, number
 from pdejax.models._architecture import Architecture, config_text
 from pdejax.solvers import SOLVERS
@@ -145,6 +146,7 @@ class AbstractSimulatorConfig(abc.ABC):
             )
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class SimulatorConfig(AbstractSimulatorConfig):
     r"""The field, the solver and the step of a [`Simulator`][pdejax.models.Simulator].
@@ -255,6 +257,7 @@ class SimulatorConfig(AbstractSimulatorConfig):
 Start = Literal["embedding", "first"]
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class MultilayerSimulatorConfig(AbstractSimulatorConfig):
     """What a [`MultilayerSimulator`][pdejax.models.MultilayerSimulator] is made of.

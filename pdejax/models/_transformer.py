@@ -10,6 +10,7 @@ from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
+from pdejax._arguments import checked
 from pdejax._check import instance, token_mask
 from pdejax._types import Field, Mask
 from pdejax.models._architecture import Architecture, model_text
@@ -47,6 +48,7 @@ class Transformer(nnx.Module):
     arXiv:2502.02732; Macaron arXiv:1906.02762; rotary positions arXiv:2104.09864.
     """
 
+    @checked
     def __init__(self, architecture: Architecture, *, rngs: nnx.Rngs):
         instance(
             "Transformer", "architecture", architecture, Architecture, "make one by pdejax.Architecture(vocab=…, dim=…)"

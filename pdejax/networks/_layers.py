@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
+from pdejax._arguments import checked
 from pdejax._depth import DepthVarying
 from pdejax._discretization import Discretization
 from pdejax._equation import FunctionField, stack
@@ -19,6 +20,7 @@ from pdejax.networks._network import Network
 _OWNER = "network"
 
 
+@checked
 def network(
     layers: Sequence[Callable[..., Array]] | Callable[..., Array],
     *,

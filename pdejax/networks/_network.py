@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from pdejax import _check
+from pdejax._arguments import checked
 from pdejax._discretization import Discretization
 from pdejax._maps import attention_maps
 from pdejax._simulate import integrate
@@ -41,6 +42,7 @@ class Network(eqx.Module):
     head: Callable[..., Any]
     layers: int = eqx.field(static=True)
 
+    @checked
     def __init__(
         self,
         embed: Callable[..., Any],
@@ -139,6 +141,7 @@ def _compiled_maps(owner: str, d: Discretization, states: Array, mask: Any) -> A
     return attention_maps(owner, d, states, mask)
 
 
+@checked
 def as_network(model: Any, *, length: int | None = None) -> Network:
     """Give the network that a model is: embedding, discretization and head.
 

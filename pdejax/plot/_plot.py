@@ -4,6 +4,7 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
+from pdejax._arguments import checked
 from pdejax._check import choice
 
 # Of every record its pictures by name, the first drawn if none is named: module of this package and function. Names rather than
@@ -42,6 +43,7 @@ PICTURES: dict[str, dict[str, tuple[str, str]]] = {
 }
 
 
+@checked
 def plot(record: Any, *others: Any, picture: str | None = None, ax: Any = None, **options: Any) -> Any:
     """Draw what an analysis returned, and return the Axes (an array of them where the picture has several panels).
 

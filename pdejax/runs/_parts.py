@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
+from pdejax._arguments import checked
 from pdejax.runs._files import ResultError, check_folder, digest, plain, write_json, write_whole
 
 PACKAGES = (
@@ -26,6 +27,7 @@ PACKAGES = (
 )
 
 
+@checked
 def environment() -> dict[str, Any]:
     """Return versions, device and precision, to be kept with every result."""
     import jax  # here, so that reading results does not load it

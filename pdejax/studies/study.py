@@ -11,6 +11,7 @@ import jax
 import xarray as xr
 
 from pdejax import _check as check
+from pdejax._arguments import checked
 from pdejax.runs._files import plain
 from pdejax.runs._findings import Finding
 from pdejax.runs._parts import Parts, environment
@@ -110,6 +111,7 @@ class Study:
         return self.table.line(self.cells(record))
 
 
+@checked
 def run(
     study: Study,
     config: Any,

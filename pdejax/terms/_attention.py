@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from pdejax import _check
+from pdejax._arguments import checked
 from pdejax._types import Depth, Field, Mask
 from pdejax.solvers import Grid
 from pdejax.terms._base import (
@@ -82,6 +83,7 @@ class Attention(AbstractTerm):
     implementation: str = eqx.field(static=True)
     role: ClassVar[str] = "interaction"
 
+    @checked
     def __init__(
         self,
         dim: int,

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
+from pdejax._arguments import checked
 from pdejax._check import traced
 from pdejax._types import Depth, Field, Mask
 from pdejax.solvers import AbstractLinearOperator, DiagonalizableOperator
@@ -21,6 +22,7 @@ from pdejax.terms._constants import Lipschitz
 T = TypeVar("T")
 
 
+@checked
 class FieldArgs(eqx.Module):
     """What a vector field needs beside `(t, u)`.
 
@@ -31,6 +33,7 @@ class FieldArgs(eqx.Module):
     mask: Mask | None = None
 
 
+@checked
 class Linear(eqx.Module):
     """The linear part of a term, `operator·u − rate·u`, for solvers that take it exactly or implicitly.
 

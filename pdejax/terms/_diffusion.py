@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from pdejax import _check
+from pdejax._arguments import checked
 from pdejax._types import Depth, Field, Mask
 from pdejax.exact._heat import largest_wave_number
 from pdejax.solvers import Grid, Laplacian, TridiagonalOperator, divergence, modal_operator
@@ -47,6 +48,7 @@ class Diffusion(AbstractTerm):
     symmetric: bool = eqx.field(static=True)  # known to be; where values are traced, they are not known
     role: ClassVar[str] = "diffusion"
 
+    @checked
     def __init__(self, grid: Grid, diffusivity: ArrayLike):
         _needs_neighbours("Diffusion", grid)
         d = constant(diffusivity)
@@ -159,6 +161,7 @@ class EffectiveDiffusion(AbstractTerm):
     role: ClassVar[str] = "diffusion"
     state_dependent: ClassVar[bool] = True
 
+    @checked
     def __init__(
         self,
         grid: Grid,

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from pdejax import _check
+from pdejax._arguments import checked
 from pdejax._types import Field
 
 
@@ -18,6 +19,7 @@ class Exchange(eqx.Module):
     w: Float[Array, "d d"]
     b: Float[Array, " d"]
 
+    @checked
     def __init__(self, dim: int, *, key: PRNGKeyArray, scale: float = 1.0):
         _check.integer("Exchange", "dim", dim)
         self.w = scale * jax.random.normal(key, (dim, dim)) / dim**0.5

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array
 
+from pdejax._arguments import checked
+
 Implementation = Literal["auto", "dense", "blocked", "fused"]
 IMPLEMENTATIONS: tuple[Implementation, ...] = ("auto", "dense", "blocked", "fused")
 
@@ -33,6 +35,7 @@ def keep_saved(primitive: Any, /, *_: Any, **parameters: Any) -> bool:
     return primitive.name == "name" and parameters["name"] in SAVED
 
 
+@checked
 def attend(
     q: Array,
     k: Array,

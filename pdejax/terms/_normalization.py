@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from pdejax._arguments import checked
 from pdejax._types import Field
 from pdejax.terms._base import at_least_float32
 from pdejax.terms._constants import in_float64, operator_norm
@@ -27,6 +28,7 @@ class LayerNorm(eqx.Module):
     bias: Float[Array, " d"]
     eps: float = eqx.field(static=True)
 
+    @checked
     def __init__(self, dim: int, *, eps: float = 1e-6):
         self.scale = jnp.ones(dim)
         self.bias = jnp.zeros(dim)
@@ -71,6 +73,7 @@ class RMSNorm(eqx.Module):
     scale: Float[Array, " d"]
     eps: float = eqx.field(static=True)
 
+    @checked
     def __init__(self, dim: int, *, eps: float = 1e-6):
         self.scale = jnp.ones(dim)
         self.eps = eps
@@ -91,6 +94,7 @@ class RMSNorm(eqx.Module):
         return np.zeros(self.scale.shape[0]), _reach(self.scale, self.eps, radius)
 
 
+@checked
 class SphereProjection(eqx.Module):
     """Projects every token on the sphere of a given radius, `u_i ← radius · u_i / ‖u_i‖` (Geshkovski et al.,
     arXiv 2312.10794, (2.2)): the retraction for tokens on the sphere. A zero token stays zero."""

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from pdejax import _check
+from pdejax._arguments import checked
 from pdejax._types import Activation, Depth, Field, Mask
 from pdejax.solvers import Grid
 from pdejax.terms._base import (
@@ -68,6 +69,7 @@ class FeedForward(AbstractTerm):
     role: ClassVar[str] = "reaction"
     label: ClassVar[str] = "feed-forward"
 
+    @checked
     def __init__(
         self,
         dim: int,

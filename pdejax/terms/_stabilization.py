@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from pdejax._arguments import checked
 from pdejax._types import Depth, Field, Mask
 from pdejax.solvers import Grid
 from pdejax.terms._base import (
@@ -43,6 +44,7 @@ class SpatialNorm(AbstractTerm):
     label: ClassVar[str] = "spatial normalization"
     state_dependent: ClassVar[bool] = True  # γ/√ε holds near σ = 0 only
 
+    @checked
     def __init__(self, gamma: ArrayLike = 1.0, *, eps: ArrayLike = 1e-5, grid: Grid | None = None):
         self.gamma = _rate("SpatialNorm", gamma)
         self.eps = constant(eps)
@@ -120,6 +122,7 @@ class LayerNormRelaxation(AbstractTerm):
     role: ClassVar[str] = "stabilization"
     label: ClassVar[str] = "LayerNorm relaxation"
 
+    @checked
     def __init__(self, dim: int, gamma: ArrayLike = 1.0, *, norm: Norm | None = None):
         self.gamma = _rate("LayerNormRelaxation", gamma)
         self.norm = LayerNorm(dim) if norm is None else norm
@@ -164,6 +167,7 @@ class LinearDamping(AbstractTerm):
     role: ClassVar[str] = "stabilization"
     label: ClassVar[str] = "linear damping"
 
+    @checked
     def __init__(self, gamma: ArrayLike = 1.0):
         self.gamma = _rate("LinearDamping", gamma)
 

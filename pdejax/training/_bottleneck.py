@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from pdejax._arguments import checked
 from pdejax._check import choice, integer, number, traced
 from pdejax.analysis.information.trained import CLUB, AbstractInformation, BarberAgakov, InfoNCE, PaperEstimate
 from pdejax.data import Dataset
@@ -24,6 +25,7 @@ class InformationState(NamedTuple):
     """Marks a chain that adds ∇Ĩ; it holds nothing."""
 
 
+@checked
 def bottleneck_flow(
     learning_rate: Any,
     *,

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from pdejax._arguments import checked
 from pdejax.runs._files import write_json
 from pdejax.training._distributed import place
 
@@ -381,6 +382,7 @@ def _reason(error: Exception) -> str:
     return first if len(first) <= 200 else first[:197] + "..."
 
 
+@checked
 def restore(folder: str | os.PathLike[str], like: State, which: str | int = "latest") -> State:
     """Return the state saved by `fit(..., folder=folder)`, with the structure and on the devices of `like`.
 

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
+from pdejax._arguments import checked
 from pdejax._check import choice, integer, number
 from pdejax.models._architecture import config_text
 from pdejax.runs._command import setting
@@ -277,6 +278,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+@checked
 def preset(name: str, **changes: Any) -> TrainConfig:
     """Return the configuration of a preset, with changes: `preset("digits", dim=32, out="out/digits")`.
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
+from pdejax._arguments import checked
 from pdejax._check import number
 from pdejax.analysis.attention._fidelity import attention_divergence
 from pdejax.data._dataset import Batch
@@ -48,6 +49,7 @@ class Distillation(AbstractTask):
     attention_weight: float = eqx.field(static=True)
     logit_weight: float = eqx.field(static=True)
 
+    @checked
     def __init__(
         self,
         teacher: Any,

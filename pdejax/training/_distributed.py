@@ -11,11 +11,13 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
+from pdejax._arguments import checked
 from pdejax._check import integer
 
 AXIS = "data"
 
 
+@checked
 def initialize_distributed(coordinator: str, num_processes: int, process_id: int, *, timeout: int = 300) -> None:
     """Join `num_processes` processes, one per machine or more, before anything else of JAX is used.
 
@@ -52,6 +54,7 @@ def _is_host(host: str) -> bool:
     return bool(host) and not set(host) & set("/: \t")
 
 
+@checked
 def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """Return a mesh with one axis, `data`, over the devices given, or all devices of all processes.
 

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from pdejax._arguments import checked
 from pdejax._check import integer
 from pdejax.runs._files import check_folder, write_json
 from pdejax.runs._parts import environment
@@ -80,6 +81,7 @@ class FitResult:
         }
 
 
+@checked
 def fit(
     state: TrainState,
     step: Callable[[TrainState, Any], tuple[TrainState, Mapping[str, Any]]],

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from pdejax._arguments import checked
 from pdejax.runs._files import write_whole
 
 Row = dict[str, float]
@@ -161,6 +162,7 @@ def _append(path: pathlib.Path, content: bytes) -> None:
             raise
 
 
+@checked
 def read_metrics(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Return the columns of a `metrics.csv` or `evaluations.csv`; NaN where a row has no value.
 

@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, PyTree
 
+from pdejax._arguments import checked
 from pdejax.data import Batch, Batches, Dataset, load, majority_accuracy, root_operator_accuracy, tfidf_accuracy
 from pdejax.models import (
     Architecture,
@@ -48,6 +49,7 @@ from pdejax.training._step import (
 Model = Transformer | Simulator | MultilayerSimulator
 
 
+@checked
 def build_model(config: TrainConfig, dataset: Dataset) -> Model:
     """Make the model that `config` names, its ends fitted to the data set, its weights drawn from `config.seed`.
 
@@ -197,6 +199,7 @@ class TrainResult:
         )
 
 
+@checked
 def train(
     config: TrainConfig,
     *,
@@ -301,6 +304,7 @@ class TrainedModel(NamedTuple):
         )
 
 
+@checked
 def load_trained(folder: str | os.PathLike[str], which: str | int = "best") -> TrainedModel:
     """Return the model that `train` left in `folder`: `"best"` on the validation split, `"latest"`, or that of a step.
 

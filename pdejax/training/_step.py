@@ -12,6 +12,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from pdejax._arguments import checked
 from pdejax._check import choice, integer, number
 from pdejax.analysis.jacobian._systems import layer_norms
 from pdejax.data._dataset import Batch
@@ -28,6 +29,7 @@ class Static(NamedTuple):
         return f"Static({self.kind} model without its parameters)"
 
 
+@checked
 def split_model(model: Any) -> tuple[PyTree[Array], Static]:
     """Return a Flax (nnx) or Equinox model as a tree of float parameters and the rest, for `merge_model`.
 
@@ -46,6 +48,7 @@ def split_model(model: Any) -> tuple[PyTree[Array], Static]:
     raise TypeError(f"model is a {type(model).__name__}; it must be a flax.nnx.Module or an equinox.Module.")
 
 
+@checked
 def merge_model(parameters: PyTree[Array], static: Static) -> Any:
     """Return the model with these parameters, the inverse of `split_model`; cheap, also inside `jit`."""
     if static.kind == "equinox":
@@ -115,6 +118,7 @@ def make_schedule(
     return optax.join_schedules([rise, main], [warmup])
 
 
+@checked
 def make_optimizer(
     name: OptimizerName = "adam",
     *,
@@ -258,12 +262,14 @@ def _widened(logits: Float[Array, "... c"]) -> Float[Array, "... c"]:
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
+@checked
 def start_training(params: PyTree[Array], optimizer: optax.GradientTransformation, key: PRNGKeyArray) -> TrainState:
     """Return the state before the first step. The parameters are copied: steps give their memory away."""
     params = jax.tree.map(jnp.copy, params)
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), jax.random.clone(key))
 
 
+@checked
 def make_step(task: Any, optimizer: optax.GradientTransformationExtraArgs, static: Static) -> Step:
     r"""Return `step(state, batch) -> (state, metrics)`: a gradient step, compiled; the old state's memory is reused.
 
@@ -295,6 +301,7 @@ def gradient_norms(gradients: PyTree[Array]) -> Metrics:
     return found if layers is None else found | {"layer_gradient_norms": layers}
 
 
+@checked
 def make_evaluate(task: Any, static: Static) -> Callable[[TrainState, Sequence[Batch]], dict[str, float]]:
     """Return `evaluate(state, batches) -> dict`: the task's loss and metrics over all batches, each weighted by what it holds.
 

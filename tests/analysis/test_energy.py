@@ -326,7 +326,11 @@ def test_bad_input_of_energies():
         (lambda: decay_bound(-1.0, 1.0, 0.0, 1.0), ValueError, "initial must be"),
         (lambda: growth_bound(equation, N, norm="l2"), ValueError, "norm='l2' must be one of"),
         (lambda: growth_bound(equation, 0), ValueError, "n=0"),
-        (lambda: growth_bound(pj.LayerNorm(D), N), TypeError, "pass a MasterEquation"),
+        (
+            lambda: growth_bound(pj.LayerNorm(D), N),
+            TypeError,
+            "field=an object of type LayerNorm must be a MasterEquation",
+        ),
         (
             lambda: growth_bound(pj.MasterEquation(diffusion=emergent), N),
             ValueError,

@@ -219,7 +219,7 @@ def test_bad_input(model):
         (ValueError, "one sequence", lambda: gradient_flow(d, u[0], **given)),
         (ValueError, "do not divide", lambda: gradient_flow(d, u, depths=3, **given)),
         (TypeError, "system is a int", lambda: gradient_flow(3, u, **given)),
-        (TypeError, "inputs is a Discretization", lambda: gradient_flow(u, d, **given)),
+        (TypeError, "inputs=an object of type Discretization", lambda: gradient_flow(u, d, **given)),
         (ValueError, "one number per sequence", lambda: gradient_flow(d, u, key=key, loss=lambda u, y, m: u)),
     ):
         with pytest.raises(error, match=match):

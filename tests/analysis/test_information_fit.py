@@ -136,7 +136,7 @@ def test_training_lowers_the_loss_in_both_precisions():
 def test_bad_training_options_are_refused():
     x, t = correlated(0.5, 1)(jax.random.key(0), 16)
     good = InfoNCE(1, 1, 4, key=jax.random.key(0))
-    with pytest.raises(TypeError, match="estimator is a str"):
+    with pytest.raises(TypeError, match="estimator='infonce' must be an AbstractInformation"):
         fit("infonce", x, t, key=jax.random.key(0))
     with pytest.raises(ValueError, match="steps=0"):
         fit(good, x, t, key=jax.random.key(0), steps=0)

@@ -287,7 +287,7 @@ US, X, Y = classified()
         (lambda: data_processing(X, US, pool="max", key=KEY), ValueError, "pool='max'"),
         (lambda: data_processing(X, US, key=KEY, resamples=3), ValueError, "resamples=3"),
         (lambda: data_processing(X, US, key=KEY, level=2.0), ValueError, "level=2.0"),
-        (lambda: data_processing(X, US, key=None), ValueError, "key is missing"),
+        (lambda: data_processing(X, US, key=None), ValueError, "key=None must be a PRNG key"),
         (lambda: data_processing(X, US, key=KEY, estimator="kde"), ValueError, "noise is missing"),
         (lambda: data_processing(X, US * 0, key=KEY), ValueError, "layer 0 occur more than once"),
         (lambda: data_processing(Y, US, key=KEY, estimator="gaussian"), TypeError, "no use for labels"),
@@ -304,7 +304,7 @@ US, X, Y = classified()
         (lambda: information_plane([US, US[:2]], X, Y, key=KEY), ValueError, "must be equal"),
         (lambda: information_plane(US, X, X, noise=1.0, key=KEY), TypeError, "needs labels"),
         (lambda: information_plane(US, X, Y, key=KEY), ValueError, "noise is missing"),
-        (lambda: layer_entropy(US, key=None), ValueError, "key is missing"),
+        (lambda: layer_entropy(US, key=None), ValueError, "key=None must be a PRNG key"),
         (lambda: layer_entropy(US, key=KEY, estimator="ksg"), ValueError, "estimator='ksg'"),
         (
             lambda: data_processing(

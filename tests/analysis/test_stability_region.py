@@ -45,7 +45,7 @@ def test_bad_input_says_what_to_do():
         stability_factor("eulr", 0.0)
     with pytest.raises(TypeError, match="Euler"):
         stability_factor(diffrax.Euler, 0.0)
-    with pytest.raises(TypeError, match="z has type"):
+    with pytest.raises(TypeError, match="z='half' must be"):
         stability_factor("euler", "half")
     for apart in ("strang", solvers.LieTrotter((diffrax.Euler(), diffrax.Euler())), diffrax.SemiImplicitEuler()):
         with pytest.raises(ValueError, match=r"takes the terms.*measure_dt_max"):

@@ -21,7 +21,6 @@ ROOT = pathlib.Path(__file__).parents[2]
         ("mnits", "train", {}, "name='mnits' must be one of .*did you mean 'mnist'"),
         ("cifar", "train", {}, "must be one of 'listops', 'mnist', 'newsgroups', 'digits'"),
         ("digits", "tests", {}, "split='tests' must be one of .*did you mean 'test'"),
-        ("digits", 3, {}, "load: split=3 must be one of"),
         ("digits", "train", {"from": "pixels"}, "option of 'digits'='from' must be one of .*did you mean 'form'"),
         ("digits", "train", {"form": "pixel"}, "form='pixel' must be one of .*did you mean 'pixels'"),
         ("digits", "train", {"patch": 2}, "patch=2 is for form='patches'"),

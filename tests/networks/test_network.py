@@ -233,9 +233,9 @@ def test_gradients_reach_weights_in_modules():
     ("make", "kind", "text"),
     [
         (lambda: pj.network([]), ValueError, "network: layers is empty"),
-        (lambda: pj.network([3]), TypeError, r"layers\[0\] is 3, not a function"),
-        (lambda: pj.network([EquinoxBlock]), TypeError, "call a class to make one"),
-        (lambda: pj.network(5), TypeError, "layers is a int"),
+        (lambda: pj.network([3]), TypeError, r"network: layers=\[3\] must be a sequence \(each entry a function\)"),
+        (lambda: pj.network([EquinoxBlock]), TypeError, "must be a sequence .each entry a function"),
+        (lambda: pj.network(5), TypeError, "network: layers=5 must be"),
         (lambda: pj.network(lambda u, args: u), TypeError, "Of plain functions give a list"),
         (lambda: pj.network([lambda u, args: u[:1]])(U), ValueError, "must keep the shape"),
         (lambda: pj.as_network(U), TypeError, "pdejax.network"),
@@ -248,7 +248,7 @@ def test_gradients_reach_weights_in_modules():
             ValueError,
             r"Network: tokens has shape \(2, 3\)",
         ),
-        (lambda: pj.network([jnp.tanh], head=3), TypeError, "head is a int"),
+        (lambda: pj.network([jnp.tanh], head=3), TypeError, "network: head=3 must be a function or None"),
         (
             lambda: pj.Network(jnp.asarray, pj.Discretization(lambda t, u, a: u, t1=1.0, steps=1), jnp.sum),
             ValueError,

@@ -354,7 +354,7 @@ def test_another_model_is_refused(tmp_path):
         ({"keep": 0}, ValueError, "keep=0"),
         ({"eval_every": 3}, ValueError, "eval_every=3 has nothing to evaluate"),
         ({"best": ("loss", "min")}, ValueError, "needs evaluate"),
-        ({"best": "loss", "evaluate": evaluate}, ValueError, "best='loss'"),
+        ({"best": "loss", "evaluate": evaluate}, TypeError, "best='loss'"),
         ({"best": ("loss", "least"), "evaluate": evaluate}, ValueError, "'max' or 'min'"),
         ({"best": ("f1", "max"), "evaluate": evaluate}, ValueError, r"\['accuracy', 'loss'\] and not 'f1'"),
         ({"patience": 3, "evaluate": evaluate}, ValueError, "patience=3 needs best"),

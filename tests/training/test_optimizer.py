@@ -64,7 +64,7 @@ def test_clipping_scales_to_the_norm():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "lion", "learning_rate": 0.1}, r"optimizer='lion'.*adamw"),
+        ({"name": "lion", "learning_rate": 0.1}, r"name='lion'.*adamw"),
         ({"learning_rate": -1.0}, "learning_rate=-1.0"),
         ({"learning_rate": math.nan}, "learning_rate=nan"),
         ({"learning_rate": 0.1, "weight_decay": 0.1}, "use 'adamw'"),
@@ -81,7 +81,7 @@ def test_bad_optimizers(options, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("sawtooth", 0.1, 10), "schedule='sawtooth'"),
+        (("sawtooth", 0.1, 10), "name='sawtooth'"),
         (("constant", 0.0, 10), "learning_rate=0.0"),
         (("constant", 0.1, 0), "steps=0"),
         (("constant", 0.1, 10, 10), "warmup=10 must be less"),

@@ -215,7 +215,7 @@ def test_folders_without_a_model_are_refused(run, tmp_path):
 
 
 def test_other_configurations_are_refused():
-    with pytest.raises(TypeError, match="config is a dict"):
+    with pytest.raises(TypeError, match="config=an object of type dict must be a TrainConfig"):
         train({"dataset": "digits"})
 
 

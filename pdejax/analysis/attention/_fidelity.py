@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
+from pdejax._arguments import checked
 from pdejax._bootstrap import check_bootstrap, compare, compare_all
 from pdejax._check import traced
 from pdejax._figure import AbstractRecord, Figure
@@ -62,6 +63,7 @@ class AttentionRollout(AbstractRecord):
     own: Figure
 
 
+@checked
 def attention_fidelity(
     p: ArrayLike,
     q: ArrayLike,
@@ -104,6 +106,7 @@ def attention_fidelity(
     return _fidelity(p.astype(dtype), q.astype(dtype), real, bool(causal), key, level, resamples)
 
 
+@checked
 def attention_entropy(
     p: ArrayLike,
     mask: ArrayLike | None = None,
@@ -121,6 +124,7 @@ def attention_entropy(
     return _entropy(p, real, bool(causal), jax.random.key(0) if key is None else key, level, resamples)
 
 
+@checked
 def attention_rollout(
     p: ArrayLike,
     mask: ArrayLike | None = None,
@@ -152,6 +156,7 @@ def attention_rollout(
     return AttentionRollout(maps if batched else maps[:, 0], own)
 
 
+@checked
 def attention_divergence(
     p: Float[Array, "layers b H n n"], q: Float[Array, "layers b H n n"], mask: Bool[Array, "b n"]
 ) -> Float[Array, "layers b H"]:
@@ -160,6 +165,7 @@ def attention_divergence(
     return _over_rows(row_divergence(p, q), mask[None, :, None, :])
 
 
+@checked
 def attention_cosine(
     p: Float[Array, "layers b H n n"], q: Float[Array, "layers b H n n"], mask: Bool[Array, "b n"]
 ) -> Float[Array, "layers b H"]:

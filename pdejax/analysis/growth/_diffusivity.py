@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 from scipy.linalg import eigh_tridiagonal
 
+from pdejax._arguments import checked
 from pdejax._check import integer, on_numbers
 from pdejax._figure import AbstractRecord
 from pdejax.solvers import Grid
@@ -46,6 +47,7 @@ class AntiDiffusion(AbstractRecord):
     bound: float
 
 
+@checked
 @on_numbers
 def negative_fraction(source, us: Array, mask: Array | None = None) -> NegativeFraction:
     r"""Find the share of tokens at which v2 (8) is negative, over the fields `us (k, n, d)` or `(n, d)`.
@@ -77,6 +79,7 @@ def negative_fraction(source, us: Array, mask: Array | None = None) -> NegativeF
     return _share(np.asarray(values)[:, real])
 
 
+@checked
 @on_numbers
 def random_negative_fraction(
     *, key: PRNGKeyArray, draws: int = 100, tokens: int = 64, dim: int = 16, hidden: int = 64, activation: str = "gelu"
@@ -88,6 +91,7 @@ def random_negative_fraction(
     return _share(np.asarray(_random_traces(key, draws, tokens, dim, hidden, activation)))
 
 
+@checked
 @on_numbers
 def anti_diffusion(
     source: Grid | EffectiveDiffusion, values: Float[Array, "n *d"], mask: Array | None = None

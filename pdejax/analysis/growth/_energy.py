@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from pdejax._arguments import checked
 from pdejax._check import choice, integer, number, on_numbers
 from pdejax._equation import AbstractEquation
 from pdejax._figure import AbstractRecord
@@ -54,6 +55,7 @@ def decay_bound(initial: ArrayLike, rate: ArrayLike, offset: ArrayLike, t: Array
     return x * jnp.exp(rate_ * time) + f * jnp.where(rate_ == 0, time, jnp.expm1(safe * time) / safe)
 
 
+@checked
 @on_numbers
 def growth_bound(field: AbstractEquation | AbstractTerm, n: int, *, norm: str = "token_max") -> Growth:
     r"""Find λ and f such that $\frac{d^+}{dt}\|u\| \le \lambda\|u\| + f$ along solutions of v2 (4), from any u: what takes
@@ -104,6 +106,7 @@ class EnergyBudget(AbstractRecord):
     total: Array
 
 
+@checked
 def energy(
     u: Float[Array, "... n d"], *, weights: Float[Array, " n"] | None = None, mask: Mask | None = None
 ) -> Float[Array, "..."]:
@@ -112,6 +115,7 @@ def energy(
     return 0.5 * _inner(u, u, weights, mask)
 
 
+@checked
 def energy_rates(
     field: AbstractEquation,
     u: Field,
@@ -129,6 +133,7 @@ def energy_rates(
     return {name: _inner(u, part, weights, mask) for name, part in parts.items()}
 
 
+@checked
 def energy_budget(
     field: AbstractEquation,
     ts: Float[Array, " k"],
@@ -148,12 +153,14 @@ def energy_budget(
     return EnergyBudget(ts, e, mean, deviation, rates, sum(rates.values(), start=jnp.zeros_like(e)))
 
 
+@checked
 def claimed_energy(initial: ArrayLike, gamma: ArrayLike, lipschitz: ArrayLike, t: ArrayLike) -> Float[Array, "..."]:
     r"""Give what v2 Thm 3.3 promises, (15) with Grönwall: $E(t) \le E(0)\,e^{-2(\gamma-L)t}$, L = L_A + L_R. It rests on
     ⟨u, S(u)⟩ ≤ −2γE, which holds for S = −γu and not for v2 (9)."""
     return jnp.asarray(initial) * jnp.exp(-2.0 * (jnp.asarray(gamma) - jnp.asarray(lipschitz)) * jnp.asarray(t))
 
 
+@checked
 def decay_rate(ts: Float[Array, " k"], energies: Float[Array, " k"]) -> Float[Array, ""]:
     """Give the largest δ with E(t) ≤ E(t₀)·e^{−δ(t − t₀)} at every depth given: what to hold against 2(γ − L). Negative if the
     energy ever exceeds its initial value; inf if it is 0 at once."""
@@ -162,6 +169,7 @@ def decay_rate(ts: Float[Array, " k"], energies: Float[Array, " k"]) -> Float[Ar
     return -jnp.max(jnp.log(energies[1:] / energies[0]) / (ts[1:] - ts[0]))
 
 
+@checked
 @on_numbers
 def extinction_time(sigma: float, gamma: float, *, rate: float = 0.0, eps: float = 0.0, level: float = 0.0) -> float:
     r"""Give the depth at which $\sigma' = \lambda\sigma - \gamma\sigma/\sqrt{\sigma^2+\varepsilon}$ has come from `sigma`

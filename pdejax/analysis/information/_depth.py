@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
+from pdejax._arguments import checked
 from pdejax._check import traced
 from pdejax._figure import AbstractRecord, Figure
 from pdejax._trajectory import Trajectory
@@ -88,6 +89,7 @@ class Processing(AbstractRecord):
         return f"nothing excluded: {seen}; noise at read-out forces neither direction"
 
 
+@checked
 def data_processing(
     x: ArrayLike,
     states: Trajectory | ArrayLike,
@@ -211,6 +213,7 @@ class InformationPlane(AbstractRecord):
         return jnp.zeros(self.target.shape, bool) if null is None else jnp.asarray(self.target.value > null.high)
 
 
+@checked
 def information_plane(
     states: Trajectory | ArrayLike | Sequence[Trajectory | ArrayLike],
     x: ArrayLike,
@@ -309,6 +312,7 @@ class LayerEntropy(AbstractRecord):
     samples: int = eqx.field(static=True)
 
 
+@checked
 def layer_entropy(
     states: Trajectory | ArrayLike,
     *,

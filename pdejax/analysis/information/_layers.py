@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 from scipy.special import stdtrit
 
+from pdejax._arguments import checked
 from pdejax._check import choice, integer, number, probability, traced
 from pdejax._figure import Figure
 from pdejax._trajectory import Trajectory
@@ -220,6 +221,7 @@ def refuse_nan(owner: str, estimator: str, value: Array) -> None:
         )
 
 
+@checked
 def layer_spread(
     states: Trajectory | ArrayLike, *, mask: ArrayLike | None = None, pool: str | None = "mean"
 ) -> Float[Array, " layers"]:
@@ -238,6 +240,7 @@ def layer_spread(
     return jnp.sqrt(jnp.sum(jnp.var(t, axis=1), axis=-1))
 
 
+@checked
 def unit_spread(
     states: Trajectory | ArrayLike, *, mask: ArrayLike | None = None, pool: str | None = "mean", least: float = 1e-3
 ) -> Float[Array, "layers *shape"]:

@@ -12,6 +12,7 @@ from jax import lax
 from jax.scipy.special import digamma
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
+from pdejax._arguments import checked
 from pdejax._check import choice, traced
 from pdejax.analysis.information._counting import (
     binned_information,
@@ -42,6 +43,7 @@ from pdejax.analysis.information.trained._fit import TRAINED, trained_informatio
 EntropyEstimator = Literal["binned", "kde", "gaussian", "knn"]
 
 
+@checked
 def entropy(
     x: ArrayLike, estimator: str = "knn", *, noise: ArrayLike | None = None, key: PRNGKeyArray | None = None, **options
 ) -> Estimate:
@@ -217,6 +219,7 @@ Estimator = Literal["ksg", "binned", "kde", "gaussian", "infonce", "club"]
 _COUNTED = {"ksg": ksg_information, "binned": binned_information, "gaussian": gaussian_information}
 
 
+@checked
 def mutual_information(
     x: ArrayLike,
     y: ArrayLike,

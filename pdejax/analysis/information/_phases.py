@@ -12,6 +12,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 from scipy.special import stdtrit
 
+from pdejax._arguments import checked
 from pdejax._check import choice, integer, traced
 from pdejax._figure import AbstractRecord
 
@@ -89,6 +90,7 @@ class Phases(AbstractRecord):
         return y1 == "rises" and x1 != "falls" and (x2, y2) == ("flat", "flat") and x3 == "falls" and y3 != "falls"
 
 
+@checked
 def information_phases(
     curve: ArrayLike,
     *,

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
+from pdejax._arguments import checked
 from pdejax._bootstrap import bootstrap, check_bootstrap
 from pdejax._figure import AbstractRecord, Figure
 from pdejax.analysis.jacobian._maps import AbstractMaps
@@ -42,6 +43,7 @@ class GradientHistory(AbstractRecord):
     flow: GradientFlow
 
 
+@checked
 def gradient_flow(
     system: Any,
     inputs: ArrayLike,
@@ -113,6 +115,7 @@ def gradient_flow(
     return GradientFlow(ts, value, states, parameters, mean, median, ratio)
 
 
+@checked
 def stack_gradient_flows(flows: Sequence[GradientFlow], steps: ArrayLike | Sequence[int]) -> GradientHistory:
     """Join the gradient flow over training from one record per checkpoint, of the same batch, and the training `steps` they
     belong to.

@@ -10,6 +10,7 @@ import numpy as np
 from jax.scipy.special import digamma
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
+from pdejax._arguments import checked
 from pdejax._check import choice, finite, integer, number, probability, real_array, traced
 from pdejax._figure import AbstractRecord, Figure
 from pdejax._types import Mask
@@ -40,6 +41,7 @@ class LyapunovExponents(AbstractRecord):
     diverged: Bool[Array, "..."]
 
 
+@checked
 def lyapunov_exponents(
     system: Any,
     u0: ArrayLike,
@@ -83,6 +85,7 @@ def lyapunov_exponents(
     return _run(owner, maps, other, u, real, k, qr_every, discard, level, key)
 
 
+@checked
 def lyapunov_of_maps(
     maps: ArrayLike | Callable[..., Array],
     u0: ArrayLike | None = None,
@@ -257,6 +260,7 @@ class FTLE(AbstractRecord):
     depth: Float[Array, "..."]
 
 
+@checked
 def ftle(
     system: Any,
     u0: ArrayLike,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Complex, Float, PRNGKeyArray
 
+from pdejax._arguments import checked
 from pdejax._check import finite, integer, probability, real_array, token_mask, traced
 from pdejax._figure import AbstractRecord
 from pdejax._types import Mask
@@ -294,6 +295,7 @@ def _eigen(jacobian: Jacobian, key: PRNGKeyArray, m: int, tolerance: float) -> E
     return Eigenvalues(values, residuals, radius, residuals[0] <= tolerance * radius)
 
 
+@checked
 def layer_jacobian(
     system: Any,
     u: ArrayLike,

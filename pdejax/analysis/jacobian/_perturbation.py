@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
+from pdejax._arguments import checked
 from pdejax._bootstrap import bootstrap, check_bootstrap
 from pdejax._check import choice, integer, probability, real_array, traced
 from pdejax._figure import AbstractRecord, Figure
@@ -80,6 +81,7 @@ EPSILONS = tuple(float(x) for x in np.logspace(-5, 0, 11))
 POWER = 20  # iterations for the direction to which the state answers most
 
 
+@checked
 def perturbation_sensitivity(
     system: Any,
     inputs: ArrayLike,

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
+from pdejax._arguments import checked
 from pdejax._check import finite, traced
 from pdejax._discretization import Discretization
 from pdejax._types import Mask
@@ -242,6 +243,7 @@ def layer_norms(gradients: PyTree[Array]) -> Array | None:
     return jnp.sqrt(jnp.sum(jnp.stack(squares), axis=0))
 
 
+@checked
 def shuffle_weights(system: Any, *, key: PRNGKeyArray) -> Any:
     """Make a null model: the same model or discretization with the entries of every weight matrix in a random order, layer
     by layer.

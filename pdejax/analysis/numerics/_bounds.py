@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from pdejax._arguments import checked
 from pdejax._check import on_numbers
 from pdejax._equation import as_field
 from pdejax._types import Mask
@@ -33,6 +34,7 @@ class FieldConstants:
     curvature_on_trajectory: float
 
 
+@checked
 @on_numbers
 def field_constants(
     field: Callable[..., Array], ts: Float[Array, " k"], us: Float[Array, "k n d"], mask: Mask | None = None
@@ -51,6 +53,7 @@ def field_constants(
     return FieldConstants(log_norm, lipschitz, float(jnp.max(_curvatures(field, ts, us, args))))
 
 
+@checked
 @on_numbers
 def growth_factor(rate: float, t1: float) -> float:
     r"""Give $(e^{\lambda T} - 1)/\lambda$, the accumulated growth of a unit error rate; T for λ = 0, infinite on overflow."""
@@ -69,6 +72,7 @@ class ContinuumBounds:
     one_sided_by_log_norm_and_lipschitz: float
 
 
+@checked
 def continuum_bounds(step: float, constants: FieldConstants, t1: float, *, consistency: float = 0.0) -> ContinuumBounds:
     r"""Bound how far forward Euler with step h is from the solution: v2 (12) with its constants made explicit, and ours,
 

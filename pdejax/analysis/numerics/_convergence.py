@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from pdejax._arguments import checked
 from pdejax._check import at_top_level, integer, on_numbers
 from pdejax._depth import DepthVarying
 from pdejax._discretization import Discretization
@@ -96,6 +97,7 @@ class Convergence:
     schemes: tuple[SchemeConvergence, ...]
 
 
+@checked
 @at_top_level
 @on_numbers
 def convergence(
@@ -134,6 +136,7 @@ def convergence(
     return Convergence(reference, constants, float(d.t0), float(d.t1), schemes)
 
 
+@checked
 @at_top_level
 @on_numbers
 def solve_reference(d: Discretization, u0: Field, *, mask: Mask | None = None, tolerance: float = 1e-13) -> Reference:
@@ -161,6 +164,7 @@ def solve_reference(d: Discretization, u0: Field, *, mask: Mask | None = None, t
     )
 
 
+@checked
 @on_numbers
 def measure_constants(d: Discretization, reference: Reference, mask: Mask | None = None) -> FieldConstants:
     """Measure log-norm, Lipschitz constant and curvature of the field at every fourth check depth of the reference."""
@@ -168,6 +172,7 @@ def measure_constants(d: Discretization, reference: Reference, mask: Mask | None
     return field_constants(d.field, jnp.asarray(reference.ts[take]), reference.us[take], mask)
 
 
+@checked
 @at_top_level
 @on_numbers
 def measure_scheme(
@@ -236,12 +241,14 @@ def measure_scheme(
     )
 
 
+@checked
 @on_numbers
 def error_floor(reference_error: float) -> float:
     """Give the level below which an error says more of the reference or of round-off than of the scheme."""
     return max(20 * reference_error, 1e-12)
 
 
+@checked
 @on_numbers
 def expected_order(field: Callable[..., Array], name: str) -> float:
     """Give the scheme's order, capped where the field is not smooth: at 2 for ReLU (claim C17)."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import stdtrit
 
+from pdejax._arguments import checked
 from pdejax._check import on_numbers
 
 
@@ -20,6 +21,7 @@ class OrderFit:
     used: tuple[int, ...]
 
 
+@checked
 @on_numbers
 def fit_order(
     step_sizes: Sequence[float] | np.ndarray, errors: Sequence[float] | np.ndarray, *, floor: float = 0.0, last: int = 4

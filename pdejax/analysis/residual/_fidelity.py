@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
+from pdejax._arguments import checked
 from pdejax._bootstrap import beside, bootstrap, check_bootstrap, compare
 from pdejax._check import integer, probability, traced
 from pdejax._discretization import Discretization
@@ -39,6 +40,7 @@ class FidelityReport(AbstractRecord):
     sharp_violated: Array
 
 
+@checked
 def fidelity(us: Float[Array, "... n d"], u0: Float[Array, "n d"]) -> Float[Array, "..."]:
     r"""$\rho = \langle u, u_0\rangle/(\|u\|\,\|u_0\|)$, v2 Thm 3.4, the cosine between fields; over the last two axes. NaN if
     either is 0."""
@@ -46,11 +48,13 @@ def fidelity(us: Float[Array, "... n d"], u0: Float[Array, "n d"]) -> Float[Arra
     return product / (_size(us) * _size(u0))
 
 
+@checked
 def residual_ratio(us: Float[Array, "... n d"], u0: Float[Array, "n d"]) -> Float[Array, "..."]:
     r"""$r = \|\int_0^tF\|/\|u_0\| = \|u(t) - u_0\|/\|u_0\|$, by v2 (16). Inf or NaN if u₀ = 0."""
     return _size(us - u0[(None,) * (us.ndim - 2)]) / _size(u0)
 
 
+@checked
 def fidelity_bound(ratio: ArrayLike, *, claimed: bool = False) -> Float[Array, "..."]:
     r"""The least cosine ρ that ‖I‖ = r‖u₀‖ allows: $\sqrt{1-r^2}$ for r < 1 (u₀ + I lies in a ball about u₀ that the tangents
     from 0 touch at the angle arcsin r), 0 (not attained) for r = 1, −1 for r > 1. Attained by
@@ -66,6 +70,7 @@ def fidelity_bound(ratio: ArrayLike, *, claimed: bool = False) -> Float[Array, "
     return jnp.where(r <= 1, jnp.sqrt(jnp.where(r <= 1, 1 - r**2, 0)), -1)
 
 
+@checked
 def adversarial_update(u0: Float[Array, "n d"], ratio: float, *, key: PRNGKeyArray) -> Float[Array, "n d"]:
     r"""The update I of norm r‖u₀‖ that hurts fidelity most: $I = r\|u_0\|\,(-r\,\hat u_0 + \sqrt{1-r^2}\,\hat w)$ for r < 1, ŵ a
     random unit field orthogonal to u₀; $-r\,u_0$ for r > 1.
@@ -85,6 +90,7 @@ def adversarial_update(u0: Float[Array, "n d"], ratio: float, *, key: PRNGKeyArr
     return ratio * _size(u0) * (-ratio * unit + (1 - ratio**2) ** 0.5 * w / _size(w))
 
 
+@checked
 def fidelity_report(us: Float[Array, "... n d"], u0: Float[Array, "n d"], tolerance: float = 1e-12) -> FidelityReport:
     """Fidelity, ratio and both bounds at every sample of `us (..., n, d)`, and how often each bound is violated by more than
     `tolerance` (rounding). Samples that are not finite count nowhere."""
@@ -157,6 +163,7 @@ class DecayDifference(AbstractRecord):
     plateau_rate: Figure
 
 
+@checked
 def residual_decay(
     ts: ArrayLike,
     values: Trajectory | ArrayLike,
@@ -188,6 +195,7 @@ def residual_decay(
     return _decay(ts, *found, level=level, resamples=resamples)
 
 
+@checked
 def decay_difference(
     ts: ArrayLike,
     bare: Trajectory | ArrayLike,
@@ -213,6 +221,7 @@ def decay_difference(
     return _difference(ts, first, second, level, resamples)
 
 
+@checked
 def residual_necessity(
     equation: AbstractEquation,
     u0: Float[Array, "b n d"] | Float[Array, "n d"],

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
+from pdejax._arguments import checked
 from pdejax._check import traced
 from pdejax._figure import Figure
 
 
+@checked
 def linear_cka(a: ArrayLike, b: ArrayLike, *, debiased: bool = False) -> Figure:
     r"""Linear centred kernel alignment of the same N samples seen by two systems, `a (N, d1)` and `b (N, d2)`:
 
@@ -43,6 +45,7 @@ def linear_cka(a: ArrayLike, b: ArrayLike, *, debiased: bool = False) -> Figure:
     return _reordered(value, null, degenerate)
 
 
+@checked
 def procrustes_distance(a: ArrayLike, b: ArrayLike) -> Figure:
     r"""Shape distance of the same N samples seen by two systems, `a (N, d1)` and `b (N, d2)`: what remains between them after
     centring, scaling to unit norm and the best rotation or reflection Q,
@@ -62,6 +65,7 @@ def procrustes_distance(a: ArrayLike, b: ArrayLike) -> Figure:
     return Figure(_procrustes(a, b))
 
 
+@checked
 def pearson(a: ArrayLike, b: ArrayLike) -> Figure:
     r"""Pearson correlation over all entries of two arrays of one shape,
     $r = \sum(a-\bar a)(b-\bar b)/\sqrt{\sum(a-\bar a)^2\sum(b-\bar b)^2}$. The null
@@ -72,6 +76,7 @@ def pearson(a: ArrayLike, b: ArrayLike) -> Figure:
     return _reordered(value, jnp.zeros_like(value), degenerate)
 
 
+@checked
 def spearman(a: ArrayLike, b: ArrayLike) -> Figure:
     r"""Spearman correlation over all entries of two arrays of one shape: Pearson's of the ranks, ties sharing the mean of
     their ranks. Null as for [`pearson`][pdejax.analysis.similarity.pearson]. Two sorts, O(m log m) in the number m of entries.
@@ -85,11 +90,13 @@ def _reordered(value: Array, null: Array, degenerate: Array) -> Figure:
     return Figure(value, nulls={"reordered": jnp.where(degenerate, jnp.nan, null)})
 
 
+@checked
 def token_cosine(a: Float[Array, "... n d"], b: Float[Array, "... n d"]) -> Float[Array, "... n"]:
     r"""$\langle a_i, b_i\rangle/(\|a_i\|\|b_i\|)$ of each token; 0 where a token is 0."""
     return _cosine("token_cosine", a, b, None, (-1,))
 
 
+@checked
 def sequence_cosine(
     a: Float[Array, "... n d"], b: Float[Array, "... n d"], mask: Bool[Array, "... n"] | None = None
 ) -> Float[Array, "..."]:
@@ -98,6 +105,7 @@ def sequence_cosine(
     return _cosine("sequence_cosine", a, b, mask, (-2, -1))
 
 
+@checked
 def mean_squared_error(
     a: Float[Array, "... n d"], b: Float[Array, "... n d"], mask: Bool[Array, "... n"] | None = None
 ) -> Float[Array, "..."]:
@@ -107,6 +115,7 @@ def mean_squared_error(
     return jnp.sum((a - b) ** 2, axis=(-2, -1)) / count
 
 
+@checked
 def relative_error(
     a: Float[Array, "... n d"], b: Float[Array, "... n d"], mask: Bool[Array, "... n"] | None = None
 ) -> Float[Array, "..."]:

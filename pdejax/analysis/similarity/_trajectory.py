@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, PRNGKeyArray
 
+from pdejax._arguments import checked
 from pdejax._bootstrap import check_bootstrap
 from pdejax._check import choice, traced
 from pdejax._figure import AbstractRecord, Figure
@@ -36,6 +37,7 @@ class LayerCorrelation(AbstractRecord):
     pairs: tuple[tuple[int, int], ...] = eqx.field(static=True)
 
 
+@checked
 def layer_correlation(
     states: Trajectory | ArrayLike,
     reference: Literal["input", "previous"] | Trajectory | ArrayLike = "input",
@@ -118,6 +120,7 @@ class TrajectoryFidelity(AbstractRecord):
     degenerate: Bool[Array, " layers"]
 
 
+@checked
 def trajectory_fidelity(
     a: Trajectory | ArrayLike,
     b: Trajectory | ArrayLike,

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
+from pdejax._arguments import checked
 from pdejax._bootstrap import check_bootstrap, compare, compare_all
 from pdejax._check import boolean, choice, integer, traced
 from pdejax._figure import AbstractRecord, Figure
@@ -72,6 +73,7 @@ class LowPass(AbstractRecord):
     ratio: Float[Array, " layers"]
 
 
+@checked
 def amplitude_spectrum(
     states: Trajectory | ArrayLike,
     *,
@@ -131,6 +133,7 @@ def amplitude_spectrum(
     return jax.tree.map(lambda x: x[..., :keep], record)
 
 
+@checked
 def spectral_similarity(
     a: Trajectory | ArrayLike,
     b: Trajectory | ArrayLike,
@@ -207,6 +210,7 @@ def white_noise_similarity(channels: int) -> float:
     return float(1 / (1 + (4 / np.pi - 1) / channels))
 
 
+@checked
 def low_pass_ratio(
     states: Trajectory | ArrayLike,
     *,

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
+from pdejax._arguments import checked
 from pdejax._check import on_numbers, traced
 from pdejax._depth import DepthVarying
 from pdejax._discretization import Discretization
@@ -55,6 +56,7 @@ class AttentionSpectra(AbstractRecord):
     ov_radius: Float[Array, "layers H"]
 
 
+@checked
 @on_numbers
 def attention_spectra(model: Any, *, key: PRNGKeyArray | None = None) -> AttentionSpectra:
     r"""Spectra of the circuits of softmax attention, per layer and head, tokens as rows:

@@ -6,6 +6,7 @@ import math
 import numpy as np
 from jaxtyping import ArrayLike
 
+from pdejax._arguments import checked
 from pdejax._check import on_numbers
 from pdejax._depth import DepthVarying
 from pdejax._equation import AbstractEquation
@@ -14,6 +15,7 @@ from pdejax.terms import AbstractTerm
 from pdejax.terms._constants import UNEQUAL, UNSYMMETRIC
 
 
+@checked
 @on_numbers
 def v1_21(
     step: ArrayLike,
@@ -39,6 +41,7 @@ def v1_21(
     return np.asarray(2 * d * h / dx**2 + alpha * h * norm)
 
 
+@checked
 @on_numbers
 def corrected_step_bound(
     spacing: ArrayLike,
@@ -90,6 +93,7 @@ def corrected_step_bound(
     return np.asarray(np.where(g <= c, step, 0.0))
 
 
+@checked
 def one_sided_step_bound(*, dissipation: ArrayLike, lipschitz: ArrayLike) -> np.ndarray | np.floating:
     r"""Step up to which forward Euler brings no two solutions further apart in the 2-norm, **if μ > 0**:
 
@@ -154,6 +158,7 @@ class StepConstants:
         )
 
 
+@checked
 @on_numbers
 def step_constants(
     field: AbstractEquation | AbstractTerm, n: int, radius: float, *, norm: str = "token_max", spread: float = 0.0

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
+from pdejax._arguments import checked
 from pdejax._check import integer, on_numbers
 from pdejax._depth import DepthVarying, take_layer
 from pdejax._discretization import Discretization
@@ -70,6 +71,7 @@ class StepMeasurement:
     note: str = ""
 
 
+@checked
 @on_numbers
 def predict_dt_max(
     system: Any,
@@ -201,6 +203,7 @@ def _first_violation(solver: diffrax.AbstractSolver, values: np.ndarray) -> tupl
     return float(low), complex(values[int(np.argmax(broken[first]))])
 
 
+@checked
 @on_numbers
 def measure_dt_max(
     system: Any,

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
+from pdejax._arguments import checked
 from pdejax._check import choice, integer, number, on_numbers
 from pdejax._depth import DepthVarying
 from pdejax._equation import AbstractEquation, MasterEquation
@@ -41,6 +42,7 @@ class Certificate:
     conditions: tuple[str, ...] = ()
 
 
+@checked
 @on_numbers
 def field_lipschitz(
     field: AbstractEquation | AbstractTerm, n: int, radius: float, *, norm: str = "token_max", spread: float = 0.0
@@ -125,6 +127,7 @@ def terms_by_name(owner: str, field: Any) -> dict[str, AbstractTerm]:
     return dict(field.items())
 
 
+@checked
 def castin_bound(value: float, key_query: float, radius: float, n: int) -> float:
     r"""$\sqrt3\,\|V\|_2\,(\|A\|_2^2R^4(4n+1) + n)^{1/2}$, the Frobenius constant of single-head softmax attention with
     value matrix V and logits ⟨u_i, A u_j⟩ (A = W_QᵀW_K/√d_k) on n tokens of norm ≤ R: Castin, Ablin, Peyré, arXiv

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from pdejax._arguments import checked
 from pdejax._check import integer, on_numbers
 from pdejax._figure import AbstractRecord
 from pdejax._types import Field, Mask
@@ -31,6 +32,7 @@ class LipschitzEstimate(AbstractRecord):
     values: Array
 
 
+@checked
 @on_numbers
 def sampled_lipschitz(
     field: Function,
@@ -66,6 +68,7 @@ def sampled_lipschitz(
     return _best(norm, states, directions, values)
 
 
+@checked
 @on_numbers
 def adversarial_lipschitz(
     field: Function,

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optimistix as optx
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, Float, Shaped
 
+from pdejax._arguments import checked
 from pdejax._check import on_numbers
 from pdejax.solvers import LieTrotter, Strang, get_solver
 from pdejax.solvers._base import check_sub_solver, fresh_step
@@ -17,8 +18,11 @@ from pdejax.solvers._base import check_sub_solver, fresh_step
 BATCH = 4096  # values of z per call, so that every sweep uses one compiled function
 
 
+@checked
 @on_numbers
-def stability_factor(solver: diffrax.AbstractSolver | str, z: ArrayLike) -> np.ndarray:
+def stability_factor(
+    solver: diffrax.AbstractSolver | str, z: Shaped[Array | np.ndarray, "..."] | complex | float
+) -> np.ndarray:
     r"""$|R(z)|$: what one step of `solver` with $z = h\lambda$ does to the size of the solution of $u' = \lambda u$.
 
     `z`: complex values of any shape; returns floats of that shape (infinite or NaN where the step overflows). The step is

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike
 
+from pdejax._arguments import checked
 from pdejax._check import finite, number, on_numbers, token_mask
 from pdejax._equation import AbstractEquation, MasterEquation, as_field
 from pdejax._figure import AbstractRecord
@@ -50,6 +51,7 @@ class SpectralBounds(AbstractRecord):
     note: str = ""
 
 
+@checked
 @on_numbers
 def spectral_bounds(
     system: Any, u: ArrayLike, *, t: ArrayLike | None = None, mask: ArrayLike | None = None

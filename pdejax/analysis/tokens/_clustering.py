@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
 
+from pdejax._arguments import checked
 from pdejax._bootstrap import check_bootstrap, compare_all
 from pdejax._check import integer, number, traced
 from pdejax._figure import AbstractRecord, Figure
@@ -47,6 +48,7 @@ class TokenClustering(AbstractRecord):
     threshold: Float[Array, "..."]
 
 
+@checked
 def token_clustering(
     states: Trajectory | ArrayLike,
     *,

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 from scipy.special import stdtrit
 
+from pdejax._arguments import checked
 from pdejax._bootstrap import bootstrap, check_bootstrap
 from pdejax._check import choice, traced
 from pdejax._figure import AbstractRecord, Figure
@@ -74,6 +75,7 @@ class CollapseRate(AbstractRecord):
         return f"the data favour the {best} law ({figures})"
 
 
+@checked
 def collapse_rate(
     ts: ArrayLike,
     gap: ArrayLike,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
+from pdejax._arguments import checked
 from pdejax._bootstrap import beside, bootstrap, check_bootstrap
 from pdejax._check import choice, number, traced
 from pdejax._figure import AbstractRecord, Figure
@@ -51,6 +52,7 @@ class Representation(AbstractRecord):
     threshold: Float[Array, ""]
 
 
+@checked
 def representation(
     states: Trajectory | ArrayLike,
     *,

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 
+from pdejax._arguments import checked
 from pdejax.runs._files import write_whole
 from pdejax.runs._format import environment, seconds
 from pdejax.runs._table import Cell, Column, Table
@@ -112,6 +113,7 @@ class BuiltReport:
     problems: tuple[str, ...]
 
 
+@checked
 def build_report(folder: str | pathlib.Path, out: str | pathlib.Path | None = None) -> BuiltReport:
     """Read the results in `folder` and write the HTML page `out` (default `folder/report.html`) and, beside it, the Markdown.
 

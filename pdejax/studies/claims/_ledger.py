@@ -4,6 +4,7 @@ import pathlib
 import time
 from collections.abc import Callable, Sequence
 
+from pdejax._arguments import checked
 from pdejax.runs._findings import COLUMNS, Finding, Measured, cells, count_verdicts, file_name, overview, paragraph
 from pdejax.runs._parts import Parts
 from pdejax.runs._records import Result
@@ -34,6 +35,7 @@ CLAIMS: dict[str, Claim] = {
 }
 
 
+@checked
 def claims(
     ids: Sequence[str] | None = None,
     *,

@@ -12,6 +12,7 @@ import optax
 from matplotlib.figure import Figure
 
 from pdejax import data
+from pdejax._arguments import checked
 from pdejax.analysis.information.trained import CLUB, AbstractInformation, BarberAgakov, InfoNCE, PaperEstimate, fit
 from pdejax.data._dataset import Batch
 from pdejax.plot._style import COLOURS, MARKERS
@@ -100,6 +101,7 @@ STEPS = (
 )
 
 
+@checked
 def algorithm1(config: Algorithm1Config | None = None, *, report: Callable[[str], None] | None = None) -> Result:
     r"""Run Algorithm 1 in float64, without touching the caller's precision setting.
 

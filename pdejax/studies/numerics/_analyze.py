@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from pdejax import analysis, plot
+from pdejax._arguments import checked
 from pdejax._figure import Figure
 from pdejax.analysis import information
 from pdejax.data import load
@@ -47,6 +48,7 @@ class Line:
     first: int
 
 
+@checked
 def analyze(
     folder: str | os.PathLike[str],
     *,

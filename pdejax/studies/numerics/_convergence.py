@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pdejax import analysis
+from pdejax._arguments import checked
 from pdejax._depth import DepthVarying, smooth_random
 from pdejax._discretization import Discretization
 from pdejax._equation import MasterEquation
@@ -193,6 +194,7 @@ COLUMNS = (
 )
 
 
+@checked
 def convergence(
     config: ConvergenceConfig | None = None,
     *,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
+from pdejax._arguments import checked
 from pdejax._equation import MasterEquation
 from pdejax.analysis.stability import measure_dt_max, predict_dt_max
 from pdejax.runs._parts import Parts
@@ -52,6 +53,7 @@ MAPS = (
 )
 
 
+@checked
 def stability(
     config: StabilityConfig | None = None,
     *,
@@ -91,8 +93,8 @@ def judge(config: StabilityConfig, evidence: Sequence[Evidence]) -> Judgement:
         "Where Euler's runs were stable, and where v1 (21) (dashed) and the corrected bound (solid, G ≤ c) draw a line."
     )
     return Judgement(
-        sentence=f"not as it should be: {', '.join(failed)}"
-        if failed
+        sentence=f"not as it should be: {', '.join(wrong)}"
+        if wrong
         else "steps are as predicted, the corrected bound holds where G ≤ c",
         verdicts=answers,
         passed=not wrong,

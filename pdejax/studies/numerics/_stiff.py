@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
+from pdejax._arguments import checked
 from pdejax._discretization import Discretization
 from pdejax._equation import MasterEquation
 from pdejax._simulate import simulate
@@ -112,6 +113,7 @@ COLUMNS = (
 )
 
 
+@checked
 def stiff(
     config: StiffConfig | None = None,
     *,

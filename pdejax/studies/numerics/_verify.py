@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from pdejax._arguments import checked
 from pdejax.runs._files import plain
 from pdejax.runs._parts import Parts
 from pdejax.runs._records import Result
@@ -21,6 +22,7 @@ COLUMNS = (
 )
 
 
+@checked
 def verify(
     config: VerifyConfig | None = None,
     *,

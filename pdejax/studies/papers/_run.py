@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
 from pdejax import _check as check
+from pdejax._arguments import checked
 from pdejax.runs._files import check_folder
 from pdejax.runs._parts import kept_programs
 from pdejax.runs._records import Result
@@ -25,6 +26,7 @@ _ALL = (
 STUDIES: Mapping[str, Study] = {study.name: study for study in _ALL}
 
 
+@checked
 def reproduce(
     studies: Sequence[str] | None = None,
     *,

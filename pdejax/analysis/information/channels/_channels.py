@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 from scipy.special import xlogy
 
+from pdejax._arguments import checked
 from pdejax._check import choice
 from pdejax.analysis.information._measures import mutual_information
 from pdejax.analysis.information._samples import Estimate, checked_sizes
@@ -47,6 +48,7 @@ class Channel:
     information: float
 
 
+@checked
 def gaussian_channel(correlations: float | Sequence[float], dims: int | None = None, *, mixed: bool = False) -> Channel:
     r"""$y_k = \rho_kx_k + \sqrt{1-\rho_k^2}\,\xi_k$: $I = -\tfrac12\sum_k\ln(1-\rho_k^2)$. One ρ serves `dims` features.
 
@@ -85,6 +87,7 @@ def gaussian_channel(correlations: float | Sequence[float], dims: int | None = N
     return Channel(name, draw, abs(0.5 * float(np.sum(np.log1p(-(rho**2))))))
 
 
+@checked
 def diffusion_channel(
     tokens: int = 4,
     t: float = 0.5,
@@ -119,6 +122,7 @@ def diffusion_channel(
     return Channel(f"diffusion n={tokens} t={t:g} σ={noise:g}", draw, exact)
 
 
+@checked
 def discrete_channel(joint: ArrayLike | Sequence[Sequence[float]], name: str | None = None) -> Channel:
     r"""Labels with joint probabilities `joint (a, b)`: $I = \sum_{ij}p_{ij}\ln\frac{p_{ij}}{p_i\,p_j}$. Raises
     `ValueError` unless they are not negative and sum to 1."""
@@ -134,6 +138,7 @@ def discrete_channel(joint: ArrayLike | Sequence[Sequence[float]], name: str | N
     return Channel(name or f"discrete {p.shape[0]}×{p.shape[1]}", draw, information)
 
 
+@checked
 def binary_symmetric_channel(flip: float) -> Channel:
     r"""Even bits, flipped with probability p: $I = \ln2 + p\ln p + (1-p)\ln(1-p)$ (Cover and Thomas §7.1.4). Raises
     `ValueError` for p outside [0, 1]."""
@@ -142,6 +147,7 @@ def binary_symmetric_channel(flip: float) -> Channel:
     return discrete_channel(0.5 * np.array([[1 - flip, flip], [flip, 1 - flip]]), f"binary symmetric p={flip:g}")
 
 
+@checked
 def class_channel(classes: int = 5) -> Channel:
     r"""m even classes c, one feature x uniform on [c, c + 2], y = c: $I = \ln m - \frac{(m-1)\ln2}m$, for estimators
     that take labels (Gao et al., arXiv 1709.06212, experiment II). Raises `TypeError`/`ValueError` for fewer than 2
@@ -157,6 +163,7 @@ def class_channel(classes: int = 5) -> Channel:
     return Channel(f"classes m={classes}", draw, math.log(classes) - (classes - 1) / classes * math.log(2))
 
 
+@checked
 def transformed(channel: Channel, by: str, *, both: bool = True) -> Channel:
     r"""The channel with y (and x, if `both`) sent through a smooth bijection, which keeps I: Czyż et al., arXiv
     2306.11078, §4.
@@ -192,6 +199,7 @@ def _bent(x: Array, by: str) -> Array:
     return x.at[:, 0].set(first).at[:, 1].set(second)
 
 
+@checked
 def standard_channels() -> list[Channel]:
     """The channels of the calibration table: dependence from none to strong, one to ten dimensions, heavy tails,
     diffusion, labels."""
@@ -315,6 +323,7 @@ class Calibration(eqx.Module):
         pathlib.Path(path).write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
 
 
+@checked
 def calibration(
     estimators: Mapping[str, Estimator] | Sequence[str] | None = None,
     channels: Sequence[Channel] | None = None,

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from pdejax._arguments import checked
 from pdejax._check import choice
 from pdejax.analysis.information._counting import gaussian_entropy
 from pdejax.analysis.information._samples import (
@@ -49,6 +50,7 @@ class BarberAgakov(AbstractInformation):
     direction: Direction = eqx.field(static=True)
     entropy: float | str = eqx.field(static=True)
 
+    @checked
     def __init__(
         self,
         x_dim: int,
@@ -123,6 +125,7 @@ class CLUB(AbstractInformation):
     t_dim: int = eqx.field(static=True)
     sampled: bool = eqx.field(static=True)
 
+    @checked
     def __init__(
         self,
         x_dim: int,
@@ -188,6 +191,7 @@ class InfoNCE(AbstractInformation):
     x_dim: int = eqx.field(static=True)
     t_dim: int = eqx.field(static=True)
 
+    @checked
     def __init__(
         self,
         x_dim: int,
@@ -257,6 +261,7 @@ class PaperEstimate(AbstractInformation):
     x_dim: int = eqx.field(static=True)
     t_dim: int = eqx.field(static=True)
 
+    @checked
     def __init__(
         self, x_dim: int, t_dim: int, hidden: int = 64, *, key: PRNGKeyArray, floor: float = 1e-3, full: bool = False
     ):

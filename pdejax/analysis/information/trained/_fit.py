@@ -11,6 +11,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
+from pdejax._arguments import checked
 from pdejax._check import choice, traced
 from pdejax.analysis.information._samples import (
     AbstractInformation,
@@ -27,6 +28,7 @@ from pdejax.analysis.information._samples import (
 from pdejax.analysis.information.trained._estimates import CLUB, InfoNCE
 
 
+@checked
 def fit(
     estimator: AbstractInformation,
     x: Float[Array, "b dx"],

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from pdejax._arguments import checked
 from pdejax.analysis.information._samples import checked_sizes
 from pdejax.terms._base import gaussian
 
@@ -67,6 +68,7 @@ class ConditionalGaussian(eqx.Module):
     coupling: Float[Array, "dt dt"] | None
     floor: float = eqx.field(static=True)
 
+    @checked
     def __init__(
         self, x_dim: int, t_dim: int, hidden: int = 64, *, key: PRNGKeyArray, floor: float = 1e-3, full: bool = False
     ):
