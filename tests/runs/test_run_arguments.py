@@ -24,7 +24,7 @@ class Config:
     steps: Sequence[int] | None = setting(None, "step counts", metavar="N")
     full: bool = setting(False, "whole")
     bounds: bool = setting(True, "no bounds")
-    time_steps: int = 2
+    time_steps: int = setting(2, "T")
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -75,7 +75,7 @@ def test_a_pair_without_a_value_is_refused():
 
 def test_help_says_what_a_field_is_and_its_default():
     parser = argparse.ArgumentParser()
-    add_arguments(parser, Config, {"time_steps": "T"})
+    add_arguments(parser, Config)
     text = " ".join(parser.format_help().split())
     for words in (
         "of two (default a)",
