@@ -109,8 +109,11 @@ def agree(name, u):
         predicted, measured = predict_dt_max(equation, u, name), measure_dt_max(equation, u, name)
         assert abs(measured.dt_max / predicted.dt_max - 1) < 0.02, (strength, gamma)
         low, high = measured.interval
-        assert low <= min(measured.dt_max, predicted.dt_max) and max(measured.dt_max, predicted.dt_max) <= high
-        assert high < 1.1 * low
+        assert low <= measured.dt_max <= high
+        assert high < 1.1 * low or "upper bound" in measured.note
+        # Attention is nonlinear, and some of its modes grow.
+        assert predicted.sharp == (strength == 0)
+        assert low <= predicted.dt_max <= high or not predicted.sharp
 
 
 @pytest.mark.parametrize("name", ["euler", "bosh3"])

@@ -57,10 +57,11 @@ class StepMeasurement:
     """A step limit from the growth of a perturbation.
 
     - `dt_max`: the largest step seen stable; inf or 0 as for `StepPrediction`.
-    - `interval`: a range for the limit of endless runs. From the largest step seen stable to the smallest seen unstable, less
-      than 0.1 % apart, either end moved by what is not settled in so many steps: six times what half as many would have changed,
-      or the way to the step at which the perturbation grows twentyfold, whichever is more. It is wide where |R| hardly changes
-      with h, as near the imaginary axis, and (0, …) may mean that no step is stable.
+    - `interval`: a range for the limit of endless runs (of what is seen of it, where `note` says that something is hidden).
+      From the largest step seen stable to the smallest seen unstable, less than 0.1 % apart, either end moved by what is not
+      settled in so many steps: six times what half as many would have changed, or the way to the step at which the perturbation
+      grows twentyfold, whichever is more. It is wide where |R| hardly changes with h, as near the imaginary axis, and (0, …)
+      may mean that no step is stable.
     - `steps` taken at every step size; `growth` the rate per unit depth that the flow itself was allowed.
     """
 
