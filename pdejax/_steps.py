@@ -12,7 +12,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from pdejax._integrate import Part, Plan, counted_evaluations, reduced, saved_value
-from pdejax._marks import marked, same_axes
+from pdejax._marks import marked
+from pdejax.solvers._axes import same_axes, varying
+from pdejax.solvers._stabilized import AbstractStabilized
 from pdejax.terms._kernels import keep_saved
 
 
@@ -40,6 +42,13 @@ class _Interval(eqx.Module):
     limit: float = eqx.field(static=True)
 
     def start(self, u: Array) -> _State:
+        if isinstance(self.solver, AbstractStabilized) and (
+            axes := varying(self.terms, self.t0, self.t1, u, self.args)
+        ):
+            raise ValueError(
+                f"simulate: inside jax.shard_map over {sorted(axes)} the number of stages of {type(self.solver).__name__} would "
+                "differ between devices, which its loops do not pass the check with; give jax.shard_map check_vma=False."
+            )
         memory = self.solver.init(self.terms, self.t0, self._depth(1), u, self.args)
         state = _State(u, memory, jnp.asarray(True), jnp.full((), jnp.inf, self.t0.dtype), jnp.zeros((), jnp.int32))
         return same_axes(state, (self.terms, self.solver, self.t0, self.t1, u, self.args))
@@ -67,7 +76,7 @@ class _Interval(eqx.Module):
             state.taken + state.alive.astype(jnp.int32),
         )
         path = self.solver.interpolation_cls(t0=start, t1=stop, **dense)
-        return new, stop, u, known, path.evaluate
+        return same_axes(new, state), stop, u, known, path.evaluate
 
     def part(self, state: _State, saved: PyTree[Array]) -> Part:
         diverged, none = state.blowup < jnp.inf, jnp.asarray(0, jnp.int32)
