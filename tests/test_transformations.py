@@ -37,7 +37,7 @@ SOLVES = {
     "implicit-explicit": (FIXED.replace(field=DIFFUSING, solver="ark4"), {}),
     "stabilized": (FIXED.replace(field=DIFFUSING, solver="rkc2"), {}),
     "splitting": (FIXED.replace(field=DIFFUSING, solver="strang"), {}),
-    "stages": (FIXED.replace(solver="tsit5"), {}),
+    "stages": (FIXED.replace(solver="heun", steps=4), {"save": [0.25, 1.0]}),
     "recursive adjoint": (FIXED.replace(adjoint="recursive"), {}),
 }
 
