@@ -219,7 +219,7 @@ def test_depths_accepted():
     depths = jnp.linspace(0.1, 0.7, 7, dtype=jnp.float32)
     found = pj.simulate(pj.Discretization(decay(), "rk4", t0=0.1, t1=0.7, steps=64), U0, save=depths)
     np.testing.assert_allclose(found.us[-1], np.exp(-0.6) * U0, rtol=1e-6)
-    pj.Discretization(decay(), t1=1.0, rtol=1e-3, atol=1e-3, max_steps=np.int64(100))  # pyright: ignore[reportArgumentType]
+    pj.Discretization(decay(), t1=1.0, rtol=1e-3, atol=1e-3, max_steps=np.int64(100))
 
 
 # --- Functions and ids of the user --------------------------------------------------------------------------------
