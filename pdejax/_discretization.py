@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, SupportsIndex, get_args, get_origin
 
 import diffrax
 import equinox as eqx
@@ -90,7 +90,7 @@ class Discretization(eqx.Module):
         t0: ArrayLike = 0.0,
         split: Sequence[Sequence[str]] | None = None,
         adjoint: AdjointName | diffrax.AbstractAdjoint | None = None,
-        max_steps: int | None = None,
+        max_steps: SupportsIndex | None = None,
     ):
         self.field = as_field(_OWNER, field)
         steps = _check_steps(steps, rtol, atol)

@@ -16,9 +16,10 @@ from pdejax._controllers import EqualSteps, StartingStep
 from pdejax._depth import DepthVarying, take_layer
 from pdejax._equation import AbstractEquation
 from pdejax._linear import split_linear
-from pdejax._marks import marked, same_axes, varying
+from pdejax._marks import marked
 from pdejax._trajectory import Stats
 from pdejax.solvers import BlowupGuard, GuardState, StabilizedState
+from pdejax.solvers._axes import same_axes, varying
 from pdejax.solvers._stabilized import AbstractStabilized
 from pdejax.terms import FieldArgs
 
@@ -231,6 +232,24 @@ def saved_value(plan: Plan, reduce, t, u, args):
     return {"t": t, "u": value} if plan.save == "steps" else value
 
 
+def _as_floats(x: Array) -> Any:
+    """Integers as two floats that hold every digit: diffrax fills what it saves with ∞."""
+    if jnp.issubdtype(x.dtype, jnp.inexact):
+        return x
+    whole = x.astype(jnp.int32) if x.dtype == bool else x
+    half = jnp.iinfo(whole.dtype).bits // 2
+    kind = jnp.float64 if half > 24 else jnp.float32
+    return (whole >> half).astype(kind), (whole & (2**half - 1)).astype(kind)
+
+
+def _from_floats(like: jax.ShapeDtypeStruct, saved: Any) -> Array:
+    if not isinstance(saved, tuple):
+        return saved
+    kind = jnp.dtype(jnp.int32) if like.dtype == bool else like.dtype
+    high, low = (jnp.where(jnp.isfinite(x), x, 0).astype(kind) for x in saved)
+    return ((high << (jnp.iinfo(kind).bits // 2)) + low).astype(like.dtype)
+
+
 class Diffrax(eqx.Module):
     """Integrates an interval with `diffrax.diffeqsolve`.
 
@@ -252,8 +271,9 @@ class Diffrax(eqx.Module):
             )
 
         def save(t, y, args):
-            return saved_value(plan, reduce, t, y, args)
+            return jax.tree.map(_as_floats, saved_value(plan, reduce, t, y, args))
 
+        kept = jax.eval_shape(lambda: saved_value(plan, reduce, t1, u, args))
         backsolve = isinstance(self.adjoint, diffrax.BacksolveAdjoint)
         # Edges between layers are rounded: a depth on one may lie a last digit outside.
         ts = jnp.clip(wanted[0].astype(t0.dtype), t0, t1) if plan.save == "depths" else t1[None]
@@ -295,9 +315,11 @@ class Diffrax(eqx.Module):
             reached = {"depths": reached}
         saved = None
         if plan.save in ys and plan.save != "end":
-            saved = marked(~reached[plan.save], ys[plan.save])
+            values = jax.tree.map(_from_floats, kept, ys[plan.save])
+            saved = marked(~reached[plan.save], values)
         steps, rejected = (jnp.asarray(sol.stats[f"num_{kind}_steps"], jnp.int32) for kind in ("accepted", "rejected"))
-        complete = (sol.result == diffrax.RESULTS.successful) & ~diverged
+        # A span that rounding has emptied takes no step, and its mark of infinity is seen by none.
+        complete = (sol.result == diffrax.RESULTS.successful) & ~diverged & jnp.all(jnp.isfinite(ys["end"][0]))
         return Part(
             ys["end"][0],
             saved,

@@ -1,8 +1,5 @@
-"""What says that there is no value: NaN, with a derivative that says so too; and the mesh axes over which values differ."""
+"""What says that there is no value: NaN, with a derivative that says so too."""
 
-from typing import Any
-
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
@@ -39,22 +36,3 @@ def _nan_where_jvp(primals, tangents):
     # Twice the largest number makes ∞ of everything but 0. A factor of NaN would make NaN of 0 too.
     factor = jnp.where(lost, jnp.finfo(x.dtype).max, 1.0).astype(x.dtype)
     return _nan_where(lost, x), tangents[1] * factor * factor
-
-
-def varying(*trees: Any) -> frozenset[str]:
-    """Names of the mesh axes of `jax.shard_map` over which an array in these trees differs."""
-    arrays = (x for x in jax.tree.leaves(trees) if eqx.is_array(x))
-    return frozenset().union(*(jax.typeof(x).mat.varying for x in arrays))
-
-
-def same_axes(tree: Any, others: Any) -> Any:
-    """`tree` with arrays that differ over every axis that `tree` or `others` differ over, as the carry of a loop must."""
-    axes = varying(tree, others)
-    if not axes:
-        return tree
-
-    def one(x):
-        missing = tuple(sorted(axes - varying(x)))
-        return jax.lax.pcast(x, missing, to="varying") if missing and eqx.is_array(x) else x
-
-    return jax.tree.map(one, tree)

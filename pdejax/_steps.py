@@ -12,7 +12,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from pdejax._integrate import Part, Plan, counted_evaluations, reduced, saved_value
-from pdejax._marks import marked, same_axes
+from pdejax._marks import marked
+from pdejax.solvers._axes import same_axes, varying
+from pdejax.solvers._stabilized import AbstractStabilized
+from pdejax.solvers._tableau import explicit_step, is_explicit, tableau
 from pdejax.terms._kernels import keep_saved
 
 
@@ -40,6 +43,13 @@ class _Interval(eqx.Module):
     limit: float = eqx.field(static=True)
 
     def start(self, u: Array) -> _State:
+        if isinstance(self.solver, AbstractStabilized) and (
+            axes := varying(self.terms, self.t0, self.t1, u, self.args)
+        ):
+            raise ValueError(
+                f"simulate: inside jax.shard_map over {sorted(axes)} the number of stages of {type(self.solver).__name__} would "
+                "differ between devices, which its loops do not pass the check with; give jax.shard_map check_vma=False."
+            )
         memory = self.solver.init(self.terms, self.t0, self._depth(1), u, self.args)
         state = _State(u, memory, jnp.asarray(True), jnp.full((), jnp.inf, self.t0.dtype), jnp.zeros((), jnp.int32))
         return same_axes(state, (self.terms, self.solver, self.t0, self.t1, u, self.args))
@@ -47,9 +57,7 @@ class _Interval(eqx.Module):
     def step(self, state: _State, k: Array) -> tuple[_State, Array, Array, Bool[Array, ""], Callable[[Array], Array]]:
         """The state after step k, the step's end, the field there, whether that is a value, and the path in between."""
         start, stop = self._depth(k), jnp.where(k + 1 == self.n, self.t1, self._depth(k + 1))
-        u, _, dense, memory, result = self.solver.step(
-            self.terms, start, stop, state.u, self.args, state.memory, made_jump=False
-        )
+        u, path, memory, result = self._solver_step(start, stop, state)
         solved = diffrax.is_successful(result)
         finite = jnp.all(jnp.isfinite(u)) & solved
         within = jnp.all(jnp.abs(u) <= jnp.asarray(self.limit, u.dtype))
@@ -57,7 +65,7 @@ class _Interval(eqx.Module):
         blowup = jnp.where(state.alive & solved & ~(finite & within), stop, state.blowup)
 
         def kept(new, old):
-            return jnp.where(known, new, old) if eqx.is_array(new) else new
+            return jnp.where(known, new, old) if eqx.is_array(old) else new
 
         new = _State(
             kept(u, state.u),
@@ -66,8 +74,29 @@ class _Interval(eqx.Module):
             blowup,
             state.taken + state.alive.astype(jnp.int32),
         )
-        path = self.solver.interpolation_cls(t0=start, t1=stop, **dense)
-        return new, stop, u, known, path.evaluate
+        return same_axes(new, state), stop, u, known, path
+
+    def _solver_step(self, start: Array, stop: Array, state: _State):
+        stages = isinstance(self.solver, diffrax.AbstractRungeKutta)
+        method = tableau(self.solver) if stages and varying(state) else None
+        if method is not None and is_explicit(method):
+            # Inside jax.shard_map: the condition by which diffrax keeps a last stage does not pass its check. Between the
+            # steps a cubic through both ends and slopes stands for the method's own interpolant.
+            u = explicit_step(method, self.terms, start, stop, state.u, self.args)
+            control = self.terms.contr(start, stop)
+            first, last = (self.terms.vf_prod(t, y, self.args, control) for t, y in ((start, state.u), (stop, u)))
+
+            def cubic(t):
+                x = ((t - start) / (stop - start)).astype(u.dtype)
+                change = u - state.u
+                bend = (first - change) * (1 - x) - (last - change) * x
+                return state.u + x * (change + (1 - x) * bend)
+
+            return u, cubic, state.memory, diffrax.RESULTS.successful
+        u, _, dense, memory, result = self.solver.step(
+            self.terms, start, stop, state.u, self.args, state.memory, made_jump=False
+        )
+        return u, self.solver.interpolation_cls(t0=start, t1=stop, **dense).evaluate, memory, result
 
     def part(self, state: _State, saved: PyTree[Array]) -> Part:
         diverged, none = state.blowup < jnp.inf, jnp.asarray(0, jnp.int32)

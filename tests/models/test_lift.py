@@ -182,7 +182,7 @@ def test_gates_are_smaller_steps_of_the_non_residual_network():
 
 def test_a_layered_retraction_needs_its_own_equation():
     model = build(norm="post")
-    with pytest.raises(ValueError, match="one retraction per layer"):
+    with pytest.raises(ValueError, match="but the field has 1"):
         pj.simulate(
             pj.Discretization(pj.lift(model).field.layer(0), pj.lift(model).solver, t1=1.0, steps=1),
             model.embed(TOKENS),

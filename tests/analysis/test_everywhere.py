@@ -46,16 +46,11 @@ WORKS = {
     "attention_entropy": (lambda p: an.attention_entropy(p, **FEW), (P,)),
     "attention_fidelity": (lambda p, q: an.attention_fidelity(p, q, **FEW), (P, Q)),
     "attention_rollout": (lambda p: an.attention_rollout(p, **FEW), (P,)),
-    "castin_bound": (lambda x: an.castin_bound(x, 1.0, 1.0, 4), (jnp.asarray(1.0),)),
     "claimed_energy": (lambda x: an.claimed_energy(x, 1.0, 0.1, 0.5), (jnp.asarray(1.0),)),
     "claimed_fidelity": (lambda x: an.claimed_fidelity(x), (jnp.asarray(0.5),)),
     "collapse_rate": (
         lambda t, g: an.collapse_rate(t, g, **FEW),
         (jnp.linspace(0.0, 2.0, 24), jnp.exp(-jnp.linspace(0.0, 2.0, 24))),
-    ),
-    "continuum_bound": (
-        lambda s: an.continuum_bound(s, an.numerics.FieldConstants(1.0, 1.0, 1.0), 1.0),
-        (jnp.asarray(0.1),),
     ),
     "data_processing": (
         lambda x, s: an.data_processing(x, s, key=KEY, resamples=8, permutations=8, noise=0.1),
@@ -76,7 +71,6 @@ WORKS = {
     "fidelity": (lambda u: an.fidelity(u, u[0]), (UU,)),
     "fidelity_report": (lambda u: an.fidelity_report(u, u[0]), (UU,)),
     "ftle": (lambda u: an.ftle(DISC, u, key=KEY), (U,)),
-    "gaussian_exponents": (lambda s: an.gaussian_exponents(4, 2, s), (jnp.asarray(1.0),)),
     "gradient_flow": (
         lambda u: an.gradient_flow(DISC, u, loss=lambda v, *a: jnp.sum(v**2), null=None, **FEW),
         (rnd(13, B, N, D),),
