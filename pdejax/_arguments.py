@@ -296,7 +296,7 @@ def _key(value: Any) -> type[Exception] | None:
     dtype = getattr(value, "dtype", None)
     if dtype is None:
         return TypeError
-    if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+    if jax.numpy.issubdtype(dtype, jax.dtypes.prng_key):
         return None if value.ndim == 0 else ValueError
     return None if dtype == np.uint32 and value.shape in ((2,), (4,)) else TypeError
 
@@ -309,7 +309,7 @@ def _path(value: Any) -> type[Exception] | None:
 
 def _is_path(hint: Any) -> bool:
     origin = typing.get_origin(hint) or hint
-    return inspect.isclass(origin) and issubclass(origin, os.PathLike)
+    return inspect.isclass(origin) and issubclass(origin, os.PathLike)  # pyright: ignore[reportGeneralTypeIssues]
 
 
 def _literal(allowed: tuple[Any, ...]) -> Kind:
