@@ -83,7 +83,7 @@ def test_a_second_run_measures_nothing(config, result, monkeypatch):
         raise AssertionError("measured again")
 
     for name in ("measure_scheme", "measure_constants", "solve_reference"):
-        monkeypatch.setattr(analysis, name, never)
+        monkeypatch.setattr(analysis.numerics, name, never)
     again = convergence(config)
     assert again.results["orders"] == result.results["orders"]
 
@@ -98,7 +98,7 @@ def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return measure(*args, solver=solver, **kwargs)
 
-    monkeypatch.setattr(analysis, "measure_scheme", interrupted)
+    monkeypatch.setattr(analysis.numerics, "measure_scheme", interrupted)
     with pytest.raises(KeyboardInterrupt):
         convergence(config)
     assert not (tmp_path / "convergence.json").exists()
