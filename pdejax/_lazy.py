@@ -4,7 +4,9 @@ import ast
 import importlib
 import importlib.util
 import sys
+import time
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 
@@ -37,8 +39,8 @@ def attach(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]
         module, attribute = names()[name]
         # `from pdejax import analysis` names a package, any other line a thing in a module.
         if module == package:
-            return importlib.import_module(f"{package}.{attribute}")
-        value = getattr(importlib.import_module(module), attribute)
+            return _loaded(f"{package}.{attribute}")
+        value = getattr(_loaded(module), attribute)
         setattr(sys.modules[package], name, value)  # found without this function from now on
         return value
 
@@ -46,6 +48,18 @@ def attach(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]
         return sorted({*(name for name in vars(sys.modules[package]) if name.startswith("__")), *names()})
 
     return get, directory
+
+
+def _loaded(name: str, tries: int = 100) -> ModuleType:
+    """The module; where two threads each load what the other waits for, Python ends one of them, which then tries again."""
+    for _ in range(tries):
+        try:
+            return importlib.import_module(name)
+        except RuntimeError as error:
+            if type(error).__name__ != "_DeadlockError":
+                raise
+            time.sleep(0.01)
+    return importlib.import_module(name)
 
 
 def listed(source: str) -> Iterator[tuple[str, str, str]]:

@@ -210,6 +210,26 @@ def test_public_names_of_every_package_are_pinned():
         assert [name for name in names if not hasattr(module, name)] == [], package
 
 
+def test_threads_that_wait_for_each_other_try_again(monkeypatch):
+    """Python ends one of two threads that each import what the other waits for; an error of another kind is passed on."""
+    from importlib import _bootstrap
+
+    from pdejax import _lazy
+
+    errors = [_bootstrap._DeadlockError("mutual"), _bootstrap._DeadlockError("mutual")]
+
+    def load(name):
+        if errors:
+            raise errors.pop()
+        return name
+
+    monkeypatch.setattr(_lazy.importlib, "import_module", load)
+    assert _lazy._loaded("pdejax.exact") == "pdejax.exact" and not errors
+    errors.append(RuntimeError("a defect"))
+    with pytest.raises(RuntimeError, match="a defect"):
+        _lazy._loaded("pdejax.exact")
+
+
 def test_importing_loads_nothing(tmp_path):
     """Not JAX, and no module of ours but the one that loads the others when they are used."""
     code = """
