@@ -8,7 +8,8 @@ from pdejax._check import traced
 from pdejax._depth import DepthVarying
 from pdejax._equation import AbstractEquation
 from pdejax._linear import split_linear
-from pdejax.solvers import SOLVERS, AbstractModalOperator
+from pdejax.solvers import SOLVERS
+from pdejax.solvers._operator import AbstractModalOperator
 from pdejax.terms import FieldArgs
 
 # Explicit steps that stability alone would force on Tsit5, above which a stiff scheme is the cheaper one: at N = 1000,

@@ -8,7 +8,8 @@ from jaxtyping import Array
 
 from pdejax._equation import AbstractEquation, MasterEquation
 from pdejax._types import Depth, Field
-from pdejax.solvers import AbstractLinearOperator, DiagonalizableOperator, Grid, summed
+from pdejax.solvers import AbstractLinearOperator, DiagonalizableOperator, Grid
+from pdejax.solvers._coupled import summed
 from pdejax.terms import AbstractTerm, FieldArgs
 
 

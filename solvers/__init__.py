@@ -20,8 +20,6 @@ from diffrax import Midpoint as Midpoint
 from diffrax import Tsit5 as Tsit5
 
 from pdejax.solvers._coupled import CoupledOperator as CoupledOperator
-from pdejax.solvers._coupled import modal_operator as modal_operator
-from pdejax.solvers._coupled import summed as summed
 from pdejax.solvers._divergence import divergence as divergence
 from pdejax.solvers._etdrk import ETDRK1 as ETDRK1
 from pdejax.solvers._etdrk import ETDRK2 as ETDRK2
@@ -37,7 +35,6 @@ from pdejax.solvers._laplacian import Laplacian as Laplacian
 from pdejax.solvers._linear_flow import LinearFlow as LinearFlow
 from pdejax.solvers._linear_part import linear_part as linear_part
 from pdejax.solvers._operator import AbstractLinearOperator as AbstractLinearOperator
-from pdejax.solvers._operator import AbstractModalOperator as AbstractModalOperator
 from pdejax.solvers._operator import DiagonalizableOperator as DiagonalizableOperator
 from pdejax.solvers._retract import Retract as Retract
 from pdejax.solvers._rk4 import RK4 as RK4

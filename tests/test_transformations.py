@@ -228,7 +228,7 @@ def test_depths_accepted():
 def test_a_field_of_two_arguments():
     two = pj.Discretization(lambda t, u: -u, "euler", t1=1.0, steps=4)
     np.testing.assert_allclose(pj.simulate(two, U0).us[0], 0.75**4 * U0, rtol=1e-14)
-    assert pj.analysis.spectral_bounds(lambda t, u: -2.0 * u, U0)["field"].log_norm == pytest.approx(-2.0)
+    assert pj.analysis.stability.spectral_bounds(lambda t, u: -2.0 * u, U0)["field"].log_norm == pytest.approx(-2.0)
     with pytest.raises(TypeError, match=r"it must take \(t, u, args\) or \(t, u\)"):
         pj.Discretization(lambda u: -u, "euler", t1=1.0, steps=4)
 

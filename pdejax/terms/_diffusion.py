@@ -13,7 +13,8 @@ from pdejax import _check
 from pdejax._arguments import checked
 from pdejax._types import Depth, Field, Mask
 from pdejax.exact._heat import largest_wave_number
-from pdejax.solvers import Grid, Laplacian, TridiagonalOperator, divergence, modal_operator
+from pdejax.solvers import Grid, Laplacian, TridiagonalOperator, divergence
+from pdejax.solvers._coupled import modal_operator
 from pdejax.terms._attention import Attention
 from pdejax.terms._base import (
     AbstractTerm,

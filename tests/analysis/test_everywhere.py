@@ -9,6 +9,9 @@ import pytest
 
 import pdejax as pj
 from pdejax import analysis as an
+from pdejax.analysis.growth._energy import decay_bound
+from pdejax.analysis.jacobian._operator import marchenko_pastur_cdf
+from pdejax.analysis.tokens._clustering import effective_rank
 
 KEY = jax.random.key(0)
 
@@ -38,44 +41,44 @@ def square(v, *args):
 
 
 WORKS = {
-    "adjacent_correlation": (lambda u: an.adjacent_correlation(u, **FEW), (US,)),
-    "adversarial_update": (lambda u: an.adversarial_update(u, 0.5, key=KEY), (U,)),
+    "layer_correlation previous": (lambda u: an.layer_correlation(u, "previous", **FEW), (US,)),
+    "adversarial_update": (lambda u: an.residual.adversarial_update(u, 0.5, key=KEY), (U,)),
     "amplitude_spectrum": (lambda u: an.amplitude_spectrum(u, **FEW), (US,)),
-    "attention_cosine": (lambda p, q: an.attention_cosine(p, q, MASK), (P, Q)),
-    "attention_divergence": (lambda p, q: an.attention_divergence(p, q, MASK), (P, Q)),
+    "attention_cosine": (lambda p, q: an.attention.attention_cosine(p, q, MASK), (P, Q)),
+    "attention_divergence": (lambda p, q: an.attention.attention_divergence(p, q, MASK), (P, Q)),
     "attention_entropy": (lambda p: an.attention_entropy(p, **FEW), (P,)),
     "attention_fidelity": (lambda p, q: an.attention_fidelity(p, q, **FEW), (P, Q)),
-    "attention_rollout": (lambda p: an.attention_rollout(p, **FEW), (P,)),
-    "claimed_energy": (lambda x: an.claimed_energy(x, 1.0, 0.1, 0.5), (jnp.asarray(1.0),)),
-    "claimed_fidelity": (lambda x: an.claimed_fidelity(x), (jnp.asarray(0.5),)),
+    "attention_rollout": (lambda p: an.attention.attention_rollout(p, **FEW), (P,)),
+    "claimed_energy": (lambda x: an.growth.claimed_energy(x, 1.0, 0.1, 0.5), (jnp.asarray(1.0),)),
+    "fidelity_bound claimed": (lambda x: an.residual.fidelity_bound(x, claimed=True), (jnp.asarray(0.5),)),
     "collapse_rate": (
         lambda t, g: an.collapse_rate(t, g, **FEW),
         (jnp.linspace(0.0, 2.0, 24), jnp.exp(-jnp.linspace(0.0, 2.0, 24))),
     ),
     "data_processing": (
-        lambda x, s: an.data_processing(x, s, key=KEY, resamples=8, permutations=8, noise=0.1),
+        lambda x, s: an.information.data_processing(x, s, key=KEY, resamples=8, permutations=8, noise=0.1),
         (X, STATES24),
     ),
-    "decay_bound": (lambda x: an.decay_bound(x, -1.0, 0.1, 0.5), (jnp.asarray(1.0),)),
+    "decay_bound": (lambda x: decay_bound(x, -1.0, 0.1, 0.5), (jnp.asarray(1.0),)),
     "decay_difference": (
-        lambda a, b: an.decay_difference(jnp.arange(8.0), a, b, **FEW),
+        lambda a, b: an.residual.decay_difference(jnp.arange(8.0), a, b, **FEW),
         (rnd(20, 8, B, N, D), rnd(21, 8, B, N, D)),
     ),
-    "decay_rate": (lambda t, e: an.decay_rate(t, e), (TS, GAP)),
-    "effective_rank": (lambda x: an.effective_rank(x), (GAP,)),
-    "energy": (lambda u: an.energy(u), (U,)),
-    "energy_budget": (lambda u: an.energy_budget(FIELD, TS4, u), (UU,)),
-    "energy_rates": (lambda u: an.energy_rates(FIELD, u), (U,)),
-    "entropy": (lambda x: an.entropy(x), (X,)),
-    "entropy gaussian": (lambda x: an.entropy(x, "gaussian"), (X,)),
-    "fidelity": (lambda u: an.fidelity(u, u[0]), (UU,)),
-    "fidelity_report": (lambda u: an.fidelity_report(u, u[0]), (UU,)),
-    "ftle": (lambda u: an.ftle(DISC, u, key=KEY), (U,)),
+    "decay_rate": (lambda t, e: an.growth.decay_rate(t, e), (TS, GAP)),
+    "effective_rank": (lambda x: effective_rank(x), (GAP,)),
+    "energy": (lambda u: an.growth.energy(u), (U,)),
+    "energy_budget": (lambda u: an.growth.energy_budget(FIELD, TS4, u), (UU,)),
+    "energy_rates": (lambda u: an.growth.energy_rates(FIELD, u), (U,)),
+    "entropy": (lambda x: an.information.entropy(x), (X,)),
+    "entropy gaussian": (lambda x: an.information.entropy(x, "gaussian"), (X,)),
+    "fidelity": (lambda u: an.residual.fidelity(u, u[0]), (UU,)),
+    "fidelity_report": (lambda u: an.residual.fidelity_report(u, u[0]), (UU,)),
+    "ftle": (lambda u: an.jacobian.ftle(DISC, u, key=KEY), (U,)),
     "gradient_flow": (
         lambda u: an.gradient_flow(DISC, u, loss=lambda v, *a: jnp.sum(v**2), null=None, **FEW),
         (rnd(13, B, N, D),),
     ),
-    "information_phases": (lambda c: an.information_phases(c, key=KEY, resamples=20), (rnd(14, 12),)),
+    "information_phases": (lambda c: an.information.information_phases(c, key=KEY, resamples=20), (rnd(14, 12),)),
     "information_plane": (
         lambda s, x, y: an.information_plane(s, x, y, noise=0.1, key=KEY, resamples=8, permutations=8),
         (STATES24, X, LAB),
@@ -84,17 +87,17 @@ WORKS = {
         lambda s, x, y: an.information_plane(s, x, y, noise=0.1, key=KEY, resamples=8, permutations=8, estimator="ksg"),
         (STATES24, X, LAB),
     ),
-    "input_correlation": (lambda u: an.input_correlation(u, **FEW), (US,)),
+    "layer_correlation input": (lambda u: an.layer_correlation(u, **FEW), (US,)),
     "layer_correlation": (lambda a, b: an.layer_correlation(a, b, **FEW), (US, US2)),
-    "layer_entropy": (lambda s: an.layer_entropy(s, key=KEY, resamples=8, shuffles=8), (STATES24,)),
+    "layer_entropy": (lambda s: an.information.layer_entropy(s, key=KEY, resamples=8, shuffles=8), (STATES24,)),
     "layer_jacobian": (lambda u: an.layer_jacobian(DISC, u, step=0).matrix(), (U,)),
-    "layer_spread": (lambda s: an.layer_spread(s), (US,)),
-    "linear_cka": (lambda a, b: an.linear_cka(a, b), (X, Y)),
-    "low_pass_ratio": (lambda u: an.low_pass_ratio(u, **FEW), (US,)),
+    "layer_spread": (lambda s: an.information.layer_spread(s), (US,)),
+    "linear_cka": (lambda a, b: an.similarity.linear_cka(a, b), (X, Y)),
+    "low_pass_ratio": (lambda u: an.spectra.low_pass_ratio(u, **FEW), (US,)),
     "lyapunov_exponents": (lambda u: an.lyapunov_exponents(DISC, u, key=KEY, k=2), (U,)),
-    "lyapunov_of_maps": (lambda m: an.lyapunov_of_maps(m, key=KEY, k=2), (rnd(15, 4, 3, 3),)),
-    "marchenko_pastur_cdf": (lambda x: an.marchenko_pastur_cdf(x, 2.0), (GAP,)),
-    "mean_squared_error": (lambda a, b: an.mean_squared_error(a, b), (US, US2)),
+    "lyapunov_of_maps": (lambda m: an.jacobian.lyapunov_of_maps(m, key=KEY, k=2), (rnd(15, 4, 3, 3),)),
+    "marchenko_pastur_cdf": (lambda x: marchenko_pastur_cdf(x, 2.0), (GAP,)),
+    "mean_squared_error": (lambda a, b: an.similarity.mean_squared_error(a, b), (US, US2)),
     "mesh_norm": (lambda u: an.mesh_norm(u), (U,)),
     "mutual_information": (lambda x, y: an.mutual_information(x, y), (X, Y)),
     "mutual_information labels": (lambda x, y: an.mutual_information(x, y), (X, LAB)),
@@ -106,46 +109,49 @@ WORKS = {
         lambda x, y: an.mutual_information(y, x, "infonce", key=KEY, steps=3, classes=3),
         (X, LAB),
     ),
-    "pearson": (lambda a, b: an.pearson(a, b), (X[:, 0], Y[:, 0])),
+    "pearson": (lambda a, b: an.similarity.pearson(a, b), (X[:, 0], Y[:, 0])),
     "perturbation_sensitivity": (
         lambda u: an.perturbation_sensitivity(DISC, u, key=KEY, loss=lambda v, *a: jnp.sum(v**2), draws=2),
         (rnd(13, 2, N, D),),
     ),
-    "procrustes_distance": (lambda a, b: an.procrustes_distance(a, b), (X, Y)),
-    "relative_error": (lambda a, b: an.relative_error(a, b), (US, US2)),
+    "procrustes_distance": (lambda a, b: an.similarity.procrustes_distance(a, b), (X, Y)),
+    "relative_error": (lambda a, b: an.similarity.relative_error(a, b), (US, US2)),
     "representation": (lambda u: an.representation(u, **FEW), (US,)),
     "residual_decay": (lambda u: an.residual_decay(jnp.arange(8.0), u, **FEW), (rnd(20, 8, B, N, D),)),
-    "residual_necessity": (lambda u: an.residual_necessity(FIELD, u, layers=6, refine=2, **FEW), (rnd(13, B, N, D),)),
-    "residual_ratio": (lambda u: an.residual_ratio(u, u[0]), (UU,)),
-    "sequence_cosine": (lambda a, b: an.sequence_cosine(a, b), (US, US2)),
-    "sharp_fidelity": (lambda x: an.sharp_fidelity(x), (jnp.asarray(0.5),)),
+    "residual_necessity": (
+        lambda u: an.residual.residual_necessity(FIELD, u, layers=6, refine=2, **FEW),
+        (rnd(13, B, N, D),),
+    ),
+    "residual_ratio": (lambda u: an.residual.residual_ratio(u, u[0]), (UU,)),
+    "sequence_cosine": (lambda a, b: an.similarity.sequence_cosine(a, b), (US, US2)),
+    "fidelity_bound": (lambda x: an.residual.fidelity_bound(x), (jnp.asarray(0.5),)),
     "shuffle_features": (lambda u: an.shuffle_features(u, KEY), (US,)),
     "shuffle_tokens": (lambda u: an.shuffle_tokens(u, MASK, KEY), (US,)),
-    "spearman": (lambda a, b: an.spearman(a, b), (X[:, 0], Y[:, 0])),
+    "spearman": (lambda a, b: an.similarity.spearman(a, b), (X[:, 0], Y[:, 0])),
     "spectral_similarity": (lambda a, b: an.spectral_similarity(a, b, **FEW), (US, US2)),
     "token_clustering": (lambda u: an.token_clustering(u, **FEW), (US,)),
-    "token_cosine": (lambda a, b: an.token_cosine(a, b), (U, U)),
-    "token_max_norm": (lambda u: an.token_max_norm(u), (U,)),
+    "token_cosine": (lambda a, b: an.similarity.token_cosine(a, b), (U, U)),
+    "token_max_norm": (lambda u: an.numerics.token_max_norm(u), (U,)),
     "trajectory_fidelity": (lambda a, b: an.trajectory_fidelity(a, b, **FEW), (US, US2)),
-    "unit_spread": (lambda u: an.unit_spread(u), (US,)),
+    "unit_spread": (lambda u: an.information.unit_spread(u), (US,)),
     "bootstrap": (lambda x: pj.bootstrap(lambda w: w @ x / len(x), 24, key=KEY, resamples=20), (X[:, 0],)),
     "over_seeds": (lambda x: pj.over_seeds(x), (X[:, 0],)),
 }
 # What works on numbers: at once where they are known, refused in words where they are not.
 NUMBERS = {
-    "anti_diffusion": (lambda d: an.anti_diffusion(GRID, d), (rnd(12, N),)),
-    "corrected_step_bound": (lambda x: an.corrected_step_bound(x, diffusivity=1.0), (jnp.asarray(0.1),)),
-    "error_floor": (lambda x: an.error_floor(x), (jnp.asarray(1e-12),)),
-    "extinction_time": (lambda s: an.extinction_time(s, 1.0), (jnp.asarray(1.0),)),
-    "field_constants": (lambda u: an.field_constants(FIELD, TS4, u), (UU,)),
+    "anti_diffusion": (lambda d: an.growth.anti_diffusion(GRID, d), (rnd(12, N),)),
+    "corrected_step_bound": (lambda x: an.stability.corrected_step_bound(x, diffusivity=1.0), (jnp.asarray(0.1),)),
+    "error_floor": (lambda x: an.numerics.error_floor(x), (jnp.asarray(1e-12),)),
+    "extinction_time": (lambda s: an.growth.extinction_time(s, 1.0), (jnp.asarray(1.0),)),
+    "field_constants": (lambda u: an.numerics.field_constants(FIELD, TS4, u), (UU,)),
     "fit_order": (lambda e: an.fit_order([0.1, 0.05, 0.025], e), (jnp.asarray([1e-1, 5e-2, 2.5e-2]),)),
-    "growth_factor": (lambda s: an.growth_factor(s, 1.0), (jnp.asarray(1.0),)),
-    "measure_dt_max": (lambda u: an.measure_dt_max(FIELD, u, "euler", key=KEY, steps=40), (U,)),
-    "negative_fraction": (lambda u: an.negative_fraction(FIELD.reaction, u), (U,)),
+    "growth_factor": (lambda s: an.numerics.growth_factor(s, 1.0), (jnp.asarray(1.0),)),
+    "measure_dt_max": (lambda u: an.stability.measure_dt_max(FIELD, u, "euler", key=KEY, steps=40), (U,)),
+    "negative_fraction": (lambda u: an.growth.negative_fraction(FIELD.reaction, u), (U,)),
     "predict_dt_max": (lambda u: an.predict_dt_max(FIELD, u, "euler"), (U,)),
-    "spectral_bounds": (lambda u: an.spectral_bounds(FIELD, u), (U,)),
-    "stability_factor": (lambda z: an.stability_factor("rk4", z), (jnp.asarray(0.5),)),
-    "v1_21": (lambda x: an.v1_21(x, 0.1, diffusivity=1.0), (jnp.asarray(0.1),)),
+    "spectral_bounds": (lambda u: an.stability.spectral_bounds(FIELD, u), (U,)),
+    "stability_factor": (lambda z: an.stability.stability_factor("rk4", z), (jnp.asarray(0.5),)),
+    "v1_21": (lambda x: an.stability.v1_21(x, 0.1, diffusivity=1.0), (jnp.asarray(0.1),)),
 }
 
 
@@ -168,9 +174,9 @@ def agree(found, expected, name):
 
 
 # fmt: off
-SLOW = {"adjacent_correlation", "amplitude_spectrum", "attention_entropy", "attention_fidelity", "attention_rollout",
+SLOW = {"amplitude_spectrum", "attention_entropy", "attention_fidelity", "attention_rollout",
         "collapse_rate", "data_processing", "decay_difference", "ftle", "gradient_flow", "information_phases",
-        "information_plane", "input_correlation", "layer_correlation", "layer_entropy", "layer_jacobian", "low_pass_ratio",
+        "information_plane", "layer_correlation", "layer_entropy", "layer_jacobian", "low_pass_ratio",
         "lyapunov_exponents", "lyapunov_of_maps", "perturbation_sensitivity", "representation", "residual_decay",
         "residual_necessity", "spectral_similarity", "token_clustering", "trajectory_fidelity"}
 # fmt: on
@@ -202,7 +208,7 @@ def test_works_on_numbers(name):
 
 def test_whole_studies_are_refused_inside_jit():
     for name, run in {
-        "solve_reference": functools.partial(an.solve_reference, DISC, U, tolerance=1e-4),
+        "solve_reference": functools.partial(an.numerics.solve_reference, DISC, U, tolerance=1e-4),
         "convergence": functools.partial(an.convergence, DISC, U, steps=(2, 4)),
     }.items():
         with pytest.raises(TypeError, match=f"{name}: runs and times whole solves"):

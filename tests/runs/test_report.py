@@ -341,7 +341,7 @@ def test_without_results_the_message_says_what_to_run(tmp_path):
     file.write_text("")
     with pytest.raises(ReportError, match="is a file"):
         build_report(file)
-    with pytest.raises(TypeError, match="folder is 3"):
+    with pytest.raises(TypeError, match="folder=3 must be a path"):
         build_report(3)
 
 

@@ -11,7 +11,8 @@ import pytest
 import scipy.linalg
 
 import pdejax as pj
-from pdejax.solvers import ETDRK4, CoupledOperator, DiagonalizableOperator, Grid, summed
+from pdejax.solvers import ETDRK4, CoupledOperator, DiagonalizableOperator, Grid
+from pdejax.solvers._coupled import summed
 from pdejax.solvers._phi import phi_of_matrices
 
 _rng = np.random.default_rng(0)

@@ -16,7 +16,6 @@ from pdejax.studies.numerics import _verify, _verify_cases
 pytestmark = pytest.mark.slow  # all share one full run
 
 CLOSED_FORMS = sorted(name for name in dir(exact) if not name.startswith("_") and callable(getattr(exact, name)))
-CLOSED_FORMS.remove("PreLNState")  # a record, not a formula
 
 
 @pytest.fixture(scope="module")

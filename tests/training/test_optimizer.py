@@ -81,7 +81,7 @@ def test_bad_optimizers(options, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("sawtooth", 0.1, 10), "name='sawtooth'"),
+        (("sawtooth", 0.1, 10), "schedule='sawtooth'"),
         (("constant", 0.0, 10), "learning_rate=0.0"),
         (("constant", 0.1, 0), "steps=0"),
         (("constant", 0.1, 10, 10), "warmup=10 must be less"),

@@ -108,7 +108,7 @@ class ConvergenceConfig:
 
     def own_depth(self) -> float:
         """Return T: 2 for smooth weights and 1 for i.i.d. ones unless `depth` says otherwise."""
-        return self.depth if self.depth is not None else 2.0 if self.weights == "smooth" else 1.0
+        return float(self.depth) if self.depth is not None else 2.0 if self.weights == "smooth" else 1.0
 
     def step_counts(self, t1: float, layers: int) -> tuple[int, ...]:
         """Return the sweep in numbers of steps; `layers` is 1 unless weights are piecewise constant."""
