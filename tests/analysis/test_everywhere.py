@@ -33,6 +33,7 @@ FIELD = pj.MasterEquation(
     pj.Attention(D, 1, key=KEY), pj.FeedForward(D, 4, key=KEY, activation="tanh"), pj.Diffusion(GRID, 0.01)
 )
 DISC = pj.Discretization(FIELD, "rk4", t1=1.0, steps=3)
+LEAKY = pj.MasterEquation(pj.Attention(D, 1, key=KEY, leak=True))
 FEW = {"key": KEY, "resamples": 20}
 
 
@@ -119,7 +120,7 @@ WORKS = {
     "representation": (lambda u: an.representation(u, **FEW), (US,)),
     "residual_decay": (lambda u: an.residual_decay(jnp.arange(8.0), u, **FEW), (rnd(20, 8, B, N, D),)),
     "residual_necessity": (
-        lambda u: an.residual.residual_necessity(FIELD, u, layers=6, refine=2, **FEW),
+        lambda u: an.residual.residual_necessity(LEAKY, u, layers=6, refine=2, **FEW),
         (rnd(13, B, N, D),),
     ),
     "residual_ratio": (lambda u: an.residual.residual_ratio(u, u[0]), (UU,)),

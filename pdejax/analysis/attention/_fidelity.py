@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
 from pdejax._arguments import checked
 from pdejax._bootstrap import check_bootstrap, compare, compare_all
-from pdejax._check import traced
+from pdejax._check import concretely, traced
 from pdejax._figure import AbstractRecord, Figure
 from pdejax.analysis._states import shuffle_tokens, token_mask
 
@@ -208,6 +208,7 @@ def attention_maps(
     return p, real, batched
 
 
+@concretely
 def _check_rows(owner: str, name: str, p: Array, real: Array, causal: bool) -> None:
     known = np.asarray(real)
     seen = np.tril(np.ones(p.shape[-2:], bool)) if causal else np.ones(p.shape[-2:], bool)
