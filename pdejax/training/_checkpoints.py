@@ -214,6 +214,7 @@ class Checkpoints:
         self.values[saved.step] = saved.info.get("value")
         for step in set(self.steps()) - self._kept():
             self._delete(step)
+        self._clean()  # a refused save may have gone on writing after it was cleaned up
 
     def _kept(self) -> set[int]:
         steps = self.steps()

@@ -178,8 +178,10 @@ def test_what_was_saved_beside_the_state_is_covered_too(tmp_path):
 
 
 def damage(folder, step):
-    """Turn over a byte in every file of the numbers: which of them is read is the library's choice."""
-    for target in (path for path in (folder / str(step)).rglob("d/*") if path.is_file()):
+    """Turn over a byte in the largest files, which hold the numbers: which of several is read is the library's choice."""
+    files = [path for path in (folder / str(step)).rglob("d/*") if path.is_file()]
+    most = max(path.stat().st_size for path in files)
+    for target in (path for path in files if 2 * path.stat().st_size > most):
         content = bytearray(target.read_bytes())
         content[len(content) // 2] ^= 255
         target.write_bytes(content)
