@@ -259,7 +259,7 @@ def test_feedforward_certificate(activation):
 
 GATED = {
     **{name: {"activation": name} for name in SLOPES},
-    "no biases": {"activation": "silu", "bias": False, "leak": True, "strength": -0.6},
+    "no biases": {"activation": "silu", "bias": False, "leak": True, "strength": 0.6},
     "norms": {"activation": "silu", "norm": pj.LayerNorm(D, eps=0.2), "norm_out": pj.RMSNorm(D, eps=0.2)},
 }
 

@@ -348,6 +348,10 @@ def test_random_layers_of_grouped_heads(getkey):
     found = iid(make, 3, key=getkey())
     assert found.layer(0).interaction.wk.shape == (D, 2, 2) and found.stacked.interaction.window.shape == (3,)
     assert np.isfinite(found(0.5, field(), None)).all()
+    assert not found.couples_neighbours(N)
+    found.check((N, D))
+    with pytest.raises(ValueError, match="width dim=8, but the field has 9 features"):
+        found.check((N, D + 1))
 
 
 @pytest.mark.parametrize(

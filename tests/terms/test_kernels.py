@@ -146,13 +146,22 @@ def test_derivatives_of_options_agree_between_implementations(relative):
     assert slope == pytest.approx((ahead - behind) / 2e-5, rel=1e-7)
 
 
-def test_no_option_leaves_the_program_as_it_is():
-    """No operation for an option that is off: neither positions, nor a tanh, nor a copy of keys."""
-    plain = str(jax.make_jaxpr(lambda *x: attend(*x, implementation="dense"))(*inputs(16)))
-    assert not any(word in plain for word in ("iota", "tanh", "select_n [", "gather", "abs"))
-    window = jnp.asarray(4)
-    one = jax.jit(lambda w: attend(*inputs(16), window=w, implementation="dense"))
-    np.testing.assert_array_equal(one(window), attend(*inputs(16), window=4, implementation="dense"))
+def test_options_that_are_off_add_no_operations():
+    def operations(**options):
+        program = jax.make_jaxpr(lambda *x: attend(*x, implementation="dense", **options))(*inputs(16))
+        return {name for name in ("iota", "tanh", "abs", "lt", "ge", "gather") if f" {name}" in str(program)}
+
+    assert operations() == set()
+    assert operations(causal=True) == {"iota", "ge"}
+    assert {"iota", "abs", "lt"} <= operations(window=3) and "tanh" in operations(logit_cap=1.0)
+
+
+def test_a_window_may_be_traced(relative):
+    window = jax.jit(lambda w: attend(*inputs(16), window=w, implementation="dense"))
+    for size in (1, 4):
+        assert relative(window(jnp.asarray(size)), jnp.asarray(loop(*inputs(16), window=size))) < 1e-12
+    with pytest.raises(TypeError, match="window is traced as float64"):
+        window(jnp.asarray(4.0))
 
 
 @pytest.mark.parametrize("causal", [True, False])

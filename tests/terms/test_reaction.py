@@ -133,6 +133,7 @@ def test_gates_against_torch(getkey):
 
 def test_biases_may_be_absent(getkey):
     bare, gated = FeedForward(D, HIDDEN, bias=False, key=getkey()), FeedForward(D, HIDDEN, gate=True, key=getkey())
+    assert FeedForward(D, HIDDEN, gate=True, activation="relu", key=getkey()).smoothness == 0.0
     assert bare.b1 is bare.b2 is bare.wg is bare.bg is None
     assert gated.wg.shape == (D, HIDDEN) and gated.bg.shape == (HIDDEN,)
     np.testing.assert_array_equal(bare(0.0, jnp.zeros((N, D)), None), 0)
