@@ -1,5 +1,7 @@
 """Families of checkpoints against `transformers`: states, maps and logits of small random models."""
 
+import json
+
 import jax
 import numpy as np
 import oracle
@@ -65,12 +67,38 @@ def test_states_maps_and_logits_are_those_of_transformers(made, relative, dtype,
     """Layer by layer, with and without padding, in both precisions."""
     case, folder, model = made
     net = pj.load_pretrained(folder, dtype=dtype)
-    for length, real in ((LENGTH, LENGTH), (LENGTH, 6)):
-        ids = tokens_of(length)
+    for length, real in ((LENGTH, 6), (4, 4)):
         mask = np.arange(length) < real
+        ids = np.where(mask, tokens_of(length), model.config.pad_token_id)
         expected = oracle.run(model, ids, mask)
         states = net.hidden_states(ids, mask)
         assert states.dtype == dtype and states.shape == (LAYERS + 1, length, DIM)
         found = differences(net, ids, mask, jax.tree.map(lambda x: x.astype(dtype), expected), relative)
         assert max(found.values()) < error, found
     assert ("logits" in expected) == case.logits
+
+
+@pytest.mark.parametrize("name", ["BERT without a head", "ALBERT without a head"])
+def test_pairs_of_texts(name, tmp_path, relative):
+    """Token types side by side with the ids."""
+    model = oracle.make(CASES[name], tmp_path)
+    ids, types = tokens_of(LENGTH), np.asarray([0, 0, 0, 0, 1, 1, 1, 1, 1], np.int32)
+    expected = oracle.run(model, ids, token_type_ids=types)
+    found = pj.load_pretrained(tmp_path, dtype="float64").hidden_states(np.stack([ids, types], axis=1))
+    assert relative(found, expected["states"]) < 1e-12
+    alone = oracle.run(model, ids)["states"]
+    assert relative(alone, expected["states"]) > 1e-3
+
+
+def test_a_map_that_is_wrong_by_a_little_would_be_seen(tmp_path, relative):
+    """What the tolerances can tell: another epsilon of the norms, and the other form of GELU."""
+    model = oracle.make(CASES["BERT without a head"], tmp_path)
+    expected = oracle.run(model, tokens_of(4))["states"]
+    for key, value in (("layer_norm_eps", 1e-5), ("hidden_act", "gelu")):
+        config = json.loads((tmp_path / "config.json").read_text())
+        other = tmp_path / key
+        other.mkdir()
+        (other / "config.json").write_text(json.dumps(config | {key: value}))
+        (other / "model.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes())
+        found = pj.load_pretrained(other, dtype="float64").hidden_states(tokens_of(4))
+        assert relative(found, expected) > 1e-7

@@ -124,7 +124,7 @@ def build_encoder(e: Encoder, weights: Weights, dtype: str, *, tied_layers: bool
 
 def build_embedding(e: Encoder, weights: Mapping[str, Any], dtype: str) -> TextEmbedding:
     """The embedding of `embedding_tensors`, and a projection where there is one."""
-    arrays: dict[str, Any] = {n: on_device(array) for n, array in weights.items() if not n.startswith("norm.")}
+    arrays: Any = {n: on_device(array) for n, array in weights.items() if not n.startswith("norm.")}
     return TextEmbedding(
         **arrays,
         norm=layer_norm(e.embedding, e.eps, below(weights, "norm")),
@@ -138,7 +138,7 @@ def build_head(e: Encoder, embed: TextEmbedding, weights: Mapping[str, Any]) -> 
     """The head of `head_tensors`, or the last field where the checkpoint has none."""
     if not weights:
         return LastField()
-    arrays: dict[str, Any] = {n: on_device(array) for n, array in weights.items() if not n.startswith("norm.")}
+    arrays: Any = {n: on_device(array) for n, array in weights.items() if not n.startswith("norm.")}
     norm = layer_norm(e.embedding, e.eps, below(weights, "norm"))
     return Logits(**{"table": embed.words} | arrays, norm=norm, activation=e.activation)
 

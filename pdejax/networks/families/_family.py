@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -100,9 +100,18 @@ class Family:
         """Why a stored tensor is not read, or None."""
         return next((reason for pattern, reason in self.unused.items() if re.fullmatch(pattern, name)), None)
 
-    def left_out(self, checkpoint: Checkpoint) -> dict[str, str]:
+    def lines(self, settings: Any, stored: Collection[str]) -> dict[str, Tensor]:
+        """The lines of the weight map by stored name, without groups of which nothing is stored."""
+        layers = self.layers(settings)
+        wanted = {name: line for line in self.tensors(settings) for name in line.names(layers)}
+        present = {line.group for name, line in wanted.items() if line.group and name in stored}
+        return {name: line for name, line in wanted.items() if not line.group or line.group in present}
+
+    def left_out(self, settings: Any, checkpoint: Checkpoint) -> dict[str, str]:
         """Stored tensors that are not read, each with the reason."""
-        found = {name: self.why_unused(self.plain_name(name)) for name in checkpoint.tensors}
+        plain = {name: self.plain_name(name) for name in checkpoint.tensors}
+        wanted = self.lines(settings, plain.values())
+        found = {name: self.why_unused(short) for name, short in plain.items() if short not in wanted}
         return {name: reason for name, reason in found.items() if reason is not None}
 
 
@@ -113,16 +122,16 @@ def read_weights(family: Family, settings: Any, checkpoint: Checkpoint) -> dict[
     numbers that are not finite; `MemoryError` where they would not fit.
     """
     stored = _by_plain_name(family, checkpoint)
-    layers = family.layers(settings)
-    lines = list(family.tensors(settings))
-    wanted = {name: line for line in lines for name in line.names(layers)}
-    present = {line.group for name, line in wanted.items() if line.group and name in stored}
-    lines = [line for line in lines if not line.group or line.group in present]
-    wanted = {name: line for line in lines for name in line.names(layers)}
+    wanted = family.lines(settings, stored)
     unused = {name for name in stored if name not in wanted and family.why_unused(name) is not None}
     _check_names(family, checkpoint, stored, wanted, unused)
     check_memory(checkpoint.where, sum(stored[name].size for name in wanted))
-    return {line.place: _stacked(checkpoint, line, [(n, stored[n]) for n in line.names(layers)]) for line in lines}
+    layers = family.layers(settings)
+    lines = {line.place: line for line in family.tensors(settings) if line.names(layers)[0] in wanted}
+    return {
+        place: _stacked(checkpoint, line, [(name, stored[name]) for name in line.names(layers)])
+        for place, line in lines.items()
+    }
 
 
 def _by_plain_name(family: Family, checkpoint: Checkpoint) -> dict[str, Stored]:
