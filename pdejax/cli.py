@@ -1,4 +1,4 @@
-"""The command line: `pdejax verify | convergence | stability | stiff | train | analyze | reproduce | claims | report | …`."""
+"""The command line: `pdejax verify | convergence | stability | stiff | train | analyze | audit | reproduce | claims | …`."""
 
 import argparse
 import importlib
@@ -15,6 +15,7 @@ EXAMPLES = """examples:
   pdejax stiff --out out                             what each solver costs on a stiff field
   pdejax train digits --out out/digits               train a Transformer; the same command goes on after a stop
   pdejax analyze out/digits --out out/analysis       every analysis of it, beside null models
+  pdejax audit out/digits --out out/audit/digits     what the depth of that network is, beside nulls
   pdejax reproduce --out out/reproduce               the papers' experiments: theirs, ours, a null model
   pdejax claims --out out/reproduce                  a verdict on every claim, with its evidence
   pdejax report out/reproduce                        one page of all that
@@ -34,6 +35,7 @@ COMMANDS = (
     ("stiff", "pdejax.studies.numerics._stiff_config", "cost to accuracy as diffusion makes the field stiff"),
     ("train", "pdejax.training._command", "train a Transformer or a PDE simulator"),
     ("analyze", "pdejax.studies.numerics._analyze_config", "every analysis on a trained model"),
+    ("audit", "pdejax.studies.audit._config", "what the depth of a network is, beside null models"),
     ("reproduce", "pdejax.studies.papers._command", "the papers' experiments: theirs, ours, a null model"),
     ("claims", "pdejax.studies.claims._config", "a verdict on every claim of the papers, recomputed"),
     ("report", "pdejax.runs.report._command", "one page from the results of reproduce and claims"),

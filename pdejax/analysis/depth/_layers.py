@@ -235,8 +235,8 @@ class Branch(eqx.Module):
         split = "linear" if linear_part(solver) is not None else self.split
 
         def step(v, j):
-            ends = (start + self.span * ((j + i).astype(u.dtype) / self.inner) for i in (0, 1))
-            return fresh_step(solver, terms_of(self.equation, split, v, args), *ends, v, args)[0], None
+            begin, end = (start + self.span * ((j + i).astype(u.dtype) / self.inner) for i in (0, 1))
+            return fresh_step(solver, terms_of(self.equation, split, v, args), begin, end, v, args)[0], None
 
         v = jax.lax.scan(step, u, jnp.arange(self.inner))[0]
         return self.gain.astype(u.dtype) * (v - u) / self.span

@@ -14,6 +14,7 @@ from pdejax._figure import AbstractRecord
 from pdejax.analysis.depth._layers import Batch, Layers, batch_of, layers_as_maps, run_one, states_of_run
 
 OPERATIONS = ("skip", "swap", "repeat")
+_TOGETHER = 4  # sequences whose logits are there at once
 
 
 class LayerSurgery(AbstractRecord):
@@ -77,7 +78,7 @@ def layer_surgery(
                 continue
             changed = states_of_run(layers, begin, *_schedule(layers, index, operation))[-1]
             moves[place, index] = relative_move(changed, end, batch.mask)
-            if loss is not None:
+            if value is not None:
                 losses[place, index] = _losses(loss, changed, batch.mask, answers) - value
         again = states_of_run(layers, Batch(states[index + 1], batch.mask, True), *_schedule(layers, index, "again"))[
             -1
@@ -165,12 +166,12 @@ def _first_order(
 
         return jax.jvp(end, (u,), (other - u,))[1]
 
-    return jax.vmap(one, in_axes=(0, 0, 0, None if labels is None else 0))(u, other, mask, labels)
+    return jax.lax.map(lambda x: one(*x), (u, other, mask, labels), batch_size=_TOGETHER)
 
 
 @eqx.filter_jit
-def _losses(loss: Any, u: Float[Array, "b n d"], mask: Bool[Array, "b n"], labels: Array) -> Float[Array, " b"]:
-    return jax.vmap(loss)(u, mask, labels)
+def _losses(loss: Any, u: Float[Array, "b n d"], mask: Bool[Array, "b n"], labels: Array | None) -> Float[Array, " b"]:
+    return jax.lax.map(lambda x: loss(*x), (u, mask, labels), batch_size=_TOGETHER)
 
 
 def _labels(owner: str, loss: Any, labels: Any, batch: Batch) -> Array | None:

@@ -1,6 +1,6 @@
 """Operator identification: increments of hidden states as a sum of the papers' operators and of the network's own terms."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -114,7 +114,7 @@ def identify_operators(system: Any, u0: ArrayLike, *, mask: ArrayLike | None = N
     groups = _groups(names)
     fits = [_fit(here, members, train) for members in groups.values()]
     nulls = [_fit(other, members, train) for members in groups.values()]
-    rolled = _rollout(
+    rollout, persistence = _rollout(
         states[:, test],
         batch.mask[test],
         jnp.asarray(np.nan_to_num(fits[list(groups).index(GROUPS[0])])),
@@ -127,7 +127,8 @@ def identify_operators(system: Any, u0: ArrayLike, *, mask: ArrayLike | None = N
         np.stack(fits),
         np.stack([_r2(here, fit, test) for fit in fits]),
         np.stack([_r2(other, fit, test) for fit in nulls]),
-        *(np.asarray(x, float) for x in rolled),
+        np.asarray(rollout, float),
+        np.asarray(persistence, float),
         tuple(train.tolist()),
         tuple(test.tolist()),
     )
@@ -187,7 +188,7 @@ def _moments(
     return products(library, changes), products(other, changes)
 
 
-def _fit(moments: list[Mapping[str, np.ndarray]], members: tuple[int, ...], train: np.ndarray) -> np.ndarray:
+def _fit(moments: Sequence[Mapping[str, np.ndarray]], members: tuple[int, ...], train: np.ndarray) -> np.ndarray:
     """Coefficients `(layers, K)` by least squares over these sequences, NaN for operators that are not members."""
     found = []
     for layer in moments:
@@ -201,7 +202,7 @@ def _fit(moments: list[Mapping[str, np.ndarray]], members: tuple[int, ...], trai
     return np.stack(found)
 
 
-def _r2(moments: list[Mapping[str, np.ndarray]], coefficients: np.ndarray, test: np.ndarray) -> np.ndarray:
+def _r2(moments: Sequence[Mapping[str, np.ndarray]], coefficients: np.ndarray, test: np.ndarray) -> np.ndarray:
     """1 − ‖y − ŷ‖²/‖y‖² `(layers, test)`."""
     found = []
     for layer, row in zip(moments, np.nan_to_num(coefficients), strict=True):
