@@ -62,8 +62,8 @@ def _run(given: dict[str, Any], console: Console) -> int:
 COMMAND = Command(
     configs=(AuditConfig,),
     description="What is the depth of this network? Its layers as steps of a solver: how far a smaller step moves states and\n"
-    "loss, whether weights are a function of depth, what becomes of it without a layer, its Jacobians and exponents, its tokens,\n"
-    "and which operators its layers are: each figure with an interval over sequences and beside null models.",
+    "loss, whether weights are a function of depth, what becomes of it without a layer, its Jacobians and exponents, its\n"
+    "tokens, and which operators its layers are: each figure with an interval over sequences and beside null models.",
     examples="""examples:
   pdejax train digits --out out/digits
   pdejax audit out/digits --out out/audit/digits

@@ -80,7 +80,7 @@ def load_subject(config: AuditConfig) -> Subject:
         if config.text is not None:
             raise ValueError(f"{_OWNER}: text={config.text!r} needs a network with a tokenizer; give a dataset.")
         return _trained(config)
-    from pdejax.networks.families import load_pretrained
+    from pdejax.networks import load_pretrained
 
     network = load_pretrained(config.network)
     if config.text is None:
