@@ -1,6 +1,7 @@
 """The command `audit` and its configuration. Imports no JAX, so that help comes at once."""
 
 import dataclasses
+import importlib
 from typing import Any, Literal
 
 from pdejax import _check as check
@@ -50,9 +51,8 @@ class AuditConfig:
 
 def _run(given: dict[str, Any], console: Console) -> int:
     config = AuditConfig(**given)
-    from pdejax.studies.audit._audit import audit
-
-    result = audit(config, report=console.say)
+    # By its address: the study imports this file.
+    result = importlib.import_module("pdejax.studies.audit._audit").audit(config, report=console.say)
     console.result(f"\n{result.text()}")
     console.saved(result.files)
     console.content(result.to_json())

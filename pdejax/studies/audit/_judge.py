@@ -69,18 +69,15 @@ def identity(found: Evidence, precision: str, out: Found) -> None:
 
 def depth_verdict(move: Figure, index: Figure | None) -> str:
     """Whether halving the step says that the network is near its continuum: from the move and its ratio to the null's."""
+    high = float(move.high)
+    little = (high if math.isfinite(high) else float(move.value)) < NEAR
     if index is None:
-        beside = "no null to compare with"
-    elif float(index.high) < 1:
-        beside = "less than its null"
-    elif float(index.low) > 1:
-        beside = "more than its null"
-    else:
-        beside = "as its null does"
-    near = float(move.high if math.isfinite(float(move.high)) else move.value) < NEAR
-    if near and index is not None and float(index.high) < 1:
+        return f"{'by little' if little else 'not near its continuum'}: no null to compare with"
+    less, more = float(index.high) < 1, float(index.low) > 1
+    beside = "less than its null" if less else "more than its null" if more else "as its null does"
+    if little and less:
         return f"near its continuum: it moves by less than {NEAR:g}, {beside}"
-    return f"{'by little' if near else 'not near its continuum'}: it moves {beside}"
+    return f"{'by little' if little else 'not near its continuum'}: it moves {beside}"
 
 
 def refinement(found: Evidence, precision: str, key: Any, out: Found) -> str:
@@ -128,7 +125,7 @@ def refinement(found: Evidence, precision: str, key: Any, out: Found) -> str:
         "index": None if index is None else numbers(index),
         "orders": {name: order for name, (order, _) in orders.items()},
     }
-    _readings(ours, out)
+    readings(ours, out)
     out.verdicts["half the step"] = depth_verdict(table["half"], index)
     shown = (
         "" if index is None else f", {index.summary()} times what an untrained network of the same branch sizes moves"
@@ -150,7 +147,7 @@ def _order(ours: Mapping[str, Any], name: str, precision: str) -> tuple[float, f
     return fit.order, fit.ci
 
 
-def _readings(ours: Mapping[str, Any], out: Found) -> None:
+def readings(ours: Mapping[str, Any], out: Found) -> None:
     """Loss, accuracy and logits at h/2, …, with the paired test of the loss."""
     if "native/loss" not in ours:
         return
