@@ -216,7 +216,7 @@ def test_pictures_are_drawn():
     assert len(drawn) == 6 and all(picture.png()[:4] == b"\x89PNG" for picture in drawn)
 
 
-WORDS = "one two three four five six seven eight nine ten".split()
+WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
 
 def words(text, pair=None):
