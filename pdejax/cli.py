@@ -36,7 +36,7 @@ COMMANDS = (
     ("analyze", "pdejax.studies.numerics._analyze_config", "every analysis on a trained model"),
     ("reproduce", "pdejax.studies.papers._command", "the papers' experiments: theirs, ours, a null model"),
     ("claims", "pdejax.studies.claims._config", "a verdict on every claim of the papers, recomputed"),
-    ("report", "pdejax.runs.report._command", "one page from the results of reproduce and claims"),
+    ("report", "pdejax.runs.report._command", "one page of all results in a folder"),
     ("algorithm1", "pdejax.studies.numerics._algorithm1_config", "v1's Algorithm 1 with each of its signs"),
     ("info", "pdejax.studies._command", "versions, devices, precision, caches"),
 )
