@@ -132,7 +132,7 @@ def _print_completion(arguments: Sequence[str]) -> int:
     [below] = [action.choices for action in made._actions if isinstance(action, argparse._SubParsersAction)]
     for command in below.values():
         for action in command._actions:
-            kind = {"DIR": shtab.DIRECTORY, "FILE": shtab.FILE}.get(str(action.metavar))
+            kind = {"DIR": shtab.DIRECTORY, "FILE": shtab.FILE, "PATH": shtab.FILE}.get(str(action.metavar))
             if kind is not None:
                 action.complete = kind  # type: ignore[attr-defined]
     print(shtab.complete(made, shell))

@@ -12,7 +12,7 @@ from pdejax.runs import ResultError
 from pdejax.runs._files import plain, write_json, write_whole
 from pdejax.runs._parts import Parts
 from pdejax.studies import ConvergenceConfig
-from pdejax.studies.numerics._convergence import build_case
+from pdejax.studies.numerics._convergence_case import build_case
 from pdejax.studies.numerics._convergence_config import MODES
 from pdejax.studies.numerics._limits import iid_spread, regime, spatial_convergence
 

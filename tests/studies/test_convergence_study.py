@@ -15,7 +15,7 @@ from pdejax import analysis, cli
 from pdejax.runs import Result, ResultError
 from pdejax.studies import ConvergenceConfig, convergence
 from pdejax.studies.numerics import _convergence as study
-from pdejax.studies.numerics._convergence import build_case
+from pdejax.studies.numerics._convergence_case import build_case
 from pdejax.studies.numerics._limits import cosine_coefficients, regime, sample_cosines, spatial_convergence, verdict
 
 SMALL = {"length": 10, "dim": 8, "heads": 2, "layers": 2, "ffn": 12, "spatial": (), "regimes": (), "steps": (4, 8, 16)}

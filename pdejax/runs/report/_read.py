@@ -45,8 +45,8 @@ class Image:
 class Study:
     """One result: the `result`, as its writer left it, with what of it cannot be read in `problems`.
 
-    `file` is the JSON file in the folder `path`, `raw` its content, None if it cannot be read. `rows` are those of the result with
-    with their places in the JSON; `images` its pictures; `data` its data file, None if it is not there.
+    `file` is the JSON file in the folder `path`, `raw` its content, None if it cannot be read. `rows` are those of the
+    result with their places in the JSON; `images` its pictures; `data` its data file, None if it is not there.
     """
 
     name: str
