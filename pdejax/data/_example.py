@@ -42,7 +42,9 @@ def example(
     if dataset == "digits" and not given:
         images = digits.load()
         place = index % len(images.labels)
-        return Example(images.values[place], None, f"digits image {place} of class {int(images.labels[place])}")
+        return Example(
+            images.values[place][:, None], None, f"digits image {place} of class {int(images.labels[place])}"
+        )
     if dataset == "mnist" and "form" not in given:
         given = {"form": "patches", "patch": 4} | given
     if dataset == "newsgroups" and "length" not in given:

@@ -61,7 +61,7 @@ def test_two_runs_in_figures_files_and_plots(runs, tmp_path, capsys):
         assert line["null"] is None or len(line["null"]) == len(line["values"])
     assert lines["entropy of attention"]["null"][0] >= lines["entropy of attention"]["values"][0]
     config = content["config"]
-    assert config["folder"] == "run0" and config["against"] == "run1" and str(runs) not in json.dumps(content)
+    assert config["model"] == "run0" and config["against"] == "run1" and str(runs) not in json.dumps(content)
     # A figure of the table is that of the analysis itself.
     model = load_trained(runs / "run0").model
     batch = load("listops", "test", **DATA).take(np.arange(24))

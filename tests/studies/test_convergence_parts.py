@@ -22,9 +22,12 @@ TINY = {"length": 12, "dim": 8, "heads": 2, "layers": 2, "ffn": 12}
 @pytest.mark.parametrize(
     "field, values",
     [
-        ("dataset", ["mnist", None, 3]),
+        ("dataset", ["cifar", 3]),
+        ("data", [3, ("a",)]),
+        ("file", [3]),
+        ("norm_type", ["batchnorm", None]),
         ("weights", ["smooht", None]),
-        ("norm", ["post", "batch"]),
+        ("norm", ["batch", None]),
         ("activation", ["elu", None]),
         *((name, [0, -1, 2.0, "2", None, True]) for name in ("length", "dim", "layers", "heads")),
         ("ffn", [0, -1, 2.0, "2", False]),
