@@ -105,6 +105,23 @@ def test_narrow_terminals_and_no_colour():
     assert narrow > wide
 
 
+@pytest.mark.parametrize("name", [name for name, *_ in cli.COMMANDS])
+def test_help_of_every_command_in_any_width(name, monkeypatch, capsys):
+    shown = set()
+    for columns in ("1", "20", "80", "400"):
+        monkeypatch.setenv("COLUMNS", columns)
+        code, printed = stopped([name, "--help"], capsys)
+        assert code == 0 and "\x1b" not in printed.out
+        shown.add(len(printed.out.splitlines()))
+    assert len(shown) > 1
+
+
+def test_results_on_a_terminal_without_greek():
+    """Not help alone: what a command prints at the end."""
+    found = in_a_process("info", PYTHONIOENCODING="ascii", LANG="C", LC_ALL="C", COLUMNS="10", NO_COLOR="1")
+    assert found.returncode == 0 and b"backend" in found.stdout and b"\x1b" not in found.stdout + found.stderr
+
+
 def test_a_reader_that_closes_the_output():
     """As `pdejax … | head -1` does: no traceback, and no line about a pipe."""
     code = "import sys; from pdejax import cli; from types import SimpleNamespace as N\n"

@@ -144,9 +144,10 @@ def largest_steps(net: Network, tokens: Array, mask: Array) -> np.ndarray:
 def exponents(net: Network, inputs: Array, mask: Array, key: Any) -> Figure:
     """The four largest exponents, means over a few sequences with the range over them, beside those of shuffled weights."""
     shuffled = shuffle_weights(net, key=key)
+    most = min(4, int(jnp.min(jnp.sum(mask, 1))) * int(net.embed(inputs[0]).shape[-1]))
     values, nulls = [], []
     for tokens, real in zip(inputs, mask, strict=True):
-        record = lyapunov_exponents(net, net.embed(tokens), k=4, mask=real, key=key, null=shuffled)
+        record = lyapunov_exponents(net, net.embed(tokens), k=most, mask=real, key=key, null=shuffled)
         values.append(np.asarray(record.exponents.value))
         nulls.append(np.asarray(record.exponents.nulls["null"]))
     table = np.asarray(values)
