@@ -194,7 +194,7 @@ def test_help_names_every_option_and_its_default(capsys):
     _, printed = stopped(["convergence", "--help"], capsys)
     text = " ".join(printed.out.split())
     for field in dataclasses.fields(ConvergenceConfig):
-        assert f"--{field.name}" in text
+        assert f"--{field.name.replace('_', '-')}" in text
         if isinstance(field.default, int | float | str):
             assert f"default {field.default}" in text, field.name
     assert "default euler lietrotter" in text

@@ -126,7 +126,9 @@ def damped():
         mean = jnp.sum(u * weights, 0) / jnp.sum(weights)
         return jnp.stack([mean[0] - 0.2, 0.2 - mean[0]])
 
-    layer = pj.MasterEquation(stabilization=pj.terms.LinearDamping(GAMMA))
+    # Attention of strength 0 adds nothing, and has weights for the null to shuffle.
+    attention = pj.Attention(2, 1, strength=0.0, key=jax.random.key(0))
+    layer = pj.MasterEquation(attention, stabilization=pj.terms.LinearDamping(GAMMA))
     field = pj.DepthVarying.from_layers([layer] * LAYERS, float(LAYERS))
     net = pj.Network(lambda x: x, pj.Discretization(field, "euler", t1=float(LAYERS), steps=LAYERS), head)
     u = jnp.asarray(np.random.default_rng(0).normal(size=(8, TOKENS, 2)))
