@@ -98,7 +98,7 @@ def test_two_runs_in_figures_files_and_plots(runs, tmp_path, capsys):
     ],
 )
 def test_what_is_refused(options, words, tmp_path):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises((ValueError, TypeError), match=words):
         analyze(tmp_path, **options)
 
 

@@ -93,7 +93,7 @@ def refined(net: Network, inputs: Array, mask: Array, labels: Array | None, key:
     scale = norm(limit[-1], mask)
     distances, right, same = [], [], []
     first, states = run(FACTORS[0])  # the network itself
-    by_layer, answers = jnp.stack([norm(a, mask) for a in states - limit]) / scale, jnp.argmax(first, -1)
+    by_layer, answers = jnp.stack([norm(a, mask) for a in states - limit]) / scale[None], jnp.argmax(first, -1)
     for k in FACTORS:
         logits, states = run(k)
         distances.append(norm(states[-1] - limit[-1], mask) / scale)
@@ -113,7 +113,7 @@ def refined(net: Network, inputs: Array, mask: Array, labels: Array | None, key:
 
 def agreement(logits: Array, labels: Array, mask: Array) -> Array:
     """Share of right answers by sequence `(b,)`; of a language model over the real tokens."""
-    right = (jnp.argmax(logits, -1) == labels).astype(logits.dtype)
+    right = (jnp.argmax(logits, -1).astype(labels.dtype) == labels).astype(logits.dtype)
     if right.ndim == 1:
         return right
     weights = mask.astype(right.dtype)
