@@ -1,11 +1,14 @@
 """One sequence of real input: of every data set, of a text, of an array; and what is refused."""
 
+import pathlib
+
 import numpy as np
 import pytest
 
 from pdejax.data import digits, listops, load
 from pdejax.data._example import encoder_of, example, example_of_file
 
+FILES = pathlib.Path(__file__).parents[3] / "shared" / "data"
 TEXT = "The cat sat. The dog sat, the cat ran!"
 
 
@@ -43,6 +46,17 @@ def test_sets_that_are_not_there_are_refused_with_what_to_do(name, word, tmp_pat
     options = {"data_dir": str(tmp_path), "manual_dir": str(tmp_path / "none"), "download": False}
     with pytest.raises(FileNotFoundError, match=rf"{word}.*manual_dir="):
         example(name, options=options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "shape"), [("mnist", (49, 16)), ("newsgroups", (12,))])
+def test_the_original_files(name, shape, tmp_path):
+    """Prepared from where they lie; an image in patches, the first words of a post."""
+    if not (FILES / name).is_dir():
+        pytest.skip(f"the original files of {name} are not beside the repository")
+    found = example(name, length=12, options={"data_dir": str(tmp_path), "manual_dir": str(FILES / name)})
+    assert found.tokens.shape == shape and found.source.startswith(f"{name}, test split, number 0 of class")
+    assert (found.vocab is None) == (name == "mnist")
 
 
 def test_a_text_has_the_words_of_its_own(tmp_path):
