@@ -99,7 +99,7 @@ def test_examples_of_the_help_exit_with_0(name, tmp_path, monkeypatch, capsys):
             os.symlink(MNIST, tmp_path / "mnist")
         if line in CONFIGURED or any(word in line for word in WEIGHTS):
             configured(line)
-            line = INSTEAD.get(line, "")  # noqa: PLW2901
+            line = INSTEAD.get(line, "")
         if line:
             status = cli.main(arguments(line))
             printed = capsys.readouterr()
