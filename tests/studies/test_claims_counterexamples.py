@@ -166,11 +166,6 @@ def test_c12_the_slope_has_no_bound():
     assert a["slope"][-1] > 1000
 
 
-def test_c13_one_token_is_kept_without_residual_connections():
-    kept = arrays(c13.smallest())["kept"]
-    assert np.all(kept == kept[0]) and len(kept) == 17
-
-
 def test_c14_opposite_preferences_look_alike():
     a = arrays(c14.smallest())
     rows = np.exp(a["logits"])

@@ -250,7 +250,7 @@ def test_every_numbered_equation_is_there():
 
 @pytest.mark.parametrize("name", [e.id for e in EQUATIONS.values() if e.rests_on is not None])
 def test_equations_follow_their_claims(name):
-    """With the claim's figures only (14) of v1, (3) and (11) of v2 hold as printed; with other figures they say something else."""
+    """With the claim's figures v1 (14), v2 (3) and v2 (11) hold as printed; with other figures each says something else."""
     equation = EQUATIONS[name]
     verdict = equation.verdict(MEASURED[equation.rests_on])
     assert (verdict == HOLDS) == (name in ("v1 (14)", "v2 (3)", "v2 (11)"))

@@ -39,7 +39,7 @@ def rk4_steps(field, u0: Array, step: Array, number: int, retraction) -> tuple[A
 
 
 @eqx.filter_jit
-def flow(equation, u0s: Array, t1: float, steps: int | Array, retraction=None) -> Array:
+def flow(equation, u0s: Array, t1: float | Array, steps: int | Array, retraction=None) -> Array:
     """Fields at t1 `(k, n, d)` from `u0s (k, n, d)`."""
 
     def one(u0):
