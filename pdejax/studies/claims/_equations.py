@@ -39,15 +39,22 @@ def near(evidence: Evidence, name: str, order: int) -> bool:
 
 
 def orders(**expected: int) -> Callable[[Evidence], Verdict]:
-    """All orders as expected."""
-    return lambda evidence: HOLDS if all(near(evidence, name, p) for name, p in expected.items()) else FAILS
+    """A judge of orders, which must be as expected."""
+
+    def judge(evidence: Evidence) -> Verdict:
+        """Every fitted order is within 0.15 of what is expected."""
+        return HOLDS if all(near(evidence, name, p) for name, p in expected.items()) else FAILS
+
+    return judge
 
 
 def regularizes(evidence: Evidence) -> Verdict:
+    """The weights shrink, surely."""
     return HOLDS if high(evidence["weight_norm_change_v1_3"]) < 0 else FAILS
 
 
 def descends(evidence: Evidence) -> Verdict:
+    """The weights shrink and the information falls, surely."""
     names = ("weight_norm_change_v1_14", "information_change_v1_14")
     return HOLDS if all(high(evidence[name]) < 0 for name in names) else FAILS
 
@@ -73,6 +80,7 @@ def interpolant(evidence: Evidence) -> Verdict:
 
 
 def bounded(evidence: Evidence) -> Verdict:
+    """No error exceeds its bound, in any seed."""
     return HOLDS if high(evidence["largest_error_over_bound"]) <= 1 else FAILS
 
 
