@@ -68,7 +68,7 @@ def measured(
         say("refinement of the step")
         found["refined"] = refined(net, inputs, mask, labels, key)
         say("largest stable steps")
-        found["dt_max"] = largest_steps(net, inputs[0], mask[0])
+        found["dt_max"], found["step"] = largest_steps(net, inputs[0], mask[0]), float(d.step)
     if not d.adaptive:
         say("Lyapunov exponents")
         found["exponents"] = exponents(net, inputs[:FEW], mask[:FEW], key)
@@ -225,7 +225,9 @@ def sentences(found: Mapping[str, Any]) -> dict[str, str]:
     if "dt_max" in found:
         layer = int(np.argmin(found["dt_max"]))
         least = float(found["dt_max"][layer])
-        answers["largest stable step"] = f"{least:.3g} of forward Euler, at layer {layer + 1}"
+        answers["largest stable step"] = (
+            f"{least:.3g} of forward Euler, at layer {layer + 1}; the network's own is {found['step']:g}"
+        )
     if "exponents" in found:
         largest = found["exponents"]
         growth = (
@@ -320,6 +322,7 @@ def saved(found: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "refinement": refinement,
         "dt_max": found.get("dt_max"),
+        "step": found.get("step"),
         "exponents": figure(found.get("exponents")),
         "layers_left_out": figure(found.get("skipped")),
     }
