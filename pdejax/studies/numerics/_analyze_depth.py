@@ -276,18 +276,18 @@ def _refinement(r: Refined) -> Canvas:
     canvas = Canvas(figsize=(9.0, 3.6), layout="constrained")
     left, right = canvas.subplots(1, 2)
     for ax in (left, right):
-        axes_of(ax)
+        axes_of(ax).set(xscale="log", xlabel="steps for each of the network's")
+        ax.set_xticks(FACTORS, [str(k) for k in FACTORS])
+        ax.minorticks_off()
     at = np.asarray(FACTORS)
     band(left, at, r.distance.value, r.distance.low, r.distance.high, label="network")
     left.axhline(r.own, label="error of the reference", **NULL)
-    left.set(
-        xscale="log", yscale="log", xlabel="steps for each of the network's", ylabel="relative distance at the end"
-    )
+    left.set(yscale="log", ylabel="relative distance at the end")
     left.set_title("Distance from the continuum", fontsize=10)
     for i, (figure, label) in enumerate(((r.accuracy, "accuracy"), (r.agreement, "same answer"))):
         if figure is not None:
             band(right, at, figure.value, figure.low, figure.high, index=i, label=label)
-    right.set(xscale="log", xlabel="steps for each of the network's", ylabel="share of sequences")
+    right.set(ylabel="share of sequences")
     right.set_title("Accuracy under refinement", fontsize=10)
     legend(left)
     legend(right)
