@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any
 
 import diffrax
 import jax
@@ -12,7 +12,7 @@ from jaxtyping import Array
 from pdejax.solvers._base import AbstractHermiteSolver, Terms, Time, Y
 from pdejax.solvers._imex_tableaus import ARK3_TABLEAU, ARK4_TABLEAU, ARS222_TABLEAU, AdditiveTableau
 from pdejax.solvers._operator import AbstractLinearOperator
-from pdejax.solvers._terms import linear_operator_of
+from pdejax.solvers._terms import linear_operator_of, with_operator
 
 StepResult = tuple[Y, Y, dict[str, Any], None, diffrax.RESULTS]
 
@@ -47,7 +47,9 @@ class AbstractAdditive(AbstractHermiteSolver, diffrax.AbstractAdaptiveSolver[Non
     no Jacobian and no iteration. hLY is then (Y − r)/γ, which no large eigenvalue amplifies the rounding of.
     """
 
-    term_structure: ClassVar = diffrax.MultiTerm[tuple[diffrax.AbstractTerm, diffrax.AbstractTerm]]
+    @property
+    def term_structure(self) -> Any:
+        return with_operator(type(self).__name__, AbstractLinearOperator)
 
     @abc.abstractmethod
     def coefficients(self) -> AdditiveTableau:
