@@ -84,7 +84,7 @@ ACTING = {
     "LayerNorm": (pj.LayerNorm(D), (U,)),
     "RMSNorm": (pj.RMSNorm(D), (U,)),
     "SphereProjection": (pj.SphereProjection(), (U,)),
-    "Laplacian": (term(pj.Laplacian(GRID)), (U,)),
+    "Laplacian": (pj.Laplacian(GRID), (U,)),
     "DiagonalizableOperator": (lambda u: DIAGONAL.solve(0.1, u), (U,)),
     "CoupledOperator": (lambda u: COUPLED.solve(0.1, u), (U,)),
     "TridiagonalOperator": (lambda u: MASKED.solve(0.1, u), (U,)),

@@ -92,7 +92,7 @@ def own_term_in_the_diffusion_slot(solver):
     """Taken as the nonlinear rest, whatever the slot: u' = −u/2."""
     field = pj.MasterEquation(diffusion=OwnDamping())
     found = pj.simulate(pj.Discretization(field, solver, t1=1.0, steps=40), jnp.ones((6, 2))).us[-1]
-    return found, np.exp(-0.5), 1e-3 if solver == "strangflow" else 1e-6
+    return found, np.exp(-0.5), 1e-3 if solver in ("strangflow", "rkc2") else 1e-6
 
 
 def rotation_has_no_certificate():
@@ -186,6 +186,40 @@ REFUSED = {
     "more steps than int32 counts": (lambda: simulated(steps=2**31), "Discretization: steps=2147483648.*int32"),
     "a number as a key": (lambda: pj.Attention(8, 2, key=7), "Attention: key=7"),
 }
+
+
+SIZES = {
+    "Attention": ("dim", lambda n: pj.Attention(n, 1, key=KEY)),
+    "Attention, heads": ("heads", lambda n: pj.Attention(8, n, key=KEY)),
+    "FeedForward": ("dim", lambda n: pj.FeedForward(n, 4, key=KEY)),
+    "FeedForward, hidden": ("hidden", lambda n: pj.FeedForward(4, n, key=KEY)),
+    "LayerNorm": ("dim", lambda n: pj.LayerNorm(n)),
+    "RMSNorm": ("dim", lambda n: pj.RMSNorm(n)),
+    "LayerNormRelaxation": ("dim", lambda n: pj.LayerNormRelaxation(n)),
+    "Exchange": ("dim", lambda n: pj.Exchange(n, key=KEY)),
+    "Grid": ("n", lambda n: pj.Grid(n)),
+    **{
+        f"Architecture, {name}": (name, lambda n, name=name: model(**{name: n}))
+        for name in ("vocab", "dim", "heads", "layers", "ffn")
+    },
+    "Discretization, steps": ("steps", lambda n: pj.Discretization(decay(), t1=1.0, steps=n)),
+}
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("size", [0, -1])
+def test_sizes_are_positive(name, size):
+    argument, make = SIZES[name]
+    with pytest.raises(ValueError, match=rf"{name.split(',')[0]}: {argument}={size} must be an integer"):
+        make(size)
+
+
+@pytest.mark.bad_input
+def test_epsilons_are_not_negative():
+    for norm in (pj.LayerNorm, pj.RMSNorm):
+        with pytest.raises(ValueError, match=rf"{norm.__name__}: eps=-1.0 must be one finite number"):
+            norm(4, eps=-1.0)
 
 
 @pytest.mark.bad_input

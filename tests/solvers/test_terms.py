@@ -3,6 +3,7 @@
 import diffrax
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import pdejax as pj
@@ -122,3 +123,30 @@ def test_solvers_of_other_equations(solver, field):
     """Milstein's method on two terms would take the second for noise, and solve another equation in silence."""
     with pytest.raises(ValueError, match=r"Discretization: .* is no solver of ∂u/∂t = f"):
         pj.Discretization(field, solver, t1=1.0, steps=2)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    "solver", [diffrax.LeapfrogMidpoint(), diffrax.ReversibleHeun()], ids=lambda s: type(s).__name__
+)
+def test_solvers_that_look_back(solver):
+    """Where single steps are taken, the first of the midpoint rule with memory would be one of Euler's: order 1, in silence."""
+    d = pj.Discretization(lambda t, u: -u, solver, t1=1.0, steps=64)
+    assert float(pj.simulate(d, jnp.ones((1, 1))).us[0, 0, 0]) == pytest.approx(
+        np.exp(-1), rel=1e-3
+    )  # steps in a row are right
+    an = pj.analysis
+    for make in (
+        lambda: solvers.LieTrotter((solver, diffrax.Euler())),
+        lambda: solvers.Strang((diffrax.Euler(), solver)),
+        lambda: solvers.Retract(solver, lambda u: u),
+        lambda: an.lyapunov_exponents(d, U, k=1),
+        lambda: an.jacobian.ftle(d, U),
+        lambda: an.layer_jacobian(d, U, step=0),
+        lambda: an.gradient_flow(d, U, loss=lambda u, *args: jnp.sum(u)),
+        lambda: an.predict_dt_max(d, U),
+        lambda: an.stability.measure_dt_max(d, U),
+        lambda: an.stability.stability_factor(solver, -0.1 + 0j),
+    ):
+        with pytest.raises(ValueError, match=r"depends? on the step before"):
+            make()
