@@ -138,10 +138,9 @@ def linear_operator_of(
         if isinstance(field, TridiagonalOperator)
         else ""
     )
+    words = _WORDS.get(kind, f"a {kind.__name__}")
     advice = f" Pass {_PAIR}." if place == "the second term" else ""
-    raise TypeError(
-        f"{place} must be diffrax.ODETerm(operator) with {_WORDS[kind]}; got {described(inner)}.{hint}{advice}"
-    )
+    raise TypeError(f"{place} must be diffrax.ODETerm(operator) with {words}; got {described(inner)}.{hint}{advice}")
 
 
 def described(terms: Any) -> str:
