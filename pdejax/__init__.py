@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pdejax import training as training
     from pdejax._bootstrap import bootstrap as bootstrap
     from pdejax._bootstrap import over_seeds as over_seeds
+    from pdejax._bootstrap import permutation_test as permutation_test
     from pdejax._depth import DepthVarying as DepthVarying
     from pdejax._depth import LayerStack as LayerStack
     from pdejax._depth import iid as iid
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from pdejax.networks import as_network as as_network
     from pdejax.networks import load_pretrained as load_pretrained
     from pdejax.networks import network as network
+    from pdejax.networks import states as states
     from pdejax.solvers import Grid as Grid
     from pdejax.solvers import Laplacian as Laplacian
     from pdejax.terms import Attention as Attention

@@ -13,5 +13,6 @@ A family is one file `_name.py` that ends in `FAMILY = Family(...)` (`_family.py
   `Logits` (`_ends.py`) are the usual ends.
 
 A file is read by `_huggingface.py` or `_gguf.py` as a `Checkpoint` (`_checkpoint.py`): configuration, tensors by name that are
-read one by one, tokenizer. Nothing here uses the network or unpickles anything.
+read one by one, tokenizer. GGUF files speak of themselves in words of their own, which `_gguf_names.py` translates.
+Nothing here uses the network or unpickles anything.
 """

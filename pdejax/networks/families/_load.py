@@ -15,6 +15,7 @@ from pdejax.networks._tokenizer import Tokenizer
 from pdejax.networks.families._checkpoint import OWNER, Checkpoint, fault
 from pdejax.networks.families._config import Config
 from pdejax.networks.families._family import Family, read_weights
+from pdejax.networks.families._gguf import read_gguf_file
 from pdejax.networks.families._huggingface import read_folder
 
 # `model_type` of a configuration, the file of its family, and the name of the `Family` there.
@@ -65,7 +66,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     if place.is_dir():
         return read_folder(place)
     if place.is_file():
-        raise fault(place.name, "a checkpoint is a Hugging Face folder or a .gguf file; this is neither.")
+        if place.suffix != ".gguf":
+            raise fault(place.name, "a checkpoint is a Hugging Face folder or a .gguf file; this is neither.")
+        return read_gguf_file(place)
     name = str(path)
     hint = (
         f"hf download {name} --local-dir {place.name}" if name.count("/") == 1 else "hf download NAME --local-dir DIR"
