@@ -93,7 +93,7 @@ ACTING = {
     "Network": (lambda u: NET(u), (U,)),
     "Network.hidden_states": (lambda u: NET.hidden_states(u), (U,)),
     "Discretization": (lambda u: pj.simulate(pj.Discretization(term_field, "rk4", t1=1.0, steps=2), u).us, (U,)),
-    "bounds of a certificate": (lambda u: jnp.sum(u) * pj.analysis.field_lipschitz(ATTENTION, N, 1.0).bound, (U,)),
+    "bounds of a certificate": (lambda u: jnp.sum(u) / pj.analysis.field_lipschitz(ATTENTION, N, 1.0).bound, (U,)),
 }
 
 
@@ -178,6 +178,8 @@ ELSEWHERE = {
     "works on numbers: refused inside jit by the decorator that the tables of analyses test": "field_lipschitz step_constants "
     "growth_bound random_negative_fraction one_sided_step_bound adversarial_lipschitz sampled_lipschitz measure_constants "
     "measure_scheme convergence solve_reference",
+    "takes a whole network, whose layers it runs or changes: tests of their own": "states branch_sizes layer_field layer_surgery "
+    "matched_null refine_layers run_layers shuffle_layers identify_operators paper_operators weights_in_depth permutation_test",
     "draws, trains, reads or draws pictures, on the host": "calibration binary_symmetric_channel class_channel "
     "diffusion_channel discrete_channel gaussian_channel standard_channels transformed fit shuffle_weights "
     "stack_gradient_flows attention_spectra BlowupGuard",
