@@ -33,7 +33,8 @@ class _Structure(type(diffrax.AbstractTerm)):
 
 
 def _structure(look: Callable[[Any], None], parts: int | None) -> Any:
-    return _Structure("Terms", (diffrax.AbstractTerm,), {"look": staticmethod(look), "parts": parts})
+    made: Any = _Structure  # pyright takes it for one of equinox's dataclasses
+    return made("Terms", (diffrax.AbstractTerm,), {"look": staticmethod(look), "parts": parts})
 
 
 @functools.cache

@@ -126,7 +126,7 @@ def _representation(
         value, other, gap = bootstrap(statistic, b, **options)
         # Figures themselves cannot be negative, differences can.
         value, other = (
-            f if f.ends is None else Figure(f.value, *(jnp.maximum(end, 0) for end in f.ends), level=level)
+            f if f.ends is None else Figure(f.value, jnp.maximum(f.low, 0), jnp.maximum(f.high, 0), level=level)
             for f in (value, other)
         )
         return beside(value, {null: other}, {null: gap})
