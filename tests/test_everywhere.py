@@ -177,8 +177,8 @@ ELSEWHERE = {
     "castin_bound expected_order evaluations get_solver linear_part real_stability_limit stability_function continuum_bounds",
     "works on numbers: refused inside jit by the decorator that the tables of analyses test": "field_lipschitz step_constants "
     "growth_bound random_negative_fraction one_sided_step_bound adversarial_lipschitz sampled_lipschitz measure_constants "
-    "measure_scheme convergence solve_reference",
-    "takes a whole network, whose layers it runs or changes: tests of their own": "states branch_sizes layer_field layer_surgery "
+    "measure_scheme convergence solve_reference information_stages",
+    "takes a whole network or samples on the host: tests of their own": "states branch_sizes layer_field layer_surgery "
     "matched_null refine_layers run_layers shuffle_layers identify_operators paper_operators weights_in_depth permutation_test",
     "draws, trains, reads or draws pictures, on the host": "calibration binary_symmetric_channel class_channel "
     "diffusion_channel discrete_channel gaussian_channel standard_channels transformed fit shuffle_weights "
