@@ -241,6 +241,7 @@ def test_patience_also_across_a_resume(tmp_path):
     rest = train(tmp_path / "part", **options)
     assert (rest.stopped, rest.step, rest.best_step) == ("patience", 12, 6)
     same(restore(tmp_path / "part", start()), twin(12)[0])
+    same(restore(tmp_path / "part", start(), "best"), twin(6)[0])  # whose score step 12 has again
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
