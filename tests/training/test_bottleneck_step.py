@@ -66,6 +66,15 @@ def linear(scale=1.0):
     return _Linear(scale * jnp.asarray([[1.0, 0.2], [-0.3, 0.8]]))
 
 
+def test_states_are_means_over_real_tokens():
+    """State 0 is the input: tokens 0 and 2 of the first sequence are real, one of the second, none of the third."""
+    values = jnp.arange(18.0).reshape(3, 3, 2)
+    mask = jnp.asarray([[True, False, True], [False, True, False], [False] * 3])
+    found = mean_hidden_states(linear(), Batch(values, mask, jnp.zeros(3, jnp.int32)))
+    means = np.asarray([[2.0, 3.0], [8.0, 9.0], [0.0, 0.0]])
+    np.testing.assert_allclose(found, np.stack([means, means @ np.asarray(linear().w)], axis=1), rtol=1e-12)
+
+
 @pytest.mark.parametrize("signs", ["v1 (14)", "v1 (3)", "algorithm 1"])
 def test_a_step_equals_its_parts(signs):
     """The same update put together from jax.grad, the estimator's own step and the printed equation."""
