@@ -100,6 +100,15 @@ def test_shuffled_steps_are_taken_per_unit_depth():
     np.testing.assert_allclose(there, here[orders[0]], rtol=1e-9, atol=1e-12)
 
 
+def test_p_values_count_the_curve_itself():
+    """Of 20 surrogates: one more than those that gain as much, over 21; never 0."""
+    for seed, noisy in ((0, 0.03), (1, 0.6)):
+        found = information_phases(THREE + noisy * noise(seed), key=jax.random.key(seed), resamples=20)
+        as_much = int(np.sum(np.asarray(found.surrogates) >= float(found.gain)))
+        expected = 1.0 if int(found.pieces) == 1 else (1 + as_much) / 21
+        assert float(found.p_value) == pytest.approx(expected) and float(found.p_value) >= 1 / 21
+
+
 def test_three_stages_of_the_theorem():
     """v2 Thm 3.5 in two curves: extraction, equilibrium, compression; in another order not."""
     given_x = np.where(DEPTHS < 30, 2.0, 2.0 - 0.05 * (DEPTHS - 29))

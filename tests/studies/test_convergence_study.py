@@ -308,8 +308,10 @@ def test_regimes_of_independent_layers(exponent, words):
 
 @pytest.mark.parametrize(
     ("exponent", "words"),
-    [(-0.64, "averaged"), (-0.66, "unclassified"), (-0.36, "averaged"), (-0.34, "unclassified")]
-    + [(-0.14, "SDE-like"), (-0.16, "unclassified"), (0.14, "SDE-like"), (0.16, "unclassified")],
+    [
+        *((-0.64, "averaged"), (-0.66, "unclassified"), (-0.36, "averaged"), (-0.34, "unclassified")),
+        *((-0.14, "SDE-like"), (-0.16, "unclassified"), (0.14, "SDE-like"), (0.16, "unclassified")),
+    ],
 )
 def test_where_regimes_of_independent_layers_draw_their_lines(exponent, words):
     assert words in verdict("spread between draws", exponent)

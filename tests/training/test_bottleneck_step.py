@@ -66,6 +66,15 @@ def linear(scale=1.0):
     return _Linear(scale * jnp.asarray([[1.0, 0.2], [-0.3, 0.8]]))
 
 
+@pytest.mark.parametrize("kind", [{"vocab": 5}, {"features": 3}])
+def test_a_projection_keeps_the_size_of_what_it_projects(kind):
+    """x of independent entries of variance 1 has variance 1, however long the sequence: each of 64 numbers, over 200 sequences."""
+    projection, rng = InputProjection(64, length=40, key=jax.random.key(0), **kind), np.random.default_rng(0)
+    inputs = rng.integers(0, 5, (200, 40)) if "vocab" in kind else rng.standard_normal((200, 40, 3))
+    x = projection(Batch(jnp.asarray(inputs), jnp.ones((200, 40), bool), jnp.zeros(200, jnp.int32)))
+    assert x.shape == (200, 64) and float(jnp.mean(x**2)) == pytest.approx(1, abs=0.25)
+
+
 def test_states_are_means_over_real_tokens():
     """State 0 is the input: tokens 0 and 2 of the first sequence are real, one of the second, none of the third."""
     values = jnp.arange(18.0).reshape(3, 3, 2)
