@@ -68,7 +68,7 @@ def linear(scale=1.0):
 
 @pytest.mark.parametrize("kind", [{"vocab": 5}, {"features": 3}])
 def test_a_projection_keeps_the_size_of_what_it_projects(kind):
-    """x of independent entries of variance 1 has variance 1, however long the sequence: each of 64 numbers, over 200 sequences."""
+    """x of independent entries of variance 1 has variance 1, however long the sequence: over 64 numbers and 200 sequences."""
     projection, rng = InputProjection(64, length=40, key=jax.random.key(0), **kind), np.random.default_rng(0)
     inputs = rng.integers(0, 5, (200, 40)) if "vocab" in kind else rng.standard_normal((200, 40, 3))
     x = projection(Batch(jnp.asarray(inputs), jnp.ones((200, 40), bool), jnp.zeros(200, jnp.int32)))
