@@ -45,7 +45,9 @@ if TYPE_CHECKING:
     from pdejax.models import save_model as save_model
     from pdejax.networks import Network as Network
     from pdejax.networks import as_network as as_network
+    from pdejax.networks import load_pretrained as load_pretrained
     from pdejax.networks import network as network
+    from pdejax.networks import states as states
     from pdejax.solvers import Grid as Grid
     from pdejax.solvers import Laplacian as Laplacian
     from pdejax.terms import Attention as Attention

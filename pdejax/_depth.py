@@ -90,11 +90,17 @@ class DepthVarying(AbstractEquation):
             left = floor.astype(int)
             right = jnp.minimum(left + 1, self.size - 1)
             return _combine(self.layer(left), self.layer(right), position - floor)
-        basis = self._cosines(s / self.size) if self.kind == "cosine" else _spline_basis(s - 0.5, self.size)
-        return jax.tree.map(
-            lambda leaf: jnp.tensordot(basis.astype(leaf.dtype), leaf, axes=1) if eqx.is_array(leaf) else leaf,
-            self.stacked,
-        )
+        cosine = self.kind == "cosine"
+        basis = self._cosines(s / self.size) if cosine else _spline_basis(s - 0.5, self.size)
+        # Integers, such as a window, have no curve: those of the layer, of a series those of its mean.
+        whole = 0 if cosine else jnp.clip(jnp.floor(s), 0, self.size - 1).astype(int)
+
+        def value(leaf):
+            if not eqx.is_array(leaf):
+                return leaf
+            return jnp.tensordot(basis.astype(leaf.dtype), leaf, axes=1) if eqx.is_inexact_array(leaf) else leaf[whole]
+
+        return jax.tree.map(value, self.stacked)
 
     def __call__(self, t: Depth, u: Field, args: FieldArgs | None = None) -> Field:
         return self.at(t)(t, u, args)

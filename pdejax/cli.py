@@ -1,4 +1,4 @@
-"""The command line: `pdejax verify | convergence | stability | stiff | train | analyze | reproduce | claims | report | …`."""
+"""The command line: `pdejax verify | convergence | stability | stiff | train | analyze | reproduce | claims | parity | …`."""
 
 import argparse
 import importlib
@@ -19,6 +19,7 @@ EXAMPLES = """examples:
   pdejax claims --out out/reproduce                  a verdict on every claim, with its evidence
   pdejax report out/reproduce                        one page of all that
   pdejax algorithm1 --out out                        v1's Algorithm 1 with each of the signs it prints
+  pdejax parity path/to/checkpoint                   a pretrained network beside transformers, layer by layer
   pdejax info                                        versions, devices, precision, caches
 
 exit status: 0 done, 1 a check failed, 2 bad input, 130 interrupted, 141 the output was closed
@@ -37,6 +38,7 @@ COMMANDS = (
     ("reproduce", "pdejax.studies.papers._command", "the papers' experiments: theirs, ours, a null model"),
     ("claims", "pdejax.studies.claims._config", "a verdict on every claim of the papers, recomputed"),
     ("report", "pdejax.runs.report._command", "one page from the results of reproduce and claims"),
+    ("parity", "pdejax.networks._parity_command", "a checkpoint beside transformers, layer by layer"),
     ("algorithm1", "pdejax.studies.numerics._algorithm1_config", "v1's Algorithm 1 with each of its signs"),
     ("info", "pdejax.studies._command", "versions, devices, precision, caches"),
 )

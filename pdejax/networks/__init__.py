@@ -8,5 +8,9 @@ if TYPE_CHECKING:
     from pdejax.networks._layers import network as network
     from pdejax.networks._network import Network as Network
     from pdejax.networks._network import as_network as as_network
+    from pdejax.networks._states import StoredStates as StoredStates
+    from pdejax.networks._states import states as states
+    from pdejax.networks.families._checkpoint import CheckpointError as CheckpointError
+    from pdejax.networks.families._load import load_pretrained as load_pretrained
 else:
     __getattr__, __dir__ = _attach(__name__)

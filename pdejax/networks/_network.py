@@ -30,9 +30,11 @@ class Network(eqx.Module):
     - `discretization`: field, solver and steps. Those that the network was made with give its own hidden states, to rounding;
       `net.replace(discretization=net.discretization.refine(2))(tokens)` is the same field at half the step.
     - `layers`: L, as many parts of the depth as there are hidden states after the embedding, however many steps they take.
+    - `tokenizer`: a function of a text, or of two, that gives tokens; None without text.
 
     Batches by `jax.vmap`. A sweep over `refine(k)` compiles once for all k. Made by `pdejax.as_network` from a model or a folder
-    that `pdejax train` left, and by `pdejax.network` from any list of layer functions.
+    that `pdejax train` left, by `pdejax.load_pretrained` from a checkpoint, and by `pdejax.network` from any list of layer
+    functions.
 
     Raises `TypeError`/`ValueError` for parts that are no functions or layers that are no positive integer.
     """
@@ -41,6 +43,7 @@ class Network(eqx.Module):
     discretization: Discretization
     head: Callable[..., Any]
     layers: int = eqx.field(static=True)
+    tokenizer: Callable[..., Any] | None = eqx.field(static=True)
 
     @checked
     def __init__(
@@ -49,6 +52,7 @@ class Network(eqx.Module):
         discretization: Discretization,
         head: Callable[..., Any],
         layers: int | None = None,
+        tokenizer: Callable[..., Any] | None = None,
     ):
         for name, part in (("embed", embed), ("head", head)):
             if not callable(part):
@@ -61,18 +65,32 @@ class Network(eqx.Module):
                 )
             layers = len(discretization.layers)
         self.embed, self.discretization, self.head = embed, discretization, head
-        self.layers = _check.integer(_OWNER, "layers", layers)
+        self.layers, self.tokenizer = _check.integer(_OWNER, "layers", layers), tokenizer
 
     def replace(self, **changes: Any) -> "Network":
-        """Return another network with some of `embed`, `discretization`, `head` and `layers` changed.
+        """Return another network with some of `embed`, `discretization`, `head`, `layers` and `tokenizer` changed.
 
         Raises `TypeError` for another name, and as the constructor.
         """
-        kept = {"embed": self.embed, "discretization": self.discretization, "head": self.head, "layers": self.layers}
+        names = ("embed", "discretization", "head", "layers", "tokenizer")
+        kept = {name: getattr(self, name) for name in names}
         unknown = sorted(set(changes) - set(kept))
         if unknown:
             raise TypeError(f"Network.replace: {unknown} are no parts of a network; there are {', '.join(kept)}.")
         return Network(**kept | changes)
+
+    def tokenize(self, text: str, pair: str | None = None) -> Any:
+        """Return the tokens of a text by the network's tokenizer: ids `(n,)`; of two texts, where the network has token types,
+        ids and types `(n, 2)`.
+
+        Raises `ValueError` without a tokenizer, for an empty text and for one with more tokens than the network takes.
+        """
+        if self.tokenizer is None:
+            raise ValueError(
+                "Network.tokenize: this network has no tokenizer. A checkpoint has one where its folder has a tokenizer.json and "
+                "the package tokenizers is installed (pip install 'pdejax[pretrained]'); net.replace(tokenizer=…) gives another."
+            )
+        return self.tokenizer(text, pair)
 
     def __call__(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Any:
         """Return the output of the head: logits, or the last field `(n, d)` without a head.
@@ -121,7 +139,9 @@ class Network(eqx.Module):
         return integrate(owner, d, u0, mask=mask, save=save).us
 
     def __repr__(self) -> str:
-        numbers = sum(x.size for x in jax.tree.leaves(eqx.filter(self, eqx.is_inexact_array)))
+        # A head that is tied to the embedding holds the same array.
+        arrays = {id(x): x for x in jax.tree.leaves(eqx.filter(self, eqx.is_inexact_array))}
+        numbers = sum(x.size for x in arrays.values())
         return f"Network of {numbers:,} numbers: {self.discretization!r}"
 
 

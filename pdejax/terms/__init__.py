@@ -12,6 +12,7 @@ from pdejax.terms._normalization import LayerNorm as LayerNorm
 from pdejax.terms._normalization import RMSNorm as RMSNorm
 from pdejax.terms._normalization import SphereProjection as SphereProjection
 from pdejax.terms._reaction import FeedForward as FeedForward
+from pdejax.terms._rotary import Rotary as Rotary
 from pdejax.terms._stabilization import LayerNormRelaxation as LayerNormRelaxation
 from pdejax.terms._stabilization import LinearDamping as LinearDamping
 from pdejax.terms._stabilization import SpatialNorm as SpatialNorm

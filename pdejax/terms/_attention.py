@@ -1,23 +1,23 @@
 """Interaction: attention as a non-local integral operator."""
 
 import math
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
 from pdejax import _check
 from pdejax._arguments import checked
 from pdejax._types import Depth, Field, Mask
 from pdejax.solvers import Grid
+from pdejax.terms._attention_bounds import attention_lipschitz, heads_in_float64, output_gain
 from pdejax.terms._base import (
     AbstractTerm,
     FieldArgs,
     Linear,
-    at_least_float32,
     check_features,
     check_grid,
     check_norms,
@@ -27,10 +27,10 @@ from pdejax.terms._base import (
     mask_of,
     scalar,
 )
-from pdejax.terms._constants import Lipschitz, in_float64, leaking, operator_norm
-from pdejax.terms._kernels import IMPLEMENTATIONS, attend
+from pdejax.terms._constants import Lipschitz, in_float64, leaking
+from pdejax.terms._kernels import IMPLEMENTATIONS, attend, attention_map, window_size
 from pdejax.terms._normalization import Norm, largest_output, norm_slope
-from pdejax.terms._rotary import rotate
+from pdejax.terms._rotary import Rotary
 
 Kernel = Literal["softmax", "linear", "uniform", "l2"]
 
@@ -41,45 +41,60 @@ class Attention(AbstractTerm):
     $$A(u)(x_i) = \alpha\Big[\sum_{h=1}^H W_O^h \sum_j K^h_{ij}\, W_V^h u_j + b_O \;-\; \ell\, u_i\Big],\qquad
       K^h_{ij} = \frac{w_j e^{\langle q^h_i, k^h_j\rangle/\sqrt{d_k}}}{\sum_m w_m e^{\langle q^h_i, k^h_m\rangle/\sqrt{d_k}}}$$
 
-    with $q^h = W_Q^h u$, $k^h = W_K^h u$ and quadrature weights $w_j$: the softmax over keys is the integral over
+    with $q^h = W_Q^h u + b_Q^h$, $k^h = W_K^h u + b_K^h$ and quadrature weights $w_j$: the softmax over keys is the integral over
     Ω, so weights that differ enter the logits as `+ log w_j`; equal weights cancel.
 
-    Shapes: `u (n, d)`; `wq, wk, wv (d, H, dk)`, `wo (H, dk, d)`, biases `bq, bk, bv (H, dk)`, `bo (d,)` or None.
+    Shapes: `u (n, d)`; `wq (d, H, dk)`, `wk, wv (d, G, dk)`, `wo (H, dk, d)`, biases `bq (H, dk)`, `bk, bv (G, dk)`,
+    `bo (d,)` or None. Every array may be replaced, a bias by None, with `equinox.tree_at`.
 
     Arguments:
 
     - `dim`, `heads`: width d and number of heads H; H must divide d. `head_dim` overrides dk = d/H.
+    - `kv_heads`: number G of heads of keys and values, which divides H (default H): head h reads group h·G // H (grouped-query
+      attention, Ainslie et al., arXiv 2305.13245; G = 1 is multi-query attention).
     - `leak`: the "−u" of v2 (5). Off for residual networks; on, one explicit Euler step with h = 1 is the
       non-residual layer `u ← Attn(u)`.
-    - `strength`: α of v1 (1); a residual scale is the same thing.
+    - `strength`: α of v1 (1); a residual scale is the same thing. A scale per feature (LayerScale) goes into W_O and b_O.
     - `kernel`: `"softmax"`; `"linear"` (K = w_j⟨q_i, k_j⟩/√dk, no softmax, Σw = 1); `"uniform"` (K = w_j);
       `"l2"` (softmax of −‖q_i − k_j‖²/√dk, Kim et al., arXiv 2006.04710, (5)).
-    - `causal`: token i sees keys j ≤ i only.
+    - `causal`: token i sees keys j ≤ i only. `window`: only keys with |i − j| < window; layers that are stacked may differ in it.
     - `grid` or `weights (n,)`: quadrature for tokens that are samples of a field on [0, length].
-    - `rotary`: base θ of rotary positions, or None.
+    - `rotary`: rotary positions, a `Rotary` or the base θ of plain ones, or None.
+    - `alibi`: slopes `(H,)` m_h of a bias −m_h|i − j| of the logits (Press et al., arXiv 2108.12409), or None.
+    - `logit_scale` s in the place of 1/√dk; `logit_cap` c: logits become c·tanh(z/c).
+    - `bias`: True for all four biases, `"qkv"` for those of queries, keys and values.
     - `norm`, `norm_out`: normalization before (pre-LN) and after (peri-LN) the operator; the leak stays outside.
+    - `norm_q`, `norm_k`: normalization of queries and keys before positions, over the dk features of each head (width dk) or over
+      all heads at once (width H·dk, G·dk): Henry et al., arXiv 2010.04245.
     - `implementation`: how softmax is evaluated, see `pdejax.terms.attend`.
 
     Our `α·W_O W_V` is the papers' `α`, `W^O`, `W_V`; our dk is their d_k. Softmax is accumulated in ≥ float32.
-    Raises `ValueError` for heads that do not divide the width, unknown kernels, or weights that are not positive.
+    Raises `ValueError` for heads that do not divide the width, unknown kernels, weights that are not positive, or options of
+    logits for a kernel without them.
     """
 
     wq: Float[Array, "d H dk"]
-    wk: Float[Array, "d H dk"]
-    wv: Float[Array, "d H dk"]
+    wk: Float[Array, "d G dk"]
+    wv: Float[Array, "d G dk"]
     wo: Float[Array, "H dk d"]
     bq: Float[Array, "H dk"] | None
-    bk: Float[Array, "H dk"] | None
-    bv: Float[Array, "H dk"] | None
+    bk: Float[Array, "G dk"] | None
+    bv: Float[Array, "G dk"] | None
     bo: Float[Array, " d"] | None
     strength: Array
     quadrature: Float[Array, " n"] | None
+    alibi: Float[Array, " H"] | None
+    window: Int[Array, ""] | None
     norm: Norm | None
     norm_out: Norm | None
+    norm_q: Norm | None
+    norm_k: Norm | None
+    rotary: Rotary | None
     leak: bool = eqx.field(static=True)
     kernel: str = eqx.field(static=True)
     causal: bool = eqx.field(static=True)
-    rotary: float | None = eqx.field(static=True)
+    logit_scale: float | None = eqx.field(static=True)
+    logit_cap: float | None = eqx.field(static=True)
     implementation: str = eqx.field(static=True)
     role: ClassVar[str] = "interaction"
 
@@ -91,47 +106,55 @@ class Attention(AbstractTerm):
         *,
         key: PRNGKeyArray,
         head_dim: int | None = None,
+        kv_heads: int | None = None,
         leak: bool = False,
         strength: ArrayLike = 1.0,
         kernel: str = "softmax",
         causal: bool = False,
+        window: int | Int[Array, ""] | None = None,
         grid: Grid | None = None,
         weights: Float[Array, " n"] | None = None,
-        rotary: float | None = None,
-        bias: bool = False,
+        rotary: float | Rotary | None = None,
+        alibi: Float[Array, " H"] | None = None,
+        logit_scale: float | None = None,
+        logit_cap: float | None = None,
+        bias: bool | Literal["qkv"] = False,
         norm: Norm | None = None,
         norm_out: Norm | None = None,
+        norm_q: Norm | None = None,
+        norm_k: Norm | None = None,
         implementation: str = "auto",
     ):
-        for name, value in (("dim", dim), ("heads", heads), ("head_dim", 1 if head_dim is None else head_dim)):
-            _check.integer("Attention", name, value)
-        if head_dim is None and dim % heads:
-            divisors = [h for h in range(1, dim + 1) if dim % h == 0]
-            raise ValueError(
-                f"Attention: heads={heads} does not divide dim={dim}. Choose heads from {divisors} or give head_dim."
-            )
+        groups, dk = _sizes(dim, heads, kv_heads, head_dim)
         _check.choice("Attention", "kernel", kernel, get_args(Kernel))
-        if causal and kernel in ("linear", "uniform"):
-            raise ValueError(f"Attention: causal=True needs a softmax kernel, not kernel={kernel!r}.")
-        dk = dim // heads if head_dim is None else head_dim
-        if rotary is not None and dk % 2:
-            raise ValueError(f"Attention: rotary positions turn pairs of features, so dk={dk} must be even.")
         _check.choice("Attention", "implementation", implementation, IMPLEMENTATIONS)
+        _check.choice("Attention", "bias", bias, (True, False, "qkv"))
+        options = {"causal": causal or None, "window": window, "alibi": alibi, "logit_cap": logit_cap}
+        _check_kernel(kernel, options | {"logit_scale": logit_scale, "norm_q": norm_q, "norm_k": norm_k})
+        for name, value in (("logit_scale", logit_scale), ("logit_cap", logit_cap)):
+            if value is not None:
+                _check.number("Attention", name, value, above=0)
+        _check_norm("norm_q", norm_q, heads, dk)
+        _check_norm("norm_k", norm_k, groups, dk)
         if grid is not None and weights is not None:
             raise ValueError("Attention: give grid or weights, not both.")
         if grid is not None and grid.boundary == "dirichlet":
             weights = grid.weights
-        inward, outward = (dim, heads, dk), (heads, dk, dim)
-        wq, wk, wv, wo = gaussian(key, inward, inward, inward, outward)
+        inward, shared = (dim, heads, dk), (dim, groups, dk)
+        wq, wk, wv, wo = gaussian(key, inward, shared, shared, (heads, dk, dim))
         self.wq, self.wk, self.wv = wq / dim**0.5, wk / dim**0.5, wv / dim**0.5
         self.wo = wo / (heads * dk) ** 0.5
-        self.bq = self.bk = self.bv = jnp.zeros((heads, dk)) if bias else None
-        self.bo = jnp.zeros(dim) if bias else None
+        self.bq = jnp.zeros((heads, dk)) if bias else None
+        self.bk = self.bv = jnp.zeros((groups, dk)) if bias else None
+        self.bo = jnp.zeros(dim) if bias is True else None
         self.strength = scalar("Attention", "strength", strength)
         self.quadrature = _positive(weights)
-        self.norm, self.norm_out = norm, norm_out
-        self.leak, self.kernel, self.causal, self.rotary = leak, kernel, causal, rotary
-        self.implementation = implementation
+        self.alibi = _slopes(alibi, heads)
+        self.window = None if window is None else window_size("Attention", window)
+        self.norm, self.norm_out, self.norm_q, self.norm_k = norm, norm_out, norm_q, norm_k
+        self.rotary = _rotary(rotary, dk)
+        self.leak, self.kernel, self.causal, self.implementation = leak, kernel, causal, implementation
+        self.logit_scale, self.logit_cap = logit_scale, logit_cap
 
     @jax.named_scope("pdejax.Attention")
     def __call__(self, t: Depth, u: Field, args: FieldArgs | None) -> Field:
@@ -140,17 +163,16 @@ class Attention(AbstractTerm):
         x = u if self.norm is None else self.norm(u)
         value = _project(x, self.wv, self.bv)
         if self.kernel in ("softmax", "l2"):
-            q, k, bias = self._logits(x, mask)
-            mixed = attend(q, k, value, bias=bias, causal=self.causal, implementation=self.implementation)
+            mixed = attend(**self._logits(x, mask), v=value, implementation=self.implementation)
         else:
             w = self._normalized_weights(x.shape[0], x.dtype, mask)
             if self.kernel == "uniform":
-                mean = jnp.einsum("j,jhk->hk", w, value)
-                mixed = jnp.broadcast_to(mean[None], value.shape)
+                mean = self._for_heads(jnp.einsum("j,jhk->hk", w, value), 0)
+                mixed = jnp.broadcast_to(mean[None], (x.shape[0], *mean.shape))
             else:
                 q, k = self._queries_keys(x)
-                state = jnp.einsum("j,jhk,jhe->hke", w, k, value) / q.shape[-1] ** 0.5
-                mixed = jnp.einsum("ihk,hke->ihe", q, state)
+                state = jnp.einsum("j,jhk,jhe->hke", w, k, value) * self._scale()
+                mixed = jnp.einsum("ihk,hke->ihe", q, self._for_heads(state, 0))
         out = jnp.einsum("ihk,hkd->id", mixed, self.wo.astype(u.dtype))
         if self.bo is not None:
             out = out + self.bo.astype(u.dtype)[None]
@@ -169,18 +191,8 @@ class Attention(AbstractTerm):
             return jnp.broadcast_to(w[None, None, :], (self.wq.shape[1], n, n))
         if self.kernel == "linear":
             q, k = self._queries_keys(x)
-            return jnp.einsum("ihk,jhk->hij", q, k) * w[None, None, :] / q.shape[-1] ** 0.5
-        q, k, bias = self._logits(x, mask)
-        logits = jnp.einsum("ihk,jhk->hij", q, k) / q.shape[-1] ** 0.5
-        if bias is not None:
-            logits = logits + (bias[None, None, :] if bias.ndim == 1 else bias[:, None, :])
-        if self.causal:
-            visible = jnp.tril(jnp.ones((n, n), bool))
-            logits = jnp.where(visible[None], logits, -jnp.inf)
-        logits = logits.astype(at_least_float32(x.dtype))
-        # A causal query whose every key is padding attends to nothing, as in `attend`.
-        seen = jnp.any(jnp.isfinite(logits), axis=-1, keepdims=True)
-        return jnp.where(seen, jax.nn.softmax(jnp.where(seen, logits, 0), axis=-1), 0).astype(x.dtype)
+            return jnp.einsum("ihk,jhk->hij", q, self._for_heads(k, 1)) * w[None, None, :] * self._scale()
+        return attention_map(**self._logits(x, mask)).astype(x.dtype)
 
     def maps(self, u: Field, mask: Mask | None = None) -> Float[Array, "H n n"] | None:
         return self.weights(u, mask)
@@ -209,11 +221,13 @@ class Attention(AbstractTerm):
         | Frobenius | $\alpha\sum_h\|M_h\|_2\,(\sqrt n\,(1 + \|B_h\|_2R^2) + \|B_h\|_2R^2)$ |
 
         or with $\|W_O\|_2(\sum_h\|W_V^h\|_2^2(\cdot)^2)^{1/2}$ in the place of the sum over heads, whichever is smaller.
-        Quadrature weights, causality and padding change the softmax but not the bound (padding changes that of the other kernels
-        in the Frobenius norm). Biases, rotary positions and the kernels `"l2"`, `"linear"` and `"uniform"` enter through the
-        derivatives of the logits; the leak adds α. With an input norm R is the radius of the normalized tokens about the norm's
-        bias, and the norm's own constant multiplies (`spread`: lower bound of a token's standard deviation over its features; 0
-        gives ‖diag(g)P‖₂/√ε, which is large).
+        Quadrature weights, causality, a window, ALiBi and padding change the softmax but not the bound (padding changes that of
+        the other kernels in the Frobenius norm). Biases, rotary positions and the kernels `"l2"`, `"linear"` and `"uniform"`
+        enter through the derivatives of the logits; so does a cap, which weighs every key apart, so that b_K stays. Norms of
+        queries and keys enter by their global constants ‖g‖/√ε, which are large, and by the balls that hold what they give.
+        Heads of a group are heads with equal keys and values. The leak adds α. With an input norm R is the radius of the
+        normalized tokens about the norm's bias, and the norm's own constant multiplies (`spread`: lower bound of a token's
+        standard deviation over its features; 0 gives ‖diag(g)P‖₂/√ε, which is large).
 
         *Derivation*, one head, z_ij the logits, p_ij the softmax over j, ū_i = Σ_j p_ij u_j, M = W_V W_O:
 
@@ -231,16 +245,12 @@ class Attention(AbstractTerm):
         """
         self.check(n, self.wq.shape[0])
         strength = float(in_float64(self.strength))
-        alpha = abs(strength)
         outer = norm_slope(self.norm, spread) * norm_slope(self.norm_out)
-        heads = [self._head_lipschitz(h, n, float(radius), norm) for h in range(self.wq.shape[1])]
-        wo = in_float64(self.wo)
-        apart = sum(apart for apart, _ in heads)
-        together = operator_norm(wo.reshape(-1, wo.shape[-1])) * math.hypot(*(value for _, value in heads))
+        constant = attention_lipschitz(self, n, float(radius), norm)
         averages = self.kernel in ("uniform", "linear") and norm == "frobenius"
         conditions = ("no padding: it changes the weights of the average",) if averages else ()
         rest, leak = leaking(strength, self.leak)
-        return Lipschitz(alpha * outer * min(apart, together) + rest, leak, conditions=conditions)
+        return Lipschitz(abs(strength) * outer * constant + rest, leak, conditions=conditions)
 
     def growth(self, n: int, norm: str = "token_max") -> tuple[float, float]:
         r"""Growth $\lambda = \alpha\min(\sum_h\|M_h\|_2, \|W_O\|_2(\sum_h\|W_V^h\|_2^2)^{1/2})$, times √n in the mesh norm,
@@ -256,15 +266,12 @@ class Attention(AbstractTerm):
             return leak, abs(alpha) * largest_output(self.norm_out)
         if self.kernel == "linear":
             raise ValueError("attention with kernel='linear' grows cubically: it has no linear growth bound.")
-        wv, wo = in_float64(self.wv), in_float64(self.wo)
-        heads = range(wv.shape[1])
-        bv = np.zeros(wv.shape[1:]) if self.bv is None else in_float64(self.bv)
-        centre, reach = (np.zeros(len(wv)), 1.0) if self.norm is None else self.norm.ball()
-        constant = np.einsum("hk,hkd->d", bv + np.tensordot(centre, wv, 1), wo)
+        heads = heads_in_float64(self)
+        centre, reach = (np.zeros(self.wq.shape[0]), 1.0) if self.norm is None else self.norm.ball()
+        constant = sum((head.bv + centre @ head.wv) @ head.wo for head in heads)
         constant = constant if self.bo is None else constant + in_float64(self.bo)
-        apart = sum(operator_norm(wv[:, h] @ wo[h]) for h in heads)
-        together = operator_norm(wo.reshape(-1, wo.shape[-1])) * math.hypot(*(operator_norm(wv[:, h]) for h in heads))
-        gain, offset = abs(alpha) * min(apart, together), abs(alpha) * float(np.linalg.norm(constant))
+        gain = abs(alpha) * output_gain(heads, [(1.0, 1.0)] * len(heads))
+        offset = abs(alpha) * float(np.linalg.norm(constant))
         if self.norm is not None:
             # Normalized tokens, and so their averages, stay in a ball.
             return leak, offset + gain * reach
@@ -274,60 +281,26 @@ class Attention(AbstractTerm):
             gain *= math.sqrt(n) * (float(np.linalg.norm(w / w.sum())) if self.kernel == "uniform" else 1.0)
         return leak + gain, offset
 
-    def _head_lipschitz(self, h: int, n: int, radius: float, norm: str) -> tuple[float, float]:
-        """Lipschitz constants of one head on normalized tokens, with and without its block of W_O."""
-        wq, wk, wv = (in_float64(w)[:, h] for w in (self.wq, self.wk, self.wv))
-        wo = in_float64(self.wo)[h]
-        bq, bk, bv = (np.zeros(wq.shape[1]) if b is None else in_float64(b)[h] for b in (self.bq, self.bk, self.bv))
-        if self.norm is not None:
-            # The ball about the norm's bias becomes one about 0, with that bias inside those of the projections.
-            centre, radius = self.norm.ball(radius)
-            bq, bk, bv = bq + centre @ wq, bk + centre @ wk, bv + centre @ wv
-        mixed = math.sqrt(n) if norm == "frobenius" else 1.0
-        gains = operator_norm(wv @ wo), operator_norm(wv)
-        if self.kernel in ("softmax", "l2"):
-            a, b = self._logit_slopes(wq, wk, bq, bk, radius)
-            constant = mixed * (1 + b * radius) + a * radius
-            return gains[0] * constant, gains[1] * constant
-        w = np.full(n, 1 / n) if self.quadrature is None else in_float64(self.quadrature)
-        average = mixed * float(np.linalg.norm(w / w.sum())) if norm == "frobenius" else 1.0
-        if self.kernel == "uniform":
-            return gains[0] * average, gains[1] * average
-        # Without a softmax nothing centres the values: query side, key side and value side add up.
-        nq, nk = operator_norm(wq), operator_norm(wk)
-        query, key = nq * radius + float(np.linalg.norm(bq)), nk * radius + float(np.linalg.norm(bk))
-        scale = wq.shape[1] ** -0.5
-        offsets = float(np.linalg.norm(bv @ wo)), float(np.linalg.norm(bv))
-        apart, together = (
-            scale
-            * (nq * key * (gain * radius + offset) + average * query * (nk * (gain * radius + offset) + key * gain))
-            for gain, offset in zip(gains, offsets, strict=True)
-        )
-        return apart, together
+    def _scale(self) -> float:
+        return self.wq.shape[-1] ** -0.5 if self.logit_scale is None else self.logit_scale
 
-    def _logit_slopes(self, wq, wk, bq, bk, radius: float) -> tuple[float, float]:
-        """(a, b) of the derivation in `lipschitz` for the logits of a softmax kernel."""
-        scale = wq.shape[1] ** -0.5
-        rotary = self.rotary is not None
-        nq, nk, lq, lk = operator_norm(wq), operator_norm(wk), float(np.linalg.norm(bq)), float(np.linalg.norm(bk))
-        # A rotation between query and key keeps norms, not products of matrices; and it turns every key's bias by another
-        # angle, so that biases no longer drop out of the softmax.
-        cross = nq * nk if rotary else operator_norm(wq @ wk.T)
-        a = scale * (cross * radius + (nq * lk if rotary else 0.0))
-        b = scale * (cross * radius + (lq * nk if rotary else float(np.linalg.norm(bq @ wk.T))))
-        if self.kernel != "l2":
-            return a, b
-        offset = lq + lk if rotary else float(np.linalg.norm(bq - bk))
-        return 2 * a, 2 * scale * (cross * radius + nk**2 * radius + offset * nk)
+    def _for_heads(self, x: Array, axis: int) -> Array:
+        """What there is per group of heads, once per head of the group."""
+        heads, groups = self.wq.shape[1], self.wk.shape[1]
+        return x if heads == groups else jnp.repeat(x, heads // groups, axis=axis)
 
     def _queries_keys(self, x: Field) -> tuple[Array, Array]:
         q, k = _project(x, self.wq, self.bq), _project(x, self.wk, self.bk)
+        if self.norm_q is not None:
+            q = self.norm_q(q.reshape(-1, self.norm_q.scale.shape[-1])).reshape(q.shape)
+        if self.norm_k is not None:
+            k = self.norm_k(k.reshape(-1, self.norm_k.scale.shape[-1])).reshape(k.shape)
         if self.rotary is not None:
-            q, k = rotate(q, self.rotary), rotate(k, self.rotary)
+            q, k = self.rotary(q), self.rotary(k)
         return q, k
 
-    def _logits(self, x: Field, mask: Mask | None) -> tuple[Array, Array, Array | None]:
-        """Queries, keys and additive key bias such that the logits are `q·k/√dk + bias` up to a row constant."""
+    def _logits(self, x: Field, mask: Mask | None) -> dict[str, Any]:
+        """What `attend` makes the logits of, up to a row constant."""
         q, k = self._queries_keys(x)
         bias = None
         if self.quadrature is not None:
@@ -337,10 +310,19 @@ class Attention(AbstractTerm):
             bias = padding if bias is None else bias + padding
         if self.kernel == "l2":
             # −‖q − k‖² = 2 q·k − ‖k‖² − ‖q‖², and the last part cancels in every row.
-            norms = -jnp.sum(k**2, axis=-1).T / k.shape[-1] ** 0.5
+            norms = self._for_heads(-jnp.sum(k**2, axis=-1).T * self._scale(), 0)
             q = 2 * q
             bias = norms if bias is None else norms + bias[None]
-        return q, k, bias
+        return {
+            "q": q,
+            "k": k,
+            "bias": bias,
+            "alibi": self.alibi,
+            "causal": self.causal,
+            "window": self.window,
+            "logit_scale": self.logit_scale,
+            "logit_cap": self.logit_cap,
+        }
 
     def _normalized_weights(self, n: int, dtype, mask: Mask | None) -> Float[Array, " n"]:
         w = jnp.ones(n, dtype) if self.quadrature is None else self.quadrature.astype(dtype)
@@ -352,6 +334,68 @@ class Attention(AbstractTerm):
 def _project(x: Field, w: Float[Array, "d H dk"], b: Float[Array, "H dk"] | None) -> Float[Array, "n H dk"]:
     out = jnp.einsum("nd,dhk->nhk", x, w.astype(x.dtype))
     return out if b is None else out + b.astype(x.dtype)[None]
+
+
+def _sizes(dim: int, heads: int, kv_heads: int | None, head_dim: int | None) -> tuple[int, int]:
+    """Heads of keys and values, and dk."""
+    given = {"dim": dim, "heads": heads, "head_dim": head_dim, "kv_heads": kv_heads}
+    for name, value in given.items():
+        _check.integer("Attention", name, 1 if value is None else value)
+    if head_dim is None and dim % heads:
+        raise ValueError(
+            f"Attention: heads={heads} does not divide dim={dim}. Choose heads from {_divisors(dim)} or give head_dim."
+        )
+    groups = heads if kv_heads is None else kv_heads
+    if heads % groups:
+        raise ValueError(
+            f"Attention: kv_heads={groups} does not divide heads={heads}. Choose kv_heads from {_divisors(heads)}."
+        )
+    return groups, dim // heads if head_dim is None else head_dim
+
+
+def _divisors(size: int) -> list[int]:
+    return [one for one in range(1, size + 1) if size % one == 0]
+
+
+def _check_kernel(kernel: str, options: dict[str, Any]) -> None:
+    """Raise for an option that a kernel has no place for."""
+    allowed = {
+        "softmax": tuple(options),
+        "l2": ("causal", "window", "alibi", "logit_scale", "norm_q", "norm_k"),
+        "linear": ("logit_scale", "norm_q", "norm_k"),
+        "uniform": (),
+    }
+    for name, value in options.items():
+        if value is not None and name not in allowed[kernel]:
+            kinds = " or ".join(repr(one) for one, names in allowed.items() if name in names)
+            raise ValueError(f"Attention: {name} needs a kernel {kinds}, not kernel={kernel!r}.")
+
+
+def _check_norm(name: str, norm: Norm | None, heads: int, dk: int) -> None:
+    if norm is not None and norm.scale.shape[-1] not in (dk, heads * dk):
+        raise ValueError(
+            f"Attention: {name} has width {norm.scale.shape[-1]}; it must be {dk}, to normalize each head, or {heads * dk}, "
+            "to normalize all heads at once."
+        )
+
+
+def _rotary(rotary: float | Rotary | None, dk: int) -> Rotary | None:
+    if rotary is None:
+        return None
+    if not isinstance(rotary, Rotary):
+        if dk % 2:
+            raise ValueError(f"Attention: rotary positions turn pairs of features, so dk={dk} must be even.")
+        _check.number("Attention", "rotary", rotary, above=0, advice="it is the base of the frequencies")
+        rotary = Rotary(dk, rotary)
+    if rotary.dim > dk:
+        raise ValueError(f"Attention: rotary turns {rotary.dim} features, but a head has dk={dk}.")
+    return rotary
+
+
+def _slopes(alibi: Array | None, heads: int) -> Array | None:
+    if alibi is not None and jnp.shape(alibi) != (heads,):
+        raise ValueError(f"Attention: alibi has shape {jnp.shape(alibi)}; it must be ({heads},), one slope per head.")
+    return None if alibi is None else constant(alibi)
 
 
 def _positive(weights):

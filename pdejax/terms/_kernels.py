@@ -4,8 +4,9 @@ All but cuDNN's are plain JAX operations (`lax.map` over blocks, `jax.checkpoint
 forward mode, reverse mode and their compositions all work.
 """
 
+import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array
 
 from pdejax._arguments import checked
+from pdejax._check import integer, number, traced
 
 Implementation = Literal["auto", "dense", "blocked", "fused"]
 IMPLEMENTATIONS: tuple[Implementation, ...] = ("auto", "dense", "blocked", "fused")
@@ -42,13 +44,17 @@ def attend(
     v: Array,
     *,
     bias: Array | None = None,
+    alibi: Array | None = None,
     causal: bool = False,
+    window: Any = None,
+    logit_scale: float | None = None,
+    logit_cap: float | None = None,
     implementation: str = "auto",
 ) -> Array:
     r"""Multi-head softmax attention, for query i and head h,
 
     $o_{ih} = \sum_j p_{ijh} v_{jh}, \quad p_{ijh} = e^{z_{ijh}} / \sum_l e^{z_{ilh}}, \quad
-    z_{ijh} = q_{ih}\cdot k_{jh}/\sqrt{d_k} + b_{jh}$.
+    z_{ijh} = s\,q_{ih}\cdot k_{jh} + b_{jh} - m_h|i - j|$, $s = 1/\sqrt{d_k}$.
 
     The bias carries whatever depends on the key alone: the logarithm of a quadrature weight, which makes the
     sums into the rule for $\int e^{q\cdot k} v\,dy / \int e^{q\cdot k}\,dy$; a padding mask (`-inf` removes
@@ -62,33 +68,40 @@ def attend(
     **Implementations.** `"dense"` forms the (H, n, m) map. `"blocked"` takes one head and one block of
     queries at a time and computes a block again in reverse mode: memory grows as n + m, and on a CPU the
     scores stay in the cache. `"fused"` is the cuDNN kernel of `jax.nn.dot_product_attention`, for a GPU, half
-    precision, no bias and dk = dv a multiple of 8 up to 128; it has reverse mode only. `"auto"` is settled
-    while tracing, by platform, type and shape: fused where possible, dense for small maps, else blocked.
+    precision, no bias, ALiBi, window or cap, and dk = dv a multiple of 8 up to 128; it has reverse mode only. `"auto"` is
+    settled while tracing, by platform, type and shape: fused where possible, dense for small maps, else blocked.
 
     Args:
         q: queries, `(n, H, dk)`.
-        k: keys, `(m, H, dk)`.
-        v: values, `(m, H, dv)`, of the type of `q` and `k`.
+        k: keys, `(m, G, dk)`; G divides H, and head h has the keys and values of group h·G // H (grouped and multi-query
+            attention, Ainslie et al., arXiv:2305.13245).
+        v: values, `(m, G, dv)`, of the type of `q` and `k`.
         bias: added to the logits, `(m,)` or `(H, m)`; no unit.
+        alibi: slopes m_h `(H,)` of a bias linear in distance, per token (Press et al., arXiv:2108.12409); needs n = m.
         causal: query i sees only the keys j <= i; needs n = m.
+        window: query i sees only the keys with |i - j| < window, an integer of at least 1 (Beltagy et al.,
+            arXiv:2004.05150); needs n = m.
+        logit_scale: s, by default 1/√dk.
+        logit_cap: c > 0 replaces s q·k by c tanh(s q·k / c), before anything is added (Gemma 2, arXiv:2408.00118).
         implementation: `"auto"`, `"dense"`, `"blocked"` or `"fused"`.
 
     Returns:
         The weighted means of the values, `(n, H, dv)`.
 
     Raises:
-        ValueError: wrong rank or size, `causal` with n != m, an implementation unknown or not possible here.
+        ValueError: wrong rank or size, `causal`, `window` or `alibi` with n != m, an implementation unknown or not possible.
         TypeError: arrays that are not floating point, or `q`, `k`, `v` of different types.
 
     Source: v2 (5) and v1 (9)-(11), the weights of the integrals explicit. Dividing after the product with `v`
     and computing blocks again: Rabe and Staats, arXiv:2112.05682; Dao et al., arXiv:2205.14135.
     """
-    _check(q, k, v, bias, causal, implementation)
+    _check(q, k, v, bias, implementation)
+    window = _check_logits(q, k, alibi, causal, window, logit_scale, logit_cap)
     n, heads, _ = q.shape
     accumulator = _accumulator(q.dtype)
     platform = _platform()
     kind = "cpu" if platform == "cpu" else "other"
-    refusal = _refusal(platform, q, v, bias)
+    refusal = _refusal(platform, q, v, {"bias": bias, "alibi": alibi, "window": window, "logit_cap": logit_cap})
     if implementation == "auto":
         scores = heads * n * k.shape[0] * accumulator.itemsize
         implementation = "dense" if scores <= _DENSE_BYTES[kind] else "blocked"
@@ -98,59 +111,133 @@ def attend(
             raise ValueError(f"implementation 'fused' needs {refusal}: choose 'auto', 'dense' or 'blocked'")
         # The library's own arithmetic mixes types and ranks, which a caller may have forbidden.
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            return jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation="cudnn")
-    if bias is not None:
-        bias = jnp.broadcast_to(bias.astype(accumulator), (heads, k.shape[0]))
-    # The scale goes into q, n dk products instead of n m. In half precision it is applied before rounding.
-    q = (q.astype(accumulator) * q.shape[-1] ** -0.5).astype(q.dtype).swapaxes(0, 1)
-    keys = k.transpose(1, 2, 0)
-    values = v.swapaxes(0, 1)
+            return jax.nn.dot_product_attention(q, k, v, scale=logit_scale, is_causal=causal, implementation="cudnn")
+    rule = Rule(causal, logit_cap)
+    operands = _operands(q, k, bias, alibi, logit_scale)
+    values = _for_heads(v.swapaxes(0, 1), heads)
     if implementation == "dense":
-        positions = jnp.arange(n) if causal else None
-        out = jax.vmap(_softmax, in_axes=(0, 0, 0, None if bias is None else 0, None))(q, keys, values, bias, positions)
+        positions = jnp.arange(n) if rule.by_position(alibi, window) else None
+        softmax = functools.partial(_softmax, rule=rule)
+        out = jax.vmap(softmax, in_axes=(0, 0, None, None))(operands, values, positions, window)
     else:
         rows = max(_BLOCK_BYTES[kind] // (k.shape[0] * accumulator.itemsize), _MIN_ROWS)
-        out = _blocked(q, keys, values, bias, causal, rows)
+        out = _blocked(operands, values, window, rule, rows)
     return out.swapaxes(0, 1).astype(v.dtype)
 
 
-def _softmax(q: Array, k: Array, v: Array, bias: Array | None, positions: Array | None) -> Array:
-    """One head: q (r, dk) scaled, k (dk, m), v (m, dv), bias (m,), positions (r,) if causal."""
-    accumulator = _accumulator(q.dtype)
-    z = jnp.matmul(q, k, preferred_element_type=accumulator)
+def attention_map(
+    q: Array,
+    k: Array,
+    *,
+    bias: Array | None,
+    alibi: Array | None,
+    causal: bool,
+    window: Any,
+    logit_scale: float | None,
+    logit_cap: float | None,
+) -> Array:
+    """The weights `p (H, n, m)` of `attend`, at least float32; 0 in the row of a query that sees no key."""
+    rule, operands = Rule(causal, logit_cap), _operands(q, k, bias, alibi, logit_scale)
+    positions = jnp.arange(q.shape[0]) if rule.by_position(alibi, window) else None
+    logits = functools.partial(_logits, rule=rule)
+    z = jax.vmap(logits, in_axes=(0, None, None))(operands, positions, window)
+    seen = jnp.any(jnp.isfinite(z), axis=-1, keepdims=True)
+    return jnp.where(seen, jax.nn.softmax(jnp.where(seen, z, 0), axis=-1), 0)
+
+
+class Rule(NamedTuple):
+    """What of the logits is settled while tracing."""
+
+    causal: bool
+    cap: float | None
+
+    def by_position(self, alibi: Array | None, window: Any) -> bool:
+        return self.causal or alibi is not None or window is not None
+
+
+class Operands(NamedTuple):
+    """What the logits of each head are made of: q (H, n, dk) scaled, k (H, dk, m), bias (H, m), slope (H,)."""
+
+    q: Array
+    k: Array
+    bias: Array | None
+    slope: Array | None
+
+
+def _operands(q: Array, k: Array, bias: Array | None, alibi: Array | None, logit_scale: float | None) -> Operands:
+    accumulator, heads = _accumulator(q.dtype), q.shape[1]
     if bias is not None:
-        z = z + bias[None, :]
-    if positions is not None:
-        z = jnp.where(jnp.arange(k.shape[1])[None, :] <= positions[:, None], z, -jnp.inf)
+        bias = jnp.broadcast_to(bias.astype(accumulator), (heads, k.shape[0]))
+    scale = q.shape[-1] ** -0.5 if logit_scale is None else logit_scale
+    # The scale goes into q, n dk products instead of n m. In half precision it is applied before rounding.
+    queries = (q.astype(accumulator) * scale).astype(q.dtype).swapaxes(0, 1)
+    slope = None if alibi is None else alibi.astype(accumulator)
+    return Operands(queries, _for_heads(k.transpose(1, 2, 0), heads), bias, slope)
+
+
+def _for_heads(x: Array, heads: int) -> Array:
+    """Keys or values of groups (leading axis), once per head of the group."""
+    return x if x.shape[0] == heads else jnp.repeat(x, heads // x.shape[0], axis=0)
+
+
+def _logits(x: Operands, positions: Array | None, window: Any, *, rule: Rule) -> Array:
+    """One head: q (r, dk), k (dk, m), bias (m,), slope (), positions (r,) of the queries if they matter."""
+    accumulator = _accumulator(x.q.dtype)
+    z = jnp.matmul(x.q, x.k, preferred_element_type=accumulator)
+    if rule.cap is not None:
+        z = rule.cap * jnp.tanh(z / rule.cap)
+    if x.bias is not None:
+        z = z + x.bias[None, :]
+    if positions is None:
+        return z
+    behind = positions[:, None] - jnp.arange(x.k.shape[1])[None, :]
+    if x.slope is not None:
+        z = z - x.slope * jnp.abs(behind).astype(accumulator)
+    if rule.causal:
+        z = jnp.where(behind >= 0, z, -jnp.inf)
+    if window is not None:
+        distance = behind if rule.causal else jnp.abs(behind)
+        z = jnp.where(distance < window.astype(distance.dtype), z, -jnp.inf)
+    return z
+
+
+def _softmax(x: Operands, v: Array, positions: Array | None, window: Any, *, rule: Rule) -> Array:
+    """One head: the logits of its operands, and v (m, dv)."""
+    z = _logits(x, positions, window, rule=rule)
     shift = jax.lax.stop_gradient(z.max(axis=1, keepdims=True))
     shift = checkpoint_name(jnp.where(shift > -jnp.inf, shift, 0.0), SAVED[0])
     e = jnp.exp(z - shift)
     # Normalising the (r, dv) product instead of the (r, m) map saves a pass over the map.
-    numerator = jnp.matmul(e.astype(v.dtype), v, preferred_element_type=accumulator)
+    numerator = jnp.matmul(e.astype(v.dtype), v, preferred_element_type=_accumulator(v.dtype))
     numerator = checkpoint_name(numerator, SAVED[1])
     normaliser = checkpoint_name(e.sum(axis=1, keepdims=True), SAVED[2])
     return numerator / jnp.where(normaliser > 0, normaliser, 1.0)
 
 
-def _blocked(q: Array, k: Array, v: Array, bias: Array | None, causal: bool, rows: int) -> Array:
+def _blocked(x: Operands, v: Array, window: Any, rule: Rule, rows: int) -> Array:
     """`_softmax` for each head (leading axis) and each block of about `rows` queries, one after the other."""
-    heads, n, dk = q.shape
+    heads, n, dk = x.q.shape
     blocks = -(-n // rows)
     rows = -(-n // blocks)
-    q = jnp.pad(q, ((0, 0), (0, blocks * rows - n), (0, 0))).reshape(heads, blocks, rows, dk)
-    positions = jnp.arange(blocks * rows).reshape(blocks, rows) if causal else None
+    q = jnp.pad(x.q, ((0, 0), (0, blocks * rows - n), (0, 0))).reshape(heads, blocks, rows, dk)
+    positions = jnp.arange(blocks * rows).reshape(blocks, rows) if rule.by_position(x.slope, window) else None
     # With the shift, the product and the sum kept, reverse mode repeats one product and the exponential only.
-    block: Callable[..., Array] = jax.checkpoint(_softmax, policy=keep_saved, prevent_cse=False)
+    softmax = functools.partial(_softmax, rule=rule)
+    block: Callable[..., Array] = jax.checkpoint(softmax, policy=keep_saved, prevent_cse=False)
 
     def head(operands):
-        queries, keys, values, logits = operands
-        return jax.lax.map(lambda x: block(x[0], keys, values, logits, x[1]), (queries, positions))
+        one, values = operands
+
+        def rows_of(queries, where):
+            return block(one._replace(q=queries), values, where, window)
+
+        return jax.lax.map(lambda y: rows_of(*y), (one.q, positions))
 
     def group(operands):
-        return jnp.stack([head(jax.tree.map(lambda x, h=h: x[h], operands)) for h in range(together)])
+        return jnp.stack([head(jax.tree.map(lambda y, h=h: y[h], operands)) for h in range(together)])
 
     together = max(h for h in range(1, _HEADS_AT_ONCE + 1) if heads % h == 0)
-    groups = jax.tree.map(lambda x: x.reshape(heads // together, together, *x.shape[1:]), (q, k, v, bias))
+    groups = jax.tree.map(lambda y: y.reshape(heads // together, together, *y.shape[1:]), (x._replace(q=q), v))
     out = jax.lax.map(group, groups)
     return out.reshape(heads, blocks * rows, -1)[:, :n]
 
@@ -171,21 +258,22 @@ def _accumulator(dtype) -> jnp.dtype:
     return jnp.dtype(dtype) if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 
-def _refusal(platform: str, q: Array, v: Array, bias: Array | None) -> str | None:
+def _refusal(platform: str, q: Array, v: Array, extra: dict[str, Any]) -> str | None:
     """What cuDNN's attention needs and does not get; None if it can be used."""
     dk = q.shape[-1]
     if platform not in ("gpu", "cuda"):
         return f"an NVIDIA GPU, not the platform {platform!r}"
     if q.dtype not in (jnp.float16, jnp.bfloat16):
         return f"float16 or bfloat16, not {q.dtype}"
-    if bias is not None:
-        return "bias=None"
+    given = [name for name, value in extra.items() if value is not None]
+    if given:
+        return f"{given[0]}=None"
     if dk != v.shape[-1] or dk % 8 or dk > 128:
         return f"dk = dv, a multiple of 8 up to 128, not dk = {dk} and dv = {v.shape[-1]}"
     return None
 
 
-def _check(q: Array, k: Array, v: Array, bias: Array | None, causal: bool, implementation: str) -> None:
+def _check(q: Array, k: Array, v: Array, bias: Array | None, implementation: str) -> None:
     for name, x in (("q", q), ("k", k), ("v", v)):
         if x.ndim != 3 or 0 in x.shape:
             raise ValueError(f"{name} has shape {x.shape}: it must be (tokens, heads, features), none of them 0")
@@ -193,17 +281,47 @@ def _check(q: Array, k: Array, v: Array, bias: Array | None, causal: bool, imple
             raise TypeError(f"{name} has type {x.dtype}: attention needs floating point, cast it first")
     if not q.dtype == k.dtype == v.dtype:
         raise TypeError(f"q, k and v have types {q.dtype}, {k.dtype}, {v.dtype}: cast them to one type")
-    if k.shape[1:] != q.shape[1:]:
-        raise ValueError(f"k has shape {k.shape}: heads and features must be those of q, {q.shape[1:]}")
+    if k.shape[2] != q.shape[2] or q.shape[1] % k.shape[1]:
+        raise ValueError(
+            f"k has shape {k.shape}: features must be those of q, {q.shape[2]}, and its heads divide {q.shape[1]}"
+        )
     if v.shape[:2] != k.shape[:2]:
         raise ValueError(f"v has shape {v.shape}: tokens and heads must be those of k, {k.shape[:2]}")
-    if bias is not None and bias.shape not in ((k.shape[0],), (k.shape[1], k.shape[0])):
-        raise ValueError(
-            f"bias has shape {bias.shape}: it must be {k.shape[:1]}, one number per key, or {k.shape[1::-1]}"
-        )
-    if causal and q.shape[0] != k.shape[0]:
-        raise ValueError(
-            f"causal needs as many queries as keys, got {q.shape[0]} and {k.shape[0]}: positions must agree"
-        )
+    per_head = (q.shape[1], k.shape[0])
+    if bias is not None and bias.shape not in (per_head[1:], per_head):
+        raise ValueError(f"bias has shape {bias.shape}: it must be {per_head[1:]}, one number per key, or {per_head}")
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"implementation is {implementation!r}: choose one of {', '.join(IMPLEMENTATIONS)}")
+
+
+def _check_logits(
+    q: Array,
+    k: Array,
+    alibi: Array | None,
+    causal: bool,
+    window: Any,
+    logit_scale: float | None,
+    logit_cap: float | None,
+) -> Any:
+    """The window as an array; raise for options that do not fit."""
+    for name, given in (("causal", causal), ("window", window is not None), ("alibi", alibi is not None)):
+        if given and q.shape[0] != k.shape[0]:
+            raise ValueError(
+                f"{name} needs as many queries as keys, got {q.shape[0]} and {k.shape[0]}: positions must agree"
+            )
+    if alibi is not None and alibi.shape != q.shape[1:2]:
+        raise ValueError(f"alibi has shape {alibi.shape}: it must be {q.shape[1:2]}, one slope per head")
+    for name, value in (("logit_scale", logit_scale), ("logit_cap", logit_cap)):
+        if value is not None:
+            number("attend", name, value, above=0)
+    return None if window is None else window_size("attend", window)
+
+
+def window_size(owner: str, window: Any) -> Array:
+    """A window as an integer array, which layers of different windows share; raise unless it is an integer of at least 1."""
+    advice = "a query sees the keys less than so many tokens away"
+    if traced(window):
+        if window.ndim or not jnp.issubdtype(window.dtype, jnp.integer):
+            raise TypeError(f"{owner}: window is traced as {window.dtype}{window.shape}; it must be one integer.")
+        return window
+    return jnp.asarray(integer(owner, "window", window, 1, 2**31 - 1, advice=advice), jnp.int32)

@@ -89,7 +89,25 @@ def fields():
     )
 
 
-FIELDS = dict(fields())
+def real_fields():
+    """What real networks are made of, with large biases of keys and values: grouped heads, a cap, norms of queries, a gate."""
+    keys = iter(jax.random.split(jax.random.key(5), 8))
+    kinds = {
+        "grouped, capped, rotary": {"kv_heads": 1, "logit_cap": 1.0, "rotary": 3.0, "causal": True},
+        "grouped, capped": {"kv_heads": 1, "logit_cap": 0.5, "logit_scale": 2.0},
+        "window, alibi": {"window": 2, "alibi": jnp.array([0.5, 2.0])},
+        "norms of queries and keys": {"norm_q": pj.RMSNorm(2, eps=0.1), "norm_k": pj.LayerNorm(2, eps=0.1)},
+    }
+    for name, options in kinds.items():
+        term = pj.Attention(2, 2, head_dim=2, bias=True, key=next(keys), **options)
+        shifts = [3 * jax.random.normal(next(keys), term.bk.shape)] * 2
+        term = eqx.tree_at(lambda a: (a.bk, a.bv), term, shifts)
+        yield name, pj.MasterEquation(interaction=term, stabilization=pj.LinearDamping(4.0))
+    gated = pj.FeedForward(2, 5, gate=True, activation="silu", norm=pj.RMSNorm(2, eps=0.1), key=jax.random.key(6))
+    yield "gated", pj.MasterEquation(reaction=gated, stabilization=pj.LinearDamping(4.0))
+
+
+FIELDS = dict(fields()) | dict(real_fields())
 
 
 @eqx.filter_jit

@@ -107,13 +107,39 @@ ATTENTIONS = {
     "pre-LN": {"norm": pj.LayerNorm(D, eps=0.1), "bias": True},
     "pre-LN, linear": {"norm": pj.LayerNorm(D, eps=0.1), "kernel": "linear"},
     "peri-RMS": {"norm": pj.RMSNorm(D, eps=0.1), "norm_out": pj.RMSNorm(D, eps=0.3)},
+    "groups": {"heads": 4, "kv_heads": 2, "bias": True, "causal": True},
+    "one group, l2": {"heads": 4, "kv_heads": 1, "kernel": "l2", "bias": True},
+    "one group, linear": {"heads": 4, "kv_heads": 1, "kernel": "linear", "bias": "qkv"},
+    "one group, uniform": {"heads": 4, "kv_heads": 1, "kernel": "uniform", "bias": True},
+    "window, alibi": {"window": 2, "alibi": np.array([3.0, 0.1]), "bias": True},
+    "logit scale": {"logit_scale": 3.0, "bias": True},
+    "logit scale, linear": {"logit_scale": 3.0, "kernel": "linear", "bias": True},
+    # A cap so low that it weighs every key apart, and key biases so large that leaving them out would be seen.
+    "cap": {"logit_cap": 0.5, "logit_scale": 2.0, "bias": True},
+    "cap, rotary": {"logit_cap": 0.5, "rotary": 10.0, "head_dim": 4, "bias": True},
+    "norms of heads": {"norm_q": pj.RMSNorm(2, eps=0.05), "norm_k": pj.LayerNorm(2, eps=0.1), "bias": True},
+    "norm of all heads, rotary": {"norm_q": pj.LayerNorm(D, eps=0.1), "rotary": 10.0, "bias": True},
+    "norm of keys, l2": {"norm_k": pj.RMSNorm(D, eps=0.05), "kernel": "l2", "bias": True},
+    "norms, cap, groups": {
+        **{
+            "heads": 4,
+            "kv_heads": 2,
+            "head_dim": 2,
+            "norm_q": pj.RMSNorm(8, eps=0.05),
+            "norm_k": pj.RMSNorm(2, eps=0.05),
+        },
+        **{"logit_cap": 1.0, "norm": pj.RMSNorm(D, eps=0.1)},
+    },
+    "norm of queries, linear": {"norm_q": pj.RMSNorm(2, eps=0.05), "kernel": "linear"},
+    "partial rotary": {"rotary": pj.terms.Rotary(2, 10.0).yarn(8.0, 4), "head_dim": 4, "bias": True},
+    "rotary gain, linear": {"rotary": pj.terms.Rotary(4, 10.0).yarn(8.0, 4), "head_dim": 4, "kernel": "linear"},
 }
 
 
 def make_attention(name, key):
     options = {"heads": 2, **ATTENTIONS[name]}
-    if "weights" in options:
-        options["weights"] = jnp.asarray(options["weights"])
+    for name in {"weights", "alibi"} & options.keys():
+        options[name] = jnp.asarray(options[name])
     term = randomized(pj.Attention(D, key=key, **options), jax.random.fold_in(key, 1))
     if "weights" in options:
         term = eqx.tree_at(lambda a: a.quadrature, term, options["weights"])
@@ -124,6 +150,20 @@ def make_attention(name, key):
 def test_attention_certificate_is_never_violated(name):
     for seed, radius in ((0, 0.5), (1, 3.0)):
         check_never_violated(make_attention(name, jax.random.key(seed)), radius)
+
+
+def test_a_capped_certificate_keeps_the_bias_of_keys():
+    """A cap weighs keys apart, so a bias of keys that a softmax would cancel steepens it: beyond the uncapped certificate."""
+    one = jnp.ones((1, 1, 1))
+    weights = lambda a: (a.wq, a.wk, a.wv, a.wo, a.bk)  # noqa: E731
+    plain = pj.Attention(1, 1, key=jax.random.key(0), bias=True)
+    capped = pj.Attention(1, 1, key=jax.random.key(0), bias=True, logit_cap=1.0)
+    plain, capped = (eqx.tree_at(weights, term, (one, 0.5 * one, one, one, 30 * one[0])) for term in (plain, capped))
+    us = 0.3 * jax.random.normal(jax.random.key(1), (400, 2, 1)).clip(-3, 3)
+    radius = float(jnp.abs(us).max())
+    local, _ = worst(capped, us)
+    assert local["frobenius"] <= field_lipschitz(capped, 2, radius, norm="frobenius").bound
+    assert field_lipschitz(capped, 2, radius).bound > 10 * field_lipschitz(plain, 2, radius).bound
 
 
 def test_attention_certificate_with_padding():
@@ -247,6 +287,39 @@ def test_feedforward_certificate(activation):
     w1, w2 = np.asarray(plain.w1), np.asarray(plain.w2)
     product = max(abs(low), abs(high)) * np.linalg.norm(w1, 2) * np.linalg.norm(w2, 2)
     assert field_lipschitz(plain, N, 4.0).bound <= 0.6 * (product + 1) * (1 + 1e-13)
+
+
+GATED = {
+    **{name: {"activation": name} for name in SLOPES},
+    "no biases": {"activation": "silu", "bias": False, "leak": True, "strength": 0.6},
+    "norms": {"activation": "silu", "norm": pj.LayerNorm(D, eps=0.2), "norm_out": pj.RMSNorm(D, eps=0.2)},
+}
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_gated_certificate(name):
+    """It grows with the ball, as the network does: none serves all of space."""
+    key = jax.random.key(4)
+    term = randomized(pj.FeedForward(D, 9, gate=True, key=key, **GATED[name]), key)
+    for radius in (0.3, 4.0):
+        check_never_violated(term, radius)
+    if name == "no biases":
+        small, large = (field_lipschitz(term, N, r).parts["FeedForward"] for r in (1.0, 10.0))
+        assert large == pytest.approx(10 * small, rel=1e-12)
+
+
+def test_gated_identity_certificate_is_attained():
+    """One feature, u ↦ u²: slope 2R at the edge of the ball, and growth that nothing linear bounds."""
+    one = jnp.ones((1, 1))
+    term = pj.FeedForward(1, 1, gate=True, bias=False, activation="identity", key=jax.random.key(0))
+    term = eqx.tree_at(lambda r: (r.w1, r.w2, r.wg), term, (one, one, one))
+    assert field_lipschitz(term, 2, 3.0).bound == pytest.approx(6.0, rel=1e-14)
+    with pytest.raises(ValueError, match="grows quadratically"):
+        term.growth(2)
+    normed = pj.FeedForward(4, 6, gate=True, norm=pj.RMSNorm(4), activation="silu", key=jax.random.key(0))
+    rate, offset = normed.growth(2)
+    us = 50 * jax.random.normal(jax.random.key(1), (200, 1, 4))
+    assert rate == 0 and float(jnp.linalg.norm(jax.vmap(lambda u: normed(0.0, u, None))(us), axis=-1).max()) <= offset
 
 
 def test_identity_feedforward_certificate_is_the_matrix_norm():

@@ -66,6 +66,21 @@ def test_transformer_against_dense_matrices():
     jax.tree.map(np.testing.assert_array_equal, found, again)
 
 
+def test_grouped_heads_with_norms_of_queries_and_keys():
+    """Each head with the keys and values of its group, the scales folded in, the logits' own scale."""
+    term = Attention(6, 4, kv_heads=2, head_dim=3, norm_q=RMSNorm(3), norm_k=RMSNorm(6), logit_scale=0.4, key=KEY)
+    rng = np.random.default_rng(0)
+    gq, gk = rng.uniform(0.5, 2, 3), rng.uniform(0.5, 2, 6)
+    term = eqx.tree_at(lambda a: (a.norm_q.scale, a.norm_k.scale), term, (jnp.asarray(gq), jnp.asarray(gk)))
+    found = attention_spectra(term, key=KEY)
+    wq, wk, wv, wo = (np.asarray(w) for w in (term.wq, term.wk, term.wv, term.wo))
+    for h in range(4):
+        k = wk[:, h // 2] * gk[3 * (h // 2) : 3 * (h // 2) + 3]
+        expected = dense(0.4 * (wq[:, h] * gq) @ k.T)
+        np.testing.assert_allclose(found.qk.symmetric[0, h], expected["symmetric"], atol=1e-12)
+        np.testing.assert_allclose(found.ov.symmetric[0, h], dense(wv[:, h // 2] @ wo[h])["symmetric"], atol=1e-12)
+
+
 def test_symmetric_and_rotating_circuits():
     """W_Q = W_K is symmetric and positive, V O a rotation by 90°: eigenvalues ±i."""
     term = Attention(2, 1, key=KEY)

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pdejax import DepthVarying, MasterEquation, iid, smooth_random
 from pdejax.solvers import Grid
-from pdejax.terms import Attention, FieldArgs, LayerNorm, RMSNorm
+from pdejax.terms import Attention, FieldArgs, LayerNorm, RMSNorm, Rotary
 
 N, D, H, T = 7, 8, 2, 0.3
 WEIGHTS = jnp.array([0.2, 0.1, 0.05, 0.3, 0.15, 0.08, 0.12])
@@ -36,16 +37,41 @@ CASES = {
         **{"leak": True, "strength": 1.3, "causal": True, "weights": WEIGHTS, "rotary": 30.0, "bias": True},
         **{"norm": RMSNorm(D), "norm_out": LayerNorm(D)},
     },
+    "groups": {"heads": 4, "kv_heads": 2, "bias": True, "causal": True},
+    "groups-l2": {"heads": 4, "kv_heads": 2, "kernel": "l2", "bias": "qkv"},
+    "groups-linear": {"heads": 4, "kv_heads": 1, "kernel": "linear", "rotary": 50.0},
+    "groups-uniform": {"heads": 4, "kv_heads": 2, "kernel": "uniform", "bias": True, "weights": WEIGHTS},
+    "window": {"window": 3},
+    "window-causal": {"window": 2, "causal": True, "kv_heads": 1, "weights": WEIGHTS},
+    "alibi": {"alibi": jnp.array([0.5, 0.0625]), "causal": True},
+    "alibi-l2": {"alibi": jnp.array([0.3, 0.1]), "kernel": "l2", "window": 4},
+    "capped": {"logit_cap": 0.7, "logit_scale": 1.4, "weights": WEIGHTS, "bias": True},
+    "norms of heads": {"norm_q": RMSNorm(4, eps=1e-3), "norm_k": LayerNorm(4, eps=1e-2), "bias": True, "rotary": 20.0},
+    "norms of all heads": {"norm_q": LayerNorm(D, eps=1e-2), "norm_k": RMSNorm(4, eps=1e-3), "kv_heads": 1},
+    "norm of keys, l2": {"norm_k": RMSNorm(D, eps=1e-3), "kernel": "l2", "logit_scale": 0.3},
+    "partial rotary": {"rotary": Rotary(6, 30.0).yarn(4.0, 5, fast=2.0, slow=0.2), "heads": 1},
+    "everything": {
+        **{
+            "heads": 4,
+            "head_dim": 6,
+            "kv_heads": 2,
+            "causal": True,
+            "window": 5,
+            "alibi": jnp.array([0.4, 0.2, 0.1, 0.05]),
+        },
+        **{"rotary": Rotary(4, 20.0).linear(3.0), "logit_cap": 2.0, "logit_scale": 0.9, "bias": "qkv", "leak": True},
+        **{"norm": RMSNorm(D), "norm_q": RMSNorm(6), "norm_k": RMSNorm(12), "weights": WEIGHTS, "strength": 0.8},
+    },
 }
 
 
 def build(key, **options):
     """Attention with every array random, biases and scales of norms included."""
-    term = Attention(D, H, key=key, **options)
+    term = Attention(D, **{"heads": H} | options, key=key)
 
     def where(module):
         parts = [module.bq, module.bk, module.bv, module.bo]
-        for norm in (module.norm, module.norm_out):
+        for norm in (module.norm, module.norm_out, module.norm_q, module.norm_k):
             parts += [] if norm is None else [norm.scale, getattr(norm, "bias", None)]
         return [part for part in parts if part is not None]
 
@@ -63,11 +89,20 @@ def twin_norm(norm, x):
     return np.asarray(norm.scale) * (x - centre) / np.sqrt(np.mean((x - centre) ** 2) + norm.eps) + shift
 
 
-def twin_turn(x, position, theta):
-    """Features j and j + dk/2 as one complex number, turned by the angle position·theta^(−2j/dk)."""
-    half = len(x) // 2
-    z = (x[:half] + 1j * x[half:]) * np.exp(1j * position * theta ** (-2.0 * np.arange(half) / len(x)))
-    return np.concatenate([z.real, z.imag])
+def twin_turn(x, position, rotary):
+    """Features j and j + dim/2 as one complex number, turned by the angle position·f_j; the rest stays."""
+    half = len(rotary.frequencies)
+    z = rotary.gain * (x[:half] + 1j * x[half : 2 * half]) * np.exp(1j * position * np.array(rotary.frequencies))
+    return np.concatenate([z.real, z.imag, x[2 * half :]])
+
+
+def twin_norms(norm, rows):
+    """Rows `(heads, dk)` of one token, each head or all of them at once."""
+    if norm is None:
+        return rows
+    if norm.scale.size == rows.shape[1]:
+        return np.stack([twin_norm(norm, row) for row in rows])
+    return twin_norm(norm, rows.ravel()).reshape(rows.shape)
 
 
 def twin(term, u, mask=None):
@@ -77,26 +112,36 @@ def twin(term, u, mask=None):
     real = np.ones(n, bool) if mask is None else np.asarray(mask)
     weight = np.ones(n) if term.quadrature is None else np.asarray(term.quadrature)
     heads, dk = term.wq.shape[1:]
+    each = heads // term.wk.shape[1]
+    scale = 1 / np.sqrt(dk) if term.logit_scale is None else term.logit_scale
+    window = n if term.window is None else int(term.window)
+    slopes = np.zeros(heads) if term.alibi is None else np.asarray(term.alibi)
     x = [row if term.norm is None else twin_norm(term.norm, row) for row in u]
     maps, out = np.zeros((heads, n, n)), np.zeros_like(u)
+
+    def project(name, row):
+        bias, w = getattr(term, "b" + name), np.asarray(getattr(term, "w" + name))
+        heads = np.stack([row @ w[:, h] for h in range(w.shape[1])]) + (0.0 if bias is None else np.asarray(bias))
+        return twin_norms(getattr(term, "norm_" + name, None), heads)
+
+    every = {name: [project(name, row) for row in x] for name in "qkv"}
     for h in range(heads):
-
-        def project(name, row, h=h):
-            bias = getattr(term, "b" + name)
-            return row @ np.asarray(getattr(term, "w" + name))[:, h] + (0.0 if bias is None else np.asarray(bias)[h])
-
-        q, k, v = ([project(name, row) for row in x] for name in "qkv")
+        q, k, v = ([rows[h if name == "q" else h // each] for rows in every[name]] for name in "qkv")
         if term.rotary is not None:
             q, k = ([twin_turn(row, m, term.rotary) for m, row in enumerate(rows)] for rows in (q, k))
         for i in range(n):
-            visible = [j for j in range(n) if real[j] and (j <= i or not term.causal)]
+            visible = [j for j in range(n) if real[j] and (j <= i or not term.causal) and abs(i - j) < window]
             for j in visible:
+                z = scale * (q[i] @ k[j])
+                if term.logit_cap is not None:
+                    z = term.logit_cap * np.tanh(z / term.logit_cap)
+                far = np.exp(-slopes[h] * abs(i - j))
                 if term.kernel == "softmax":
-                    maps[h, i, j] = weight[j] * np.exp(q[i] @ k[j] / np.sqrt(dk))
+                    maps[h, i, j] = weight[j] * far * np.exp(z)
                 elif term.kernel == "l2":
-                    maps[h, i, j] = weight[j] * np.exp(-np.sum((q[i] - k[j]) ** 2) / np.sqrt(dk))
+                    maps[h, i, j] = weight[j] * far * np.exp(-np.sum((q[i] - k[j]) ** 2) * scale)
                 elif term.kernel == "linear":
-                    maps[h, i, j] = weight[j] / sum(weight[real]) * (q[i] @ k[j]) / np.sqrt(dk)
+                    maps[h, i, j] = weight[j] / sum(weight[real]) * z
                 else:
                     maps[h, i, j] = weight[j] / sum(weight[real])
             if term.kernel in ("softmax", "l2") and visible:
@@ -110,7 +155,10 @@ def twin(term, u, mask=None):
     return float(term.strength) * (out - u if term.leak else out), maps
 
 
-MASKED = ("linear", "l2-causal-bias", "rotary-causal", "weights", "weights-uniform", "weights-l2", "norms", "all")
+MASKED = (
+    *("linear", "l2-causal-bias", "rotary-causal", "weights", "weights-uniform", "weights-l2", "norms", "all"),
+    *("groups", "groups-linear", "groups-uniform", "window", "alibi", "capped", "everything"),
+)
 
 
 @pytest.mark.parametrize("name, mask", [(name, None) for name in CASES] + [(name, MASK) for name in MASKED])
@@ -124,7 +172,7 @@ def test_twin(name, mask, getkey):
     np.testing.assert_allclose(np.asarray(maps)[:, real], slow_maps[:, real], rtol=1e-12, atol=1e-15)
     assert np.isfinite(du).all()
     if term.kernel != "linear":
-        np.testing.assert_allclose(np.sum(maps, axis=-1), 1.0, rtol=1e-14)
+        np.testing.assert_allclose(np.sum(maps, axis=-1)[:, real], 1.0, rtol=1e-14)
     if term.kernel == "uniform":
         np.testing.assert_allclose(maps, np.broadcast_to(maps[:1, :1], maps.shape), rtol=0)
 
@@ -226,12 +274,117 @@ def test_head_dim_overrides_the_split(getkey):
     np.testing.assert_allclose(term(T, u, None), twin(term, u)[0], rtol=1e-12, atol=1e-13)
 
 
+def same_weights(term, other):
+    """`other` with the arrays of `term` that fit it."""
+    names = ("wq", "wk", "wv", "wo", "bq", "bk", "bv", "bo")
+    return eqx.tree_at(lambda m: [getattr(m, name) for name in names], other, [getattr(term, name) for name in names])
+
+
+def test_groups_are_repeated_heads(getkey):
+    """Heads that share keys and values are heads with equal weights, to the last bit of the certificates."""
+    shared = build(getkey(), heads=4, kv_heads=2, bias=True, rotary=10.0, causal=True)
+    full = build(getkey(), heads=4, bias=True, rotary=10.0, causal=True)
+    names = ("wk", "wv", "bk", "bv")
+    repeated = [jnp.repeat(getattr(shared, name), 2, axis=-2) for name in names]
+    full = eqx.tree_at(lambda m: [getattr(m, name) for name in names], full, repeated)
+    full = eqx.tree_at(lambda m: (m.wq, m.wo, m.bq, m.bo), full, (shared.wq, shared.wo, shared.bq, shared.bo))
+    u = field()
+    np.testing.assert_allclose(shared(T, u, FieldArgs(MASK)), full(T, u, FieldArgs(MASK)), rtol=1e-13, atol=1e-14)
+    np.testing.assert_allclose(shared.weights(u), full.weights(u), rtol=1e-13)
+    for norm in ("token_max", "frobenius"):
+        assert float(shared.lipschitz(2.0, N, norm)) == float(full.lipschitz(2.0, N, norm))
+    assert shared.growth(N) == full.growth(N)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"window": N, "causal": True},
+        {"window": N},
+        {"logit_cap": 1e9},
+        {"logit_scale": (D / H) ** -0.5},
+        {"alibi": jnp.zeros(H)},
+        {"rotary": Rotary(D // H, 10.0).linear(1e12)},
+        {"kv_heads": H},
+    ],
+    ids=lambda options: ", ".join(options),
+)
+def test_options_in_their_limits_change_nothing(options, getkey):
+    plain = build(getkey(), bias=True, causal=options.get("causal", False))
+    term = same_weights(plain, build(getkey(), bias=True, **options))
+    u = field()
+    np.testing.assert_allclose(term(T, u, FieldArgs(MASK)), plain(T, u, FieldArgs(MASK)), rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(term.weights(u), plain.weights(u), rtol=1e-9)
+
+
+def test_a_window_reaches_so_far(getkey):
+    """Tokens beyond it are not felt at all; one step inside it they are."""
+    u = field()
+    for causal, seen in ((True, (3, 4, 5)), (False, (1, 2, 3, 4, 5))):
+        term = build(getkey(), window=3, causal=causal)
+        change = np.abs(term(T, u.at[3].add(1.0), None) - term(T, u, None)).max(axis=1)
+        assert {int(i) for i in np.flatnonzero(change)} == set(seen)
+
+
+def test_layers_of_one_stack_may_differ_in_their_window(getkey):
+    """A window is a whole number that a stack of layers keeps as it is, of every kind of depth."""
+    terms = [build(getkey(), window=window, causal=True) for window in (2, N)]
+    layers = [MasterEquation(interaction=term) for term in terms]
+    u = field()
+    stacked = DepthVarying.from_layers(layers, 2.0)
+    for layer, t in zip(layers, (0.5, 1.5), strict=True):
+        np.testing.assert_allclose(stacked(t, u, None), layer(t, u, None), rtol=1e-13)
+    for kind in ("linear", "cubic"):  # at the knots
+        smooth = DepthVarying.from_layers(layers, 2.0, kind)
+        np.testing.assert_allclose(smooth(0.5, u, None), layers[0](0.5, u, None), rtol=1e-10, atol=1e-12)
+    waves = smooth_random(layers[0], 1.0, key=getkey(), amplitude=0.0)
+    np.testing.assert_allclose(waves(0.3, u, None), layers[0](0.3, u, None), rtol=1e-12)
+
+
+def test_random_layers_of_grouped_heads(getkey):
+    def make(key):
+        return MasterEquation(Attention(D, 4, kv_heads=2, window=3, norm_q=RMSNorm(2), key=key))
+
+    found = iid(make, 3, key=getkey())
+    assert found.layer(0).interaction.wk.shape == (D, 2, 2) and found.stacked.interaction.window.shape == (3,)
+    assert np.isfinite(found(0.5, field(), None)).all()
+    assert not found.couples_neighbours(N)
+    found.check((N, D))
+    with pytest.raises(ValueError, match="width dim=8, but the field has 9 features"):
+        found.check((N, D + 1))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"kv_heads": 3}, r"kv_heads=3 does not divide heads=2. Choose kv_heads from \[1, 2\]"),
+        ({"kv_heads": 0}, "kv_heads=0 must be an integer of at least 1"),
+        ({"window": 0}, "window=0 must be an integer in 1"),
+        ({"window": 3, "kernel": "uniform"}, "window needs a kernel 'softmax' or 'l2', not kernel='uniform'"),
+        ({"alibi": jnp.ones(2), "kernel": "linear"}, "alibi needs a kernel 'softmax' or 'l2'"),
+        ({"logit_cap": 2.0, "kernel": "l2"}, "logit_cap needs a kernel 'softmax', not kernel='l2'"),
+        ({"logit_scale": 2.0, "kernel": "uniform"}, "logit_scale needs a kernel 'softmax' or 'l2' or 'linear'"),
+        ({"logit_cap": 0.0}, "logit_cap=0.0 must be one finite number > 0"),
+        ({"logit_scale": -1.0}, "logit_scale=-1.0 must be one finite number > 0"),
+        ({"alibi": jnp.ones(3)}, r"alibi has shape \(3,\); it must be \(2,\), one slope per head"),
+        ({"norm_q": RMSNorm(3)}, "norm_q has width 3; it must be 4, to normalize each head, or 8"),
+        ({"norm_k": RMSNorm(8), "kv_heads": 1}, "norm_k has width 8; it must be 4, to normalize each head, or 4"),
+        ({"rotary": Rotary(6)}, "rotary turns 6 features, but a head has dk=4"),
+        ({"rotary": 10.0, "head_dim": 3}, "dk=3 must be even"),
+        ({"bias": "k"}, "bias='k' must be"),
+    ],
+)
+def test_bad_options(options, words, getkey):
+    with pytest.raises(ValueError, match=words):
+        Attention(D, H, key=getkey(), **options)
+
+
 def test_damping(getkey):
     assert float(build(getkey(), leak=True, strength=2.5).damping()) == 2.5
     assert float(build(getkey(), strength=2.5).damping()) == 0.0
 
 
-@pytest.mark.parametrize("name", ["weights", "weights-linear", "uniform", "l2", "all"])
+@pytest.mark.parametrize("name", ["weights", "weights-linear", "uniform", "l2", "all", "everything"])
 def test_float32_stays_float32(name, getkey):
     """float64 weights and coefficients must not raise the precision of a float32 field, nor lower its own."""
     term, u = build(getkey(), **CASES[name]), field()

@@ -28,16 +28,21 @@ def inputs(n, m=None, heads=2, dk=4, dv=3, dtype="float64", scale=1.0, seed=0):
     return q * scale, k, v
 
 
-def loop(q, k, v, bias=None, causal=False):
+def loop(q, k, v, bias=None, causal=False, *, alibi=None, window=None, logit_scale=None, logit_cap=None):
     """The definition, a query at a time, in float64 and without JAX."""
     q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
     n, heads, dk = q.shape
+    k, v = (np.repeat(x, heads // x.shape[1], axis=1) for x in (k, v))
+    scale = 1 / math.sqrt(dk) if logit_scale is None else logit_scale
+    cap = (lambda z: z) if logit_cap is None else (lambda z: logit_cap * math.tanh(z / logit_cap))
+    slopes = np.zeros(heads) if alibi is None else np.asarray(alibi, np.float64)
+    reach = max(q.shape[0], k.shape[0]) if window is None else window
     b = np.broadcast_to(0.0 if bias is None else np.asarray(bias, np.float64), (heads, k.shape[0]))
     out = np.zeros((n, heads, v.shape[2]))
     for i in range(n):
         for h in range(heads):
-            keys = [j for j in range(k.shape[0]) if b[h, j] > -np.inf and (j <= i or not causal)]
-            z = [float(q[i, h] @ k[j, h]) / math.sqrt(dk) + b[h, j] for j in keys]
+            keys = [j for j in range(k.shape[0]) if b[h, j] > -np.inf and (j <= i or not causal) and abs(i - j) < reach]
+            z = [cap(scale * float(q[i, h] @ k[j, h])) + b[h, j] - slopes[h] * abs(i - j) for j in keys]
             p = [math.exp(x - max(z)) for x in z]
             for j, weight in zip(keys, p, strict=True):
                 out[i, h] += weight / math.fsum(p) * v[j, h]
@@ -81,6 +86,99 @@ def test_values(implementation, dtype, n, m, relative):
             assert out.shape == (n, 2, 3) and out.dtype == dtype
             expected = jnp.asarray(loop(q, k, v, bias, causal))
             assert relative(out.astype(jnp.float64), expected) < TOLERANCE[dtype], (name, causal)
+
+
+OPTIONS = {
+    "groups": {},
+    "window": {"window": 7},
+    "causal window": {"window": 5, "causal": True},
+    "alibi": {"alibi": np.array([0.5, 0.2, 0.1, 0.0]), "causal": True},
+    "cap": {"logit_cap": 0.8, "logit_scale": 1.7},
+    "all": {
+        "alibi": np.array([0.5, 0.2, 0.1, 0.0]),
+        "window": 20,
+        "logit_cap": 2.0,
+        "logit_scale": 0.3,
+        "causal": True,
+    },
+}
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options(name, implementation, relative):
+    """Grouped heads in every company; 37 queries in three blocks, so that positions are those of the whole."""
+    options = OPTIONS[name]
+    groups = {"groups": 1, "all": 2}.get(name, 4)
+    q, _, _ = inputs(37, heads=4)
+    _, k, v = inputs(37, heads=groups, seed=2)
+    bias = jnp.asarray(biases(37, 4)["masked"])
+    given = {key: jnp.asarray(x) if isinstance(x, np.ndarray) else x for key, x in options.items()}
+    f = jax.jit(lambda q, k, v, b: attend(q, k, v, bias=b, implementation=implementation, **given))
+    for b in (None, bias):
+        assert relative(f(q, k, v, b), jnp.asarray(loop(q, k, v, b, **options))) < 1e-12
+    single = f(*(x.astype(jnp.float32) for x in (q, k, v)), None)
+    assert single.dtype == jnp.float32
+    assert relative(single.astype(jnp.float64), jnp.asarray(loop(q, k, v, **options))) < 1e-5
+
+
+def test_derivatives_of_options_agree_between_implementations(relative):
+    """Reverse over forward through the blocks, the slopes of ALiBi and the keys of groups included."""
+    q, _, _ = inputs(35, heads=4)
+    _, k, v = inputs(35, heads=2, seed=2)
+    alibi = jnp.array([0.5, 0.2, 0.1, 0.0])
+
+    def gradient(implementation):
+        def f(q, k, v, alibi):
+            options = {"window": 9, "logit_cap": 1.5, "causal": True}
+            return jnp.sum(attend(q, k, v, alibi=alibi, implementation=implementation, **options) ** 3)
+
+        return jax.jit(jax.grad(f, argnums=(0, 1, 2, 3))), f
+
+    (dense, f), (blocked, _) = gradient("dense"), gradient("blocked")
+    found = dense(q, k, v, alibi)
+    for a, b in zip(blocked(q, k, v, alibi), found, strict=True):
+        assert relative(a, b) < 1e-11
+    d = tuple(jnp.asarray(np.random.default_rng(4).normal(size=x.shape)) for x in (q, k, v, alibi))
+    ends = (jax.jit(f)(*(x + s * 1e-5 * y for x, y in zip((q, k, v, alibi), d, strict=True))) for s in (1, -1))
+    ahead, behind = map(float, ends)
+    slope = sum(float(jnp.vdot(g, y)) for g, y in zip(found, d, strict=True))
+    assert slope == pytest.approx((ahead - behind) / 2e-5, rel=1e-7)
+
+
+def test_options_that_are_off_add_no_operations():
+    def operations(**options):
+        program = jax.make_jaxpr(lambda *x: attend(*x, implementation="dense", **options))(*inputs(16))
+        return {name for name in ("iota", "tanh", "abs", "lt", "ge", "gather") if f" {name}" in str(program)}
+
+    assert operations() == set()
+    assert operations(causal=True) == {"iota", "ge"}
+    assert {"iota", "abs", "lt"} <= operations(window=3) and "tanh" in operations(logit_cap=1.0)
+
+
+def test_a_window_may_be_traced(relative):
+    window = jax.jit(lambda w: attend(*inputs(16), window=w, implementation="dense"))
+    for size in (1, 4):
+        assert relative(window(jnp.asarray(size)), jnp.asarray(loop(*inputs(16), window=size))) < 1e-12
+    with pytest.raises(TypeError, match="window is traced as float64"):
+        window(jnp.asarray(4.0))
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_options_against_torch(causal, relative):
+    """`scaled_dot_product_attention` with grouped heads, a window and ALiBi as a mask of its own."""
+    torch = pytest.importorskip("torch")
+    q, _, _ = inputs(21, heads=4)
+    _, k, v = inputs(21, heads=2, seed=2)
+    slopes, far = np.array([0.5, 0.2, 0.1, 0.0]), np.arange(21)[:, None] - np.arange(21)[None, :]
+    seen = (abs(far) < 6) & ((far >= 0) | (not causal))
+    bias = np.where(seen[None], -slopes[:, None, None] * abs(far)[None], -np.inf)
+    given = [torch.tensor(np.asarray(x)).permute(1, 0, 2)[None] for x in (q, k, v)]
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        *given, attn_mask=torch.tensor(bias)[None], scale=0.7, enable_gqa=True
+    )
+    found = attend(q, k, v, alibi=jnp.asarray(slopes), window=6, causal=causal, logit_scale=0.7)
+    assert relative(found, jnp.asarray(expected[0].permute(1, 0, 2).numpy())) < 1e-12
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -259,10 +357,16 @@ def test_fused_only_where_cudnn_can(monkeypatch, relative):
         out = attend(*half, causal=causal)
         assert out.dtype == jnp.bfloat16 and out.shape == (12, 2, 8)
         assert relative(out.astype(jnp.float64), jnp.asarray(loop(*half, causal=causal))) < 2e-2
-    assert calls == ["cudnn", "cudnn"]
+    grouped = (half[0], half[1][:, :1], half[2][:, :1])
+    scaled = attend(*grouped, logit_scale=0.7)
+    assert relative(scaled.astype(jnp.float64), jnp.asarray(loop(*grouped, logit_scale=0.7))) < 2e-2
+    assert calls == ["cudnn"] * 3
     refused = [
         ((*inputs(12, dk=8, dv=8),), {}, "float16 or bfloat16"),
         (half, {"bias": jnp.zeros(12)}, "bias=None"),
+        (half, {"window": 3}, "window=None"),
+        (half, {"alibi": jnp.ones(2)}, "alibi=None"),
+        (half, {"logit_cap": 2.0}, "logit_cap=None"),
         (inputs(12, dk=8, dv=16, dtype="bfloat16"), {}, "dk = 8 and dv = 16"),
         (inputs(12, dk=4, dv=4, dtype="bfloat16"), {}, "multiple of 8"),
     ]
@@ -270,7 +374,7 @@ def test_fused_only_where_cudnn_can(monkeypatch, relative):
         assert jnp.isfinite(attend(*arguments, **options)).all()
         with pytest.raises(ValueError, match=words):
             attend(*arguments, implementation="fused", **options)
-    assert len(calls) == 2
+    assert len(calls) == 3
 
 
 @pytest.mark.parametrize(
@@ -283,6 +387,14 @@ def test_fused_only_where_cudnn_can(monkeypatch, relative):
         (lambda q, k, v: ((q, k, v[:, :1]), {}), ValueError, "v has shape"),
         (lambda q, k, v: ((q, k, v), {"bias": jnp.zeros(3)}), ValueError, "bias has shape"),
         (lambda q, k, v: ((q[:3], k, v), {"causal": True}), ValueError, "causal"),
+        (lambda q, k, v: ((q[:3], k, v), {"window": 2}), ValueError, "window needs as many queries as keys"),
+        (lambda q, k, v: ((q[:3], k, v), {"alibi": jnp.ones(2)}), ValueError, "alibi needs as many queries as keys"),
+        (lambda q, k, v: ((q, k, v), {"alibi": jnp.ones(3)}), ValueError, "alibi has shape"),
+        (lambda q, k, v: ((q, k, v), {"window": 0}), ValueError, "window=0 must be an integer in 1"),
+        (lambda q, k, v: ((q, k, v), {"window": 2.0}), TypeError, "window=2.0 must be an integer in 1"),
+        (lambda q, k, v: ((q, k, v), {"logit_cap": 0.0}), ValueError, "logit_cap=0.0 must be"),
+        (lambda q, k, v: ((q, k, v), {"logit_scale": -1.0}), ValueError, "logit_scale=-1.0 must be"),
+        (lambda q, k, v: ((jnp.repeat(q, 2, 1)[:, :3], k, v), {}), ValueError, "its heads divide 3"),
         (lambda q, k, v: ((q, k, v), {"implementation": "flash"}), ValueError, "auto, dense, blocked, fused"),
         (lambda q, k, v: ((q, k, v.astype(jnp.float32)), {}), TypeError, "types"),
         (lambda q, k, v: ((q.astype(int), k, v), {}), TypeError, "floating point"),

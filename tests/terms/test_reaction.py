@@ -33,7 +33,8 @@ def build(key, **options):
 
     def where(module):
         norms = [norm for norm in (module.norm, module.norm_out) if norm is not None]
-        return [module.b1, module.b2, *(norm.scale for norm in norms)]
+        biases = [bias for bias in (module.b1, module.b2, module.bg) if bias is not None]
+        return [*biases, *(norm.scale for norm in norms)]
 
     random = np.random.default_rng(5)
     return eqx.tree_at(where, term, [x + 0.5 * random.standard_normal(x.shape) for x in where(term)])
@@ -47,12 +48,20 @@ def twin_norm(norm, row):
 
 def twin_token(term, row):
     """Everything but leak and source for one token, one hidden unit at a time."""
-    w1, b1, w2, b2 = (np.asarray(x) for x in (term.w1, term.b1, term.w2, term.b2))
+
+    def bias(b, size):
+        return np.zeros(size) if b is None else np.asarray(b)
+
+    w1, w2, b1, b2 = np.asarray(term.w1), np.asarray(term.w2), bias(term.b1, HIDDEN), bias(term.b2, D)
     x = row if term.norm is None else twin_norm(term.norm, row)
     out = b2
     for h in range(HIDDEN):
         z = b1[h] + sum(x[k] * w1[k, h] for k in range(D))
-        out = out + ACTIVATIONS[term.activation](z) * w2[h]
+        if term.wg is not None:
+            g = bias(term.bg, HIDDEN)[h] + sum(x[k] * term.wg[k, h] for k in range(D))
+            out = out + ACTIVATIONS[term.activation](float(g)) * z * w2[h]
+        else:
+            out = out + ACTIVATIONS[term.activation](z) * w2[h]
     return out if term.norm_out is None else twin_norm(term.norm_out, out)
 
 
@@ -61,6 +70,9 @@ CASES = {
     "leak": {"leak": True, "strength": 0.6},
     "pre": {"norm": LayerNorm(D, eps=1e-2), "strength": -1.2},
     "peri": {"norm": RMSNorm(D), "norm_out": RMSNorm(D), "leak": True, "activation": "silu"},
+    "no biases": {"bias": False},
+    **{f"gated {name}": {"activation": name, "gate": True} for name in ("silu", "gelu", "tanh")},
+    "swiglu": {"activation": "silu", "gate": True, "bias": False, "norm": RMSNorm(D, eps=1e-2), "leak": True},
 }
 
 
@@ -107,15 +119,39 @@ def test_source_sees_positions_and_depth(grid, getkey):
     assert du.dtype == jnp.float32
 
 
+def test_gates_against_torch(getkey):
+    """SwiGLU by torch's `silu` and `linear`: the gate is what is activated."""
+    torch = pytest.importorskip("torch")
+    term, u = build(getkey(), activation="silu", gate=True), field()
+    x, w1, w2, wg, b1, b2, bg = (
+        torch.tensor(np.asarray(a)) for a in (u, term.w1, term.w2, term.wg, term.b1, term.b2, term.bg)
+    )
+    linear = torch.nn.functional.linear
+    hidden = torch.nn.functional.silu(linear(x, wg.T, bg)) * linear(x, w1.T, b1)
+    np.testing.assert_allclose(term(0.0, u, None), linear(hidden, w2.T, b2).numpy(), rtol=1e-12, atol=1e-14)
+
+
+def test_biases_may_be_absent(getkey):
+    bare, gated = FeedForward(D, HIDDEN, bias=False, key=getkey()), FeedForward(D, HIDDEN, gate=True, key=getkey())
+    assert FeedForward(D, HIDDEN, gate=True, activation="relu", key=getkey()).smoothness == 0.0
+    assert bare.b1 is bare.b2 is bare.wg is bare.bg is None
+    assert gated.wg.shape == (D, HIDDEN) and gated.bg.shape == (HIDDEN,)
+    np.testing.assert_array_equal(bare(0.0, jnp.zeros((N, D)), None), 0)
+
+
+@pytest.mark.parametrize("gate", [False, True])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_jacobian_trace(activation, getkey):
-    term, u = build(getkey(), activation=activation), field()
+def test_jacobian_trace(activation, gate, getkey):
+    term, u = build(getkey(), activation=activation, gate=gate), field()
     jacobian = np.asarray(jax.jacfwd(lambda v: term(0.0, v, None))(u))
     slow = [sum(jacobian[i, k, i, k] for k in range(D)) for i in range(N)]
     np.testing.assert_allclose(term.jacobian_trace(u), slow, rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.parametrize("norms", [{"norm": LayerNorm(D)}, {"norm_out": RMSNorm(D)}, CASES["peri"]])
+@pytest.mark.parametrize(
+    "norms",
+    [{"norm": LayerNorm(D)}, {"norm_out": RMSNorm(D)}, CASES["peri"], CASES["swiglu"]],
+)
 def test_jacobian_trace_through_norms(norms, getkey):
     """By central differences of the scalar twin; leak and strength are no part of ∂FFN/∂u."""
     term, u = build(getkey(), **norms), np.asarray(field())
@@ -133,7 +169,7 @@ def test_damping(getkey):
     assert float(build(getkey(), strength=1.5).damping()) == 0.0
 
 
-@pytest.mark.parametrize("name", ["gelu", "silu", "peri"])
+@pytest.mark.parametrize("name", ["gelu", "silu", "peri", "gated silu"])
 def test_float32_stays_float32(name, getkey):
     term, u = build(getkey(), **CASES[name]), field()
     single = u.astype(jnp.float32)

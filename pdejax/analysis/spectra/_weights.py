@@ -15,6 +15,7 @@ from pdejax._equation import MasterEquation
 from pdejax._figure import AbstractRecord
 from pdejax.models._pairing import functional
 from pdejax.terms import Attention
+from pdejax.terms._normalization import Norm
 
 
 class CircuitSpectrum(AbstractRecord):
@@ -65,8 +66,9 @@ def attention_spectra(model: Any, *, key: PRNGKeyArray | None = None) -> Attenti
       W_{OV} = \alpha W_VW_O\quad(\text{update}_i = \textstyle\sum_jK_{ij}\,x_jW_{OV}),$$
 
     both d × d, where x is what attention sees: with a normalization inside, its scale g is folded in
-    ($\mathrm{diag}(g)W\mathrm{diag}(g)$ and $\mathrm{diag}(g)W$); biases, rotary positions and a normalization after the
-    operator are left out. With W_OV = W_QK symmetric, tokens on the sphere ascend an energy (Geshkovski et al., arXiv
+    ($\mathrm{diag}(g)W\mathrm{diag}(g)$ and $\mathrm{diag}(g)W$); of a normalization of queries and keys its scale alone is
+    folded in; biases, positions, a cap of the logits and a normalization after the operator are left out. Heads of one group
+    share W_K and W_V. With W_OV = W_QK symmetric, tokens on the sphere ascend an energy (Geshkovski et al., arXiv
     2312.10794); eigenvalues of W_OV say what attention does to tokens that agree: positive ones copy them, negative ones turn
     them round (Elhage et al. 2021, transformer-circuits.pub/2021/framework).
 
@@ -94,8 +96,11 @@ def attention_spectra(model: Any, *, key: PRNGKeyArray | None = None) -> Attenti
     if attention.norm is not None:
         scale = np.asarray(attention.norm.scale, np.float64).reshape(wq.shape[0], -1)[:, :, None, None]
         wq, wk, wv = wq * scale, wk * scale, wv * scale
+    wq, wk = _scaled(wq, attention.norm_q), _scaled(wk, attention.norm_k)
+    wk, wv = (np.repeat(w, wq.shape[2] // w.shape[2], axis=2) for w in (wk, wv))
+    scale = wq.shape[-1] ** -0.5 if attention.logit_scale is None else attention.logit_scale
     # (layers, H, d, dk) for what reads tokens, (layers, H, dk, d) for what writes them.
-    q, k, v = (np.swapaxes(w, 1, 2) for w in (wq / wq.shape[-1] ** 0.5, wk, wv))
+    q, k, v = (np.swapaxes(w, 1, 2) for w in (wq * scale, wk, wv))
     o = wo * strength[:, None, None, None]
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel().tolist())
     sizes = [np.sqrt(np.mean(w**2, axis=(-2, -1))) for w in (q, k, v, o)]
@@ -110,6 +115,14 @@ def attention_spectra(model: Any, *, key: PRNGKeyArray | None = None) -> Attenti
         jnp.asarray(radius * sizes[0] * sizes[1]),
         jnp.asarray(radius * sizes[2] * sizes[3]),
     )
+
+
+def _scaled(w: np.ndarray, norm: Norm | None) -> np.ndarray:
+    """W_Q or W_K `(layers, d, H, dk)` times the scale of a norm of each head or of all heads at once."""
+    if norm is None:
+        return w
+    scale = np.asarray(norm.scale, np.float64)
+    return w * scale.reshape(w.shape[0], 1, -1, w.shape[-1])
 
 
 def _circuit(read: np.ndarray, write: np.ndarray) -> CircuitSpectrum:

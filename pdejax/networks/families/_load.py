@@ -1,0 +1,115 @@
+"""`load_pretrained`: a checkpoint as a `Network`."""
+
+import importlib
+import importlib.util
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax
+
+from pdejax._arguments import checked
+from pdejax.networks._network import Network
+from pdejax.networks._tokenizer import Tokenizer
+from pdejax.networks.families._checkpoint import OWNER, Checkpoint, fault
+from pdejax.networks.families._config import Config
+from pdejax.networks.families._family import Family, read_weights
+from pdejax.networks.families._gguf import read_gguf_file
+from pdejax.networks.families._huggingface import read_folder
+
+# `model_type` of a configuration, the file of its family, and the name of the `Family` there.
+FAMILIES = {
+    "albert": ("_albert", "FAMILY"),
+    "bert": ("_bert", "FAMILY"),
+    "camembert": ("_bert", "ROBERTA"),
+    "distilbert": ("_distilbert", "FAMILY"),
+    "roberta": ("_bert", "ROBERTA"),
+    "xlm-roberta": ("_bert", "ROBERTA"),
+}
+
+
+@checked
+def load_pretrained(
+    path: str | os.PathLike[str], *, dtype: Literal["float32", "float64"] = "float32", ignore: Sequence[str] = ()
+) -> Network:
+    """Load a pretrained Transformer as a network: embedding, field with solver and steps, head, tokenizer.
+
+    - `path`: a Hugging Face folder (`config.json` and `model.safetensors`, in one file or several with an index), or a GGUF
+      file. Nothing is downloaded, nothing is unpickled.
+    - `dtype`: the type of the computation, `"float32"` or `"float64"` (with `jax_enable_x64`). Weights keep the type they are
+      stored in.
+    - `ignore`: keys of `config.json` that are not known and that you know to change nothing.
+
+    `net(tokens, mask)` gives the logits `(n, vocab)` where the checkpoint has a head, else the last field `(n, d)`;
+    `net.hidden_states(tokens)` `(L + 1, n, d)`; `net.tokenize(text)` the tokens. All are those of `transformers`, to rounding:
+    `pdejax parity PATH` shows it. Families: BERT (MiniLM, RoBERTa, DistilBERT) and ALBERT.
+
+    Everything stored is either used or known to be needless: tensors that are missing, unexpected or of another shape, and
+    options of the configuration that are not supported, are refused by name, within a second for what needs no weights.
+
+    Raises `FileNotFoundError` for a path or a part of the checkpoint that is not there, `CheckpointError` (a `ValueError`) for
+    one that is damaged, of an unknown family or not as its configuration says, `MemoryError` where the weights would not fit.
+    """
+    if dtype == "float64" and not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
+        raise ValueError(f'{OWNER}: dtype="float64" needs jax.config.update("jax_enable_x64", True) at the beginning.')
+    checkpoint = read_checkpoint(path)
+    family, settings = read_settings(checkpoint, ignore)
+    tokenizer = _tokenizer(checkpoint)
+    net = family.build(settings, read_weights(family, settings, checkpoint), dtype)
+    return net if tokenizer is None else net.replace(tokenizer=_fitting(checkpoint, tokenizer, net.embed))
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Return what a folder or a file holds. Raises as `load_pretrained`."""
+    place = pathlib.Path(path)
+    if place.is_dir():
+        return read_folder(place)
+    if place.is_file():
+        if place.suffix != ".gguf":
+            raise fault(place.name, "a checkpoint is a Hugging Face folder or a .gguf file; this is neither.")
+        return read_gguf_file(place)
+    name = str(path)
+    hint = (
+        f"hf download {name} --local-dir {place.name}" if name.count("/") == 1 else "hf download NAME --local-dir DIR"
+    )
+    raise FileNotFoundError(
+        f"{OWNER}: there is no folder or file {name!r}, and nothing is downloaded here. Download it first, `{hint}` (of the "
+        "package huggingface_hub), and give that folder."
+    )
+
+
+def read_settings(checkpoint: Checkpoint, ignore: Sequence[str] = ()) -> tuple[Family, Any]:
+    """Return the family of a checkpoint and its settings by the family's configuration map."""
+    kind = checkpoint.config.get("model_type")
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise fault(
+            checkpoint.where,
+            f"config.json has model_type={kind!r}; known are {', '.join(sorted(FAMILIES))}. Another network becomes one by "
+            "pdejax.network([layer, …], embed=…, head=…).",
+        )
+    module, name = FAMILIES[kind]
+    family: Family = getattr(importlib.import_module(f"pdejax.networks.families.{module}"), name)
+    config = Config(checkpoint.config, checkpoint.where, family.name)
+    settings = family.settings(config)
+    config.finish(family.irrelevant, ignore)
+    return family, settings
+
+
+def _tokenizer(checkpoint: Checkpoint) -> Any:
+    """The tokenizer, or None where there is no file of one or no package to read it."""
+    if checkpoint.tokenizer is None or importlib.util.find_spec("tokenizers") is None:
+        return None
+    return checkpoint.tokenizer()
+
+
+def _fitting(checkpoint: Checkpoint, tokenizer: Any, embed: Any) -> Tokenizer:
+    """The tokenizer of a network with this embedding; refused where it gives ids that the embedding has not."""
+    ids, vocab = tokenizer.get_vocab().values(), embed.words.shape[0]
+    if max(ids, default=0) >= vocab:
+        raise fault(
+            checkpoint.where,
+            f"the tokenizer has ids up to {max(ids)}, and the network has a vocabulary of {vocab}; they belong to different "
+            "checkpoints.",
+        )
+    return Tokenizer(tokenizer, embed.longest, embed.types is not None)
