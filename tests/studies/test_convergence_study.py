@@ -262,7 +262,7 @@ def test_a_networks_distance_lies_on_the_power_law_between_its_neighbours():
     """Errors 0.4/n² at n = 4 and 16: at n = 8 layers 0.4/64 by the line through their logarithms, at n = 4 the one measured."""
     rows = [record(solver="lietrotter", steps=[4, 16], step_sizes=[0.5, 0.125], errors=[0.4 / 16, 0.4 / 256])]
     field = pj.MasterEquation(stabilization=pj.LinearDamping(1.0))
-    case = study.Case(field, field, jnp.zeros((2, 1)), t1=2.0, layers=1, source="")
+    case = study.Case(field, field, jnp.zeros((2, 1)), t1=2.0, layers=1, source="", dataset="")
     for layers, measured in ((8, 0.4 / 64), (4, 0.4 / 16)):
         found = study._network(ConvergenceConfig(**(SMALL | {"layers": layers})), case, rows)
         assert found is not None and found["layers"] == layers
