@@ -53,7 +53,11 @@ def load_pretrained(
     """
     if dtype == "float64" and not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
         raise ValueError(f'{OWNER}: dtype="float64" needs jax.config.update("jax_enable_x64", True) at the beginning.')
-    checkpoint = read_checkpoint(path)
+    return network_of(read_checkpoint(path), dtype, ignore)
+
+
+def network_of(checkpoint: Checkpoint, dtype: str = "float32", ignore: Sequence[str] = ()) -> Network:
+    """Return the network that a checkpoint is. Raises as `load_pretrained`."""
     family, settings = read_settings(checkpoint, ignore)
     tokenizer = _tokenizer(checkpoint)
     net = family.build(settings, read_weights(family, settings, checkpoint), dtype)
