@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pdejax import training as training
     from pdejax._bootstrap import bootstrap as bootstrap
     from pdejax._bootstrap import over_seeds as over_seeds
+    from pdejax._bootstrap import permutation_test as permutation_test
     from pdejax._depth import DepthVarying as DepthVarying
     from pdejax._depth import LayerStack as LayerStack
     from pdejax._depth import iid as iid

@@ -1,4 +1,4 @@
-"""The command line: `pdejax verify | convergence | stability | stiff | train | analyze | reproduce | claims | parity | …`."""
+"""The command line: `pdejax verify | convergence | stability | stiff | train | analyze | audit | reproduce | claims | …`."""
 
 import argparse
 import importlib
@@ -15,6 +15,7 @@ EXAMPLES = """examples:
   pdejax stiff --out out                             what each solver costs on a stiff field
   pdejax train digits --out out/digits               train a Transformer; the same command goes on after a stop
   pdejax analyze out/digits --out out/analysis       every analysis of it, beside null models
+  pdejax audit out/digits --out out/audit/digits     what the depth of that network is, beside nulls
   pdejax reproduce --out out/reproduce               the papers' experiments: theirs, ours, a null model
   pdejax claims --out out/reproduce                  a verdict on every claim, with its evidence
   pdejax report out/reproduce                        one page of all that
@@ -35,9 +36,10 @@ COMMANDS = (
     ("stiff", "pdejax.studies.numerics._stiff_config", "cost to accuracy as diffusion makes the field stiff"),
     ("train", "pdejax.training._command", "train a Transformer or a PDE simulator"),
     ("analyze", "pdejax.studies.numerics._analyze_config", "every analysis on a trained model"),
+    ("audit", "pdejax.studies.audit._config", "what the depth of a network is, beside null models"),
     ("reproduce", "pdejax.studies.papers._command", "the papers' experiments: theirs, ours, a null model"),
     ("claims", "pdejax.studies.claims._config", "a verdict on every claim of the papers, recomputed"),
-    ("report", "pdejax.runs.report._command", "one page from the results of reproduce and claims"),
+    ("report", "pdejax.runs.report._command", "one page of all results in a folder"),
     ("parity", "pdejax.networks._parity_command", "a checkpoint beside transformers, layer by layer"),
     ("algorithm1", "pdejax.studies.numerics._algorithm1_config", "v1's Algorithm 1 with each of its signs"),
     ("info", "pdejax.studies._command", "versions, devices, precision, caches"),
@@ -134,7 +136,7 @@ def _print_completion(arguments: Sequence[str]) -> int:
     [below] = [action.choices for action in made._actions if isinstance(action, argparse._SubParsersAction)]
     for command in below.values():
         for action in command._actions:
-            kind = {"DIR": shtab.DIRECTORY, "FILE": shtab.FILE}.get(str(action.metavar))
+            kind = {"DIR": shtab.DIRECTORY, "FILE": shtab.FILE, "PATH": shtab.FILE}.get(str(action.metavar))
             if kind is not None:
                 action.complete = kind  # type: ignore[attr-defined]
     print(shtab.complete(made, shell))

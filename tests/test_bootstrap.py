@@ -112,3 +112,34 @@ def test_bad_intervals():
         pj.over_seeds([1.0, 2.0], level=2)
     with pytest.raises(ValueError, match="bootstrap: samples=0"):
         pj.bootstrap(jnp.sum, 0, key=jax.random.key(0))
+
+
+@pytest.mark.parametrize("shape", [(9,), (9, 2)])
+def test_the_permutation_test_is_that_of_scipy(shape):
+    x = np.random.default_rng(3).standard_normal(shape) + 0.4
+    theirs = scipy.stats.permutation_test((x,), np.mean, permutation_type="samples", n_resamples=np.inf, axis=0)
+    np.testing.assert_allclose(pj.permutation_test(x), theirs.pvalue, rtol=1e-12)
+    assert np.shape(pj.permutation_test(x)) == shape[1:]
+
+
+def test_the_permutation_test_by_draws_is_near_all_signs():
+    x = np.random.default_rng(4).standard_normal(14) + 0.3
+    signs = np.asarray(list(itertools.product((1, -1), repeat=14)))
+    every = np.mean(np.abs(signs @ x) >= abs(x.sum()) * (1 - 1e-12))
+    # Four standard errors of 9,999 draws.
+    assert pj.permutation_test(x) == pytest.approx(every, abs=4 * (every * (1 - every) / 9999) ** 0.5)
+
+
+def test_the_permutation_test_keeps_its_level():
+    """Symmetric differences of very different spread, which a t-test of their mean does not assume: 5 % of 2,000 at 5 %."""
+    rng = np.random.default_rng(5)
+    x = rng.standard_t(2, size=(10, 2000)) * np.geomspace(0.1, 10, 10)[:, None]
+    rejected = np.mean(pj.permutation_test(x) <= 0.05)
+    assert abs(rejected - 0.05) < 4 * (0.05 * 0.95 / 2000) ** 0.5
+    assert np.mean(pj.permutation_test(x + 30.0) <= 0.05) > 0.9
+
+
+@pytest.mark.parametrize("wrong", [np.zeros(0), [1.0, np.nan], 3.0])
+def test_the_permutation_test_refuses(wrong):
+    with pytest.raises((ValueError, TypeError), match="differences"):
+        pj.permutation_test(wrong)

@@ -50,8 +50,8 @@ PUBLIC = [
     "LayerNormRelaxation", "LayerStack", "LinearDamping", "MasterEquation", "MultilayerEquation",
     "MultilayerSimulator", "MultilayerSimulatorConfig", "Network", "RMSNorm", "Simulator", "SimulatorConfig",
     "SpatialNorm", "SphereProjection", "Stats", "Trajectory", "Transformer", "analysis", "as_network", "bootstrap",
-    "data", "exact", "iid", "lift", "load_model", "load_pretrained", "models", "network", "observe", "over_seeds", "pair", "plot",
-    "runs", "save_model", "simulate", "smooth_random", "solvers", "states", "studies", "terms",
+    "data", "exact", "iid", "lift", "load_model", "load_pretrained", "models", "network", "observe", "over_seeds", "pair",
+    "permutation_test", "plot", "runs", "save_model", "simulate", "smooth_random", "solvers", "states", "studies", "terms",
     "training",
 ]
 # fmt: on

@@ -9,10 +9,12 @@ from pdejax._lazy import attach as _attach
 
 if TYPE_CHECKING:
     from pdejax.analysis import attention as attention
+    from pdejax.analysis import depth as depth
     from pdejax.analysis import growth as growth
     from pdejax.analysis import information as information
     from pdejax.analysis import jacobian as jacobian
     from pdejax.analysis import numerics as numerics
+    from pdejax.analysis import operators as operators
     from pdejax.analysis import residual as residual
     from pdejax.analysis import similarity as similarity
     from pdejax.analysis import spectra as spectra

@@ -251,24 +251,45 @@ def shuffle_weights(system: Any, *, key: PRNGKeyArray) -> Any:
     Sizes and the distribution of the entries stay; what was learned or designed is lost. Vectors (biases, scales, rates) keep
     their place. Raises `TypeError` for something without weight matrices, such as a plain function.
     """
+    return _with_matrices("shuffle_weights", "shuffle", system, key, _permuted)
+
+
+def drawn_weights(system: Any, *, key: PRNGKeyArray) -> Any:
+    """The same model or discretization with every weight matrix drawn anew, Gaussian with its mean square, layer by layer.
+    Vectors stay. Raises `TypeError` for something without weight matrices."""
+    return _with_matrices("drawn_weights", "draw", system, key, _gaussian)
+
+
+def _permuted(key: PRNGKeyArray, entries: Array) -> Array:
+    return jax.random.permutation(key, entries)
+
+
+def _gaussian(key: PRNGKeyArray, entries: Array) -> Array:
+    kind = at_least_float32(entries.dtype)
+    size = jnp.sqrt(jnp.mean(entries.astype(kind) ** 2))
+    return (size * jax.random.normal(key, entries.shape, kind)).astype(entries.dtype)
+
+
+def _with_matrices(owner: str, what: str, system: Any, key: PRNGKeyArray, change: Callable[..., Array]) -> Any:
+    """A system with `change(key, entries)` in the place of every matrix's entries."""
     if isinstance(system, Discretization):
-        return system.replace(field=shuffle_weights(system.field, key=key), split=system.split, adjoint=system.adjoint)
+        field = _with_matrices(owner, what, system.field, key, change)
+        return system.replace(field=field, split=system.split, adjoint=system.adjoint)
     if not isinstance(system, eqx.Module) and hasattr(system, "with_parameters"):
         named = system.parameters()
         return system.with_parameters(
-            {name: _shuffled(leaf, name, key, i) for i, (name, leaf) in enumerate(named.items())}
+            {name: _changed(leaf, name, key, i, change) for i, (name, leaf) in enumerate(named.items())}
         )
     leaves, structure = jax.tree_util.tree_flatten_with_path(system)
     if not isinstance(system, eqx.Module) or not any(eqx.is_inexact_array(x) and x.ndim >= 2 for _, x in leaves):
-        raise TypeError(
-            f"shuffle_weights: {type(system).__name__} has no weight matrices to shuffle; give a null of your own."
-        )
+        raise TypeError(f"{owner}: {type(system).__name__} has no weight matrices to {what}; give a null of your own.")
     return jax.tree.unflatten(
-        structure, [_shuffled(leaf, jax.tree_util.keystr(path), key, i) for i, (path, leaf) in enumerate(leaves)]
+        structure,
+        [_changed(leaf, jax.tree_util.keystr(path), key, i, change) for i, (path, leaf) in enumerate(leaves)],
     )
 
 
-def _shuffled(leaf: Any, name: str, key: PRNGKeyArray, index: int) -> Any:
+def _changed(leaf: Any, name: str, key: PRNGKeyArray, index: int, change: Callable[..., Array]) -> Any:
     if not eqx.is_inexact_array(leaf):
         return leaf
     layered = "layers" in name or "stacked" in name
@@ -276,6 +297,6 @@ def _shuffled(leaf: Any, name: str, key: PRNGKeyArray, index: int) -> Any:
         return leaf
     key = jax.random.fold_in(key, index)
     if not layered:
-        return jax.random.permutation(key, leaf.ravel()).reshape(leaf.shape)
+        return change(key, leaf.ravel()).reshape(leaf.shape)
     flat = leaf.reshape(leaf.shape[0], -1)
-    return jax.vmap(jax.random.permutation)(jax.random.split(key, leaf.shape[0]), flat).reshape(leaf.shape)
+    return jax.vmap(change)(jax.random.split(key, leaf.shape[0]), flat).reshape(leaf.shape)

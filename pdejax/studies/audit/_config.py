@@ -1,0 +1,76 @@
+"""The command `audit` and its configuration. Imports no JAX, so that help comes at once."""
+
+import dataclasses
+import importlib
+from typing import Any, Literal
+
+from pdejax import _check as check
+from pdejax.runs._command import Command, Console, setting
+
+_OWNER = "audit"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AuditConfig:
+    """Configure the audit of a network.
+
+    - `network`: a folder that `pdejax train` left, or a checkpoint that `pdejax.load_pretrained` reads.
+    - `text`: a file whose text is read in by the network's tokenizer, a sequence per paragraph, or of `length` tokens each for a
+      network that predicts the next token. `dataset`: a data set of `pdejax.data`, default that of the training run.
+    - `sequences` of at most `length` tokens. `halvings`: how often the step is halved; `window`: layers refined together.
+    - `derivatives`: sequences whose Jacobians are looked at, cut to `tokens` tokens; `exponents`: Lyapunov exponents.
+    - `precision` of states. `seed`: of nulls, draws and intervals. `out`: folder for results, parts and plots, or None.
+
+    Raises `ValueError`/`TypeError` for numbers out of range, and for a text beside a data set.
+    """
+
+    network: str = setting(help="a training folder, or a checkpoint", metavar="NETWORK", positional=True)
+    text: str | None = setting(None, "text for a network with a tokenizer", metavar="FILE")
+    dataset: str | None = setting(None, "a data set of pdejax.data, default that of the run", metavar="NAME")
+    sequences: int = setting(16, "sequences", metavar="N")
+    length: int = setting(64, "tokens of a sequence at most", metavar="N")
+    halvings: int = setting(4, "how often the step is halved", metavar="N")
+    window: int = setting(4, "layers refined together", metavar="N")
+    derivatives: int = setting(4, "sequences whose Jacobians are taken", metavar="N")
+    tokens: int = setting(16, "tokens of these sequences", metavar="N")
+    exponents: int = setting(8, "Lyapunov exponents", metavar="N")
+    precision: Literal["float32", "float64"] = setting("float32", "of states")
+    seed: int = setting(0, "of nulls, draws and intervals", metavar="S")
+    out: str | None = setting(None, "folder for results, parts and plots", metavar="DIR")
+
+    def __post_init__(self):
+        for name, least in (
+            *(("sequences", 4), ("length", 2), ("halvings", 2), ("window", 1)),
+            *(("derivatives", 1), ("tokens", 2), ("exponents", 1), ("seed", 0)),
+        ):
+            check.integer(_OWNER, name, getattr(self, name), least)
+        check.choice(_OWNER, "precision", self.precision, ("float32", "float64"))
+        if self.text is not None and self.dataset is not None:
+            raise ValueError(f"{_OWNER}: text={self.text!r} and dataset={self.dataset!r} were given; give one of them.")
+
+
+def _run(given: dict[str, Any], console: Console) -> int:
+    config = AuditConfig(**given)
+    # By its address: the study imports this file.
+    result = importlib.import_module("pdejax.studies.audit._audit").audit(config, report=console.say)
+    console.result(f"\n{result.text()}")
+    console.saved(result.files)
+    console.content(result.to_json())
+    return 0 if result.passed else 1
+
+
+COMMAND = Command(
+    configs=(AuditConfig,),
+    description="What is the depth of this network? Its layers as steps of a solver: how far a smaller step moves states and\n"
+    "loss, whether weights are a function of depth, what becomes of it without a layer, its Jacobians and exponents, its\n"
+    "tokens, and which operators its layers are: each figure with an interval over sequences and beside null models.",
+    examples="""examples:
+  pdejax train digits --out out/digits
+  pdejax audit out/digits --out out/audit/digits
+  pdejax audit CHECKPOINT --text FILE --out out/audit/name
+  pdejax report out/audit                            one page of all audits in the folder
+
+Finished parts are kept in --out: after Ctrl-C or a crash the same command goes on.
+""",
+    run=_run,
+)

@@ -1,0 +1,230 @@
+"""What follows from an audit's numbers: intervals over sequences, nulls, verdicts, sentences. A pure function of the numbers."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from pdejax._bootstrap import compare_all, over_seeds, permutation_test
+from pdejax._figure import Figure
+from pdejax.analysis.numerics import fit_order
+from pdejax.runs._records import Row
+from pdejax.runs._table import Column, Table
+from pdejax.studies.audit._config import AuditConfig
+from pdejax.studies.audit._found import SIGNIFICANT, Found, numbers, ratio
+from pdejax.studies.audit._pictures import pictures
+from pdejax.studies.audit._sections import jacobians, operators, surgery, tokens, weights
+from pdejax.studies.study import Evidence, Judgement, failed
+
+IDENTICAL = {"float32": 1e-4, "float64": 1e-10}
+FLOOR = {"float32": 3e-6, "float64": 1e-13}  # relative differences below are rounding
+NEAR = 0.05  # a last state that moves by less at half the step is near its continuum
+ORDERS = {"native": 1, "euler": 1, "heun": 2, "rk4": 4}
+
+
+def judge(config: AuditConfig, evidence: Sequence[Evidence]) -> Judgement:
+    """Say what the depth of the network is."""
+    [found] = evidence
+    facts, key, out = found["subject"], jax.random.key(config.seed), Found()
+    identity(found, config.precision, out)
+    sentence = refinement(found, config.precision, key, out)
+    windows(found, key, out)
+    weights(found, out)
+    surgery(found, key, out)
+    jacobians(found, out)
+    tokens(found, facts, out)
+    operators(found, key, out)
+    lengths = facts["tokens"]
+    note = (
+        f"{facts['network']}. {facts['sequences']} sequences of {min(lengths)} to {max(lengths)} tokens of {facts['data']}; "
+        f"intervals are over sequences."
+    )
+    return Judgement(
+        sentence=f"{facts['name']}: {sentence}",
+        verdicts=out.verdicts,
+        passed=not failed(out.verdicts),
+        rows=out.rows,
+        tables=out.tables,
+        notes=[note],
+        results=facts | out.results,
+        dataset=dataset(found),
+        pictures=pictures(found),
+    )
+
+
+def identity(found: Evidence, precision: str, out: Found) -> None:
+    """The lifted field under its own solver is the network."""
+    seen = {name: float(np.max(values)) for name, values in found["identity"].items() if np.size(values)}
+    worst = max(seen.values())
+    limit = IDENTICAL[precision]
+    out.verdicts["layers as steps of a solver give the network"] = (
+        f"{'yes' if worst <= limit else 'NOT'}: relative difference {worst:.1e} ({', '.join(seen)}), allowed {limit:.0e}"
+    )
+    out.results["identity"] = seen
+
+
+def depth_verdict(move: Figure, index: Figure | None) -> str:
+    """Whether halving the step says that the network is near its continuum: from the move and its ratio to the null's."""
+    high = float(move.high)
+    little = (high if math.isfinite(high) else float(move.value)) < NEAR
+    if index is None:
+        return f"{'by little' if little else 'not near its continuum'}: no null to compare with"
+    less, more = float(index.high) < 1, float(index.low) > 1
+    beside = "less than its null" if less else "more than its null" if more else "as its null does"
+    if little and less:
+        return f"near its continuum: it moves by less than {NEAR:g}, {beside}"
+    return f"{'by little' if little else 'not near its continuum'}: it moves {beside}"
+
+
+def refinement(found: Evidence, precision: str, key: Any, out: Found) -> str:
+    """Half the step, a quarter, …, of the network's own scheme, and of others for the field of its layers."""
+    ours = found["refinement"]
+    nulls = {
+        n: found[f"refinement {n}"]
+        for n in ("untrained", "layers shuffled", "weights shuffled")
+        if f"refinement {n}" in found
+    }
+    table = compare_all(
+        {
+            "own": (jnp.asarray(ours["native/moves"].T), {}),
+            "half": (
+                jnp.asarray(ours["euler/moves"][1]),
+                {n: jnp.asarray(x["euler/moves"][1]) for n, x in nulls.items()},
+            ),
+            "limit": (jnp.asarray(_limit(ours["native/moves"])), {}),
+            "sizes": (jnp.asarray(ours["sizes"].T), {}),
+        },
+        key=key,
+    )
+    index = None
+    if "untrained" in nulls:
+        index = ratio(ours["euler/moves"][1], nulls["untrained"]["euler/moves"][1], key)
+        out.row("continuum index, untrained at matched branch size", index, note="move at h/2 over that of the null")
+    out.row("move of the last state at h/2, own scheme", table["own"][1])
+    out.row("the same in the limit of small steps", table["limit"], note="extrapolated at order 1")
+    out.row("move at h/2, layers as Euler steps", table["half"], "untrained")
+    for name in [n for n in nulls if n != "untrained"]:
+        out.row(f"move at h/2, {name}", table["half"].nulls[name])
+    orders = {name: _order(ours, name, precision) for name in ORDERS if f"{name}/steps" in ours}
+    lines = []
+    for name, (order, ci) in orders.items():
+        moves = np.mean(ours[f"{name}/moves"], axis=1)
+        shown = ", ".join(f"1/{k}: {m:.3g}" for k, m in zip(ours[f"{name}/factors"], moves, strict=True))
+        lines.append(("own" if name == "native" else name, shown, ORDERS[name], order, ci))
+    columns = (Column("scheme"), Column("moves by step"), Column("order", "d", right=True))
+    columns += (Column("fitted", ".2f", right=True), Column("±", ".2f", right=True))
+    out.tables.append(Table(columns, lines, "Refinement of all layers"))
+    out.results["refinement"] = {
+        "own": np.mean(ours["native/moves"], axis=1).tolist(),
+        "limit": float(table["limit"]),
+        "half": numbers(table["half"]),
+        "index": None if index is None else numbers(index),
+        "orders": {name: order for name, (order, _) in orders.items()},
+    }
+    readings(ours, out)
+    out.verdicts["half the step"] = depth_verdict(table["half"], index)
+    shown = (
+        "" if index is None else f", {index.summary()} times what an untrained network of the same branch sizes moves"
+    )
+    return (
+        f"half the step moves the last state by {table['own'][1].summary()} (limit {float(table['limit']):.3g}); its layers as "
+        f"Euler steps by {float(table['half']):.3g}{shown}: {out.verdicts['half the step']}"
+    )
+
+
+def _limit(moves: np.ndarray) -> np.ndarray:
+    """Richardson's extrapolation of moves at h/2^{k−1}, h/2^k by an error of order 1."""
+    return 2 * moves[-1] - moves[-2]
+
+
+def _order(ours: Mapping[str, Any], name: str, precision: str) -> tuple[float, float]:
+    h = 1.0 / np.asarray(ours[f"{name}/factors"], float)[:-1]
+    fit = fit_order(h, np.mean(ours[f"{name}/steps"], axis=1), floor=FLOOR[precision], last=3)
+    return fit.order, fit.ci
+
+
+def readings(ours: Mapping[str, Any], out: Found) -> None:
+    """Loss, accuracy and logits at h/2, …, with the paired test of the loss."""
+    if "native/loss" not in ours:
+        return
+    loss, factors = ours["native/loss"], ours["native/factors"]
+    lines = []
+    for k, factor in enumerate(factors):
+        change = loss[k] - loss[0]
+        p = float(permutation_test(change)) if k else math.nan
+        accuracy = float(np.mean(ours["native/accuracy"][k]))
+        logits = float(np.mean(ours["native/logits"][k]))
+        lines.append((f"1/{factor}", float(np.mean(loss[k])), float(np.exp(np.mean(loss[k]))), accuracy, logits, p))
+    heads = ("step", "loss [nats]", "perplexity", "accuracy", "logits move", "p of the change")
+    out.tables.append(
+        Table([Column(h, ".4g", right=i > 0) for i, h in enumerate(heads)], lines, "Loss under refinement, own scheme")
+    )
+    change = loss[1] - loss[0]
+    figure = over_seeds(change)
+    p = float(permutation_test(change))
+    out.row("change of the loss at h/2, own scheme", figure, unit="nats", note=f"paired permutation test p = {p:.2g}")
+    out.results["loss"] = {
+        "own": np.mean(loss, axis=1).tolist(),
+        "p": p,
+        "accuracy": np.mean(ours["native/accuracy"], axis=1).tolist(),
+    }
+    worse = float(figure.value) > 0
+    out.verdicts["loss at half the step"] = (
+        f"{'higher' if worse else 'lower'} by {abs(float(figure.value)):.3g} nats, p = {p:.2g}"
+        if p < SIGNIFICANT
+        else f"no change found: {float(figure.value):+.3g} nats, p = {p:.2g}"
+    )
+
+
+def windows(found: Evidence, key: Any, out: Found) -> None:
+    """Half the step in a window of layers."""
+    ours, null = found["windows"], found.get("windows untrained")
+    both = {} if null is None else {"untrained": jnp.asarray(null["moves"].T)}
+    figure = compare_all({"": (jnp.asarray(ours["moves"].T), both)}, key=key)[""]
+    lines, results = [], []
+    for i, (begin, end) in enumerate(ours["spans"].tolist()):
+        line: list[Any] = [f"{begin}–{end - 1}", figure[i], figure[i].nulls.get("untrained")]
+        p = change = None
+        if "loss" in ours:
+            change = ours["loss"][i] - ours["own loss"]
+            p = float(permutation_test(change))
+            line += [over_seeds(change), float(np.expm1(np.mean(change))), p]
+        lines.append(tuple(line))
+        results.append(
+            {
+                "layers": [begin, end],
+                "move": numbers(figure[i]),
+                "loss": None if change is None else float(np.mean(change)),
+                "p": p,
+            }
+        )
+    columns = [Column("layers refined"), Column("move at h/2", right=True), Column("untrained", right=True)]
+    if "loss" in ours:
+        columns += [
+            Column("change of loss", right=True),
+            Column("of perplexity", "+.1%", right=True),
+            Column("p", ".2g", right=True),
+        ]
+    out.tables.append(Table(columns, lines, "Windows of layers as Euler steps, at half the step"))
+    out.results["windows"] = results
+    inner = figure.value[:-3]
+    out.rows.append(Row("largest move of a window at h/2", figure[int(np.argmax(np.asarray(inner)))]))
+    out.rows.append(Row("smallest move of a window at h/2", figure[int(np.argmin(np.asarray(inner)))]))
+
+
+def dataset(found: Evidence) -> xr.Dataset:
+    """Every array of numbers, by section and name, its axes called by their place."""
+    data = {}
+    for section, arrays in found.items():
+        if section == "subject":
+            continue
+        for name, value in arrays.items():
+            x = np.asarray(value)
+            if x.dtype.kind in "fi" and x.size:
+                label = f"{section}_{name}".replace(" ", "_").replace("/", "_")
+                data[label] = ([f"{label}_{i}" for i in range(x.ndim)], x.astype(float))
+    return xr.Dataset(data)

@@ -1,0 +1,305 @@
+"""What the audit measures, part by part: arrays of numbers by sequence, for the network and for its nulls."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pdejax.analysis.depth import (
+    branch_sizes,
+    layer_field,
+    layer_surgery,
+    matched_null,
+    refine_layers,
+    run_layers,
+    shuffle_layers,
+)
+from pdejax.analysis.depth._surgery import relative_move
+from pdejax.analysis.jacobian import ftle, layer_jacobian, lyapunov_exponents, shuffle_weights
+from pdejax.analysis.jacobian._maps import Flow
+from pdejax.analysis.jacobian._operator import Jacobian
+from pdejax.analysis.jacobian._systems import model_maps
+from pdejax.analysis.operators import identify_operators
+from pdejax.analysis.spectra import weights_in_depth
+from pdejax.analysis.tokens import collapse_rate, representation, token_clustering
+from pdejax.models import Transformer
+from pdejax.runs._parts import Parts
+from pdejax.solvers import Retract
+from pdejax.studies.audit._config import AuditConfig
+from pdejax.studies.audit._subject import Subject, load_subject, name_of
+from pdejax.studies.study import Evidence
+
+NULLS = ("untrained", "layers shuffled", "weights shuffled")
+SCHEMES = ("euler", "heun", "rk4")
+RESAMPLES = 200
+ITERATIONS = 24  # of Golub–Kahan for each layer
+TOKEN_FIGURES = ("cosine", "effective_rank", "residual", "clusters")
+
+
+def measure(config: AuditConfig, seed: int, parts: Parts) -> Evidence:
+    """Measure every section for the network, then for each null, one of which is in memory at a time."""
+    subject = load_subject(config)
+    net, key = subject.network, jax.random.key(seed)
+    found: dict[str, Any] = {"subject": parts.get("subject", lambda: facts(config, subject))}
+    say = parts.say
+
+    def arrays(name: str, make: Callable[[], dict[str, Any]]) -> None:
+        say(name)
+        found[name] = parts.arrays(name.replace(" ", "-"), make)
+
+    arrays("identity", lambda: identity(subject))
+    n = subject.u0.shape[1]
+    # The network itself as its nulls are, so that they share compiled programs.
+    field = layer_field(net, length=n)
+    arrays("refinement", lambda: _native(config, subject) | refinement(config, subject, field, SCHEMES))
+    arrays("windows", lambda: windows(config, subject, field))
+    arrays("weights", lambda: weights(subject, key))
+    arrays("surgery", lambda: surgery(subject, say))
+    arrays("jacobians", lambda: jacobians(config, subject, field, key, say))
+    arrays("tokens", lambda: tokens(subject, field, None, key))
+    arrays("operators", lambda: operators(subject, net))
+    del field
+    for name, null in _nulls(subject, key):
+        if null is None:
+            continue
+        many = name == NULLS[0]
+        arrays(
+            f"refinement {name}", lambda null=null, many=many: refinement(config, subject, null(), SCHEMES[:1], many)
+        )
+        if many:
+            arrays(f"windows {name}", lambda null=null: windows(config, subject, null()))
+            arrays(f"jacobians {name}", lambda null=null: jacobians(config, subject, null(), key, say))
+            arrays(f"tokens {name}", lambda null=null: tokens(subject, layer_field(net, length=n), null(), key))
+            arrays(f"operators {name}", lambda null=null: operators(subject, null()))
+    return found
+
+
+def _nulls(subject: Subject, key: Any) -> Iterator[tuple[str, Callable[[], Any] | None]]:
+    """Each null as a function that makes it once, or None where the network has no weight matrices."""
+    net, n = subject.network, subject.u0.shape[1]
+    matrices = any(x.ndim >= 3 for x in jax.tree.leaves(eqx.filter(net.discretization.field, eqx.is_inexact_array)))
+    makes = (
+        (NULLS[0], matrices, lambda: matched_null(net, subject.u0, mask=subject.mask, key=jax.random.fold_in(key, 1))),
+        (NULLS[1], True, lambda: shuffle_layers(net, key=jax.random.fold_in(key, 2), length=n)),
+        (NULLS[2], matrices, lambda: shuffle_weights(layer_field(net, length=n), key=jax.random.fold_in(key, 3))),
+    )
+    for name, there, make in makes:
+        kept: list[Any] = []
+
+        def once(make=make, kept=kept):
+            if not kept:
+                kept.append(make())
+            return kept[0]
+
+        yield name, once if there else None
+        kept.clear()
+
+
+def facts(config: AuditConfig, subject: Subject) -> dict[str, Any]:
+    """What was audited, in words and numbers."""
+    net, d = subject.network, subject.network.discretization
+    stacked = getattr(d.field, "stacked", d.field)
+    solver = jax.tree.leaves(d.solver, is_leaf=lambda x: isinstance(x, Retract))
+    inside = any(getattr(term, "norm", None) is not None for term in getattr(stacked, "terms", ()))
+    post = any(isinstance(part, Retract) for part in solver)
+    return {
+        "name": name_of(config.network),
+        "network": repr(net),
+        "layers": net.layers,
+        "dim": int(subject.u0.shape[-1]),
+        "numbers": sum(x.size for x in jax.tree.leaves(eqx.filter(net, eqx.is_inexact_array))),
+        "sequences": int(subject.u0.shape[0]),
+        "tokens": np.sum(np.asarray(subject.mask), axis=1).tolist(),
+        "task": subject.task,
+        "data": subject.data,
+        "normalization": "after the step" if post else "inside the branch" if inside else "none",
+    }
+
+
+def identity(subject: Subject) -> dict[str, Any]:
+    """How far the layers run one by one, the network's own states, and those of the model it was made of are apart, by
+    sequence and layer: largest relative differences."""
+    net, found = subject.network, {"layers": [], "model": []}
+    states = run_layers(net, subject.u0, mask=subject.mask)
+    for i in range(min(2, len(subject.inputs))):
+        real, ours = subject.mask[i], states[:, i]
+        own = net.hidden_states(subject.inputs[i], real).astype(ours.dtype)
+        found["layers"].append(_apart(ours, own, real))
+        if isinstance(subject.model, Transformer):
+            theirs = subject.model.hidden_states(subject.inputs[i], real).astype(ours.dtype)
+            found["model"].append(_apart(own, theirs, real))
+    return {name: np.asarray(values, float) for name, values in found.items()}
+
+
+def _apart(a: Any, b: Any, real: Any) -> float:
+    """Largest relative difference of a layer's states over real tokens."""
+    return float(jnp.max(relative_move(a, b, jnp.broadcast_to(real, a.shape[:2]))))
+
+
+def _native(config: AuditConfig, subject: Subject) -> dict[str, Any]:
+    """The network's own scheme, substeps and normalizations included, at h/2, h/4, …"""
+    factors = tuple(2**k for k in range(config.halvings + 1))
+    return _moves("native", subject, subject.network, factors, None)
+
+
+def refinement(
+    config: AuditConfig, subject: Subject, field: Any, schemes: tuple[str, ...], every: bool = True
+) -> dict[str, Any]:
+    """Schemes of the layers' field at h, h/2, …: moves from the field's own last state (Euler at h), and readings."""
+    end = refine_layers(field, subject.u0, factors=(1,), mask=subject.mask)[0]
+    found: dict[str, Any] = {"sizes": np.asarray(branch_sizes(field, subject.u0, mask=subject.mask))}
+    for scheme in schemes:
+        # As many halvings as cost what Euler's do.
+        most = (config.halvings if every else 1) - {"euler": 0, "heun": 1, "rk4": 1}[scheme]
+        factors = tuple(2**k for k in range(max(most, 1) + 1))
+        found |= _moves(scheme, subject, field.replace(solver=scheme), factors, end)
+    return found
+
+
+def _moves(name: str, subject: Subject, system: Any, factors: tuple[int, ...], end: Any) -> dict[str, Any]:
+    ends = refine_layers(system, subject.u0, factors=factors, mask=subject.mask)
+    end = ends[0] if end is None else end
+    found = {
+        f"{name}/factors": np.asarray(factors),
+        f"{name}/moves": np.stack([relative_move(u, end, subject.mask) for u in ends]),
+        f"{name}/steps": np.stack([relative_move(a, b, subject.mask) for a, b in itertools.pairwise(ends)]),
+    }
+    read = [subject.read(u, end) for u in ends]
+    return found | {f"{name}/{k}": np.stack([x[k] for x in read]) for k in read[0]}
+
+
+def windows(config: AuditConfig, subject: Subject, field: Any) -> dict[str, Any]:
+    """Half the step in every window of neighbouring layers, in the first and the last layer, and in all."""
+    count = field.field.size
+    width = min(config.window, count - 1)
+    spans = [(a, a + width) for a in range(count - width + 1)] + [(0, 1), (count - 1, count), (0, count)]
+    states = run_layers(field, subject.u0, mask=subject.mask)
+    places = np.arange(count)
+    ends = []
+    for begin, end in spans:
+        steps = np.where(places < begin, 0, np.where(places < end, 2, 1))
+        ends.append(run_layers(field, states[begin], steps=steps, mask=subject.mask)[-1])
+    read = [subject.read(u, states[-1]) for u in ends]
+    own = subject.read(states[-1], states[-1])
+    found = {"spans": np.asarray(spans), "moves": np.stack([relative_move(u, states[-1], subject.mask) for u in ends])}
+    return found | {k: np.stack([x[k] for x in read]) for k in own} | {f"own {k}": v for k, v in own.items()}
+
+
+def weights(subject: Subject, key: Any) -> dict[str, Any]:
+    """Weights as a function of depth; nothing where the network has no weights per layer."""
+    try:
+        found = weights_in_depth(subject.network, dim=int(subject.u0.shape[-1]), key=key)
+    except (TypeError, ValueError):
+        return {}
+    null = found.adjacent.nulls["layers shuffled"]
+    return {
+        **{
+            name: getattr(found, name)
+            for name in ("distance", "correlation", "overlap", "independent", "p_value", "detectable")
+        },
+        "adjacent": np.asarray([found.adjacent.value, found.adjacent.low, found.adjacent.high]),
+        "adjacent null": np.asarray([null.value, null.low, null.high]),
+        "holder": np.asarray([found.holder.value, found.holder.low, found.holder.high]),
+        "names": np.asarray(found.names),
+    }
+
+
+def surgery(subject: Subject, say: Callable[[str], None]) -> dict[str, Any]:
+    """Every layer left out, exchanged with the next, repeated."""
+    found = layer_surgery(
+        subject.network, subject.u0, loss=subject.loss, labels=subject.labels, mask=subject.mask, report=say
+    )
+    return {name: np.asarray(value) for name, value in vars(found).items() if value is not None}
+
+
+def jacobians(
+    config: AuditConfig, subject: Subject, system: Any, key: Any, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Singular values by layer and of the whole map, exponents of the flow and of tokens, on a few short sequences."""
+    rows: dict[str, list[Any]] = {}
+    cut = min(config.tokens, subject.u0.shape[1])
+    count = min(config.derivatives, subject.u0.shape[0])
+    for i in range(count):
+        u0, real = subject.u0[i, :cut], subject.mask[i, :cut]
+        states = run_layers(system, u0, mask=real)
+        layers = len(states) - 1
+        found = []
+        for l in range(layers):
+            say(f"Jacobian of layer {l + 1} of {layers}, sequence {i + 1} of {count}")
+            one = layer_jacobian(system, states[l], layer=l, mask=real)
+            found.append(one.singular_values(key=jax.random.fold_in(key, l), iterations=ITERATIONS, probes=4))
+        say("Jacobian of all layers, exponents")
+        maps, u, mask = model_maps("audit", system, u0, real)
+        whole = Jacobian(Flow(maps), u, mask).singular_values(key=key, iterations=ITERATIONS, probes=4)
+        lyapunov = lyapunov_exponents(
+            system, u0, k=min(config.exponents, int(jnp.sum(real)) * u0.shape[1]), mask=real, key=key
+        )
+        token = ftle(system, u0, mask=real, key=key, iterations=6)
+        size = jnp.sqrt(jnp.sum(jnp.where(real[:, None], states, 0.0) ** 2, axis=(1, 2)))
+        values = {
+            "largest": [x.largest for x in found],
+            "smallest": [x.smallest for x in found],
+            "frobenius": [x.frobenius for x in found],
+            "spectra": [x.values for x in found],
+            "whole": [whole.largest, whole.smallest, whole.frobenius],
+            "whole spectrum": whole.values,
+            "exponents": lyapunov.exponents.value,
+            "ftle": token.exponents,
+            # What the growth of the state alone makes of relative changes: nothing of it is learned.
+            "growth": jnp.log(size[-1] / size[0]) / layers,
+            "sizes": size,
+        }
+        for name, value in values.items():
+            rows.setdefault(name, []).append(np.asarray(jnp.asarray(value), float))
+    return {name: np.stack(value) for name, value in rows.items()}
+
+
+def tokens(subject: Subject, net: Any, null: Any, key: Any) -> dict[str, Any]:
+    """Clusters, rank and collapse by depth; with a null of the same depth beside, only the null's."""
+    states = run_layers(net, subject.u0, mask=subject.mask)
+    other = None if null is None else run_layers(null, subject.u0, mask=subject.mask)
+    draws: dict[str, Any] = {"key": key, "mask": subject.mask, "resamples": RESAMPLES}
+    clusters = token_clustering(states, untrained=other, **draws)
+    if other is not None:
+        name = "untrained"
+        return {
+            figure: np.stack(
+                [np.asarray(getattr(getattr(clusters, figure).nulls[name], end)) for end in ("value", "low", "high")]
+            )
+            for figure in TOKEN_FIGURES
+        }
+    found = {
+        figure: np.stack([np.asarray(getattr(getattr(clusters, figure), end)) for end in ("value", "low", "high")])
+        for figure in TOKEN_FIGURES
+    }
+    spread = representation(states, **draws).participation_ratio
+    found["participation_ratio"] = np.stack([np.asarray(x) for x in (spread.value, spread.low, spread.high)])
+    found["gap"] = np.asarray(clusters.gap)
+    return found | _collapse(np.asarray(clusters.gap, float))
+
+
+def _collapse(gap: np.ndarray) -> dict[str, Any]:
+    """Laws of 1 − mean cosine over depth, where there are depths enough to tell them apart."""
+    depths = np.arange(len(gap), dtype=float)
+    if len(gap) < 7 or np.any(gap[1:] <= 0):
+        return {}
+    late = (float(depths[1]) if len(gap) < 13 else float(depths[-1]) / 2, float(depths[-1]))
+    fits = {law: collapse_rate(depths, gap, law=law, window=late, floor=0.0) for law in ("exponential", "algebraic")}
+    return {
+        "laws": np.asarray(fits["exponential"].aic, float),
+        **{
+            law: np.asarray([np.asarray(getattr(fit.rate, end), float) for end in ("value", "low", "high")])
+            for law, fit in fits.items()
+        },
+    }
+
+
+def operators(subject: Subject, system: Any) -> dict[str, Any]:
+    """Operators that the layers are, and what they explain of held-out sequences."""
+    found = identify_operators(system, subject.u0, mask=subject.mask)
+    values = {name: getattr(found, name) for name in ("coefficients", "r2", "null", "rollout", "persistence")}
+    return values | {"operators": np.asarray(found.operators), "groups": np.asarray(found.groups)}

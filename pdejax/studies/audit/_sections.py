@@ -1,0 +1,269 @@
+"""What follows from the sections after refinement: weights, surgery, Jacobians, tokens and operators."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from pdejax._bootstrap import bootstrap, compare_all, over_seeds, permutation_test
+from pdejax._figure import Figure
+from pdejax.runs._table import Column, Table
+from pdejax.studies.audit._found import SIGNIFICANT, Found, numbers
+from pdejax.studies.study import Evidence
+
+
+def weights_verdict(holder: Figure, p: float) -> str:
+    """ODE, SDE or neither, from the exponent's interval and the test of the order of layers."""
+    low, high = float(holder.low), float(holder.high)
+    if low > 0.5:
+        return "ODE: weights are a smooth function of depth"
+    if high < 0.5 and p > SIGNIFICANT:
+        return "SDE: layers are as independent ones"
+    if high < 0.5:
+        return "neither: neighbours are nearer than chance, but weights are rough in depth"
+    return "undecided: the exponent's interval holds ½"
+
+
+def weights(found: Evidence, out: Found) -> None:
+    """Weights as a function of depth."""
+    ours = found["weights"]
+    if "holder" not in ours:
+        return
+    holder, p = Figure(*ours["holder"]), float(ours["p_value"])
+    null = Figure(*ours["adjacent null"])
+    adjacent = Figure(*ours["adjacent"], nulls={"layers shuffled": null})
+    out.row(
+        "correlation of neighbouring layers' weights",
+        adjacent,
+        "layers shuffled",
+        note=f"p = {p:.2g}; interval over kinds",
+    )
+    out.row(
+        "exponent of weights in depth", holder, note="1 smooth, ½ a random walk, 0 independent; interval over kinds"
+    )
+    power = float(ours["detectable"])
+    can = (
+        f"a correlation of {power:g} would be found" if math.isfinite(power) else "no correlation tried would be found"
+    )
+    out.verdicts["weights in depth"] = f"{weights_verdict(holder, p)} (exponent {holder.summary()}, p = {p:.2g}; {can})"
+    count = ours["distance"].shape[-1]
+    near = (slice(None), np.arange(count - 1), np.arange(1, count))
+    lines = [
+        (
+            str(name),
+            *(float(np.mean(ours[k][near][i])) for k in ("distance", "correlation", "overlap")),
+            float(ours["independent"]),
+        )
+        for i, name in enumerate(ours["names"].tolist())
+    ]
+    heads = ("weights", "distance of neighbours", "correlation", "overlap", "overlap of independent ones")
+    out.tables.append(
+        Table([Column(h, ".3f", right=i > 0) for i, h in enumerate(heads)], lines, "Weights of neighbouring layers")
+    )
+    out.results["weights"] = {"holder": numbers(holder), "adjacent": numbers(adjacent), "p": p, "detectable": power}
+
+
+def surgery(found: Evidence, key: Any, out: Found) -> None:
+    """Layers left out, exchanged and repeated, and how well it is foreseen."""
+    ours = found["surgery"]
+    moves, estimates, cosines = ours["moves"], ours["estimates"], ours["cosines"]
+    shown = compare_all(
+        {
+            "moves": (jnp.asarray(np.moveaxis(moves, 2, 0)), {}),
+            "skip": (jnp.asarray(np.mean(moves[0], axis=0)), {}),
+        },
+        key=key,
+    )
+    lines = []
+    for l in range(moves.shape[1]):
+        line: list[Any] = [
+            l,
+            *(shown["moves"][k, l] for k in range(3)),
+            float(np.mean(cosines[l])),
+            float(np.mean(estimates[0, l])),
+        ]
+        if "losses" in ours:
+            line += [over_seeds(ours["losses"][0, l]), float(permutation_test(ours["losses"][0, l]))]
+        lines.append(tuple(line))
+    columns = [
+        Column("layer", "d"),
+        *(Column(head, right=True) for head in ("skipped", "exchanged with the next", "repeated")),
+    ]
+    columns += [Column("1 − cosine", ".3g", right=True), Column("first-order estimate", ".3g", right=True)]
+    if "losses" in ours:
+        columns += [Column("loss without", right=True), Column("p", ".2g", right=True)]
+    out.tables.append(Table(columns, lines, "Surgery: moves of the last state"))
+    scores = {
+        "1 − cosine": (_foreseen(moves[0], cosines, key), _slope(moves[0], cosines)),
+        "first-order estimate": (_foreseen(moves[0], estimates[0], key), _slope(moves[0], estimates[0])),
+    }
+    out.row("move of the last state without a layer, mean", shown["skip"])
+    for name, (rank, slope) in scores.items():
+        out.row(f"rank correlation with {name}", rank, note=f"over layers; the move is {slope:.2g} times the score")
+    out.results["surgery"] = {
+        "skip": numbers(shown["skip"]),
+        **{n: numbers(r) | {"slope": s} for n, (r, s) in scores.items()},
+    }
+    if "losses" in ours:
+        rank = _foreseen(ours["losses"][0], ours["loss_estimates"][0], key)
+        out.row("rank correlation of the loss with its first-order estimate", rank, note="over layers")
+        out.results["surgery"]["loss estimate"] = numbers(rank)
+
+
+def _foreseen(value: np.ndarray, score: np.ndarray, key: Any) -> Figure:
+    """Spearman's rank correlation over layers of means over sequences, resampled over sequences."""
+    a, b = jnp.asarray(value), jnp.asarray(score)
+
+    def ranks(x):
+        return jnp.argsort(jnp.argsort(x)).astype(a.dtype)
+
+    def statistic(w):
+        return jnp.corrcoef(ranks(a @ w.astype(a.dtype)), ranks(b @ w.astype(b.dtype)))[0, 1]
+
+    return bootstrap(statistic, a.shape[1], key=key, dtype=a.dtype)
+
+
+def _slope(value: np.ndarray, score: np.ndarray) -> float:
+    """Least-squares slope through 0 of means over sequences: 1 for a score that is calibrated."""
+    x, y = score.mean(axis=1), value.mean(axis=1)
+    return float(x @ y / (x @ x))
+
+
+def jacobians(found: Evidence, out: Found) -> None:
+    """Derivatives of layers and of the whole map."""
+    ours, null = found["jacobians"], found.get("jacobians untrained")
+
+    def figure(take: Any, mean: Any = over_seeds) -> Figure:
+        beside = {} if null is None else {"untrained": mean(take(null))}
+        own = mean(take(ours))
+        return Figure(own.value, own.low, own.high, beside)
+
+    layers = {n: figure(lambda x, n=n: x[n], _geometric) for n in ("largest", "smallest", "frobenius")}
+    lines = [
+        (l, *(layers[n][l] for n in layers), layers["largest"][l].nulls.get("untrained"))
+        for l in range(ours["largest"].shape[1])
+    ]
+    heads = ("layer", "largest singular value", "smallest found", "Frobenius norm", "largest, untrained")
+    out.tables.append(Table([Column(h, right=i > 0) for i, h in enumerate(heads)], lines, "Jacobians of layers"))
+    top = figure(lambda x: x["exponents"][:, 0])
+    relative = figure(lambda x: x["exponents"][:, 0] - x["growth"])
+    growth = figure(lambda x: x["growth"])
+    whole = figure(lambda x: x["whole"][:, 0], _geometric)
+    token = figure(lambda x: np.nanmean(x["ftle"], axis=1))
+    out.row("largest singular value of the whole map", whole, "untrained")
+    out.row("largest finite-depth Lyapunov exponent", top, "untrained", "1/layer")
+    out.row(
+        "growth of the state",
+        growth,
+        "untrained",
+        "1/layer",
+        "without parameters: what scale alone takes off relative changes",
+    )
+    out.row("largest exponent of relative changes", relative, "untrained", "1/layer", "exponent minus growth")
+    out.row("exponent of a token, mean", token, "untrained", "1/layer")
+    out.results["jacobians"] = {
+        "exponents": np.mean(ours["exponents"], axis=0).tolist(),
+        "relative": numbers(relative),
+        "growth": numbers(growth),
+        "whole": numbers(whole),
+    }
+
+
+def _geometric(values: np.ndarray) -> Figure:
+    """Geometric mean of sizes over sequences, with the interval of their logarithms."""
+    logs = over_seeds(np.log(values))
+    return Figure(np.exp(logs.value), np.exp(logs.low), np.exp(logs.high))
+
+
+def tokens(found: Evidence, facts: Mapping[str, Any], out: Found) -> None:
+    """Clusters and rank of tokens, and the law of their collapse."""
+    ours, null = found["tokens"], found.get("tokens untrained")
+    for name, words in (("cosine", "mean cosine of two tokens"), ("effective_rank", "effective rank of tokens")):
+        beside = {} if null is None else {"untrained": Figure(*null[name][:, -1])}
+        out.row(
+            f"{words}, last layer",
+            Figure(*ours[name][:, -1], nulls=beside),
+            "untrained",
+            note=f"first {ours[name][0, 0]:.3g}",
+        )
+    out.results["tokens"] = {
+        name: ours[name][0].tolist() for name in ("cosine", "effective_rank", "residual", "clusters")
+    }
+    place = facts["normalization"]
+    if "laws" not in ours:
+        return
+    law, exact = {"after the step": ("exponential", "2 at unit strength"), "inside the branch": ("algebraic", "2")}.get(
+        place, (None, "")
+    )
+    best = ("exponential", "algebraic", "blowup")[int(np.argmin(ours["laws"]))]
+    if law is None:
+        out.verdicts["collapse of tokens"] = f"{best} is nearest"
+        return
+    rate = Figure(*ours[law])
+    out.row(
+        f"{law} law of the gap, fitted",
+        rate,
+        note=f"exact for normalization {place} alone: {exact}; interval of the fit",
+    )
+    out.verdicts["collapse of tokens"] = (
+        f"{best} is nearest of three laws; with normalization {place} attention alone gives {law}"
+    )
+    out.results["tokens"] |= {"law": best, "rate": numbers(rate)}
+
+
+def operators(found: Evidence, key: Any, out: Found) -> None:
+    """What the operators explain of held-out increments."""
+    ours, null = found["operators"], found.get("operators untrained")
+    groups = ours["groups"].tolist()
+    beside = {"another sequence": jnp.asarray(np.moveaxis(ours["null"], 2, 0))}
+    figure = compare_all({"": (jnp.asarray(np.moveaxis(ours["r2"], 2, 0)), beside)}, key=key)[""]
+    lines = []
+    for i, name in enumerate(groups):
+        layers = [float(x) for x in np.asarray(figure.value)[i]]
+        other = (
+            math.nan
+            if null is None or name not in null["groups"].tolist()
+            else float(np.mean(null["r2"][null["groups"].tolist().index(name)]))
+        )
+        whole = over_seeds(np.mean(ours["r2"][i], axis=0))
+        lines.append((name, whole, float(np.mean(ours["null"][i])), other, ", ".join(f"{x:.2f}" for x in layers)))
+    heads = ("operators", "held-out R²", "another sequence", "untrained", "by layer")
+    out.tables.append(
+        Table(
+            [Column(h, ".3f", right=0 < i < 4) for i, h in enumerate(heads)], lines, "Increments explained by operators"
+        )
+    )
+    papers = groups.index("the papers' operators")
+    error, still = (over_seeds(ours[name][-1]) for name in ("rollout", "persistence"))
+    for name in ("the papers' operators", "own terms", "all"):
+        if name in groups:
+            i = groups.index(name)
+            whole = over_seeds(np.mean(ours["r2"][i], axis=0))
+            nulls = {"another sequence": over_seeds(np.mean(ours["null"][i], axis=0))}
+            out.row(
+                f"held-out R² of {name}",
+                Figure(whole.value, whole.low, whole.high, nulls),
+                "another sequence",
+                note="mean over layers",
+            )
+    out.row(
+        "error of the papers' operators at the last layer",
+        Figure(error.value, error.low, error.high, {"the first state": still}),
+        "the first state",
+    )
+    explained = float(np.mean(ours["r2"][papers]))
+    own = float(np.mean(ours["r2"][groups.index("own terms")])) if "own terms" in groups else math.nan
+    out.verdicts["operators of the papers"] = operator_verdict(explained, float(np.mean(ours["null"][papers])), own)
+    out.results["operators"] = {name: float(np.mean(ours["r2"][i])) for i, name in enumerate(groups)} | {
+        "rollout": float(error),
+        "persistence": float(still),
+    }
+
+
+def operator_verdict(papers: float, null: float, own: float) -> str:
+    """How much of the increments the papers' parameter-free operators explain."""
+    share = "most" if papers > 0.5 else "part" if papers > max(null, 0) + 0.05 else "nothing above their null"
+    beside = "" if math.isnan(own) else f"; the network's own terms {own:.2f}"
+    return f"they explain {share} of the layers' increments: held-out R² {papers:.2f}, null {null:.2f}{beside}"

@@ -1,0 +1,202 @@
+"""What is audited: a network, sequences to run it on, and the loss they are read by."""
+
+import json
+import math
+import os
+import pathlib
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from pdejax._check import choice
+from pdejax.analysis.jacobian._systems import cross_entropy
+from pdejax.data import load
+from pdejax.models import Simulator, Transformer
+from pdejax.networks import Network, as_network
+from pdejax.studies.audit._config import AuditConfig
+from pdejax.training import load_trained
+
+_OWNER = "audit"
+_TOGETHER = 4  # sequences whose logits are there at once
+
+
+class Reading(eqx.Module):
+    """Cross-entropy of a last state, in nats: of the class, or of the next token, a mean over tokens."""
+
+    head: Any
+
+    def __call__(self, u: Array, mask: Array, label: Array) -> Array:
+        return cross_entropy(self.head(u, mask), label, mask)
+
+
+class Subject(eqx.Module):
+    """A network and b sequences: `u0 (b, n, d)`, `mask (b, n)`, and `labels` where there is something to predict.
+
+    `task`: `"classification"`, `"next token"` or `"states"`. `model`: the model the network was made of, or None.
+    """
+
+    network: Network
+    model: Any
+    u0: Float[Array, "b n d"]
+    mask: Bool[Array, "b n"]
+    labels: Array | None
+    inputs: tuple[Any, ...]
+    task: str = eqx.field(static=True)
+    data: str = eqx.field(static=True)
+
+    @property
+    def loss(self) -> Reading | None:
+        """The loss of a last state, or None where there is nothing to predict."""
+        return None if self.labels is None else Reading(self.network.head)
+
+    def read(self, u: Float[Array, "b n d"], reference: Float[Array, "b n d"]) -> dict[str, np.ndarray]:
+        """Loss and share of right answers `(b,)` of last states, and how far logits are from those of `reference`."""
+        if self.labels is None:
+            return {}
+        return {k: np.asarray(v) for k, v in _read(self.network.head, u, reference, self.mask, self.labels).items()}
+
+
+@eqx.filter_jit
+def _read(head: Any, u: Array, reference: Array, mask: Array, labels: Array) -> dict[str, Array]:
+    def one(x):
+        u, reference, real, label = x
+        logits, before = head(u, real), head(reference, real)
+        seen = jnp.ones((), bool) if logits.ndim == 1 else real
+        right = jnp.sum(seen & (jnp.argmax(logits, axis=-1) == label)) / jnp.sum(seen)
+        weight = seen.astype(logits.dtype)[..., None]
+        move = jnp.sqrt(jnp.sum(weight * (logits - before) ** 2) / jnp.sum(weight * before**2))
+        return {"loss": cross_entropy(logits, label, real), "accuracy": right, "logits": move}
+
+    return jax.lax.map(one, (u, reference, mask, labels), batch_size=_TOGETHER)
+
+
+def load_subject(config: AuditConfig) -> Subject:
+    """Read the network and its sequences. Raises `ValueError`, naming the option, for what does not fit."""
+    if is_training(config.network):
+        if config.text is not None:
+            raise ValueError(f"{_OWNER}: text={config.text!r} needs a network with a tokenizer; give a dataset.")
+        return _trained(config)
+    from pdejax.networks import load_pretrained
+
+    network = load_pretrained(config.network)
+    if config.text is None:
+        raise ValueError(f"{_OWNER}: {config.network!r} is a checkpoint without data of its own; give text=FILE.")
+    return _of_text(config, network)
+
+
+def is_training(path: str) -> bool:
+    """Whether `pdejax train` left this folder."""
+    try:
+        return "train" in json.loads((pathlib.Path(path) / "config.json").read_text())
+    except (OSError, ValueError):
+        return False
+
+
+def _trained(config: AuditConfig) -> Subject:
+    found = load_trained(config.network)
+    if not isinstance(found.model, Transformer | Simulator):
+        raise ValueError(
+            f"{_OWNER}: network={config.network!r} holds a {type(found.model).__name__}; give a Transformer or a Simulator."
+        )
+    own = found.config.dataset
+    name = own if config.dataset is None else config.dataset
+    options: dict[str, Any] = dict(found.config.data) if name == own else {}
+    options |= {"task": "lm"} if found.config.task == "lm" else {}
+    batch = load(name, "test", **options)
+    batch = batch.take(np.arange(min(config.sequences, len(batch))))
+    # An empty tail is cut off: it costs, and changes nothing.
+    longest = max(int(np.max(np.sum(batch.mask, axis=1))), 1)
+    inputs, mask = batch.inputs[:, :longest], jnp.asarray(batch.mask[:, :longest])
+    labels = batch.labels if batch.labels.ndim == 1 else batch.labels[:, :longest]
+    network = as_network(found.model, length=longest)
+    headed = found.model.architecture.head != "none"
+    task = "states" if not headed else "next token" if labels.ndim == 2 else "classification"
+    return _subject(config, network, found.model, list(inputs), mask, labels if headed else None, task, name)
+
+
+def _of_text(config: AuditConfig, network: Network) -> Subject:
+    assert config.text is not None
+    path = pathlib.Path(config.text)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{_OWNER}: text={config.text!r} cannot be read as UTF-8 ({type(error).__name__}).") from None
+    if not text.strip():
+        raise ValueError(f"{_OWNER}: text={config.text!r} is empty.")
+    if network.tokenizer is None:
+        raise ValueError(f"{_OWNER}: {config.network!r} has no tokenizer, so that a text cannot be read in.")
+    sample = jnp.asarray(network.tokenize("one"))
+    field = eqx.filter_eval_shape(network.embed, sample)
+    predicts = eqx.filter_eval_shape(network.head, field, None).shape != field.shape
+    if predicts and _causal(network):
+        return _next_tokens(config, network, text, path.name)
+    pieces = [" ".join(part.split()) for part in text.split("\n\n")]
+    rows = [row[: config.length] for row in (_ids(network, piece, config.length) for piece in pieces if piece)]
+    rows = [row for row in rows if len(row) > 2][: config.sequences]
+    if len(rows) < 4:
+        raise ValueError(
+            f"{_OWNER}: text={config.text!r} has {len(rows)} paragraphs of more than two tokens; give at least 4, blank lines "
+            "between them."
+        )
+    n = max(map(len, rows))
+    mask = jnp.asarray(np.arange(n) < np.asarray([len(row) for row in rows])[:, None])
+    inputs = [np.pad(row, (0, n - len(row))) for row in rows]
+    return _subject(config, network, None, inputs, mask, None, "states", path.name)
+
+
+def _ids(network: Network, text: str, most: int) -> np.ndarray:
+    """Tokens of as many words of a text as fit."""
+    words = text.split()[:most]
+    while True:
+        ids = np.asarray(network.tokenize(" ".join(words)))
+        if len(ids) <= most or len(words) == 1:
+            return ids
+        words = words[: max(1, min(len(words) - 1, math.floor(len(words) * most / len(ids))))]
+
+
+def _next_tokens(config: AuditConfig, network: Network, text: str, name: str) -> Subject:
+    """Pieces of `length` tokens, each of which is to predict its next."""
+    n, ids = config.length, []
+    for part in text.split("\n\n"):
+        if part.strip() and len(ids) < config.sequences * (n + 1):
+            words = part.split(" ")
+            ids += [
+                int(i)
+                for k in range(0, len(words), 200)
+                for i in np.asarray(network.tokenize(" ".join(words[k : k + 200]) + "\n"))
+            ]
+    count = min(config.sequences, len(ids) // (n + 1))
+    if count < 4:
+        raise ValueError(
+            f"{_OWNER}: text={config.text!r} has {len(ids)} tokens; give at least {4 * (n + 1)}, 4 sequences of length={n}."
+        )
+    rows = np.asarray(ids[: count * (n + 1)], np.int32).reshape(count, n + 1)
+    mask = jnp.ones((count, n), bool)
+    return _subject(config, network, None, list(rows[:, :-1]), mask, rows[:, 1:], "next token", name)
+
+
+def _causal(network: Network) -> bool:
+    field = network.discretization.field
+    stacked = getattr(field, "stacked", field)
+    return any(getattr(term, "causal", False) for term in getattr(stacked, "terms", ()))
+
+
+def _subject(
+    config: AuditConfig, network: Network, model: Any, inputs: Any, mask: Array, labels: Any, task: str, data: str
+) -> Subject:
+    choice(_OWNER, "task", task, ("classification", "next token", "states"))
+    u0 = jnp.stack([network.embed(x) for x in inputs]).astype(config.precision)
+    if network.layers < 2:
+        raise ValueError(f"{_OWNER}: the network has {network.layers} layer; its depth is nothing to speak of.")
+    labels = None if labels is None else jnp.asarray(labels)
+    return Subject(network, model, u0, mask, labels, tuple(inputs), task, data)
+
+
+def name_of(path: str | os.PathLike[str]) -> str:
+    """What a network is called: the name of its folder, or of the one above where that says nothing."""
+    place = pathlib.Path(path)
+    return place.parent.name if place.name in ("model", "checkpoint", "weights") and place.parent.name else place.name

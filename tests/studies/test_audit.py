@@ -1,0 +1,326 @@
+"""`pdejax audit`: verdicts that follow from the numbers, both ways; texts and data read in; a whole audit that goes on."""
+
+import copy
+import json
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import pdejax as pj
+from pdejax import cli
+from pdejax.runs._parts import Parts
+from pdejax.studies.audit import AuditConfig, audit
+from pdejax.studies.audit import _measure as measuring
+from pdejax.studies.audit._found import Found
+from pdejax.studies.audit._judge import depth_verdict, identity, judge, readings
+from pdejax.studies.audit._pictures import pictures
+from pdejax.studies.audit._sections import operator_verdict, weights
+from pdejax.studies.audit._subject import _ids, _of_text
+from pdejax.studies.study import failed
+from pdejax.training import TrainConfig, train
+
+B, L, D, K = 8, 4, 6, 5
+CONFIG = AuditConfig(network="net")
+
+
+def stored(seed=0):
+    """Numbers of an audit as they are kept: a network that is far from its continuum, with weights as independent layers."""
+    rng = np.random.default_rng(seed)
+
+    def about(value, *shape):
+        return value * (1 + 0.05 * rng.standard_normal(shape))
+
+    def moves(limit, factors, order=1):
+        return np.stack([about(limit * (1 - k**-order), B) for k in factors])
+
+    def scheme(name, factors, order):
+        steps = np.stack([about(0.3 * k**-order, B) for k in factors[:-1]])
+        found = {"factors": np.asarray(factors), "moves": moves(0.5, factors, order), "steps": steps}
+        found |= {"loss": np.stack([about(1.0, B) + 0.3 * (k > 1) for k in factors])}
+        found |= {"accuracy": np.full((len(factors), B), 0.5), "logits": moves(0.6, factors)}
+        return {f"{name}/{key}": value for key, value in found.items()}
+
+    four = (1, 2, 4, 8)
+    pairs = np.broadcast_to(np.eye(L), (2, L, L)).copy()
+    spans = np.asarray([(0, 3), (1, 4), (0, 1), (3, 4), (0, 4)])
+    derivatives = {
+        "largest": about(2.0, 3, L),
+        "smallest": about(0.1, 3, L),
+        "frobenius": about(4.0, 3, L),
+        "whole": about(5.0, 3, 3),
+        "exponents": about(0.4, 3, K),
+        "growth": about(0.1, 3),
+        "ftle": about(0.3, 3, 7),
+    }
+    by_depth = {name: np.stack([np.linspace(0.2, 0.6, L + 1)] * 3) for name in measuring.TOKEN_FIGURES}
+    groups = np.asarray(["heat", "own reaction", "the papers' operators", "own terms", "all"])
+    return {
+        "subject": {
+            "name": "net",
+            "network": "Network of 4 layers",
+            "sequences": B,
+            "tokens": [7] * B,
+            "data": "text",
+            "normalization": "inside the branch",
+        },
+        "identity": {"layers": np.full(2, 1e-7), "model": np.zeros(0)},
+        "refinement": {"sizes": about(0.5, L, B)}
+        | scheme("native", four, 1)
+        | scheme("euler", four, 1)
+        | scheme("heun", four[:3], 2)
+        | scheme("rk4", four[:2], 4),
+        "refinement untrained": {"sizes": about(0.5, L, B)} | scheme("euler", four, 1),
+        "refinement layers shuffled": {"sizes": about(0.5, L, B)} | scheme("euler", four[:2], 1),
+        "windows": {
+            "spans": spans,
+            "moves": about(0.1, 5, B),
+            "loss": about(1.2, 5, B),
+            "own loss": about(1.0, B),
+        },
+        "windows untrained": {"spans": spans, "moves": about(0.2, 5, B)},
+        "weights": {
+            "names": np.asarray(["interaction.wq", "reaction.w1"]),
+            **{name: pairs for name in ("distance", "correlation", "overlap")},
+            **{"independent": np.asarray(0.1), "p_value": np.asarray(0.4), "detectable": np.asarray(0.2)},
+            **{"adjacent": np.asarray([0.01, -0.1, 0.1]), "adjacent null": np.asarray([0.0, -0.1, 0.1])},
+            "holder": np.asarray([0.0, -0.1, 0.1]),
+        },
+        "surgery": {
+            "moves": about(0.3, 3, L, B) * np.arange(1, L + 1)[:, None],
+            "losses": about(0.2, 3, L, B),
+            "loss": about(1.0, B),
+            "cosines": about(0.1, L, B) * np.arange(1, L + 1)[:, None],
+            "estimates": about(0.3, 3, L, B) * np.arange(1, L + 1)[:, None],
+            "loss_estimates": about(0.2, 3, L, B),
+        },
+        "jacobians": derivatives,
+        "jacobians untrained": copy.deepcopy(derivatives),
+        "tokens": by_depth,
+        "tokens untrained": copy.deepcopy(by_depth),
+        "operators": {
+            "groups": groups,
+            "operators": groups[:2],
+            "r2": np.stack(
+                [np.full((L, 4), x) + 0.01 * rng.standard_normal((L, 4)) for x in (0.0, 0.4, 0.05, 0.9, 0.92)]
+            ),
+            "null": np.zeros((5, L, 4)) + 0.01 * rng.standard_normal((5, L, 4)),
+            "rollout": np.linspace(0, 1, L + 1)[:, None] * about(1.0, 4),
+            "persistence": np.linspace(0, 1, L + 1)[:, None] * about(1.1, 4),
+        },
+    }
+
+
+def test_the_page_of_stored_numbers():
+    found = judge(CONFIG, [stored()])
+    rows = {row.quantity: row for row in found.rows}
+    index = rows["continuum index, untrained at matched branch size"].ours
+    assert index is not None and float(index.low) < 1 < float(index.high)
+    numbers = stored()
+    expected = np.mean(numbers["refinement"]["euler/moves"][1]) / np.mean(
+        numbers["refinement untrained"]["euler/moves"][1]
+    )
+    assert float(index) == pytest.approx(expected, rel=1e-6)
+    limit = rows["the same in the limit of small steps"].ours
+    own = numbers["refinement"]["native/moves"].mean(axis=1)
+    assert float(limit) == pytest.approx(2 * own[-1] - own[-2], rel=1e-6)
+    assert found.passed and found.sentence.startswith("net: half the step moves the last state by 0.2")
+    assert found.verdicts["half the step"] == "not near its continuum: it moves as its null does"
+    orders = found.results["refinement"]["orders"]
+    assert orders["euler"] == pytest.approx(1, abs=0.2) and orders["heun"] == pytest.approx(2, abs=0.3)
+    assert all(row.ours is not None for row in found.rows) and len(found.tables) >= 7
+    json.dumps(found.results)
+    assert float(found.dataset["refinement_euler_moves"][1].mean()) == pytest.approx(
+        numbers["refinement"]["euler/moves"][1].mean()
+    )
+    relative = rows["largest exponent of relative changes"].ours
+    exponents = numbers["jacobians"]["exponents"][:, 0] - numbers["jacobians"]["growth"]
+    assert relative is not None and float(relative) == pytest.approx(exponents.mean())
+    assert rows["rank correlation with 1 − cosine"].ours is not None
+    assert float(rows["rank correlation with 1 − cosine"].ours) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("move", "index", "expected"),
+    [
+        ((0.01, 0.008, 0.012), (0.1, 0.05, 0.2), "near its continuum: it moves by less than 0.05, less than its null"),
+        ((0.3, 0.2, 0.4), (0.6, 0.5, 0.7), "not near its continuum: it moves less than its null"),
+        ((0.3, 0.2, 0.4), (3.0, 2.0, 4.0), "not near its continuum: it moves more than its null"),
+        ((0.01, 0.008, 0.012), (1.0, 0.9, 1.1), "by little: it moves as its null does"),
+        ((0.04, 0.02, 0.06), None, "not near its continuum: it moves no null to compare with"),
+    ],
+)
+def test_the_verdict_on_half_the_step(move, index, expected):
+    found = depth_verdict(pj.Figure(*move), None if index is None else pj.Figure(*index))
+    assert found == expected.replace("it moves no null", "no null")
+
+
+@pytest.mark.parametrize(
+    ("holder", "p", "word"),
+    [
+        ([0.8, 0.6, 1.0], 0.001, "ODE"),
+        ([0.0, -0.1, 0.1], 0.4, "SDE"),
+        ([0.1, 0.0, 0.2], 0.001, "neither"),
+        ([0.5, 0.3, 0.7], 0.001, "undecided"),
+    ],
+)
+def test_the_verdict_on_weights(holder, p, word):
+    out, numbers = Found(), stored()
+    numbers["weights"] |= {"holder": np.asarray(holder), "p_value": np.asarray(p)}
+    weights(numbers, out)
+    assert out.verdicts["weights in depth"].startswith(word)
+
+
+def test_a_network_that_is_not_its_layers_fails():
+    out, numbers = Found(), stored()
+    numbers["identity"] = {"layers": np.asarray([1e-7, 1e-2])}
+    identity(numbers, "float32", out)
+    assert failed(out.verdicts) == ["layers as steps of a solver give the network"]
+
+
+def test_the_loss_is_tested_in_pairs():
+    ours = stored()["refinement"]
+    for signs, expected in (
+        ([1] * B, "higher by 0.1 nats"),
+        ([-1] * B, "lower by 0.1 nats"),
+        ([1, -1] * 4, "no change found"),
+    ):
+        out, loss = Found(), ours["native/loss"].copy()
+        loss[1] = loss[0] + 0.1 * np.asarray(signs)
+        readings(ours | {"native/loss": loss}, out)
+        assert out.verdicts["loss at half the step"].startswith(expected)
+
+
+def test_without_nulls_nothing_is_compared():
+    numbers = {name: value for name, value in stored().items() if "untrained" not in name and "shuffled" not in name}
+    numbers["weights"] = {}
+    for section in ("refinement", "windows", "surgery"):
+        numbers[section] = {k: v for k, v in numbers[section].items() if "loss" not in k}
+    found = judge(CONFIG, [numbers])
+    assert found.verdicts["half the step"].endswith("no null to compare with")
+    assert "weights in depth" not in found.verdicts
+    assert "loss at half the step" not in found.verdicts
+    assert not any("continuum index" in row.quantity or "loss" in row.quantity for row in found.rows)
+
+
+@pytest.mark.parametrize(
+    ("papers", "null", "word"), [(0.8, 0.0, "most"), (0.2, 0.0, "part"), (0.0, 0.0, "nothing"), (0.2, 0.19, "nothing")]
+)
+def test_the_verdict_on_operators(papers, null, word):
+    assert operator_verdict(papers, null, 0.9).startswith(f"they explain {word}")
+
+
+def test_pictures_are_drawn():
+    drawn = pictures(stored())
+    assert len(drawn) == 6 and all(picture.png()[:4] == b"\x89PNG" for picture in drawn)
+
+
+WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+
+
+def words(text, pair=None):
+    return np.asarray([0, *(1 + WORDS.index(word) for word in text.split()), 11])
+
+
+def network(tokenizer=words):
+    table = jnp.asarray(np.random.default_rng(0).standard_normal((12, D)))
+    return pj.network([lambda u: 0.9 * u] * 3, embed=lambda ids: table[ids]).replace(tokenizer=tokenizer)
+
+
+def test_paragraphs_become_sequences(tmp_path):
+    file = tmp_path / "text.txt"
+    file.write_text("one two three\n\nfour five six\nseven\n\n\n\none\n\n" + " ".join(WORDS) + "\n\ntwo three\n")
+    found = _of_text(AuditConfig(network="net", text=str(file), length=8, precision="float64"), network())
+    lengths = np.asarray(found.mask).sum(axis=1).tolist()
+    assert lengths == [5, 6, 3, 8, 4] and found.task == "states" and found.labels is None and found.data == "text.txt"
+    assert found.inputs[1][:6].tolist() == [0, 4, 5, 6, 7, 11]
+    assert _ids(network(), " ".join(WORDS), 8).tolist() == [0, 1, 2, 3, 4, 5, 6, 11]
+
+
+@pytest.mark.parametrize(
+    ("content", "tokenizer", "expected"),
+    [
+        (b" \n", words, "is empty"),
+        (b"\xff\xfe\xff", words, "UTF-8"),
+        (b"one\n\ntwo", words, "2 paragraphs"),
+        (b"one", None, "no tokenizer"),
+    ],
+)
+def test_texts_that_are_refused(tmp_path, content, tokenizer, expected):
+    file = tmp_path / "text.txt"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=expected):
+        _of_text(AuditConfig(network="net", text=str(file)), network(tokenizer))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"sequences": 3}, "sequences=3"),
+        ({"halvings": 1}, "halvings=1"),
+        ({"seed": -1}, "seed=-1"),
+        ({"precision": "bfloat16"}, "precision"),
+        ({"text": "a", "dataset": "b"}, "give one of them"),
+    ],
+)
+def test_settings_that_are_refused(options, expected):
+    with pytest.raises(ValueError, match=expected):
+        AuditConfig(network="net", **options)
+
+
+def test_a_folder_that_is_not_there(tmp_path, capsys):
+    assert cli.main(["audit", str(tmp_path / "none")]) == 2
+    assert "none" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_whole_audit_of_a_trained_model_goes_on(tmp_path, capsys, monkeypatch):
+    data = {"min_length": 3, "max_length": 12, "sizes": (300, 64, 64)}
+    train(
+        TrainConfig(data=data, dim=16, heads=2, ffn=16, layers=3, steps=4, eval_every=4, out=str(tmp_path / "run")),
+        progress=False,
+    )
+    out = tmp_path / "page" / "run"
+    options = ["--sequences", "4", "--tokens", "4", "--halvings", "2", "--derivatives", "1", "--exponents", "2"]
+    arguments = ["audit", str(tmp_path / "run"), *options, "--out", str(out), "--json"]
+
+    def stop(*given):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(measuring, "operators", stop)
+        assert cli.main(arguments) == 130
+    assert "goes on" in capsys.readouterr().err
+    done = {path.name for path in out.rglob("*.npz")}
+    assert {"refinement.npz", "surgery.npz"} <= done
+    with monkeypatch.context() as patch:
+        for name in ("identity", "surgery", "windows"):
+            patch.setattr(measuring, name, stop if name != "windows" else measuring.windows)
+        assert cli.main(arguments) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content == json.loads((out / "result.json").read_text()) and content["title"] == "The depth of run"
+    assert str(tmp_path) not in json.dumps(content) and content["config"]["network"] == "run"
+    for row in content["table"]:
+        assert row["ours"] is not None, row
+    quantities = {row["quantity"] for row in content["table"]}
+    assert {
+        "continuum index, untrained at matched branch size",
+        "largest singular value of the whole map",
+    } <= quantities
+    assert len(list(out.glob("*.png"))) == 6
+    # The numbers of a part are those of the analysis itself.
+    subject = measuring.load_subject(AuditConfig(network=str(tmp_path / "run"), sequences=4))
+    parts = Parts(out, ["audit", "other"], lambda text: None)
+    assert parts.folder == out
+    own = measuring.identity(subject)
+    assert np.max(own["layers"]) < 1e-5 and np.max(own["model"]) < 1e-5
+    null = pj.analysis.depth.matched_null(subject.network, subject.u0, mask=subject.mask)
+    sizes = [
+        np.asarray(pj.analysis.depth.branch_sizes(x, subject.u0, mask=subject.mask)) for x in (subject.network, null)
+    ]
+    assert sizes[0].shape == sizes[1].shape == (3, 4) and math.isfinite(float(sizes[1].sum()))
+    assert cli.main(["report", str(tmp_path / "page")]) == 0
+    assert "The depth of run" in (tmp_path / "page" / "report.html").read_text()
+    with pytest.raises(ValueError, match="tokenizer"):
+        audit(AuditConfig(network=str(tmp_path / "run"), text="some.txt"))
