@@ -1,8 +1,10 @@
 """What a checkpoint gives here beside what `transformers` gives, layer by layer."""
 
+import contextlib
 import importlib.util
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -109,13 +111,33 @@ def _oracle(path: pathlib.Path, config: Any, given: np.ndarray) -> tuple[np.ndar
         kind = getattr(transformers, names[0], None) if names else None
         model = (kind or transformers.AutoModel).from_pretrained(path, local_files_only=True)
     double: Any = model.eval().double()
-    with torch.no_grad():
+    with in_float64(), torch.no_grad():
+        for module in double.modules():
+            if hasattr(module, "inv_freq"):
+                module.inv_freq = type(module)(module.config).inv_freq
         whole = np.issubdtype(given.dtype, np.integer)
         out = double(
             torch.as_tensor(given)[None].to(torch.int64 if whole else torch.float64), output_hidden_states=True
         )
     states = np.stack([state[0].numpy() for state in out.hidden_states])
     return states, (out.logits if getattr(out, "logits", None) is not None else out.last_hidden_state)[0].numpy()
+
+
+@contextlib.contextmanager
+def in_float64() -> Iterator[None]:
+    """Make torch compute in float64 where a model asks for float32 by that name, as for norms, softmax and rotary angles."""
+    import torch
+
+    names: list[tuple[Any, str, Any]] = [(torch, "float32", torch.float64), (torch, "float", torch.float64)]
+    names.append((torch.Tensor, "float", torch.Tensor.double))
+    before = [getattr(owner, name) for owner, name, _ in names]
+    try:
+        for owner, name, value in names:
+            setattr(owner, name, value)
+        yield
+    finally:
+        for (owner, name, _), value in zip(names, before, strict=True):
+            setattr(owner, name, value)
 
 
 def tolerance(dtype: str) -> float:
