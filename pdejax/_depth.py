@@ -29,22 +29,26 @@ class DepthVarying(AbstractEquation):
     - `kind="linear"`: piecewise linear through knots at layer centres $(l+½)t_1/K$, constant beyond the outermost.
     - `kind="cubic"`: natural cubic spline through the same knots, extended linearly: C² in depth.
     - `kind="cosine"`: $\theta(t) = \sum_k \theta_k \cos(\pi k t/t_1)$: smooth (C^∞) in depth.
+    - `passes` p (of `kind="constant"`): the stack is gone through p times over [0, t_1], a looped Transformer of pK layers whose
+      weights are stored once.
 
     `stacked` is an equation, most often a `MasterEquation`, whose array leaves carry a leading axis K. Build it with
     `DepthVarying.from_layers`,
     `smooth_random`, `iid` or `pdejax.lift`. The rate of v2 Thm 3.2 (L → ∞) rests on θ smooth in depth: see `iid`
     for what happens else.
 
-    Raises `ValueError` for an unknown kind, K that differs between leaves or t1 ≤ 0.
+    `size` is the number of layers that depth goes through, K or pK. Raises `ValueError` for an unknown kind, K that differs
+    between leaves, t1 ≤ 0, or several passes of weights that are no layers.
     """
 
     stacked: AbstractEquation
     t1: float = eqx.field(static=True)
     kind: str = eqx.field(static=True)
     size: int = eqx.field(static=True)
+    passes: int = eqx.field(static=True)
 
     @checked
-    def __init__(self, stacked: AbstractEquation, t1: float, kind: str = "constant"):
+    def __init__(self, stacked: AbstractEquation, t1: float, kind: str = "constant", *, passes: int = 1):
         _check.instance(
             "DepthVarying", "stacked", stacked, AbstractEquation, "DepthVarying.from_layers([…]) makes one of a list"
         )
@@ -56,8 +60,12 @@ class DepthVarying(AbstractEquation):
                 f"DepthVarying: the stacked equation's array leaves must share a leading layer axis, found {sorted(sizes)}. "
                 "Use DepthVarying.from_layers([...])."
             )
-        self.stacked, self.t1, self.kind = stacked, float(t1), kind
-        self.size = sizes.pop()[0]
+        if _check.integer("DepthVarying", "passes", passes) > 1 and kind != "constant":
+            raise ValueError(
+                f"DepthVarying: passes={passes} repeats layers, so it needs kind='constant', not {kind!r}."
+            )
+        self.stacked, self.t1, self.kind, self.passes = stacked, float(t1), kind, passes
+        self.size = passes * sizes.pop()[0]
 
     @classmethod
     def from_layers(cls, layers: Sequence[MasterEquation], t1: float, kind: str = "constant") -> "DepthVarying":
@@ -73,10 +81,10 @@ class DepthVarying(AbstractEquation):
 
     def layer(self, index) -> Any:
         """The equation with the weights of one layer (or of one basis function for `"cosine"`)."""
-        return unstack(self.stacked, index)
+        return unstack(self.stacked, index if self.passes == 1 else index % (self.size // self.passes))
 
     def edges(self) -> np.ndarray:
-        """Depths `(K+1,)` at which piecewise-constant layers begin and end."""
+        """Depths `(size + 1,)` at which piecewise-constant layers begin and end."""
         return np.linspace(0.0, self.t1, self.size + 1)
 
     def at(self, t: Depth) -> Any:
@@ -106,13 +114,13 @@ class DepthVarying(AbstractEquation):
         return self.at(t)(t, u, args)
 
     def looked_at(self) -> "DepthVarying":
-        return DepthVarying(self.stacked.looked_at(), self.t1, self.kind)
+        return DepthVarying(self.stacked.looked_at(), self.t1, self.kind, passes=self.passes)
 
     def names(self) -> tuple[str, ...]:
         return self.stacked.names()
 
     def only(self, names: Sequence[str]) -> "DepthVarying":
-        return DepthVarying(self.stacked.only(names), self.t1, self.kind)
+        return DepthVarying(self.stacked.only(names), self.t1, self.kind, passes=self.passes)
 
     def damping(self) -> Float[Array, ""]:
         # A cosine series bounds its coefficients' sum only; its mean is the honest scale of the damping.
@@ -140,7 +148,9 @@ class DepthVarying(AbstractEquation):
     def __repr__(self) -> str:
         how = {"constant": "constant in each of", "cosine": "a series of"}.get(self.kind, f"{self.kind} through")
         what = "cosines" if self.kind == "cosine" else "layers"
-        return f"∂u/∂t = {self.describe()}, weights {how} {self.size} {what} over t in [0, {self.t1:g}]"
+        often = f", gone through {self.passes} times," if self.passes > 1 else ""
+        count = self.size // self.passes
+        return f"∂u/∂t = {self.describe()}, weights {how} {count} {what}{often} over t in [0, {self.t1:g}]"
 
     def _cosines(self, x) -> Float[Array, " K"]:
         return jnp.cos(jnp.pi * jnp.arange(self.size).astype(x.dtype) * x)

@@ -39,7 +39,7 @@ COMMANDS = (
     ("audit", "pdejax.studies.audit._config", "what the depth of a network is, beside null models"),
     ("reproduce", "pdejax.studies.papers._command", "the papers' experiments: theirs, ours, a null model"),
     ("claims", "pdejax.studies.claims._config", "a verdict on every claim of the papers, recomputed"),
-    ("report", "pdejax.runs.report._command", "one page from the results of reproduce and claims"),
+    ("report", "pdejax.runs.report._command", "one page of all results in a folder"),
     ("parity", "pdejax.networks._parity_command", "a checkpoint beside transformers, layer by layer"),
     ("algorithm1", "pdejax.studies.numerics._algorithm1_config", "v1's Algorithm 1 with each of its signs"),
     ("info", "pdejax.studies._command", "versions, devices, precision, caches"),
@@ -136,7 +136,7 @@ def _print_completion(arguments: Sequence[str]) -> int:
     [below] = [action.choices for action in made._actions if isinstance(action, argparse._SubParsersAction)]
     for command in below.values():
         for action in command._actions:
-            kind = {"DIR": shtab.DIRECTORY, "FILE": shtab.FILE}.get(str(action.metavar))
+            kind = {"DIR": shtab.DIRECTORY, "FILE": shtab.FILE, "PATH": shtab.FILE}.get(str(action.metavar))
             if kind is not None:
                 action.complete = kind  # type: ignore[attr-defined]
     print(shtab.complete(made, shell))

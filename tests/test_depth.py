@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.interpolate import CubicSpline
 
-from pdejax import DepthVarying, LayerStack, MasterEquation, iid, smooth_random
+from pdejax import DepthVarying, Discretization, LayerStack, MasterEquation, iid, simulate, smooth_random
 from pdejax._depth import take_layer
 from pdejax.solvers import Euler, Grid, LieTrotter, Retract
 from pdejax.terms import Attention, Diffusion, FeedForward, LayerNorm, LinearDamping
@@ -207,3 +207,22 @@ def test_layer_stack(getkey):
         assert eqx.tree_equal(take_layer(solver, l).solvers[0].retraction, norms[l])
     with pytest.raises(ValueError, match="one retraction per layer"):
         stacked(jnp.zeros((N, D)))
+
+
+def test_a_stack_gone_through_twice(getkey):
+    """As many layers as passes times the stack, the same weights stored once; each solve is that of the repeated stack."""
+    made, u = layers(getkey, 2), jax.random.normal(getkey(), (N, D))
+    looped = DepthVarying(DepthVarying.from_layers(made, T1).stacked, T1, passes=2)
+    repeated = DepthVarying.from_layers([*made, *made], T1)
+    assert looped.size == 4 and len(looped.edges()) == 5 and leaves(looped)[0].shape[0] == 2
+    for t in (0.1, 0.6, 1.1, 1.9):
+        np.testing.assert_array_equal(call(looped, t, u), call(repeated, t, u))
+    assert looped.only(("reaction",)).passes == looped.looked_at().passes == 2
+    ends = [
+        simulate(Discretization(field, "euler", t1=T1, steps=4), u, save="layers").us for field in (looped, repeated)
+    ]
+    np.testing.assert_allclose(ends[0], ends[1], rtol=1e-13)
+    assert "2 layers, gone through 2 times, over t" in repr(looped)
+    for wrong, words in (({"kind": "linear", "passes": 2}, "needs kind='constant'"), ({"passes": 0}, "passes=0")):
+        with pytest.raises(ValueError, match=words):
+            DepthVarying(looped.stacked, T1, **wrong)

@@ -112,13 +112,13 @@ def model_record(model: Model) -> dict[str, Any]:
     return {"kind": type(model).__name__, "config": dataclasses.asdict(config)}
 
 
-def model_of_record(record: Mapping[str, Any]) -> Model:
-    """Make a model of this kind and configuration, with weights of no meaning.
+def model_of_record(record: Mapping[str, Any], seed: int = 0) -> Model:
+    """Make a model of this kind and configuration, with fresh weights.
 
     Raises `ValueError` for a kind that there is not, `TypeError` for arguments that the configuration does not have.
     """
     kind, config = _kind_and_config(record)
-    return kind(config, rngs=nnx.Rngs(0)) if kind is Transformer else kind(config, key=jax.random.key(0))
+    return kind(config, rngs=nnx.Rngs(seed)) if kind is Transformer else kind(config, key=jax.random.key(seed))
 
 
 def _kind_and_config(record: Mapping[str, Any]) -> tuple[Any, Any]:

@@ -1,7 +1,6 @@
 """`Network`: what turns tokens into logits, its depth a `Discretization`."""
 
 import os
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -166,32 +165,29 @@ def as_network(model: Any, *, length: int | None = None) -> Network:
     """Give the network that a model is: embedding, discretization and head.
 
     - `model`: a `Transformer`, a `Simulator`, a `Network` (returned as it is), or the path of a folder that `pdejax train` left
-      (its best model).
+      (its best model) or of a file that `pdejax.save_model` wrote.
     - `length`: number of tokens, for a simulator with diffusion, whose grid has one point per token.
 
     With the discretization it is given, `net(tokens, mask)`, `net.hidden_states` and `net.attention_maps` are the model's own,
     to rounding.
 
-    Raises `TypeError` for anything else, `FileNotFoundError` for a folder without a trained model.
+    Raises `TypeError` for anything else, `FileNotFoundError` where there is no such folder or file, `ValueError` where there is
+    no model in it.
     """
     if isinstance(model, Network):
         return model
     if isinstance(model, str | os.PathLike):
-        from pdejax.training import load_trained  # not before it is asked for: training loads optax
+        from pdejax.training._kept import saved_model  # not before it is asked for: training loads optax
 
-        if not pathlib.Path(model).is_dir():
-            raise FileNotFoundError(
-                f"as_network: there is no folder {str(model)!r}; give a model, or a folder that `pdejax train --out` left."
-            )
-        return as_network(load_trained(model).model, length=length)
+        return as_network(saved_model("as_network", "model", model).model, length=length)
     if isinstance(model, Transformer):
         twin = pair(model, "shared")
         return Network(_Embed(twin.embedding), lift(model), twin.readout)
     if isinstance(model, Simulator):
         return Network(_Embed(model.embedding), model.discretization(length), model.readout, model.architecture.layers)
     raise TypeError(
-        f"as_network: model is a {type(model).__name__}; give a Transformer, a Simulator or a training folder. Layers of your "
-        "own become one by pdejax.network([layer, …], embed=…, head=…)."
+        f"as_network: model is a {type(model).__name__}; give a Transformer, a Simulator, a training folder or a "
+        "saved model's file. Layers of your own become one by pdejax.network([layer, …], embed=…, head=…)."
     )
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import math
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -12,7 +13,7 @@ import numpy as np
 
 from pdejax._figure import Figure, number
 from pdejax.runs._files import plain
-from pdejax.runs._table import Column, Table, markdown_text
+from pdejax.runs._table import Cell, Column, Table, markdown_text
 
 
 def figure_to_json(figure: Figure | None, seeds: Sequence[float] = ()) -> dict[str, Any] | None:
@@ -40,6 +41,50 @@ def as_number(value: Any) -> float | None:
         return float(value) if math.isfinite(value) else None
     except OverflowError:  # an integer beyond floating point
         return None
+
+
+def table_to_json(table: Table) -> dict[str, Any]:
+    """Return a table as JSON values: its caption, its columns, and its rows of numbers, texts, figures and None."""
+    columns = [{"head": c.head, "spec": c.spec, "right": c.right} for c in table.columns]
+    return {
+        "caption": table.caption,
+        "columns": columns,
+        "rows": [[_cell_to_json(x) for x in row] for row in table.rows],
+    }
+
+
+def _cell_to_json(cell: Any) -> Any:
+    value, small = (cell.value, cell.small) if isinstance(cell, Cell) else (cell, "")
+    found = figure_to_json(value) if isinstance(value, Figure) else plain(value)
+    return {"value": found, "small": small} if small else found
+
+
+_SPEC = re.compile(r"(\.\d{1,2})?[defg]")  # of a number, and nothing that another text would make of it
+
+
+def table_from_json(saved: Any) -> Table | None:
+    """Make a table from what `table_to_json` left, or from what is left of it; None for what is no table."""
+    columns, rows = (saved.get(key) if isinstance(saved, Mapping) else None for key in ("columns", "rows"))
+    if not (isinstance(columns, list) and columns and isinstance(rows, list)):
+        return None
+    made = []
+    for column in columns:
+        about = column if isinstance(column, Mapping) else {"head": column}
+        spec = about.get("spec")
+        spec = spec if isinstance(spec, str) and _SPEC.fullmatch(spec) else None
+        made.append(Column(text(about.get("head")), spec, right=about.get("right") is True))
+    whole = [[_cell_from_json(x) for x in row] for row in rows if isinstance(row, list) and len(row) == len(made)]
+    return Table(made, whole, text(saved.get("caption")))
+
+
+def _cell_from_json(saved: Any) -> Any:
+    if isinstance(saved, Mapping) and "small" in saved:
+        return Cell(_cell_from_json(saved.get("value")), small=text(saved["small"]))
+    if isinstance(saved, Mapping):
+        return figure_from_json(saved)
+    if saved is None or (isinstance(saved, int) and abs(saved) < 2**53):
+        return saved
+    return as_number(saved) if isinstance(saved, int | float) else text(saved)
 
 
 def text(value: Any) -> str:

@@ -17,6 +17,8 @@ from pdejax.runs._findings import (
     figure_from_json,
     figure_to_json,
     markdown,
+    table_from_json,
+    table_to_json,
     text,
 )
 from pdejax.runs._table import Cell, Column, Table
@@ -187,6 +189,8 @@ class Result:
             "table": [row.to_json() for row in self.rows],
             "verdict": self.verdict,
             "verdicts": self.verdicts,
+            "tables": [table_to_json(table) for table in self.tables if table.rows],
+            "notes": self.notes,
             "passed": self.passed,
             "figures": [{"file": picture.file, "caption": picture.caption} for picture in self.pictures],
             "data": self.data,
@@ -219,6 +223,8 @@ class Result:
             verdict=text(saved.get("verdict")),
             verdicts={text(k): text(v) for k, v in _mapping(saved.get("verdicts")).items()},
             passed=saved.get("passed") is not False,
+            tables=tuple(found for found in map(table_from_json, _list(saved.get("tables"))) if found is not None),
+            notes=tuple(text(note) for note in _list(saved.get("notes"))),
             pictures=tuple(_picture(entry) for entry in _list(saved.get("figures"))),
             data=text(saved.get("data")) or None,
             seconds=float(seconds) if isinstance(seconds, int | float) and not isinstance(seconds, bool) else None,

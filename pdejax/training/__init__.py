@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from pdejax.training._distributed import data_mesh as data_mesh
     from pdejax.training._distributed import initialize_distributed as initialize_distributed
     from pdejax.training._fit import fit as fit
+    from pdejax.training._kept import load_trained as load_trained
     from pdejax.training._metrics import read_metrics as read_metrics
     from pdejax.training._run import build_model as build_model
-    from pdejax.training._run import load_trained as load_trained
     from pdejax.training._run import train as train
     from pdejax.training._step import AbstractTask as AbstractTask
     from pdejax.training._step import Classification as Classification

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import statistics
+import sys
 from typing import Any
 
 from pdejax.runs._command import Command, Console, setting
@@ -41,6 +42,7 @@ def run(given: dict[str, Any], console: Console) -> int:
         console.result(result.line())
         console.saved(() if console.quiet else result.files)
         if result.fit.stopped == "interrupted":
+            print(f"pdejax train: interrupted. {_how_to_go_on(result)}", file=sys.stderr)
             return 130
         results.append(result)
     if len(results) > 1:
@@ -51,6 +53,13 @@ def run(given: dict[str, Any], console: Console) -> int:
             )
     console.content([outcome(result) for result in results])
     return 1 if any(result.fit.stopped == "nan" for result in results) else 0
+
+
+def _how_to_go_on(result: Any) -> str:
+    out = result.config.out
+    if out is None:
+        return "Nothing is kept: use --out DIR to go on after a stop."
+    return f"The same command goes on from step {result.fit.step}, which is kept in {out}."
 
 
 def _seeded(config: TrainConfig, index: int, seeds: int) -> TrainConfig:

@@ -282,8 +282,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 def preset(name: str, **changes: Any) -> TrainConfig:
     """Return the configuration of a preset, with changes: `preset("digits", dim=32, out="out/digits")`.
 
-    `data` and `options` are added to the preset's, other fields replace them. Raises `ValueError` for an unknown name, and as
-    `TrainConfig`.
+    `data` and `options` are added to the preset's, other fields replace them. Fewer `steps` than the preset's keep its share of
+    warm-up steps, unless `warmup` is given too. Raises `ValueError` for an unknown name, and as `TrainConfig`.
     """
     if name not in PRESETS:
         raise ValueError(f"preset {name!r} is unknown; choose one of {tuple(PRESETS)}.")
@@ -291,4 +291,7 @@ def preset(name: str, **changes: Any) -> TrainConfig:
     for field in ("data", "options"):
         if field in changes and isinstance(changes[field], Mapping):
             changes[field] = {**values.get(field, {}), **changes[field]}
+    steps = changes.get("steps")
+    if isinstance(steps, int) and 0 < steps < values["steps"]:
+        values["warmup"] = values.get("warmup", 0) * steps // values["steps"]
     return TrainConfig(**values | changes)

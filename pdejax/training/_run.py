@@ -3,12 +3,10 @@
 import dataclasses
 import hashlib
 import io
-import json
-import os
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, PyTree
 
 from pdejax._arguments import checked
+from pdejax._figure import Figure
 from pdejax.data import Batch, Batches, Dataset, load, majority_accuracy, root_operator_accuracy, tfidf_accuracy
 from pdejax.models import (
     Architecture,
@@ -25,16 +24,20 @@ from pdejax.models import (
     SimulatorConfig,
     Transformer,
     pair,
+    save_model,
 )
-from pdejax.models._saving import model_of_record, model_record
+from pdejax.models._saving import Model, model_record
 from pdejax.plot._style import COLOURS, SEQUENTIAL
-from pdejax.runs._files import check_folder, write_json, write_whole
+from pdejax.runs._files import check_folder, digest, write_json, write_whole
+from pdejax.runs._parts import environment
+from pdejax.runs._records import Picture, Result, Row
 from pdejax.training._bottleneck import bottleneck_optimizer, bottleneck_step
-from pdejax.training._checkpoints import check_run, read_checkpoint, rebuild
+from pdejax.training._checkpoints import check_run
 from pdejax.training._config import TrainConfig
 from pdejax.training._distillation import Distillation
-from pdejax.training._distributed import data_mesh, share
+from pdejax.training._distributed import data_mesh
 from pdejax.training._fit import FitResult, fit
+from pdejax.training._kept import metadata, read_parameters, saved_model
 from pdejax.training._step import (
     Classification,
     LanguageModel,
@@ -45,8 +48,6 @@ from pdejax.training._step import (
     split_model,
     start_training,
 )
-
-Model = Transformer | Simulator | MultilayerSimulator
 
 
 @checked
@@ -108,11 +109,11 @@ TRAIN, VALIDATION, BASELINES = COLOURS[5], COLOURS[0], ("0.35", COLOURS[3], COLO
 def curves(fit: FitResult, baselines: Mapping[str, float], title: str) -> bytes:
     """Loss, accuracy and the gradient norm of each layer against steps, as a PNG."""
     from matplotlib import colormaps
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Canvas
 
     history, found = fit.history, fit.evaluations
     steps = history["step"]
-    figure = Figure(figsize=(12.5, 3.6), layout="constrained")
+    figure = Canvas(figsize=(12.5, 3.6), layout="constrained")
     axes = figure.subplots(1, 3)
     for panel, name, label in ((axes[0], "loss", "loss (nats)"), (axes[1], "accuracy", "accuracy")):
         if name in history:
@@ -270,7 +271,7 @@ def train(
     final = fitted.state.params
     stopped = fitted.stopped == "interrupted"  # whoever interrupts wants the machine back
     if config.out is not None and fitted.best_step is not None and not stopped:
-        final = _parameters(config.out, final, "best")
+        final = read_parameters(config.out, final, "best")
     whole = _whole(splits["test"], config, everything=True)
     test = {} if stopped else evaluate(fitted.state._replace(params=final), whole)
     beside = _baselines(config, splits) if baselines and not stopped else {}
@@ -287,69 +288,11 @@ def train(
     return result if config.out is None or stopped or jax.process_index() else _kept(result, splits["train"], plots)
 
 
-class TrainedModel(NamedTuple):
-    """A model read back from a training folder: at which step it was saved, what it was trained with, and the figures of the
-    test split (none while the run has not ended)."""
-
-    model: Model
-    config: TrainConfig
-    step: int
-    test: dict[str, float]
-
-    def __repr__(self) -> str:
-        test = ", ".join(f"{name} {value:.4f}" for name, value in self.test.items())
-        return (
-            f"trained on {self.config.dataset}, seed {self.config.seed}, step {self.step} of {self.config.steps}"
-            f"{f'; test {test}' if test else ''}\n{self.model!r}"
-        )
-
-
-@checked
-def load_trained(folder: str | os.PathLike[str], which: str | int = "best") -> TrainedModel:
-    """Return the model that `train` left in `folder`: `"best"` on the validation split, `"latest"`, or that of a step.
-
-    Raises `ValueError` for a folder without a trained model and an unknown `which`, `CheckpointError` for damaged files.
-    """
-    path = pathlib.Path(folder) / "config.json"
-    try:
-        saved = json.loads(path.read_text())
-        config = TrainConfig(**saved["train"])
-        model = model_of_record(saved["model"])
-    except FileNotFoundError:
-        raise ValueError(f"folder={str(folder)!r} has no config.json; give the folder that train wrote to.") from None
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not of a training run, or is damaged: {error}.") from error
-    params, static = split_model(model)
-    found = read_checkpoint(folder, which)
-    return TrainedModel(merge_model(_only(found, params), static), config, found.step, _test_figures(folder))
-
-
-def _test_figures(folder: str | os.PathLike[str]) -> dict[str, float]:
-    path = pathlib.Path(folder) / "result.json"
-    return json.loads(path.read_text())["test"] if path.exists() else {}
-
-
-def _parameters(folder: str | os.PathLike[str], like: PyTree[Array], which: str | int) -> PyTree[Array]:
-    # Of several processes only the first writes and reads the folder.
-    found = share(read_checkpoint(folder, which) if jax.process_index() == 0 else None)
-    return _only(found, like)
-
-
-class _Parameters(NamedTuple):
-    params: PyTree[Array]
-
-
-def _only(saved, like: PyTree[Array]) -> PyTree[Array]:
-    """The parameters alone of a saved state, which also holds the optimizer's."""
-    leaves = {name: leaf for name, leaf in saved.leaves.items() if name.startswith("params/")}
-    return rebuild(saved._replace(leaves=leaves), _Parameters(like)).params
-
-
 def _model_and_task(config: TrainConfig, dataset: Dataset) -> tuple[Model, Any]:
     if config.teacher is None:
         task = LanguageModel if config.task == "lm" else Classification
         return build_model(config, dataset), task(config.label_smoothing)
-    teacher = load_trained(config.teacher).model
+    teacher = saved_model("train", "teacher", config.teacher).model
     if not isinstance(teacher, Transformer):
         raise ValueError(f"teacher={config.teacher!r} is a {type(teacher).__name__}; it must be a Transformer.")
     return build_student(config, teacher), Distillation(teacher)
@@ -432,21 +375,59 @@ def outcome(result: TrainResult) -> dict[str, Any]:
 
 
 def _kept(result: TrainResult, dataset: Dataset, plots: bool) -> TrainResult:
-    """Write the outcome as JSON and the curves as a picture."""
+    """Write the model as one file, the outcome as JSON and the curves as a picture."""
     config = result.config
     assert config.out is not None
     folder = pathlib.Path(config.out)
-    data = {"source": dataset.source, "license": dataset.license, "examples": len(dataset)}
-    write_json(folder / "result.json", outcome(result) | {"data": data})
-    files = (*result.files, str(folder / "result.json"))
+    step = result.fit.step if result.fit.best_step is None else result.fit.best_step
+    save_model(folder / "model.npz", result.model, metadata(_settings(config), step, result.test))
+    pictures: tuple[Picture, ...] = ()
     if plots:
         title = (
             f"{config.dataset}, {config.model}, {config.layers} layers, d = {config.dim}, {result.parameters:,} parameters, "
             f"seed {config.seed}: test {', '.join(f'{k} {v:.3f}' for k, v in result.test.items())}"
         )
         write_whole(folder / "curves.png", curves(result.fit, result.baselines, title))
-        files = (*files, str(folder / "curves.png"))
-    return dataclasses.replace(result, files=files)
+        pictures = (
+            Picture("curves.png", "Loss, accuracy and the gradient norm of each layer against training steps."),
+        )
+    about = {"source": dataset.source, "license": dataset.license, "examples": len(dataset)}
+    shown = _as_result(result, pictures).to_json()
+    write_json(folder / "result.json", shown | outcome(result) | {"dataset": about})
+    written = ("result.json", "model.npz", *(picture.file for picture in pictures))
+    return dataclasses.replace(result, files=(*result.files, *(str(folder / name) for name in written)))
+
+
+def _as_result(result: TrainResult, pictures: tuple[Picture, ...]) -> Result:
+    """A training run as any other result, which `pdejax report` reads."""
+    config = result.config
+    beside = iter(result.baselines.items())
+    name, value = next(beside, (None, None))
+    rest = ", ".join(f"{other} {found:.4f}" for other, found in beside)
+    rows = [
+        Row(
+            f"test {figure}",
+            Figure(found),
+            null=None if value is None or figure != "accuracy" else Figure(value),
+            null_name=name if figure == "accuracy" else None,
+            note=rest if figure == "accuracy" else "",
+        )
+        for figure, found in result.test.items()
+    ]
+    return Result(
+        study="train",
+        title=f"Training: {config.model} on {config.dataset}",
+        question="How well does the model do what it was trained for, on data that it has not seen?",
+        config=_settings(config),
+        config_hash=digest(_settings(config)),
+        seeds=(config.seed,),
+        environment=environment(),
+        rows=tuple(rows),
+        verdict=result.line(),
+        passed=result.fit.stopped != "nan",
+        pictures=pictures,
+        seconds=result.seconds,
+    )
 
 
 def _say(report, text: str) -> None:

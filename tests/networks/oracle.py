@@ -1,5 +1,6 @@
 """Small random models of `transformers` as folders, and what they compute: the oracle of the families' tests."""
 
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -18,6 +19,17 @@ class Case:
     logits: bool = False
     # What the state after the last layer passes through before transformers shows it: the name of a module, or nothing.
     final_norm: str | None = None
+
+
+@contextlib.contextmanager
+def in_float64() -> Any:
+    """The oracle all in float64: its code casts norms, softmax and angles to float32 by that name."""
+    torch = pytest.importorskip("torch", reason="the oracle needs torch: pip install 'pdejax[oracle]'")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("float32", "float"):
+            patch.setattr(torch, name, torch.float64)
+        patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+        yield
 
 
 def make(case: Case, folder: Any) -> Any:

@@ -239,7 +239,7 @@ def test_gradients_reach_weights_in_modules():
         (lambda: pj.network(lambda u, args: u), TypeError, "Of plain functions give a list"),
         (lambda: pj.network([lambda u, args: u[:1]])(U), ValueError, "must keep the shape"),
         (lambda: pj.as_network(U), TypeError, "pdejax.network"),
-        (lambda: pj.as_network("nowhere"), FileNotFoundError, "there is no folder 'nowhere'"),
+        (lambda: pj.as_network("nowhere"), FileNotFoundError, "model='nowhere' does not exist"),
         (lambda: pj.network([jnp.tanh])(U, jnp.ones(2, bool)), ValueError, r"Network.__call__: mask has shape \(2,\)"),
         (lambda: pj.network([jnp.tanh]).replace(depth=3), TypeError, r"\['depth'\] are no parts of a network"),
         (lambda: pj.as_network(transformer())(jnp.asarray([9, 1])), ValueError, r"Network: tokens has ids from 1 to 9"),

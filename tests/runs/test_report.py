@@ -12,9 +12,12 @@ import shutil
 import urllib.parse
 
 import pytest
+from matplotlib.figure import Figure as Canvas
 
 from pdejax import Figure
 from pdejax.runs import _format
+from pdejax.runs._records import Picture, Result
+from pdejax.runs._table import Cell, Column, Table
 from pdejax.runs.report import ReportError, _command, build_report
 from pdejax.runs.report._build import markdown_page
 from pdejax.runs.report._html import html_page
@@ -343,6 +346,88 @@ def test_without_results_the_message_says_what_to_run(tmp_path):
         build_report(file)
     with pytest.raises(TypeError, match="folder=3 must be a path"):
         build_report(3)
+
+
+def kept(folder: pathlib.Path, name: str, stem: str | None = None, **changes) -> Result:
+    """A result as a study leaves it: a table with figures and gaps, answers and notes, without the papers' rows."""
+    table = Table(
+        (
+            Column("solver"),
+            Column("order", ".3f", right=True),
+            Column("evals", "d", right=True),
+            Column("of", right=True),
+        ),
+        [("euler", 1.004, 64, Figure(0.5, 0.4, 0.6)), ("<rk4>", None, 256, Cell(2.0, small="null"))],
+        "Orders",
+    )
+    result = Result(
+        study=name,
+        title=f"The study {name}",
+        config={"seed": 0},
+        environment={"device": "cpu"},
+        verdict="as it should be",
+        verdicts={"order euler": "as expected: order 1.00 for 1"},
+        tables=(table,),
+        notes=("reference  Dopri8",),
+        pictures=(Picture("curve.png", "Error against step size.", lambda: Canvas(figsize=(2, 2))),),
+        **changes,
+    )
+    return result.save(folder, stem)
+
+
+@pytest.mark.parametrize(
+    ("places", "stems"),
+    [
+        ([".", "."], ["convergence", "stiff"]),
+        (["analysis", "training"], ["analysis", "result"]),
+        (["convergence", "."], ["result", "convergence"]),
+    ],
+)
+def test_any_folder_of_results_makes_a_report(places, stems, tmp_path):
+    """In the folder or in folders in it, whatever the files are called; parts and checkpoints beside them are no results."""
+    for place, stem in zip(places, stems, strict=True):
+        (tmp_path / place).mkdir(exist_ok=True)
+        kept(tmp_path / place, stem, stem)
+        for other in ("parts", "checkpoints", "figures"):
+            (tmp_path / place / other).mkdir(exist_ok=True)
+        (tmp_path / place / "run.json").write_text('{"config": {}}')
+    built = build_report(tmp_path)
+    assert built.studies == 2 and built.problems == ()
+    page = Page(built.html.read_text())
+    links = [e for e in page.all("a") if ".json.tables." in e["href"]]
+    assert [e["text"] for e in links] == 2 * ["1.004", "64", "0.50 [0.40, 0.60]", "256", "2"]
+    assert json.loads(page.by_id(links[0]["href"][1:])["text"]) == 1.004
+    text = built.markdown.read_text()
+    for word in ("Orders", "order euler", "as expected: order 1.00", "Dopri8", "Error against step size"):
+        assert word in text and word in page.by_id("main")["text"], word
+    assert len(page.all("img")) == 2
+
+
+def test_one_result_half_written_is_said(tmp_path):
+    kept(tmp_path, "stiff")
+    kept(tmp_path, "convergence")
+    content = (tmp_path / "convergence.json").read_bytes()
+    (tmp_path / "convergence.json").write_bytes(content[:50])
+    assert build_report(tmp_path).problems == (
+        "convergence: convergence.json is damaged (JSONDecodeError); run the command that it was left by.",
+    )
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [7, [7], [{}], [{"columns": [3], "rows": [[1, 2], 4, [HOSTILE]]}], [{"columns": [{"spec": "{x}"}], "rows": [[2]]}]],
+)
+def test_tables_that_are_none_are_left_out(tables, tmp_path):
+    kept(tmp_path, "stiff")
+    change(tmp_path / "stiff.json", lambda content: content.update(tables=tables))
+    built = build_report(tmp_path)
+    assert len(Page(built.html.read_text()).all("script")) == 1 and built.studies == 1
+
+
+def test_tables_come_back_from_their_json(tmp_path):
+    result = kept(tmp_path, "stiff")
+    [table] = Result.from_json(json.loads((tmp_path / "stiff.json").read_text())).tables
+    assert table.text() == result.tables[0].text()
 
 
 def test_the_command_writes_both_pages(copy, tmp_path, capsys):

@@ -2,14 +2,19 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
+from flax import nnx
 
-from pdejax import cli
+import pdejax as pj
+from pdejax import Figure, cli
 from pdejax.analysis import layer_correlation
 from pdejax.data import load
 from pdejax.studies import analyze
+from pdejax.studies.numerics import _analyze_depth as depth
 from pdejax.training import TrainConfig, load_trained, train
 
 DATA = {"min_length": 3, "max_length": 12, "sizes": (300, 64, 64)}
@@ -55,13 +60,18 @@ def test_two_runs_in_figures_files_and_plots(runs, tmp_path, capsys):
     content = json.loads(printed.out)
     assert status == 0 and content == json.loads((out / "analysis.json").read_text())
     lines = {line["name"]: line for line in content["results"]["lines"]}
-    assert len(lines) == len(content["results"]["lines"]) >= 20
+    assert len(lines) == len(content["results"]["lines"]) >= 23
     for line in lines.values():
         assert np.all(np.isfinite(line["values"])) and len(line["values"]) == 3 - line["first"]
+    assert {"distance from the continuum", "accuracy under refinement", "largest stable step"} <= set(
+        content["verdicts"]
+    )
+    for picture in content["figures"]:
+        assert len(picture["caption"].split()) > 3 and (out / picture["file"]).exists()
         assert line["null"] is None or len(line["null"]) == len(line["values"])
     assert lines["entropy of attention"]["null"][0] >= lines["entropy of attention"]["values"][0]
     config = content["config"]
-    assert config["folder"] == "run0" and config["against"] == "run1" and str(runs) not in json.dumps(content)
+    assert config["model"] == "run0" and config["against"] == "run1" and str(runs) not in json.dumps(content)
     # A figure of the table is that of the analysis itself.
     model = load_trained(runs / "run0").model
     batch = load("listops", "test", **DATA).take(np.arange(24))
@@ -70,7 +80,10 @@ def test_two_runs_in_figures_files_and_plots(runs, tmp_path, capsys):
     assert lines["correlation with the input"]["values"] == pytest.approx(np.asarray(expected).tolist(), rel=1e-5)
     with xr.open_dataset(out / "analysis.nc", engine="scipy") as data:
         assert data.sizes["figure"] == len(lines) and data.sizes["layer"] == 3
-    assert len(list(out.glob("*.png"))) >= 9
+    assert len(list(out.glob("*.png"))) == len(content["figures"]) >= 11
+    # The one file that the run left is the same model.
+    again = analyze(runs / "run0" / "model.npz", examples=24)
+    assert again.results["depth"] == content["results"]["depth"]
 
 
 @pytest.mark.parametrize(
@@ -79,12 +92,105 @@ def test_two_runs_in_figures_files_and_plots(runs, tmp_path, capsys):
         ({"examples": 1}, "examples=1"),
         ({"seed": -1}, "seed=-1"),
         ({"noise": 0.0}, "noise=0.0"),
-        ({}, "config.json"),
+        ({"dataset": "imagenet"}, "dataset"),
+        ({"data": 3}, "data"),
+        ({}, r"config\.json"),
     ],
 )
 def test_what_is_refused(options, words, tmp_path):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises((ValueError, TypeError), match=words):
         analyze(tmp_path, **options)
+
+
+def test_a_file_that_does_not_say_its_data(tmp_path):
+    options = {"vocab": 16, "dim": 8, "heads": 2, "layers": 2, "ffn": 12}
+    pj.save_model(tmp_path / "net.npz", pj.Transformer(pj.Architecture(**options), rngs=nnx.Rngs(0)))
+    with pytest.raises(ValueError, match=r"net\.npz' does not say what it was trained on; give dataset="):
+        analyze(tmp_path / "net.npz")
+    with pytest.raises(FileNotFoundError, match=r"analyze: model='nowhere' does not exist"):
+        analyze("nowhere")
+
+
+# What users ask first, on a network whose answers are known in closed form
+
+
+GAMMA, LAYERS, TOKENS = 0.5, 4, 6
+
+
+@pytest.fixture(scope="module")
+def damped():
+    """u' = −γu, one Euler step of size 1 per layer; the head tells the sign of the first feature of the mean token."""
+
+    def head(u, mask):
+        weights = mask.astype(u.dtype)[:, None]
+        mean = jnp.sum(u * weights, 0) / jnp.sum(weights)
+        return jnp.stack([mean[0] - 0.2, 0.2 - mean[0]])
+
+    # Attention of strength 0 adds nothing, and has weights for the null to shuffle.
+    attention = pj.Attention(2, 1, strength=0.0, key=jax.random.key(0))
+    layer = pj.MasterEquation(attention, stabilization=pj.terms.LinearDamping(GAMMA))
+    field = pj.DepthVarying.from_layers([layer] * LAYERS, float(LAYERS))
+    net = pj.Network(lambda x: x, pj.Discretization(field, "euler", t1=float(LAYERS), steps=LAYERS), head)
+    u = jnp.asarray(np.random.default_rng(0).normal(size=(8, TOKENS, 2)))
+    mask = jnp.ones((8, TOKENS), bool).at[:, 4:].set(False)
+    return net, u, mask
+
+
+def test_distance_from_the_continuum_is_that_of_the_closed_form(damped):
+    """Euler with k steps per layer: (1 − γ/k)^{kt}; the reference has 64."""
+    net, u, mask = damped
+    labels = jnp.zeros(8, jnp.int32)
+    found = depth.refined(net, u, mask, labels, jax.random.key(0))
+
+    def euler(k, layer):
+        return (1 - GAMMA / k) ** (k * layer)
+
+    limit = euler(64, LAYERS)
+    np.testing.assert_allclose(
+        found.distance.value, [abs(euler(k, LAYERS) / limit - 1) for k in depth.FACTORS], rtol=1e-9
+    )
+    by_layer = [abs(euler(1, layer) - euler(64, layer)) / limit for layer in range(LAYERS + 1)]
+    np.testing.assert_allclose(found.by_layer.value, by_layer, rtol=1e-9, atol=1e-12)
+    assert found.own == pytest.approx(abs(euler(32, LAYERS) / limit - 1), rel=1e-9)
+    means = np.asarray(u)[:, :4, 0].mean(1)
+    for i, k in enumerate(depth.FACTORS):
+        assert float(found.accuracy.value[i]) == pytest.approx(np.mean(means * euler(k, LAYERS) > 0.2))
+        own = means * euler(1, LAYERS) > 0.2
+        assert float(found.agreement.value[i]) == pytest.approx(np.mean((means * euler(k, LAYERS) > 0.2) == own))
+    # An answer near the border makes the sequences differ; the interval holds the mean.
+    assert np.all(found.accuracy.low <= found.accuracy.value) and np.all(found.accuracy.value <= found.accuracy.high)
+
+
+def test_steps_exponents_and_layers_of_the_closed_form(damped):
+    net, u, mask = damped
+    np.testing.assert_allclose(depth.largest_steps(net, u[0], mask[0]), 2 / GAMMA, rtol=1e-6)
+    # One Euler step multiplies every tangent by 1 − γ.
+    np.testing.assert_allclose(
+        depth.exponents(net, u[:2], mask[:2], jax.random.key(0)).value, np.log(1 - GAMMA), rtol=1e-6
+    )
+    labels = jnp.zeros(8, jnp.int32)
+    means = np.asarray(u)[:, :4, 0].mean(1)
+    whole, without = (np.mean(means * (1 - GAMMA) ** n > 0.2) for n in (LAYERS, LAYERS - 1))
+    costs = depth.skipped(net, u, mask, labels, jax.random.key(0))
+    np.testing.assert_allclose(costs.value, [whole - without] * LAYERS, atol=1e-12)
+
+
+def test_answers_follow_the_numbers():
+    cost = Figure(np.array([0.0, 0.3]), np.array([0.0, 0.2]), np.array([0.01, 0.4]))
+    answers = depth.sentences({"notes": [], "skipped": cost, "dt_max": np.array([3.0, 0.7])})
+    assert answers["largest stable step"] == "0.7 of forward Euler, at layer 2"
+    assert answers["layers that can be left out, one at a time"].startswith("1 (")
+    for value, words in ((0.2, "part"), (-0.2, "stay together")):
+        largest = Figure(np.array([value]), np.array([value - 0.1]), np.array([value + 0.1]))
+        assert words in depth.sentences({"exponents": largest})["largest Lyapunov exponent"]
+
+
+def test_post_ln_has_no_step_to_refine():
+    options = {"vocab": 16, "dim": 8, "heads": 2, "layers": 2, "ffn": 12, "norm": "post"}
+    net = pj.as_network(pj.Transformer(pj.Architecture(**options), rngs=nnx.Rngs(0)))
+    tokens, mask = jnp.ones((1, 4), jnp.int32), jnp.ones((1, 4), bool)
+    found = depth.measured(net, tokens, mask, None, jax.random.key(0), lambda text: None)
+    assert "refined" not in found and "no continuum limit" in found["notes"][0]
 
 
 def test_the_command_says_what_is_wrong(tmp_path, capsys):

@@ -12,7 +12,7 @@ from pdejax.runs import ResultError
 from pdejax.runs._files import plain, write_json, write_whole
 from pdejax.runs._parts import Parts
 from pdejax.studies import ConvergenceConfig
-from pdejax.studies.numerics._convergence import build_case
+from pdejax.studies.numerics._convergence_case import build_case
 from pdejax.studies.numerics._convergence_config import MODES
 from pdejax.studies.numerics._limits import iid_spread, regime, spatial_convergence
 
@@ -22,9 +22,12 @@ TINY = {"length": 12, "dim": 8, "heads": 2, "layers": 2, "ffn": 12}
 @pytest.mark.parametrize(
     "field, values",
     [
-        ("dataset", ["mnist", None, 3]),
+        ("dataset", ["cifar", 3]),
+        ("data", [3, ("a",)]),
+        ("file", [3]),
+        ("norm_type", ["batchnorm", None]),
         ("weights", ["smooht", None]),
-        ("norm", ["post", "batch"]),
+        ("norm", ["batch", None]),
         ("activation", ["elu", None]),
         *((name, [0, -1, 2.0, "2", None, True]) for name in ("length", "dim", "layers", "heads")),
         ("ffn", [0, -1, 2.0, "2", False]),

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 
@@ -46,7 +47,10 @@ def test_every_field_is_an_option():
 def test_the_command_line_overrides_the_preset(monkeypatch):
     found = configs(monkeypatch, "listops", "--steps", "300", "--data", "max_length=30", "--norm", "post", "--quiet")
     preset = TrainConfig(**PRESETS["listops"])
-    expected = dataclasses.replace(preset, steps=300, norm="post", data=dict(preset.data) | {"max_length": 30})
+    # A shorter run keeps the preset's share of warm-up steps: 200 of 2,500.
+    expected = dataclasses.replace(
+        preset, steps=300, warmup=24, norm="post", data=dict(preset.data) | {"max_length": 30}
+    )
     assert found == expected
 
 
@@ -70,3 +74,28 @@ def test_seeds_get_folders_of_their_own(monkeypatch):
 def test_bad_options(arguments, message):
     with pytest.raises(ValueError, match=message):
         command.COMMAND(parse(*arguments))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_does_not_block_a_short_run(name, monkeypatch):
+    assert configs(monkeypatch, name, "--steps", "10").warmup < 10
+    assert configs(monkeypatch, name, "--steps", "1").warmup == 0
+    longer = configs(monkeypatch, name, "--steps", "1000000")
+    assert longer.warmup == PRESETS[name].get("warmup", 0)
+    assert configs(monkeypatch, name, "--steps", "10", "--warmup", "7").warmup == 7
+
+
+@pytest.mark.parametrize(
+    ("out", "words"), [("out/run", "goes on from step 7, which is kept in out/run"), (None, "--out DIR")]
+)
+def test_an_interrupted_run_says_how_to_go_on(out, words, monkeypatch, capsys):
+    """Even with --quiet, for whoever interrupts wants to know."""
+    from pdejax.training import _run
+
+    def train(config, **_):
+        fit = SimpleNamespace(stopped="interrupted", step=7)
+        return SimpleNamespace(config=config, fit=fit, files=(), line=lambda: "a line")
+
+    monkeypatch.setattr(_run, "train", train)
+    assert command.COMMAND(parse("digits", "--quiet", *(("--out", out) if out else ()))) == 130
+    assert words in capsys.readouterr().err

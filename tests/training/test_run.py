@@ -10,6 +10,7 @@ import pytest
 
 import pdejax as pj
 from pdejax.training import TrainConfig, load_trained, read_metrics, train
+from pdejax.training._kept import saved_model
 
 SMALL = {
     "dataset": "digits",
@@ -76,6 +77,23 @@ def test_the_model_is_read_back(run):
         repr(result).startswith("digits transformer seed 0: done at step 12, ") and len(repr(result).splitlines()) == 5
     )
     assert repr(result.fit).startswith("FitResult(done at step 12: loss ") and len(repr(result.fit)) < 200
+
+
+def test_a_run_leaves_its_model_in_one_file(run):
+    """`checkpoints` are to go on from, `model.npz` is the model: whatever takes one takes the other."""
+    result, folder = run
+    model, about = pj.load_model(folder / "model.npz")
+    assert about["step"] == result.fit.best_step and about["test"] == result.test
+    found, config, step = saved_model("test", "model", folder / "model.npz")
+    assert config == load_trained(folder).config and step == result.fit.best_step
+    tokens = pj.data.load("digits", "test", **SMALL["data"]).take(np.arange(1)).inputs[0]
+    expected = load_trained(folder).model(tokens)
+    for taken in (model, found, pj.as_network(folder), pj.as_network(folder / "model.npz")):
+        np.testing.assert_allclose(taken(tokens), expected, rtol=1e-5, atol=1e-6)
+    pj.save_model(folder / "own.npz", model)
+    assert saved_model("test", "model", folder / "own.npz")[1:] == (None, None)
+    with pytest.raises(FileNotFoundError, match=r"as_network: model='nowhere.npz' does not exist; give a folder"):
+        pj.as_network("nowhere.npz")
 
 
 def test_the_same_run_twice_is_the_same(run, tmp_path):
@@ -178,7 +196,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_model(tmp_path):
         ({"batch_size": 5000}, ValueError, r"batch_size=5000.*1257|batch_size=5000.*1,257"),
         ({"options": {"widths": 3}}, TypeError, r"widths"),
         ({"heads": 3}, ValueError, r"heads"),
-        ({"teacher": "no/such/folder", "model": "simulator"}, ValueError, r"no/such/folder"),
+        ({"teacher": "no/such/folder", "model": "simulator"}, FileNotFoundError, r"no/such/folder"),
         ({"dataset": "newsgroups", "data": {"download": False, "data_dir": "nowhere"}}, FileNotFoundError, r"20news"),
     ],
 )

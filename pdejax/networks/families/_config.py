@@ -73,6 +73,13 @@ class Config:
         if not any(type(value) is type(one) and value == one for one in allowed):
             raise self.wrong(key, value, " or ".join(repr(one) for one in allowed))
 
+    def tied_head(self, default: bool) -> bool:
+        """Return whether logits are made with the table of the embedding: it is tied, and the model is not stored without a head,
+        such as a `GPT2Model`."""
+        names = self.get("architectures", None) or ["ForCausalLM"]
+        headless = all(str(name).endswith("Model") and not str(name).endswith("LMHeadModel") for name in names)
+        return self.boolean("tie_word_embeddings", default) and not headless
+
     def wrong(self, key: str, value: Any, wanted: str) -> Exception:
         """The error of an option that is not supported."""
         return fault(

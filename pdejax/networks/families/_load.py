@@ -23,8 +23,17 @@ FAMILIES = {
     "albert": ("_albert", "FAMILY"),
     "bert": ("_bert", "FAMILY"),
     "camembert": ("_bert", "ROBERTA"),
+    "dinov2": ("_vit", "DINOV2"),
     "distilbert": ("_distilbert", "FAMILY"),
+    "gpt2": ("_gpt2", "FAMILY"),
+    "gpt_neox": ("_neox", "FAMILY"),
+    "llama": ("_llama", "FAMILY"),
+    "mistral": ("_llama", "MISTRAL"),
+    "ouro": ("_ouro", "FAMILY"),
+    "qwen2": ("_llama", "QWEN2"),
+    "qwen3": ("_llama", "QWEN3"),
     "roberta": ("_bert", "ROBERTA"),
+    "vit": ("_vit", "FAMILY"),
     "xlm-roberta": ("_bert", "ROBERTA"),
 }
 
@@ -43,7 +52,9 @@ def load_pretrained(
 
     `net(tokens, mask)` gives the logits `(n, vocab)` where the checkpoint has a head, else the last field `(n, d)`;
     `net.hidden_states(tokens)` `(L + 1, n, d)`; `net.tokenize(text)` the tokens. All are those of `transformers`, to rounding:
-    `pdejax parity PATH` shows it. Families: BERT (MiniLM, RoBERTa, DistilBERT) and ALBERT.
+    `pdejax parity PATH` shows it. Families: BERT (MiniLM, RoBERTa, DistilBERT), ALBERT, Llama (SmolLM,
+    Mistral, Qwen2, Qwen3), GPT-2, GPT-NeoX (Pythia), Ouro; ViT and DINOv2, whose input is an image `(c, height, width)` and whose
+    output is the scores of classes or the last field.
 
     Everything stored is either used or known to be needless: tensors that are missing, unexpected or of another shape, and
     options of the configuration that are not supported, are refused by name, within a second for what needs no weights.

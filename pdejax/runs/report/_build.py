@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from typing import Any
 
 from pdejax._arguments import checked
 from pdejax.runs._files import write_whole
@@ -37,7 +38,7 @@ def _study(study: Study, base: pathlib.Path) -> list[str]:
         parts.append("\n".join(f"- Incomplete: {marked(problem)}" for problem in study.problems))
     if study.raw is None:
         return parts
-    address = _html.link(study.path / "result.json", base)
+    address = _html.link(study.json, base)
     facts = [result.source, result.pairing, result.preset, seconds(result.seconds)]
     parts.append(" · ".join(marked(fact) for fact in facts if fact))
     parts.append(marked(result.question))
@@ -50,17 +51,34 @@ def _study(study: Study, base: pathlib.Path) -> list[str]:
         lines.append((Cell(row.quantity, small=row.unit), *cells, row.note))
     if lines:
         parts.append(Table(columns, lines).markdown())
+    for table in result.tables:
+        if table.rows:
+            linked = [
+                [_linked(cell, column, address) for cell, column in zip(row, table.columns, strict=True)]
+                for row in table.rows
+            ]
+            parts += [marked(table.caption), Table(table.columns, linked).markdown()]
+    parts.append(
+        "\n".join(f"- **{marked(question)}**: {marked(answer)}" for question, answer in result.verdicts.items())
+    )
+    parts.append("\n".join(f"- {marked(note)}" for note in result.notes))
     for image in study.images:
         if image.content is not None:
             caption = marked(image.caption)
             parts.append(f"![{caption}]({_html.link(image.path, base)})\n\n*{caption}*")
-    files = [f"[result.json]({address})"]
+    files = [f"[{marked(study.file)}]({address})"]
     if study.data:
         files.append(f"[{marked(study.data.name)}]({_html.link(study.data, base)})")
     shown = ", ".join(map(str, result.seeds)) or "not said"
     device = environment(result.environment) or "not said"
     files += [f"seeds {marked(shown)}", f"configuration {marked(result.config_hash or 'not said')}"]
     return [*parts, " · ".join([*files, f"measured on {marked(device)}"])]
+
+
+def _linked(cell: Any, column: Column, address: str) -> Any:
+    """A number of a table as a link to the file that it comes from."""
+    entry = cell if isinstance(cell, Cell) else Cell(cell)
+    return dataclasses.replace(entry, link=address) if column.right else entry
 
 
 def _ledger(ledger: Ledger, base: pathlib.Path) -> list[str]:

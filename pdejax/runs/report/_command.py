@@ -34,13 +34,15 @@ def _run(given: dict[str, Any], console: Console) -> int:
 
 COMMAND = Command(
     configs=(_Pages,),
-    description="""One self-contained HTML page, and the same as Markdown, from what `pdejax reproduce` and `pdejax claims`
-left in DIR.""",
+    description="""One self-contained HTML page, and the same as Markdown, of all results in DIR and in the folders in it:
+whatever `pdejax` commands were given DIR, or a folder below it, as --out.""",
     examples="""examples:
   pdejax reproduce --preset quick --out out/papers     the studies
   pdejax claims --out out/papers                       the ledger of claims
   pdejax report out/papers                             out/papers/report.html and report.md
   pdejax report out/papers --out page.html             elsewhere; page.md beside it
+  pdejax convergence --out out/study                   any other study or training, too
+  pdejax report out/study
 
 exit status: 0 built; 1 built, but something in DIR is missing or damaged (the page says what); 2 nothing to build from
 """,

@@ -1,6 +1,7 @@
 """The report as one HTML page that loads nothing: style, script, figures and JSON are all in it."""
 
 import base64
+import dataclasses
 import hashlib
 import html
 import importlib.resources
@@ -14,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pdejax.runs._format import environment, seconds
+from pdejax.runs._records import Result
 from pdejax.runs._table import Cell, Column, Table
 from pdejax.runs.report._read import IMAGES, Entry, Image, Ledger, Results, Study
 
@@ -195,6 +197,7 @@ def study_article(study: Study, name: str, base: pathlib.Path) -> str:
     document = f"{name}.json"
     paths: list[tuple[str | int, ...]] = [("verdict",), ("seeds",), ("config",), ("config_hash",)]
     paths += [("table", index, key) for index, _ in study.rows for key in ("paper", "ours", "null")]
+    paths += [place for place, _ in _cells(study)]
     anchors = {path: anchor(document, *path) for path in paths}
     facts = [result.source, f"pairing: {result.pairing}" if result.pairing else ""]
     facts += [f"preset {result.preset}" if result.preset else "", seconds(result.seconds)]
@@ -208,6 +211,8 @@ def study_article(study: Study, name: str, base: pathlib.Path) -> str:
             problems,
             verdict,
             _rows(study, anchors),
+            _tables(study, anchors),
+            _answers(result),
             "".join(_figure(image, base) for image in study.images),
             _settings(study.raw, document),
             "<details><summary>JSON of this study, which every number above comes from</summary>"
@@ -240,6 +245,51 @@ def _rows(study: Study, anchors: Mapping[tuple[str | int, ...], str]) -> str:
     said = f'<p class="soft small">{seeds}{null}</p>' if seeds or null else ""
     columns += [Column("Note")] if notes else []
     return Table(columns, lines, f"{study.title}: paper, ours, null").html() + said
+
+
+def _cells(study: Study) -> list[tuple[tuple[str | int, ...], Any]]:
+    """The numbers of a result's tables, with their places in its JSON; none of tables that are not whole."""
+    saved, found = study.raw.get("tables") if study.raw else None, []
+    tables = study.result.tables
+    if not isinstance(saved, list) or [len(t.rows) for t in tables] != [len(_get(one, "rows")) for one in saved]:
+        return []
+    for t, table in enumerate(tables):
+        for r, row in enumerate(table.rows):
+            found += [(("tables", t, "rows", r, c), x) for c, x in enumerate(row) if table.columns[c].right]
+    return found
+
+
+def _get(saved: Any, key: str) -> list[Any]:
+    value = saved.get(key) if isinstance(saved, Mapping) else None
+    return value if isinstance(value, list) else []
+
+
+def _tables(study: Study, anchors: Mapping[tuple[str | int, ...], str]) -> str:
+    """What a study's command prints as tables, each number a link to its place in the JSON."""
+    parts = []
+    for t, table in enumerate(study.result.tables):
+        lines = []
+        for r, row in enumerate(table.rows):
+            entries = [cell if isinstance(cell, Cell) else Cell(cell) for cell in row]
+            places = [anchors.get(("tables", t, "rows", r, c)) for c in range(len(row))]
+            lines.append(
+                [
+                    dataclasses.replace(e, link=f"#{place}" if place else "")
+                    for e, place in zip(entries, places, strict=True)
+                ]
+            )
+        if lines:
+            caption = table.caption or study.title
+            shown = f'<p class="soft small">{escape(table.caption)}</p>' if table.caption else ""
+            parts.append(shown + Table(table.columns, lines, caption).html())
+    return "".join(parts)
+
+
+def _answers(result: Result) -> str:
+    """Answers by question, and notes."""
+    answers = "".join(f"<li><strong>{escape(q)}</strong>: {escape(a)}</li>" for q, a in result.verdicts.items())
+    notes = "".join(f"<li>{escape(note)}</li>" for note in result.notes)
+    return (f"<ul>{answers}</ul>" if answers else "") + (f'<ul class="soft small">{notes}</ul>' if notes else "")
 
 
 def _figure(image: Image, base: pathlib.Path) -> str:
@@ -280,13 +330,13 @@ def _settings(raw: Mapping[str, Any], document: str) -> str:
 
 
 def _files(study: Study, base: pathlib.Path) -> str:
-    files = [("result.json", study.path / "result.json")]
+    files = [(study.file, study.json)]
     if study.data:
         files.append((study.data.name, study.data))
     return f'<ul class="files small">{"".join(file_link(name, path, base) for name, path in files)}</ul>'
 
 
-TITLE = "Two papers on Transformers as PDEs: ours beside theirs"
+TITLE = "Transformers as PDEs: what was measured"
 
 
 def html_page(results: Results, base: str | pathlib.Path) -> str:
@@ -301,7 +351,7 @@ def html_page(results: Results, base: str | pathlib.Path) -> str:
         for name in ("style.css", "table.js")
     )
     taken = {"main", "summary", "studies", "claims", "equations", "environment"}
-    names = {study.name: slug(f"study-{study.name}", taken) for study in results.studies}
+    names = {study.json: slug(f"study-{study.name}", taken) for study in results.studies}
     ledger = results.ledger
     claims = _named(ledger.claims if ledger else (), taken)
     equations = _named(ledger.equations if ledger else (), taken)
@@ -312,7 +362,7 @@ def html_page(results: Results, base: str | pathlib.Path) -> str:
     main = [_summary(results, names)]
     if results.studies:
         main.append('<h2 id="studies">Studies</h2>')
-        main += [study_article(study, names[study.name], base) for study in results.studies]
+        main += [study_article(study, names[study.json], base) for study in results.studies]
     if ledger:
         main.append(ledger_section(ledger, claims, equations, base))
     main.append(_environments(results, names))
@@ -362,12 +412,12 @@ def _lede(results: Results) -> str:
     return " and ".join(parts) + "."
 
 
-def _contents(results: Results, names: Mapping[str, str], claims: Named, equations: Named) -> str:
+def _contents(results: Results, names: Mapping[pathlib.Path, str], claims: Named, equations: Named) -> str:
     def chips(heading: str, target: str, entries: Named) -> str:
         links = "".join(f'<li><a href="#{name}">{escape(claim.name)}</a></li>' for name, claim in entries)
         return f'<li><a href="#{target}">{heading}</a><ul class="chips">{links}</ul></li>' if entries else ""
 
-    studies = "".join(f'<li><a href="#{names[study.name]}">{escape(study.title)}</a></li>' for study in results.studies)
+    studies = "".join(f'<li><a href="#{names[study.json]}">{escape(study.title)}</a></li>' for study in results.studies)
     nested = f'<li><a href="#studies">Studies</a><ul>{studies}</ul></li>' if studies else ""
     return (
         '<nav aria-label="Contents"><details open><summary>Contents</summary><ul>'
@@ -377,26 +427,26 @@ def _contents(results: Results, names: Mapping[str, str], claims: Named, equatio
     )
 
 
-def _summary(results: Results, names: Mapping[str, str]) -> str:
+def _summary(results: Results, names: Mapping[pathlib.Path, str]) -> str:
     columns = [Column("Study"), Column("Source"), Column("Verdict"), Column("Time", right=True)]
     lines = []
     for study in results.studies:
         none = '<span class="badge fails">no result</span>'
         verdict = Cell(study.result.verdict, code="" if study.result.verdict else none)
         took = Cell(study.result.seconds, code=seconds(study.result.seconds) or "–")
-        lines.append((Cell(study.title, f"#{names[study.name]}"), study.result.source, verdict, took))
+        lines.append((Cell(study.title, f"#{names[study.json]}"), study.result.source, verdict, took))
     problems = results.problems()
     said = problems_note(problems, "Missing or damaged:") if problems else ""
     shown = Table(columns, lines, "Studies and verdicts").html() if lines else ""
     return '<h2 id="summary">Summary</h2>' + said + shown
 
 
-def _environments(results: Results, names: Mapping[str, str]) -> str:
+def _environments(results: Results, names: Mapping[pathlib.Path, str]) -> str:
     found: dict[str, list[str]] = {}
     for study in results.studies:
         if study.raw is not None:
             line = environment(study.raw.get("environment")) or "not said"
-            found.setdefault(line, []).append(f'<a href="#{names[study.name]}">{escape(study.title)}</a>')
+            found.setdefault(line, []).append(f'<a href="#{names[study.json]}">{escape(study.title)}</a>')
     if results.ledger and results.ledger.raw:
         line = environment(results.ledger.raw.get("environment")) or "not said"
         found.setdefault(line, []).append('<a href="#claims">claims</a>')

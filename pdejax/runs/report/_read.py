@@ -21,8 +21,10 @@ IMAGES = {
     ".gif": "image/gif",
 }
 # Folders beside the studies which are none.
-_OTHERS = {"claims", "counterexamples", "models", "parts", "programs"}
-_RUN = "pdejax reproduce --out"
+_OTHERS = {"claims", "counterexamples", "models", "parts", "programs", "checkpoints", "damaged", "tensorboard"}
+# What shows that a folder without a result was to have one.
+_TRACES = ("parts", "run.json", "result.nc")
+_LEDGERS = ("claims.json", "claims/claims.json")
 _EMPTY = Result(study="")
 
 
@@ -41,20 +43,26 @@ class Image:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """What one folder holds: the `result`, as its writer left it, with what of it cannot be read in `problems`.
+    """One result: the `result`, as its writer left it, with what of it cannot be read in `problems`.
 
-    `raw` is the content of result.json, None if there is none that can be read. `rows` are those of the result with their
-    places in the JSON; `images` its pictures; `data` its data file, None if it is not there.
+    `file` is the JSON file in the folder `path`, `raw` its content, None if it cannot be read. `rows` are those of the
+    result with their places in the JSON; `images` its pictures; `data` its data file, None if it is not there.
     """
 
     name: str
     path: pathlib.Path
+    file: str = "result.json"
     raw: Mapping[str, Any] | None = None
     result: Result = _EMPTY
     rows: tuple[tuple[int, Row], ...] = ()
     images: tuple[Image, ...] = ()
     data: pathlib.Path | None = None
     problems: tuple[str, ...] = ()
+
+    @property
+    def json(self) -> pathlib.Path:
+        """Where the result lies."""
+        return self.path / self.file
 
     @property
     def title(self) -> str:
@@ -106,7 +114,8 @@ class Results:
 
 
 def read_results(folder: str | pathlib.Path) -> Results:
-    """Read `folder/<study>/result.json` for every study and `folder/claims.json` (or `folder/claims/claims.json`).
+    """Read every result in `folder` and in the folders in it, whatever study or training left it, and the ledger of claims
+    (`claims.json` or `claims/claims.json`).
 
     Raises `ReportError` if `folder` is no folder or holds no result at all. Damaged files, missing figures and studies
     that were interrupted are said in `Results.problems()`. Cost: every file is read once, figures included.
@@ -116,14 +125,32 @@ def read_results(folder: str | pathlib.Path) -> Results:
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
-        raise ReportError(f"{folder} {what}; give the folder that `{_RUN} DIR` wrote to.")
-    places = [place for place in sorted(folder.iterdir()) if place.is_dir() and place.name not in _OTHERS]
-    places = [place for place in places if not place.name.startswith((".", "_"))]
-    ledgers = [path for path in (folder / "claims.json", folder / "claims" / "claims.json") if os.path.exists(path)]
-    if not ledgers and not any(os.path.exists(place / "result.json") for place in places):
-        raise ReportError(f"{folder} holds no results. Run `{_RUN} {folder}` and `pdejax claims --out {folder}` first.")
-    studies = sorted((_study(place, folder) for place in places), key=_order)
-    return Results(folder, tuple(studies), _ledger(ledgers[0], folder) if ledgers else None)
+        raise ReportError(f"{folder} {what}; give the folder that a command's --out named.")
+    ledgers = [folder / name for name in _LEDGERS if os.path.exists(folder / name)]
+    found = [_study(folder, file, folder) for file in _results_in(folder)]
+    for place in sorted(path for path in folder.iterdir() if path.is_dir() and path.name not in _OTHERS):
+        if not place.name.startswith((".", "_")):
+            files = _results_in(place)
+            if not files and any(os.path.exists(place / name) for name in _TRACES):
+                files = ["result.json"]
+            found += [_study(place, file, folder) for file in files]
+    if not ledgers and all(study.raw is None for study in found):
+        raise ReportError(
+            f"{folder} holds no results. Run `pdejax reproduce --out {folder}`, or any other study or training with this --out, "
+            "first."
+        )
+    return Results(folder, tuple(sorted(found, key=_order)), _ledger(ledgers[0], folder) if ledgers else None)
+
+
+def _results_in(place: pathlib.Path) -> list[str]:
+    """The result files of a folder: those that say of which study they are, and those that should and cannot be read."""
+    found = []
+    for path in sorted(path for path in place.glob("*.json") if not path.is_dir()):
+        raw, wrong = _load(path)
+        known = "study" in raw if raw is not None else wrong != "missing"
+        if (known or path.name == "result.json") and path.name not in _LEDGERS:
+            found.append(path.name)
+    return found
 
 
 def _order(study: Study) -> tuple[bool, list[tuple[bool, int, str]], str]:
@@ -143,15 +170,24 @@ def _load(path: pathlib.Path) -> tuple[dict[str, Any] | None, str]:
     return (raw, "") if isinstance(raw, dict) else (None, "damaged (no JSON object)")
 
 
-def _study(place: pathlib.Path, folder: pathlib.Path) -> Study:
-    raw, wrong = _load(place / "result.json")
+def _study(place: pathlib.Path, file: str, folder: pathlib.Path) -> Study:
+    raw, wrong = _load(place / file)
+    inside = [] if place == folder else [place.name]
+    if file != "result.json" or not inside:
+        inside.append(pathlib.PurePath(file).stem)
+    name = "/".join(inside)
     if raw is None:
-        state = "not finished" if wrong == "missing" else f"result.json is {wrong}"
-        return Study(place.name, place, problems=(f"{state}; run `pdejax reproduce {place.name} --out {folder}`.",))
+        state = "not finished" if wrong == "missing" else f"{file} is {wrong}"
+        again = (
+            "the command that it was left by" if file != "result.json" else f"`pdejax reproduce {name} --out {folder}`"
+        )
+        return Study(name, place, file, problems=(f"{state}; run {again}.",))
     problems: list[str] = []
-    for name in ("title", "verdict", "config", "seeds", "environment", "table"):
-        if not raw.get(name):
-            problems.append(f"result.json says nothing of `{name}`.")
+    for key in ("title", "verdict", "config", "environment"):
+        if not raw.get(key):
+            problems.append(f"{file} says nothing of `{key}`.")
+    if not any(raw.get(key) for key in ("table", "tables", "verdicts", "results")):
+        problems.append(f"{file} holds no figures.")
     result = Result.from_json(raw)
     rows = tuple(_rows(raw.get("table"), problems))
     images = tuple(_image(picture, place, problems) for picture in result.pictures)
@@ -161,7 +197,7 @@ def _study(place: pathlib.Path, folder: pathlib.Path) -> Study:
         if data is None or not data.is_file():
             problems.append(f"the data file {result.data!r} is missing.")
             data = None
-    return Study(place.name, place, raw, result, rows, images, data, tuple(problems))
+    return Study(name, place, file, raw, result, rows, images, data, tuple(problems))
 
 
 def _rows(table: Any, problems: list[str]) -> Iterator[tuple[int, Row]]:

@@ -1,6 +1,7 @@
 """The analyses of a trained model, all at once: what `pdejax analyze` measures on held-out data."""
 
 import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -17,12 +18,17 @@ from pdejax._figure import Figure
 from pdejax.analysis import information
 from pdejax.data import load
 from pdejax.models import Simulator, Transformer, observe
+from pdejax.models._saving import model_of_record, model_record
+from pdejax.networks import as_network
 from pdejax.runs._parts import Parts
 from pdejax.runs._records import Picture, Result
 from pdejax.runs._table import Cell, Column, Table
+from pdejax.studies.numerics import _analyze_depth as _depth
 from pdejax.studies.numerics._analyze_config import AnalyzeConfig
 from pdejax.studies.study import Evidence, Judgement, Study, run, settings
-from pdejax.training import build_model, load_trained
+from pdejax.training import TrainConfig
+from pdejax.training._kept import SavedModel, saved_model
+from pdejax.training._names import DatasetName
 
 RESAMPLES = 200
 COLUMNS = (
@@ -50,85 +56,153 @@ class Line:
 
 @checked
 def analyze(
-    folder: str | os.PathLike[str],
+    model: str | os.PathLike[str],
     *,
     against: str | os.PathLike[str] | None = None,
+    dataset: DatasetName | None = None,
+    data: Mapping[str, Any] | None = None,
     examples: int = 64,
     noise: float = 0.7,
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
     report: Callable[[str], None] | None = None,
 ) -> Result:
-    """Run the analyses on a model that `pdejax train` left in `folder`, on the first `examples` held-out sequences.
+    """Run the analyses on a trained model, on the first `examples` held-out sequences.
 
-    - `against`: the folder of another run on the same data, of as many layers and features, whose states and attention are
-      compared with this one's.
+    - `model`: a folder that `pdejax train` left, or a file that `pdejax.save_model` wrote.
+    - `against`: another model for the same data, of as many layers and features, whose states and attention are compared with
+      this one's.
+    - `dataset`, and its options in `data`: by default what the model was trained on. A file that does not say needs it.
     - `noise` σ of the information estimates, relative to each layer's spread over sequences (`unit_spread`).
     - `out`: folder for `analysis.json`, `analysis.nc` and plots.
 
-    Nulls: the untrained model of the same configuration, shuffled tokens, permuted labels, uniform attention.
-    `results["lines"]` has one figure by layer each: `name`, `unit`, `values` with ends `low` and `high`, `null`, `first` layer.
+    Nulls: the untrained model of the same configuration, shuffled tokens, permuted labels, uniform attention, shuffled weights.
+    `verdicts` says what users ask first; `results["depth"]` has its numbers, `results["lines"]` one figure by layer each: `name`,
+    `unit`, `values` with ends `low` and `high`, `null`, `first` layer.
 
-    Raises `ValueError` for folders without a trained Transformer or simulator, runs that do not match, and numbers out of range;
-    `ResultError` where `out` cannot be written.
+    Raises `ValueError` for what holds no Transformer or simulator, models that do not match, and numbers out of range,
+    `FileNotFoundError` where there is nothing at the path, `ResultError` where `out` cannot be written.
     """
-    paths = {name: None if path is None else os.fspath(path) for name, path in (("against", against), ("out", out))}
-    config = AnalyzeConfig(folder=os.fspath(folder), examples=examples, noise=noise, seed=seed, **paths)
+    config = AnalyzeConfig(
+        model=os.fspath(model),
+        against=None if against is None else os.fspath(against),
+        dataset=dataset,
+        data=dict(data or {}),
+        examples=examples,
+        noise=noise,
+        seed=seed,
+        out=None if out is None else os.fspath(out),
+    )
     return run(ANALYZE, config, out=config.out, report=report)
 
 
 def measure(config: AnalyzeConfig, seed: int, parts: Parts) -> Evidence:
     """Run every analysis on held-out sequences; `records` draw the pictures."""
-    trained = load_trained(config.folder)
-    other = None if config.against is None else load_trained(config.against)
-    for name, found in (("folder", trained), ("against", other)):
-        if found is not None and not isinstance(found.model, Transformer | Simulator):
-            raise ValueError(
-                f"analyze: {name}={getattr(config, name)!r} holds a {type(found.model).__name__}; give a Transformer or a "
-                "Simulator."
-            )
-    options: dict[str, Any] = dict(trained.config.data) | ({"task": "lm"} if trained.config.task == "lm" else {})
-    test, train = (load(trained.config.dataset, split, **options) for split in ("test", "train"))
+    trained = _model(config, "model", config.model)
+    other = None if config.against is None else _model(config, "against", config.against)
+    dataset, options = _data(config, trained.config)
+    test = load(dataset, "test", **options)
     batch = test.take(np.arange(min(config.examples, len(test))))
     inputs, mask, labels = (jnp.asarray(x) for x in (batch.inputs, batch.mask, batch.labels))
-    fresh = build_model(trained.config, train)
-    figures = _Figures(jax.random.key(seed), mask, parts.say)
+    key = jax.random.key(seed)
+    headed = trained.model.architecture.head != "none"
+    net = as_network(trained.model, length=inputs.shape[1])
+    depth = _depth.measured(net, inputs, mask, labels if headed else None, key, parts.say)
+    figures = _Figures(key, mask, parts.say)
+    for name, figure, unit, first in _depth.curves(depth):
+        figures.add(name, figure, "", unit, first)
     _, states, maps = observe(trained.model, inputs, mask)
-    null = observe(fresh, inputs, mask).states
+    null = observe(_untrained(trained), inputs, mask).states
     figures.alone(states, maps, null)
-    if labels.ndim == 1:
+    if labels.ndim == 1 and headed:
         figures.informed(states, labels, float(config.noise))
         figures.derivatives(trained.model, inputs, labels)
     if other is not None:
         theirs = observe(other.model, inputs, mask)[1:]
         if theirs[0].shape != states.shape:
             raise ValueError(
-                f"analyze: against={config.against!r} has states {theirs[0].shape}, this run {states.shape} (layers, sequences, "
-                "tokens, features); compare runs on the same data with as many layers and features."
+                f"analyze: against={config.against!r} has states {theirs[0].shape}, this model {states.shape} (layers, "
+                "sequences, tokens, features); compare models for the same data with as many layers and features."
             )
         figures.pair(states, maps, *theirs, null)
     return {
         "step": trained.step,
         "examples": len(batch.inputs),
+        "dataset": dataset,
+        "depth": depth,
         "lines": [dataclasses.asdict(line) for line in figures.lines],
         "records": figures.records,
     }
 
 
+def _model(config: AnalyzeConfig, name: str, path: str) -> SavedModel:
+    found = saved_model("analyze", name, path)
+    if not isinstance(found.model, Transformer | Simulator):
+        raise ValueError(
+            f"analyze: {name}={path!r} holds a {type(found.model).__name__}; give a Transformer or a Simulator."
+        )
+    return found
+
+
+def _data(config: AnalyzeConfig, trained: TrainConfig | None) -> tuple[str, dict[str, Any]]:
+    """The data set and its options: the run's own, unless another is named."""
+    if config.dataset is None and trained is None:
+        raise ValueError(
+            f"analyze: model={config.model!r} does not say what it was trained on; give dataset=, with its options in data=."
+        )
+    dataset = config.dataset or (trained.dataset if trained is not None else "")
+    own: dict[str, Any] = {}
+    if trained is not None and trained.dataset == dataset:
+        own = dict(trained.data) | ({"task": "lm"} if trained.task == "lm" else {})
+    return dataset, own | dict(config.data)
+
+
+def _untrained(trained: SavedModel) -> Any:
+    """A model of the same configuration with weights as they are before training."""
+    return model_of_record(model_record(trained.model), seed=0 if trained.config is None else trained.config.seed)
+
+
 def judge(config: AnalyzeConfig, evidence: Sequence[Evidence]) -> Judgement:
-    """Show every figure's first and last layer beside the last layer's null."""
+    """Answer what users ask first, and show every figure's first and last layer beside the last layer's null."""
     [found] = evidence
-    lines = found["lines"]
+    lines, depth = found["lines"], found.get("depth", {"notes": []})
+    drawn = {
+        name: (CAPTIONS[name], functools.partial(_titled, draw, CAPTIONS[name]))
+        for name, draw in found.get("records", {}).items()
+    }
     return Judgement(
-        sentence=f"{len(lines)} figures of {pathlib.Path(config.folder).name} on {found['examples']} held-out sequences",
-        tables=(Table(COLUMNS, [cells(line) for line in lines]),),
-        results={key: found[key] for key in ("step", "examples", "lines")},
+        sentence=f"{len(lines)} figures of {pathlib.Path(config.model).name} on {found['examples']} held-out sequences",
+        verdicts=_depth.sentences(depth),
+        tables=(*_depth.tables(depth), Table(COLUMNS, [cells(line) for line in lines], "By layer")),
+        notes=tuple(depth["notes"]),
+        results={key: found[key] for key in ("step", "examples", "lines")} | {"depth": _depth.saved(depth)},
         dataset=_dataset(lines),
         pictures=[
-            Picture(f"{name}.png", name.replace("_", " "), lambda draw=draw: np.ravel(draw())[0].figure)
-            for name, draw in found.get("records", {}).items()
+            Picture(f"{name}.png", caption, draw) for name, (caption, draw) in (_depth.pictures(depth) | drawn).items()
         ],
     )
+
+
+# What each picture shows.
+CAPTIONS = {
+    "input_correlation": "Correlation of each layer's states with the input",
+    "attention_entropy": "Entropy of attention, layer by layer",
+    "low_pass": "Share of the states' energy that is not constant over tokens",
+    "representation": "Statistics of the states, layer by layer",
+    "clustering": "How alike tokens become: cosines and clusters",
+    "information_plane": "Information about input and label, layer by layer",
+    "gradients": "Gradient of the loss by each layer's states",
+    "perturbation": "Answer of the loss to perturbations of each layer",
+    "fidelity": "States of the two models beside each other",
+    "attention": "Attention of the two models beside each other",
+}
+
+
+def _titled(draw: Callable[[], Any], caption: str) -> Any:
+    """A record's picture with its caption as the title."""
+    canvas = np.ravel(draw())[0].figure
+    canvas.suptitle(caption, fontsize=10)
+    return canvas
 
 
 def cells(line: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -155,12 +229,13 @@ def _dataset(lines: Sequence[Mapping[str, Any]]) -> xr.Dataset:
 
 
 def _saved(config: AnalyzeConfig) -> dict[str, Any]:
-    """The configuration without the machine's paths: runs by the names of their folders."""
+    """The configuration without the machine's paths: models by the names of their files."""
     names = {
         key: None if value is None else pathlib.Path(value).name
-        for key, value in (("folder", config.folder), ("against", config.against))
+        for key, value in (("model", config.model), ("against", config.against))
     }
-    return settings(config) | names
+    data = {key: value for key, value in config.data.items() if key not in ("data_dir", "manual_dir", "download")}
+    return settings(config) | names | {"data": data}
 
 
 class _Figures:
@@ -246,16 +321,16 @@ class _Figures:
 
     def pair(self, states, maps, their_states, their_maps, null) -> None:
         """This model beside another."""
-        self.say("the two runs")
+        self.say("the two models")
         draws = {"key": self.key, "resamples": RESAMPLES, "mask": self.mask}
         fidelity = analysis.trajectory_fidelity(states, their_states, reference_null=null, **draws)
         for name in ("cosine", "relative_error", "cka_debiased"):
-            self.add(f"{name.replace('_', ' ')} with the other run", fidelity.layers[name], "untrained")
+            self.add(f"{name.replace('_', ' ')} with the other model", fidelity.layers[name], "untrained")
         spectra = analysis.spectral_similarity(their_states, states, untrained=null, **draws)
-        self.add("spectral similarity with the other run", spectra.token["cosine"], "untrained")
+        self.add("spectral similarity with the other model", spectra.token["cosine"], "untrained")
         attention = analysis.attention_fidelity(their_maps, maps, **draws)
-        self.add("attention cosine with the other run", attention.cosine, "uniform", first=1)
-        self.add("attention KL from the other run", attention.kl, "uniform", "nats", first=1)
+        self.add("attention cosine with the other model", attention.cosine, "uniform", first=1)
+        self.add("attention KL from the other model", attention.kl, "uniform", "nats", first=1)
         self.records["fidelity"] = lambda: plot.plot(fidelity)
         self.records["attention"] = lambda: plot.plot(attention)
 
@@ -269,7 +344,7 @@ def _ends(interval) -> tuple[np.ndarray | None, np.ndarray | None]:
 ANALYZE = Study(
     name="analyze",
     title="The analyses of a trained model",
-    question="What do its states, its attention, its information and its gradients do from layer to layer?",
+    question="How far is it from its continuum limit, what do its layers do, and which of them does it need?",
     source="",
     measure=measure,
     judge=judge,

@@ -1,110 +1,32 @@
 """The convergence study: the continuum limit of a Transformer, measured on real input."""
 
-import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import xarray as xr
-from flax import nnx
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pdejax import analysis
 from pdejax._arguments import checked
-from pdejax._depth import DepthVarying, smooth_random
 from pdejax._discretization import Discretization
-from pdejax._equation import MasterEquation
-from pdejax._types import Field
-from pdejax.analysis.numerics import FieldConstants, Reference
-from pdejax.data import digits, listops
-from pdejax.models import Architecture, Transformer, lift, load_model
+from pdejax._simulate import simulate
+from pdejax.analysis import fit_order, mesh_norm
+from pdejax.analysis.numerics import FieldConstants, Reference, error_floor
 from pdejax.plot._style import COLOURS, MARKERS
 from pdejax.runs._files import plain
 from pdejax.runs._parts import Parts
 from pdejax.runs._records import Picture, Result
 from pdejax.runs._table import Column, Table
+from pdejax.studies.numerics._convergence_case import Case, build_case, fingerprint
 from pdejax.studies.numerics._convergence_config import ConvergenceConfig
+from pdejax.studies.numerics._convergence_dataset import dataset
 from pdejax.studies.numerics._limits import iid_spread, regime, spatial_convergence
 from pdejax.studies.study import Evidence, Judgement, Study, failed, run, settings
 
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """The equation of a study, its real input embedded, and how to read the result."""
-
-    equation: MasterEquation | DepthVarying
-    base: MasterEquation
-    u0: Field
-    t1: float
-    layers: int
-    source: str
-
-
-def build_case(config: ConvergenceConfig) -> Case:
-    """Real input, embedded by the Transformer, and the master equation with its weights (in float64)."""
-    model, tokens, source = _model_and_input(config)
-    u0 = model.embed(tokens)
-    lifted = lift(model).field
-    base = lifted.layer(0)
-    if config.weights == "smooth":
-        t1 = config.own_depth()
-        equation = smooth_random(base, t1, key=jax.random.key(config.seed))
-        return Case(equation, base, u0, t1, 1, source)
-    if config.weights == "iid":
-        # Residual scale 1/L over unit depth: the whole network is one step of size 1/L per layer.
-        t1 = config.own_depth()
-        return Case(DepthVarying(lifted.stacked, t1, "constant"), base, u0, t1, lifted.size, source)
-    t1 = lifted.t1 if config.depth is None else config.depth
-    return Case(DepthVarying(lifted.stacked, t1, "constant"), base, u0, t1, lifted.size, source)
-
-
-def _model_and_input(config: ConvergenceConfig):
-    if config.weights == "checkpoint":
-        assert config.checkpoint is not None
-        model, _ = load_model(pathlib.Path(config.checkpoint))
-        if not isinstance(model, Transformer):
-            raise TypeError(f"checkpoint={config.checkpoint!r} is a {type(model).__name__}; it must be a Transformer.")
-        model = model.astype("float64")
-        if model.architecture.norm == "post":
-            raise ValueError(
-                "checkpoint: a post-LN model projects after every step; choose a pre-LN, peri-LN or unnormalized one."
-            )
-        dataset = "listops" if model.architecture.vocab is not None else "digits"
-    else:
-        dataset = config.dataset
-        model = Transformer(
-            Architecture(
-                vocab=len(listops.VOCABULARY) if dataset == "listops" else None,
-                inputs=None if dataset == "listops" else 1,
-                dim=config.dim,
-                heads=config.heads,
-                layers=config.layers,
-                ffn=4 * config.dim if config.ffn is None else config.ffn,
-                norm=config.norm,
-                activation=config.activation,
-                dtype="float64",
-                param_dtype="float64",
-            ),
-            rngs=nnx.Rngs(config.seed),
-        )
-    if dataset == "listops":
-        record = listops.generate(1, min_length=config.length - 1, max_length=config.length + 1, seed=config.seed)
-        tokens = record.tokens[0, : config.length]
-        return model, jnp.asarray(tokens), f"ListOps: {listops.to_text(np.asarray(tokens))} = {int(record.labels[0])}"
-    images = digits.load()
-    index = config.seed % len(images.labels)
-    return (
-        model,
-        jnp.asarray(images.values[index], jnp.float64),
-        f"digits image {index} of class {int(images.labels[index])}",
-    )
-
-
-NORMS = {"pre": "pre-LN field", "peri": "peri-LN field", "none": "field without LN"}
+NORMS = {"pre": "pre-LN field", "peri": "peri-LN field", "post": "post-LN flow", "none": "field without LN"}
 
 
 def error_plot(content: dict[str, Any]) -> Figure:
@@ -150,8 +72,9 @@ def _axes(content: dict[str, Any], x: str, y: str) -> tuple[Figure, Axes]:
     axes.set_ylabel(y)
     # A checkpoint brings its own norm and activation, whatever the configuration says.
     field = "" if config["weights"] == "checkpoint" else f", {NORMS[config['norm']]}, {config['activation']}"
+    data = results.get("dataset", config["dataset"])
     axes.set_title(
-        f"{config['weights']} weights, {config['dataset']}: n = {results['tokens']} tokens, d = {results['features']}, "
+        f"{config['weights']} weights, {data}: n = {results['tokens']} tokens, d = {results['features']}, "
         f"T = {results['depth']:g}{field}",
         fontsize=10,
     )
@@ -215,13 +138,20 @@ def convergence(
     return run(CONVERGENCE, config, out=config.out, report=report, row=row)
 
 
+def _saved(config: ConvergenceConfig) -> dict[str, Any]:
+    """The configuration without the machine's paths: files by their names."""
+    names = {key: None if getattr(config, key) is None else pathlib.Path(getattr(config, key)).name for key in _PATHS}
+    data = {key: value for key, value in config.data.items() if key not in ("data_dir", "manual_dir", "download")}
+    return settings(config) | names | {"data": data}
+
+
+_PATHS = ("checkpoint", "file")
+
+
 def _identity(config: ConvergenceConfig) -> dict[str, Any]:
     """What parts depend on: everything but where they are kept and which schemes and step counts are asked for."""
-    asked = settings(config, without=("solvers", "steps", "dt", "spatial", "regimes", "draws", "diffusivity"))
-    if config.checkpoint is not None:
-        asked["checkpoint_bytes"] = pathlib.Path(config.checkpoint).stat().st_size
-        asked["checkpoint_time"] = pathlib.Path(config.checkpoint).stat().st_mtime
-    return asked
+    asked = ("solvers", "steps", "dt", "spatial", "regimes", "draws", "diffusivity")
+    return {key: value for key, value in _saved(config).items() if key not in asked} | fingerprint(config)
 
 
 def measure(config: ConvergenceConfig, seed: int, parts: Parts) -> Evidence:
@@ -248,6 +178,7 @@ def measure(config: ConvergenceConfig, seed: int, parts: Parts) -> Evidence:
 
     results: dict[str, Any] = {
         "input": case.source,
+        "dataset": case.dataset,
         "tokens": case.u0.shape[0],
         "features": case.u0.shape[1],
         "depth": case.t1,
@@ -271,7 +202,11 @@ def measure(config: ConvergenceConfig, seed: int, parts: Parts) -> Evidence:
         record = parts.get(f"scheme-{solver}-" + "-".join(map(str, steps)), measure)
         results["orders"].append(record)
         parts.row(record)
-    results["network"] = _network(config, case, results["orders"])
+    if case.block is None:
+        results["network"] = _network(config, case, results["orders"])
+    else:
+        counts = "-".join(map(str, steps))
+        results["network"] = parts.get(f"network-{counts}", lambda: _blocks(config, case, steps, reference(), say))
     results["spatial"] = None
     if config.spatial:
 
@@ -298,6 +233,27 @@ def _network(config: ConvergenceConfig, case: Case, orders) -> dict[str, Any] | 
             e = np.log(record["errors"][::-1])
             return {"layers": layers, "distance": float(np.exp(np.interp(np.log(case.t1 / layers), h, e)))}
     return None
+
+
+def _blocks(config: ConvergenceConfig, case: Case, steps: Sequence[int], reference: Reference, say) -> dict[str, Any]:
+    """How far post-LN blocks u ← ρ(u + hf(u)) are from the projected flow, at the network's own steps and in the sweep."""
+    assert case.block is not None
+    layers = case.layers if case.layers > 1 else config.layers
+    end, distances = reference.us[-1], {}
+    for n in sorted({layers, *steps}):
+        say(f"post-LN blocks: {n} steps")
+        found = simulate(case.block.replace(solver=case.block.solver, steps=n), case.u0, save="end").us[-1]
+        distances[n] = float(mesh_norm(found - end) / mesh_norm(end))
+    fit = fit_order([case.t1 / n for n in steps], [distances[n] for n in steps], floor=error_floor(reference.error))
+    return {
+        "layers": layers,
+        "distance": distances[layers],
+        "steps": list(steps),
+        "distances": [distances[n] for n in steps],
+        "order": fit.order,
+        "ci": fit.ci,
+        "expected": 1.0,
+    }
 
 
 def _regimes(config: ConvergenceConfig, case: Case, orders, parts: Parts) -> list[Any]:
@@ -331,7 +287,7 @@ def judge(config: ConvergenceConfig, evidence: Sequence[Evidence]) -> Judgement:
     """Answer from the numbers: orders, the spatial order, the regimes, and the a-priori bound."""
     [results] = evidence
     answers = verdicts(results)
-    content = {"config": settings(config), "results": results}
+    content = {"config": _saved(config), "results": results}
     wrong = failed(answers)
     return Judgement(
         sentence=f"not as it should be: {', '.join(wrong)}" if wrong else "all orders and bounds are as they should be",
@@ -340,7 +296,7 @@ def judge(config: ConvergenceConfig, evidence: Sequence[Evidence]) -> Judgement:
         tables=(Table(COLUMNS, [cells(record) for record in results["orders"]]),),
         notes=notes(results),
         results=results,
-        dataset=_dataset(config, results),
+        dataset=dataset(config, results),
         pictures=(
             Picture(
                 "error_step.png",
@@ -404,6 +360,10 @@ def verdicts(results: Mapping[str, Any]) -> dict[str, str]:
         found["spatial order"] = (
             f"{'as expected' if match else 'NOT as expected'}: q = {_number(spatial['order'])} for {spatial['expected']:g}"
         )
+    if results.get("network") and "order" in results["network"]:
+        found["order of post-LN blocks"] = _fitted(
+            **{key: results["network"][key] for key in ("order", "ci", "expected")}
+        )
     for one in results["regimes"]:
         found[f"regime {one['family']}"] = one["verdict"]
     violated = [r["solver"] for r in results["orders"] if _violations(r, results["reference"]["error"])]
@@ -414,16 +374,18 @@ def verdicts(results: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _order_verdict(record: dict[str, Any]) -> str:
-    order, expected = record["order"], record["expected"]
     if any(record["diverged"]):
         return "blew up at some step sizes"
+    return _fitted(record["order"], record["ci"], record["expected"])
+
+
+def _fitted(order: float | None, ci: float | None, expected: float) -> str:
     if order is None:
         return "not measurable: too few errors above the reference's own"
     if expected >= 5 and order > expected - 0.5:
         return f"as expected: order {order:.2f} for {expected:g} (high orders are met from above)"
     if abs(order - expected) <= SCHEME_TOLERANCE:
         return f"as expected: order {order:.2f} for {expected:g}"
-    ci = record["ci"]
     if ci is not None and abs(order - expected) <= ci <= WIDEST:
         return f"as expected: order {order:.2f} ± {ci:.2f} for {expected:g} (few and coarse steps)"
     return f"NOT as expected: order {order:.2f} for {expected:g}"
@@ -439,37 +401,6 @@ def _number(value: float | None) -> str:
     return "not measurable" if value is None else f"{value:.2f}"
 
 
-def _dataset(config: ConvergenceConfig, results: Mapping[str, Any]) -> xr.Dataset:
-    """Errors, bounds and costs over (solver, steps)."""
-    orders = results["orders"]
-    counts = sorted({n for row in orders for n in row["steps"]})
-    keys = (
-        "errors",
-        "max_errors",
-        "uniform_errors",
-        "dense_errors",
-        "one_sided_bounds",
-        "v2_12_bounds",
-        "evaluations",
-        "seconds",
-    )
-    data = {key: np.full((len(orders), len(counts)), np.nan) for key in keys}
-    for i, row in enumerate(orders):
-        for j, n in enumerate(row["steps"]):
-            for key in keys:
-                value = row[key][j]
-                data[key][i, counts.index(n)] = np.nan if value is None else value
-    variables: dict[str, Any] = {key: (("solver", "steps"), value) for key, value in data.items()}
-    for key in ("order", "ci", "expected", "uniform_order"):
-        values = [np.nan if row[key] is None else row[key] for row in orders]
-        variables[key] = (("solver",), np.asarray(values, float))
-    return xr.Dataset(
-        variables,
-        coords={"solver": [row["solver"] for row in orders], "steps": counts},
-        attrs={"study": "convergence", "depth": float(results["depth"]), "seed": int(config.seed)},
-    )
-
-
 CONVERGENCE = Study(
     name="convergence",
     title="Convergence to the continuum limit",
@@ -477,6 +408,7 @@ CONVERGENCE = Study(
     source="v2 §3, v1 (24)",
     measure=measure,
     judge=judge,
+    saved=_saved,
     identity=_identity,
     columns=COLUMNS,
     cells=cells,

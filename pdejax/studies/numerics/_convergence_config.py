@@ -2,17 +2,18 @@
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
-from typing import Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
 
 from pdejax import _check as check
 from pdejax._activation import Activation
 from pdejax.runs._command import setting
 from pdejax.studies._command import study_command
 
-Dataset = Literal["listops", "digits"]
+Dataset = Literal["listops", "digits", "mnist", "newsgroups"]
 Weights = Literal["smooth", "iid", "checkpoint"]
-FieldNorm = Literal["pre", "peri", "none"]
+Norm = Literal["pre", "peri", "post", "none"]
+NormType = Literal["layernorm", "rmsnorm"]
 
 MODES = 6  # Fourier-cosine coefficients that are compared between meshes
 _OWNER = "ConvergenceConfig"
@@ -22,10 +23,17 @@ _OWNER = "ConvergenceConfig"
 class ConvergenceConfig:
     """Configure the convergence study.
 
-    - `dataset`, `length`: the real input, one ListOps expression of exactly `length` tokens, or a `digits` image of 64 pixels.
-    - `dim`, `heads`, `ffn` (None: 4·dim), `norm`, `activation`, `seed`: the Transformer whose weights and embedding are used.
+    - `dataset`, `length`: the real input, number `seed` of a data set: one ListOps expression of exactly `length` tokens, a
+      `digits` image of 64 pixels, an MNIST image in 49 patches, the first `length` words of a post of 20 Newsgroups. None:
+      ListOps, or for a trained run what it was trained on. `data`: options of [`load`][pdejax.data.load].
+    - `file`: input of your own instead: a text, of which the first `length` words are taken, or an `.npy` array of token ids
+      `(n,)` or of values `(n, features)`.
+    - `dim`, `heads`, `ffn` (None: 4·dim), `norm`, `norm_type`, `activation`: the Transformer whose weights and embedding are
+      used, drawn from `seed`. With `norm="post"` the limit is the flow of the projected field Dρ(u)f(u) on normalized
+      states, which the network's steps u ← ρ(u + hf(u)) tend to at order 1; schemes are measured on that field.
     - `weights`: `"smooth"`, θ(t) smooth in depth around the first layer (v2 Thm 3.2 applies); `"iid"`, the Transformer's own
-      independent `layers`, refined layer by layer at residual scale 1/layers; `"checkpoint"`, a saved Transformer.
+      independent `layers`, refined layer by layer at residual scale 1/layers; `"checkpoint"`, a saved Transformer: `checkpoint`
+      is a folder that `pdejax train` left, or a file of `pdejax.save_model`.
     - `layers`: layers of the network; with smooth weights the network is one Euler step per layer.
     - `depth`: T (None: 2 for smooth weights, 1 for iid, the number of layers for a checkpoint).
     - `steps` or `dt`: the sweep (None: 4·2^k for smooth weights, layers·2^k else). Each dt must divide the depth.
@@ -37,18 +45,26 @@ class ConvergenceConfig:
     Raises `ValueError`/`TypeError` naming the argument.
     """
 
-    dataset: Dataset = setting("listops", "the real input")
-    length: int = setting(48, "tokens of the ListOps expression", metavar="N")
+    dataset: Dataset | None = setting(None, "the real input (default listops, or that of a trained run)")
+    data: Mapping[str, Any] = dataclasses.field(
+        default_factory=dict,
+        metadata={"help": "options of pdejax.data.load, such as manual_dir=DIR for files that you have"},
+    )
+    file: str | None = setting(None, "input of your own: a text, or an .npy array of ids or values", metavar="FILE")
+    length: int = setting(48, "tokens of a ListOps expression; of a text at most", metavar="N")
     dim: int = setting(32, "features", metavar="D")
     layers: int = setting(6, "layers of the network", metavar="L")
     heads: int = setting(4, "attention heads", metavar="H")
     ffn: int | None = setting(None, "hidden width (default 4·dim)", metavar="F")
-    norm: FieldNorm = setting("pre", "where the layers normalize")
+    norm: Norm = setting("pre", "where the layers normalize")
+    norm_type: NormType = setting("layernorm", "how")
     activation: Activation = setting("gelu", "of the feed-forward part")
     weights: Weights = setting(
         "smooth", "smooth in depth, the network's own independent layers, or those of a checkpoint"
     )
-    checkpoint: str | None = setting(None, "a saved Transformer, with --weights checkpoint", metavar="FILE")
+    checkpoint: str | None = setting(
+        None, "with --weights checkpoint: the folder of a training run, or a saved model's file", metavar="PATH"
+    )
     seed: int = setting(0, "of weights and input", metavar="S")
     depth: float | int | None = setting(
         None, "T (default 2 for smooth weights, 1 for iid, the layers of a checkpoint)", metavar="T"
@@ -66,10 +82,18 @@ class ConvergenceConfig:
     def __post_init__(self):
         from pdejax.solvers import SOLVERS
 
-        hint = "post-LN projects after every step: its limit is a flow on the normalized fields"
-        check.choice(_OWNER, "norm", self.norm, get_args(FieldNorm), hint if self.norm == "post" else "")
-        for name, allowed in (("dataset", Dataset), ("weights", Weights), ("activation", Activation)):
+        names = {"norm": Norm, "norm_type": NormType, "weights": Weights, "activation": Activation}
+        for name, allowed in (names | ({} if self.dataset is None else {"dataset": Dataset})).items():
             check.choice(_OWNER, name, getattr(self, name), get_args(allowed))
+        if not isinstance(self.data, Mapping):
+            raise TypeError(f"{_OWNER}: data={self.data!r} must map names to values.")
+        object.__setattr__(self, "data", dict(self.data))
+        for name in ("file", "checkpoint"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise TypeError(f"{_OWNER}: {name}={value!r} must be a path as text.")
+        if self.file is not None and (self.dataset is not None or self.data):
+            raise ValueError(f"{_OWNER}: file={self.file!r} is the input; leave out dataset and data.")
         for name, least in (("length", 1), ("dim", 1), ("layers", 1), ("heads", 1), ("draws", 2), ("seed", 0)):
             check.integer(_OWNER, name, getattr(self, name), least)
         if self.ffn is not None:
@@ -103,6 +127,8 @@ class ConvergenceConfig:
             check_tokens(self.spatial)
         if self.regimes and len(set(self.regimes)) < 2:
             raise ValueError(f"{_OWNER}: regimes={self.regimes} must hold at least two numbers of layers, or none.")
+        if self.weights != "checkpoint" and self.file is None and self.dataset is None:
+            object.__setattr__(self, "dataset", "listops")
         if self.weights != "checkpoint":  # whose layers are known when it has been read
             self.step_counts(self.own_depth(), 1 if self.weights == "smooth" else self.layers)
 
@@ -156,7 +182,9 @@ COMMAND = study_command(
   pdejax convergence --out out                              data and plots too; goes on after a stop
   pdejax convergence --steps 4 8 16 --solvers euler rk4
   pdejax convergence --dataset digits --dt 0.5 0.25 0.125
-  pdejax convergence --weights checkpoint --checkpoint net.npz
+  pdejax convergence --file text.txt --norm post            your own input, the flow of post-LN blocks
+  pdejax train digits --out out/digits
+  pdejax convergence --weights checkpoint --checkpoint out/digits    a trained run, or a saved model's file
 
 exit status: 0 done, 1 a verdict is NOT as it should be or a bound is VIOLATED, 2 bad input
 """,

@@ -138,7 +138,7 @@ def spatial_convergence(
     coefficients = []
     for n in tokens:
         grid = Grid(n)
-        equation = MasterEquation(base.interaction, base.reaction, Diffusion(grid, diffusivity), base.stabilization)
+        equation = MasterEquation(**dict(base.items()) | {"diffusion": Diffusion(grid, diffusivity)})
         start = sample_cosines(modes, n)
         # RK4 well inside its stability limit: the error in depth is many orders below that in space.
         steps = math.ceil(depth * float(equation.damping()) / 2) + 24
