@@ -14,7 +14,8 @@ _OWNER = "audit"
 class AuditConfig:
     """Configure the audit of a network.
 
-    - `network`: a folder that `pdejax train` left, or a checkpoint that `pdejax.load_pretrained` reads.
+    - `network`: a folder that `pdejax train` left, a file of `pdejax.save_model` (`.npz`), or a checkpoint that
+      `pdejax.load_pretrained` reads.
     - `text`: a file whose text is read in by the network's tokenizer, a sequence per paragraph, or of `length` tokens each for a
       network that predicts the next token. `dataset`: a data set of `pdejax.data`, default that of the training run.
     - `sequences` of at most `length` tokens. `halvings`: how often the step is halved; `window`: layers refined together.
@@ -24,14 +25,16 @@ class AuditConfig:
     Raises `ValueError`/`TypeError` for numbers out of range, and for a text beside a data set.
     """
 
-    network: str = setting(help="a training folder, or a checkpoint", metavar="NETWORK", positional=True)
+    network: str = setting(
+        help="a training folder, a saved model's file, or a checkpoint", metavar="NETWORK", positional=True
+    )
     text: str | None = setting(None, "text for a network with a tokenizer", metavar="FILE")
     dataset: str | None = setting(None, "a data set of pdejax.data, default that of the run", metavar="NAME")
     sequences: int = setting(16, "sequences", metavar="N")
     length: int = setting(64, "tokens of a sequence at most", metavar="N")
     halvings: int = setting(4, "how often the step is halved", metavar="N")
     window: int = setting(4, "layers refined together", metavar="N")
-    derivatives: int = setting(4, "sequences whose Jacobians are taken", metavar="N")
+    derivatives: int = setting(2, "sequences whose Jacobians are taken", metavar="N")
     tokens: int = setting(16, "tokens of these sequences", metavar="N")
     exponents: int = setting(8, "Lyapunov exponents", metavar="N")
     precision: Literal["float32", "float64"] = setting("float32", "of states")
