@@ -28,14 +28,18 @@ def _claims(claims: list[dict[str, Any]]) -> Iterator[str]:
     yield "| claim | statement | verdict | what holds |"
     yield "|---|---|---|---|"
     for claim in claims:
-        name, statement, source, verdict, holds = (
-            _cell(claim.get(key)) for key in ("claim", "statement", "source", "verdict", "condition")
+        name, statement, source, verdict, holds, support = (
+            _cell(claim.get(key) or "") for key in ("claim", "statement", "source", "verdict", "condition", "support")
         )
-        yield f"| {name} | {statement} ({source}) | **{verdict}** | {holds} |"
+        yield f"| {name} | {statement} ({source}) | **{verdict}** | {holds}{f' *({support})*' if support else ''} |"
     yield "\n## Evidence\n"
     for claim in claims:
         yield f"\n### {_cell(claim.get('claim'))}: {_cell(claim.get('verdict'))}\n"
         yield f"{_cell(claim.get('statement'))}\n"
+        if claim.get("quote"):
+            yield f"> {_cell(claim['quote'])}\n"
+        if claim.get("rule"):
+            yield f"**Judged.** {_cell(claim['rule'])}\n"
         for key, label in (("figures", "As stated"), ("corrected_figures", "Corrected")):
             figures = claim.get(key) or {}
             if figures:

@@ -7,7 +7,7 @@ import math
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -95,9 +95,22 @@ def text(value: Any) -> str:
     return "".join(c if c.isprintable() or c == "\n" else " " for c in found).strip()
 
 
-Verdict = Literal["holds", "holds under an added condition", "fails"]
-VERDICTS: tuple[Verdict, ...] = ("holds", "holds under an added condition", "fails")
-HOLDS, CONDITIONAL, FAILS = VERDICTS
+Verdict = Literal["holds", "holds under an added condition", "fails", "not shown", "not measured", "definition"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+HOLDS, CONDITIONAL, FAILS, NOT_SHOWN, NOT_MEASURED, DEFINITION = VERDICTS
+# What each verdict says, of every claim alike.
+RULES: Mapping[Verdict, str] = {
+    HOLDS: "the evidence meets the paper's own hypotheses and bears the statement out",
+    CONDITIONAL: "contradicted as printed; it holds once a condition is added that the paper does not state and that networks of "
+    "the kind it is about can meet",
+    FAILS: "contradicted as printed, and no such condition saves it: what is true instead is another statement",
+    NOT_SHOWN: "the evidence cannot tell: the test lacks power, or the hypotheses were not met by what was measured",
+    NOT_MEASURED: "a figure that the verdict needs is missing or no number",
+    DEFINITION: "an equation that says what a symbol means; what is measured is that the library computes it as printed",
+}
+# Whether the corrected statement is borne out by figures of its own.
+Support = Literal["borne out", "not borne out", "not measured"]
+BORNE_OUT, NOT_BORNE_OUT, _ = SUPPORTS = get_args(Support)
 WIDTH = 110  # of text for a terminal
 BRACKETS = (
     "Brackets: the 95 % interval of a mean over seeds (of a ratio: of its geometric mean), or the range over seeds of what is "
@@ -160,12 +173,16 @@ class Measured:
         return Measured(figures_from_json(saved["figures"]), figures_from_json(saved["corrected"]), example)
 
 
+_WORDS = ("claim", "statement", "quote", "source", "verdict", "rule", "condition", "support")
+
+
 @dataclasses.dataclass(frozen=True, repr=False)
 class Finding:
     """A claim with its evidence and its verdict.
 
-    - `claim`, `statement`, `source`: which one, what is claimed and where; `condition`: the corrected statement.
-    - `measured`: the evidence; `verdict` from it; `headline`: the figures that a summary shows.
+    - `claim`, `statement`, `source`: which one, what is claimed and where; `quote`: the paper's own words.
+    - `measured`: the evidence; `verdict` from it by the `rule`; `headline`: the figures that a summary shows.
+    - `condition`: the corrected statement; `support`: whether its own figures bear it out, empty where there is none.
     - `code`: where it is measured, `module.function`, and how many `seconds` that took.
     """
 
@@ -178,6 +195,9 @@ class Finding:
     code: str = ""
     headline: tuple[str, ...] = ()
     seconds: float = 0.0
+    quote: str = ""
+    rule: str = ""
+    support: Support | str = ""
 
     def __repr__(self) -> str:
         lines = [paragraph(self), *(f"  {name.replace('_', ' ')}: {_shown(x)}" for name, x in self.evidence.items())]
@@ -200,7 +220,7 @@ class Finding:
 
     def to_json(self) -> dict[str, Any]:
         """Return the finding as JSON values; the arrays of its counterexample by shape and file alone."""
-        found = {key: getattr(self, key) for key in ("claim", "statement", "source", "verdict", "condition")}
+        found = {key: getattr(self, key) for key in _WORDS}
         found["figures"], found["corrected_figures"] = (
             _to_json(self.measured.figures),
             _to_json(self.measured.corrected),
@@ -219,8 +239,7 @@ class Finding:
 
         The arrays of a counterexample are not in it, only what it shows.
         """
-        names = ("claim", "statement", "source", "verdict", "condition", "code")
-        words: dict[str, Any] = {key: text(saved.get(key)) for key in names}
+        words: dict[str, Any] = {key: text(saved.get(key)) for key in (*_WORDS, "code")}
         words["claim"] = words["claim"] or f"entry {place + 1}"
         example = saved.get("counterexample")
         described = text(example.get("description") if isinstance(example, Mapping) else example)
@@ -282,24 +301,39 @@ def headline(finding: Finding) -> str:
 def paragraph(finding: Finding) -> str:
     """Write what is claimed, what holds instead, and the counterexample."""
     lines = [f"{finding.claim} {finding.verdict}", _wrapped("claimed", f"{finding.statement} ({finding.source})")]
-    if finding.verdict != HOLDS:
-        lines.append(_wrapped("instead", finding.condition))
+    if finding.condition:
+        lines.append(_wrapped("instead", corrected(finding)))
     if finding.counterexample is not None:
         lines.append(_wrapped("example", finding.counterexample.description))
     return "\n".join(lines)
 
 
+def corrected(finding: Finding) -> str:
+    """Write what holds instead, and whether figures of its own bear it out."""
+    return finding.condition + (f" [{finding.support}]" if finding.support else "")
+
+
 def count_verdicts(findings: Sequence[Finding]) -> str:
-    """Write how many hold, hold under an added condition, and fail."""
-    verdicts = [finding.verdict for finding in findings]
-    return ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in VERDICTS)
+    """Write how many findings have each verdict: claims alone, then the numbered equations."""
+    groups = {
+        "claims": [finding.verdict for finding in findings if not finding.is_equation],
+        "equations": [finding.verdict for finding in findings if finding.is_equation],
+    }
+    counted = {
+        name: ", ".join(f"{found.count(verdict)} {verdict}" for verdict in VERDICTS if verdict in found)
+        for name, found in groups.items()
+        if found
+    }
+    return "; ".join(f"{len(groups[name])} {name}: {text}" for name, text in counted.items())
 
 
 def markdown(title: str, findings: Sequence[Finding]) -> str:
     """Write findings as Markdown: a table of claims, a section of evidence for each, and a table of equations."""
     claims = [finding for finding in findings if not finding.is_equation]
     equations = [finding for finding in findings if finding.is_equation]
-    parts = [f"# {title}", count_verdicts(findings) + ".", BRACKETS]
+    said = {finding.verdict for finding in findings}
+    rules = "\n".join(f"- **{verdict}**: {rule}." for verdict, rule in RULES.items() if verdict in said)
+    parts = [f"# {title}", count_verdicts(findings) + ".", rules, BRACKETS]
     if claims:
         heads = ("claim", "statement", "verdict", "evidence", "corrected statement")
         columns = [*(Column(head) for head in heads), Column("s", ".1f", right=True)]
@@ -309,7 +343,7 @@ def markdown(title: str, findings: Sequence[Finding]) -> str:
                 f.statement,
                 f.verdict,
                 headline(f),
-                f.condition * (f.verdict != HOLDS),
+                corrected(f),
                 f.seconds,
             )
             for f in claims
@@ -324,13 +358,17 @@ def markdown(title: str, findings: Sequence[Finding]) -> str:
 
 def _section(finding: Finding) -> str:
     parts = [f"## {finding.claim}: {finding.verdict}", markdown_text(f"{finding.statement} ({finding.source})")]
+    if finding.quote:
+        parts.append(f"> {markdown_text(finding.quote)}")
+    if finding.rule:
+        parts.append(f"Judged: {markdown_text(finding.rule)}")
     for title, figures in (
         ("figure", finding.measured.figures),
         ("corrected statement: figure", finding.measured.corrected),
     ):
         if figures:
             if figures is finding.measured.corrected:
-                parts.append(f"Corrected: {markdown_text(finding.condition)}")
+                parts.append(f"Corrected: {markdown_text(corrected(finding))}")
             lines = [(name.replace("_", " "), _shown(figure)) for name, figure in figures.items()]
             parts.append(Table((Column(title), Column("value [interval]")), lines).markdown())
     example = finding.counterexample

@@ -146,6 +146,11 @@ class FeedForward(AbstractTerm):
         value, slope = jax.jvp(active, (gate,), (jnp.ones_like(gate),))
         return (slope * z) @ jnp.einsum("dh,hd->h", self.wg, self.w2).astype(u.dtype) + value @ own
 
+    def coefficient(self, u: Field, mask: Mask | None = None) -> Float[Array, " n"]:
+        """The factor of v2 (8) that decides the sign of the diffusivity, `jacobian_trace`, at every token."""
+        del mask
+        return self.jacobian_trace(u)
+
     def damping(self) -> Float[Array, ""]:
         return jnp.max(self.strength) if self.leak else jnp.zeros(())
 

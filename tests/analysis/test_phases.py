@@ -109,19 +109,6 @@ def test_p_values_count_the_curve_itself():
         assert float(found.p_value) == pytest.approx(expected) and float(found.p_value) >= 1 / 21
 
 
-def test_three_stages_of_the_theorem():
-    """v2 Thm 3.5 in two curves: extraction, equilibrium, compression; in another order not."""
-    given_x = np.where(DEPTHS < 30, 2.0, 2.0 - 0.05 * (DEPTHS - 29))
-    given_y = np.where(DEPTHS < 15, 0.1 * DEPTHS, 1.4)
-    curves = np.stack([given_x, given_y], 1) + 0.02 * noise(3, T, 2)
-    found = information_phases(curves, key=jax.random.key(0))
-    assert int(found.pieces) == 3 and bool(found.detected) and found.three_stage
-    assert found.directions() == [("flat", "rises"), ("flat", "flat"), ("falls", "flat")]
-    assert not information_phases(curves[::-1].copy(), key=jax.random.key(0)).three_stage
-    with pytest.raises(ValueError, match="needs two curves"):
-        _ = information_phases(curves[:, 0], resamples=0).three_stage
-
-
 def test_units_do_not_matter():
     curves = np.stack([THREE, 0.3 * THREE[::-1]], 1) + 0.03 * noise(4, T, 2)
     a = information_phases(curves, key=jax.random.key(0))

@@ -50,7 +50,7 @@ def test_c2_a_sequential_block_is_no_euler_step():
 
 def test_c3_a_step_that_v1_21_allows_blows_up():
     a = arrays(c3.smallest())
-    np.testing.assert_allclose(a["u"][1:], a["u"][:-1] + a["step"] * -a["u"][:-1])
+    np.testing.assert_allclose(a["u"][1:], a["u"][:-1] + a["step"] * -10 * a["u"][:-1])
     assert a["left_side"] <= 1 and abs(a["u"][-1, 0, 0]) > 1e10
 
 
@@ -78,10 +78,14 @@ def test_c5_a_row_stochastic_matrix_enlarges_a_vector():
 def test_c6_c13_a_rotation_loses_its_fidelity(example):
     a = arrays(example())
     u, t = a["u"][:, 0], a["t"]
-    np.testing.assert_allclose(np.linalg.norm(u, axis=1), 1)
-    turn = np.array([[0.0, 1.0], [-1.0, 0.0]])
-    np.testing.assert_allclose(np.gradient(u, t, axis=0)[1:-1], (u @ turn)[1:-1], atol=0.02)
-    rho = u @ u[0]
+    gamma = float(a.get("gamma", 0.0))  # above the Lipschitz constant 1 of uJ: what Theorem 3.3 asks for
+    assert example is c6.smallest or gamma > 1
+    sizes = np.linalg.norm(u, axis=1)
+    np.testing.assert_allclose(sizes, np.exp(-gamma * t))
+    turned = u / sizes[:, None]
+    field = turned @ np.array([[0.0, 1.0], [-1.0, 0.0]])
+    np.testing.assert_allclose(np.gradient(turned, t, axis=0)[1:-1], field[1:-1], atol=0.02)
+    rho = turned @ u[0]
     ratio = np.linalg.norm(u - u[0], axis=1)
     assert rho[-1] == pytest.approx(-1) and rho[-1] < (1 - ratio[-1]) / (1 + ratio[-1])
 
@@ -160,11 +164,6 @@ def test_c12_the_slope_has_no_bound():
         h = np.array([[1e-6], [0.0]])
         assert (first(tokens + h) - first(tokens - h)) / 2e-6 == pytest.approx(float(slope), rel=1e-6)
     assert a["slope"][-1] > 1000
-
-
-def test_c13_one_token_is_kept_without_residual_connections():
-    kept = arrays(c13.smallest())["kept"]
-    assert np.all(kept == kept[0]) and len(kept) == 17
 
 
 def test_c14_opposite_preferences_look_alike():

@@ -98,7 +98,8 @@ def test_equations_share_a_claims_evidence_and_parts_are_resumed(counted, tmp_pa
     assert counted == ["C4", "C6"]
     assert list(first.findings) == ["C4", "C6", "v2 (15)", "v2 (17)"]
     assert [f.claim for f in rows] == ["C4", "C6", "v2 (15)", "v2 (17)"]
-    assert first.findings["v2 (15)"].verdict == "fails" and first.findings["C6"].verdict == "fails"
+    assert first.findings["v2 (15)"].verdict == "fails"
+    assert first.findings["C6"].verdict == "holds under an added condition"
     second = claims(asked, seeds=2, out=tmp_path)
     assert counted == ["C4", "C6"]  # nothing measured again
     assert second.findings["C4"].seconds == first.findings["C4"].seconds
@@ -120,9 +121,12 @@ def test_files_and_json(counted, tmp_path):
     keys = (
         "claim",
         "statement",
+        "quote",
         "source",
         "verdict",
+        "rule",
         "condition",
+        "support",
         "figures",
         "corrected_figures",
         "counterexample",
@@ -140,7 +144,7 @@ def test_files_and_json(counted, tmp_path):
     text = (tmp_path / "claims.md").read_text()
     assert "## C4: fails" in text and "one \\| number" in text and "| v2 (15) |" in text
     assert all(row.count("|") - row.count("\\|") == 7 for row in text.splitlines() if row.startswith("| C4 "))
-    assert "2 fails" in ledger.text() and "instead" in ledger.text()
+    assert "1 claims: 1 fails; 1 equations: 1 fails" in ledger.text() and "instead" in ledger.text()
     with pytest.raises(ResultError):
         claims(["C4"], seeds=2, out=tmp_path / "claims.json")
 
@@ -159,7 +163,7 @@ def test_command(counted, tmp_path, capsys):
     printed = run("C4", "--quiet", "--out", str(tmp_path), "--seeds", "2")
     assert printed.err == "" and "claimed" in printed.out and "saved" in printed.out
     printed = run("C4", "C6")
-    assert "\nC4 " in printed.out and "\nC6 " in printed.out and "2 fails" in printed.out
+    assert "\nC4 " in printed.out and "\nC6 " in printed.out and "1 fails" in printed.out
     with pytest.raises(ValueError, match="C99"):
         COMMAND(parser.parse_args(["C99"]))
 

@@ -75,20 +75,6 @@ class Phases(AbstractRecord):
             found.append(tuple(str(word) for word in words))
         return found
 
-    @property
-    def three_stage(self) -> bool:
-        """v2 Thm 3.5 for curves (I(X; T), I(T; Y)): three pieces detected; (i) the second rises and the first does not
-        fall, (ii) both flat, (iii) the first falls and the second does not. Raises `ValueError` for another number of
-        curves."""
-        if self.curves.shape[1] != 2:
-            raise ValueError(
-                f"three_stage: needs two curves, I(X; T) and I(T; Y), in columns; got {self.curves.shape[1]}."
-            )
-        if not bool(self.detected) or int(self.pieces) != 3:
-            return False
-        (x1, y1), (x2, y2), (x3, y3) = self.directions()
-        return y1 == "rises" and x1 != "falls" and (x2, y2) == ("flat", "flat") and x3 == "falls" and y3 != "falls"
-
 
 @checked
 def information_phases(

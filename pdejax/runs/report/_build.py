@@ -6,6 +6,7 @@ from typing import Any
 
 from pdejax._arguments import checked
 from pdejax.runs._files import write_whole
+from pdejax.runs._findings import corrected
 from pdejax.runs._format import environment, seconds
 from pdejax.runs._table import Cell, Column, Table
 from pdejax.runs._table import markdown_text as marked
@@ -103,8 +104,12 @@ def _claim(entry: Entry, took: object, address: str, base: pathlib.Path) -> list
     facts = [finding.source, finding.code, seconds(took)]
     parts = [f"### {marked(finding.claim)}: {marked(finding.verdict) or 'no verdict'}"]
     parts += [" · ".join(marked(fact) for fact in facts if fact), marked(finding.statement)]
+    if finding.quote:
+        parts.append(f"> {marked(finding.quote)}")
+    if finding.rule:
+        parts.append(f"**Judged.** {marked(finding.rule)}")
     if finding.condition:
-        parts.append(f"**What holds.** {marked(finding.condition)}")
+        parts.append(f"**What holds.** {marked(corrected(finding))}")
     measured = finding.measured
     lines = [
         (name, label, Cell(value, address))

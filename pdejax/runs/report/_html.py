@@ -14,6 +14,7 @@ import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from pdejax.runs._findings import corrected
 from pdejax.runs._format import environment, seconds
 from pdejax.runs._records import Result
 from pdejax.runs._table import Cell, Column, Table
@@ -179,7 +180,9 @@ def _claim(entry: Entry, name: str, raw: Any, base: pathlib.Path) -> str:
             f'<article id="{name}"><h3>{escape(entry.name)} {badge(finding.verdict)}</h3>',
             f'<p class="soft small">{" · ".join(fact for fact in facts if fact)}</p>',
             f"<p>{escape(finding.statement)}</p>" if finding.statement else "",
-            f"<p><strong>What holds.</strong> {escape(finding.condition)}</p>" if finding.condition else "",
+            f"<blockquote>{escape(finding.quote)}</blockquote>" if finding.quote else "",
+            f"<p><strong>Judged.</strong> {escape(finding.rule)}</p>" if finding.rule else "",
+            f"<p><strong>What holds.</strong> {escape(corrected(finding))}</p>" if finding.condition else "",
             Table(columns, lines, f"Evidence for {entry.name}").html() if lines else "",
             example,
             f"<details><summary>JSON of {escape(entry.name)}</summary>{anchored(document, raw, anchors)}</details>",

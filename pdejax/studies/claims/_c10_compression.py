@@ -64,6 +64,15 @@ def judge(evidence: Evidence) -> Verdict:
     return FAILS if constant and low(evidence["fall_of_binned_estimate"]) > 0.01 else CONDITIONAL
 
 
+def bears_out(evidence: Evidence) -> bool:
+    """Read with noise it falls under diffusion as its closed form says, rises in a growing field, and never rises along a noisy
+    chain."""
+    falls = low(evidence["fall_with_read_out_noise_under_diffusion"]) > 0
+    rises = low(evidence["rise_with_read_out_noise_in_a_growing_field"]) > 0
+    chain = high(evidence["largest_rise_along_a_noisy_chain"]) <= 1e-9
+    return falls and rises and chain and evidence["error_against_closed_form"] < 1e-9
+
+
 def depths() -> np.ndarray:
     return np.linspace(0.0, LAST, DEPTHS)
 
@@ -156,7 +165,9 @@ def smallest() -> Counterexample:
 C10 = Claim(
     id="C10",
     statement="the representation compresses: I(X; u(t)) falls with depth",
-    source="v1 §3.3 (Exp 3), v2 Thm 3.5 (iii)",
+    source="v2 Thm 3.5 (iii)",
+    quote="(iii) Compression: Redundant information I(X; u(·, t)) decreases while I(Y; u(·, t)) saturates. (v2 §3.3)",
+    bears_out=bears_out,
     condition="a noiseless smooth flow is a bijection, so I(X; u(t)) cannot change; what falls is the estimate. Read with "
     "noise σ, I(u₀; u(t) + σξ) falls where the flow contracts and rises where it expands; it can only fall "
     "where noise enters on the way",

@@ -71,6 +71,13 @@ def judge(evidence: Evidence) -> Verdict:
     return CONDITIONAL if full and evidence["order_uniform_incompatible"] < 0.5 else FAILS
 
 
+def bears_out(evidence: Evidence) -> bool:
+    """Full order at a fixed depth, with compatible fields and with Neumann ends; LayerNorm does not keep tokens near 0."""
+    names = ("order_uniform_compatible", "order_uniform_neumann", "order_incompatible_from_depth_0.01")
+    away = evidence["layernorm_size_of_token_of_size_0.01"] > 1
+    return away and all(abs(evidence[name] - 2) < 0.15 for name in names)
+
+
 def worst_error(
     n: int, a: float, b: float, case: str, start: float | None = None
 ) -> tuple[float, dict[str, np.ndarray]]:
@@ -129,6 +136,10 @@ C11 = Claim(
     id="C11",
     statement="u(0, t) = u(L, t) = 0, the ends being start and end tokens, goes with u(x, 0) = E + P",
     source="v1 (6), (7)",
+    quote="u(0, t) = u(L, t) = 0 (boundary condition, L being the sequence length) … In Transformer models like BERT, the "
+    "initial condition corresponds to the input embeddings, while the boundary conditions can be interpreted as the start "
+    "and end tokens of the sequence. (v1 A.1)",
+    bears_out=bears_out,
     condition="only for embeddings that are 0 at both ends, and without LayerNorm, which maps tokens near 0 to size √d. "
     "Otherwise the field jumps at t = 0: the error falls with Δx² at every fixed depth, near the ends too, but not uniformly "
     "down to t = 0; Neumann ends need no condition",

@@ -53,6 +53,11 @@ def judge(evidence: Evidence) -> Verdict:
     return HOLDS if evidence["exponent_in_radius"] < 0.2 else CONDITIONAL
 
 
+def bears_out(evidence: Evidence) -> bool:
+    """No bound on a ball is violated, and the constant grows with R, at most like R²."""
+    return evidence["bounds_violated"] == 0 and 0.2 < evidence["exponent_in_radius"] < 2.2
+
+
 def on_balls(seed: int) -> list[dict[str, float]]:
     """For each radius: the Jacobian norm reached in the ball by gradient ascent, in both norms, with B = W_V W_O = 1, and the
     bounds."""
@@ -86,10 +91,15 @@ def smallest() -> Counterexample:
 
 C12 = Claim(
     id="C12",
-    statement="self-attention is (uniformly) Lipschitz",
+    statement="self-attention meets the assumption of both theorems: it is Lipschitz, uniformly over hidden states",
     source="v1 Thm 1, v2 App. B.1",
-    condition="on bounded sets of tokens, with a constant of order R²: ‖W_V W_O‖(1 + 2‖B‖R²) in the token-max norm, "
-    "‖W_V W_O‖(√N(1 + ‖B‖R²) + ‖B‖R²) in the Frobenius norm",
+    quote="Given appropriate initial and boundary conditions, and assuming A(u) and R(u, θ, t, x) satisfy Lipschitz "
+    "continuity, the PDE system has a unique local solution. (v1 A.4) There exists a constant L_F > 0 such that for all "
+    "layers ℓ and all hidden states U, V, ‖F_ℓ(U) − F_ℓ(V)‖ ≤ L_F‖U − V‖. (v2 App. B.1)",
+    condition="on bounded sets of tokens, which is enough for v1's local solution, and for v2's theorem while the states stay in "
+    "one; with a constant of order R²: ‖W_V W_O‖(1 + 2‖B‖R²) in the token-max norm, ‖W_V W_O‖(√N(1 + ‖B‖R²) + ‖B‖R²) in the "
+    "Frobenius norm",
+    bears_out=bears_out,
     headline=("exponent_in_radius", "bounds_violated", "share_of_token_max_bound_attained"),
     measure=measure,
     judge=judge,

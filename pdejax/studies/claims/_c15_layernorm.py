@@ -1,14 +1,16 @@
 """C15: v2 §4.3.2, gradients without LayerNorm."""
 
+import math
 from typing import Any
 
 import numpy as np
 
 from pdejax._bootstrap import over_seeds
-from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
-from pdejax.studies.claims._claim import Claim, low, ratio_over_seeds, train
+from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, NOT_SHOWN, Counterexample, Evidence, Measured, Verdict
+from pdejax.studies.claims._claim import Claim, high, low, ratio_over_seeds, train
 
-STEPS, SETTLED = 40, 20
+STEPS, SETTLED, RATE = 200, 100, 3e-3
+GUESSING = math.log(10)  # the loss of ten classes alike
 SIZES: dict[str, Any] = {"dim": 16, "heads": 2, "layers": 4, "ffn": 32}
 KINDS: dict[str, dict[str, Any]] = {
     "pre": {"norm": "pre"},
@@ -17,13 +19,14 @@ KINDS: dict[str, dict[str, Any]] = {
     "bare": {"norm": "none", "residual": "none"},
 }
 LEAST = 10 / 3  # what counts as "about ten times"
+WHEN = ("at_start", "in_training")
 
 
 def measure(seed: int, seeds: int) -> Measured:
-    """‖∇L‖ over all parameters of Transformers of 4 layers on digits, at the start and, as the median over steps 20 to 40, in
+    """‖∇L‖ over all parameters of Transformers of 4 layers on digits, at the start and, as the median over steps 100 to 200, in
     training: without LayerNorm against pre-LN and post-LN, seed by seed; and v2's own probe, which has neither LayerNorm nor
     residual connections. Spikes: the largest norm of these steps over their median."""
-    runs = {name: train(SIZES | options, seed, seeds, STEPS) for name, options in KINDS.items()}
+    runs = {name: train(SIZES | options, seed, seeds, STEPS, rate=RATE) for name, options in KINDS.items()}
     start = {name: run.norms[:, 0] for name, run in runs.items()}
     later = {name: np.median(run.norms[:, SETTLED:], axis=1) for name, run in runs.items()}
     spikes = {name: run.norms[:, SETTLED:].max(axis=1) / later[name] for name, run in runs.items()}
@@ -33,7 +36,7 @@ def measure(seed: int, seeds: int) -> Measured:
             figures[f"gradient_{name}_over_{base}_at_start"] = ratio_over_seeds(start[name] / start[base])
             figures[f"gradient_{name}_over_{base}_in_training"] = ratio_over_seeds(later[name] / later[base])
         figures[f"spikes_{name}_over_pre"] = ratio_over_seeds(spikes[name] / spikes["pre"])
-    corrected = {f"loss_at_the_end_{name}": over_seeds(run.losses[:, -10:].mean(axis=1)) for name, run in runs.items()}
+    corrected = {f"loss_at_the_end_{name}": over_seeds(run.losses[:, -50:].mean(axis=1)) for name, run in runs.items()}
     corrected["gradient_post_over_pre_at_start"] = ratio_over_seeds(start["post"] / start["pre"])
     curves = {f"gradient_norm_{name}": runs[name].norms[0].astype(float) for name in KINDS}
     example = Counterexample(
@@ -45,22 +48,36 @@ def measure(seed: int, seeds: int) -> Measured:
 
 
 def judge(evidence: Evidence) -> Verdict:
-    """About ten times larger, at the start and in training, without LayerNorm: with residual connections and for v2's own probe,
-    for the former alone, or for neither."""
+    """The pair that the paper compares, neither residual connections nor LayerNorm against residual connections and pre-LN:
+    gradients more than 10/3 times larger ("about ten times"), at the start and in training, and more spikes. Where that is met
+    only by networks that keep their residual connections, at the start or in training, this is a condition to add; else it
+    fails. Not shown unless the pre-LN network has learnt: its loss below half of guessing."""
+    if not high(evidence["loss_at_the_end_pre"]) < GUESSING / 2:
+        return NOT_SHOWN
 
     def larger(name: str, when: str) -> bool:
-        return all(evidence[f"gradient_{name}_over_{base}_{when}"] > LEAST for base in ("pre", "post"))
+        return evidence[f"gradient_{name}_over_pre_{when}"] > LEAST
 
-    every = all(larger(name, when) for name in ("none", "bare") for when in ("at_start", "in_training"))
-    if every and all(low(evidence[f"spikes_{name}_over_pre"]) > 1 for name in ("none", "bare")):
+    if all(larger("bare", when) for when in WHEN) and low(evidence["spikes_bare_over_pre"]) > 1:
         return HOLDS
-    return CONDITIONAL if larger("none", "at_start") else FAILS
+    return CONDITIONAL if any(larger("none", when) for when in WHEN) else FAILS
+
+
+def bears_out(evidence: Evidence) -> bool:
+    """Larger with residual connections at the start, surely; smaller without them, at the start and in training."""
+    smaller = all(high(evidence[f"gradient_bare_over_pre_{when}"]) < 1 for when in WHEN)
+    return low(evidence["gradient_none_over_pre_at_start"]) > 1 and smaller
 
 
 C15 = Claim(
     id="C15",
     statement="without LayerNorm gradients are about ten times larger, and spike",
     source="v2 §4.3.2, Fig. 5",
+    quote="The PDE simulator, which lacks explicit normalization, exhibits gradients nearly an order of magnitude larger "
+    "(10⁻¹ scale) and highly volatile fluctuations across training. These instabilities manifest as frequent gradient spikes "
+    "… By contrast, the Transformer maintains smooth and bounded gradient magnitudes around the 10⁻³ scale. (v2 §4.3.2; the "
+    "simulator lacks residual connections too, §4.3.1)",
+    bears_out=bears_out,
     condition="larger at the start where residual connections are kept, the more the deeper; in training the factor shrinks, and "
     "there are no more spikes than with LayerNorm. Without residual connections too, as in v2's own probe, gradients are smaller",
     headline=(

@@ -1,5 +1,6 @@
 """C16: v2 Thm 3.5, three phases of information in depth."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -8,10 +9,10 @@ import numpy as np
 from jaxtyping import Array
 
 from pdejax._bootstrap import over_seeds
-from pdejax.analysis.information import information_phases, mutual_information
+from pdejax.analysis.information import information_stages, mutual_information
 from pdejax.models import observe
-from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
-from pdejax.studies.claims._claim import Claim, low, train
+from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, NOT_SHOWN, Counterexample, Evidence, Measured, Verdict
+from pdejax.studies.claims._claim import Claim, high, low, train
 
 STEPS = 100
 SIZES: dict[str, Any] = {"dim": 16, "heads": 2, "layers": 15, "ffn": 32, "norm": "pre"}
@@ -23,13 +24,15 @@ def measure(seed: int, seeds: int) -> Measured:
     """Pre-LN Transformers of 15 layers, trained for a moment on digits. At each of 16 depths T is the mean over tokens, read with
     noise of one size at all depths (`fixed`, the mean over depths of the root mean square deviation between images) or of each
     depth's own deviation (`relative`): I(X; T + σξ) and I(Y; T + σξ) by kernel densities (limits: ln 240 = 5.5 and H(Y) = 2.3
-    nats). Three phases: a fit of up to three pieces finds three against surrogates (p < 0.05), and go as the theorem says."""
+    nats). Three phases by `information_stages`; and how often that test finds them, at the noise of these curves, in smooth
+    curves that have them and in smooth curves that rise and fall together."""
     run = train(SIZES, seed, seeds, STEPS)
     shares: dict[str, list[float]] = {f"{kind}_{when}": [] for kind in NOISE for when in ("trained", "untrained")}
     falls: dict[str, list[float]] = {kind: [] for kind in NOISE}
     rises: dict[str, list[float]] = {kind: [] for kind in NOISE}
     losses: dict[str, list[float]] = {kind: [] for kind in NOISE}
     example: dict[str, np.ndarray] = {}
+    noise: list[float] = []
     for i in range(seeds):
         for when, parameters in (("trained", run.end), ("untrained", run.start)):
             model = run.model(parameters, i)
@@ -37,13 +40,14 @@ def measure(seed: int, seeds: int) -> Measured:
             pooled = jnp.mean(states.astype(float), axis=2)  # (depths, images, d)
             for kind in NOISE:
                 found = curves(pooled, run.labels, kind)
-                phases = information_phases(jnp.asarray(found), resamples=RESAMPLES, key=jax.random.key(seed + i))
-                shares[f"{kind}_{when}"].append(float(phases.three_stage))
+                seen = information_stages(found, resamples=RESAMPLES, key=jax.random.key(seed + i)).seen
+                shares[f"{kind}_{when}"].append(float(seen))
                 if when == "trained":
+                    noise.append(roughness(found))
                     falls[kind].append(found[:, 0].max() - found[-1, 0])
                     rises[kind].append(found[:, 1].max() - found[0, 1])
                     losses[kind].append(found[:, 1].max() - found[-1, 1])
-                    if not phases.three_stage and kind not in example:
+                    if not seen and kind not in example:
                         example[kind] = found
     figures: dict[str, Any] = {}
     for kind in NOISE:
@@ -55,7 +59,9 @@ def measure(seed: int, seeds: int) -> Measured:
         **{
             f"share_with_three_phases_untrained_{kind}_noise": over_seeds(shares[f"{kind}_untrained"]) for kind in NOISE
         },
-        "share_found_where_there_are_three": power(seed),
+        "noise_of_the_curves_over_their_range": float(np.median(noise)),
+        "share_found_where_there_are_three": share_found(seed, float(np.median(noise)), THREE),
+        "share_found_where_there_are_none": share_found(seed, float(np.median(noise)), NONE),
         "loss_at_the_end": over_seeds(run.losses[:, -10:].mean(axis=1)),
     }
     text = (
@@ -66,13 +72,20 @@ def measure(seed: int, seeds: int) -> Measured:
 
 
 def judge(evidence: Evidence) -> Verdict:
-    """Three phases in at least half of the networks: at both noises, at one (so that they are the read-out's), or at neither. If
-    the test would not find phases that are there, nothing is said to fail."""
+    """Three phases in at least half of the networks: at both noises, at one (so that they are the read-out's), or at neither. Not
+    shown where the test finds less than 0.8 of the phases that are there or more than 0.05 of those that are not, at the noise
+    measured."""
+    able = low(evidence["share_found_where_there_are_three"]) >= 0.8
+    if not able or high(evidence["share_found_where_there_are_none"]) > 0.05:
+        return NOT_SHOWN
     seen = [evidence[f"share_with_three_phases_{kind}_noise"] >= 0.5 for kind in NOISE]
-    if all(seen):
-        return HOLDS
-    able = low(evidence["share_found_where_there_are_three"]) >= 0.5
-    return FAILS if able and not any(seen) else CONDITIONAL
+    return HOLDS if all(seen) else CONDITIONAL if any(seen) else FAILS
+
+
+def bears_out(evidence: Evidence) -> bool:
+    """The read-out decides: I(X; T) is kept under noise of one size and falls under noise relative to each depth's spread."""
+    kept = high(evidence["fall_of_input_information_fixed_noise"]) < 0.1
+    return kept and low(evidence["fall_of_input_information_relative_noise"]) > 0.1
 
 
 def curves(pooled: Array, labels: Array, kind: str) -> np.ndarray:
@@ -92,16 +105,38 @@ def curves(pooled: Array, labels: Array, kind: str) -> np.ndarray:
     return np.array(found)
 
 
-def power(seed: int, runs: int = 20) -> float:
-    """How often the three phases are found in curves that have them: 16 depths, breaks after 5 and 11, noise of 1 %."""
-    t = np.arange(16)
+def roughness(found: np.ndarray) -> float:
+    """The noise of the two curves, from second differences, in units of their ranges; the larger."""
+    noise = np.sqrt(np.mean(np.diff(found, 2, axis=0) ** 2, axis=0) / 6)
+    ranges = np.ptp(found, axis=0)
+    return float(np.max(noise[ranges > 1e-6] / ranges[ranges > 1e-6], initial=0.0))
+
+
+DEPTH = np.arange(16.0)
+
+
+def _step(centre: float, width: float) -> np.ndarray:
+    """A smooth step from 0 to 1 over 16 depths."""
+    return 1 / (1 + np.exp(-(DEPTH - centre) / width))
+
+
+# Smooth curves, I(X; T) and I(Y; T): with the three phases, and such that change together.
+THREE = [(1 - 0.8 * _step(12, w), _step(3, w)) for w in (0.6, 0.8, 1.0)]
+NONE = [
+    (1 - DEPTH / 15, DEPTH / 15),
+    (np.exp(-DEPTH / 5), 1 - np.exp(-DEPTH / 5)),
+    (1 - _step(7.5, 1.5), _step(7.5, 1.5)),
+    (1 - _step(5, 1), _step(11, 1)),
+]
+
+
+def share_found(seed: int, noise: float, shapes: Sequence[tuple[np.ndarray, np.ndarray]], runs: int = 40) -> float:
+    """How often `information_stages` sees three phases in these shapes with that noise."""
     found = []
     for s in range(runs):
         rng = np.random.default_rng([seed, s])
-        target, inputs = np.minimum(t / 5, 1), np.where(t > 10, 1 - 0.15 * (t - 10), 1.0)
-        noisy = np.stack([inputs, target], axis=1) + 0.01 * rng.standard_normal((16, 2))
-        phases = information_phases(jnp.asarray(noisy), resamples=RESAMPLES, key=jax.random.key(s))
-        found.append(phases.three_stage)
+        curves = np.stack(shapes[s % len(shapes)], axis=1) + noise * rng.standard_normal((16, 2))
+        found.append(information_stages(curves, resamples=RESAMPLES, key=jax.random.key(s)).seen)
     return float(np.mean(found))
 
 
@@ -109,8 +144,13 @@ C16 = Claim(
     id="C16",
     statement="in depth I(Y; u) rises while I(X; u) is kept, then both rest, then I(X; u) falls while I(Y; u) is kept",
     source="v2 Thm 3.5",
+    quote="(i) Extraction: I(Y; u(·, t)) increases rapidly while I(X; u(·, t)) is preserved. (ii) Equilibrium: A balance is "
+    "reached between extraction and compression. (iii) Compression: Redundant information I(X; u(·, t)) decreases while I(Y; "
+    "u(·, t)) saturates. (v2 §3.3)",
     condition="I(X; u(t)) of a noiseless network is constant (C10), so phases are those of a noisy read-out, and its noise "
-    "must be stated; at this size and for this noise the curves have the phases only as often as given here",
+    "must be stated: of networks of this size, trained for a moment, I(X; T) is kept under noise of one size at all depths, "
+    "and falls under noise relative to each depth's spread",
+    bears_out=bears_out,
     headline=(
         "share_with_three_phases_fixed_noise",
         "share_with_three_phases_relative_noise",

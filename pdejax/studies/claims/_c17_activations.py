@@ -54,10 +54,19 @@ def measure(seed: int, seeds: int) -> Measured:
 
 
 def judge(evidence: Evidence) -> Verdict:
-    """Smooth means that the derivative does not jump and that schemes keep their order: both, one of them, or neither."""
-    smooth = evidence["derivative_jump_relu"] < 1e-6
-    kept = evidence["order_rk4_relu"] > 3.5
-    return HOLDS if smooth and kept else CONDITIONAL if smooth or kept else FAILS
+    """The condition of Theorem 1 is Lipschitz continuity: without it ReLU fails. Smooth means more, that the derivative does not
+    jump and that schemes keep their order; where only that is not met, the word has to be taken back."""
+    if evidence["lipschitz_constant_relu"] > 1 + 1e-9:
+        return FAILS
+    smooth = evidence["derivative_jump_relu"] < 1e-6 and evidence["order_rk4_relu"] > 3.5
+    return HOLDS if smooth else CONDITIONAL
+
+
+def bears_out(evidence: Evidence) -> bool:
+    """ReLU has slope 1 at most, a jump of 1 and order 2; the others have no jump, and RK4 keeps its order."""
+    relu = abs(evidence["lipschitz_constant_relu"] - 1) < 1e-6 and abs(evidence["derivative_jump_relu"] - 1) < 1e-6
+    smooth = all(evidence[f"derivative_jump_{name}"] < 1e-6 for name in SMOOTH)
+    return relu and smooth and evidence["order_rk4_relu"] < 2.3 and evidence["order_rk4_gelu"] > 3.7
 
 
 def _jump(name: str) -> float:
@@ -104,8 +113,11 @@ C17 = Claim(
     id="C17",
     statement="smooth activation functions, such as ReLU, satisfy the conditions of Theorem 1",
     source="v1 A.4",
-    condition="ReLU is Lipschitz with constant 1, which is enough for existence and uniqueness, but its derivative jumps by 1 "
-    "at 0: no scheme keeps an order above 2. GELU, SiLU and tanh are smooth",
+    quote="Methods to Satisfy Conditions in Transformers: Use smooth activation functions, such as ReLU or its variants. (v1 "
+    "A.4)",
+    condition="ReLU is Lipschitz with constant 1, which meets the conditions; it is not smooth: its derivative jumps by 1 at "
+    "0, and no scheme keeps an order above 2. GELU, SiLU and tanh are smooth",
+    bears_out=bears_out,
     headline=("derivative_jump_relu", "order_rk4_relu", "order_rk4_gelu"),
     measure=measure,
     judge=judge,

@@ -55,6 +55,16 @@ def judge(evidence: Evidence) -> Verdict:
     return CONDITIONAL if "parallel" in exact and explained else FAILS
 
 
+def bears_out(evidence: Evidence) -> bool:
+    """Every block is one step of its own solver, to rounding."""
+    return all(high(evidence[f"distance_to_native_{name}"]) <= ROUNDING for name in BLOCKS)
+
+
+def update_rule(evidence: Evidence) -> Verdict:
+    """(11) follows from H⁺ = H + Δt F, and is met to rounding where F is what is added."""
+    return HOLDS if high(evidence["distance_to_euler_parallel"]) <= ROUNDING else FAILS
+
+
 def smallest() -> Counterexample:
     """(1 + a)(1 + b) is not 1 + a + b."""
     one = np.array(1.0)
@@ -86,7 +96,11 @@ def _euler(layers: MasterEquation, u0: Array) -> Array:
 C2 = Claim(
     id="C2",
     statement="a residual layer H + F(H) is formally a forward Euler step of the master equation",
-    source="v2 §3.1, (11)",
+    source="v2 §3.1",
+    quote="A standard L-layer Transformer employs a residual update rule: H^(ℓ+1) = H^(ℓ) + F_ℓ(H^(ℓ)) … This discrete "
+    "process is formally equivalent to a forward Euler discretization of a continuous evolution equation with a time step of "
+    "Δt = T/L. (v2 §3.1)",
+    bears_out=bears_out,
     condition="of A + R for parallel blocks. Sequential blocks are Lie–Trotter steps with Euler substeps, Macaron blocks "
     "Strang steps, post-LN blocks Lie–Trotter steps with LayerNorm as a retraction after each substep: each exact to rounding",
     headline=("distance_to_euler_parallel", "distance_to_euler_sequential", "distance_to_native_sequential"),

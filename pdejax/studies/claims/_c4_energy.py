@@ -62,6 +62,12 @@ def judge(evidence: Evidence) -> Verdict:
     return CONDITIONAL if bounded and flat else FAILS
 
 
+def bears_out(evidence: Evidence) -> bool:
+    """S = −γu keeps what is claimed in every run; with (9) the basin's edge is where its formula says."""
+    kept = high(evidence["worst_energy_over_claim_linear_damping"]) <= 1 + ROUNDING
+    return kept and evidence["basin_radius_error"] < 1e-4
+
+
 def two_tokens(sigmas: Sequence[float], gamma: float, growth: float, t1: float) -> dict[str, Any]:
     """Tokens (σ₀, −σ₀) for each of `sigmas`, A + R = λu with λ = `growth` beyond doubt, S of v2 (9): σ(t1) measured and in closed
     form, E(t1)/E(0) measured and claimed, and the basin's edge."""
@@ -134,6 +140,10 @@ C4 = Claim(
     id="C4",
     statement="with S of v2 (9) and γ > L_A + L_R the energy decays like e^{−2(γ−L)t}",
     source="v2 Thm 3.3, (15)",
+    quote="A Transformer dynamical system governed by the master equation is exponentially stable if the dissipative strength of "
+    "the stabilization operator S is sufficiently large to counteract the energy growth from the interaction and reaction terms "
+    "… exceeds a threshold determined by the Lipschitz constants of A and R. (v2 §3.3; App. B.2: ∫⟨u, S(u)⟩ ≤ −2γE)",
+    bears_out=bears_out,
     condition="holds for S = −γu if γ is above the growth constant G of the rest and its offset f is 0 (F(0) = 0 is not enough); "
     "else into the ball of radius f/(γ − G). With v2 (9) only deviations from the mean below γ²/λ² − ε in square shrink, those "
     "above grow; the mean is not damped at all",

@@ -15,7 +15,7 @@ from pdejax.analysis.growth._diffusivity import (
 )
 from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
 from pdejax.solvers import Grid
-from pdejax.studies.claims._claim import Claim, low
+from pdejax.studies.claims._claim import Claim, high
 from pdejax.studies.numerics._verify_cases import normal
 from pdejax.terms import Attention, EffectiveDiffusion, FeedForward
 
@@ -43,12 +43,18 @@ def measure(seed: int, seeds: int) -> Measured:
 
 
 def judge(evidence: Evidence) -> Verdict:
-    """A diffusion dissipates. It fails if growth is met and is the faster the finer the grid."""
-    negative = low(evidence["share_of_tokens_with_negative_trace"]) > 0
-    grows = evidence["growth_rate_64_tokens"] > 0
-    if not negative and not grows:
+    """A diffusion dissipates. It holds if nothing grows; with a condition to add on the trace if few random networks, less than
+    one
+    token in ten, break it; it fails if growth is met in typical ones and is the faster the finer the grid."""
+    if evidence["growth_rate_64_tokens"] <= 0:
         return HOLDS
-    return FAILS if grows and evidence["growth_rate_order_in_1_by_dx"] > 1 else CONDITIONAL
+    rare = high(evidence["share_of_tokens_with_negative_trace"]) < 0.1
+    return CONDITIONAL if rare or evidence["growth_rate_order_in_1_by_dx"] < 1 else FAILS
+
+
+def bears_out(evidence: Evidence) -> bool:
+    """No non-negative form of the coefficient lets anything grow."""
+    return evidence["growth_rate_of_nonnegative_forms_over_raw"] <= 1e-6
 
 
 def growth_rate(n: int, form: str = "raw") -> AntiDiffusion:
@@ -80,6 +86,10 @@ C7 = Claim(
     id="C7",
     statement="attention and network act as a diffusion with coefficient D_eff, inherently dissipative",
     source="v2 (7), (8), App. B.2",
+    quote="A central insight of our framework is that the coupling of positional encodings with the FFN induces an emergent "
+    "diffusion effect … D_eff(u, x) ∝ |∇P(x)|² · Tr(∇_u FFN(u)) · σ²_att(x). (v2 §3.2) The diffusion operator is inherently "
+    "dissipative. (v2 App. B.2)",
+    bears_out=bears_out,
     condition="where Tr(∂FFN/∂u) ≥ 0 at every token, or with a non-negative form of it (absolute value, softplus, clip)",
     headline=(
         "share_of_tokens_with_negative_trace",

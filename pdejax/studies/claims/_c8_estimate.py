@@ -67,6 +67,12 @@ def judge(evidence: Evidence) -> Verdict:
     return FAILS if above else CONDITIONAL
 
 
+def bears_out(evidence: Evidence) -> bool:
+    """Ĩ = I − KL + KL in every case; Barber–Agakov stays below I, CLUB above."""
+    bounds = high(evidence["barber_agakov_excess"]) <= 0.02 and low(evidence["club_excess"]) >= -0.02
+    return evidence["identity_error"] < 0.05 and bounds
+
+
 def divergences(tau: float, omega: float) -> tuple[float, float]:
     """KL(p(t|x)‖q(t|x)) and KL(p(t)‖q(t)) of centred Gaussians, nats."""
 
@@ -138,6 +144,9 @@ C8 = Claim(
     id="C8",
     statement="Ĩ = E ln q(t|x) − E ln q(t) is a variational lower bound of I(X; T)",
     source="v1 (16)",
+    quote="Since exact computation of mutual information I(X; T_θ(X)) is often infeasible, we use a variational lower bound "
+    "Ĩ(X; T_θ(X)) = E_{p(x,t)}[log q_φ(t|x)] − E_{p(x)p(t)}[log q_φ(t)]. (v1 A.2)",
+    bears_out=bears_out,
     condition="it is neither bound: Ĩ = I − KL(p(t|x)‖q(t|x)) + KL(p(t)‖q(t)). With the true entropy of T in place of the "
     "second term (Barber–Agakov) it is a lower bound, E ln q(t|x) − E ln q(t|x′) with the true channel (CLUB) an upper one",
     headline=("information", "closed_form_poor_marginal", "excess_poor_marginal", "excess_two_valued"),

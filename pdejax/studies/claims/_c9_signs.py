@@ -54,6 +54,11 @@ def judge(evidence: Evidence) -> Verdict:
     return FAILS if contrary else CONDITIONAL
 
 
+def bears_out(evidence: Evidence) -> bool:
+    """(14) alone shrinks the weights and compresses."""
+    return all(high(evidence[f"{kind}_change_v1_14"]) < 0 for kind in ("weight_norm", "information"))
+
+
 def information(w: Array) -> Array:
     """I(X; WX + σξ) = ½ ln det(1 + WWᵀ/σ²), nats."""
     return 0.5 * jnp.linalg.slogdet(jnp.eye(w.shape[0]) + w @ w.T / NOISE**2)[1]
@@ -96,6 +101,9 @@ C9 = Claim(
     id="C9",
     statement="(3), (14) and line 33 of Algorithm 1 are one flow, which regularizes the weights and compresses",
     source="v1 (3), (14), Algorithm 1 line 33",
+    quote="∂θ/∂t = −∇L(θ) + λθ − β∇I(X; T_θ(X)) (v1 (3)); ∂θ/∂t = −η∇L(θ) − λθ − β∇Ĩ(X; T_θ(X)): this equation describes how "
+    "model parameters evolve over time to balance task performance and information compression (v1 (14)).",
+    bears_out=bears_out,
     condition="only (14) does: (3) has the sign of λθ reversed, so that the weights grow, line 33 that of β∇Ĩ, so that I(X; T) "
     "grows; η also multiplies λ and β in line 33 but not in (14)",
     headline=("weight_norm_change_v1_3", "information_change_line_33", "information_change_v1_14"),

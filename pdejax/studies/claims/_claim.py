@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import diffrax
@@ -19,7 +19,7 @@ from pdejax._bootstrap import over_seeds
 from pdejax._figure import Figure
 from pdejax.data import Dataset, load
 from pdejax.models import Architecture, Transformer
-from pdejax.runs._findings import Evidence, Finding, Measured, Verdict
+from pdejax.runs._findings import BORNE_OUT, NOT_BORNE_OUT, NOT_MEASURED, Evidence, Finding, Measured, Support, Verdict
 from pdejax.solvers import RK4
 from pdejax.solvers._base import fresh_step
 from pdejax.training import merge_model, split_model
@@ -39,7 +39,7 @@ def rk4_steps(field, u0: Array, step: Array, number: int, retraction) -> tuple[A
 
 
 @eqx.filter_jit
-def flow(equation, u0s: Array, t1: float, steps: int | Array, retraction=None) -> Array:
+def flow(equation, u0s: Array, t1: float | Array, steps: int | Array, retraction=None) -> Array:
     """Fields at t1 `(k, n, d)` from `u0s (k, n, d)`."""
 
     def one(u0):
@@ -75,7 +75,7 @@ class Trained:
         return merge_model(jax.tree.map(lambda leaf: leaf[i], parameters), self.static)
 
 
-def train(options: dict[str, Any], seed: int, seeds: int, steps: int, kept: int = 240) -> Trained:
+def train(options: dict[str, Any], seed: int, seeds: int, steps: int, kept: int = 240, rate: float = RATE) -> Trained:
     """Adam on 2 × 2 patches of 8 × 8 images, in float32, other weights and batches for each seed."""
     data = load("digits", "train", form="patches", patch=2)
     test = load("digits", "test", form="patches", patch=2, limit=kept)
@@ -87,7 +87,7 @@ def train(options: dict[str, Any], seed: int, seeds: int, steps: int, kept: int 
     unravel = ravel_pytree(models[0][0])[1]
     # One vector for all parameters: an optimizer of one array, which compiles in a fraction of the time.
     start = jnp.stack([ravel_pytree(parameters)[0] for parameters, _ in models])
-    optimizer = optax.adam(RATE)
+    optimizer = optax.adam(rate)
 
     def outputs(vector, x):
         return jax.vmap(merge_model(unravel(vector), static))(x)
@@ -118,14 +118,38 @@ def _arrays(data: Dataset) -> tuple[Array, Array]:
     return jnp.asarray(data.values.astype(np.float32) / data.divisor), jnp.asarray(data.labels)
 
 
+class NotMeasured(Exception):
+    """A figure was asked for that is missing or no number."""
+
+
+class _Known(Mapping[str, Any]):
+    """Evidence that stops whoever asks for a figure that is missing or no number: NaN is never evidence."""
+
+    def __init__(self, evidence: Evidence):
+        self._evidence = evidence
+
+    def __getitem__(self, name: str) -> Any:
+        value = self._evidence.get(name)
+        if value is None or math.isnan(float(value)):
+            raise NotMeasured(name)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._evidence)
+
+    def __len__(self) -> int:
+        return len(self._evidence)
+
+
 @dataclasses.dataclass(frozen=True)
 class Claim:
     """A claim or a numbered equation of the papers, how it is measured and how it is judged.
 
-    - `id`, `statement`, `source`: what is claimed and where; `condition`: the corrected statement.
+    - `id`, `statement`, `source`: what is claimed and where; `quote`: the paper's sentence with its hypotheses.
     - `measure(seed, seeds)` gives the evidence. An equation without has the evidence of the claim that it `rests_on`.
     - `judge(evidence)`, a pure function of figures and corrected figures together, gives the verdict, so that other figures
-      give another. `headline`: the figures that a one-line summary shows.
+      give another; its docstring is the rule. `headline`: the figures that a one-line summary shows.
+    - `condition`: the corrected statement. `bears_out(evidence)`: whether its own figures support it.
     """
 
     id: str
@@ -136,24 +160,59 @@ class Claim:
     source: str = "own check"
     measure: Callable[[int, int], Measured] | None = None
     rests_on: str | None = None
+    quote: str = ""
+    bears_out: Callable[[Evidence], bool] | None = None
 
     @property
     def code(self) -> str:
         """Where it is measured, `module.function`."""
         return "" if self.measure is None else f"{self.measure.__module__}.{self.measure.__name__}"
 
+    @property
+    def rule(self) -> str:
+        """How it is judged, in words."""
+        return " ".join((self.judge.__doc__ or "").split())
+
+    def verdict(self, evidence: Evidence) -> Verdict:
+        """The verdict, `"not measured"` where a figure that it rests on is missing or no number."""
+        try:
+            return self.judge(_Known(evidence))
+        except NotMeasured:
+            return NOT_MEASURED
+
+    def support(self, evidence: Evidence) -> Support | str:
+        """Whether the corrected statement is borne out by its own figures; nothing where there is no such statement."""
+        if self.bears_out is None:
+            return ""
+        try:
+            return BORNE_OUT if self.bears_out(_Known(evidence)) else NOT_BORNE_OUT
+        except NotMeasured:
+            return NOT_MEASURED
+
     def finding(self, measured: Measured, seconds: float) -> Finding:
         """The verdict from its own evidence."""
-        verdict = self.judge(measured.evidence)
-        return Finding(
-            self.id, self.statement, self.source, verdict, self.condition, measured, self.code, self.headline, seconds
-        )
+        return self._finding(self.source, measured.evidence, measured, self.code, seconds)
 
     def finding_from(self, other: Finding) -> Finding:
         """The verdict from the evidence of the claim that this equation rests on, of which it shows its headline."""
-        verdict = self.judge(other.evidence)
         shown = Measured({name: other.evidence[name] for name in self.headline})
-        return Finding(self.id, self.statement, other.claim, verdict, self.condition, shown, other.code, self.headline)
+        return self._finding(other.claim, other.evidence, shown, other.code, 0.0)
+
+    def _finding(self, source: str, evidence: Evidence, shown: Measured, code: str, seconds: float) -> Finding:
+        return Finding(
+            self.id,
+            self.statement,
+            source,
+            self.verdict(evidence),
+            self.condition,
+            shown,
+            code,
+            self.headline,
+            seconds,
+            self.quote,
+            self.rule,
+            self.support(evidence),
+        )
 
 
 def ratio_over_seeds(values: ArrayLike | Sequence[float]) -> Figure:
