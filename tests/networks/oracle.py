@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pdejax.networks.families import _parity
+
 VOCAB, DIM, HEADS, LAYERS, LENGTH = 29, 12, 3, 3, 9
 
 
@@ -24,11 +26,8 @@ class Case:
 @contextlib.contextmanager
 def in_float64() -> Any:
     """The oracle all in float64: its code casts norms, softmax and angles to float32 by that name."""
-    torch = pytest.importorskip("torch", reason="the oracle needs torch: pip install 'pdejax[oracle]'")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("float32", "float"):
-            patch.setattr(torch, name, torch.float64)
-        patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    pytest.importorskip("torch", reason="the oracle needs torch: pip install 'pdejax[oracle]'")
+    with _parity.in_float64():
         yield
 
 

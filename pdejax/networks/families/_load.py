@@ -14,6 +14,7 @@ from pdejax.networks._network import Network
 from pdejax.networks._tokenizer import Tokenizer
 from pdejax.networks.families._checkpoint import OWNER, Checkpoint, fault
 from pdejax.networks.families._config import Config
+from pdejax.networks.families._ends import TextEmbedding
 from pdejax.networks.families._family import Family, read_weights
 from pdejax.networks.families._gguf import read_gguf_file
 from pdejax.networks.families._huggingface import read_folder
@@ -64,11 +65,17 @@ def load_pretrained(
     """
     if dtype == "float64" and not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
         raise ValueError(f'{OWNER}: dtype="float64" needs jax.config.update("jax_enable_x64", True) at the beginning.')
-    checkpoint = read_checkpoint(path)
+    return network_of(read_checkpoint(path), dtype, ignore)
+
+
+def network_of(checkpoint: Checkpoint, dtype: str = "float32", ignore: Sequence[str] = ()) -> Network:
+    """Return the network that a checkpoint is. Raises as `load_pretrained`."""
     family, settings = read_settings(checkpoint, ignore)
     tokenizer = _tokenizer(checkpoint)
     net = family.build(settings, read_weights(family, settings, checkpoint), dtype)
-    return net if tokenizer is None else net.replace(tokenizer=_fitting(checkpoint, tokenizer, net.embed))
+    if tokenizer is None or not isinstance(net.embed, TextEmbedding):
+        return net
+    return net.replace(tokenizer=_fitting(checkpoint, tokenizer, net.embed))
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -114,7 +121,7 @@ def _tokenizer(checkpoint: Checkpoint) -> Any:
     return checkpoint.tokenizer()
 
 
-def _fitting(checkpoint: Checkpoint, tokenizer: Any, embed: Any) -> Tokenizer:
+def _fitting(checkpoint: Checkpoint, tokenizer: Any, embed: TextEmbedding) -> Tokenizer:
     """The tokenizer of a network with this embedding; refused where it gives ids that the embedding has not."""
     ids, vocab = tokenizer.get_vocab().values(), embed.words.shape[0]
     if max(ids, default=0) >= vocab:
