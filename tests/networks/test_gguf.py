@@ -163,6 +163,14 @@ FAULTS = {
     "the other byte order": (bytes_at(4, struct.pack(">I", 3)), "version 50331648 of GGUF"),
     "a huge number of tensors": (bytes_at(8, struct.pack("<Q", 2**60)), "speaks of 1152921504606846976 tensors"),
     "a huge number of keys": (bytes_at(16, struct.pack("<Q", 2**60)), "speaks of 1152921504606846976 keys"),
+    "a huge word": (
+        lambda p: bytes_at(p.read_bytes().index(b"<|end|>") - 8, struct.pack("<Q", 2**60))(p),
+        "the header ends past the end of the file",
+    ),
+    "a word that is no text": (
+        lambda p: bytes_at(p.read_bytes().index(b"<|end|>"), b"\xff")(p),
+        "a string before byte .* is no text",
+    ),
     "a huge key": (bytes_at(24, struct.pack("<Q", 2**60)), "the header ends past the end of the file"),
     "a type of metadata": (bytes_at(24 + 8 + 20, struct.pack("<I", 77)), "has type 77, which GGUF has not"),
     "many axes": (in_table(NORM, 0, struct.pack("<I", 9)), "has 9 axes, and GGUF allows 4"),
