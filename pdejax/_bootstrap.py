@@ -102,7 +102,7 @@ def compare_all(
 
 def beside(figure: Figure, nulls: Mapping[str, Figure], differences: Mapping[str, Figure]) -> Figure:
     """The figure with its nulls and the differences from them, all resampled together."""
-    return Figure(figure.value, figure.low, figure.high, nulls, figure.level, differences=differences)
+    return figure.beside(nulls, differences)
 
 
 @checked

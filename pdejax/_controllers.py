@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from pdejax.solvers._guard import AbstractAround
+
 
 class EqualSteps(diffrax.AbstractStepSizeController[Any, Any]):
     """`steps` equal steps, of which the k-th ends at t0 + (t1 − t0)k/steps: no rounding adds up."""
@@ -38,23 +40,11 @@ class EqualSteps(diffrax.AbstractStepSizeController[Any, Any]):
         return start + (end - start) * (k.astype(start.dtype) / self.steps.astype(start.dtype))
 
 
-class StartingStep(diffrax.AbstractAdaptiveStepSizeController[Any, Any]):
+class StartingStep(AbstractAround):
     """An adaptive controller that begins with the step `first(terms, t0, t1, u, args)`."""
 
     controller: diffrax.AbstractAdaptiveStepSizeController
     first: Any
-
-    @property
-    def rtol(self):
-        return self.controller.rtol
-
-    @property
-    def atol(self):
-        return self.controller.atol
-
-    @property
-    def norm(self):
-        return self.controller.norm
 
     def wrap(self, direction):
         # pyright takes the abstract properties of the base for fields of the constructor.

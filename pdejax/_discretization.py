@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, SupportsIndex, get_args, get_origin
+from typing import Any, Literal, SupportsIndex
 
 import diffrax
 import equinox as eqx
@@ -19,6 +19,7 @@ from pdejax._depth import DepthVarying, LayerStack
 from pdejax._equation import AbstractEquation, FunctionField, as_field
 from pdejax._linear import one_depth, split_linear
 from pdejax.solvers import SOLVERS, Retract, get_solver, linear_part
+from pdejax.solvers._terms import parts_of, takes_fields
 from pdejax.terms import FieldArgs
 
 AdjointName = Literal["recursive", "direct", "forward", "backsolve"]
@@ -356,8 +357,12 @@ def _check_solver(
 ) -> Groups | None:
     """The groups of term names of a splitting, or None."""
     name = type(solver).__name__
-    structure = solver.term_structure
-    parts = len(get_args(get_args(structure)[0])) if get_origin(structure) is diffrax.MultiTerm else None
+    if not takes_fields(solver):
+        raise ValueError(
+            f"{_OWNER}: {name} is no solver of ∂u/∂t = f(t, u): it wants noise, momenta or a state in two halves. Take one of "
+            "pdejax.solvers.SOLVERS, or another solver of diffrax for ordinary differential equations."
+        )
+    parts = parts_of(solver)
     groups = None
     if linear_part(solver) is None:
         groups = _check_split(field, split, parts, name)

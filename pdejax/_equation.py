@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pdejax._arguments import checked
+from pdejax._nnx import is_nnx, split
 from pdejax._types import Depth, Field
 from pdejax.terms import AbstractTerm, Exchange, FieldArgs
 
@@ -376,7 +377,11 @@ def as_field(owner: str, field: Any) -> AbstractEquation:
         raise TypeError(
             f"{owner}: field is a {type(field).__name__}, a whole model; pdejax.lift(model) gives its field, solver and step."
         )
-    return FunctionField(field if _takes(field, 3) else _WithoutArgs(_checked_arguments(owner, field)))
+    whole = _takes(field, 3)
+    function = field if whole else _checked_arguments(owner, field)
+    if is_nnx(function):
+        function = split(function, 3 if whole else 2)
+    return FunctionField(function if whole else _WithoutArgs(function))
 
 
 class _WithoutArgs(eqx.Module):

@@ -34,8 +34,9 @@ class Figure(eqx.Module):
     """
 
     value: Shaped[Array | np.ndarray, "..."]
-    low: Shaped[Array | np.ndarray, "..."]
-    high: Shaped[Array | np.ndarray, "..."]
+    # None without an interval: NaN is made only where an end is read, so that nothing inside a compiled program sets off
+    # `jax_debug_nans`.
+    ends: tuple[Array | np.ndarray, Array | np.ndarray] | None
     nulls: "dict[str, Figure]"
     differences: "dict[str, Figure]"
     level: float = eqx.field(static=True)
@@ -53,14 +54,34 @@ class Figure(eqx.Module):
     ):
         self.value = _array(value)
         shape = self.value.shape
-        self.low = _full(self.value, np.nan) if low is None else _shaped("low", low, shape)
-        self.high = _full(self.value, np.nan) if high is None else _shaped("high", high, shape)
+        given = {"low": low, "high": high}
+        self.ends = None
+        if low is not None or high is not None:
+            one, other = (none_of(self.value) if x is None else _shaped(name, x, shape) for name, x in given.items())
+            self.ends = one, other
         self.nulls = {
             name: _shaped(f"nulls[{name!r}]", null if isinstance(null, Figure) else Figure(null, level=level), shape)
             for name, null in (nulls or {}).items()
         }
         self.differences = dict(differences or {})
         self.level = level
+
+    @property
+    def low(self) -> Any:
+        """Lower end of the interval, NaN where there is none."""
+        return none_of(self.value) if self.ends is None else self.ends[0]
+
+    @property
+    def high(self) -> Any:
+        """Upper end of the interval, NaN where there is none."""
+        return none_of(self.value) if self.ends is None else self.ends[1]
+
+    def beside(
+        self, nulls: "Mapping[str, Figure | Values]", differences: "Mapping[str, Figure] | None" = None
+    ) -> "Figure":
+        """Return the value with its interval, or without one, beside these nulls and the differences from them."""
+        low, high = (None, None) if self.ends is None else self.ends
+        return Figure(self.value, low, high, nulls, self.level, differences=differences)
 
     def minus(self, null: str) -> "Figure":
         """Take the null of this name off the value: with an interval where both were resampled as pairs (the same sequences
@@ -258,12 +279,13 @@ def _array(x) -> Any:
     return x if isinstance(x, jax.Array | np.ndarray) else np.asarray(x)
 
 
-def _full(like, fill) -> Any:
-    dtype = like.dtype if jnp.issubdtype(like.dtype, jnp.floating) else jnp.result_type(float)
+def none_of(like) -> Any:
+    """NaN in the shape of a value, which says that there is none: nothing to stop a user who hunts his own."""
     if not isinstance(like, jax.Array):
-        return np.full(like.shape, fill)
-    with jax.debug_nans(False):  # NaN says that there is no interval: nothing to stop a user who hunts his own
-        return jnp.full(like.shape, fill, dtype)
+        return np.full(like.shape, np.nan)
+    dtype = like.dtype if jnp.issubdtype(like.dtype, jnp.floating) else jnp.result_type(float)
+    with jax.debug_nans(False):
+        return jnp.full(like.shape, np.nan, dtype)
 
 
 def _shaped(name: str, x, shape: tuple[int, ...]) -> Any:

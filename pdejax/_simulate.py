@@ -47,7 +47,8 @@ def simulate(
     - `d`: a [`Discretization`][pdejax.Discretization]: `pdejax.lift(model)`, or one of your own.
     - `mask (n,)`: True at real tokens; padded ones are ignored as keys and in averages.
     - `save`: `"end"`; `"steps"` (t0 and every step); `"layers"` (t0 and every layer's end); or increasing depths `(k,)`.
-      Default: `"layers"` for piecewise-constant weights, else `"end"`.
+      Default: `"layers"` for piecewise-constant weights, else `"end"`. With adaptive steps, given depths leave a call into
+      Python in the program, a check of diffrax's: it can then be neither exported nor kept in the compilation cache.
     - `reduce(t, u, args)`: save this instead of the field, so that long trajectories need no memory; its types are kept.
     - `blowup`: end the solve when max|u| exceeds this (default: the square root of the largest float).
     - `progress`: show a progress meter (by layers for piecewise-constant weights).

@@ -75,12 +75,24 @@ def fresh_step(
     return y1, result
 
 
+def looks_back(solver: Any) -> bool:
+    """Whether a step depends on the step before it, so that a single one would be a step of another method, of Euler's say."""
+    inner = getattr(solver, "solver", None)
+    parts = getattr(solver, "solvers", ()) if inner is None else (inner,)
+    return isinstance(solver, diffrax.LeapfrogMidpoint | diffrax.ReversibleHeun) or any(map(looks_back, parts))
+
+
 def check_sub_solver(solver: Any, name: str) -> None:
     """Raise `TypeError` or `ValueError` unless `solver` can take steps inside another solver."""
     if isinstance(solver, type) and issubclass(solver, diffrax.AbstractSolver):
         raise TypeError(f"{name} is the class {solver.__name__}; call it to make one: {solver.__name__}().")
     if not isinstance(solver, diffrax.AbstractSolver):
         raise TypeError(f"{name} must be a diffrax solver such as diffrax.Euler(); got {solver!r}.")
+    if looks_back(solver):
+        raise ValueError(
+            f"{name} is {type(solver).__name__}, whose steps depend on the step before: a single one is of another method. "
+            "Take a one-step solver, such as diffrax.Midpoint()."
+        )
     finder = getattr(solver, "root_finder", None)
     if finder is not None and not isinstance(finder.rtol, int | float | ArrayLike):
         raise ValueError(

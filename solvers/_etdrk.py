@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree, Real
 
 from pdejax.solvers._modes import times, weighted
 from pdejax.solvers._operator import AbstractModalOperator
-from pdejax.solvers._terms import linear_operator_of
+from pdejax.solvers._terms import linear_operator_of, with_operator
 
 Variant = Literal["krogstad", "cox-matthews", "hochbruck-ostermann"]
 Phis = tuple[Array, ...]
@@ -72,9 +72,11 @@ class AbstractETDRK(diffrax.AbstractAdaptiveSolver[Memory]):
     no previous one, and a formula of lower order takes its place.
     """
 
-    term_structure: ClassVar = diffrax.MultiTerm[tuple[diffrax.AbstractTerm, diffrax.AbstractTerm]]
-    term_compatible_contr_kwargs: ClassVar = ({}, {})
     interpolation_cls: ClassVar[Callable[..., ExponentialInterpolation]] = ExponentialInterpolation
+
+    @property
+    def term_structure(self) -> Any:
+        return with_operator(type(self).__name__, AbstractModalOperator)
 
     @abc.abstractmethod
     def stages(

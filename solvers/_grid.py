@@ -18,9 +18,9 @@ _REAL = (int, float, np.integer, np.floating, np.ndarray, jax.Array)
 
 def _to_count(n: Any) -> int:
     if isinstance(n, bool) or not isinstance(n, numbers.Integral):
-        raise TypeError(f"n is the number of tokens, an integer of at least 1; got {n!r} ({type(n).__name__}).")
+        raise TypeError(f"Grid: n={n!r} must be an integer of at least 1, the number of tokens.")
     if n < 1:
-        raise ValueError(f"n is the number of tokens and must be at least 1; got {int(n)}.")
+        raise ValueError(f"Grid: n={int(n)} must be an integer of at least 1, the number of tokens.")
     return int(n)
 
 

@@ -95,6 +95,24 @@ def _to_limit(limit: Any) -> Any:
     return limit if isinstance(limit, jax.Array) else float(limit)
 
 
+class AbstractAround(diffrax.AbstractAdaptiveStepSizeController[Any, Any]):
+    """An adaptive controller around another one, whose tolerances it passes on to implicit solvers."""
+
+    controller: eqx.AbstractVar[diffrax.AbstractAdaptiveStepSizeController]
+
+    @property
+    def rtol(self):
+        return self.controller.rtol
+
+    @property
+    def atol(self):
+        return self.controller.atol
+
+    @property
+    def norm(self):
+        return self.controller.norm
+
+
 class AbstractBlowupGuard(diffrax.AbstractStepSizeController[GuardState, Any]):
     """What both guards do; see [`BlowupGuard`][pdejax.solvers.BlowupGuard]."""
 
@@ -121,7 +139,7 @@ class FixedBlowupGuard(AbstractBlowupGuard):
     direction: Int[ArrayLike, ""] = 1
 
 
-class AdaptiveBlowupGuard(AbstractBlowupGuard, diffrax.AbstractAdaptiveStepSizeController[GuardState, Any]):
+class AdaptiveBlowupGuard(AbstractBlowupGuard, AbstractAround):
     """The guard of an adaptive controller; made by `BlowupGuard`. Passes its tolerances on to implicit
     solvers.
     """
@@ -129,18 +147,6 @@ class AdaptiveBlowupGuard(AbstractBlowupGuard, diffrax.AbstractAdaptiveStepSizeC
     controller: diffrax.AbstractAdaptiveStepSizeController
     limit: Real[ArrayLike, ""] = eqx.field(converter=_to_limit)
     direction: Int[ArrayLike, ""] = 1
-
-    @property
-    def rtol(self):
-        return self.controller.rtol
-
-    @property
-    def atol(self):
-        return self.controller.atol
-
-    @property
-    def norm(self):
-        return self.controller.norm
 
 
 @checked

@@ -9,7 +9,7 @@ from jax import numpy as jnp
 from pdejax.solvers._base import AbstractHermiteSolver, StepResult, Terms, Time, Y, hermite
 from pdejax.solvers._modes import weighted
 from pdejax.solvers._operator import AbstractModalOperator
-from pdejax.solvers._terms import linear_operator_of
+from pdejax.solvers._terms import linear_operator_of, operator_alone
 
 
 class LinearFlow(AbstractHermiteSolver):
@@ -26,7 +26,7 @@ class LinearFlow(AbstractHermiteSolver):
     **Raises:** `TypeError` for a term whose vector field is neither.
     """
 
-    term_structure: ClassVar = diffrax.AbstractTerm
+    term_structure: ClassVar = operator_alone("LinearFlow", AbstractModalOperator)
 
     def order(self, terms: Terms) -> int:
         return 99  # exact: never the lowest order of a composition
@@ -40,7 +40,7 @@ class LinearFlow(AbstractHermiteSolver):
     def step(
         self, terms: Terms, t0: Time, t1: Time, y0: Y, args: Any, solver_state: None, made_jump: Any
     ) -> StepResult:
-        operator = linear_operator_of(terms, AbstractModalOperator)
+        operator = linear_operator_of(terms, AbstractModalOperator, "the term of a LinearFlow")
         operator.check(jnp.shape(y0))
         with jax.named_scope("pdejax.solvers.LinearFlow"):
             modes = operator.to_modes(y0)

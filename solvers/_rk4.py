@@ -6,6 +6,7 @@ import diffrax
 
 from pdejax.solvers._base import AbstractHermiteSolver, StepResult, Terms, Time, Y, hermite
 from pdejax.solvers._tableau import Tableau, explicit_step
+from pdejax.solvers._terms import whole_field
 
 
 class RK4(AbstractHermiteSolver):
@@ -29,7 +30,7 @@ class RK4(AbstractHermiteSolver):
     II.1.2. Not the 3/8 rule that some libraries call "rk4".
     """
 
-    term_structure: ClassVar = diffrax.AbstractTerm
+    term_structure: ClassVar = whole_field("RK4")
     tableau: ClassVar = Tableau(
         nodes=(0.0, 0.5, 0.5, 1.0),
         rows=((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)),

@@ -21,6 +21,7 @@ from pdejax.solvers._base import (
     slope,
 )
 from pdejax.solvers._evaluations import fresh_step_evaluations
+from pdejax.solvers._terms import one_each
 
 SubSolvers = tuple[diffrax.AbstractSolver, ...]
 
@@ -52,11 +53,7 @@ class AbstractSplitting(AbstractHermiteSolver):
 
     @property
     def term_structure(self) -> Any:
-        return diffrax.MultiTerm[tuple[tuple(solver.term_structure for solver in self.solvers)]]  # pyright: ignore[reportInvalidTypeArguments]
-
-    @property
-    def term_compatible_contr_kwargs(self) -> Any:
-        return tuple(solver.term_compatible_contr_kwargs for solver in self.solvers)
+        return one_each(type(self).__name__, tuple(solver.term_structure for solver in self.solvers))
 
     def sub_orders(self, terms: Terms) -> list[int] | None:
         """Orders of the sub-solvers; None if one of them does not state its order."""

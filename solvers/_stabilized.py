@@ -17,6 +17,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Int, PyTree, Real
 
 from pdejax.solvers._base import Terms, Time, Y
+from pdejax.solvers._terms import whole_field
 
 ScanKind = Literal["lax", "checkpointed", "bounded"] | None
 SAFETY = 1.2
@@ -167,11 +168,14 @@ class AbstractStabilized(diffrax.AbstractAdaptiveSolver[StabilizedState]):
     max_stages: eqx.AbstractVar[int]
     scan_kind: eqx.AbstractVar[ScanKind]
 
-    term_structure: ClassVar = diffrax.AbstractTerm
     interpolation_cls: ClassVar[Callable[..., diffrax.ThirdOrderHermitePolynomialInterpolation]] = (
         diffrax.ThirdOrderHermitePolynomialInterpolation
     )
     fewest: ClassVar[int] = 2
+
+    @property
+    def term_structure(self) -> Any:
+        return whole_field(type(self).__name__)
 
     @abc.abstractmethod
     def stability_limit(self, stages: int) -> float:

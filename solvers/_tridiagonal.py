@@ -10,6 +10,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Inexact, Num
 
 from pdejax._arguments import checked
+from pdejax.solvers._axes import same_axes, varying
 from pdejax.solvers._coefficients import added, check_shape, inexact, times_matrix
 from pdejax.solvers._divergence import check_diffusible, divergence, extend, inverse_square_spacing
 from pdejax.solvers._grid import Grid
@@ -158,5 +159,11 @@ def _solve_tridiagonal(diagonal: Array, faces: Array, rhs: Array) -> Array:
     diagonal = jnp.concatenate([diagonal, jnp.ones(missing, diagonal.dtype)])
     off = jnp.concatenate([off, jnp.zeros(missing, off.dtype)])
     padded = jnp.concatenate([rhs, jnp.zeros(missing, rhs.dtype)])
+    if varying(diagonal, off, padded):
+        # Inside jax.shard_map lineax takes the place of an array for a part of its shape; this is what it calls.
+        diagonal, off, padded = same_axes((diagonal, off, padded), None)
+        none = jnp.zeros_like(padded[:1])
+        lower, upper = jnp.concatenate([none, off]), jnp.concatenate([off, none])
+        return jax.lax.linalg.tridiagonal_solve(lower, diagonal, upper, padded[:, None])[:n, 0]
     system = lineax.TridiagonalLinearOperator(diagonal, off, off)
     return lineax.linear_solve(system, padded, solver=lineax.Tridiagonal(), throw=False).value[:n]

@@ -197,7 +197,7 @@ GRIDS = {
         r"coefficient has shape \(3,\); it must be \(5,\)",
     ),
     "boundary": (lambda: pj.Grid(N, "robin"), ValueError, "boundary must be one of 'neumann'.*got 'robin'"),
-    "size": (lambda: pj.Grid(0), ValueError, "number of tokens and must be at least 1; got 0"),
+    "size": (lambda: pj.Grid(0), ValueError, "Grid: n=0 must be an integer of at least 1, the number of tokens"),
     "size type": (lambda: pj.Grid(2.5), TypeError, "number of tokens.*got 2.5"),
     "length": (lambda: pj.Grid(N, length=-1.0), ValueError, r"length must be positive and finite; got -1\.0"),
 }

@@ -25,6 +25,7 @@ SIZES = {
     "stiff": "--tokens 32 --dim 4 --ffn 8 --depth 0.01 --target 1e-3 --solvers tsit5 etdrk4 --diffusivities 0.01",
     "train": "--steps 4 --dim 8 --heads 2 --layers 2 --ffn 16 --batch-size 16 --eval-every 4 --eval-examples 32 --warmup 0",
     "analyze": "--examples 6",
+    "audit": "--sequences 4 --tokens 4 --halvings 2 --window 2 --derivatives 1 --exponents 2",
     "claims": "--seeds 2",
     "algorithm1": "--tokens 4 --dim 4 --ffn 8 --time-steps 2 --warmup 2 --training-steps 2 --batch 16 --updates 1",
     "reproduce": "--seeds 2",
@@ -49,7 +50,11 @@ INSTEAD = {
     "pdejax reproduce --preset quick --out out/papers": 'pdejax claims "v2 (15)" --out out/papers --seeds 2',
     "pdejax claims --out out/reproduce": 'pdejax claims "v2 (15)" --out out/reproduce --seeds 2',
 }
-WEIGHTS = ("path/to/", ".gguf")  # of somebody's own; their commands are run on small checkpoints in tests/networks
+WEIGHTS = (
+    "path/to/",
+    ".gguf",
+    "CHECKPOINT",
+)  # of somebody's own; their commands are run on small checkpoints in tests/networks
 RUN_AT_ONCE = ("info", "reproduce")  # a second each
 
 

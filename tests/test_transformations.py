@@ -58,6 +58,13 @@ def test_no_callback_is_left_in_a_gradient(name):
     assert "callback" not in jax.jit(jax.grad(lambda u: jnp.sum(run(name)(u)))).lower(U0).as_text()
 
 
+def test_the_one_solve_that_keeps_a_callback():
+    """diffrax looks at the depths that an adaptive solve saves at: `simulate` says so."""
+    text = jax.jit(lambda u: pj.simulate(ADAPTIVE, u, save=[0.3, 1.0]).us).lower(U0).as_text()
+    assert "callback" in text
+    assert "neither exported nor kept in the compilation cache" in " ".join(str(pj.simulate.__doc__).split())
+
+
 def test_export():
     exported = jax.export.export(jax.jit(run("fixed")))(jax.ShapeDtypeStruct(U0.shape, U0.dtype))
     np.testing.assert_allclose(exported.call(U0)[0], 0.75**4 * U0, rtol=1e-14)

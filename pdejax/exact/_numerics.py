@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import jax.scipy.linalg
 from jaxtyping import Array, Float
 
+from pdejax.solvers._axes import same_axes
+
 Scalar = Float[Array, ""]
 
 _MAX_STEPS = 200
@@ -40,7 +42,9 @@ def increasing_root(residual: Callable[[Scalar], Scalar], low: Scalar, high: Sca
             *_, done, steps = state
             return ~done & (steps < _MAX_STEPS)
 
-        return jax.lax.while_loop(unfinished, step, (x, low, high, jnp.asarray(False), jnp.asarray(0)))[0]
+        # Inside jax.shard_map whatever `f` closes over may differ between devices, and so does all that the loop carries.
+        begin = same_axes((x, low, high, jnp.asarray(False), jnp.asarray(0)), f(x))
+        return jax.lax.while_loop(unfinished, step, begin)[0]
 
     def tangent_solve(linear: Callable[[Scalar], Scalar], y: Scalar) -> Scalar:
         return y / linear(jnp.ones_like(y))

@@ -8,13 +8,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array
 
 from pdejax._arguments import checked
 from pdejax._depth import DepthVarying
 from pdejax._discretization import Discretization
 from pdejax._equation import FunctionField, stack
+from pdejax._nnx import SplitModule, is_nnx, split
 from pdejax.networks._network import Network
 
 _OWNER = "network"
@@ -81,19 +81,6 @@ class _Step(eqx.Module):
         return getattr(self.layer, "__name__", type(self.layer).__name__)
 
 
-class _FlaxLayer(eqx.Module):
-    """An nnx module as a function of its state, which is arrays alone."""
-
-    graph: Any = eqx.field(static=True)
-    state: Any
-    with_args: bool = eqx.field(static=True)
-    __name__: str = eqx.field(static=True)
-
-    def __call__(self, u: Array, args: Any) -> Array:
-        layer = nnx.merge(self.graph, self.state)
-        return layer(u, args) if self.with_args else layer(u)
-
-
 class _OneOf(eqx.Module):
     """Functions of different make, of which `index` chooses one."""
 
@@ -119,10 +106,7 @@ def _closed(layer: Any) -> Callable[[Array, Any], Array]:
 
 
 def _as_module(layer: Any) -> Any:
-    if not isinstance(layer, nnx.Module):
-        return layer
-    graph, state = nnx.split(layer)
-    return _FlaxLayer(graph, nnx.to_pure_dict(state), _takes_args(layer), type(layer).__name__)
+    return split(layer, 2 if _takes_args(layer) else 1) if is_nnx(layer) else layer
 
 
 def _of_list(layers: list[Any]) -> DepthVarying:
@@ -155,7 +139,7 @@ def _of_stack(stacked: Any) -> tuple[DepthVarying, int]:
 
 def _takes_args(layer: Any) -> bool:
     """Whether a layer is `layer(u, args)`: a parameter called args, or a second one without a default."""
-    if isinstance(layer, _FlaxLayer | _OneOf):
+    if isinstance(layer, SplitModule | _OneOf):
         return True
     try:
         given = list(inspect.signature(layer).parameters.values())

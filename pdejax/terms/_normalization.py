@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from pdejax import _check
 from pdejax._arguments import checked
 from pdejax._types import Field
 from pdejax.terms._base import at_least_float32
@@ -30,9 +31,9 @@ class LayerNorm(eqx.Module):
 
     @checked
     def __init__(self, dim: int, *, eps: float = 1e-6):
-        self.scale = jnp.ones(dim)
+        self.scale = jnp.ones(_check.integer("LayerNorm", "dim", dim))
         self.bias = jnp.zeros(dim)
-        self.eps = eps
+        self.eps = _check.number("LayerNorm", "eps", eps, least=0, advice="it keeps the root from 0")
 
     @jax.named_scope("pdejax.LayerNorm")
     def __call__(self, u: Field) -> Field:
@@ -75,8 +76,8 @@ class RMSNorm(eqx.Module):
 
     @checked
     def __init__(self, dim: int, *, eps: float = 1e-6):
-        self.scale = jnp.ones(dim)
-        self.eps = eps
+        self.scale = jnp.ones(_check.integer("RMSNorm", "dim", dim))
+        self.eps = _check.number("RMSNorm", "eps", eps, least=0, advice="it keeps the root from 0")
 
     @jax.named_scope("pdejax.RMSNorm")
     def __call__(self, u: Field) -> Field:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from pdejax._arguments import checked
+from pdejax._check import integer
 from pdejax._types import Depth, Field, Mask
 from pdejax.solvers import Grid
 from pdejax.terms._base import (
@@ -125,6 +126,7 @@ class LayerNormRelaxation(AbstractTerm):
     @checked
     def __init__(self, dim: int, gamma: ArrayLike = 1.0, *, norm: Norm | None = None):
         self.gamma = _rate("LayerNormRelaxation", gamma)
+        integer("LayerNormRelaxation", "dim", dim)
         self.norm = LayerNorm(dim) if norm is None else norm
 
     @jax.named_scope("pdejax.LayerNormRelaxation")

@@ -133,6 +133,10 @@ class EstimatorState(NamedTuple):
     params: PyTree[Array]
     opt_state: PyTree
 
+    def __repr__(self) -> str:
+        count = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        return f"EstimatorState({count:,} parameters)"
+
 
 def start_estimator(estimator: AbstractInformation, optimizer: optax.GradientTransformation) -> EstimatorState:
     """Return the estimator's state before the first step, for `TrainState(extra=...)`. Copied: steps give their memory away."""

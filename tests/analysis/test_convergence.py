@@ -219,3 +219,34 @@ def test_bad_input(measured, smooth, u0):
         convergence(over(smooth), u0.astype(jnp.float32))
     with pytest.raises(ValueError, match="rk4"):
         convergence(over(smooth), u0, steps=(8, 16), solvers=("rk44",), reference=measured.reference)
+
+
+def stiff(rate):
+    """u' = −rate (u − cos t): slow, and stiff for large rates."""
+    return lambda t, u, args: -rate * (u - jnp.cos(t))
+
+
+def test_a_stiff_field_says_what_its_reference_costs(capsys, monkeypatch):
+    """A short solve is silent. A long one says how many steps stability asks for (the rate over the limit of Dopri8), and how far
+    it is."""
+    monkeypatch.setattr("pdejax.analysis.numerics._convergence.LONG", 50)
+    limit = pj.solvers.SOLVERS["dopri8"].real_limit
+    u0 = jnp.ones((1, 1))
+    solve_reference(over(stiff(1.0)), u0, tolerance=1e-8)
+    assert capsys.readouterr() == ("", "")
+    found = solve_reference(over(stiff(1e3)), u0, tolerance=1e-8)
+    out, err = capsys.readouterr()
+    assert f"at least {math.ceil(1e3 / limit):,} steps of Dopri8, for stability alone" in err and "%" in out + err
+    exact = (1e6 * np.cos(1.0) + 1e3 * np.sin(1.0)) / (1 + 1e6)  # the transient e^{−1000} is gone
+    assert float(found.us[-1, 0, 0]) == pytest.approx(exact, rel=1e-7)
+
+
+def test_a_reference_that_runs_out_of_steps_says_so():
+    """200 steps are not enough for stability: an error after one solve, with the depth reached and what to do."""
+    short = over(stiff(2e3)).replace(max_steps=200)
+    with pytest.raises(
+        RuntimeError, match=r"200 steps of Dopri8.*came past depth 0\.\d+ and did not reach t1=1\.0"
+    ) as caught:
+        solve_reference(short, jnp.ones((1, 1)), tolerance=1e-8, progress=False)
+    assert "stiff" in str(caught.value) and "max_steps" in str(caught.value)
+    assert "nan" not in str(caught.value) and "inf" not in str(caught.value)

@@ -1,13 +1,21 @@
 """What is printed of models and configurations: a block with numbers, and never the modules."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
 import pdejax as pj
+from pdejax.analysis import layer_jacobian
+from pdejax.analysis.jacobian._operator import FieldAt, Jacobian
+from pdejax.analysis.numerics import Convergence, FieldConstants, Reference, SchemeConvergence
 from pdejax.models._observe import Observed
 from pdejax.training import TrainConfig
+from pdejax.training._bottleneck import EstimatorState
+from pdejax.training._fit import FitResult
+from pdejax.training._run import TrainedModel
+from pdejax.training._step import Static, TrainState
 
 SIZES = {"vocab": 11, "dim": 8, "heads": 2, "layers": 3, "ffn": 12}
 
@@ -52,3 +60,57 @@ def test_what_holds_arrays_shows_their_shapes():
     assert repr(found) == "Observed(logits (4,), states (4, 2, 5, 8), maps not asked for)"
     batch = pj.data.Batch(np.zeros((2, 5), np.int32), np.ones((2, 5), bool), np.zeros(2, np.int32))
     assert repr(batch) == "Batch(inputs (2, 5), mask (2, 5), labels (2,))"
+
+
+WEIGHTS = {"kernel": jnp.ones((64, 64)), "bias": jnp.ones(64)}
+CONSTANTS = FieldConstants(1.0, 2.0, 3.0)
+REFERENCE = Reference(np.linspace(0.1, 1, 17), jnp.ones((17, 40, 8)), 1e-13, 1e-12, 1e-13, 400, 0.1)
+SCHEME = SchemeConvergence(
+    "rk4", 4.0, 3.99, 0.02, tuple(range(4, 40)), tuple(range(4, 40)), *[(1e-3,) * 36] * 4, 2.0, *[(1e-3,) * 36] * 3,
+    "defect", (1,) * 36, (0.1,) * 36, (False,) * 36
+)  # fmt: skip
+
+
+def holding_modules():
+    """Every record that holds a model, a field, weights or long arrays, made without compiling anything."""
+    model = pj.Transformer(pj.Architecture(**SIZES, norm="post"), rngs=nnx.Rngs(0))
+    d, net, u = pj.lift(model), pj.as_network(model), jnp.ones((5, 8))
+    state = TrainState(jnp.asarray(3), WEIGHTS, WEIGHTS, jax.random.key(0), EstimatorState(WEIGHTS, WEIGHTS))
+    fit = FitResult(state, 3, {"loss": np.ones(1000)}, [], None, None, "done", (), ())
+    return {
+        "model": model,
+        "discretization": d,
+        "field": d.field,
+        "network": net,
+        "own network": pj.network([lambda u: u] * 40),
+        "Jacobian of a step": layer_jacobian(d, u, step=0),
+        "Jacobian of a layer": layer_jacobian(net, u, layer=1, mask=np.arange(5) < 3),
+        "Jacobian of a field": Jacobian(FieldAt(d.field, 0.0, None), u),
+        "Jacobian of a function": layer_jacobian(jnp.tanh, u),
+        "Reference": REFERENCE,
+        "SchemeConvergence": SCHEME,
+        "Convergence": Convergence(REFERENCE, CONSTANTS, 0.0, 1.0, (SCHEME,) * 3),
+        "TrainState": state,
+        "EstimatorState": EstimatorState(WEIGHTS, WEIGHTS),
+        "FitResult": fit,
+        "Static": Static("flax", WEIGHTS),
+        "TrainedModel": TrainedModel(model, TrainConfig(), 3, {"accuracy": 0.5}),
+    }
+
+
+def test_records_never_print_what_they_hold():
+    """A few lines with numbers and words: no arrays, no trees of modules."""
+    for name, record in holding_modules().items():
+        text = repr(record)
+        lines = text.splitlines()
+        assert len(lines) <= 12 and max(map(len, lines)) <= 160, (name, text)
+        for inside in ("f32[", "f64[", "Array(", "array(", "(\n", "object at 0x"):
+            assert inside not in text, (name, text)
+
+
+def test_a_jacobian_says_what_it_is_of():
+    records = holding_modules()
+    assert repr(records["Jacobian of a step"]) == "Jacobian of map 0 of 3 at a state (5, 8), known by its products"
+    assert repr(records["Jacobian of a layer"]).startswith("Jacobian of map 1 of 3 at a state (5, 8), padding left out")
+    assert "attention + feed-forward" in repr(records["Jacobian of a field"])
+    assert "of tanh" in repr(records["Jacobian of a function"])

@@ -340,7 +340,7 @@ def test_half_solver_makes_rk4_adaptive(u0, relative):
 
 
 def test_a_splitting_wants_a_multiterm(u0):
-    with pytest.raises(ValueError, match="not compatible"):
+    with pytest.raises(TypeError, match=r"LieTrotter: terms is ODETerm\(function\); it must be diffrax.MultiTerm"):
         final(diffrax.ODETerm(_attention), LieTrotter((Euler(), Euler())), u0)
 
 

@@ -177,8 +177,8 @@ def test_steps_exponents_and_layers_of_the_closed_form(damped):
 
 def test_answers_follow_the_numbers():
     cost = Figure(np.array([0.0, 0.3]), np.array([0.0, 0.2]), np.array([0.01, 0.4]))
-    answers = depth.sentences({"notes": [], "skipped": cost, "dt_max": np.array([3.0, 0.7])})
-    assert answers["largest stable step"] == "0.7 of forward Euler, at layer 2"
+    answers = depth.sentences({"notes": [], "skipped": cost, "dt_max": np.array([3.0, 0.7]), "step": 1.0})
+    assert answers["largest stable step"] == "0.7 of forward Euler, at layer 2; the network's own is 1"
     assert answers["layers that can be left out, one at a time"].startswith("1 (")
     for value, words in ((0.2, "part"), (-0.2, "stay together")):
         largest = Figure(np.array([value]), np.array([value - 0.1]), np.array([value + 0.1]))

@@ -1,12 +1,14 @@
 """`pdejax audit`: verdicts that follow from the numbers, both ways; texts and data read in; a whole audit that goes on."""
 
 import copy
+import dataclasses
 import json
 import math
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import pdejax as pj
 from pdejax import cli
@@ -20,6 +22,7 @@ from pdejax.studies.audit._sections import operator_verdict, weights
 from pdejax.studies.audit._subject import _ids, _of_text
 from pdejax.studies.study import failed
 from pdejax.training import TrainConfig, train
+from pdejax.training._kept import metadata
 
 B, L, D, K = 8, 4, 6, 5
 CONFIG = AuditConfig(network="net")
@@ -324,3 +327,19 @@ def test_a_whole_audit_of_a_trained_model_goes_on(tmp_path, capsys, monkeypatch)
     assert "The depth of run" in (tmp_path / "page" / "report.html").read_text()
     with pytest.raises(ValueError, match="tokenizer"):
         audit(AuditConfig(network=str(tmp_path / "run"), text="some.txt"))
+
+
+def test_a_saved_model_is_a_network_too(tmp_path):
+    """One file says what it was trained on, or the command does."""
+    data = {"form": "patches", "patch": 4}
+    sizes = {"inputs": 16, "head": "classification", "classes": 10, "dim": 8, "heads": 2, "layers": 2, "ffn": 12}
+    model = pj.Transformer(pj.Architecture(**sizes), rngs=nnx.Rngs(0))
+    train = dataclasses.asdict(TrainConfig(dataset="digits", data=data))
+    pj.save_model(tmp_path / "net.npz", model, metadata(train, 4, {}))
+    subject = measuring.load_subject(AuditConfig(network=str(tmp_path / "net.npz"), sequences=4))
+    assert subject.u0.shape == (4, 4, 8) and subject.labels is not None
+    pj.save_model(tmp_path / "own.npz", model)
+    with pytest.raises(ValueError, match=r"own\.npz' does not say what it was trained on; give a dataset"):
+        measuring.load_subject(AuditConfig(network=str(tmp_path / "own.npz")))
+    with pytest.raises(FileNotFoundError, match=r"audit: network='none\.npz' does not exist"):
+        measuring.load_subject(AuditConfig(network="none.npz"))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -20,8 +21,8 @@ from pdejax.studies.numerics._convergence_dataset import dataset
 from pdejax.training import TrainConfig
 from pdejax.training._kept import metadata
 
-TINY = {"length": 10, "dim": 8, "heads": 2, "layers": 2, "ffn": 12}
-DIGITS = {"dataset": "digits", "data": {"form": "patches", "patch": 4}}
+TINY: dict[str, Any] = {"length": 10, "dim": 8, "heads": 2, "layers": 2, "ffn": 12}
+DIGITS: dict[str, Any] = {"dataset": "digits", "data": {"form": "patches", "patch": 4}}
 
 
 def model(**changes) -> pj.Transformer:

@@ -3,6 +3,7 @@ growth bounds: the corrected form of v2 Thm 3.3 (docs/stability.md, Theorems 1 a
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -12,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from pdejax._arguments import checked
 from pdejax._check import choice, integer, number, on_numbers
-from pdejax._equation import AbstractEquation
+from pdejax._equation import AbstractEquation, as_field
 from pdejax._figure import AbstractRecord
 from pdejax._types import Depth, Field, Mask
 from pdejax.analysis.stability._lipschitz import terms_by_name
@@ -117,7 +118,7 @@ def energy(
 
 @checked
 def energy_rates(
-    field: AbstractEquation,
+    field: AbstractEquation | Callable[..., Array],
     u: Field,
     t: Depth = 0.0,
     *,
@@ -127,15 +128,18 @@ def energy_rates(
     r"""Give what each term adds to dE/dt, v2 (14): $\langle u, A(u)\rangle_\Omega$ and so on, by the term's name. They sum to
     dE/dt exactly, because the terms sum to ∂u/∂t. `weights` and `mask` as in [`energy`][pdejax.analysis.growth.energy].
 
+    A function f(t, u, args) counts as one term, `"field"`.
+
     For v2 (9) the rate is $-\gamma\sigma^2/\sqrt{\sigma^2+\epsilon}$, of degree 1 in the field, not −2γE (claim C4)."""
-    field.check(u.shape)
-    parts = field.contributions(t, u, None if mask is None else FieldArgs(mask))
+    equation = as_field("energy_rates", field)
+    equation.check(u.shape)
+    parts = equation.contributions(t, u, None if mask is None else FieldArgs(mask))
     return {name: _inner(u, part, weights, mask) for name, part in parts.items()}
 
 
 @checked
 def energy_budget(
-    field: AbstractEquation,
+    field: AbstractEquation | Callable[..., Array],
     ts: Float[Array, " k"],
     us: Float[Array, "k n d"],
     *,
@@ -148,8 +152,9 @@ def energy_budget(
         raise ValueError(
             f"energy_budget: ts has {ts.shape[0]} depths, but us has {us.shape[0]} fields; they must be as many."
         )
-    field.check(us.shape[1:])
-    e, mean, deviation, rates = _budget(field, ts, us, weights, mask)
+    equation = as_field("energy_budget", field)
+    equation.check(us.shape[1:])
+    e, mean, deviation, rates = _budget(equation, ts, us, weights, mask)
     return EnergyBudget(ts, e, mean, deviation, rates, sum(rates.values(), start=jnp.zeros_like(e)))
 
 

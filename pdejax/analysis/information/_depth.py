@@ -166,7 +166,7 @@ def data_processing(
     orders = permuted(other, t, sigma, broken, estimator, options, permutations) if shuffle else empty
     joint = 1 - (1 - level) / (t.shape[0] - 1)
     change = around(jnp.diff(found.value), jnp.diff(halves, axis=1), joint)
-    change = Figure(change.value, change.low, change.high, level=level)
+    change = Figure(change.value, *(change.ends or (None, None)), level=level)
     return Processing(
         beside_draws(around(found.value, halves, level), "x permuted", orders),
         change,

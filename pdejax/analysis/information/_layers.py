@@ -193,7 +193,7 @@ def around(value: Array, halves: Array, level: float) -> Figure:
 def beside_draws(figure: Figure, null: str, draws: Float[Array, "draws layers"]) -> Figure:
     """The figure with the `middle` of these draws as its null, if there are any."""
     nulls = {null: middle(draws, figure.level)} if draws.shape[0] else {}
-    return Figure(figure.value, figure.low, figure.high, nulls, figure.level)
+    return figure.beside(nulls)
 
 
 def middle(draws: Float[Array, "draws layers"], level: float) -> Figure:

@@ -111,7 +111,7 @@ def gradient_flow(
     median, ratio = _compared(states, nothing, two, level, resamples)
     if nothing is not None:
         name = "labels" if isinstance(null, str) else "model"
-        median = Figure(median[0].value, median[0].low, median[0].high, {name: median[1]}, level)
+        median = median[0].beside({name: median[1]})
     return GradientFlow(ts, value, states, parameters, mean, median, ratio)
 
 

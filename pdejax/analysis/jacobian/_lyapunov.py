@@ -161,7 +161,7 @@ def _log_chi(freedom: Array) -> Array:
 def _beside(record: LyapunovExponents, name: str, null: Array) -> LyapunovExponents:
     """The record with the exponents of a null among those of its figure."""
     found = record.exponents
-    figure = Figure(found.value, found.low, found.high, {name: null}, found.level)
+    figure = found.beside({name: null})
     return eqx.tree_at(lambda r: r.exponents, record, figure, is_leaf=lambda x: isinstance(x, Figure))
 
 
@@ -215,10 +215,8 @@ def _exponents(
     value = jnp.where(lost, jnp.nan, jnp.sum(kept, axis=0) / (count * width))
     order = jnp.argsort(-value)
     history = jnp.cumsum(kept, axis=0) / (jnp.arange(1, count + 1).astype(u.dtype)[:, None] * width)
-    low, high = _interval(kept[:, order] / width, value[order], level)
-    return LyapunovExponents(
-        Figure(value[order], low, high, level=level), ts[::every][drop + 1 :], history[:, order], lost
-    )
+    ends = _interval(kept[:, order] / width, value[order], level)
+    return LyapunovExponents(Figure(value[order], *ends, level=level), ts[::every][drop + 1 :], history[:, order], lost)
 
 
 def _orthonormal(q: Array) -> tuple[Array, Array]:
@@ -227,14 +225,13 @@ def _orthonormal(q: Array) -> tuple[Array, Array]:
     return jnp.log(jnp.abs(jnp.diagonal(triangle))), basis.T.reshape(q.shape)
 
 
-def _interval(rates: Float[Array, "m k"], value: Array, level: float) -> tuple[Array, Array]:
+def _interval(rates: Float[Array, "m k"], value: Array, level: float) -> tuple[Array | None, Array | None]:
     """Ends of the t interval from means over equal parts; what does not fill a part is left out of it."""
     from scipy.special import stdtrit
 
     parts = min(BLOCKS, rates.shape[0])
     if parts < 2:
-        nothing = jnp.full_like(value, jnp.nan)
-        return nothing, nothing
+        return None, None
     per = rates.shape[0] // parts
     means = jnp.mean(rates[: per * parts].reshape(parts, per, -1), axis=1)
     half = float(stdtrit(parts - 1, 0.5 + level / 2)) * jnp.std(means, axis=0, ddof=1) / parts**0.5
@@ -297,7 +294,11 @@ def ftle(
     real_array("ftle", "u0", u0, "(n, d), one field; batches go through jax.vmap", 2)
     maps, u, real = model_maps("ftle", system, u0, mask)
     m = min(iterations, u.shape[1])
-    return _ftle(maps, u, real, key, response, m, float(tolerance), batch_size)
+    found = _ftle(maps, u, real, key, response, m, float(tolerance), batch_size)
+    if real is None:
+        return found
+    with jax.debug_nans(False):  # padding has no exponent
+        return eqx.tree_at(lambda f: f.exponents, found, jnp.where(real, found.exponents, jnp.nan))
 
 
 @eqx.filter_jit
@@ -334,6 +335,6 @@ def _ftle(
     exponents = jnp.where(positive, 0.5 * jnp.log(safe) / depth, jnp.where(jnp.isnan(squares), jnp.nan, -jnp.inf))
     relative = jnp.where(positive, residuals / safe, residuals)
     if mask is not None:
-        exponents, relative = jnp.where(mask, exponents, jnp.nan), jnp.where(mask, relative, 0)
+        relative = jnp.where(mask, relative, 0)
         directions = jnp.where(mask[:, None], directions, 0)
     return FTLE(exponents, relative, relative <= tolerance, directions, depth)

@@ -17,7 +17,7 @@ from pdejax._discretization import Discretization
 from pdejax._integrate import Problem, terms_of, with_loops, with_root_tolerances
 from pdejax._types import Mask
 from pdejax.solvers import linear_part
-from pdejax.solvers._base import fresh_step
+from pdejax.solvers._base import fresh_step, looks_back
 from pdejax.terms import FieldArgs
 from pdejax.terms._kernels import keep_saved
 
@@ -160,6 +160,11 @@ def steps_of(
     if not u.ndim:
         raise ValueError(f"{owner}: a state must have at least one axis; give shape (1,) for one number.")
     d, _ = d.settled(owner, u, args)
+    if looks_back(d.solver):
+        raise ValueError(
+            f"{owner}: a step of {type(d.solver).__name__} depends on the step before, so that it is no map of the state; take a "
+            "one-step solver, such as 'midpoint'."
+        )
     # A field that changes the shape of the state says so here.
     jax.eval_shape(d.field, jax.ShapeDtypeStruct((), u.dtype), u, args)
     steps = int(d.steps)

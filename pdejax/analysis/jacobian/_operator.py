@@ -12,6 +12,7 @@ from jaxtyping import Array, ArrayLike, Bool, Complex, Float, PRNGKeyArray
 from pdejax._arguments import checked
 from pdejax._check import finite, integer, probability, real_array, token_mask, traced
 from pdejax._figure import AbstractRecord
+from pdejax._nnx import is_nnx
 from pdejax._types import Mask
 from pdejax.analysis.jacobian._krylov import Found, arnoldi, golub_kahan, implicit_arnoldi, implicit_lanczos
 from pdejax.analysis.jacobian._maps import OneMap, in_batches, real_count, real_entries, steps_of, without_padding
@@ -87,6 +88,10 @@ class Jacobian(eqx.Module):
     function: Callable[[Array], Array]
     u: Array
     mask: Mask | None = None
+
+    def __repr__(self) -> str:
+        hidden = "" if self.mask is None else ", padding left out"
+        return f"Jacobian of {_name(self.function)} at a state {tuple(self.u.shape)}{hidden}, known by its products"
 
     @property
     def size(self) -> int:
@@ -222,6 +227,16 @@ class Jacobian(eqx.Module):
         return min(iterations, real_count(self.u.shape, self.mask)), small
 
 
+def _name(function: Any) -> str:
+    """What a Jacobian is of, in a few words."""
+    if isinstance(function, OneMap):
+        which = "a map" if traced(function.index) else f"map {int(function.index)}"
+        return f"{which} of {function.maps.count}"
+    if isinstance(function, FieldAt):
+        return f"the field {function.field!r}"
+    return getattr(function, "__name__", type(function).__name__)
+
+
 def _finite(values: np.ndarray) -> np.ndarray:
     if not np.all(np.isfinite(values)):
         raise ValueError(
@@ -311,7 +326,8 @@ def layer_jacobian(
       steps=1), u, step=0)`.
     - A `Discretization` with layers, a `Network`, a `Transformer` or a `Simulator`, with `layer` 0 … L − 1: of the actual layer,
       all its steps, normalizations and splitting included.
-    - Any function u -> u (neither step nor layer): its Jacobian.
+    - Any function u -> u (neither step nor layer): its Jacobian. Of an nnx module say which: `lambda u: block(u)`, or
+      `pdejax.network([block, …])` and a layer.
 
     `step` and `layer` may be traced, so that `eqx.filter_vmap` runs over layers and their states. Padded tokens (`mask (n,)`
     False) count neither as inputs nor as outputs: J is that of the real tokens.
@@ -320,6 +336,12 @@ def layer_jacobian(
     """
     owner = "layer_jacobian"
     state: Array = real_array(owner, "u", u, "(n, d)")
+    if is_nnx(system) and not is_system(system):
+        name = type(system).__name__
+        raise TypeError(
+            f"{owner}: the system is the nnx module {name}, which may be one layer or a whole model. For one map give the "
+            f"function lambda u: {name.lower()}(u); for layers pdejax.network([layer, …]) and layer=0 … L − 1."
+        )
     if not is_system(system):
         if not callable(system) or step is not None or layer is not None:
             raise TypeError(

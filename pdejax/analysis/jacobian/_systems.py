@@ -13,6 +13,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from pdejax._arguments import checked
 from pdejax._check import finite, traced
 from pdejax._discretization import Discretization
+from pdejax._equation import AbstractEquation
 from pdejax._types import Mask
 from pdejax.analysis._states import token_mask
 from pdejax.analysis.jacobian._maps import AbstractMaps, SolverSteps, steps_of, without_padding
@@ -36,7 +37,8 @@ def discretization_of(owner: str, system: Any, n: int | None = None) -> Discreti
     if not isinstance(found, Discretization):
         raise TypeError(
             f"{owner}: the system is a {type(system).__name__}; give a Discretization, such as "
-            "pdejax.Discretization(field, 'rk4', t1=…, steps=…), a Network, a Transformer or a Simulator."
+            "pdejax.Discretization(field, 'rk4', t1=…, steps=…), a Network, a Transformer or a Simulator; layers of your own "
+            "become a Network by pdejax.network([layer, …])."
         )
     return found
 
@@ -128,7 +130,8 @@ def as_system(
         where = inputs if isinstance(inputs, eqx.Module) else system
         raise TypeError(
             f"{owner}: {'inputs' if where is inputs else 'the system'} is a {type(where).__name__}; the first argument is a "
-            "Discretization, a Network, a Transformer or a Simulator, the second its inputs."
+            "Discretization, a Network (pdejax.network([layer, …]) makes one of layers of your own), a Transformer or a "
+            "Simulator, the second its inputs."
         )
     x = jnp.asarray(inputs)
     if x.size == 0:
@@ -281,8 +284,9 @@ def _with_matrices(owner: str, what: str, system: Any, key: PRNGKeyArray, change
             {name: _changed(leaf, name, key, i, change) for i, (name, leaf) in enumerate(named.items())}
         )
     leaves, structure = jax.tree_util.tree_flatten_with_path(system)
+    name = system.describe() if isinstance(system, AbstractEquation) else type(system).__name__
     if not isinstance(system, eqx.Module) or not any(eqx.is_inexact_array(x) and x.ndim >= 2 for _, x in leaves):
-        raise TypeError(f"{owner}: {type(system).__name__} has no weight matrices to {what}; give a null of your own.")
+        raise TypeError(f"{owner}: {name} has no weight matrices to {what}; give a null of your own.")
     return jax.tree.unflatten(
         structure,
         [_changed(leaf, jax.tree_util.keystr(path), key, i, change) for i, (path, leaf) in enumerate(leaves)],

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,7 +18,9 @@ from pdejax._check import at_top_level, integer, on_numbers
 from pdejax._depth import DepthVarying
 from pdejax._discretization import Discretization
 from pdejax._simulate import integrate
+from pdejax._trajectory import Trajectory
 from pdejax._types import Field, Mask
+from pdejax.analysis.jacobian._operator import FieldAt, Jacobian
 from pdejax.analysis.jacobian._systems import discretization_of
 from pdejax.analysis.numerics._bounds import (
     FieldConstants,
@@ -29,9 +32,10 @@ from pdejax.analysis.numerics._bounds import (
 from pdejax.analysis.numerics._fit import fit_order
 from pdejax.analysis.numerics._norms import mesh_norm, token_max_norm
 from pdejax.solvers import SOLVERS, get_solver
-from pdejax.terms import AbstractTerm
+from pdejax.terms import AbstractTerm, FieldArgs
 
 CHECKS = 16  # depths between grid points at which the trajectory is compared
+LONG = 2000  # steps of the reference that stability asks for, above which what it costs is said
 DEFECTS = 3  # depths at which the local error of one step is measured
 
 
@@ -47,6 +51,13 @@ class Reference:
     tolerance: float
     evaluations: int
     seconds: float
+
+    def __repr__(self) -> str:
+        return (
+            f"Reference at {len(self.ts)} depths up to {self.ts[-1]:g}, states {tuple(self.us.shape[1:])}, error "
+            f"{self.error:.1g} at the end and {self.uniform_error:.1g} over depth; {self.evaluations:,} evaluations, "
+            f"{self.seconds:.2g} s"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +95,13 @@ class SchemeConvergence:
     seconds: tuple[float, ...]
     diverged: tuple[bool, ...]
 
+    def __repr__(self) -> str:
+        lost = f"; {sum(self.diverged)} diverged" if any(self.diverged) else ""
+        return (
+            f"{self.solver}: order {self.order:.2f} ± {self.ci:.2g} for {self.expected:g}, errors {self.errors[0]:.2g} … "
+            f"{self.errors[-1]:.2g} at {self.steps[0]} … {self.steps[-1]} steps{lost}"
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class Convergence:
@@ -95,6 +113,10 @@ class Convergence:
     t0: float
     t1: float
     schemes: tuple[SchemeConvergence, ...]
+
+    def __repr__(self) -> str:
+        lines = [f"Convergence over t in [{self.t0:g}, {self.t1:g}]", repr(self.reference), repr(self.constants)]
+        return "\n  ".join([*lines, *map(repr, self.schemes)])
 
 
 @checked
@@ -109,6 +131,7 @@ def convergence(
     mask: Mask | None = None,
     tolerance: float = 1e-13,
     reference: Reference | None = None,
+    progress: bool | None = None,
 ) -> Convergence:
     r"""Measure how each scheme's error falls as the step h = (t1 − t0)/steps is refined (v2 Thm 3.2, (10), (12); v1 (24)).
 
@@ -117,7 +140,11 @@ def convergence(
     is Dopri8 with dense output, its own error estimated by a second solve at 10 × tolerance. For piecewise-constant weights
     every number of steps must be a multiple of the number of layers.
 
-    Raises `ValueError` for fewer than two step counts or a field that is not float64, `RuntimeError` if the reference blows up.
+    `progress`: say on stderr what the reference costs, how far it is, and which scheme runs. By default only where stability
+    alone asks for more than 2,000 steps of the reference: a stiff field.
+
+    Raises `ValueError` for fewer than two step counts or a field that is not float64, `RuntimeError` if the reference blows up
+    or its steps run out, which says how far it came.
     """
     if len(steps) < 2:
         raise ValueError(f"convergence: steps={tuple(steps)} must hold at least two step counts to show an order.")
@@ -127,10 +154,22 @@ def convergence(
             "`with jax.enable_x64(True): ...` and arrays of dtype float64."
         )
     d = discretization_of("convergence", system, u0.shape[-2])
-    reference = solve_reference(d, u0, mask=mask, tolerance=tolerance) if reference is None else reference
+    if progress is None:
+        progress = reference is None and _reference_steps(d, u0, mask) > LONG
+    if reference is None:
+        reference = solve_reference(d, u0, mask=mask, tolerance=tolerance, progress=progress)
     constants = measure_constants(d, reference, mask)
     schemes = tuple(
-        measure_scheme(d, u0, steps=steps, solver=solver, mask=mask, reference=reference, constants=constants)
+        measure_scheme(
+            d,
+            u0,
+            steps=steps,
+            solver=solver,
+            mask=mask,
+            reference=reference,
+            constants=constants,
+            report=_say if progress else None,
+        )
         for solver in solvers
     )
     return Convergence(reference, constants, float(d.t0), float(d.t1), schemes)
@@ -139,24 +178,38 @@ def convergence(
 @checked
 @at_top_level
 @on_numbers
-def solve_reference(d: Discretization, u0: Field, *, mask: Mask | None = None, tolerance: float = 1e-13) -> Reference:
-    """Solve for the reference at off-grid check depths and at t1, with an estimate of its own error."""
+def solve_reference(
+    d: Discretization,
+    u0: Field,
+    *,
+    mask: Mask | None = None,
+    tolerance: float = 1e-13,
+    progress: bool | None = None,
+) -> Reference:
+    """Solve for the reference at off-grid check depths and at t1, with an estimate of its own error.
+
+    `progress` as in [`convergence`][pdejax.analysis.convergence]. Raises `RuntimeError` if the field blows up or the steps run
+    out, which says how far it came."""
     ts = np.append(check_depths(d.t1, d.t0), d.t1)
+    d.check_state("solve_reference", u0, mask)
+    least = _reference_steps(d, u0, mask)
+    shown = least > LONG if progress is None else progress
+    if shown:
+        _say(
+            f"the reference takes at least {least:,} steps of Dopri8, for stability alone, of 12 evaluations each, twice"
+        )
 
     def solve(tol: float):
         tight = d.replace(solver="dopri8", rtol=tol, atol=tol)
-        return integrate("solve_reference", tight, u0, save=ts, mask=mask)
+        found = integrate("solve_reference", tight, u0, save=ts, mask=mask, progress=shown)
+        _check_reached(d, ts, found, tol, least)
+        return found
 
     coarse = solve(10 * tolerance)
     start = time.perf_counter()
     fine = solve(tolerance)
     jax.block_until_ready(fine.us)
     seconds = time.perf_counter() - start
-    if bool(fine.diverged) or not bool(fine.complete):
-        raise RuntimeError(
-            f"solve_reference: the solution did not reach t1={d.t1} (blow-up depth {float(fine.blowup_time):.4g}); choose a "
-            "shorter depth, smaller weights or a normalized field."
-        )
     scale = mesh_norm(fine.us[-1], mask)
     errors = mesh_norm(fine.us - coarse.us, mask) / scale
     return Reference(
@@ -261,6 +314,37 @@ def check_depths(t1: float, t0: float = 0.0) -> np.ndarray:
     """Depths spread evenly over (t0, t1) at irrational places, so that no step grid contains them."""
     golden = (math.sqrt(5) - 1) / 2
     return t0 + (t1 - t0) * (np.arange(CHECKS) + np.mod(golden * np.arange(1, CHECKS + 1), 1.0)) / CHECKS
+
+
+def _reference_steps(d: Discretization, u0: Field, mask: Mask | None) -> int:
+    """How many steps of the reference the stability of the field at the start asks for, by an estimate of ‖∂f/∂u‖ there."""
+    at = jnp.asarray(d.t0, u0.dtype)
+    size = Jacobian(FieldAt(d.field, at, None if mask is None else FieldArgs(mask)), u0).scale()
+    limit = SOLVERS["dopri8"].real_limit
+    assert limit is not None
+    return math.ceil(size * float(d.t1 - d.t0) / limit)
+
+
+def _check_reached(d: Discretization, ts: np.ndarray, found: Trajectory, tolerance: float, least: int) -> None:
+    """Raise `RuntimeError`, which says what happened, unless a solve for the reference reached t1."""
+    if bool(found.diverged):
+        raise RuntimeError(
+            f"solve_reference: the solution did not reach t1={d.t1}: it blew up (blow-up depth "
+            f"{float(found.blowup_time):.4g}); choose a shorter depth, smaller weights or a normalized field."
+        )
+    if not bool(found.complete):
+        known = np.isfinite(np.asarray(found.us)).reshape(len(ts), -1).all(axis=1)
+        reached = float(ts[known][-1]) if known.any() else float(d.t0)
+        raise RuntimeError(
+            f"solve_reference: {int(found.stats.steps + found.stats.rejected):,} steps of Dopri8 at tolerance "
+            f"{tolerance:.1g} came past depth {reached:.4g} and did not reach t1={d.t1}. The field is stiff, or "
+            f"not smooth: stability alone asks for about {least:,} steps. Choose a shorter depth or a larger tolerance, allow "
+            "more steps (d.replace(rtol=…, atol=…, max_steps=…)), or give a reference of your own."
+        )
+
+
+def _say(text: str) -> None:
+    print(f"convergence: {text}", file=sys.stderr, flush=True)
 
 
 def _depth_errors(d: Discretization, u0: Field, mask: Mask | None, reference: Reference) -> tuple[float, float]:

@@ -1,6 +1,7 @@
 """Fidelity of a residual flow to its input, v2 Thm 3.4 and (16)–(17): its bounds, and its decay with depth (claims C6, C13)."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -223,7 +224,7 @@ def decay_difference(
 
 @checked
 def residual_necessity(
-    equation: AbstractEquation,
+    equation: AbstractEquation | Callable[..., Array],
     u0: Float[Array, "b n d"] | Float[Array, "n d"],
     *,
     layers: int,
@@ -240,7 +241,7 @@ def residual_necessity(
     simulator, claim C13). Both are compared at depths 0, 1, …, `layers`.
 
     - `equation`: a field whose interaction (and reaction) have `leak=True`; with two leaky terms a step of 1 leaves −u behind,
-      so that only one of them should leak. `u0 (batch, n, d)` or `(n, d)`.
+      so that only one of them should leak; or a function F(t, u, args). `u0 (batch, n, d)` or `(n, d)`.
 
     Raises as [`residual_decay`][pdejax.analysis.residual_decay] and `ValueError` for fewer than 5 layers, `refine` below 2,
     a `MasterEquation` without leak, or a trajectory that diverges.

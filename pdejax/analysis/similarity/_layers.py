@@ -99,8 +99,7 @@ def compare_layers(
 
     def intervals(x):
         if b == 1:
-            missing = jnp.full_like(x[:, 0], jnp.nan)
-            return x[:, 0], missing, missing
+            return x[:, 0], None, None
         low, high = jnp.quantile(x[:, 1:], ends, axis=1)
         return x[:, 0], low, high
 
@@ -108,7 +107,7 @@ def compare_layers(
 
     def record(where, m, name):
         def take(arrays, null):
-            value, low, high = (x[where, null, m] for x in arrays)
+            value, low, high = (None if x is None else x[where, null, m] for x in arrays)
             return Figure(value, low, high, level=level)
 
         # What does not see the order of features has no such null.

@@ -18,10 +18,11 @@ from pdejax._discretization import Discretization
 from pdejax._integrate import terms_of
 from pdejax.analysis.jacobian._operator import FieldAt, Jacobian
 from pdejax.analysis.jacobian._systems import discretization_of, is_system
-from pdejax.analysis.stability._region import parts_of, ready, stability_factor, whole_field_solver
+from pdejax.analysis.stability._region import ready, stability_factor, whole_field_solver
 from pdejax.analysis.stability._spectrum import Point, checked_point, extreme_eigenvalues, log_norm
 from pdejax.solvers import linear_part
 from pdejax.solvers._base import fresh_step
+from pdejax.solvers._terms import parts_of
 from pdejax.terms import FieldArgs
 
 ROUNDING = 1e-9  # |R| − 1 below this is rounding error

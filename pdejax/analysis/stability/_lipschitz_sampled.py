@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from pdejax._arguments import checked
 from pdejax._check import integer, on_numbers
+from pdejax._equation import as_field
 from pdejax._figure import AbstractRecord
 from pdejax._types import Field, Mask
 from pdejax.analysis.jacobian._maps import length
@@ -49,7 +50,8 @@ def sampled_lipschitz(
 ) -> LipschitzEstimate:
     r"""Find the largest local Jacobian norm of `field(t, u, args)` over random states with ‖u_i‖₂ ≤ R, matrix-free.
 
-    `field` is an equation or a term, `shape` (n, d). States range from independent tokens to clusters, from 0 to R.
+    `field` is an equation, a term or a function f(t, u, args), `shape` (n, d). States
+    range from independent tokens to clusters, from 0 to R.
     `"frobenius"`: power iteration with JᵀJ, which converges to ‖J‖₂. `"token_max"`: the dual iteration for mixed norms
     (Boyd, Linear Algebra Appl. 9 (1974)), δ ← the unit tokens that maximize the token reached last; monotone, to a local
     maximum. Either way the value is attained by the direction returned, a true lower bound whatever the convergence.
@@ -60,6 +62,7 @@ def sampled_lipschitz(
     """
     _check("sampled_lipschitz", shape, radius, norm, spread, samples=samples, iterations=iterations)
     n, d = shape
+    field = as_field("sampled_lipschitz", field)
     args = None if mask is None else FieldArgs(mask)
     drawn, directed = jax.random.split(key)
     states = random_states(drawn, samples, n, d, radius, spread)
@@ -95,6 +98,7 @@ def adversarial_lipschitz(
     """
     _check("adversarial_lipschitz", shape, radius, norm, spread, starts=starts, steps=steps, iterations=iterations)
     n, d = shape
+    field = as_field("adversarial_lipschitz", field)
     args = None if mask is None else FieldArgs(mask)
     drawn, directed = jax.random.split(key)
     states = random_states(drawn, starts, n, d, radius, spread)

@@ -1,6 +1,6 @@
 """The stability function of any solver, by taking its step."""
 
-from typing import Any, get_args, get_origin
+from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -12,8 +12,9 @@ from jaxtyping import Array, Float, Shaped
 
 from pdejax._arguments import checked
 from pdejax._check import on_numbers
-from pdejax.solvers import LieTrotter, Strang, get_solver
+from pdejax.solvers import get_solver
 from pdejax.solvers._base import check_sub_solver, fresh_step
+from pdejax.solvers._terms import parts_of
 
 BATCH = 4096  # values of z per call, so that every sweep uses one compiled function
 
@@ -57,17 +58,6 @@ def whole_field_solver(owner: str, solver: Any) -> diffrax.AbstractSolver:
             "Give a solver for the whole field, or measure with measure_dt_max, which hands it the equation's terms."
         )
     return ready(resolved)
-
-
-def parts_of(solver: diffrax.AbstractSolver) -> int | None:
-    """How many terms a solver takes apart, or None for one that takes the field as a whole."""
-    if isinstance(solver, LieTrotter | Strang):
-        return len(solver.solvers)
-    structure = getattr(solver, "term_structure", diffrax.AbstractTerm)
-    if get_origin(structure) is diffrax.MultiTerm:  # diffrax writes MultiTerm[tuple[One, Two]]
-        (inner,) = get_args(structure)
-        return len(get_args(inner))
-    return len(structure) if isinstance(structure, tuple) else None
 
 
 def ready(solver: diffrax.AbstractSolver) -> diffrax.AbstractSolver:

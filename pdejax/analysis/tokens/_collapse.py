@@ -147,9 +147,11 @@ def collapse_rate(
             )
     if g.shape[0] > 1 and key is None:
         raise ValueError(f"{owner}: {g.shape[0]} trajectories need a key for the bootstrap over them.")
-    known = jnp.asarray(jnp.nan if exact is None else exact).astype(dtype)
     key = jax.random.key(0) if key is None else key  # one trajectory: not used
     found = _collapse(t, g, least, low, high, key, jnp.asarray(LAWS.index(law)), level, resamples)
+    with jax.debug_nans(False):  # NaN says what is not known: nothing to stop a user who hunts his own
+        known = jnp.asarray(jnp.nan if exact is None else exact).astype(dtype)
+        found["fitted"] = jnp.where(found["used"], found["fitted"], jnp.nan)
     return CollapseRate(**found, ts=t, gap=g, exact=known, law=law)
 
 
@@ -198,7 +200,7 @@ def _collapse(t, g, floor, low, high, key, law: Array, level: float, resamples: 
         "autocorrelation": own["autocorrelation"],
         "effective": effective,
         "used": used,
-        "fitted": jnp.where(used, jnp.exp(own["line"]), jnp.nan),
+        "fitted": jnp.exp(own["line"]),
     }
 
 

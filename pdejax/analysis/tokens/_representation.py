@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 from pdejax._arguments import checked
 from pdejax._bootstrap import beside, bootstrap, check_bootstrap
 from pdejax._check import choice, number, traced
-from pdejax._figure import AbstractRecord, Figure
+from pdejax._figure import AbstractRecord, Figure, none_of
 from pdejax._trajectory import Trajectory
 from pdejax.analysis._states import hidden_states
 from pdejax.analysis.tokens._clustering import effective_rank
@@ -97,7 +97,10 @@ def representation(
         number(owner, "threshold", threshold, above=0, advice="it is in the units of the states")
     limit = jnp.asarray(threshold).astype(at_least_float32(s.u.dtype))
     found = _representation(s.u, s.mask, limit, key, null, level, resamples)
-    return Representation(**{name: found[:, i] for i, name in enumerate(_FIGURES)}, threshold=limit)
+    figures = {name: found[:, i] for i, name in enumerate(_FIGURES)}
+    if s.u.shape[1] == 1:  # one sequence has no spread over sequences: NaN, made outside of the compiled program
+        figures |= {name: jax.tree.map(none_of, figures[name]) for name in ("diversity", "diversity_cosine")}
+    return Representation(**figures, threshold=limit)
 
 
 @eqx.filter_jit
@@ -123,7 +126,8 @@ def _representation(
         value, other, gap = bootstrap(statistic, b, **options)
         # Figures themselves cannot be negative, differences can.
         value, other = (
-            Figure(f.value, jnp.maximum(f.low, 0), jnp.maximum(f.high, 0), level=level) for f in (value, other)
+            f if f.ends is None else Figure(f.value, jnp.maximum(f.low, 0), jnp.maximum(f.high, 0), level=level)
+            for f in (value, other)
         )
         return beside(value, {null: other}, {null: gap})
 
@@ -202,7 +206,7 @@ def _figures(m: _Moments, base: _Entropy, weights: Array) -> Array:
     middle = jnp.tensordot(weights, m.pooled, axes=1) / sequences
     spread = jnp.sum(weights * jnp.sum((m.pooled - middle[None]) ** 2, axis=1))
     several = sequences > 1
-    diversity = jnp.where(several, spread / (d * jnp.where(several, sequences - 1, 1)), jnp.nan)
+    diversity = spread / (d * jnp.where(several, sequences - 1, 1))
 
     # 1 − cos of two unit vectors is half their squared distance, which does not cancel. A drawn sequence and its own copy
     # are no pair, and have no distance; pooled means that are 0 have no direction.
@@ -214,7 +218,6 @@ def _figures(m: _Moments, base: _Entropy, weights: Array) -> Array:
     towards = jnp.tensordot(w, unit, axes=1) / jnp.where(counted > 0, counted, 1)
     pairs = counted**2 - jnp.sum(w**2)
     apart = counted * jnp.sum(w * jnp.sum((unit - towards[None]) ** 2, axis=1)) / jnp.where(pairs > 0, pairs, 1)
-    apart = jnp.where(several, apart, jnp.nan)
     return jnp.stack(
         [
             participation,

@@ -14,7 +14,8 @@ _OWNER = "audit"
 class AuditConfig:
     """Configure the audit of a network.
 
-    - `network`: a folder that `pdejax train` left, or a checkpoint that `pdejax.load_pretrained` reads.
+    - `network`: a folder that `pdejax train` left, a file of `pdejax.save_model` (`.npz`), or a checkpoint that
+      `pdejax.load_pretrained` reads.
     - `text`: a file whose text is read in by the network's tokenizer, a sequence per paragraph, or of `length` tokens each for a
       network that predicts the next token. `dataset`: a data set of `pdejax.data`, default that of the training run.
     - `sequences` of at most `length` tokens. `halvings`: how often the step is halved; `window`: layers refined together.
@@ -24,7 +25,9 @@ class AuditConfig:
     Raises `ValueError`/`TypeError` for numbers out of range, and for a text beside a data set.
     """
 
-    network: str = setting(help="a training folder, or a checkpoint", metavar="NETWORK", positional=True)
+    network: str = setting(
+        help="a training folder, a saved model's file, or a checkpoint", metavar="NETWORK", positional=True
+    )
     text: str | None = setting(None, "text for a network with a tokenizer", metavar="FILE")
     dataset: str | None = setting(None, "a data set of pdejax.data, default that of the run", metavar="NAME")
     sequences: int = setting(16, "sequences", metavar="N")

@@ -18,7 +18,7 @@ from pdejax.data import load
 from pdejax.models import Simulator, Transformer
 from pdejax.networks import Network, as_network
 from pdejax.studies.audit._config import AuditConfig
-from pdejax.training import load_trained
+from pdejax.training._kept import saved_model
 
 _OWNER = "audit"
 _TOGETHER = 4  # sequences whose logits are there at once
@@ -89,7 +89,9 @@ def load_subject(config: AuditConfig) -> Subject:
 
 
 def is_training(path: str) -> bool:
-    """Whether `pdejax train` left this folder."""
+    """Whether `pdejax train` left this folder, or `pdejax.save_model` this file."""
+    if path.endswith(".npz"):
+        return True
     try:
         return "train" in json.loads((pathlib.Path(path) / "config.json").read_text())
     except (OSError, ValueError):
@@ -97,15 +99,18 @@ def is_training(path: str) -> bool:
 
 
 def _trained(config: AuditConfig) -> Subject:
-    found = load_trained(config.network)
+    found = saved_model(_OWNER, "network", config.network)
     if not isinstance(found.model, Transformer | Simulator):
         raise ValueError(
             f"{_OWNER}: network={config.network!r} holds a {type(found.model).__name__}; give a Transformer or a Simulator."
         )
-    own = found.config.dataset
-    name = own if config.dataset is None else config.dataset
-    options: dict[str, Any] = dict(found.config.data) if name == own else {}
-    options |= {"task": "lm"} if found.config.task == "lm" else {}
+    run = found.config
+    if run is None and config.dataset is None:
+        raise ValueError(f"{_OWNER}: network={config.network!r} does not say what it was trained on; give a dataset.")
+    own = None if run is None else run.dataset
+    name = config.dataset or own or ""
+    options: dict[str, Any] = {} if run is None or name != own else dict(run.data)
+    options |= {"task": "lm"} if run is not None and run.task == "lm" else {}
     batch = load(name, "test", **options)
     batch = batch.take(np.arange(min(config.sequences, len(batch))))
     # An empty tail is cut off: it costs, and changes nothing.

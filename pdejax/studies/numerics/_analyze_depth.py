@@ -68,7 +68,7 @@ def measured(
         say("refinement of the step")
         found["refined"] = refined(net, inputs, mask, labels, key)
         say("largest stable steps")
-        found["dt_max"] = largest_steps(net, inputs[0], mask[0])
+        found["dt_max"], found["step"] = largest_steps(net, inputs[0], mask[0]), float(d.step)
     if not d.adaptive:
         say("Lyapunov exponents")
         found["exponents"] = exponents(net, inputs[:FEW], mask[:FEW], key)
@@ -225,7 +225,9 @@ def sentences(found: Mapping[str, Any]) -> dict[str, str]:
     if "dt_max" in found:
         layer = int(np.argmin(found["dt_max"]))
         least = float(found["dt_max"][layer])
-        answers["largest stable step"] = f"{least:.3g} of forward Euler, at layer {layer + 1}"
+        answers["largest stable step"] = (
+            f"{least:.3g} of forward Euler, at layer {layer + 1}; the network's own is {found['step']:g}"
+        )
     if "exponents" in found:
         largest = found["exponents"]
         growth = (
@@ -274,18 +276,18 @@ def _refinement(r: Refined) -> Canvas:
     canvas = Canvas(figsize=(9.0, 3.6), layout="constrained")
     left, right = canvas.subplots(1, 2)
     for ax in (left, right):
-        axes_of(ax)
+        axes_of(ax).set(xscale="log", xlabel="steps for each of the network's")
+        ax.set_xticks(FACTORS, [str(k) for k in FACTORS])
+        ax.minorticks_off()
     at = np.asarray(FACTORS)
     band(left, at, r.distance.value, r.distance.low, r.distance.high, label="network")
     left.axhline(r.own, label="error of the reference", **NULL)
-    left.set(
-        xscale="log", yscale="log", xlabel="steps for each of the network's", ylabel="relative distance at the end"
-    )
+    left.set(yscale="log", ylabel="relative distance at the end")
     left.set_title("Distance from the continuum", fontsize=10)
     for i, (figure, label) in enumerate(((r.accuracy, "accuracy"), (r.agreement, "same answer"))):
         if figure is not None:
             band(right, at, figure.value, figure.low, figure.high, index=i, label=label)
-    right.set(xscale="log", xlabel="steps for each of the network's", ylabel="share of sequences")
+    right.set(ylabel="share of sequences")
     right.set_title("Accuracy under refinement", fontsize=10)
     legend(left)
     legend(right)
@@ -320,6 +322,7 @@ def saved(found: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "refinement": refinement,
         "dt_max": found.get("dt_max"),
+        "step": found.get("step"),
         "exponents": figure(found.get("exponents")),
         "layers_left_out": figure(found.get("skipped")),
     }
