@@ -190,15 +190,15 @@ def _logits(x: Operands, positions: Array | None, window: Any, *, rule: Rule) ->
         z = z + x.bias[None, :]
     if positions is None:
         return z
-    behind = positions[:, None] - jnp.arange(x.k.shape[1])[None, :]
-    if x.slope is not None:
-        z = z - x.slope * jnp.abs(behind).astype(accumulator)
+    keys, queries = jnp.arange(x.k.shape[1])[None, :], positions[:, None]
     if rule.causal:
-        z = jnp.where(behind >= 0, z, -jnp.inf)
-    if window is not None:
-        distance = behind if rule.causal else jnp.abs(behind)
-        z = jnp.where(distance < window.astype(distance.dtype), z, -jnp.inf)
-    return z
+        z = jnp.where(keys <= queries, z, -jnp.inf)
+    if x.slope is None and window is None:
+        return z
+    distance = jnp.abs(queries - keys)
+    if x.slope is not None:
+        z = z - x.slope * distance.astype(accumulator)
+    return z if window is None else jnp.where(distance < window.astype(distance.dtype), z, -jnp.inf)
 
 
 def _softmax(x: Operands, v: Array, positions: Array | None, window: Any, *, rule: Rule) -> Array:

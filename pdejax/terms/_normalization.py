@@ -68,7 +68,8 @@ class RMSNorm(eqx.Module):
     r"""Root-mean-square normalization (Zhang & Sennrich, arXiv 1910.07467, (4)):
     $\mathrm{RMS}(u)_i = g \odot u_i / \sqrt{\tfrac1d\|u_i\|^2 + \epsilon}$, with `scale` g of shape `(dim,)`.
 
-    With `scale = 1/√d` and ε → 0 it projects every token on the unit sphere.
+    With `scale = 1/√d` and ε → 0 it projects every token on the unit sphere. Weights that are stored as w for the scale 1 + w
+    (Gemma) become 1 + w where they are loaded.
     """
 
     scale: Float[Array, " d"]

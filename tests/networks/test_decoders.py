@@ -151,6 +151,7 @@ def test_an_option_that_is_left_out_would_be_seen(double, wrong, tmp_path, relat
         ("Llama", {"num_key_value_heads": 3}, "num_key_value_heads=3; .* a divisor of num_attention_heads=4"),
         ("Llama", {"pretraining_tp": 2}, "pretraining_tp=2"),
         ("Llama", {"logit_cap": 30.0}, "logit_cap=30.0"),
+        ("Llama", {"rope_interleaved": True}, "rope_interleaved=True"),
         ("Mistral", {"sliding_window": "wide"}, "sliding_window='wide'"),
         ("Qwen2", {"layer_types": ["chunked_attention"] * LAYERS}, "layer_types=.*chunked_attention"),
         ("Qwen2", {"sliding_window": None}, "sliding_window=None"),
@@ -169,7 +170,8 @@ def test_unsupported_options_are_refused_by_name(name, changes, words, double, t
 
 
 def test_configurations_of_older_versions(double, tmp_path, relative):
-    """`rope_theta` and `rope_scaling`, `rotary_pct` and `rotary_emb_base`, and no `layer_types`."""
+    """`rope_theta` and `rope_scaling`, `rotary_pct` and `rotary_emb_base`, no `layer_types`; keys of released files that change
+    nothing."""
     for name, drop, add in (
         (
             "Llama, biases, linear",
@@ -178,6 +180,8 @@ def test_configurations_of_older_versions(double, tmp_path, relative):
         ),
         ("GPT-NeoX", ("rope_parameters",), {"rotary_pct": 0.5, "rotary_emb_base": 50}),
         ("Qwen2", ("layer_types",), {}),
+        ("Llama", (), {"is_llama_config": True, "rope_interleaved": False, "transformers.js_config": {"a": 1}}),
+        ("GPT-2", (), {"n_ctx": 16, "_num_labels": 1}),
     ):
         folder = tmp_path / name
         oracle.make(CASES[name], folder)

@@ -146,6 +146,8 @@ def test_jacobian_trace(activation, gate, getkey):
     jacobian = np.asarray(jax.jacfwd(lambda v: term(0.0, v, None))(u))
     slow = [sum(jacobian[i, k, i, k] for k in range(D)) for i in range(N)]
     np.testing.assert_allclose(term.jacobian_trace(u), slow, rtol=1e-12, atol=1e-13)
+    # What diffusivity studies read, by the name that terms share.
+    np.testing.assert_array_equal(term.coefficient(u), term.jacobian_trace(u))
 
 
 @pytest.mark.parametrize(

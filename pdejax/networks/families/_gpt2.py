@@ -120,6 +120,7 @@ FAMILY = Family(
         r"lm_head\.weight": "a copy of the table of words, to which the head is tied",
     },
     irrelevant=(
+        "_num_labels",
         "attn_pdrop",
         "embd_pdrop",
         "resid_pdrop",

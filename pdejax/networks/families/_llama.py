@@ -49,6 +49,7 @@ class Decoder:
 def read_decoder(config: Config, **options: Any) -> Decoder:
     """The configuration map of Llama, whose keys the others share."""
     config.only("pretraining_tp", 1)
+    config.only("rope_interleaved", False)
     dim, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
     groups = config.get("num_key_value_heads", None)
     groups = heads if groups is None else config.integer("num_key_value_heads")
@@ -224,7 +225,7 @@ UNUSED = {
     r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq": "frequencies of rotary positions, which follow from the configuration",
     r"lm_head\.weight": "a copy of the table of words, to which the head is tied",
 }
-IRRELEVANT = ("attention_dropout", "resid_pdrop", "embd_pdrop")
+IRRELEVANT = ("attention_dropout", "is_llama_config", "transformers.js_config")
 
 
 def _family(name: str, read: Any) -> Family:
