@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import real_weights
 
-import pdejax as pj
-from pdejax.networks import CheckpointError
+from pdejax.networks import CheckpointError, load_pretrained
 from pdejax.networks.families._gguf import read_gguf, read_gguf_file
 
 gguf = pytest.importorskip("gguf", reason="GGUF files need the package gguf: pip install 'pdejax[pretrained]'")
@@ -195,16 +194,16 @@ def test_a_damaged_file_is_refused_in_one_sentence_within_a_second(whole, tmp_pa
     damage(path)
     begun = time.process_time()
     with pytest.raises(CheckpointError, match=f"m.gguf: .*{words}") as caught:
-        pj.load_pretrained(path)
+        load_pretrained(path)
     assert time.process_time() - begun < 1
     assert str(tmp_path) not in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_what_is_not_supported_is_refused_by_name(tmp_path):
     with pytest.raises(CheckpointError, match=r"options that are not supported: llama.rope.scaling.type='yarn'"):
-        pj.load_pretrained(written(tmp_path / "scaled.gguf", scaling=True))
+        load_pretrained(written(tmp_path / "scaled.gguf", scaling=True))
     with pytest.raises(CheckpointError, match=r"general.architecture='mamba'; GGUF files are read of llama"):
-        pj.load_pretrained(written(tmp_path / "other.gguf", architecture="mamba"))
+        load_pretrained(written(tmp_path / "other.gguf", architecture="mamba"))
     assert read_gguf_file(written(tmp_path / "words.gguf", pre="viking")).tokenizer is None
 
 
