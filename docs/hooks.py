@@ -28,6 +28,7 @@ MADE = {
     "calibration": tables.calibration,
     "claims": results.claims_table,
     "reproduced": results.reproduced,
+    "audits": results.audits,
 }
 PICTURES = ("assets/pdejax.png", "benchmarks/results/training/listops/curves.png")
 # Documents of the repository that are pages as well: address -> file.
@@ -101,7 +102,7 @@ def on_files(files, config):
         _outputs.update(cells.run_all(programs()))
     for address, text in generated().items():
         files.append(File.generated(config, address, content=text))
-    for image in [*PICTURES, *results.reproduced_images()]:
+    for image in [*PICTURES, *results.reproduced_images(), *results.audit_images()]:
         files.append(File.generated(config, f"files/{image}", abs_src_path=str(ROOT / image)))
     for found in _outputs.values():
         for picture in (picture for cell in found for picture in cell["pictures"]):

@@ -198,7 +198,7 @@ GRIDS = {
     ),
     "boundary": (lambda: pj.Grid(N, "robin"), ValueError, "boundary must be one of 'neumann'.*got 'robin'"),
     "size": (lambda: pj.Grid(0), ValueError, "Grid: n=0 must be an integer of at least 1, the number of tokens"),
-    "size type": (lambda: pj.Grid(2.5), TypeError, "number of tokens.*got 2.5"),
+    "size type": (lambda: pj.Grid(2.5), TypeError, "Grid: n=2.5 must be an integer of at least 1"),
     "length": (lambda: pj.Grid(N, length=-1.0), ValueError, r"length must be positive and finite; got -1\.0"),
 }
 
@@ -357,7 +357,11 @@ TERMS = {
     "no heads": (lambda: attention(heads=0), ValueError, "heads=0 must be an integer of at least 1"),
     "head_dim": (lambda: attention(head_dim=0), ValueError, "head_dim=0 must be an integer of at least 1"),
     "kernel": (lambda: attention(kernel="cosine"), ValueError, "kernel='cosine' must be one of .*'l2'"),
-    "causal kernel": (lambda: attention(kernel="linear", causal=True), ValueError, "causal=True needs a softmax"),
+    "causal kernel": (
+        lambda: attention(kernel="linear", causal=True),
+        ValueError,
+        "causal needs a kernel 'softmax' or 'l2', not kernel='linear'",
+    ),
     "rotary": (lambda: attention(heads=4, rotary=10.0), ValueError, "rotary.* dk=1 must be even"),
     "grid and weights": (
         lambda: attention(grid=pj.Grid(N), weights=jnp.ones(N)),

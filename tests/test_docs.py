@@ -59,7 +59,7 @@ def links(text: str) -> list[str]:
 
 def test_links_lead_somewhere():
     wrong = []
-    pictures = {*hooks.PICTURES, *hooks.results.reproduced_images()}
+    pictures = {*hooks.PICTURES, *hooks.results.reproduced_images(), *hooks.results.audit_images()}
     for address in pages():
         for link in links(prose(address)):
             path, _, anchor = link.partition("#")
@@ -392,6 +392,31 @@ def test_the_reproduced_experiments_are_those_of_the_data(tmp_path):
     assert len(rows) == 6 and all(len(re.findall(r"(?<!\\)\|", line)) == 5 for line in rows)
     assert "0.9877 [0.9812, 0.9941]; a note" in rows[0] and rows[1].endswith("(untrained) |")
     assert "<b>" not in text and "2 seeds, 12 s on cpu (2 cores), jax 0.10.2" in text and "![A picture.](x.png)" in text
+
+
+def test_audits_stand_beside_one_another(tmp_path):
+    assert "pdejax audit NETWORK --out" in hooks.results.audits(tmp_path)
+    ours = {"mean": 0.98765, "low": 0.9812, "high": 0.9941, "values": []}
+    row = {"quantity": "move | h", "unit": "nats", "ours": ours, "null": ours, "null_name": "untrained", "note": ""}
+    only = {"quantity": "loss", "unit": "", "ours": ours, "null": None, "null_name": None, "note": ""}
+    for name, table in (("a", [row]), ("b", [row, only])):
+        content = {
+            "results": {"name": name, "network": "Network of <b>", "sequences": 16, "data": "text"},
+            "verdict": f"{name}: it moves.",
+            "verdicts": {"weights": "SDE"},
+            "seconds": 12.3,
+            "environment": {"device": "cpu"},
+            "figures": [{"file": "x.png", "caption": "A picture."}],
+            "table": table,
+        }
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").write_text(json.dumps(content))
+    text = hooks.results.audits(tmp_path)
+    shown = "0.9877 [0.9812, 0.9941]"
+    assert f"| move \\| h [nats] | {shown}; untrained 0.9877 | {shown}; untrained 0.9877 |" in text
+    assert f"| loss | – | {shown} |" in text and text.startswith("| figure | a | b |\n|---|---|---|\n")
+    assert re.findall("^## (.*)$", text, flags=re.MULTILINE) == ["a", "b"] and "<b>" not in text
+    assert "- weights: SDE" in text and "16 sequences of text, 12 s on cpu" in text
 
 
 # The site.

@@ -10,6 +10,7 @@ from typing import Any
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 CLAIMS = ROOT / "benchmarks" / "results" / "claims" / "claims.json"
 REPRODUCED = ROOT / "benchmarks" / "results" / "reproduce"
+AUDITS = ROOT / "benchmarks" / "results" / "audit"
 
 
 def claims_table(path: pathlib.Path = CLAIMS) -> str:
@@ -117,6 +118,51 @@ def _rows(rows: list[dict[str, Any]]) -> Iterator[str]:
         null = f"{_figure(row['null'])} ({_cell(row['null_name'])})" if row["null"] else "–"
         note = f"; {_cell(row['note'])}" if row["note"] else ""
         yield f"| {name} | {_cell(row['paper'] or '–')} | {_figure(row['ours'])}{note} | {null} |"
+
+
+def audits(folder: pathlib.Path = AUDITS) -> str:
+    """The audits as Markdown: networks beside one another, a line per figure, then the verdicts of each."""
+    found = [(path.parent, json.loads(path.read_text())) for path in sorted(folder.glob("*/result.json"))]
+    if not found:
+        return (
+            "!!! note\n\n    No audits are in this checkout. `pdejax audit NETWORK --out benchmarks/results/audit/NAME` computes "
+            "one,\n    and the next build of this page shows it.\n"
+        )
+    return "\n".join(_audits(found))
+
+
+def audit_images(folder: pathlib.Path = AUDITS) -> list[str]:
+    """The pictures of the audits, by their path in the repository."""
+    return [path.relative_to(ROOT).as_posix() for path in sorted(folder.glob("*/*.png"))]
+
+
+def _audits(found: list[tuple[pathlib.Path, dict[str, Any]]]) -> Iterator[str]:
+    names = [_cell(content["results"]["name"]) for _, content in found]
+    rows = [{row["quantity"]: row for row in content["table"]} for _, content in found]
+    yield f"| figure | {' | '.join(names)} |"
+    yield "|---" * (len(names) + 1) + "|"
+    for quantity in dict.fromkeys(quantity for table in rows for quantity in table):
+        here = [table.get(quantity) for table in rows]
+        unit = next(row["unit"] for row in here if row)
+        cells = (_figure(row["ours"]) + _null(row) if row else "–" for row in here)
+        yield f"| {_cell(quantity)}{f' [{_cell(unit)}]' if unit else ''} | {' | '.join(cells)} |"
+    for place, content in found:
+        about = content["results"]
+        yield f"\n## {_cell(about['name'])}\n"
+        yield f"**{_cell(content['verdict'])}**\n"
+        size = f"{about['sequences']} sequences of {_cell(about['data'])}, {content['seconds']:.0f} s"
+        yield f"{_cell(about['network'])}. {size} on {content['environment']['device']}.\n"
+        yield from (f"- {_cell(question)}: {_cell(answer)}" for question, answer in content["verdicts"].items())
+        yield ""
+        for figure in content["figures"]:
+            if ROOT in place.parents:
+                address = f"files/{(place / figure['file']).relative_to(ROOT).as_posix()}"
+                yield f"![{_cell(figure['caption'])}]({address})\n\n*{_cell(figure['caption'])}*\n"
+
+
+def _null(row: dict[str, Any]) -> str:
+    null = row["null"]
+    return f"; {_cell(row['null_name'])} {_figure(null.get('value', null.get('mean')))}" if null else ""
 
 
 def _figure(value: Any) -> str:

@@ -192,7 +192,10 @@ def perturbation_response(record: PerturbationSensitivity, *, of: str = "state",
             ax.axvline(limit, color=COLOURS[index], linestyle=":", linewidth=1, label=f"departs at ε = {limit:.2g}")
         noisy |= ~np.asarray(getattr(answer, f"{of}_resolved")).any(axis=(0, 1))
     if noisy.any():
-        ax.axvspan(eps[0], eps[noisy].max(), color="0.9", zorder=0, label="rounding")
+        last = int(np.flatnonzero(noisy)[-1])
+        # Halfway to the first size that is resolved: one noisy size alone has a width too.
+        end = np.sqrt(eps[last] * eps[min(last + 1, len(eps) - 1)])
+        ax.axvspan(eps[0], end, color="0.9", zorder=0, label="rounding")
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_xlabel("perturbation ε (share of ‖u‖, or per entry)")

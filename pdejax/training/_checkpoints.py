@@ -223,10 +223,10 @@ class Checkpoints:
         return set(self.best()[: self.keep]) | set(steps[-1:])
 
     def best(self) -> list[int]:
-        """Steps of checkpoints with a value, best first."""
-        sign = -1 if self.mode == "min" else 1
+        """Steps of checkpoints with a value, best first; of equal ones the earliest, as `FitResult.best_step` has it."""
+        sign = 1 if self.mode == "min" else -1
         found = [(sign * value, step) for step, value in self.values.items() if value is not None]
-        return [step for _, step in sorted(found, reverse=True)]
+        return [step for _, step in sorted(found)]
 
     def load(self, which: str | int = "latest", *, set_aside: bool = False) -> Saved | None:
         """Read and verify a checkpoint: the latest, the best, or that of a step; `None` if there is none.

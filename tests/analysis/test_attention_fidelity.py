@@ -86,6 +86,15 @@ def test_figures_by_scipy_beside_uniform_attention(causal):
         overall = found.overall[name]
         assert float(overall.minus("uniform")) == pytest.approx(np.mean(expected - null, axis=(0, 1))[k], abs=1e-12)
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(found))
+    # Of the keys with weight alone: where padding or what comes later has none, its logarithm is no part of the spread.
+    spread = [
+        [
+            np.mean([np.mean([np.var(np.log(row[row > 0])) for row in p[l, s, h][MASK[s]]]) for s in range(B)])
+            for h in range(H)
+        ]
+        for l in range(L)
+    ]
+    assert np.asarray(found.logit_std) == pytest.approx(np.sqrt(spread), rel=1e-10)
 
 
 def test_independent_null_is_the_mean_over_all_orders_of_keys():

@@ -9,7 +9,14 @@ import pytest
 from scipy.sparse.csgraph import connected_components
 from scipy.special import gamma
 
-from pdejax.analysis.tokens._clustering import count_components, effective_rank, random_directions, token_clustering
+from pdejax.analysis.tokens._clustering import (
+    QUANTILES,
+    _quantiles,
+    count_components,
+    effective_rank,
+    random_directions,
+    token_clustering,
+)
 from pdejax.exact import equiangular_tokens
 
 L, B, N, D = 2, 3, 10, 6
@@ -83,6 +90,14 @@ def test_histogram_and_quantiles():
         np.testing.assert_allclose(found.histogram[layer], np.mean(shares, axis=0), atol=1e-14)
         exact = np.quantile(np.concatenate(pooled), [0.05, 0.25, 0.5, 0.75, 0.95])
         np.testing.assert_allclose(found.quantiles[layer], exact, atol=2 / 80 + 0.02)
+
+
+def test_quantiles_are_linear_inside_a_bin():
+    """All pairs spread evenly over [−1, 1]: 2q − 1, between the edges of ten bins; all in one bin: between its edges."""
+    edges = jnp.linspace(-1, 1, 11)
+    shares = jnp.stack([jnp.full(10, 0.1), jnp.zeros(10).at[7].set(1)])
+    q = np.asarray(QUANTILES)
+    np.testing.assert_allclose(_quantiles(shares, edges), [2 * q - 1, 0.4 + 0.2 * q], atol=1e-12)
 
 
 def test_components_by_scipy():

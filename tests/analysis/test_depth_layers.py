@@ -62,6 +62,18 @@ def test_a_models_layers_one_after_another_are_the_model(options):
     np.testing.assert_allclose(run_layers(field, u0, mask=mask), expected, rtol=1e-10, atol=1e-12)
 
 
+def test_a_stack_gone_through_twice_has_its_layers_twice():
+    stacked = NET.discretization.field.stacked
+    d = pj.Discretization(pj.DepthVarying(stacked, 2.0 * L, passes=2), "euler", t1=2.0 * L, steps=2 * L)
+    expected = by_hand([*range(L), *range(L)])
+    for system in (d, layer_field(d), d.replace(t1=float(L + 1), steps=L + 1)):
+        found = run_layers(system, U0, mask=MASK)
+        np.testing.assert_allclose(found, expected[: len(found)], rtol=1e-12, atol=1e-13)
+    part = layer_field(d.replace(t0=float(L - 1), t1=float(L + 1), steps=2))
+    found = run_layers(part, expected[L - 1], mask=MASK)
+    np.testing.assert_allclose(found, expected[L - 1 : L + 2], rtol=1e-12, atol=1e-13)
+
+
 def test_any_order_and_steps_are_the_loop_over_layers():
     order = [2, 0, 3, 3, 1]
     np.testing.assert_allclose(run_layers(NET, U0, order=order, mask=MASK), by_hand(order), rtol=1e-12, atol=1e-13)

@@ -186,6 +186,38 @@ def test_single_head_certificates_are_the_stated_formulas():
         assert frobenius == pytest.approx(0.7 * m * (math.sqrt(N) * (1 + x) + x), rel=1e-13)
 
 
+E1, EYE, NOTHING = np.diag([1.0, 0.0]), np.eye(2), np.zeros((2, 2))
+TURNED = {"rotary": 10.0}
+L2 = {"kernel": "l2"}
+# Kernel, W_Q, W_K, b_Q, b_K, and the constant on the ball of radius 2 without the summand that the row is about.
+SUMMANDS = {
+    "keys against the bias of queries": ({}, NOTHING, 0.5 * E1, [20.0, 0.0], [0.0, 0.0], 1.0),
+    "l2, keys against themselves": (L2, NOTHING, EYE, [0.0, 0.0], [0.0, 0.0], 1.0),
+    "l2, keys against both biases": (L2, NOTHING, 0.2 * E1, [10.0, 0.0], [-10.0, 0.0], 1 + 0.32 / 2**0.5),
+    "rotary, queries against the bias of keys": (TURNED, 4 * EYE, NOTHING, [0.0, 0.0], [4.0, 0.0], 1.0),
+    "rotary, keys against the bias of queries": (TURNED, NOTHING, 4 * EYE, [4.0, 0.0], [0.0, 0.0], 1.0),
+}
+
+
+@pytest.mark.parametrize("name", SUMMANDS)
+def test_no_summand_of_the_attention_certificate_can_be_left_out(name):
+    """One head with W_V W_O = 1 on two tokens: the Jacobian at some field exceeds what the other summands give."""
+    options, wq, wk, bq, bk, others = SUMMANDS[name]
+    term = pj.Attention(2, 1, key=jax.random.key(0), bias=True, **options)
+    weights = [
+        *(jnp.asarray(w)[:, None] for w in (wq, wk, EYE)),
+        jnp.asarray(EYE)[None],
+        *map(jnp.asarray, ([bq], [bk])),
+    ]
+    term = eqx.tree_at(lambda a: (a.wq, a.wk, a.wv, a.wo, a.bq, a.bk), term, weights)
+    # Two opposite tokens that the key map or its gradient does not tell apart, and others.
+    us = jnp.concatenate(
+        [2 * jnp.eye(2)[None, 1:] * jnp.array([[[1.0], [-1.0]]]), random_states(jax.random.key(1), 255, 2, 2, 2.0)]
+    )
+    local = worst(term, us)[0]["token_max"]
+    assert 1.1 * others < local <= field_lipschitz(term, 2, 2.0).bound
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.floats(0, 1e3), st.floats(1e-3, 1e3), st.integers(1, 10**6))
 def test_frobenius_form_is_below_the_published_one(key_query, radius, n):

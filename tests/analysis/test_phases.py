@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pdejax.analysis.information._phases import information_phases
+from pdejax.analysis.information._phases import _surrogate, information_phases
 
 T = 45
 DEPTHS = np.arange(float(T))
@@ -84,6 +84,29 @@ def test_walks_have_pieces_by_bic_and_none_by_the_null():
     ]
     assert sum(int(f.pieces) > 1 for f in found) >= 18
     assert sum(bool(f.detected) for f in found) <= 3
+
+
+def test_shuffled_steps_are_taken_per_unit_depth():
+    """Curves at uneven depths: lines stay as they are, since all their steps per depth are equal; of any other curve the
+    steps per depth are those of the curve in another order, the same one for all curves."""
+    t = jnp.asarray(np.cumsum([0.0, 0.1, 3.0, 0.2, 0.7, 2.0, 0.05, 1.0]))
+    lines = jnp.stack([0.7 * t + 2, -3 * t], 1)
+    np.testing.assert_allclose(_surrogate(lines, t, jax.random.key(0), "increments"), lines, rtol=1e-12)
+    curves = jnp.stack([jnp.sin(t), t**2], 1)
+    found = _surrogate(curves, t, jax.random.key(1), "increments")
+    here, there = (np.diff(np.asarray(y), axis=0) / np.diff(t)[:, None] for y in (curves, found))
+    orders = [[int(np.argmin(np.abs(here[:, c] - step))) for step in there[:, c]] for c in (0, 1)]
+    assert sorted(orders[0]) == list(range(7)) != orders[0] == orders[1]
+    np.testing.assert_allclose(there, here[orders[0]], rtol=1e-9, atol=1e-12)
+
+
+def test_p_values_count_the_curve_itself():
+    """Of 20 surrogates: one more than those that gain as much, over 21; never 0."""
+    for seed, noisy in ((0, 0.03), (1, 0.6)):
+        found = information_phases(THREE + noisy * noise(seed), key=jax.random.key(seed), resamples=20)
+        as_much = int(np.sum(np.asarray(found.surrogates) >= float(found.gain)))
+        expected = 1.0 if int(found.pieces) == 1 else (1 + as_much) / 21
+        assert float(found.p_value) == pytest.approx(expected) and float(found.p_value) >= 1 / 21
 
 
 def test_units_do_not_matter():

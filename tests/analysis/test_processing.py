@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import t as student
 
 import pdejax as pj
 from pdejax.analysis.information import layer_spread, unit_spread
 from pdejax.analysis.information._depth import data_processing, information_plane, layer_entropy
-from pdejax.analysis.information._layers import around, pooled
+from pdejax.analysis.information._layers import around, beside_draws, pooled
 from pdejax.analysis.information._measures import mutual_information
 from pdejax.exact import diffusion_channel_information, heat_eigenvalues, mode_sum
 
@@ -127,6 +128,27 @@ def test_half_samples_give_the_scatter():
         found = data_processing(x, jnp.stack([y, y]), pool=None, estimator="gaussian", key=KEY, permutations=0)
         spread.append(float(found.information.high[0] - found.information.value[0]))
     assert np.mean(spread) == pytest.approx(2.09 * rho / B**0.5, rel=0.3)  # 2.09: Student's t, 20 halves
+
+
+def test_the_range_of_a_null_is_the_middle_of_its_draws():
+    """Draws 0 … 100 in any order, in two layers: the middle 90 % reach from 5 to 95."""
+    draws = jnp.asarray(np.random.default_rng(0).permutation(101).astype(float))[:, None] + jnp.asarray([[0.0, 1000.0]])
+    found = beside_draws(pj.Figure(jnp.zeros(2), jnp.zeros(2), jnp.ones(2), level=0.9), "null", draws).nulls["null"]
+    for part, wanted in ((found.value, 50), (found.low, 5), (found.high, 95)):
+        np.testing.assert_allclose(part, [wanted, 1000 + wanted], rtol=1e-12)
+
+
+def test_intervals_of_changes_hold_together():
+    """Bonferroni: with 2 changes each interval is at level 1 − 0.05/2, so wider by Student's quantiles; the information's own,
+    and the level that is stated, stay."""
+    x = normal(0, 40, 1)
+    us = jnp.stack([x + 0.5 * normal(s, 40, 1) for s in (1, 2, 3)])
+    options = {"pool": None, "estimator": "gaussian", "key": KEY, "resamples": 8, "permutations": 0}
+    one, two = data_processing(x, us[:2], **options), data_processing(x, us, **options)
+    half = [float(f.change.high[0] - f.change.value[0]) for f in (one, two)]
+    assert half[1] / half[0] == pytest.approx(student.ppf(1 - 0.05 / 4, 7) / student.ppf(1 - 0.05 / 2, 7), rel=1e-9)
+    np.testing.assert_allclose(two.information.high[:2], one.information.high, rtol=1e-12)
+    assert two.change.level == one.change.level == two.information.level == 0.95
 
 
 def test_pooling_and_masks():

@@ -55,6 +55,16 @@ def test_leaky_attention_decays_by_any_of_the_three_laws():
     assert abs(float(exponential.plateau.value)) < 0.01  # a plateau fitted to what decays is none
 
 
+def test_criteria_are_those_of_the_laws_for_few_points():
+    """Where a law of p parameters is met exactly: AICc = k ln tolerance² + 2p + 2p(p + 1)/(k − p − 1) with k points fitted."""
+    t = np.arange(1.0, 9.0)  # after the first depth, which is not fitted
+    ts = jnp.asarray([0.0, *t])
+    for law, rho, parameters in ((0, 0.9 * np.exp(-0.4 * t), 2), (1, 0.8 * t**-0.5, 2), (2, np.full(8, 0.3), 1)):
+        found = residual_decay(ts, jnp.asarray([1.0, *rho]), tolerance=1e-3, resamples=FEW)
+        small = 2 * parameters * (parameters + 1) / (8 - parameters - 1)
+        assert float(found.aicc.value[law]) == pytest.approx(8 * np.log(1e-6) + 2 * parameters + small, abs=1e-3)
+
+
 def test_laws_are_recovered_exactly_with_noise_free_fidelities():
     t = np.asarray(TS)
     with np.errstate(divide="ignore"):

@@ -187,6 +187,18 @@ LINEAR = {
 }
 
 
+@pytest.mark.parametrize(("shorter", "clear", "off"), [(1.02, 1.05, 0.12), (0.97, 1.05, 0.18), (1.01, 1.3, 0.3)])
+def test_an_interval_reaches_six_times_as_far_as_half_as_many_steps_would_move_the_limit(shorter, clear, off):
+    """Growth that sets in at 1 over all steps, at `shorter` over half as many, and is past doubt at `clear`."""
+
+    def excess(sizes):
+        late = np.where(sizes > clear, 10.0, np.where(sizes > 1.0, 1.0, 0.0))
+        return np.stack([late, np.where(sizes > shorter, 1.0, 0.0)], axis=1)
+
+    low, high = _limits._widened(excess, 1.0, 1.0005)
+    assert (low, high) == pytest.approx((1 - off, 1 + off), abs=0.01)
+
+
 @pytest.mark.parametrize("name", LINEAR)
 def test_the_interval_holds_the_exact_limit(name):
     matrix, solver, limit, why = LINEAR[name]

@@ -66,6 +66,14 @@ def test_a_simulator_as_a_network():
         pj.as_network(model)
 
 
+def test_maps_of_fewer_parts_than_layers_are_of_the_layers_they_begin_in():
+    """A network of 4 layers shown in 2 parts: states 0, 2, 4 and the maps of layers 0 and 2."""
+    net = pj.as_network(transformer(layers=4))
+    halves = net.replace(layers=2)
+    np.testing.assert_allclose(halves.hidden_states(TOKENS), net.hidden_states(TOKENS)[::2], rtol=1e-11, atol=1e-13)
+    np.testing.assert_allclose(halves.attention_maps(TOKENS), net.attention_maps(TOKENS)[::2], rtol=1e-11, atol=1e-13)
+
+
 def test_refining_converges_and_keeps_the_states_in_place():
     """States at the layers' ends approach a tight solve at first order, whatever the number of steps between them."""
     net = pj.as_network(transformer())

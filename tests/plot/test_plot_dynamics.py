@@ -70,12 +70,16 @@ def test_singular_values():
         singular_values(jax.tree.map(lambda x: jnp.stack([x, x]), record))
 
 
-def test_perturbations():
+# Which sizes are resolved, and how far the band of rounding reaches from the first: halfway to the first that is.
+@pytest.mark.parametrize(
+    ("resolved", "end"), [((False, True, True), 0.1**1.5), ((False, False, True), 0.1**0.5), ((False,) * 3, 1.0)]
+)
+def test_perturbations(resolved, end):
     eps = jnp.asarray([0.01, 0.1, 1.0])
 
     def response(gain):
         size = (gain * eps).reshape(1, 1, 3)
-        seen = jnp.asarray([[[False, True, True]]])
+        seen = jnp.asarray([[resolved]])
         one, limit = jnp.full((1, 1), gain), jnp.full((1, 1), 0.3)
         half = (size, one, size, seen, limit, interval(size[0, 0]), interval(0.3))
         return Response(*half, -size, one, size, seen, limit, interval(size[0, 0]), interval(0.3))
@@ -89,6 +93,8 @@ def test_perturbations():
         assert all(drawn(ax, eps, gain * eps) for gain in (1.0, 4.0, 5.0))
         assert any(np.allclose(np.asarray(line[0], float), 0.3) for line in lines(ax))
         assert "rounding" in [text.get_text() for text in ax.get_legend().get_texts()]
+        [band] = [patch for patch in ax.patches if patch.get_label() == "rounding"]
+        assert (band.get_x(), band.get_x() + band.get_width()) == pytest.approx((0.01, end))
     with pytest.raises(ValueError, match="of='x'"):
         perturbation_response(record, of="x")
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure as Canvas
 
 from pdejax import Figure
 from pdejax.runs._records import Picture, Result, Row
-from pdejax.runs._table import Cell, Column, Table
+from pdejax.runs._table import Cell, Column, Table, sort_key
 
 TABLE = Table(
     (Column("what"), Column("error", ".1e", 8, right=True), Column("ours", right=True)),
@@ -44,6 +44,24 @@ def test_html_escapes_links_and_sorts():
     assert "&lt;c&gt;" in page and "<c>" not in page and 'aria-label="Errors"' in page
     assert '<a href="#there">2</a>' in page and '<span class="soft small">untrained</span>' in page
     assert 'data-sort="1.25e-07"' in page and 'data-sort="0.98765"' in page and 'class="interval"' in page
+
+
+@pytest.mark.parametrize(
+    ("value", "key"),
+    [
+        (-1.5, -1.5),
+        (Figure(0.5, 0.1, 0.9), 0.5),
+        (np.float64(2.5), 2.5),
+        ("−1.5", -1.5),  # as printed, with a minus sign
+        ("1,234.5", 1234.5),
+        ("about 3", None),
+        (float("nan"), None),
+        (None, None),
+        (True, None),
+    ],
+)
+def test_columns_are_sorted_by_numbers(value, key):
+    assert sort_key(value) == ("" if key is None else f' data-sort="{key!r}"')
 
 
 def draw():

@@ -16,6 +16,25 @@ from pdejax.solvers._imex import ARK3, ARK4, ARS222
 SCHEMES = [ARS222(), ARK3(), ARK4()]
 ORDERS = {ARS222: 2, ARK3: 3, ARK4: 4}
 IDS = ["ars222", "ark3", "ark4"]
+# Weights of the embedded methods, which the explicit and the implicit one share: all on the second stage; and as printed in
+# Kennedy and Carpenter's appendix.
+EMBEDDED = {
+    ARS222: [0.0, 1.0, 0.0],
+    ARK3: [
+        2756255671327 / 12835298489170,
+        -10771552573575 / 22201958757719,
+        9247589265047 / 10645013368117,
+        2193209047091 / 5459859503100,
+    ],
+    ARK4: [
+        4586570599 / 29645900160,
+        0.0,
+        178811875 / 945068544,
+        814220225 / 1159782912,
+        -3700637 / 11593932,
+        61727 / 225920,
+    ],
+}
 
 
 def full_tableau(solver):
@@ -53,6 +72,7 @@ def test_order_conditions(solver):
     for b, low in zip((b_explicit, b_implicit), embedded, strict=True):
         check(b, order)
         check(low, order - 1)
+        np.testing.assert_allclose(low, EMBEDDED[type(solver)], atol=1e-13)
     assert np.abs(embedded[0] - b_explicit).max() > 1e-3
     z = -np.geomspace(1e-3, 1e6, 60)
     values = np.array(

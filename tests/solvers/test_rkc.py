@@ -213,7 +213,7 @@ def test_the_chosen_stages_are_the_fewest(scheme):
 
 @pytest.mark.parametrize("boundary, width", [("neumann", 200), ("periodic", 31)])
 def test_power_iteration(boundary, width, getkey):
-    """A heat equation: between the spectral radius and 1.2 times it; the second step needs one evaluation for it."""
+    """A heat equation: 1.2 times the spectral radius, a little less; the second step needs one evaluation for it."""
     laplacian = Laplacian(Grid(width, boundary=boundary))
     exact = float(jnp.max(-laplacian.eigenvalues()))
     solver = RKC2(max_stages=400)
@@ -225,7 +225,8 @@ def test_power_iteration(boundary, width, getkey):
     y, _, _, first, _ = step(t, y, state)
     _, _, _, second, _ = step(h, y, first)
     for found in (first, second):
-        assert exact <= float(found.spectral_radius) <= 1.21 * exact
+        # 1.2 times a quotient that has settled to 1 %, which comes from below.
+        assert 1.1 * exact <= float(found.spectral_radius) <= 1.21 * exact
         assert int(found.unconverged) == 0
     assert int(second.evaluations - first.evaluations) == int(second.stages) + 1
 

@@ -126,7 +126,7 @@ def test_the_page_of_stored_numbers():
     )
     assert float(index) == pytest.approx(expected, rel=1e-6)
     limit = rows["the same in the limit of small steps"].ours
-    own = numbers["refinement"]["native/moves"].mean(axis=1)
+    own = numbers["refinement"]["euler/moves"].mean(axis=1)
     assert float(limit) == pytest.approx(2 * own[-1] - own[-2], rel=1e-6)
     assert found.passed and found.sentence.startswith("net: half the step moves the last state by 0.2")
     assert found.verdicts["half the step"] == "not near its continuum: it moves as its null does"
@@ -189,9 +189,9 @@ def test_the_loss_is_tested_in_pairs():
         ([-1] * B, "lower by 0.1 nats"),
         ([1, -1] * 4, "no change found"),
     ):
-        out, loss = Found(), ours["native/loss"].copy()
+        out, loss = Found(), ours["euler/loss"].copy()
         loss[1] = loss[0] + 0.1 * np.asarray(signs)
-        readings(ours | {"native/loss": loss}, out)
+        readings(ours | {"euler/loss": loss}, out)
         assert out.verdicts["loss at half the step"].startswith(expected)
 
 

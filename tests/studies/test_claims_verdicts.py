@@ -148,6 +148,107 @@ def test_where_c15_draws_its_lines(figures, verdict):
     assert CLAIMS["C15"].verdict(MEASURED["C15"] | TEN | figures) == verdict
 
 
+def at(value):
+    return around(value, 0.0)
+
+
+def upto(high):
+    return Figure(-1.0, -2.0, high)
+
+
+def past(low):
+    return Figure(1.0, low, 2.0)
+
+
+CHANCE = [f"fidelity_at_16_without_residual_over_chance_scale_{s:g}" for s in (0.5, 1, 2)]
+IN_L2 = [name for name in MEASURED["C5"] if name.startswith("two_norm_of") or name == "largest_two_norm_random"]
+IN_MAX = [name for name in MEASURED["C5"] if name.startswith("largest_max")]
+EXCESS = [f"excess_{kind}" for kind in ("poor_marginal", "two_valued", "poor_conditional")]
+SHRINK = [f"{kind}_change_{name}" for kind in ("weight_norm", "information") for name in ("v1_14", "v1_3", "line_33")]
+PHASES = [f"share_with_three_phases_{kind}_noise" for kind in ("fixed", "relative")]
+EQUAL_C4 = ("energy_over_claim_inside_basin", "energy_over_claim_outside_basin", "worst_energy_over_claim_v2_9")
+# Where each judge draws its lines: evidence that lies far from them all, then one figure moved to either side of one.
+FAR = {
+    "C3": {"runs_blown_up_with_left_side_at_most_1": 0, "share_of_runs_wrongly_called_safe": NEVER},
+    "C4": {"energy_rate_of_constant_field": -3.0} | dict.fromkeys(EQUAL_C4, at(0.5)),
+    "C5": dict.fromkeys(IN_L2 + IN_MAX, at(1.0)),
+    "C6": {"fidelity_at_I_minus_2_u0": 0.0, "share_violated_with_r_above_1": NEVER},
+    "C8": dict.fromkeys(EXCESS, at(-1.0)),
+    "C9": dict.fromkeys(SHRINK, at(-1.0)),
+    "C14": {"cosine_of_unrelated_maps_at_weights_0.02": at(0.5), "cosine_of_independent_logits_of_std_0.1": at(1.0)},
+    "C16": dict.fromkeys(PHASES, at(0.0)) | {"share_found_where_there_are_three": at(1.0)},
+    "C17": {"derivative_jump_relu": 0.0, "order_rk4_relu": at(4.0)},
+}
+LINES = [
+    *(
+        ("C1", name, at(1 + d), HOLDS, at(1 + 1.1 * d), IF)
+        for name in ("order_euler", "order_lie")
+        for d in (0.14, -0.14)
+    ),
+    ("C2", "distance_to_euler_parallel", upto(0.9e-12), IF, upto(1.1e-12), FAILS),
+    *(
+        ("C2", f"distance_to_native_{n}", upto(0.9e-12), IF, upto(1.1e-12), FAILS)
+        for n in ("sequential", "post", "macaron")
+    ),
+    *(("C3", "limit_for_diffusion_alone", 1 + d, HOLDS, 1 + 1.2 * d, IF) for d in (0.009, -0.009)),
+    ("C3", "runs_blown_up_with_left_side_at_most_1", 0, HOLDS, 1, FAILS),
+    ("C3", "share_of_runs_wrongly_called_safe", upto(0.0), HOLDS, upto(1e-9), FAILS),
+    ("C4", EQUAL_C4[0], upto(1 + 0.9e-6), HOLDS, upto(1 + 1.1e-6), FAILS),
+    *(("C4", name, upto(1 + 0.9e-6), HOLDS, upto(1 + 1.1e-6), IF) for name in EQUAL_C4[1:]),
+    ("C4", "energy_rate_of_constant_field", -1e-9, HOLDS, 0.0, FAILS),
+    *(("C5", name, upto(1 + 0.9e-12), HOLDS, upto(1 + 1.1e-12), IF) for name in IN_L2),
+    ("C6", "fidelity_at_I_minus_2_u0", "-0.9e-9", HOLDS, "-1.1e-9", IF),
+    ("C6", "share_violated_with_r_above_1", upto(0.0), HOLDS, upto(1e-9), IF),
+    ("C6", "share_violated_with_r_below_1", upto(0.0), HOLDS, upto(1e-9), FAILS),
+    ("C7", "share_of_tokens_with_negative_trace", upto(0.09), IF, upto(0.11), FAILS),
+    ("C7", "growth_rate_order_in_1_by_dx", 0.9, IF, 1.1, FAILS),
+    ("C7", "growth_rate_64_tokens", 0.0, HOLDS, 1e-9, FAILS),
+    *(("C8", name, upto(0.019), HOLDS, upto(0.021), IF) for name in EXCESS),
+    *(("C8", name, past(0.019), IF, past(0.021), FAILS) for name in EXCESS),
+    *(("C9", name, upto(-1e-9), HOLDS, upto(0.0), IF) for name in SHRINK),
+    *(("C9", name, past(0.0), IF, past(1e-9), FAILS) for name in (SHRINK[1], SHRINK[5])),
+    ("C10", "exact_change_of_information", upto(0.9e-6), FAILS, upto(1.1e-6), IF),
+    ("C10", "fall_of_binned_estimate", past(0.009), IF, past(0.011), FAILS),
+    ("C11", "order_uniform_incompatible", at(0.49), IF, at(0.51), FAILS),
+    ("C11", "order_uniform_incompatible", at(1.69), FAILS, at(1.71), HOLDS),
+    ("C11", "order_uniform_compatible", at(1.71), IF, at(1.69), FAILS),
+    ("C12", "exponent_in_radius", at(0.19), HOLDS, at(0.21), IF),
+    *(("C13", name, upto(1.9), IF, upto(2.1), FAILS) for name in CHANCE),
+    ("C13", "fidelity_of_a_stable_rotation", 1e-9, HOLDS, 0.0, IF),
+    ("C14", "cosine_of_unrelated_maps_at_weights_0.02", past(0.979), IF, past(0.981), FAILS),
+    ("C14", "cosine_of_independent_logits_of_std_0.1", past(0.979), HOLDS, past(0.981), IF),
+    *(("C16", name, at(0.49), FAILS, at(0.5), IF) for name in PHASES),
+    ("C16", "share_found_where_there_are_three", past(0.8), FAILS, past(0.79), NOT_SHOWN),
+    ("C16", "share_found_where_there_are_none", upto(0.05), FAILS, upto(0.051), NOT_SHOWN),
+    ("C17", "derivative_jump_relu", 0.9e-6, HOLDS, 1.1e-6, IF),
+    ("C17", "order_rk4_relu", at(3.51), HOLDS, at(3.49), IF),
+    ("C17", "lipschitz_constant_relu", 1 + 0.9e-9, HOLDS, 1 + 1.1e-9, FAILS),
+    *(
+        (name, "order_in_dx", at(2 + d), DEFINITION, at(2 + 1.1 * d), FAILS)
+        for name in ("v1 (8)", "v2 (5)")
+        for d in (0.14, -0.14)
+    ),
+    ("v1 (23)", "distance_as_a_layer", upto(0.9e-10), HOLDS, upto(1.1e-10), IF),
+    ("v1 (23)", "largest_relative_error_as_a_step", upto(0.9e-10), IF, upto(1.1e-10), FAILS),
+    ("v2 (10)", "jump_with_floor_over_step", upto(0.9e-10), IF, upto(1.1e-10), FAILS),
+    ("v2 (12)", "largest_error_over_bound", upto(1.0), HOLDS, upto(1.001), FAILS),
+    ("v2 (18)", "order_relu_at_kink", at(1.86), HOLDS, at(1.84), IF),
+    ("v2 (18)", "order_gelu", at(1.86), IF, at(1.84), FAILS),
+    ("v2 (19)", "error_with_leak_outside", upto(0.9e-10), IF, upto(1.1e-10), FAILS),
+]
+
+
+@pytest.mark.parametrize(("name", "figure", "here", "verdict", "there", "other"), LINES)
+def test_where_judges_draw_their_lines(name, figure, here, verdict, there, other):
+    claim = (CLAIMS | EQUATIONS)[name]
+    evidence = MEASURED[claim.rests_on or name] | FAR.get(name, {})
+    assert figure in evidence
+    if isinstance(here, str):  # in units of what is claimed there
+        claimed = float(evidence["claimed_at_I_minus_2_u0"])
+        here, there = claimed + float(here), claimed + float(there)
+    assert claim.verdict(evidence | {figure: here}) == verdict != other == claim.verdict(evidence | {figure: there})
+
+
 @pytest.mark.parametrize("name", [*CLAIMS, *EQUATIONS])
 def test_stored_evidence_gives_the_stored_verdict(name):
     claim, saved = (CLAIMS | EQUATIONS)[name], STORED[name]

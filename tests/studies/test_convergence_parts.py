@@ -14,7 +14,7 @@ from pdejax.runs._parts import Parts
 from pdejax.studies import ConvergenceConfig
 from pdejax.studies.numerics._convergence_case import build_case
 from pdejax.studies.numerics._convergence_config import MODES
-from pdejax.studies.numerics._limits import iid_spread, regime, spatial_convergence
+from pdejax.studies.numerics._limits import iid_spread, redraw, regime, spatial_convergence
 
 TINY = {"length": 12, "dim": 8, "heads": 2, "layers": 2, "ffn": 12}
 
@@ -160,6 +160,22 @@ def test_plain_values():
 
 def test_regimes_without_usable_values_are_called_that():
     assert "not measurable" in regime("iid 1/L", "spread between draws", (8, 32), (float("nan"), 0.1)).verdict
+
+
+def test_the_spread_of_two_networks_by_hand(getkey):
+    """Networks of 2 layers u ← u + F_l(u), drawn and run one by one: √(‖a − m‖² + ‖b − m‖²)/‖m‖ with their mean m, the
+    variance of two draws being over one degree of freedom."""
+    base = pj.MasterEquation(interaction=pj.Attention(4, 2, key=getkey()), reaction=pj.FeedForward(4, 8, key=getkey()))
+    u0, key, ends = jax.random.normal(getkey(), (5, 4)), getkey(), []
+    for k in jax.random.split(key, 2):
+        u = u0
+        for layer in jax.random.split(k, 2):
+            u = u + redraw(base, layer)(0.0, u, None)
+        ends.append(np.asarray(u))
+    mean = (ends[0] + ends[1]) / 2
+    spread = np.sqrt(sum(np.sum((end - mean) ** 2) for end in ends)) / np.linalg.norm(mean)
+    found = iid_spread(base, u0, layers=(1, 2), scaling="1", draws=2, key=key)
+    assert found.values[1] == pytest.approx(spread, rel=1e-9)
 
 
 @pytest.mark.slow

@@ -206,22 +206,67 @@ def record(**changes):
     return base | changes
 
 
-def verdicts(**changes):
-    results = {"orders": [record(**changes)], "spatial": None, "regimes": [], "reference": {"error": 1e-14}}
+def verdicts(spatial=None, **changes):
+    results = {"orders": [record(**changes)], "spatial": spatial, "regimes": [], "reference": {"error": 1e-14}}
     return study.verdicts(results)
 
 
 def test_verdicts_follow_the_numbers():
-    assert verdicts()["order euler"].startswith("as expected")
-    assert verdicts(order=1.3)["order euler"].startswith("NOT as expected")
     assert verdicts(order=None)["order euler"].startswith("not measurable")
     # Few and coarse steps: an interval that holds the order is as expected, unless it holds the next one, too.
     assert verdicts(order=1.3, ci=0.4)["order euler"].startswith("as expected: order 1.30 ± 0.40")
-    assert verdicts(order=1.3, ci=0.2)["order euler"].startswith("NOT as expected")
-    assert verdicts(order=1.9, ci=0.95)["order euler"].startswith("NOT as expected")
     assert "blew up" in verdicts(diverged=[True, False])["order euler"]
-    assert verdicts()["one-sided bound and v2 (12)"].startswith("hold")
     assert "VIOLATED by euler" in verdicts(errors=[2.0, 0.05])["one-sided bound and v2 (12)"]
+
+
+# Numbers on either side of every line that a verdict draws: first those that are as they should be, then those that are not.
+ORDERS = [
+    ({"order": 1.14}, {"order": 1.16}),
+    ({"order": 0.86}, {"order": 0.84}),
+    ({"order": 1.3, "ci": 0.31}, {"order": 1.3, "ci": 0.29}),
+    ({"order": 1.85, "ci": 0.9}, {"order": 1.85, "ci": 0.91}),  # reaches the next order
+    ({"expected": 4.0, "order": 4.14}, {"expected": 4.0, "order": 4.16}),
+    ({"expected": 5.0, "order": 4.51}, {"expected": 5.0, "order": 4.49}),
+    ({"expected": 5.0, "order": 5.6}, {"expected": 4.0, "order": 4.6}),  # high orders alone are met from above
+]
+# Errors beside bounds of 1 and 0.5, or of 0 where an error is the reference's own: below 20 times 1e-14, or rounding, 1e-12.
+BOUNDS = [
+    ({"errors": [1.0, 0.5]}, {"errors": [1.0, 0.5001]}),
+    (
+        {"one_sided_bounds": [0.0, None], "errors": [0.9e-12, 9.0]},
+        {"one_sided_bounds": [0.0, None], "errors": [1.1e-12, 9.0]},
+    ),
+]
+SPACE = {"expected": 2.0, "order": 2.0}
+
+
+@pytest.mark.parametrize(("good", "bad"), ORDERS)
+def test_where_verdicts_about_orders_draw_their_lines(good, bad):
+    assert verdicts(**good)["order euler"].startswith("as expected")
+    assert verdicts(**bad)["order euler"].startswith("NOT as expected")
+
+
+@pytest.mark.parametrize(("good", "bad"), BOUNDS)
+def test_where_verdicts_about_bounds_draw_their_lines(good, bad):
+    assert verdicts(**good)["one-sided bound and v2 (12)"].startswith("hold")
+    assert verdicts(**bad)["one-sided bound and v2 (12)"].startswith("VIOLATED")
+
+
+@pytest.mark.parametrize(("good", "bad"), [(2.14, 2.16), (1.86, 1.84), (2.0, None)])
+def test_where_verdicts_about_space_draw_their_lines(good, bad):
+    assert verdicts(SPACE | {"order": good})["spatial order"].startswith("as expected")
+    assert verdicts(SPACE | {"order": bad})["spatial order"].startswith("NOT as expected")
+
+
+def test_a_networks_distance_lies_on_the_power_law_between_its_neighbours():
+    """Errors 0.4/n² at n = 4 and 16: at n = 8 layers 0.4/64 by the line through their logarithms, at n = 4 the one measured."""
+    rows = [record(solver="lietrotter", steps=[4, 16], step_sizes=[0.5, 0.125], errors=[0.4 / 16, 0.4 / 256])]
+    field = pj.MasterEquation(stabilization=pj.LinearDamping(1.0))
+    case = study.Case(field, field, jnp.zeros((2, 1)), t1=2.0, layers=1, source="", dataset="")
+    for layers, measured in ((8, 0.4 / 64), (4, 0.4 / 16)):
+        found = study._network(ConvergenceConfig(**(SMALL | {"layers": layers})), case, rows)
+        assert found is not None and found["layers"] == layers
+        assert found["distance"] == pytest.approx(measured, rel=1e-12)
 
 
 def test_table_shows_missing_numbers_as_such():
@@ -263,9 +308,20 @@ def test_regimes_of_independent_layers(exponent, words):
     assert words in found.verdict
 
 
+@pytest.mark.parametrize(
+    ("exponent", "words"),
+    [
+        *((-0.64, "averaged"), (-0.66, "unclassified"), (-0.36, "averaged"), (-0.34, "unclassified")),
+        *((-0.14, "SDE-like"), (-0.16, "unclassified"), (0.14, "SDE-like"), (0.16, "unclassified")),
+    ],
+)
+def test_where_regimes_of_independent_layers_draw_their_lines(exponent, words):
+    assert words in verdict("spread between draws", exponent)
+
+
 def test_regime_of_smooth_weights():
-    assert "ODE limit" in verdict("distance to the ODE's solution", -1.0)
-    assert "no first-order" in verdict("distance to the ODE's solution", -0.5)
+    assert verdict("distance to the ODE's solution", -0.86).startswith("ODE limit")
+    assert verdict("distance to the ODE's solution", -0.84).startswith("no first-order")
 
 
 def test_cosine_coefficients_are_a_transform_and_back(getkey):

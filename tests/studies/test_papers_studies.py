@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
@@ -9,6 +10,7 @@ import xarray as xr
 from pdejax.studies import run
 from pdejax.studies.papers import STUDIES
 from pdejax.studies.papers._experiment import Settings
+from pdejax.studies.papers._pairs import pooled
 
 TINY = {
     "dim": 16,
@@ -73,3 +75,10 @@ def test_a_study_runs_whole(name, folder):
     with xr.open_dataset(folder / name / "result.nc", engine="scipy") as data:
         assert data.sizes["seed"] == settings.seeds
         assert any(np.isfinite(values).all() for values in data.data_vars.values())
+
+
+def test_the_mean_token_is_that_of_real_ones():
+    states = np.arange(12.0).reshape(2, 3, 2)
+    mask = np.asarray([[True, True, False], [True, True, True]])
+    found = pooled(jnp.asarray(np.where(mask[:, :, None], states, 0.0)), jnp.asarray(mask))
+    np.testing.assert_allclose(found, [[1.0, 2.0], [8.0, 9.0]])

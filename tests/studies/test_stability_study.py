@@ -152,6 +152,15 @@ def test_verdicts_follow_the_numbers(result):
     assert verdicts(changed)["largest step"].startswith("NOT")
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_measured_step_within_two_percent_is_as_predicted(sign):
+    def word(difference):
+        record = {"difference": sign * difference, "solver": "euler", "equation": "diffusion"}
+        return verdicts({"dt_max": [record], "maps": []})["largest step"].split(":")[0]
+
+    assert (word(0.0199), word(0.0201)) == ("as predicted", "NOT as predicted")
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

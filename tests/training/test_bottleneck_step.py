@@ -66,6 +66,24 @@ def linear(scale=1.0):
     return _Linear(scale * jnp.asarray([[1.0, 0.2], [-0.3, 0.8]]))
 
 
+@pytest.mark.parametrize("kind", [{"vocab": 5}, {"features": 3}])
+def test_a_projection_keeps_the_size_of_what_it_projects(kind):
+    """x of independent entries of variance 1 has variance 1, however long the sequence: over 64 numbers and 200 sequences."""
+    projection, rng = InputProjection(64, length=40, key=jax.random.key(0), **kind), np.random.default_rng(0)
+    inputs = rng.integers(0, 5, (200, 40)) if "vocab" in kind else rng.standard_normal((200, 40, 3))
+    x = projection(Batch(jnp.asarray(inputs), jnp.ones((200, 40), bool), jnp.zeros(200, jnp.int32)))
+    assert x.shape == (200, 64) and float(jnp.mean(x**2)) == pytest.approx(1, abs=0.25)
+
+
+def test_states_are_means_over_real_tokens():
+    """State 0 is the input: tokens 0 and 2 of the first sequence are real, one of the second, none of the third."""
+    values = jnp.arange(18.0).reshape(3, 3, 2)
+    mask = jnp.asarray([[True, False, True], [False, True, False], [False] * 3])
+    found = mean_hidden_states(linear(), Batch(values, mask, jnp.zeros(3, jnp.int32)))
+    means = np.asarray([[2.0, 3.0], [8.0, 9.0], [0.0, 0.0]])
+    np.testing.assert_allclose(found, np.stack([means, means @ np.asarray(linear().w)], axis=1), rtol=1e-12)
+
+
 @pytest.mark.parametrize("signs", ["v1 (14)", "v1 (3)", "algorithm 1"])
 def test_a_step_equals_its_parts(signs):
     """The same update put together from jax.grad, the estimator's own step and the printed equation."""

@@ -112,11 +112,14 @@ def test_which_are_kept(tmp_path, mode, expected):
         assert checkpoints.load("best").step == checkpoints.best()[0]
 
 
-def test_the_later_of_two_equal_ones_is_better(tmp_path):
-    checkpoints = Checkpoints(tmp_path, keep=1, mode="min")
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_the_earliest_of_equal_ones_is_best(tmp_path, mode):
+    """As training counts: a value that is met again is no new best, and the checkpoint of the best step stays."""
+    checkpoints = Checkpoints(tmp_path, keep=1, mode=mode)
     for step in (1, 2, 3):
         checkpoints.save(saved(step, 0.5))
-    assert checkpoints.best() == [3] and checkpoints.steps() == [3]
+    assert checkpoints.best() == [1, 3] and checkpoints.steps() == [1, 3]
+    assert checkpoints.load("best").step == 1
 
 
 @pytest.mark.slow

@@ -195,6 +195,21 @@ def test_parameters_that_are_not_finite_are_never_saved(tmp_path):
         train(tmp_path / "other", state=start(scale=np.nan))
 
 
+def test_examples_per_second_are_those_of_all_steps_since_the_last_look(monkeypatch):
+    """Half a second a step, eight rows each: 16 a second. Metrics are looked at after steps 1, 5, 10 and 15, the newest left
+    for the next time; what is measured between 5 and 10 are the steps 5 to 9."""
+    clock = {"now": 100.0}
+    monkeypatch.setattr("pdejax.training._fit.time.perf_counter", lambda: clock["now"])
+
+    def half_a_second(n, state, metrics):
+        clock["now"] += 0.5
+
+    result = train(steps=20, save_every=100, log_every=5, on_step=half_a_second)
+    speed = result.history["examples_per_second"]
+    np.testing.assert_allclose(speed[4:14], 16.0)
+    assert speed[0] == 16.0
+
+
 def test_the_best_and_the_latest_are_kept(tmp_path):
     values = iter([1, 5, 3, 4, 2, 0])
     result = train(
@@ -241,6 +256,7 @@ def test_patience_also_across_a_resume(tmp_path):
     rest = train(tmp_path / "part", **options)
     assert (rest.stopped, rest.step, rest.best_step) == ("patience", 12, 6)
     same(restore(tmp_path / "part", start()), twin(12)[0])
+    same(restore(tmp_path / "part", start(), "best"), twin(6)[0])  # whose score step 12 has again
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -1,5 +1,6 @@
 """A step of training against the same step by hand; norms; what is donated; two kinds of models."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,7 @@ from flax import nnx
 import pdejax as pj
 from pdejax.data import Batch
 from pdejax.training import Classification, make_optimizer, make_step, merge_model, split_model, start_training
-from pdejax.training._step import count_parameters, gradient_norms
+from pdejax.training._step import AbstractTask, count_parameters, gradient_norms, make_evaluate
 
 SIZES = {"vocab": 7, "dim": 8, "heads": 2, "layers": 3, "ffn": 16, "head": "classification", "classes": 4}
 
@@ -28,6 +29,36 @@ def batch():
     random = np.random.default_rng(0)
     tokens = random.integers(1, 7, (6, 5)).astype(np.int32)
     return Batch(tokens, np.arange(5) < random.integers(2, 6, (6, 1)), random.integers(0, 4, 6).astype(np.int32))
+
+
+class Drawing(AbstractTask):
+    """Records a number drawn from the key it is given."""
+
+    def loss(self, model, batch, key):
+        drawn = jax.random.uniform(key)
+        return jnp.sum(model.w**2) * drawn, {"drawn": drawn}
+
+    def weight(self, batch):
+        return jnp.asarray(1.0)
+
+
+class Weights(eqx.Module):
+    w: jax.Array
+
+
+def test_every_step_and_every_held_out_batch_draws_anew(batch):
+    """From the state's key and the step's number, or the batch's: nothing is drawn twice, and the key itself stays."""
+    key, optimizer = jax.random.key(5), make_optimizer("sgd", learning_rate=0.1)
+    params, static = split_model(Weights(jnp.ones(2)))
+    state, step, found = start_training(params, optimizer, key), make_step(Drawing(), optimizer, static), []
+    for _ in range(3):
+        state, metrics = step(state, batch)
+        found.append(float(metrics["drawn"]))
+    expected = [float(jax.random.uniform(jax.random.fold_in(key, i))) for i in range(3)]
+    assert found == expected and len(set(found)) == 3
+    assert jnp.all(jax.random.key_data(state.key) == jax.random.key_data(key))
+    held_out = make_evaluate(Drawing(), static)(state, [batch] * 3)["drawn"]
+    assert held_out == pytest.approx(np.mean(expected), rel=1e-12)
 
 
 @pytest.mark.slow

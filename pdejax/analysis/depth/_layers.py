@@ -255,7 +255,8 @@ def layer_field(system: Any, *, length: int | None = None) -> Discretization:
     - `system`: a `Discretization` with layers, a `Network`, a `Transformer` or a `Simulator`; `length`: tokens, for a simulator
       with diffusion.
 
-    The weights are shared with the system, not copied. Raises `ValueError`/`TypeError` for adaptive steps or no layers.
+    The weights are shared with the system, not copied, but for those of looped layers. Raises `ValueError`/`TypeError` for
+    adaptive steps or no layers.
     """
     owner = "layer_field"
     d = discretization_of(owner, system, length)
@@ -269,9 +270,11 @@ def layer_field(system: Any, *, length: int | None = None) -> Discretization:
     span = float(d.t1 - d.t0) / count
     if d.layers:
         assert isinstance(d.field, DepthVarying)
-        own = slice(d.layers[0], d.layers[-1] + 1)
-        whole = len(d.layers) == d.field.size
-        equation = _each(lambda x: x if whole else x[own], d.field.stacked)
+        own = np.asarray(d.layers)
+        stored = d.field.size // d.field.passes
+        whole = count == d.field.size == stored
+        # A stack that is gone through several times has its layers once for every pass.
+        equation = _each(lambda x: x if whole else x[own % stored], d.field.stacked)
         solver = _stacked_solver(d.solver, count, own)
     else:
         equation, solver = (
@@ -294,7 +297,7 @@ def _each(function: Any, tree: Any) -> Any:
     return jax.tree.map(lambda x: function(x) if eqx.is_array(x) else x, tree)
 
 
-def _stacked_solver(solver: Any, count: int, own: slice) -> Any:
+def _stacked_solver(solver: Any, count: int, own: np.ndarray) -> Any:
     """A solver whose every array has an axis of layers in front: those of a `LayerStack` have, others are repeated."""
 
     def spread(part: Any) -> Any:

@@ -149,7 +149,7 @@ def _detectable(c: np.ndarray, rng: np.random.Generator) -> float:
     return float("nan")
 
 
-def _matrices(system: Any) -> dict[str, np.ndarray]:
+def _matrices(system: Any) -> dict[str, Any]:
     """Leaves with an axis of layers and at least two more, by the path to them."""
     model = functional(system)
     d = getattr(model, "discretization", model)
@@ -181,7 +181,7 @@ def _name(path: Any, stacked: Any) -> str:
     return ".".join(word for word in words if word not in ("terms", "function", "layer"))
 
 
-def _width(leaves: dict[str, np.ndarray]) -> int:
+def _width(leaves: dict[str, Any]) -> int:
     sizes = Counter(size for leaf in leaves.values() for size in {leaf.shape[1], leaf.shape[-1]})
     most = [size for size, seen in sizes.items() if seen == max(sizes.values())]
     if len(most) > 1:

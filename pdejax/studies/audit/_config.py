@@ -34,7 +34,7 @@ class AuditConfig:
     length: int = setting(64, "tokens of a sequence at most", metavar="N")
     halvings: int = setting(4, "how often the step is halved", metavar="N")
     window: int = setting(4, "layers refined together", metavar="N")
-    derivatives: int = setting(4, "sequences whose Jacobians are taken", metavar="N")
+    derivatives: int = setting(2, "sequences whose Jacobians are taken", metavar="N")
     tokens: int = setting(16, "tokens of these sequences", metavar="N")
     exponents: int = setting(8, "Lyapunov exponents", metavar="N")
     precision: Literal["float32", "float64"] = setting("float32", "of states")

@@ -95,7 +95,7 @@ def refinement(found: Evidence, precision: str, key: Any, out: Found) -> str:
                 jnp.asarray(ours["euler/moves"][1]),
                 {n: jnp.asarray(x["euler/moves"][1]) for n, x in nulls.items()},
             ),
-            "limit": (jnp.asarray(_limit(ours["native/moves"])), {}),
+            "limit": (jnp.asarray(_limit(ours["euler/moves"])), {}),
             "sizes": (jnp.asarray(ours["sizes"].T), {}),
         },
         key=key,
@@ -104,9 +104,11 @@ def refinement(found: Evidence, precision: str, key: Any, out: Found) -> str:
     if "untrained" in nulls:
         index = ratio(ours["euler/moves"][1], nulls["untrained"]["euler/moves"][1], key)
         out.row("continuum index, untrained at matched branch size", index, note="move at h/2 over that of the null")
-    out.row("move of the last state at h/2, own scheme", table["own"][1])
+    out.row("move of the last state at h/2", table["half"], "untrained", note="layers as Euler steps of their field")
     out.row("the same in the limit of small steps", table["limit"], note="extrapolated at order 1")
-    out.row("move at h/2, layers as Euler steps", table["half"], "untrained")
+    again = found["subject"]["normalization"] == "after the step"
+    after = "the norm after the step is applied twice as often: no limit is promised" if again else ""
+    out.row("move at h/2, own scheme", table["own"][1], note=after)
     for name in [n for n in nulls if n != "untrained"]:
         out.row(f"move at h/2, {name}", table["half"].nulls[name])
     orders = {name: _order(ours, name, precision) for name in ORDERS if f"{name}/steps" in ours}
@@ -119,6 +121,7 @@ def refinement(found: Evidence, precision: str, key: Any, out: Found) -> str:
     columns += (Column("fitted", ".2f", right=True), Column("±", ".2f", right=True))
     out.tables.append(Table(columns, lines, "Refinement of all layers"))
     out.results["refinement"] = {
+        "moves": np.mean(ours["euler/moves"], axis=1).tolist(),
         "own": np.mean(ours["native/moves"], axis=1).tolist(),
         "limit": float(table["limit"]),
         "half": numbers(table["half"]),
@@ -127,12 +130,11 @@ def refinement(found: Evidence, precision: str, key: Any, out: Found) -> str:
     }
     readings(ours, out)
     out.verdicts["half the step"] = depth_verdict(table["half"], index)
-    shown = (
-        "" if index is None else f", {index.summary()} times what an untrained network of the same branch sizes moves"
-    )
+    half = Figure(table["half"].value, table["half"].low, table["half"].high)
+    beside = "" if index is None else f", {index.summary()} times what an untrained network of its branch sizes moves"
     return (
-        f"half the step moves the last state by {table['own'][1].summary()} (limit {float(table['limit']):.3g}); its layers as "
-        f"Euler steps by {float(table['half']):.3g}{shown}: {out.verdicts['half the step']}"
+        f"half the step moves the last state by {half.summary()} (limit {float(table['limit']):.3g}){beside}: "
+        f"{out.verdicts['half the step']}"
     )
 
 
@@ -149,28 +151,28 @@ def _order(ours: Mapping[str, Any], name: str, precision: str) -> tuple[float, f
 
 def readings(ours: Mapping[str, Any], out: Found) -> None:
     """Loss, accuracy and logits at h/2, …, with the paired test of the loss."""
-    if "native/loss" not in ours:
+    if "euler/loss" not in ours:
         return
-    loss, factors = ours["native/loss"], ours["native/factors"]
+    loss, factors = ours["euler/loss"], ours["euler/factors"]
     lines = []
     for k, factor in enumerate(factors):
         change = loss[k] - loss[0]
         p = float(permutation_test(change)) if k else math.nan
-        accuracy = float(np.mean(ours["native/accuracy"][k]))
-        logits = float(np.mean(ours["native/logits"][k]))
+        accuracy = float(np.mean(ours["euler/accuracy"][k]))
+        logits = float(np.mean(ours["euler/logits"][k]))
         lines.append((f"1/{factor}", float(np.mean(loss[k])), float(np.exp(np.mean(loss[k]))), accuracy, logits, p))
     heads = ("step", "loss [nats]", "perplexity", "accuracy", "logits move", "p of the change")
     out.tables.append(
-        Table([Column(h, ".4g", right=i > 0) for i, h in enumerate(heads)], lines, "Loss under refinement, own scheme")
+        Table([Column(h, ".4g", right=i > 0) for i, h in enumerate(heads)], lines, "Loss under refinement")
     )
     change = loss[1] - loss[0]
     figure = over_seeds(change)
     p = float(permutation_test(change))
-    out.row("change of the loss at h/2, own scheme", figure, unit="nats", note=f"paired permutation test p = {p:.2g}")
+    out.row("change of the loss at h/2", figure, unit="nats", note=f"paired permutation test p = {p:.2g}")
     out.results["loss"] = {
-        "own": np.mean(loss, axis=1).tolist(),
+        "loss": np.mean(loss, axis=1).tolist(),
         "p": p,
-        "accuracy": np.mean(ours["native/accuracy"], axis=1).tolist(),
+        "accuracy": np.mean(ours["euler/accuracy"], axis=1).tolist(),
     }
     worse = float(figure.value) > 0
     out.verdicts["loss at half the step"] = (

@@ -238,7 +238,7 @@ def jacobians(
         lyapunov = lyapunov_exponents(
             system, u0, k=min(config.exponents, int(jnp.sum(real)) * u0.shape[1]), mask=real, key=key
         )
-        token = ftle(system, u0, mask=real, key=key, iterations=6)
+        token = ftle(system, u0, mask=real, key=key, iterations=4)
         size = jnp.sqrt(jnp.sum(jnp.where(real[:, None], states, 0.0) ** 2, axis=(1, 2)))
         values = {
             "largest": [x.largest for x in found],
