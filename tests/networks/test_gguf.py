@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import real_weights
 
-import pdejax as pj
-from pdejax.networks import CheckpointError
+from pdejax.networks import CheckpointError, load_pretrained
 from pdejax.networks.families._gguf import read_gguf, read_gguf_file
 
 gguf = pytest.importorskip("gguf", reason="GGUF files need the package gguf: pip install 'pdejax[pretrained]'")
@@ -163,6 +162,14 @@ FAULTS = {
     "the other byte order": (bytes_at(4, struct.pack(">I", 3)), "version 50331648 of GGUF"),
     "a huge number of tensors": (bytes_at(8, struct.pack("<Q", 2**60)), "speaks of 1152921504606846976 tensors"),
     "a huge number of keys": (bytes_at(16, struct.pack("<Q", 2**60)), "speaks of 1152921504606846976 keys"),
+    "a huge word": (
+        lambda p: bytes_at(p.read_bytes().index(b"<|end|>") - 8, struct.pack("<Q", 2**60))(p),
+        "the header ends past the end of the file",
+    ),
+    "a word that is no text": (
+        lambda p: bytes_at(p.read_bytes().index(b"<|end|>"), b"\xff")(p),
+        "a string before byte .* is no text",
+    ),
     "a huge key": (bytes_at(24, struct.pack("<Q", 2**60)), "the header ends past the end of the file"),
     "a type of metadata": (bytes_at(24 + 8 + 20, struct.pack("<I", 77)), "has type 77, which GGUF has not"),
     "many axes": (in_table(NORM, 0, struct.pack("<I", 9)), "has 9 axes, and GGUF allows 4"),
@@ -187,16 +194,16 @@ def test_a_damaged_file_is_refused_in_one_sentence_within_a_second(whole, tmp_pa
     damage(path)
     begun = time.process_time()
     with pytest.raises(CheckpointError, match=f"m.gguf: .*{words}") as caught:
-        pj.load_pretrained(path)
+        load_pretrained(path)
     assert time.process_time() - begun < 1
     assert str(tmp_path) not in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_what_is_not_supported_is_refused_by_name(tmp_path):
     with pytest.raises(CheckpointError, match=r"options that are not supported: llama.rope.scaling.type='yarn'"):
-        pj.load_pretrained(written(tmp_path / "scaled.gguf", scaling=True))
+        load_pretrained(written(tmp_path / "scaled.gguf", scaling=True))
     with pytest.raises(CheckpointError, match=r"general.architecture='mamba'; GGUF files are read of llama"):
-        pj.load_pretrained(written(tmp_path / "other.gguf", architecture="mamba"))
+        load_pretrained(written(tmp_path / "other.gguf", architecture="mamba"))
     assert read_gguf_file(written(tmp_path / "words.gguf", pre="viking")).tokenizer is None
 
 

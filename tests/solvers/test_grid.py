@@ -103,11 +103,11 @@ def test_length_is_a_dynamic_leaf():
 @pytest.mark.parametrize(
     "arguments, error, message",
     [
-        ({"n": 0}, ValueError, "at least 1; got 0"),
-        ({"n": -3}, ValueError, "at least 1; got -3"),
-        ({"n": 2.0}, TypeError, "integer of at least 1; got 2.0"),
+        ({"n": 0}, ValueError, "Grid: n=0 must be an integer of at least 1"),
+        ({"n": -3}, ValueError, "Grid: n=-3 must be an integer of at least 1"),
+        ({"n": 2.0}, TypeError, "n=2.0 must be an integer of at least 1"),
         ({"n": True}, TypeError, "integer"),
-        ({"n": "8"}, TypeError, "got '8'"),
+        ({"n": "8"}, TypeError, "n='8' must be an integer"),
         (
             {"n": 4, "boundary": "reflecting"},
             ValueError,

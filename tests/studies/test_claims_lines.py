@@ -88,6 +88,10 @@ LINES = [
     ("v1 (23)", {}, "distance_as_a_layer", upto(0.9e-10), HOLDS, upto(1.1e-10), IF),
     ("v2 (12)", {}, "largest_error_over_bound", upto(1.0), HOLDS, upto(1.001), FAILS),
     ("v2 (18)", {}, "order_relu_at_kink", at(1.86), HOLDS, at(1.84), IF),
+    ("v1 (23)", {}, "largest_relative_error_as_a_step", upto(0.9e-10), IF, upto(1.1e-10), FAILS),
+    ("v2 (10)", {}, "jump_with_floor_over_step", upto(0.9e-10), IF, upto(1.1e-10), FAILS),
+    ("v2 (18)", {}, "order_gelu", at(1.86), IF, at(1.84), FAILS),
+    ("v2 (19)", {}, "error_with_leak_outside", upto(0.9e-10), IF, upto(1.1e-10), FAILS),
 ]
 
 
