@@ -189,7 +189,7 @@ def test_surgery_is_the_loop_over_layers_and_first_order_is_the_derivative():
     [
         (lambda: run_layers(NET, U0, order=[0, 7]), "order=7"),
         (lambda: run_layers(NET, U0, order=[0, 1], steps=[1]), "one each"),
-        (lambda: run_layers(NET, U0, order=[0.5]), "whole numbers"),
+        (lambda: run_layers(NET, U0, order=np.asarray([0.5])), "whole numbers"),
         (lambda: run_layers(NET, U0[0, 0]), "shape"),
         (lambda: run_layers(NET, U0.at[0, 0, 0].set(jnp.nan)), "not finite"),
         (lambda: run_layers(NET.discretization.replace(solver="tsit5", rtol=1e-3, atol=1e-3), U0), "adaptive"),

@@ -180,7 +180,7 @@ def operators(found: Evidence) -> Any:
     left.set_xlabel("layer")
     left.set_ylabel("held-out R²")
     whole_layers(left)
-    left.legend(frameon=False, fontsize=7)
+    left.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     depth = np.arange(ours["rollout"].shape[0])
     band(right, depth, ours["rollout"].mean(axis=1), label="the papers' operators")
     right.plot(depth, ours["persistence"].mean(axis=1), label="the first state", **NULL)

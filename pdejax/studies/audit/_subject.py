@@ -66,7 +66,7 @@ def _read(head: Any, u: Array, reference: Array, mask: Array, labels: Array) -> 
         u, reference, real, label = x
         logits, before = head(u, real), head(reference, real)
         seen = jnp.ones((), bool) if logits.ndim == 1 else real
-        right = jnp.sum(seen & (jnp.argmax(logits, axis=-1) == label)) / jnp.sum(seen)
+        right = jnp.sum(seen & (jnp.argmax(logits, axis=-1).astype(label.dtype) == label)) / jnp.sum(seen)
         weight = seen.astype(logits.dtype)[..., None]
         move = jnp.sqrt(jnp.sum(weight * (logits - before) ** 2) / jnp.sum(weight * before**2))
         return {"loss": cross_entropy(logits, label, real), "accuracy": right, "logits": move}
