@@ -160,17 +160,20 @@ def test_the_verdict_on_half_the_step(move, index, expected):
 
 
 @pytest.mark.parametrize(
-    ("holder", "p", "word"),
+    ("holder", "p", "detectable", "word"),
     [
-        ([0.8, 0.6, 1.0], 0.001, "ODE"),
-        ([0.0, -0.1, 0.1], 0.4, "SDE"),
-        ([0.1, 0.0, 0.2], 0.001, "neither"),
-        ([0.5, 0.3, 0.7], 0.001, "undecided"),
+        ([0.8, 0.6, 1.0], 0.001, 0.1, "ODE"),
+        ([0.0, -0.1, 0.1], 0.4, 0.3, "SDE"),
+        ([0.0, -0.1, 0.1], 0.4, 0.31, "undecided"),
+        ([0.0, -0.1, 0.1], 0.4, np.inf, "undecided"),
+        ([0.0, -0.1, 0.1], 0.4, np.nan, "undecided"),
+        ([0.1, 0.0, 0.2], 0.001, np.inf, "neither"),
+        ([0.5, 0.3, 0.7], 0.001, 0.1, "undecided"),
     ],
 )
-def test_the_verdict_on_weights(holder, p, word):
+def test_the_verdict_on_weights(holder, p, detectable, word):
     out, numbers = Found(), stored()
-    numbers["weights"] |= {"holder": np.asarray(holder), "p_value": np.asarray(p)}
+    numbers["weights"] |= {"holder": np.asarray(holder), "p_value": np.asarray(p), "detectable": np.asarray(detectable)}
     weights(numbers, out)
     assert out.verdicts["weights in depth"].startswith(word)
 

@@ -27,8 +27,8 @@ def read_onnx(paths: Sequence[pathlib.Path], prefix: str = "") -> dict[str, Stor
     Raises `CheckpointError` for bytes that are no ONNX model, `ImportError` without the package onnx.
     """
     try:
-        import onnx
-        from onnx import numpy_helper
+        import onnx  # pyright: ignore[reportMissingImports]
+        from onnx import numpy_helper  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ImportError(f"{OWNER}: reading ONNX needs the package onnx: pip install 'pdejax[oracle]'.") from None
     try:

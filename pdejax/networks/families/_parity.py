@@ -99,8 +99,8 @@ def _difference(name: str, ours: Any, theirs: Any) -> Difference:
 
 def _oracle(path: pathlib.Path, config: Any, given: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Hidden states `(L + 1, n, d)` and logits, or the last state, of transformers in float64 on a CPU."""
-    import torch
-    import transformers
+    import torch  # pyright: ignore[reportMissingImports]
+    import transformers  # pyright: ignore[reportMissingImports]
 
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -126,7 +126,7 @@ def _oracle(path: pathlib.Path, config: Any, given: np.ndarray) -> tuple[np.ndar
 @contextlib.contextmanager
 def in_float64() -> Iterator[None]:
     """Make torch compute in float64 where a model asks for float32 by that name, as for norms, softmax and rotary angles."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     names: list[tuple[Any, str, Any]] = [(torch, "float32", torch.float64), (torch, "float", torch.float64)]
     names.append((torch.Tensor, "float", torch.Tensor.double))

@@ -13,14 +13,19 @@ from pdejax.runs._table import Column, Table
 from pdejax.studies.audit._found import SIGNIFICANT, Found, numbers
 from pdejax.studies.study import Evidence
 
+# The correlation of neighbouring layers that a test must be able to find before it may call layers independent.
+POWER = 0.3
 
-def weights_verdict(holder: Figure, p: float) -> str:
-    """ODE, SDE or neither, from the exponent's interval and the test of the order of layers."""
+
+def weights_verdict(holder: Figure, p: float, detectable: float) -> str:
+    """ODE, SDE or neither, from the exponent's interval and the test of the order of layers, which finds correlations from
+    `detectable` on; undecided where it would not find one of 0.3."""
     low, high = float(holder.low), float(holder.high)
     if low > 0.5:
         return "ODE: weights are a smooth function of depth"
     if high < 0.5 and p > SIGNIFICANT:
-        return "SDE: layers are as independent ones"
+        found = detectable <= POWER
+        return "SDE: layers are as independent ones" if found else "undecided: the test of their order has no power"
     if high < 0.5:
         return "neither: neighbours are nearer than chance, but weights are rough in depth"
     return "undecided: the exponent's interval holds ½"
@@ -47,7 +52,9 @@ def weights(found: Evidence, out: Found) -> None:
     can = (
         f"a correlation of {power:g} would be found" if math.isfinite(power) else "no correlation tried would be found"
     )
-    out.verdicts["weights in depth"] = f"{weights_verdict(holder, p)} (exponent {holder.summary()}, p = {p:.2g}; {can})"
+    out.verdicts["weights in depth"] = (
+        f"{weights_verdict(holder, p, power)} (exponent {holder.summary()}, p = {p:.2g}; {can})"
+    )
     count = ours["distance"].shape[-1]
     near = (slice(None), np.arange(count - 1), np.arange(1, count))
     lines = [
