@@ -121,12 +121,12 @@ def _step(centre: float, width: float) -> np.ndarray:
 
 
 # Smooth curves, I(X; T) and I(Y; T): with the three phases, and such that change together.
-THREE = [(1 - 0.8 * _step(12, w), _step(3, w)) for w in (0.6, 0.8, 1.0)]
+THREE = [(1 - 0.8 * _step(12.0, w), _step(3.0, w)) for w in (0.6, 0.8, 1.0)]
 NONE = [
     (1 - DEPTH / 15, DEPTH / 15),
     (np.exp(-DEPTH / 5), 1 - np.exp(-DEPTH / 5)),
     (1 - _step(7.5, 1.5), _step(7.5, 1.5)),
-    (1 - _step(5, 1), _step(11, 1)),
+    (1 - _step(5.0, 1.0), _step(11.0, 1.0)),
 ]
 
 
