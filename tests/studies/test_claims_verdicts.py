@@ -1,6 +1,7 @@
 """Every verdict is a function of the evidence: with the evidence that is stored it is what the ledger says, and a figure changed
 at will changes it."""
 
+import inspect
 import json
 import math
 import pathlib
@@ -177,7 +178,7 @@ def test_c16_says_nothing_without_power(figures, verdict):
 @pytest.mark.parametrize("name", CLAIMS)
 def test_every_verdict_of_a_judge_is_reached(name):
     """Those that its code names: one from the stored evidence, the others from perturbed evidence."""
-    judge = CLAIMS[name].judge
+    judge = inspect.unwrap(CLAIMS[name].judge)
     named = {NAMES[word] for word in judge.__code__.co_names if word in NAMES}
     assert {VERDICTS[name]} | {verdict for other, _, verdict in PERTURBED if other == name} == named
 

@@ -116,4 +116,4 @@ def _crossing(t: np.ndarray, fits: np.ndarray, level: float) -> np.ndarray:
     before = np.maximum(first - 1, 0)
     below, above = (np.take_along_axis(part, i[..., None], -1)[..., 0] for i in (before, first))
     step = np.where(above > below, above - below, 1)
-    return t[before] + (level - below) / step * (t[first] - t[before])
+    return np.asarray(t[before] + (level - below) / step * (t[first] - t[before]))

@@ -70,7 +70,7 @@ def bears_out(evidence: Evidence) -> bool:
     falls = low(evidence["fall_with_read_out_noise_under_diffusion"]) > 0
     rises = low(evidence["rise_with_read_out_noise_in_a_growing_field"]) > 0
     chain = high(evidence["largest_rise_along_a_noisy_chain"]) <= 1e-9
-    return falls and rises and chain and evidence["error_against_closed_form"] < 1e-9
+    return bool(falls and rises and chain and evidence["error_against_closed_form"] < 1e-9)
 
 
 def depths() -> np.ndarray:

@@ -75,7 +75,7 @@ def bears_out(evidence: Evidence) -> bool:
     """Full order at a fixed depth, with compatible fields and with Neumann ends; LayerNorm does not keep tokens near 0."""
     names = ("order_uniform_compatible", "order_uniform_neumann", "order_incompatible_from_depth_0.01")
     away = evidence["layernorm_size_of_token_of_size_0.01"] > 1
-    return away and all(abs(evidence[name] - 2) < 0.15 for name in names)
+    return bool(away and all(abs(evidence[name] - 2) < 0.15 for name in names))
 
 
 def worst_error(

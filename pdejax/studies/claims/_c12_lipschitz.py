@@ -55,7 +55,7 @@ def judge(evidence: Evidence) -> Verdict:
 
 def bears_out(evidence: Evidence) -> bool:
     """No bound on a ball is violated, and the constant grows with R, at most like R²."""
-    return evidence["bounds_violated"] == 0 and 0.2 < evidence["exponent_in_radius"] < 2.2
+    return bool(evidence["bounds_violated"] == 0 and 0.2 < evidence["exponent_in_radius"] < 2.2)
 
 
 def on_balls(seed: int) -> list[dict[str, float]]:

@@ -71,7 +71,7 @@ def bears_out(evidence: Evidence) -> bool:
     later = [evidence[f"rate_in_layers_8_to_16_without_residual_scale_{s:g}"] for s in SCALES]
     flat = all(low(rate) < 0.02 for rate in later)
     exact = evidence["stable_rotation_error_against_cosine"] < 1e-6
-    return flat and exact and high(evidence["share_below_bound_with_small_updates"]) == 0
+    return bool(flat and exact and high(evidence["share_below_bound_with_small_updates"]) == 0)
 
 
 @eqx.filter_jit

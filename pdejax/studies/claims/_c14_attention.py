@@ -65,7 +65,7 @@ def judge(evidence: Evidence) -> Verdict:
 def bears_out(evidence: Evidence) -> bool:
     """The null follows e^{−s²}, and a true copy is above it."""
     copies = (low(evidence[name]) for name in ("copy_above_null_at_lecun_weights", "copy_above_null_at_weights_0.02"))
-    return all(excess > 0 for excess in copies) and evidence["error_of_null_formula"] < 0.03
+    return bool(all(excess > 0 for excess in copies) and evidence["error_of_null_formula"] < 0.03)
 
 
 @eqx.filter_jit

@@ -56,7 +56,7 @@ def judge(evidence: Evidence) -> Verdict:
         return NOT_SHOWN
 
     def larger(name: str, when: str) -> bool:
-        return evidence[f"gradient_{name}_over_pre_{when}"] > LEAST
+        return bool(evidence[f"gradient_{name}_over_pre_{when}"] > LEAST)
 
     if all(larger("bare", when) for when in WHEN) and low(evidence["spikes_bare_over_pre"]) > 1:
         return HOLDS
@@ -66,7 +66,7 @@ def judge(evidence: Evidence) -> Verdict:
 def bears_out(evidence: Evidence) -> bool:
     """Larger with residual connections at the start, surely; smaller without them, at the start and in training."""
     smaller = all(high(evidence[f"gradient_bare_over_pre_{when}"]) < 1 for when in WHEN)
-    return low(evidence["gradient_none_over_pre_at_start"]) > 1 and smaller
+    return bool(low(evidence["gradient_none_over_pre_at_start"]) > 1 and smaller)
 
 
 C15 = Claim(

@@ -85,7 +85,7 @@ def judge(evidence: Evidence) -> Verdict:
 def bears_out(evidence: Evidence) -> bool:
     """The read-out decides: I(X; T) is kept under noise of one size and falls under noise relative to each depth's spread."""
     kept = high(evidence["fall_of_input_information_fixed_noise"]) < 0.1
-    return kept and low(evidence["fall_of_input_information_relative_noise"]) > 0.1
+    return bool(kept and low(evidence["fall_of_input_information_relative_noise"]) > 0.1)
 
 
 def curves(pooled: Array, labels: Array, kind: str) -> np.ndarray:

@@ -66,7 +66,7 @@ def bears_out(evidence: Evidence) -> bool:
     """ReLU has slope 1 at most, a jump of 1 and order 2; the others have no jump, and RK4 keeps its order."""
     relu = abs(evidence["lipschitz_constant_relu"] - 1) < 1e-6 and abs(evidence["derivative_jump_relu"] - 1) < 1e-6
     smooth = all(evidence[f"derivative_jump_{name}"] < 1e-6 for name in SMOOTH)
-    return relu and smooth and evidence["order_rk4_relu"] < 2.3 and evidence["order_rk4_gelu"] > 3.7
+    return bool(relu and smooth and evidence["order_rk4_relu"] < 2.3 and evidence["order_rk4_gelu"] > 3.7)
 
 
 def _jump(name: str) -> float:

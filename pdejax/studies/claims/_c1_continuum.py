@@ -67,7 +67,7 @@ def bears_out(evidence: Evidence) -> bool:
         and abs(evidence["iid_spread_exponent_at_scale_1_by_L"] + 0.5) < 0.15
     )
     orders = {"order_heun": 2, "order_rk4": 4, "order_strang_euler": 1, "order_strang_heun": 2}
-    return limits and all(abs(evidence[name] - order) < 0.15 for name, order in orders.items())
+    return bool(limits and all(abs(evidence[name] - order) < 0.15 for name, order in orders.items()))
 
 
 def smooth_orders(keys: Array) -> dict[str, list[float]]:

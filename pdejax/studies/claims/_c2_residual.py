@@ -57,7 +57,7 @@ def judge(evidence: Evidence) -> Verdict:
 
 def bears_out(evidence: Evidence) -> bool:
     """Every block is one step of its own solver, to rounding."""
-    return all(high(evidence[f"distance_to_native_{name}"]) <= ROUNDING for name in BLOCKS)
+    return bool(all(high(evidence[f"distance_to_native_{name}"]) <= ROUNDING for name in BLOCKS))
 
 
 def update_rule(evidence: Evidence) -> Verdict:

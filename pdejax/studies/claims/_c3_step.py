@@ -229,7 +229,7 @@ def bears_out(evidence: Evidence) -> bool:
     """Sharp for diffusion; no run with G ≤ c is wrongly called safe; an isometry with G > c shows that G ≤ c is needed."""
     sharp = abs(evidence["limit_for_diffusion_alone"] - 1) < 0.01
     safe = high(evidence["corrected_share_wrongly_called_safe"]) == 0
-    return sharp and safe and evidence["growth_of_an_isometry_with_G_above_c"] > 1
+    return bool(sharp and safe and evidence["growth_of_an_isometry_with_G_above_c"] > 1)
 
 
 def smallest() -> Counterexample:

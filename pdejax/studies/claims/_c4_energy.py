@@ -65,7 +65,7 @@ def judge(evidence: Evidence) -> Verdict:
 def bears_out(evidence: Evidence) -> bool:
     """S = −γu keeps what is claimed in every run; with (9) the basin's edge is where its formula says."""
     kept = high(evidence["worst_energy_over_claim_linear_damping"]) <= 1 + ROUNDING
-    return kept and evidence["basin_radius_error"] < 1e-4
+    return bool(kept and evidence["basin_radius_error"] < 1e-4)
 
 
 def two_tokens(sigmas: Sequence[float], gamma: float, growth: float, t1: float) -> dict[str, Any]:

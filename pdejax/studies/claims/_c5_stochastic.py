@@ -68,10 +68,8 @@ def judge(evidence: Evidence) -> Verdict:
 
 def bears_out(evidence: Evidence) -> bool:
     """Contractive in the token-max norm, and in L² where columns sum to 1 too; √N is attained."""
-    names = (*IN_MAX, "largest_two_norm_of_doubly_stochastic")
-    return (
-        all(high(evidence[name]) <= 1 + ROUNDING for name in names) and abs(evidence["two_norm_over_sqrt_n"] - 1) < 1e-9
-    )
+    contracts = all(high(evidence[name]) <= 1 + ROUNDING for name in (*IN_MAX, "largest_two_norm_of_doubly_stochastic"))
+    return bool(contracts and abs(evidence["two_norm_over_sqrt_n"] - 1) < 1e-9)
 
 
 def two_norm_of_one_for_all(n: int) -> float:

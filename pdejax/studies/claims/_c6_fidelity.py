@@ -63,7 +63,7 @@ def judge(evidence: Evidence) -> Verdict:
 
 def bears_out(evidence: Evidence) -> bool:
     """√(1 − r²) is never violated, and attained."""
-    return high(evidence["share_sharp_violated"]) == 0 and evidence["sharp_bound_attained_error"] < 1e-9
+    return bool(high(evidence["share_sharp_violated"]) == 0 and evidence["sharp_bound_attained_error"] < 1e-9)
 
 
 def leaky_runs(

@@ -54,7 +54,7 @@ def judge(evidence: Evidence) -> Verdict:
 
 def bears_out(evidence: Evidence) -> bool:
     """No non-negative form of the coefficient lets anything grow."""
-    return evidence["growth_rate_of_nonnegative_forms_over_raw"] <= 1e-6
+    return bool(evidence["growth_rate_of_nonnegative_forms_over_raw"] <= 1e-6)
 
 
 def growth_rate(n: int, form: str = "raw") -> AntiDiffusion:

@@ -70,7 +70,7 @@ def judge(evidence: Evidence) -> Verdict:
 def bears_out(evidence: Evidence) -> bool:
     """Ĩ = I − KL + KL in every case; Barber–Agakov stays below I, CLUB above."""
     bounds = high(evidence["barber_agakov_excess"]) <= 0.02 and low(evidence["club_excess"]) >= -0.02
-    return evidence["identity_error"] < 0.05 and bounds
+    return bool(evidence["identity_error"] < 0.05 and bounds)
 
 
 def divergences(tau: float, omega: float) -> tuple[float, float]:

@@ -56,7 +56,7 @@ def judge(evidence: Evidence) -> Verdict:
 
 def bears_out(evidence: Evidence) -> bool:
     """(14) alone shrinks the weights and compresses."""
-    return all(high(evidence[f"{kind}_change_v1_14"]) < 0 for kind in ("weight_norm", "information"))
+    return bool(all(high(evidence[f"{kind}_change_v1_14"]) < 0 for kind in ("weight_norm", "information")))
 
 
 def information(w: Array) -> Array:
