@@ -14,7 +14,7 @@ from pdejax.models._observe import Observed
 from pdejax.training import TrainConfig
 from pdejax.training._bottleneck import EstimatorState
 from pdejax.training._fit import FitResult
-from pdejax.training._run import TrainedModel
+from pdejax.training._kept import TrainedModel
 from pdejax.training._step import Static, TrainState
 
 SIZES = {"vocab": 11, "dim": 8, "heads": 2, "layers": 3, "ffn": 12}
