@@ -91,7 +91,7 @@ def convergence() -> str:
             ]
         )
     steps = found["results"]["orders"][0]["steps"][-1]
-    head = ["scheme", "expected order", "fitted order ± 95 %", f"error at {steps} steps", "one-sided bound / error"]
+    head = ["scheme", "expected order", "extrapolated order", f"error at {steps} steps", "one-sided bound / error"]
     return table(head, rows) + "\n\n" + _verdicts(found)
 
 

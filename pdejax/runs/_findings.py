@@ -295,7 +295,7 @@ def overview(findings: Sequence[Finding]) -> Table:
 def headline(finding: Finding) -> str:
     """Write the figures that settle it, with their intervals."""
     evidence = finding.evidence
-    return ", ".join(f"{name.replace('_', ' ')} {_shown(evidence[name])}" for name in finding.headline)
+    return ", ".join(f"{name.replace('_', ' ')} {_shown(evidence.get(name))}" for name in finding.headline)
 
 
 def paragraph(finding: Finding) -> str:
@@ -380,7 +380,9 @@ def _section(finding: Finding) -> str:
 
 
 def _shown(figure: Any) -> str:
-    """A figure in a few characters, with its interval if it has one."""
+    """A figure in a few characters, with its interval if it has one; a dash for what is missing."""
+    if figure is None or math.isnan(float(figure)):
+        return "–"
     return figure.summary() if isinstance(figure, Figure) else number(figure)
 
 

@@ -1,4 +1,4 @@
-"""Fitted orders: exact on power laws, honest about noise, and blind to what lies below the floor."""
+"""Orders: exact on power laws, extrapolated beyond the bias of large steps, blind below the floor; exponents of noisy values."""
 
 import math
 
@@ -8,7 +8,7 @@ from scipy.special import stdtrit
 from scipy.stats import linregress
 
 from pdejax.analysis import fit_order
-from pdejax.analysis.numerics import error_floor
+from pdejax.analysis.numerics import error_floor, fit_power
 
 H = 2.0 ** -np.arange(8)
 
@@ -26,6 +26,7 @@ def test_order_of_the_points_does_not_matter():
     shuffled = np.random.default_rng(0).permutation(len(H))
     fit, other = fit_order(H, errors), fit_order(H[shuffled], errors[shuffled])
     assert other.order == pytest.approx(fit.order, abs=1e-13) and other.ci == pytest.approx(fit.ci, rel=1e-9)
+    assert fit.order == pytest.approx(2, abs=fit.ci) and fit.ci < 0.4
     assert sorted(H[shuffled][list(other.used)]) == sorted(H[list(fit.used)])
 
 
@@ -33,13 +34,13 @@ def test_the_smallest_steps_count():
     """e = h + 10 h³ is of order 3 at first and of order 1 in the end."""
     errors = H + 10 * H**3
     assert fit_order(H, errors).order == pytest.approx(1, abs=0.1)
-    assert fit_order(H, errors, last=8).order > 1.3
-    assert fit_order(H, errors, last=2).used == (6, 7)
+    assert fit_power(H, errors).order > 1.3 > fit_power(H, errors, last=4).order
+    assert fit_order(H, errors, last=2).used == fit_power(H, errors, last=2).used == (6, 7)
 
 
 def test_errors_below_the_floor_are_left_out():
     errors = H**4 + 1e-6 * np.array([0, 0, 0, 0, 0, 1, -1, 1])
-    assert abs(fit_order(H, errors).order - 4) > 0.2
+    assert abs(fit_power(H, errors, last=4).order - 4) > 0.2
     fit = fit_order(H, errors, floor=1e-4)
     assert fit.order == pytest.approx(4, abs=1e-12) and fit.used == (0, 1, 2, 3)
 
@@ -64,20 +65,59 @@ def test_two_points_give_an_order_without_an_interval():
     assert fit.order == pytest.approx(2) and math.isnan(fit.ci)
 
 
-def test_the_interval_is_that_of_linear_regression():
+def test_the_bias_of_large_steps_is_extrapolated_away():
+    """By hand: e = h²(1 + h) at h = 1, 1/2, 1/4 has the orders log₂(16/3) and log₂(24/5), so 2 log₂(24/5) − log₂(16/3)."""
+    h = H[:3]
+    fit = fit_order(h, h**2 * (1 + h))
+    first, second = math.log2(2 / 0.375), math.log2(0.375 / (1.25 / 16))
+    assert fit.order == pytest.approx(2 * second - first, abs=1e-13)
+    assert fit.ci == pytest.approx(4 * (first - second), abs=1e-13)
+    # A regression's interval at four steps leaves the order out, the extrapolation's holds it, and is narrower.
+    errors = 0.3 * H**2 * (1 + 0.3 * H)
+    fit, line = fit_order(H, errors), fit_power(H, errors, last=4)
+    assert abs(line.order - 2) > line.ci and abs(fit.order - 2) < fit.ci < abs(line.order - 2)
+
+
+@pytest.mark.parametrize(("count", "least"), [(3, 0.92), (4, 0.95), (6, 0.95)])
+@pytest.mark.parametrize("ratio", [2.0, 1.5])
+def test_the_interval_holds_the_order_of_biased_errors(count, least, ratio):
+    """Both coefficients drawn at random, and errors that are known to a twentieth of the floor."""
+    rng = np.random.default_rng(3)
+    h = ratio ** -np.arange(count)
+    hits, trials = 0, 2000
+    for _ in range(trials):
+        p, (a, b) = rng.integers(1, 6), rng.uniform(-1, 1, 2)
+        errors = h**p * (1 + a * h / 2 + b * h**2 / 4)
+        floor = errors.min() / 2
+        fit = fit_order(h, errors + floor / 20 * rng.uniform(-1, 1, count), floor=floor * 0.9, last=count)
+        hits += abs(fit.order - p) <= fit.ci
+    assert hits / trials >= least - 2 * math.sqrt(least * (1 - least) / trials)
+
+
+def test_uncertain_errors_widen_the_interval():
+    """An exact power law at ratio 2: what relative errors δ can do is (|δ₁| + 3|δ₂| + 2|δ₃|)/ln 2 at most."""
+    h = H[:4]
+    fit = fit_order(h, h**2, floor=1e-2)
+    relative = 1e-2 / 20 / h[1:] ** 2
+    most = (relative[0] + 3 * relative[1] + 2 * relative[2]) / math.log(2)
+    assert fit.order == pytest.approx(2, abs=1e-12) and fit.ci == pytest.approx(most, rel=1e-12)
+
+
+def test_exponents_of_noisy_values_are_those_of_linear_regression():
     errors = H**2 * np.exp(0.1 * np.random.default_rng(1).standard_normal(8))
-    fit = fit_order(H, errors, last=6)
+    fit = fit_power(H, errors, last=6)
     slope = linregress(np.log(H[2:]), np.log(errors[2:]))
     assert fit.order == pytest.approx(slope.slope, rel=1e-12)
     assert fit.ci == pytest.approx(slope.stderr * stdtrit(4, 0.975), rel=1e-9)
+    assert fit_power(H, H**-0.5).order == pytest.approx(-0.5, abs=1e-12)
 
 
-def test_the_interval_covers_the_truth_as_often_as_it_says():
+def test_the_interval_of_an_exponent_covers_it_as_often_as_it_says():
     rng = np.random.default_rng(2)
     trials = 2000
     hits = 0
     for _ in range(trials):
-        fit = fit_order(H, 0.3 * H**2 * np.exp(0.2 * rng.standard_normal(8)))
+        fit = fit_power(H, 0.3 * H**2 * np.exp(0.2 * rng.standard_normal(8)))
         hits += abs(fit.order - 2) <= fit.ci
     # Four standard errors of a 95 % coin.
     assert abs(hits / trials - 0.95) < 4 * math.sqrt(0.95 * 0.05 / trials)
@@ -93,13 +133,16 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
     ],
 )
 def test_bad_sequences(arguments, words):
-    with pytest.raises(ValueError, match=words):
-        fit_order(*arguments)
+    for fit in (fit_order, fit_power):
+        with pytest.raises(ValueError, match=f"{fit.__name__}: .*{words}"):
+            fit(*arguments)
 
 
 def test_bad_last():
     with pytest.raises(ValueError, match="last"):
         fit_order(H, H, last=1)
+    with pytest.raises(ValueError, match="differ"):
+        fit_order([0.5, 0.5, 0.25], [1.0, 1.0, 0.5])
 
 
 def test_error_floor():

@@ -10,8 +10,9 @@ import re
 import pytest
 
 from pdejax import Figure
-from pdejax.runs._findings import Finding, Measured, count_verdicts, figures_from_json
+from pdejax.runs._findings import Finding, Measured, count_verdicts, figures_from_json, headline
 from pdejax.studies.claims import CLAIMS, EQUATIONS
+from pdejax.studies.claims._claim import high, low
 from pdejax.studies.claims._config import CLAIM_IDS, EQUATION_IDS
 
 HOLDS, IF, FAILS = "holds", "holds under an added condition", "fails"
@@ -198,6 +199,27 @@ def test_what_is_no_number_is_no_evidence(name, missing):
     # One figure alone that is missing may change nothing, where it is not needed; never the verdict for the better.
     for key in evidence:
         assert claim.verdict(evidence | {key: missing}) in (NOT_MEASURED, claim.verdict(evidence))
+
+
+def test_ends_of_an_interval_are_taken_as_they_are():
+    """An infinite end is an end; half an interval is none; a number without one stands for itself."""
+    assert (low(Figure(1.0, -math.inf, math.inf)), high(Figure(1.0, -math.inf, math.inf))) == (-math.inf, math.inf)
+    assert low(Figure(1.0)) == high(Figure(1.0)) == low(1.0) == 1.0
+    for half in (Figure(0.0, math.nan, 0.0), Figure(0.0, 0.0, math.nan)):
+        assert (
+            CLAIMS["C3"].verdict(MEASURED["C3"] | {"share_of_runs_wrongly_called_safe": half}) == FAILS
+        )  # not asked for
+        evidence = MEASURED["C3"] | {"runs_blown_up_with_left_side_at_most_1": 0}
+        assert CLAIMS["C3"].verdict(evidence | {"share_of_runs_wrongly_called_safe": half}) == NOT_MEASURED
+    never = Figure(0.0, -math.inf, math.inf)
+    assert CLAIMS["C6"].verdict(MEASURED["C6"] | {"share_violated_with_r_below_1": never}) == FAILS
+
+
+def test_an_equation_shows_a_dash_for_what_its_claim_lacks():
+    equation = next(e for e in EQUATIONS.values() if e.rests_on is not None)
+    other = Finding(equation.rests_on, "", "", HOLDS, "", Measured({}))
+    found = equation.finding_from(other)
+    assert found.verdict == NOT_MEASURED and headline(found).endswith(" –") and "–" in repr(found)
 
 
 # Of each corrected statement a figure that would contradict it.

@@ -247,9 +247,9 @@ def test_the_data_set_holds_space_and_regimes_with_units(tmp_path):
 
 def test_post_ln_blocks_have_a_verdict_of_their_own():
     results = numbers() | {"reference": {"error": 1e-14}, "orders": [], "regimes": []}
-    fitted = {"order": 1.02, "ci": 0.01, "expected": 1.0}
+    fitted = {"order": 1.02, "ci": 0.03, "expected": 1.0}
     answers = study.verdicts(results | {"network": results["network"] | fitted})
-    assert answers["order of post-LN blocks"].startswith("as expected: order 1.02")
+    assert answers["order of post-LN blocks"].startswith("as expected: order 1.020")
     answers = study.verdicts(results | {"network": results["network"] | fitted | {"order": 1.6}})
     assert answers["order of post-LN blocks"].startswith("NOT as expected")
     assert "order of post-LN blocks" not in study.verdicts(results)

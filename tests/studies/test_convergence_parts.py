@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import math
+import re
 
 import jax
 import numpy as np
@@ -14,7 +16,13 @@ from pdejax.runs._parts import Parts
 from pdejax.studies import ConvergenceConfig
 from pdejax.studies.numerics._convergence_case import build_case
 from pdejax.studies.numerics._convergence_config import MODES
-from pdejax.studies.numerics._limits import iid_spread, redraw, regime, spatial_convergence
+from pdejax.studies.numerics._limits import (
+    iid_spread,
+    redraw,
+    spatial_convergence,
+    spread_exponent,
+    spread_verdict,
+)
 
 TINY = {"length": 12, "dim": 8, "heads": 2, "layers": 2, "ffn": 12}
 
@@ -159,7 +167,24 @@ def test_plain_values():
 
 
 def test_regimes_without_usable_values_are_called_that():
-    assert "not measurable" in regime("iid 1/L", "spread between draws", (8, 32), (float("nan"), 0.1)).verdict
+    """States that overflow, and too few draws for an interval."""
+    ends = np.random.default_rng(0).standard_normal((2, 8, 3, 2))
+    assert "not measurable" in spread_verdict(
+        *spread_exponent((8, 32), ends * np.array([np.nan, 1])[:, None, None, None]), True
+    )
+    assert math.isnan(spread_exponent((8, 32), ends[:, :2])[1]) and spread_exponent((8, 32), ends)[1] > 0
+
+
+def test_the_interval_of_the_spreads_exponent_covers_it():
+    """Normal states around a mean, spread L^{−0.35} apart, the same draws at each L: 200 times, level 0.95."""
+    rng, layers = np.random.default_rng(1), (8, 32, 128)
+    size = np.array([n**-0.35 for n in layers])[:, None, None, None]
+    hits = 0
+    for _ in range(200):
+        shared, own = rng.standard_normal((1, 32, 4, 3)), rng.standard_normal((3, 32, 4, 3))
+        value, ci = spread_exponent(layers, 5 + size * (0.6 * shared + 0.8 * own))
+        hits += abs(value + 0.35) <= ci
+    assert hits / 200 >= 0.95 - 2 * math.sqrt(0.95 * 0.05 / 200)
 
 
 def test_the_spread_of_two_networks_by_hand(getkey):
@@ -183,9 +208,12 @@ def test_independent_layers_average_out_or_do_not():
     """Scale 1/L: draws agree like L^{-1/2}. Scale 1/√L: they never do (Marion et al., 2206.06929)."""
     case = build_case(ConvergenceConfig(**TINY))
     found = {
-        scaling: iid_spread(case.base, case.u0, layers=(8, 64), scaling=scaling, draws=32, key=jax.random.key(0))
-        for scaling in ("1/L", "1/sqrt(L)")
+        scaling: iid_spread(case.base, case.u0, layers=(8, 64), scaling=scaling, draws=64, key=jax.random.key(0))
+        for scaling in ("1/L", "1/sqrt(L)", 0.85, 0.6)
     }
+    for scaling in (0.85, 0.6):  # neither of the two: spreads fall as L^(1/2 − scaling)
+        assert found[scaling].exponent == pytest.approx(0.5 - scaling, abs=0.1)
+        assert re.match("between|not decided", found[scaling].verdict), scaling
     assert found["1/L"].exponent == pytest.approx(-0.5, abs=0.15)
     assert found["1/sqrt(L)"].exponent == pytest.approx(0, abs=0.15)
     assert "averaged" in found["1/L"].verdict and "SDE-like" in found["1/sqrt(L)"].verdict

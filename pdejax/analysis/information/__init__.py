@@ -15,4 +15,5 @@ from pdejax.analysis.information._layers import unit_spread as unit_spread
 from pdejax.analysis.information._measures import entropy as entropy
 from pdejax.analysis.information._measures import mutual_information as mutual_information
 from pdejax.analysis.information._phases import information_phases as information_phases
+from pdejax.analysis.information._stages import curve_noise as curve_noise
 from pdejax.analysis.information._stages import information_stages as information_stages

@@ -4,14 +4,15 @@ import dataclasses
 
 import jax
 import numpy as np
-from jaxtyping import ArrayLike, PRNGKeyArray
+from jaxtyping import ArrayLike, Float, PRNGKeyArray
 
 from pdejax._arguments import checked
 from pdejax._check import integer, on_numbers
 from pdejax._figure import Figure
 
-# A change of less than so many standard deviations of the noise is none.
-_LEAST = 6.0
+# A change of less than so many standard deviations of the noise is none; a curve whose peak is less than so many above its start
+# or its end has not left it.
+_LEAST, _KEPT = 6.0, 4.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,10 +50,10 @@ def information_stages(
 
     $$\text{gap} = t_X(\text{share}) - t_Y(1 - \text{share}) > 0$$
 
-    with t_Y, t_X the depths at which these parts of the whole rise and fall are done; a rise and a fall both above 6 σ; and at
-    the end I(Y; T) within `share` of its largest fitted value, or 3 σ. The gap counts where the 5 % quantile of `resamples`
-    draws of fit + σξ is above 0, σ the noise of each curve from second differences: a test of level 0.05 at gap = 0, far below
-    it where the curves change together. `gap` has the interval from 5 % to 95 %.
+    with t_Y, t_X the depths at which these parts of the whole rise and fall are done; a rise and a fall both above 6 σ; and what
+    is to be kept is: I(X; T) begins, and I(Y; T) ends, within `share` of its change, or 4 σ, of its largest value. The gap counts
+    where the 5 % quantile of `resamples` draws of fit + σξ is above 0, σ of `curve_noise`: a test of level 0.05 at gap = 0, far
+    below it where the curves change together. `gap` has the interval from 5 % to 95 %.
 
     - `depths (T,)` ascending, default 0 … T − 1. `share`: in (0, ½).
 
@@ -75,7 +76,7 @@ def information_stages(
     # Both as rising curves: the fall of I(X; T) is the rise of its negative.
     rising = np.stack([-y[:, 0], y[:, 1]])
     fits = _monotone(rising)
-    noise = np.sqrt(np.mean(np.diff(rising, 2, axis=1) ** 2, axis=1) / 6)
+    noise = curve_noise(y)
     change = fits[:, -1] - fits[:, 0]
     moved = change > np.maximum(_LEAST * noise, 1e-9 * (1 + np.abs(y).max()))
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
@@ -84,16 +85,39 @@ def information_stages(
     fall_begins, rise_ends = _crossing(t, fits[0], share), _crossing(t, fits[1], 1 - share)
     gaps = _crossing(t, again[:, 0], share) - _crossing(t, again[:, 1], 1 - share)
     low, high = np.quantile(gaps, [0.05, 0.95])
-    lost = fits[1, -1] - y[-1, 1] > max(share * change[1], 3 * noise[1])
+    least = np.maximum(share * change, _KEPT * noise)
+    gained, lost = y[:, 0].max() - y[0, 0] > least[0], y[:, 1].max() - y[-1, 1] > least[1]
     gap = float(fall_begins - rise_ends)
     reasons = {
         "I(Y; T) does not rise": not moved[1],
         "I(X; T) does not fall": not moved[0],
         "the fall of I(X; T) does not begin after the rise of I(Y; T) has ended": not (gap > 0 and low > 0),
+        "I(X; T) rises first": gained,
         "I(Y; T) falls again": lost,
     }
     why = "; ".join(reason for reason, holds in reasons.items() if holds)
     return Stages(float(rise_ends), float(fall_begins), Figure(gap, low, high, level=0.9), not why, why)
+
+
+@checked
+@on_numbers
+def curve_noise(curves: ArrayLike) -> Float[np.ndarray, "..."]:
+    r"""Estimate the standard deviation `(…)` of the noise of curves `(T, …)` at equal steps,
+
+    $$\hat\sigma = \frac{\operatorname{median}_i |c_{i+1} - 2 c_i + c_{i-1}|}{0.6745\,\sqrt 6}$$
+
+    since second differences of independent normal noise have variance 6σ² and those of a smooth curve are small: the median takes
+    no notice of the few at its bends.
+
+    Raises `ValueError` for fewer than 5 points or values that are not finite.
+    Source: second differences, Gasser, Sroka and Jennen-Steinmetz 1986; their median, Donoho and Johnstone 1994.
+    """
+    c = np.asarray(curves, float)
+    if c.ndim < 1 or len(c) < 5 or not np.all(np.isfinite(c)):
+        raise ValueError(
+            f"curve_noise: curves has shape {c.shape}; it must hold finite numbers at five points or more, in front."
+        )
+    return np.asarray(np.median(np.abs(np.diff(c, 2, axis=0)), axis=0) / (0.6745 * np.sqrt(6)))
 
 
 def _monotone(rows: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pdejax.analysis.numerics._convergence import solve_reference as solve_reference
     from pdejax.analysis.numerics._fit import OrderFit as OrderFit
     from pdejax.analysis.numerics._fit import fit_order as fit_order
+    from pdejax.analysis.numerics._fit import fit_power as fit_power
     from pdejax.analysis.numerics._norms import mesh_norm as mesh_norm
     from pdejax.analysis.numerics._norms import token_max_norm as token_max_norm
 else:

@@ -9,6 +9,7 @@ from jaxtyping import Array
 
 from pdejax._bootstrap import over_seeds
 from pdejax.analysis import fit_order
+from pdejax.analysis.numerics import fit_power
 from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
 from pdejax.solvers import RK4, Heun
 from pdejax.solvers._base import fresh_step
@@ -39,7 +40,8 @@ def measure(seed: int, seeds: int) -> Measured:
             errors = [
                 float(jnp.sqrt(jnp.mean((_ends(c, scheme, activation, jnp.asarray(n)) - exact) ** 2))) for n in COUNTS
             ]
-            orders[name].append(fit_order([1 / n for n in COUNTS], errors, last=len(COUNTS)).order)
+            fit = fit_power if activation == "relu" else fit_order
+            orders[name].append(fit([1 / n for n in COUNTS], errors).order)
     figures = {
         "derivative_jump_relu": jumps["relu"],
         "order_rk4_relu": over_seeds(orders["relu"]),

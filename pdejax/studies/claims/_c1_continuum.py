@@ -13,10 +13,11 @@ from pdejax._bootstrap import over_seeds
 from pdejax._depth import DepthVarying, smooth_random
 from pdejax._equation import MasterEquation
 from pdejax.analysis import fit_order, mesh_norm
+from pdejax.analysis.numerics import fit_power
 from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
 from pdejax.solvers import RK4, Euler, Heun, LieTrotter, Strang
 from pdejax.solvers._base import fresh_step
-from pdejax.studies.claims._claim import Claim
+from pdejax.studies.claims._claim import Claim, low
 from pdejax.studies.numerics._limits import iid_spread
 from pdejax.terms import Attention, FeedForward
 
@@ -35,7 +36,7 @@ SCHEMES = {
 
 
 def measure(seed: int, seeds: int) -> Measured:
-    """Fitted orders of the error, the largest over depths, of networks of 16 to 128 layers with weights smooth in depth; and
+    """Orders of the error, the largest over depths, of networks of 16 to 128 layers with weights smooth in depth; and
     how the spread between networks of independent layers changes with their number."""
     keys = jax.random.split(jax.random.key(seed), seeds)
     orders = {name: over_seeds(values) for name, values in smooth_orders(keys).items()}
@@ -61,13 +62,15 @@ def judge(evidence: Evidence) -> Verdict:
 
 
 def bears_out(evidence: Evidence) -> bool:
-    """Independent layers keep their spread at scale 1/√L and lose it like L^(−1/2) at 1/L; schemes have their orders."""
+    """Independent layers keep their spread at scale 1/√L and lose it like L^(−1/2) at 1/L; schemes have their orders, and RK4
+    with ReLU none that is surely above 2."""
     limits = (
         abs(evidence["iid_spread_exponent_at_scale_1_by_sqrt_L"]) < 0.25
         and abs(evidence["iid_spread_exponent_at_scale_1_by_L"] + 0.5) < 0.15
     )
     orders = {"order_heun": 2, "order_rk4": 4, "order_strang_euler": 1, "order_strang_heun": 2}
-    return bool(limits and all(abs(evidence[name] - order) < 0.15 for name, order in orders.items()))
+    kept = all(abs(evidence[name] - order) < 0.15 for name, order in orders.items())
+    return bool(limits and kept and low(evidence["order_rk4_relu"]) <= 2)
 
 
 def smooth_orders(keys: Array) -> dict[str, list[float]]:
@@ -83,7 +86,9 @@ def smooth_orders(keys: Array) -> dict[str, list[float]]:
                 errors.append(np.asarray(jnp.max(mesh_norm(us - exact), axis=1)))
             label = name if activation == "gelu" else f"{name}_{activation}"
             steps = [1 / count for count in COUNTS]
-            found[label] = [fit_order(steps, e, last=len(COUNTS)).order for e in np.stack(errors, axis=1)]
+            # With ReLU errors depend on where in a step its kinks lie, as if at random: a regression, no extrapolation.
+            fit = fit_power if activation == "relu" else fit_order
+            found[label] = [fit(steps, e).order for e in np.stack(errors, axis=1)]
     return found
 
 

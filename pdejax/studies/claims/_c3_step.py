@@ -251,8 +251,7 @@ C3 = Claim(
     bears_out=bears_out,
     condition="2DΔt/Δx² ≤ 1 is sharp for diffusion alone. In the token-max norm, with leak rate c and Lipschitz constant G of "
     "the rest, Euler is non-expansive if G ≤ c and h ≤ 2/(4D/Δx² + c + G); with G > c that certifies nothing (u' = uJ keeps its "
-    "length, and Euler grows at every h). In the 2-norm, with log-norm −μ < 0 and Lipschitz constant L of the whole field, it is "
-    "non-expansive if h ≤ 2μ/L²",
+    "length, and Euler grows at every h)",
     headline=(
         "runs_blown_up_with_left_side_at_most_1",
         "share_of_runs_wrongly_called_safe",

@@ -132,6 +132,8 @@ class _Known(Mapping[str, Any]):
         value = self._evidence.get(name)
         if value is None or math.isnan(float(value)):
             raise NotMeasured(name)
+        if isinstance(value, Figure) and math.isnan(value.low) != math.isnan(value.high):
+            raise NotMeasured(name)  # half an interval
         return value
 
     def __iter__(self) -> Iterator[str]:
@@ -195,7 +197,7 @@ class Claim:
 
     def finding_from(self, other: Finding) -> Finding:
         """The verdict from the evidence of the claim that this equation rests on, of which it shows its headline."""
-        shown = Measured({name: other.evidence[name] for name in self.headline})
+        shown = Measured({name: other.evidence.get(name, math.nan) for name in self.headline})
         return self._finding(other.claim, other.evidence, shown, other.code, 0.0)
 
     def _finding(self, source: str, evidence: Evidence, shown: Measured, code: str, seconds: float) -> Finding:
@@ -229,9 +231,9 @@ def range_over(values: ArrayLike | Sequence[float]) -> Figure:
 
 def low(figure: Any) -> float:
     """The lower end of a figure: the number itself where there is no interval."""
-    return float(figure.low) if isinstance(figure, Figure) and math.isfinite(figure.low) else float(figure)
+    return float(figure.low) if isinstance(figure, Figure) and not math.isnan(figure.low) else float(figure)
 
 
 def high(figure: Any) -> float:
     """The upper end of a figure: the number itself where there is no interval."""
-    return float(figure.high) if isinstance(figure, Figure) and math.isfinite(figure.high) else float(figure)
+    return float(figure.high) if isinstance(figure, Figure) and not math.isnan(figure.high) else float(figure)

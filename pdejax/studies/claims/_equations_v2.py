@@ -12,6 +12,7 @@ from pdejax._equation import MasterEquation
 from pdejax.analysis import fit_order
 from pdejax.analysis.growth import energy as energy_of
 from pdejax.analysis.growth import energy_rates
+from pdejax.analysis.numerics import fit_power
 from pdejax.models import Architecture, Transformer
 from pdejax.runs._findings import Counterexample, Measured
 from pdejax.solvers import Grid
@@ -254,7 +255,8 @@ def expansion(seed: int, seeds: int) -> Measured:
             errors = [
                 float(_remainder(term, jnp.asarray(u), jnp.asarray(e * push / np.linalg.norm(push)))) for e in sizes
             ]
-            orders.append(fit_order(sizes, errors, last=len(sizes)).order)
+            fit = fit_power if name == "relu" else fit_order
+            orders.append(fit(sizes, errors).order)
     return Measured({"order_gelu": over_seeds(found["gelu"]), "order_relu_at_kink": over_seeds(found["relu"])}, {})
 
 

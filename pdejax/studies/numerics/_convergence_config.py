@@ -76,7 +76,7 @@ class ConvergenceConfig:
     spatial: Sequence[int] = setting((16, 32, 64, 128), "tokens for the spatial order; none leaves it out", metavar="N")
     diffusivity: float | int = setting(0.02, "D of the spatial order", metavar="D")
     regimes: Sequence[int] = setting((8, 32, 128), "layers of the regimes; none leaves them out", metavar="L")
-    draws: int = setting(12, "networks in each regime", metavar="K")
+    draws: int = setting(64, "networks in each regime", metavar="K")
     out: str | None = setting(None, "folder for data and plots; resumes from it", metavar="DIR")
 
     def __post_init__(self):

@@ -10,13 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
+from scipy.special import stdtrit
 
 from pdejax._depth import DepthVarying, scale_strength, strength_factor
 from pdejax._discretization import Discretization
 from pdejax._equation import MasterEquation
 from pdejax._simulate import simulate
 from pdejax._types import Field
-from pdejax.analysis import fit_order, mesh_norm
+from pdejax.analysis import fit_order
+from pdejax.analysis.numerics import fit_power
 from pdejax.solvers import Grid
 from pdejax.studies.numerics._convergence_config import MODES, check_tokens
 from pdejax.terms import Diffusion
@@ -27,8 +29,9 @@ from pdejax.terms._base import gaussian
 class Regime:
     """How a quantity changes with the number of layers L.
 
-    `values` at `layers`; `exponent` e and its 95 % half-width `ci` of values ∝ L^e; `verdict` in words. For i.i.d. layers the
-    quantity is the spread between draws, (mean‖u − ū‖²)^{1/2}/‖ū‖; for smooth weights the distance to the ODE's solution.
+    `values` at `layers`; `exponent` e of values ∝ L^e with the half-width `ci` of its interval; `verdict` in words. For i.i.d.
+    layers the quantity is the spread between draws, (mean‖u − ū‖²)^{1/2}/‖ū‖, and `moves` says how far the mean goes from each
+    number of layers to the next, ‖ū − ū′‖/‖ū‖; for smooth weights it is the distance to the ODE's solution.
     """
 
     family: str
@@ -38,45 +41,98 @@ class Regime:
     exponent: float
     ci: float
     verdict: str
+    moves: tuple[float, ...] = ()
 
 
 def iid_spread(
-    base: MasterEquation, u0: Field, *, layers: Sequence[int], scaling: str, draws: int, key: PRNGKeyArray
+    base: MasterEquation, u0: Field, *, layers: Sequence[int], scaling: str | float, draws: int, key: PRNGKeyArray
 ) -> Regime:
-    """Spread between `draws` networks of independent layers, each `u ← u + s(L)F_l(u)`, as L grows."""
+    """Spread between `draws` networks of independent layers, each `u ← u + s(L)F_l(u)`, as L grows: s by name, or L^−scaling.
+
+    The exponent is fitted by least squares; its interval is Student's t with the jackknife's standard error over draws, which
+    share their weights between numbers of layers.
+    """
     longest = max(layers)
-    spreads = []
+    found = []
     for count in layers:
         # A network of fewer layers is the longest one with the others switched off: everything compiles once.
-        strength = strength_factor(scaling, count) * longest / count
-        spreads.append(float(_spread(base, u0, jnp.where(jnp.arange(longest) < count, strength, 0.0), draws, key)))
-    return regime(f"iid {scaling}", "spread between draws", layers, spreads)
+        factor = count**-scaling if isinstance(scaling, float) else strength_factor(scaling, count) / count
+        strengths = jnp.where(jnp.arange(longest) < count, longest * factor, 0.0)
+        found.append(np.asarray(_ends(base, u0, strengths, draws, key)))
+    ends = np.stack(found)
+    value, ci = spread_exponent(layers, ends)
+    spreads, means = _spreads(ends), ends.mean(axis=1)
+    moves = [float(np.linalg.norm(b - a) / np.linalg.norm(b)) for a, b in itertools.pairwise(means)]
+    # What a mean of so many draws moves by chance.
+    noise = float(np.hypot(*spreads[-2:])) / math.sqrt(draws)
+    settles = len(moves) < 2 or moves[-1] <= max(2 * noise, moves[-2])
+    name = f"iid {scaling}" if isinstance(scaling, str) else f"iid 1/L^{scaling:g}"
+    said = spread_verdict(value, ci, settles)
+    return Regime(name, "spread between draws", tuple(layers), tuple(spreads.tolist()), value, ci, said, tuple(moves))
 
 
-def regime(family: str, quantity: str, layers: Sequence[int], values: Sequence[float]) -> Regime:
-    """Fit values ∝ L^e and say what it means."""
+def spread_exponent(layers: Sequence[int], ends: Float[np.ndarray, "layers draws n d"]) -> tuple[float, float]:
+    """The exponent of L in the spread between draws, and its half-width by the jackknife; NaN for fewer than 3 draws."""
+    counts, draws = np.asarray(layers, float), ends.shape[1]
+    value = fit_power(counts, _spreads(ends)).order
+    if draws < 3:
+        return value, math.nan
+    left_out = np.array([fit_power(counts, _spreads(np.delete(ends, i, axis=1))).order for i in range(draws)])
+    error = math.sqrt((draws - 1) / draws * float(np.sum((left_out - left_out.mean()) ** 2)))
+    return value, float(stdtrit(draws - 1, 0.975)) * error
+
+
+def _spreads(ends: np.ndarray) -> np.ndarray:
+    """The relative spread between draws `(layers,)` of states `(layers, draws, n, d)`."""
+    mean = ends.mean(axis=1, keepdims=True)
+    spread = np.sqrt(np.sum((ends - mean) ** 2, axis=(1, 2, 3)) / (ends.shape[1] - 1))
+    return spread / np.linalg.norm(mean[:, 0], axis=(1, 2))
+
+
+def smooth_regime(layers: Sequence[int], values: Sequence[float]) -> Regime:
+    """Fit distances to the ODE's solution, of networks with weights smooth in depth, and say what they mean."""
     fit = fit_order([1 / count for count in layers], values, last=len(layers))
-    exponent = -fit.order
-    return Regime(family, quantity, tuple(layers), tuple(values), exponent, fit.ci, verdict(quantity, exponent))
+    said = distance_verdict(-fit.order, fit.ci)
+    return Regime(
+        "smooth weights", "distance to the ODE's solution", tuple(layers), tuple(values), -fit.order, fit.ci, said
+    )
 
 
-def verdict(quantity: str, exponent: float) -> str:
-    """The regime that an exponent of L shows, within ±0.15."""
-    if math.isnan(exponent):
+MARGIN = 0.1  # exponents that differ by less are one regime
+
+
+def spread_verdict(exponent: float, ci: float, settles: bool) -> str:
+    """The regime that the exponent of the spread shows: one only where its whole interval lies within 0.1 of that regime's."""
+    shown = f"L^{exponent:+.2f} ± {ci:.2f}"
+    if not (math.isfinite(exponent) and math.isfinite(ci)):
         return "not measurable: fewer than two usable values"
-    if quantity != "spread between draws":
-        if exponent < -0.85:
-            return f"ODE limit, reached at rate L^{exponent:.2f}"
-        return f"no first-order ODE limit: the distance changes as L^{exponent:.2f}"
-    if abs(exponent + 0.5) <= 0.15:
-        return f"ODE limit of the averaged field: draws agree as L^{exponent:.2f}"
-    if abs(exponent) <= 0.15:
-        return f"no limit along a path: draws keep their spread (L^{exponent:+.2f}), SDE-like"
-    return f"unclassified: the spread changes as L^{exponent:.2f}"
+    if abs(exponent) + ci <= MARGIN:
+        return f"no limit along a path: draws keep their spread ({shown}), SDE-like"
+    if exponent - ci > 0:
+        return f"no limit: the spread between draws grows as {shown}"
+    if exponent + ci < 0 and not settles:
+        return f"not decided: the spread between draws falls as {shown}, but their mean does not settle"
+    if abs(exponent + 0.5) + ci <= MARGIN:
+        return f"ODE limit of the averaged field: draws agree as {shown}"
+    if exponent + ci < 0:
+        return f"between the regimes: draws agree as {shown}, neither at −1/2 nor not at all"
+    return f"not decided: the spread between draws changes as {shown}"
+
+
+def distance_verdict(exponent: float, ci: float) -> str:
+    """What the exponent of the distance to the ODE's solution shows: a limit at first order where its interval holds −1."""
+    if not (math.isfinite(exponent) and math.isfinite(ci)):
+        return "not measurable: fewer than three usable values"
+    shown = f"L^{exponent:.2f} ± {ci:.2f}"
+    if abs(exponent + 1) <= ci + 1e-9 and ci <= 0.5:
+        return f"ODE limit, reached at rate {shown}"
+    if ci > 0.5:
+        return f"not decided: the distance changes as {shown}"
+    return f"no first-order ODE limit: the distance changes as {shown}"
 
 
 @eqx.filter_jit
-def _spread(base: MasterEquation, u0: Field, strengths: Float[Array, " layers"], draws: int, key: PRNGKeyArray):
+def _ends(base: MasterEquation, u0: Field, strengths: Float[Array, " layers"], draws: int, key: PRNGKeyArray):
     layers = strengths.shape[0]
 
     def layer(k, strength):
@@ -86,9 +142,7 @@ def _spread(base: MasterEquation, u0: Field, strengths: Float[Array, " layers"],
         network = DepthVarying(eqx.filter_vmap(layer)(jax.random.split(k, layers), strengths), 1.0, "constant")
         return simulate(Discretization(network, "euler", t1=1.0, steps=layers), u0, save="end").us[-1]
 
-    ends = jax.vmap(end)(jax.random.split(key, draws))
-    mean = jnp.mean(ends, axis=0)
-    return jnp.sqrt(jnp.sum(mesh_norm(ends - mean[None]) ** 2) / (draws - 1)) / mesh_norm(mean)
+    return jax.vmap(end)(jax.random.split(key, draws))
 
 
 def redraw(equation: MasterEquation, key: PRNGKeyArray) -> MasterEquation:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from pdejax.models import observe, pair
 from pdejax.plot._style import COLOURS, MARKERS, NULL, axes_of, legend
 from pdejax.runs._records import Picture
-from pdejax.studies.numerics._convergence import SCHEME_TOLERANCE, convergence
+from pdejax.studies.numerics._convergence import convergence
 from pdejax.studies.numerics._convergence_config import ConvergenceConfig
 from pdejax.studies.papers._experiment import (
     LISTOPS,
@@ -30,6 +30,7 @@ from pdejax.studies.papers._experiment import (
 )
 from pdejax.studies.study import Evidence, Judgement
 
+TOLERANCE = 0.15  # by which the mean of orders over seeds may miss that of theory
 SCHEMES = ("euler", "lietrotter", "heun", "strang", "rk4")
 
 
@@ -74,9 +75,7 @@ def judge_continuum(settings: Settings, measured: Sequence[Evidence]) -> Judgeme
         row("independent layers, scale 1/L: exponent of L in the spread of draws", iid[:, 0], note="theory: −1/2")
     )
     rows.append(row("independent layers, scale 1/√L: the same exponent", iid[:, 1], note=f"theory: 0; {note}"))
-    wrong = [
-        name for i, name in enumerate(SCHEMES) if abs(float(np.mean(order[:, i])) - expected[i]) > SCHEME_TOLERANCE
-    ]
+    wrong = [name for i, name in enumerate(SCHEMES) if abs(float(np.mean(order[:, i])) - expected[i]) > TOLERANCE]
     kept = "never violated" if np.all(ratio >= 1) else "VIOLATED"
     verdict = (
         f"Depth-smooth weights have a continuum limit: {len(SCHEMES) - len(wrong)} of {len(SCHEMES)} schemes have the order of "
