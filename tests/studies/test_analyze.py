@@ -15,6 +15,7 @@ from pdejax.analysis import layer_correlation
 from pdejax.data import load
 from pdejax.studies import analyze
 from pdejax.studies.numerics import _analyze_depth as depth
+from pdejax.studies.papers import STUDIES
 from pdejax.training import TrainConfig, load_trained, train
 
 DATA = {"min_length": 3, "max_length": 12, "sizes": (300, 64, 64)}
@@ -205,4 +206,4 @@ def test_the_command_says_what_is_wrong(tmp_path, capsys):
 def test_the_studies_are_listed(capsys):
     assert cli.main(["reproduce", "--list"]) == 0
     listed = capsys.readouterr().out.splitlines()
-    assert len(listed) == 14 and any(line.startswith("alignment") for line in listed)
+    assert len(listed) == len(STUDIES) == 15 and any(line.startswith("alignment") for line in listed)

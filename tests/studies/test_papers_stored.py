@@ -90,6 +90,7 @@ OTHERWISE = {
     "layernorm": ({"gradient": flat(1.0)}, "order of magnitude does not hold"),
     "spectral": ({"null_log_correlation": flat(1.0)}, "no better."),
     "information": ({"input": flat(1.0)}, "changes by +0.00 nats"),
+    "readings": ({"correlation": flat(0.5)}, "Transformer (1.00 … 0.98) is met by none of"),
     "continuum": ({"bound": flat(1e-30)}, "VIOLATED"),
     "discretization": ({"network_to_limit": flat(0.01)}, "is close to the flow of its own weights"),
     "architectures": (

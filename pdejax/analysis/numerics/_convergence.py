@@ -64,7 +64,7 @@ class Reference:
 class SchemeConvergence:
     r"""One scheme's errors over a sweep of step sizes. All errors are relative to the size of the reference at t1.
 
-    - `solver`, `expected`: name and expected order; `order`, `ci`: fitted order and 95 % half-width, from the points `used`.
+    - `solver`, `expected`: name and expected order; `order`, `ci`: extrapolated order and half-width, from the points `used`.
     - `steps`, `step_sizes`: the sweep. `errors`: ‖u_h(t1) − u(t1)‖_Ω. `max_errors`: the same in the token-max norm.
     - `uniform_errors`: sup over depth of the error of the piecewise-linear interpolant v2 (10), at depths off the grid.
     - `dense_errors`: the same with the solver's own dense output.

@@ -30,7 +30,7 @@ NORMS = {"pre": "pre-LN field", "peri": "peri-LN field", "post": "post-LN flow",
 
 
 def error_plot(content: dict[str, Any]) -> Figure:
-    """Error against step size, one line per scheme, with the fitted slope and its confidence interval."""
+    """Error against step size, one line per scheme, with the order and its interval."""
     figure, axes = _axes(
         content,
         "step size h = T/steps (layers of depth)",
@@ -47,7 +47,7 @@ def error_plot(content: dict[str, Any]) -> Figure:
     if floor:
         axes.axhline(floor, color="0.4", linestyle=":", linewidth=1.2, label="reference's own error (estimate)")
     axes.invert_xaxis()
-    axes.legend(title="scheme: fitted order ± 95 %", fontsize=9, loc="lower left", edgecolor="none", framealpha=0.9)
+    axes.legend(title="scheme: extrapolated order", fontsize=9, loc="lower left", edgecolor="none", framealpha=0.9)
     return figure
 
 
@@ -292,7 +292,7 @@ def judge(config: ConvergenceConfig, evidence: Sequence[Evidence]) -> Judgement:
         pictures=(
             Picture(
                 "error_step.png",
-                "Error against step size, one line per scheme, with the fitted slope and its 95 % interval.",
+                "Error against step size, one line per scheme, with the order extrapolated to small steps, and its interval.",
                 lambda: error_plot(content),
             ),
             Picture(

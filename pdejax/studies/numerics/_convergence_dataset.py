@@ -20,10 +20,10 @@ _BY_STEPS = {
     "seconds": ("s", "time of a solve, the best of three"),
 }
 _BY_SOLVER = {
-    "order": ("1", "fitted order of the error at depth T"),
-    "ci": ("1", "half width of the 95 % interval of the order"),
+    "order": ("1", "order of the error at depth T, extrapolated to small steps"),
+    "ci": ("1", "half width of the interval of the order"),
     "expected": ("1", "order that is expected of the scheme on this field"),
-    "uniform_order": ("1", "fitted order of the largest error over depth"),
+    "uniform_order": ("1", "order of the largest error over depth, extrapolated"),
 }
 
 
@@ -59,10 +59,10 @@ def _space(spatial: Mapping[str, Any] | None) -> tuple[dict[str, Any], dict[str,
     what = "relative difference of the lowest cosine coefficients on N and on 2N tokens"
     variables = {
         "spatial_differences": _variable(("tokens",), _numbers(spatial["differences"]), "1", what),
-        "spatial_order": _variable((), _number(spatial["order"]), "1", "fitted order q of the differences in 1/N"),
-        "spatial_ci": _variable(
-            (), _number(spatial["ci"]), "1", "half width of the 95 % interval of the spatial order"
+        "spatial_order": _variable(
+            (), _number(spatial["order"]), "1", "order q of the differences in 1/N, extrapolated"
         ),
+        "spatial_ci": _variable((), _number(spatial["ci"]), "1", "half width of the interval of the spatial order"),
         "spatial_expected": _variable((), spatial["expected"], "1", "order of the second-order Laplacian"),
         "diffusivity": _variable(
             (), spatial["diffusivity"], "domain length squared per unit of depth", "diffusivity D"
@@ -89,7 +89,7 @@ def _regimes(regimes: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict
             ("regime",),
             _numbers([one["ci"] for one in regimes]),
             "1",
-            "half width of the 95 % interval of the exponent",
+            "half width of the interval of the exponent",
         ),
     }
     names = [one["family"] for one in regimes]

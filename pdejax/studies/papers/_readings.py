@@ -1,0 +1,199 @@
+"""Which reading of v2's residual experiment gives its printed figures? The paper states neither the step of its simulator nor the
+scale of its embedding: untrained networks with and without residual connections and LayerNorm, at steps from 0.05 to 1, with
+embeddings as drawn and times √d (v2 §4.3.1, Figure 4).
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+import xarray as xr
+from jaxtyping import Array
+from matplotlib.figure import Figure
+
+from pdejax import as_network
+from pdejax._depth import DepthVarying, scale_strength
+from pdejax._simulate import simulate
+from pdejax.analysis import layer_correlation
+from pdejax.plot._style import COLOURS, LAYER, MARKERS, SEQUENTIAL, axes_of, legend, whole_layers
+from pdejax.runs._records import Picture, Row
+from pdejax.studies.papers._components import SIMULATOR, TRANSFORMER, Cell
+from pdejax.studies.papers._experiment import (
+    LISTOPS,
+    LISTOPS_PAPER,
+    Models,
+    Settings,
+    experiment,
+    held_out,
+    row,
+    stacked,
+)
+from pdejax.studies.study import Evidence, Judgement
+from pdejax.training import build_model
+
+SYSTEMS = tuple(itertools.product(("on", "off"), ("pre", "none"), ("euler", "lietrotter")))
+STEPS = (0.05, 0.1, 0.125, 0.15, 0.175, 0.2, 0.25, 0.3, 0.5, 0.7, 1.0)
+SCALES = ("1", "√d")
+MET = 0.02  # two units of the last printed digit
+
+
+@dataclasses.dataclass(frozen=True)
+class Printed:
+    """A curve that v2 prints: of what, its figures by layer, and which of our systems are of its kind."""
+
+    name: str
+    figures: tuple[float, ...]
+    residual: str
+    normalization: str
+
+
+PRINTED = (
+    Printed("Transformer", TRANSFORMER, "on", "pre"),
+    Printed("PDE simulator", SIMULATOR, "off", "none"),
+)
+LAYERS = len(TRANSFORMER)
+
+
+def measure(settings: Settings, seed: int, models: Models) -> Evidence:
+    """Pearson's correlation of each layer with the input, of every system, scale and step `(systems, scales, steps, layers)`."""
+    found = []
+    for residual, normalization, solver in SYSTEMS:
+        config = Cell(residual, normalization, solver, 1).config(settings, seed)
+        test, batch = held_out(config, settings.examples)
+        network = as_network(build_model(config, test))
+        inputs, mask = jnp.asarray(batch.inputs), jnp.asarray(batch.mask)
+        u0 = jax.vmap(network.embed)(inputs)
+        scales = jnp.asarray([1.0, config.dim**0.5], u0.dtype)
+        found.append(np.asarray(_curves(network.discretization, u0, mask, scales, jnp.asarray(STEPS, u0.dtype))))
+    return {"correlation": np.stack(found)}
+
+
+@eqx.filter_jit
+def _curves(d: Any, u0: Array, mask: Array, scales: Array, steps: Array) -> Array:
+    """By scale and step; a step of size h is one of size 1 of the field with strengths times h."""
+
+    def curve(scale, h):
+        field = DepthVarying(scale_strength(d.field.stacked, h), d.field.t1, d.field.kind)
+        network = d.replace(field=field)
+
+        def states(u, kept):
+            return simulate(network, scale * u, mask=kept, save="layers").us[:LAYERS]
+
+        us = jnp.moveaxis(jax.vmap(states)(u0, mask), 0, 1)
+        return layer_correlation(us, mask=mask, key=jax.random.key(0), resamples=20).pearson.value
+
+    return jax.lax.map(lambda s: jax.lax.map(lambda h: curve(s, h), steps), scales)
+
+
+def distances(correlation: np.ndarray, printed: Printed) -> np.ndarray:
+    """The largest distance over layers from a printed curve, in front of the last axis; infinite where states are no numbers."""
+    apart = np.max(np.abs(correlation - np.asarray(printed.figures)), axis=-1)
+    return np.where(np.isfinite(apart), apart, np.inf)
+
+
+def setting(index: Sequence[int]) -> str:
+    """Write a setting in words."""
+    residual, normalization, solver = SYSTEMS[index[0]]
+    scale = SCALES[index[1]]
+    return f"residual {residual}, normalization {normalization}, {solver}, h = {STEPS[index[2]]:g}, embedding × {scale}"
+
+
+def kind(printed: Printed) -> np.ndarray:
+    """Which systems are of the kind that the paper says it measured."""
+    return np.asarray([(r, n) == (printed.residual, printed.normalization) for r, n, _ in SYSTEMS])
+
+
+def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
+    """The setting nearest to each printed curve, of its own kind and of all; how many are within `MET`."""
+    correlation = stacked(measured, "correlation")
+    rows: list[Row] = []
+    said = []
+    nearest: dict[str, tuple[int, ...]] = {}
+    for printed in PRINTED:
+        middle = distances(correlation.mean(axis=0), printed)  # (systems, scales, steps)
+        own = np.where(kind(printed)[:, None, None], middle, np.inf)
+        best = tuple(int(i) for i in np.unravel_index(np.argmin(own), own.shape))
+        nearest[printed.name] = best
+        met, of = int(np.sum(own <= MET)), int(np.sum(kind(printed))) * middle[0].size
+        for layer, figure in enumerate(printed.figures):
+            name = f"{printed.name}, layer {layer}, nearest setting of its kind"
+            rows.append(row(name, correlation[(slice(None), *best, layer)], paper=f"{figure:.2f}", note=setting(best)))
+        any_best = np.unravel_index(np.argmin(middle), middle.shape)
+        for name, index in (("nearest of its kind", best), ("nearest of all", any_best)):
+            apart = distances(correlation, printed)[(slice(None), *index)]
+            rows.append(row(f"{printed.name}, largest distance, {name}", apart, note=setting(index)))
+        coarse = own[..., STEPS.index(1.0)].min()
+        result = f"met by {met} of {of} settings of its kind" if met else f"met by none of {of} settings of its kind"
+        said.append(
+            f"v2's curve of the {printed.name} ({printed.figures[0]:.2f} … {printed.figures[-1]:.2f}) is {result} to {MET:g}; "
+            f"nearest: {setting(best)}, {own[best]:.3f} away; at h = 1 the nearest is {coarse:.3f} away"
+        )
+    data = xr.Dataset(
+        {"correlation": (("seed", "system", "scale", "step", "layer"), correlation)},
+        coords={
+            "system": [f"residual {r}, normalization {n}, {s}" for r, n, s in SYSTEMS],
+            "scale": list(SCALES),
+            "step": list(STEPS),
+        },
+    )
+    caption = (
+        "Correlation with the input of untrained networks. Crosses are v2's figures; the thick line is the setting of the same "
+        "kind nearest to them, thin lines the other steps at its scheme and scale of the embedding."
+    )
+    return Judgement(
+        rows=rows,
+        sentence="Untrained, step and scale of the embedding being free: " + ". ".join(said) + ".",
+        dataset=data,
+        pictures=[Picture("readings.png", caption, lambda: _picture(correlation.mean(axis=0), nearest))],
+    )
+
+
+def _picture(middle: np.ndarray, nearest: dict[str, tuple[int, ...]]) -> Figure:
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    layers, colours = np.arange(LAYERS), matplotlib.colormaps[SEQUENTIAL]
+    for ax, printed in zip(figure.subplots(1, 2), PRINTED, strict=True):
+        axes_of(ax)
+        best = nearest[printed.name]
+        for i, h in enumerate(STEPS):
+            if i != best[2]:
+                ax.plot(
+                    layers, middle[best[0], best[1], i], color=colours(0.9 * h**0.5), linewidth=1, label=f"h = {h:g}"
+                )
+        ax.plot(
+            layers,
+            middle[best],
+            color=COLOURS[3],
+            marker=MARKERS[0],
+            label=f"h = {STEPS[best[2]]:g}, nearest",
+            linewidth=2,
+        )
+        ax.plot(layers, printed.figures, "x", color="black", label=f"v2, {printed.name}")
+        residual, normalization, solver = SYSTEMS[best[0]]
+        title = f"residual {residual}, normalization {normalization}, {solver}, embedding × {SCALES[best[1]]}"
+        ax.set_title(title, fontsize=9)
+        ax.set_xlabel(LAYER)
+        ax.set_ylabel("correlation with the input")
+        whole_layers(ax)
+        legend(ax, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return figure
+
+
+READINGS = experiment(
+    name="readings",
+    title="Step and embedding of the residual experiment",
+    question="Which step and which scale of the embedding give v2's printed correlations with the input?",
+    source="v2 §4.3.1, Figure 4, which states neither",
+    presets={
+        "quick": Settings(train={**LISTOPS, "dim": 32, "ffn": 128}, examples=32, seeds=5),
+        "paper": Settings(train=LISTOPS_PAPER, examples=16, seeds=5),
+    },
+    measure=measure,
+    judge=judge,
+    pairing="untrained: every combination drawn from the same seeds",
+)

@@ -1,0 +1,72 @@
+"""Which step and scale of the embedding give v2's residual curves: against Euler by hand, and judged on planted curves."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import pdejax as pj
+from pdejax.studies.papers import STUDIES
+from pdejax.studies.papers import _readings as readings
+from pdejax.studies.papers._experiment import Models, held_out
+from pdejax.training import build_model
+
+TINY = {"dim": 8, "heads": 2, "ffn": 8, "layers": 5, "data": {"min_length": 5, "max_length": 10, "sizes": (40, 10, 10)}}
+CURVES = np.full((len(readings.SYSTEMS), len(readings.SCALES), len(readings.STEPS), readings.LAYERS), 0.5)
+
+
+@pytest.fixture
+def settings():
+    study = readings.READINGS.presets["quick"]
+    return dataclasses.replace(study, train={**study.train, **TINY}, examples=3)
+
+
+def test_a_curve_is_that_of_euler_by_hand(settings, monkeypatch, tmp_path):
+    """The leaky field without LayerNorm, h = 0.2, embedding times √8: layer by layer in plain NumPy arrays."""
+    monkeypatch.setattr(readings, "SYSTEMS", (("off", "none", "euler"),))
+    monkeypatch.setattr(readings, "STEPS", (0.2, 1.0))
+    found = readings.measure(settings, 3, Models(tmp_path))["correlation"]
+    assert found.shape == (1, 2, 2, 6)
+    config = readings.Cell("off", "none", "euler", 1).config(settings, 3)
+    test, batch = held_out(config, 3)
+    network = pj.as_network(build_model(config, test))
+    by_hand = np.zeros((6, 3))
+    for b in range(3):
+        mask = jnp.asarray(batch.mask[b])
+        u = u0 = 8**0.5 * network.embed(jnp.asarray(batch.inputs[b]))
+        for layer in range(6):
+            by_hand[layer, b] = np.corrcoef(np.ravel(u[mask]), np.ravel(u0[mask]))[0, 1]
+            if layer < 5:
+                u = u + 0.2 * network.discretization.field.at(jnp.asarray(layer + 0.5))(0.0, u, pj.FieldArgs(mask))
+    np.testing.assert_allclose(found[0, 1, 0], by_hand.mean(axis=1), atol=2e-5)
+    assert np.all(found[0, :, 1, 1] < found[0, :, 0, 1])  # the larger step forgets more
+
+
+def test_a_planted_setting_is_found_and_no_other_is_said_to_meet():
+    """The simulator's curve within 0.019 at one setting of its kind, the Transformer's exactly, but at one of another kind."""
+    curves = CURVES.copy()
+    curves[readings.SYSTEMS.index(("off", "none", "euler")), 1, readings.STEPS.index(0.2)] = np.asarray(readings.SIMULATOR) + 0.019
+    curves[readings.SYSTEMS.index(("off", "pre", "euler")), 0, readings.STEPS.index(0.15)] = readings.TRANSFORMER
+    found = readings.READINGS.judge(readings.READINGS.presets["quick"], [{"correlation": curves}] * 2)
+    of = 2 * len(readings.SCALES) * len(readings.STEPS)
+    assert f"PDE simulator (1.00 … 0.85) is met by 1 of {of} settings of its kind" in found.sentence
+    assert "nearest: residual off, normalization none, euler, h = 0.2, embedding × √d, 0.019 away" in found.sentence
+    assert f"Transformer (1.00 … 0.98) is met by none of {of} settings" in found.sentence
+    rows = {row.quantity: row for row in found.rows}
+    nearest = rows["Transformer, largest distance, nearest of all"]
+    assert float(nearest.ours) == pytest.approx(0) and nearest.note.startswith(
+        "residual off, normalization pre, euler, h = 0.15"
+    )
+    lost = rows["Transformer, largest distance, nearest of its kind"]
+    assert float(lost.ours) == pytest.approx(0.5)
+
+
+def test_states_that_are_no_numbers_meet_nothing():
+    curves = np.full_like(CURVES, np.nan)
+    curves[..., 0] = 1
+    assert np.all(np.isinf(readings.distances(curves, readings.PRINTED[0])))
+
+
+def test_it_is_a_study_of_its_own():
+    assert STUDIES["readings"] is readings.READINGS
