@@ -1,5 +1,6 @@
 """GGUF files: header, numbers and metadata beside the package `gguf`; the order of rotary pairs; and what is refused."""
 
+import json
 import pathlib
 import struct
 import time
@@ -7,8 +8,11 @@ import time
 import numpy as np
 import pytest
 import real_weights
+import stored
 
 from pdejax.networks import CheckpointError, load_pretrained
+from pdejax.networks.families import _llama
+from pdejax.networks.families._config import Config
 from pdejax.networks.families._gguf import read_gguf, read_gguf_file
 
 gguf = pytest.importorskip("gguf", reason="GGUF files need the package gguf: pip install 'pdejax[pretrained]'")
@@ -114,6 +118,83 @@ def test_the_configuration_is_that_of_hugging_face(whole):
     assert config["model_type"] == "llama" and config["tie_word_embeddings"] is True
     assert (config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"]) == (HEADS, GROUPS, 8)
     assert (config["vocab_size"], config["hidden_size"], config["num_hidden_layers"]) == (VOCAB, DIM, 2)
+
+
+SIZE = 6
+FOLDER = {
+    "vocab_size": 11,
+    "hidden_size": 8,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": SIZE,
+    "intermediate_size": 10,
+    "num_hidden_layers": 2,
+    "max_position_embeddings": 32,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 50.0,
+    "tie_word_embeddings": False,
+}
+
+
+def both_forms(folder: pathlib.Path, kind: str, **options) -> tuple[pathlib.Path, pathlib.Path]:
+    """One decoder with heads of a size of their own as a folder and as a GGUF file, names by the package, rows of queries and
+    keys of a llama in neighbouring pairs, as llama.cpp's converter turns them."""
+    family = {"llama": _llama.FAMILY, "qwen2": _llama.QWEN2, "qwen3": _llama.QWEN3}[kind]
+    config = FOLDER | {"model_type": kind}
+    settings = family.settings(Config(config, "test", kind))
+    rng = np.random.default_rng(0)
+    shapes = {name: line.shape for line in family.tensors(settings) for name in line.names(settings.layers)}
+    arrays = {
+        name if name.startswith("lm_head") else f"model.{name}": rng.standard_normal(shape).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+    (folder / "folder").mkdir()
+    (folder / "folder" / "config.json").write_text(json.dumps(config))
+    stored.write(folder / "folder" / "model.safetensors", arrays)
+    writer = gguf.GGUFWriter(folder / "m.gguf", kind)
+    writer.add_block_count(2)
+    writer.add_context_length(32)
+    writer.add_embedding_length(8)
+    writer.add_feed_forward_length(10)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(50.0)
+    writer.add_key_length(SIZE)
+    writer.add_value_length(options.get("value", SIZE))
+    if "turned" in options:
+        writer.add_rope_dimension_count(options["turned"])
+    names = gguf.get_tensor_name_map(getattr(gguf.MODEL_ARCH, kind.upper()), 2)
+    for name, array in arrays.items():
+        heads = {"q_proj": 2, "k_proj": 1}.get(name.split(".")[-2], 0) if kind == "llama" else 0
+        if heads:
+            array = array.reshape(heads, 2, SIZE // 2, 8).swapaxes(1, 2).reshape(array.shape)
+        writer.add_tensor(names.get_name(name, (".weight", ".bias")), array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return folder / "folder", folder / "m.gguf"
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("turned", [{}, {"turned": SIZE}], ids=["unsaid", "said"])
+def test_a_file_and_a_folder_of_the_same_numbers_are_one_network(tmp_path, kind, turned):
+    folder, file = both_forms(tmp_path, kind, **turned)
+    ids = np.asarray([3, 1, 4, 1, 5, 9], np.int32)
+    ours, theirs = (load_pretrained(path).observe(ids) for path in (file, folder))
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_heads_that_are_not_all_of_one_size_are_refused(tmp_path):
+    for name, options, words in (
+        ("turned", {"turned": 4}, "rope.dimension_count=4, and a head has 6 features: partial rotary positions"),
+        ("value", {"value": 4}, "attention.value_length=4, and a head has 6 features: values of another size"),
+    ):
+        (tmp_path / name).mkdir()
+        with pytest.raises(CheckpointError, match=words):
+            load_pretrained(both_forms(tmp_path / name, "qwen3", **options)[1])
 
 
 def test_text(whole):
