@@ -53,10 +53,10 @@ def is_bare(architectures: Collection[str]) -> bool:
 
 
 class Config:
-    """Values by key, and which of them were asked for."""
+    """Values by key, and which of them were asked for. `family` and `file` are for messages."""
 
-    def __init__(self, values: Mapping[str, Any], where: str, family: str):
-        self.values, self.where, self.family = values, where, family
+    def __init__(self, values: Mapping[str, Any], where: str, family: str, file: str = "config.json"):
+        self.values, self.where, self.family, self.file = values, where, family, file
         self.asked: set[str] = set()
 
     def get(self, key: str, default: Any = _NONE) -> Any:
@@ -67,7 +67,7 @@ class Config:
         if default is _NONE:
             raise fault(
                 self.where,
-                f"config.json has no {key!r}, which a {self.family} model needs; is it the configuration of another family?",
+                f"{self.file} has no {key!r}, which a {self.family} model needs; is it the configuration of another family?",
             )
         return default
 
@@ -131,7 +131,7 @@ class Config:
     def wrong(self, key: str, value: Any, wanted: str) -> Exception:
         """The error of an option that is not supported."""
         return fault(
-            self.where, f"config.json has {key}={value!r}; of {self.family} models it must be {wanted}: not supported."
+            self.where, f"{self.file} has {key}={value!r}; of {self.family} models it must be {wanted}: not supported."
         )
 
     def finish(self, irrelevant: Collection[str], ignore: Collection[str]) -> None:
@@ -145,7 +145,7 @@ class Config:
         if rest:
             raise fault(
                 self.where,
-                f"config.json has options that are not known of {self.family} models: "
+                f"{self.file} has options that are not known of {self.family} models: "
                 f"{listed(f'{key}={value!r}' for key, value in rest.items())}. Name those that change nothing: "
                 f"ignore={tuple(sorted(rest))!r}.",
             )
