@@ -12,8 +12,10 @@ import stored
 from pdejax.networks import CheckpointError, load_pretrained
 from pdejax.networks.families import _llama
 from pdejax.networks.families._config import Config
+from pdejax.networks.families._family import read_weights
 from pdejax.networks.families._gguf import read_gguf, read_gguf_file
 from pdejax.networks.families._gguf_tokenizer import tokenizer_of
+from pdejax.networks.families._load import read_settings
 
 gguf = pytest.importorskip("gguf", reason="GGUF files need the package gguf: pip install 'pdejax[pretrained]'")
 HEADS, GROUPS, DIM, VOCAB, FFN = 4, 2, 32, 70, 64
@@ -312,6 +314,25 @@ def test_a_damaged_file_is_refused_in_one_sentence_before_a_tensor_is_read(whole
     with pytest.raises(CheckpointError, match=f"m.gguf: .*{words}") as caught:
         load_pretrained(path)
     assert str(tmp_path) not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_any_byte_of_the_header_may_be_damaged(whole, tmp_path):
+    """A file whose header is changed at random is read, or refused in words."""
+    rng = np.random.default_rng(0)
+    data = whole.read_bytes()
+    end, path, refused = data.index(b"blk.1.ffn_down.weight") + 60, tmp_path / "m.gguf", 0
+    for _ in range(200):
+        damaged = bytearray(data)
+        for place in rng.integers(0, end, rng.integers(1, 4)):
+            damaged[place] = rng.choice([0, 1, 128, 255])
+        path.write_bytes(damaged)
+        try:
+            checkpoint = read_gguf_file(path)
+            read_weights(*read_settings(checkpoint), checkpoint)
+        except CheckpointError as error:
+            assert str(error).startswith("load_pretrained: m.gguf: ")
+            refused += 1
+    assert refused > 100
 
 
 def test_two_tensors_of_one_name_in_other_words_are_refused(tmp_path):

@@ -1,13 +1,18 @@
 """Options of configurations: what is off, what is refused by name, and values of the wrong kind."""
 
+import itertools
 import json
 
 import pytest
 import stored
+import test_heads
 
 import pdejax as pj
 from pdejax.networks import CheckpointError
 from pdejax.networks.families import _config
+from pdejax.networks.families._checkpoint import Checkpoint
+from pdejax.networks.families._family import read_weights
+from pdejax.networks.families._load import read_settings
 
 
 @pytest.fixture
@@ -98,3 +103,55 @@ def test_options_of_decoders_are_refused_by_name(tmp_path, name):
     place = stored.folder(tmp_path / "checkpoint", config | changes, {})
     with pytest.raises(CheckpointError, match=f"^load_pretrained: checkpoint: .*{words}"):
         pj.load_pretrained(place)
+
+
+# --- Values of any kind -----------------------------------------------------------------------------------------------
+
+DECODER = test_heads.DECODER
+CONFIGS = {
+    **{name: case[0] for name, case in (test_heads.TIED | test_heads.HEADED).items()},
+    "Qwen2": DECODER | {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 3},
+    "Qwen3": DECODER | {"model_type": "qwen3"},
+    "DINOv2": {k: v for k, v in test_heads.VIT.items() if k != "intermediate_size"} | {"model_type": "dinov2"},
+}
+MORE = (
+    *(
+        "rope_parameters",
+        "rope_scaling",
+        "rope_theta",
+        "layer_types",
+        "sliding_window",
+        "use_sliding_window",
+        "head_dim",
+    ),
+    *(
+        "max_window_layers",
+        "num_key_value_heads",
+        "hidden_act",
+        "architectures",
+        "id2label",
+        "num_labels",
+        "pad_token_id",
+    ),
+    *("tie_word_embeddings", "is_causal", "layer_norm_eps", "rms_norm_eps", "rotary_pct", "attention_bias", "n_inner"),
+    *("mlp_ratio", "num_channels", "qkv_bias", "type_vocab_size", "total_ut_steps", "embedding_size", "pruned_heads"),
+)
+VALUES = (
+    *(None, True, False, 0, 1, -1, 5, 1.5, -2.0, 1e308, 10**400, 2**40, float("nan"), float("inf"), "", "x"),
+    *([], [1], ["a"], [[]], [None], {}, {"a": 1}),
+    {"rope_type": "yarn", "factor": 1e300},
+    {"rope_type": "yarn", "factor": 2, "beta_fast": 1e-300},
+    {"rope_type": "yarn", "factor": 2, "rope_theta": 1.0},
+    {"rope_type": "linear", "factor": 10**400},
+    {"rope_theta": 1e-300},
+)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_value_of_any_kind_is_taken_or_refused_in_words(name):
+    """No other error than that of a checkpoint, whatever stands at a key; of tensors there are none, so that all are refused."""
+    config = CONFIGS[name]
+    for key, value in itertools.product({*config, *MORE}, VALUES):
+        checkpoint = Checkpoint("test", config | {key: value}, {})
+        with pytest.raises(CheckpointError, match=r"^load_pretrained: test: "):
+            read_weights(*read_settings(checkpoint), checkpoint)

@@ -223,10 +223,10 @@ def _check_names(
 
 def _check_copy(where: str, name: str, original: str, stored: Mapping[str, Stored]) -> None:
     """Raise unless two stored tensors are the same numbers."""
-    ours, theirs = (stored[x].read() if stored[x].shape == stored[name].shape else None for x in (name, original))
-    if ours is None or theirs is None:
-        what = f"of shapes {stored[name].shape} and {stored[original].shape}"
-    else:
+    one, other = stored[name], stored[original]
+    what = f"of shapes {one.shape} and {other.shape}"
+    if one.shape == other.shape:
+        ours, theirs = one.read(), other.read()
         places = range(0, len(ours), _ROWS)
         apart = sum(int(np.sum(ours[i : i + _ROWS] != theirs[i : i + _ROWS])) for i in places)
         if not apart:

@@ -38,9 +38,11 @@ _PREFIX = "tokenizer.ggml."
 
 def tokenizer_of(where: str, metadata: Mapping[str, Any]) -> Callable[[], Any] | None:
     """Return a function that makes the tokenizer, or None where it is of a kind that is not built here."""
-    kind = metadata.get(f"{_PREFIX}pre")
-    known = metadata.get(f"{_PREFIX}model") == "gpt2" and isinstance(kind, str) and kind in _KINDS
-    return functools.partial(_byte_level, where, metadata, _KINDS[kind]) if known else None
+    name = metadata.get(f"{_PREFIX}pre")
+    kind = _KINDS.get(name) if isinstance(name, str) else None
+    if kind is None or metadata.get(f"{_PREFIX}model") != "gpt2":
+        return None
+    return functools.partial(_byte_level, where, metadata, kind)
 
 
 def _byte_level(where: str, metadata: Mapping[str, Any], kind: _Kind) -> Any:
@@ -71,13 +73,17 @@ def _byte_level(where: str, metadata: Mapping[str, Any], kind: _Kind) -> Any:
 
 def _vocabulary(where: str, metadata: Mapping[str, Any]) -> tuple[list[str], list[int], list[tuple[str, str]]]:
     """Words, their types and merges; refused unless they are such lists."""
-    words, merges, types = (metadata.get(f"{_PREFIX}{key}") for key in ("tokens", "merges", "token_type"))
-    types = [1] * len(words) if types is None and isinstance(words, list) else types
-    for name, found, of in (("tokens", words, str), ("merges", merges, str), ("token_type", types, int)):
+
+    def values(name: str, of: type, default: Any = None) -> list[Any]:
+        found = metadata.get(f"{_PREFIX}{name}", default)
         if not isinstance(found, list) or not all(type(one) is of for one in found):
             raise fault(
                 where, f"the tokenizer in its metadata is not whole: {_PREFIX}{name} is no list of {_WORDS_OF[of]}."
             )
+        return found
+
+    words, merges = values("tokens", str), values("merges", str)
+    types = values("token_type", int, [1] * len(words))
     if not words or len(types) != len(words) or len(set(words)) != len(words):
         raise fault(
             where,

@@ -28,6 +28,7 @@ from pdejax.networks.families._images import ImageEmbedding, ImageHead
 from pdejax.terms import Attention, FeedForward, LayerNorm
 
 _BLOCK = "encoder.layer.{l}."
+_MOST_RATIO = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +58,8 @@ def _read(config: Config, **options: Any) -> Encoder:
     dim, heads = config.width_and_heads("hidden_size", "num_attention_heads")
     patch, size = _side(config, "patch_size", 16), _side(config, "image_size", 224)
     labels = config.get("id2label", None)
+    if labels is not None and not isinstance(labels, dict):
+        raise config.wrong("id2label", labels, "a table of names of classes")
     return Encoder(
         dim=dim,
         heads=heads,
@@ -87,7 +90,10 @@ def _read_vit(config: Config) -> Encoder:
 
 def _read_dinov2(config: Config) -> Encoder:
     gate, dim = config.boolean("use_swiglu_ffn", False), config.integer("hidden_size")
-    ffn = int(dim * config.number("mlp_ratio", 4))
+    ratio = config.number("mlp_ratio", 4)
+    if ratio > _MOST_RATIO:
+        raise config.wrong("mlp_ratio", ratio, f"at most {_MOST_RATIO}")
+    ffn = int(dim * ratio)
     # A gate has a third matrix: two thirds of the width, rounded up to a multiple of 8.
     ffn = (int(ffn * 2 / 3) + 7) // 8 * 8 if gate else ffn
     eps = config.number("layer_norm_eps", 1e-6)
