@@ -46,10 +46,10 @@ class Looped:
 
 
 class NormAtEnd(eqx.Module):
-    """A norm that acts where `here` is true: at the end of a pass."""
+    """A norm that acts where `here` is true: at the end of a pass. One layer's, or those of all layers stacked."""
 
     norm: RMSNorm
-    here: Bool[Array, ""]
+    here: Bool[Array, "*layers"]
 
     def __call__(self, u: Field) -> Field:
         return jnp.where(self.here, self.norm(u), u)
