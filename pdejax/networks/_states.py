@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-import zipfile
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -41,9 +41,9 @@ def states(
 
     - `source`: a file (`.npz`, `.npy`, `.safetensors`) or a Zarr folder, an array, a list of arrays, one per layer (such as
       PyTorch's `out.hidden_states`), or a mapping from names to arrays.
-    - `name`: which array holds the states. With `{l}` in it there is one array per layer, counted from 0: `"resid.{l}"`. It may
-      be left out where there is one array only. `maps`, `mask`: the same for attention maps and for the mask of real tokens,
-      of booleans or of 0 and 1.
+    - `name`: which array holds the states. With `{l}` in it there is one array per layer, counted from 0 without a gap:
+      `"resid.{l}"`. It may be left out where there is one array only. `maps`: the same for attention maps, of every layer;
+      `mask`: for the mask of real tokens, of booleans or of 0 and 1.
     - `layout`: the order of axes in one array of states, words out of `layers`, `batch`, `n` (tokens) and `d` (features), such as
       `"batch layers n d"`; by default `"layers n d"` or `"layers batch n d"`, of one array per layer `"n d"` or `"batch n d"`.
       Maps have the same order with `heads n n` at the end in the place of `n` and `d`.
@@ -51,7 +51,8 @@ def states(
     Everything that takes states takes the result's `u` and `mask`: `pdejax.analysis.token_clustering(found.u, mask=found.mask)`.
 
     Raises `FileNotFoundError` for a file that is not there, `ValueError` for one that is damaged or pickled, a name that is not
-    in it, layers of different shapes or a layout that does not fit, `TypeError` for what holds no real numbers.
+    in it, layers that are missing or of different shapes, or a layout that does not fit, `TypeError` for what holds no real
+    numbers.
     """
     arrays = _arrays(source)
     u, words = _read(arrays, name, "name", layout)
@@ -97,7 +98,7 @@ def _file(path: pathlib.Path) -> Mapping[str, Any]:
     try:
         loaded = np.load(path, allow_pickle=False)
         return {"": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # of zip and zlib, of encryption, of NumPy's headers: many kinds
         raise ValueError(f"{_OWNER}: {path.name} holds no arrays that can be read without pickle ({error}).") from None
 
 
@@ -150,11 +151,16 @@ def _one(arrays: Mapping[str, Any], name: str, argument: str) -> np.ndarray:
 
 def _layers(arrays: Mapping[str, Any], name: str, argument: str) -> np.ndarray:
     """The arrays of all layers, `{l}` = 0, 1, …, one after the other."""
-    found = []
-    while (key := name.replace("{l}", str(len(found)))) in arrays:
-        found.append(_numbers(argument, key, arrays[key]))
-    if not found:
-        raise ValueError(f"{_OWNER}: {argument}={name!r}: {key!r} is not there; there are {_names(arrays)}.")
+    pattern = re.escape(name).replace(re.escape("{l}"), r"(0|[1-9]\d*)", 1).replace(re.escape("{l}"), r"\1")
+    there = {int(match[1]) for key in arrays if (match := re.fullmatch(pattern, key))}
+    # The first of 0 … count that is not there is one too many, or a gap.
+    first = next(l for l in range(len(there) + 1) if l not in there)
+    if first < len(there) or not there:
+        key = name.replace("{l}", str(first))
+        rest = f", and a layer {max(there)} is" if there else ""
+        raise ValueError(f"{_OWNER}: {argument}={name!r}: {key!r} is not there{rest}; there are {_names(arrays)}.")
+    keys = [name.replace("{l}", str(l)) for l in range(len(there))]
+    found = [_numbers(argument, key, arrays[key]) for key in keys]
     shapes = {array.shape for array in found}
     if len(shapes) > 1:
         raise ValueError(f"{_OWNER}: {argument}={name!r}: layers have different shapes, {sorted(shapes)}.")
@@ -205,8 +211,13 @@ def _moved(array: np.ndarray, words: list[str], order: Sequence[str]) -> np.ndar
 
 
 def _check_fit(found: StoredStates) -> None:
-    """Raise unless maps and mask have the sequences and tokens of the states."""
+    """Raise unless maps and mask have the layers, sequences and tokens of the states."""
     batch, n = found.u.shape[1:-2], found.u.shape[-2]
+    if found.maps is not None and len(found.maps) != len(found.u) - 1:
+        raise ValueError(
+            f"{_OWNER}: there are {len(found.u)} states and maps of {len(found.maps)} layers; the embedding is a state without "
+            "maps, so that there is one less of them: give the state before the first layer too, or the maps of all layers."
+        )
     if found.maps is not None and (found.maps.shape[1:-3] != batch or found.maps.shape[-1] != n):
         raise ValueError(
             f"{_OWNER}: states are of shape {found.u.shape} and maps of {found.maps.shape} (layers, batch, heads, n, n); "

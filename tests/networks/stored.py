@@ -7,8 +7,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from pdejax.networks.families import _bert
-from pdejax.networks.families._config import Config
+from pdejax.networks.families._checkpoint import Checkpoint
+from pdejax.networks.families._load import read_settings
 
 CODES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "I8", "int64": "I64"}
 CONFIG = {
@@ -40,12 +40,26 @@ def write(path: pathlib.Path, arrays: dict[str, np.ndarray], edit: Any = None, m
     path.write_bytes(len(text).to_bytes(8, "little") + text + b"".join(a.tobytes() for a in arrays.values()))
 
 
-def arrays(**changes: Any) -> dict[str, np.ndarray]:
-    """Random tensors of a small BERT with a head, by their stored names."""
-    settings = _bert.FAMILY.settings(Config(CONFIG | changes, "test", "BERT"))
+def unread(*args: Any, **options: Any) -> Any:
+    """Stands in the place of `numpy.memmap`, by which every tensor is read, where none may be."""
+    raise AssertionError("a tensor was read")
+
+
+def arrays(config: dict[str, Any] | None = None, **changes: Any) -> dict[str, np.ndarray]:
+    """Random tensors of a small model, by default a BERT with a head, by their stored names without a prefix."""
+    config = (CONFIG if config is None else config) | changes
+    family, settings = read_settings(Checkpoint("test", config, {}))
     rng = np.random.default_rng(0)
-    lines = {name: line for line in _bert.FAMILY.tensors(settings) for name in line.names(settings.layers)}
+    lines = {name: line for line in family.tensors(settings) for name in line.names(family.layers(settings))}
     return {name: rng.standard_normal(line.shape) * 0.3 for name, line in lines.items()}
+
+
+def folder(place: pathlib.Path, config: dict[str, Any], tensors: dict[str, np.ndarray]) -> pathlib.Path:
+    """A folder of this configuration with these tensors in float32."""
+    place.mkdir(exist_ok=True)
+    (place / "config.json").write_text(json.dumps(config))
+    write(place / "model.safetensors", {name: array.astype(np.float32) for name, array in tensors.items()})
+    return place
 
 
 def bert(folder: pathlib.Path, kind: Any = "float32", **changes: Any) -> pathlib.Path:

@@ -22,7 +22,10 @@ CASES = {
     "BERT": Case("BertForMaskedLM", SIZES | {"layer_norm_eps": 1e-3}, logits=True),
     "BERT without a head": Case("BertModel", SIZES | {"hidden_act": "gelu_new"}),
     "BERT, untied": Case("BertForMaskedLM", SIZES | {"hidden_act": "relu", "tie_word_embeddings": False}, logits=True),
-    "RoBERTa": Case("RobertaForMaskedLM", SIZES | {"type_vocab_size": 1, "layer_norm_eps": 1e-5}, logits=True),
+    # The head's activation is GELU whatever that of the blocks.
+    "RoBERTa": Case(
+        "RobertaForMaskedLM", SIZES | {"type_vocab_size": 1, "layer_norm_eps": 1e-5, "hidden_act": "relu"}, logits=True
+    ),
     "DistilBERT": Case(
         "DistilBertForMaskedLM",
         {

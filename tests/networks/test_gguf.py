@@ -1,15 +1,21 @@
 """GGUF files: header, numbers and metadata beside the package `gguf`; the order of rotary pairs; and what is refused."""
 
+import json
 import pathlib
 import struct
-import time
 
 import numpy as np
 import pytest
 import real_weights
+import stored
 
 from pdejax.networks import CheckpointError, load_pretrained
+from pdejax.networks.families import _llama
+from pdejax.networks.families._config import Config
+from pdejax.networks.families._family import read_weights
 from pdejax.networks.families._gguf import read_gguf, read_gguf_file
+from pdejax.networks.families._gguf_tokenizer import tokenizer_of
+from pdejax.networks.families._load import read_settings
 
 gguf = pytest.importorskip("gguf", reason="GGUF files need the package gguf: pip install 'pdejax[pretrained]'")
 HEADS, GROUPS, DIM, VOCAB, FFN = 4, 2, 32, 70, 64
@@ -54,7 +60,7 @@ def written(path: pathlib.Path, **options) -> pathlib.Path:
     writer.add_token_list(WORDS)
     writer.add_token_types([1] * (len(WORDS) - 2) + [3, 4])
     writer.add_token_merges(["a b", "ab c", "Ġ a"])
-    for name, array in tensors().items():
+    for name, array in (tensors() | options.get("more", {})).items():
         kind = options.get("kind", gguf.GGMLQuantizationType.Q8_0)
         if array.ndim == 1 or kind is None:
             writer.add_tensor(name, array)
@@ -116,6 +122,83 @@ def test_the_configuration_is_that_of_hugging_face(whole):
     assert (config["vocab_size"], config["hidden_size"], config["num_hidden_layers"]) == (VOCAB, DIM, 2)
 
 
+SIZE = 6
+FOLDER = {
+    "vocab_size": 11,
+    "hidden_size": 8,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": SIZE,
+    "intermediate_size": 10,
+    "num_hidden_layers": 2,
+    "max_position_embeddings": 32,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 50.0,
+    "tie_word_embeddings": False,
+}
+
+
+def both_forms(folder: pathlib.Path, kind: str, **options) -> tuple[pathlib.Path, pathlib.Path]:
+    """One decoder with heads of a size of their own as a folder and as a GGUF file, names by the package, rows of queries and
+    keys of a llama in neighbouring pairs, as llama.cpp's converter turns them."""
+    family = {"llama": _llama.FAMILY, "qwen2": _llama.QWEN2, "qwen3": _llama.QWEN3}[kind]
+    config = FOLDER | {"model_type": kind}
+    settings = family.settings(Config(config, "test", kind))
+    rng = np.random.default_rng(0)
+    shapes = {name: line.shape for line in family.tensors(settings) for name in line.names(settings.layers)}
+    arrays = {
+        name if name.startswith("lm_head") else f"model.{name}": rng.standard_normal(shape).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+    (folder / "folder").mkdir()
+    (folder / "folder" / "config.json").write_text(json.dumps(config))
+    stored.write(folder / "folder" / "model.safetensors", arrays)
+    writer = gguf.GGUFWriter(folder / "m.gguf", kind)
+    writer.add_block_count(2)
+    writer.add_context_length(32)
+    writer.add_embedding_length(8)
+    writer.add_feed_forward_length(10)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(50.0)
+    writer.add_key_length(SIZE)
+    writer.add_value_length(options.get("value", SIZE))
+    if "turned" in options:
+        writer.add_rope_dimension_count(options["turned"])
+    names = gguf.get_tensor_name_map(getattr(gguf.MODEL_ARCH, kind.upper()), 2)
+    for name, array in arrays.items():
+        heads = {"q_proj": 2, "k_proj": 1}.get(name.split(".")[-2], 0) if kind == "llama" else 0
+        if heads:
+            array = array.reshape(heads, 2, SIZE // 2, 8).swapaxes(1, 2).reshape(array.shape)
+        writer.add_tensor(names.get_name(name, (".weight", ".bias")), array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return folder / "folder", folder / "m.gguf"
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("turned", [{}, {"turned": SIZE}], ids=["unsaid", "said"])
+def test_a_file_and_a_folder_of_the_same_numbers_are_one_network(tmp_path, kind, turned):
+    folder, file = both_forms(tmp_path, kind, **turned)
+    ids = np.asarray([3, 1, 4, 1, 5, 9], np.int32)
+    ours, theirs = (load_pretrained(path).observe(ids) for path in (file, folder))
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_heads_that_are_not_all_of_one_size_are_refused(tmp_path):
+    for name, options, words in (
+        ("turned", {"turned": 4}, "rope.dimension_count=4, and a head has 6 features: partial rotary positions"),
+        ("value", {"value": 4}, "attention.value_length=4, and a head has 6 features: values of another size"),
+    ):
+        (tmp_path / name).mkdir()
+        with pytest.raises(CheckpointError, match=words):
+            load_pretrained(both_forms(tmp_path / name, "qwen3", **options)[1])
+
+
 def test_text(whole):
     """Byte-level BPE with merges, digits on their own, words of control whole."""
     pytest.importorskip("tokenizers", reason="text needs tokenizers: pip install 'pdejax[pretrained]'")
@@ -145,6 +228,12 @@ def in_table(name: str, after: int, value: bytes):
     return edit
 
 
+def offset_of(path, name: str) -> int:
+    data = path.read_bytes()
+    place = data.index(name.encode()) + len(name) + 16
+    return struct.unpack_from("<Q", data, place)[0]
+
+
 def cut(path):
     path.write_bytes(path.read_bytes()[:-2000])
 
@@ -171,7 +260,7 @@ FAULTS = {
         "a string before byte .* is no text",
     ),
     "a huge key": (bytes_at(24, struct.pack("<Q", 2**60)), "the header ends past the end of the file"),
-    "a type of metadata": (bytes_at(24 + 8 + 20, struct.pack("<I", 77)), "has type 77, which GGUF has not"),
+    "a type of metadata": (bytes_at(24 + 8 + 20, struct.pack("<I", 77)), "has type 77, which GGUF has not there"),
     "many axes": (in_table(NORM, 0, struct.pack("<I", 9)), "has 9 axes, and GGUF allows 4"),
     "a huge shape": (in_table(NORM, 4, struct.pack("<Q", 2**50)), "should end at byte .* cut off or damaged"),
     "a type of tensors": (
@@ -179,6 +268,35 @@ FAULTS = {
         "of type 999, which the package gguf does not know",
     ),
     "an offset beyond the file": (in_table(NORM, 16, struct.pack("<Q", 2**40)), "should end at byte .* cut off"),
+    "an overlap": (in_table(NORM, 16, struct.pack("<Q", 0)), "tensor .* overlaps the one before it"),
+    "an offset that is not aligned": (
+        lambda p: in_table(NORM, 16, struct.pack("<Q", offset_of(p, NORM) + 4))(p),
+        f"tensor '{NORM}' is not aligned",
+    ),
+    "a gap": (
+        lambda p: in_table(NORM, 16, struct.pack("<Q", offset_of(p, NORM) + 32))(p),
+        "tensor .* (leaves a gap|overlaps the one) before it",
+    ),
+    "bytes after the last tensor": (
+        lambda p: p.write_bytes(p.read_bytes() + bytes(64)),
+        "the tensors end 64 bytes before the file does",
+    ),
+    "a tensor twice": (
+        lambda p: bytes_at(p.read_bytes().index(b"blk.1.attn_norm"), b"blk.0.attn_norm")(p),
+        f"tensor '{NORM}' is there twice",
+    ),
+    "a key twice": (
+        lambda p: bytes_at(p.read_bytes().index(b"llama.context_length"), b"general.architecture")(p),
+        "its metadata has 'general.architecture' twice",
+    ),
+    "a shape beyond any memory": (
+        lambda p: in_table("blk.0.attn_q.weight", 4, struct.pack("<QQ", 2**62, 2**62))(p),
+        "'blk.0.attn_q.weight' .* has shape|more than any memory holds",
+    ),
+    "lists in lists in lists": (
+        lambda p: bytes_at(52, struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 40)(p),
+        "has type 9, which GGUF has not there",
+    ),
     "blocks that do not fit": (
         lambda p: (in_table(NORM, 12, struct.pack("<I", 8))(p), in_table(NORM, 4, struct.pack("<Q", 33))(p)),
         "has shape .33,., which is no number of blocks",
@@ -187,16 +305,102 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_damaged_file_is_refused_in_one_sentence_within_a_second(whole, tmp_path, name):
+def test_a_damaged_file_is_refused_in_one_sentence_before_a_tensor_is_read(whole, tmp_path, name, monkeypatch):
+    monkeypatch.setattr(np, "memmap", stored.unread)
     path = tmp_path / "m.gguf"
     path.write_bytes(whole.read_bytes())
     damage, words = FAULTS[name]
     damage(path)
-    begun = time.process_time()
     with pytest.raises(CheckpointError, match=f"m.gguf: .*{words}") as caught:
         load_pretrained(path)
-    assert time.process_time() - begun < 1
     assert str(tmp_path) not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_any_byte_of_the_header_may_be_damaged(whole, tmp_path):
+    """A file whose header is changed at random is read, or refused in words."""
+    rng = np.random.default_rng(0)
+    data = whole.read_bytes()
+    end, path, refused = data.index(b"blk.1.ffn_down.weight") + 60, tmp_path / "m.gguf", 0
+    for _ in range(200):
+        damaged = bytearray(data)
+        for place in rng.integers(0, end, rng.integers(1, 4)):
+            damaged[place] = rng.choice([0, 1, 128, 255])
+        path.write_bytes(damaged)
+        try:
+            checkpoint = read_gguf_file(path)
+            read_weights(*read_settings(checkpoint), checkpoint)
+        except CheckpointError as error:
+            assert str(error).startswith("load_pretrained: m.gguf: ")
+            refused += 1
+    assert refused > 100
+
+
+def test_two_tensors_of_one_name_in_other_words_are_refused(tmp_path):
+    more = {"model.norm.weight": np.ones(DIM, np.float32)}
+    with pytest.raises(CheckpointError, match=r"two tensors stand for 'model.norm.weight'"):
+        load_pretrained(written(tmp_path / "m.gguf", more=more))
+
+
+# Tokenizers in the metadata, and an independent one: what a text becomes.
+def tokens_of(metadata, **changes):
+    metadata = {f"tokenizer.ggml.{key}": value for key, value in (metadata | changes).items()}
+    made = tokenizer_of("m.gguf", metadata)()
+    return lambda text: made.encode(text).tokens
+
+
+VOCABULARY = {
+    "model": "gpt2",
+    "pre": "llama-bpe",
+    # "abc" is a word that no merges lead to.
+    "tokens": ["a", "b", "c", "ab", "abc", "Ã", "©", "Ã©", "e", "Ì", "ģ", "<|begin|>", "<|end|>"],
+    "token_type": [1] * 11 + [3, 3],
+    "merges": ["a b", "Ã ©"],
+    "bos_token_id": 11,
+    "eos_token_id": 12,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "text", "words"),
+    [
+        ({}, "abc", ["<|begin|>", "abc"]),
+        ({"add_bos_token": False}, "abc", ["abc"]),
+        ({"add_bos_token": True, "add_eos_token": True}, "abc", ["<|begin|>", "abc", "<|end|>"]),
+        ({"pre": "gpt-2"}, "abc", ["ab", "c"]),
+        ({"pre": "smollm", "add_bos_token": True}, "abc", ["<|begin|>", "ab", "c"]),
+        ({"pre": "qwen2"}, "e\u0301", ["Ã©"]),
+        ({"pre": "gpt-2"}, "e\u0301", ["e", "Ì", "ģ"]),
+    ],
+    ids=str,
+)
+def test_kinds_of_tokenizers(changes, text, words):
+    """Of llama-bpe a word of the vocabulary stays whole and a beginning is put before, unless the metadata says otherwise; of
+    Qwen2 an e with an accent is one letter however it is written."""
+    pytest.importorskip("tokenizers", reason="text needs tokenizers: pip install 'pdejax[pretrained]'")
+    assert tokens_of(VOCABULARY, **changes)(text) == words
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"merges": [1, 2]}, "tokenizer.ggml.merges is no list of words"),
+        ({"merges": None}, "tokenizer.ggml.merges is no list of words"),
+        ({"merges": ["ab"]}, "no pair of words"),
+        ({"merges": ["a q"]}, "the tokenizer in its metadata is damaged"),
+        ({"tokens": [1, 2]}, "tokenizer.ggml.tokens is no list of words"),
+        ({"tokens": ["a", "a"], "token_type": [1, 1]}, "2 tokens, 1 of them different, and 2 types"),
+        ({"token_type": ["1"] * 13}, "tokenizer.ggml.token_type is no list of numbers"),
+        ({"token_type": [1]}, "13 tokens, 13 of them different, and 1 types"),
+        ({"bos_token_id": 13}, "bos_token_id=13 is none of 13 tokens"),
+        ({"add_eos_token": True, "eos_token_id": None}, "eos_token_id=None is none of 13 tokens"),
+        ({"add_bos_token": 3}, "add_bos_token=3; it must be true or false"),
+    ],
+    ids=str,
+)
+def test_a_damaged_tokenizer_is_refused_in_words(changes, words):
+    pytest.importorskip("tokenizers", reason="text needs tokenizers: pip install 'pdejax[pretrained]'")
+    with pytest.raises(CheckpointError, match=f"load_pretrained: m.gguf: .*{words}"):
+        tokens_of(VOCABULARY, **changes)
 
 
 def test_what_is_not_supported_is_refused_by_name(tmp_path):
@@ -207,10 +411,9 @@ def test_what_is_not_supported_is_refused_by_name(tmp_path):
     assert read_gguf_file(written(tmp_path / "words.gguf", pre="viking")).tokenizer is None
 
 
-def test_the_real_file_is_read_within_a_second():
-    """A vocabulary of 49 152 words and its merges: the header alone."""
+def test_of_the_real_file_the_header_alone_is_read(monkeypatch):
+    """A vocabulary of 49 152 words and its merges."""
     [path] = real_weights.files("SmolLM2")
-    begun = time.process_time()
+    monkeypatch.setattr(np, "memmap", stored.unread)
     checkpoint = read_gguf_file(path)
-    assert time.process_time() - begun < 1
     assert checkpoint.config["num_hidden_layers"] == 30 and len(checkpoint.tensors) == 272

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import stored
 
 import pdejax as pj
 
@@ -64,9 +65,8 @@ def weights(dtype=np.float64):
 
 
 def save(folder, config=None):
-    safetensors = pytest.importorskip("safetensors.numpy")
     (folder / "config.json").write_text(json.dumps(CONFIG | (config or {})))
-    safetensors.save_file(weights(), folder / "model.safetensors")
+    stored.write(folder / "model.safetensors", weights())
     return folder
 
 

@@ -96,10 +96,41 @@ def test_the_states_of_a_network_come_back(tmp_path):
 
 
 TWO = {"a": U, "b": MAPS}
+APART = {f"h.{l}": U[l] for l in range(L + 1)}
 FAULTS = {
     "no name": (TWO, {}, ValueError, r"name is missing, and there are 'a' \(4, 2, 5, 4\), 'b'"),
     "another name": (TWO, {"name": "c"}, ValueError, r"name='c' is not there; there are 'a' \(4, 2, 5, 4\)"),
     "another pattern": (TWO, {"name": "h.{l}"}, ValueError, "'h.0' is not there; there are 'a'"),
+    "a layer missing in the middle": (
+        {key: u for key, u in APART.items() if key != "h.1"},
+        {"name": "h.{l}"},
+        ValueError,
+        r"'h.1' is not there, and a layer 3 is; there are 'h.0'",
+    ),
+    "the first layer missing": (
+        {key: u for key, u in APART.items() if key != "h.0"},
+        {"name": "h.{l}"},
+        ValueError,
+        r"'h.0' is not there, and a layer 3 is",
+    ),
+    "maps of a layer missing": (
+        {"a": U, "m0": MAPS[0], "m2": MAPS[2]},
+        {"name": "a", "maps": "m{l}"},
+        ValueError,
+        "maps='m{l}': 'm1' is not there, and a layer 2 is",
+    ),
+    "maps of fewer layers": (
+        {"a": U, "b": MAPS[:2]},
+        {"name": "a", "maps": "b"},
+        ValueError,
+        "there are 4 states and maps of 2 layers; the embedding is a state without maps",
+    ),
+    "states without the embedding": (
+        {"a": U[1:], "b": MAPS},
+        {"name": "a", "maps": "b"},
+        ValueError,
+        "there are 3 states and maps of 3 layers; .* give the state before the first layer too",
+    ),
     "another mask": (TWO, {"name": "a", "mask": "m"}, ValueError, "mask='m' is not there"),
     "no layout": (
         MAPS,
@@ -170,7 +201,37 @@ def cut(path):
     return path / "x.safetensors"
 
 
+def stream(path):
+    np.savez_compressed(path / "x.npz", a=U)
+    data = bytearray((path / "x.npz").read_bytes())
+    data[200:260] = bytes(60)
+    (path / "x.npz").write_bytes(data)
+    return path / "x.npz"
+
+
+def npy_header(header):
+    def make(path):
+        text = header.encode().ljust(117) + b"\n"
+        (path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text)
+        return path / "x.npy"
+
+    return make
+
+
+def huge(path):
+    stored.write(path / "x.safetensors", {"a": U[:0]}, lambda h: h["a"].update(shape=[2**62, 2**62, 0]))
+    return path / "x.safetensors"
+
+
 FILES = {
+    "a damaged stream": (stream, ValueError, "x.npz holds no arrays"),
+    "a huge shape of NumPy": (
+        npy_header(f"{{'descr': '<f8', 'fortran_order': False, 'shape': ({2**62}, {2**62})}}"),
+        ValueError,
+        "x.npy holds no arrays",
+    ),
+    "a nested header of NumPy": (npy_header("(" * 90), ValueError, "x.npy holds no arrays"),
+    "a huge shape": (huge, ValueError, "x.safetensors: tensor 'a' has shape .* more than any memory holds"),
     "not there": (lambda path: path / "x.npz", FileNotFoundError, "there is no file"),
     "pickled": (pickled, ValueError, "x.npy holds no arrays that can be read without pickle"),
     "no archive": (text("x.npz", "hello"), ValueError, "x.npz holds no arrays"),

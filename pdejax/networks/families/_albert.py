@@ -3,15 +3,17 @@
 from pdejax.networks._network import Network
 from pdejax.networks.families._bert import (
     IRRELEVANT,
+    OWN_BIAS,
     Encoder,
     block_tensors,
     build_encoder,
+    copies_of,
     embedding_tensors,
     head_tensors,
     read_encoder,
 )
 from pdejax.networks.families._config import Config
-from pdejax.networks.families._family import Family, Tensor, Weights, linear, vector
+from pdejax.networks.families._family import PLACES, POOLER, Family, Tensor, Weights, linear, vector
 
 _LAYER = "encoder.albert_layer_groups.0.albert_layers.0"
 _BLOCK = {
@@ -34,7 +36,8 @@ def _settings(config: Config) -> Encoder:
     config.only("down_scale_factor", 1)
     config.only("gap_size", 0)
     config.only("num_memory_blocks", 0)
-    return read_encoder(config, embedding=config.integer("embedding_size"))
+    config.only("layers_to_keep", [])
+    return read_encoder(config, embedding=config.integer("embedding_size"), act="gelu_new")
 
 
 def _tensors(e: Encoder) -> list[Tensor]:
@@ -61,12 +64,11 @@ FAMILY = Family(
     lambda e: e.layers,
     prefixes=("albert.",),
     unused={
-        r"pooler\..*": "the pooler, which neither hidden states nor logits of words pass through",
-        r"embeddings\.position_ids": "a buffer of 0, 1, 2, …",
-        r"predictions\.decoder\.bias": "a copy of the head's bias",
-        r"predictions\.bias": "a bias that the head does not use, which is not tied to the embedding",
-        r"predictions\.decoder\.weight": "a copy of the table of words, to which the head is tied",
+        r"pooler\..*": POOLER,
+        r"embeddings\.position_ids": PLACES,
+        r"predictions\.bias": OWN_BIAS,
         r"sop_classifier\..*": "the head of sentence-order prediction",
     },
+    copies=copies_of("predictions"),
     irrelevant=(*IRRELEVANT, "classifier_dropout_prob"),
 )

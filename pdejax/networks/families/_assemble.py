@@ -12,6 +12,7 @@ from jaxtyping import PRNGKeyArray
 from pdejax._depth import DepthVarying, LayerStack
 from pdejax._discretization import Discretization
 from pdejax._equation import MasterEquation
+from pdejax.networks.families._ends import Head, LastField, Logits
 from pdejax.networks.families._family import Weights
 from pdejax.solvers import LieTrotter, Retract
 from pdejax.terms import LayerNorm, RMSNorm
@@ -78,6 +79,13 @@ def pre_norm(attention: Any, feed_forward: Any, layers: int, *, parallel: bool =
     Euler substeps; `parallel` blocks `u ← u + A(u) + R(u)` are Euler steps. One step per layer over t ∈ [0, L]."""
     field = DepthVarying(MasterEquation(attention, feed_forward), float(layers))
     return Discretization(field, "euler" if parallel else "lietrotter", t1=float(layers), steps=layers)
+
+
+def decoder_head(words: jax.Array, weights: Weights, norm: Any, tied: bool) -> Head:
+    """Return the head of a decoder after its last norm: tied to the table of words, of its own, `head.table`, or none."""
+    if tied:
+        return Logits(words, norm=norm)
+    return Logits(on_device(weights["head.table"]), norm=norm) if "head.table" in weights else LastField(norm)
 
 
 def layer_norm(dim: int, eps: float, weights: Mapping[str, Any], layers: int | None = None) -> LayerNorm:

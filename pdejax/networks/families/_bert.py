@@ -11,7 +11,19 @@ from pdejax.networks._network import Network
 from pdejax.networks.families._assemble import below, filled, layer_norm, on_device, post_norm
 from pdejax.networks.families._config import Config
 from pdejax.networks.families._ends import HIDDEN_ACT, Head, LastField, Logits, TextEmbedding
-from pdejax.networks.families._family import Family, Tensor, Weights, heads_in, heads_out, linear, vector
+from pdejax.networks.families._family import (
+    PLACES,
+    POOLER,
+    Family,
+    Tensor,
+    Weights,
+    affine,
+    heads_in,
+    heads_out,
+    linear,
+    norm_lines,
+    vector,
+)
 from pdejax.terms import Attention, FeedForward
 
 
@@ -29,29 +41,36 @@ class Encoder:
     types: int
     eps: float
     activation: str
+    # Of the head of masked words.
+    head_activation: str
     padding: int | None = None
     tied: bool = True
 
 
-def read_encoder(config: Config, padding: int | None = None, embedding: int | None = None) -> Encoder:
-    """The configuration map of BERT, whose keys others share. `padding`: see `TextEmbedding`."""
+def read_encoder(
+    config: Config,
+    padding: int | None = None,
+    embedding: int | None = None,
+    head_activation: str | None = None,
+    act: str = "gelu",
+) -> Encoder:
+    """The configuration map of BERT, whose keys others share. `padding`: see `TextEmbedding`. `head_activation`: that of the head
+    where it is another than between the maps of a block; `act`: what that is where the configuration does not say."""
     config.only("position_embedding_type", "absolute")
-    config.only("is_decoder", False)
-    config.only("add_cross_attention", False)
-    dim, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
-    if dim % heads:
-        raise config.wrong("num_attention_heads", heads, f"a divisor of hidden_size={dim}")
+    dim, heads = config.width_and_heads("hidden_size", "num_attention_heads")
+    activation = config.choice("hidden_act", HIDDEN_ACT, act)
     return Encoder(
         dim=dim,
         heads=heads,
         ffn=config.integer("intermediate_size"),
-        layers=config.integer("num_hidden_layers"),
+        layers=config.layers("num_hidden_layers"),
         vocab=config.integer("vocab_size"),
         embedding=embedding or dim,
         positions=config.integer("max_position_embeddings"),
         types=config.integer("type_vocab_size", 2),
         eps=config.number("layer_norm_eps", 1e-12),
-        activation=config.choice("hidden_act", HIDDEN_ACT, "gelu"),
+        activation=activation,
+        head_activation=head_activation or activation,
         padding=padding,
         tied=config.boolean("tie_word_embeddings", True),
     )
@@ -66,8 +85,7 @@ def embedding_tensors(e: Encoder) -> list[Tensor]:
             for name, place, size in tables
             if size
         ),
-        vector("embeddings.LayerNorm.weight", "embed.norm.scale", e.embedding),
-        vector("embeddings.LayerNorm.bias", "embed.norm.bias", e.embedding),
+        *norm_lines("embeddings.LayerNorm", "embed.norm", e.embedding),
     ]
 
 
@@ -77,16 +95,11 @@ def block_tensors(e: Encoder, names: dict[str, str]) -> list[Tensor]:
     lines += [
         heads_out(f"{names['o']}.weight", "attention.wo", e.dim, e.heads, e.dim // e.heads),
         vector(f"{names['o']}.bias", "attention.bo", e.dim),
-        linear(f"{names['up']}.weight", "feed_forward.w1", e.dim, e.ffn),
-        vector(f"{names['up']}.bias", "feed_forward.b1", e.ffn),
-        linear(f"{names['down']}.weight", "feed_forward.w2", e.ffn, e.dim),
-        vector(f"{names['down']}.bias", "feed_forward.b2", e.dim),
+        *affine(names["up"], "feed_forward.{}1", e.dim, e.ffn),
+        *affine(names["down"], "feed_forward.{}2", e.ffn, e.dim),
     ]
     for norm in ("norm1", "norm2"):
-        lines += [
-            vector(f"{names[norm]}.weight", f"{norm}.scale", e.dim),
-            vector(f"{names[norm]}.bias", f"{norm}.bias", e.dim),
-        ]
+        lines += norm_lines(names[norm], norm, e.dim)
     return lines
 
 
@@ -96,8 +109,7 @@ def head_tensors(e: Encoder, dense: str, norm: str, bias: str, decoder: str) -> 
     lines = [
         linear(f"{dense}.weight", "head.weight", e.dim, e.embedding, "head"),
         vector(f"{dense}.bias", "head.offset", e.embedding, "head"),
-        vector(f"{norm}.weight", "head.norm.scale", e.embedding, "head"),
-        vector(f"{norm}.bias", "head.norm.bias", e.embedding, "head"),
+        *norm_lines(norm, "head.norm", e.embedding, "head"),
         vector(bias if e.tied else f"{decoder}.bias", "head.bias", e.vocab, "head"),
     ]
     return (
@@ -140,7 +152,7 @@ def build_head(e: Encoder, embed: TextEmbedding, weights: Mapping[str, Any]) -> 
         return LastField()
     arrays: Any = {n: on_device(array) for n, array in weights.items() if not n.startswith("norm.")}
     norm = layer_norm(e.embedding, e.eps, below(weights, "norm"))
-    return Logits(**{"table": embed.words} | arrays, norm=norm, activation=e.activation)
+    return Logits(**{"table": embed.words} | arrays, norm=norm, activation=e.head_activation)
 
 
 _BLOCK = {
@@ -172,21 +184,21 @@ def _roberta_tensors(e: Encoder) -> list[Tensor]:
 
 
 def read_padding(config: Config) -> Encoder:
-    """The configuration map of RoBERTa: positions are counted from `pad_token_id`."""
-    return read_encoder(config, padding=config.integer("pad_token_id", 1, least=0))
+    """The configuration map of RoBERTa: positions are counted from `pad_token_id`, and the head's activation is always GELU."""
+    return read_encoder(config, padding=config.integer("pad_token_id", 1, least=0), head_activation="gelu")
 
 
+# The table of words, and reasons why tensors of a head are not read.
+WORDS = "embeddings.word_embeddings.weight"
+OWN_BIAS = "a bias that the head does not use, which is not tied to the embedding"
 UNUSED = {
-    r"(.*\.)?pooler\..*": "the pooler, which neither hidden states nor logits of words pass through",
-    r"embeddings\.position_ids": "a buffer of 0, 1, 2, …",
-    r".*\.decoder\.bias": "a copy of the head's bias",
-    r"(cls\.predictions|lm_head)\.bias": "a bias that the head does not use, which is not tied to the embedding",
-    r".*\.decoder\.weight": "a copy of the table of words, to which the head is tied",
+    r"(.*\.)?pooler\..*": POOLER,
+    r"embeddings\.position_ids": PLACES,
+    r"(cls\.predictions|lm_head)\.bias": OWN_BIAS,
     r"cls\.seq_relationship\..*": "the head of next-sentence prediction",
 }
 IRRELEVANT = (
     "attention_probs_dropout_prob",
-    "classifier_dropout",
     "hidden_dropout_prob",
     "directionality",
     "pooler_fc_size",
@@ -198,6 +210,12 @@ IRRELEVANT = (
 # Checkpoints made from TensorFlow ones call the numbers of a norm gamma and beta.
 RENAMED = ((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias"))
 
+
+def copies_of(head: str) -> dict[str, str]:
+    """What the decoder of a tied head is a copy of."""
+    return {f"{head}.decoder.weight": WORDS, f"{head}.decoder.bias": f"{head}.bias"}
+
+
 FAMILY = Family(
     "BERT",
     read_encoder,
@@ -207,6 +225,7 @@ FAMILY = Family(
     prefixes=("bert.",),
     renamed=RENAMED,
     unused=UNUSED,
+    copies=copies_of("cls.predictions"),
     irrelevant=IRRELEVANT,
 )
 ROBERTA = Family(
@@ -218,5 +237,6 @@ ROBERTA = Family(
     prefixes=("roberta.",),
     renamed=RENAMED,
     unused=UNUSED,
+    copies=copies_of("lm_head"),
     irrelevant=IRRELEVANT,
 )

@@ -1,9 +1,9 @@
 """DistilBERT: BERT without token types, under other names (Sanh et al., arXiv 1910.01108)."""
 
-from pdejax.networks.families._bert import Encoder, block_tensors, build_encoder, embedding_tensors, head_tensors
+from pdejax.networks.families._bert import WORDS, Encoder, block_tensors, build_encoder, embedding_tensors, head_tensors
 from pdejax.networks.families._config import Config
 from pdejax.networks.families._ends import HIDDEN_ACT
-from pdejax.networks.families._family import Family, Tensor
+from pdejax.networks.families._family import PLACES, Family, Tensor
 
 _BLOCK = {
     "q": "transformer.layer.{l}.attention.q_lin",
@@ -20,21 +20,20 @@ _BLOCK = {
 def _settings(config: Config) -> Encoder:
     # Sinusoidal positions are stored in the table like learned ones.
     config.only("sinusoidal_pos_embds", False, True)
-    dim, heads = config.integer("dim"), config.integer("n_heads")
-    if dim % heads:
-        raise config.wrong("n_heads", heads, f"a divisor of dim={dim}")
+    dim, heads = config.width_and_heads("dim", "n_heads")
     activation = config.choice("activation", HIDDEN_ACT, "gelu")
     return Encoder(
         dim=dim,
         heads=heads,
         ffn=config.integer("hidden_dim"),
-        layers=config.integer("n_layers"),
+        layers=config.layers("n_layers"),
         vocab=config.integer("vocab_size"),
         embedding=dim,
         positions=config.integer("max_position_embeddings"),
         types=0,
         eps=1e-12,
         activation=activation,
+        head_activation=activation,
         tied=config.boolean("tie_word_embeddings", True),
     )
 
@@ -51,9 +50,7 @@ FAMILY = Family(
     build_encoder,
     lambda e: e.layers,
     prefixes=("distilbert.",),
-    unused={
-        r"embeddings\.position_ids": "a buffer of 0, 1, 2, …",
-        r"vocab_projector\.weight": "a copy of the table of words, to which the head is tied",
-    },
+    unused={r"embeddings\.position_ids": PLACES},
+    copies={"vocab_projector.weight": WORDS},
     irrelevant=("attention_dropout", "dropout", "tie_weights_", "qa_dropout", "seq_classif_dropout"),
 )

@@ -46,7 +46,6 @@ class TextEmbedding(eqx.Module):
     norm: Norm | None = None
     weight: Float[Array, "e d"] | None = None
     bias: Float[Array, " d"] | None = None
-    scale: float | None = eqx.field(static=True, default=None)
     padding: int | None = eqx.field(static=True, default=None)
     longest: int = eqx.field(static=True, default=2**31 - 1)
     dtype: str = eqx.field(static=True, default="float32")
@@ -58,8 +57,6 @@ class TextEmbedding(eqx.Module):
     def _embedded(self, tokens: Array) -> Field:
         ids = tokens if tokens.ndim == 1 else tokens[:, 0]
         u = self.words[ids].astype(self.dtype)
-        if self.scale is not None:
-            u = u * self.scale
         if self.types is not None:
             u = u + self.types[jnp.zeros_like(ids) if tokens.ndim == 1 else tokens[:, 1]].astype(self.dtype)
         if self.positions is not None:
@@ -113,8 +110,6 @@ class Logits(eqx.Module):
     are tied, and $T(u)$ a norm, or $\mathrm{LN}(\sigma(u W + c))$ of a masked language model, or nothing.
 
     Shapes: `table (vocab, e)`, `bias (vocab,)`, `weight (d, e)`, `offset (e,)`; the result `(n, vocab)`.
-
-    - `cap`: logits become cap·tanh(logits/cap); None: as they are.
     """
 
     table: Float[Array, "vocab e"]
@@ -123,7 +118,6 @@ class Logits(eqx.Module):
     offset: Float[Array, " e"] | None = None
     norm: Norm | None = None
     activation: str = eqx.field(static=True, default="identity")
-    cap: float | None = eqx.field(static=True, default=None)
 
     def __call__(self, u: Field, mask: Mask | None) -> Float[Array, "n vocab"]:
         del mask
@@ -134,9 +128,7 @@ class Logits(eqx.Module):
         if self.norm is not None:
             u = self.norm(u)
         logits = u @ self.table.astype(u.dtype).T
-        if self.bias is not None:
-            logits = logits + self.bias.astype(u.dtype)[None]
-        return logits if self.cap is None else self.cap * jnp.tanh(logits / self.cap)
+        return logits if self.bias is None else logits + self.bias.astype(u.dtype)[None]
 
 
 class LastField(eqx.Module):

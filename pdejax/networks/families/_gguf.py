@@ -16,7 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from pdejax.networks.families._checkpoint import OWNER, Checkpoint, Stored, fault, file_size, numpy_type
+from pdejax.networks.families._checkpoint import (
+    OWNER,
+    Checkpoint,
+    Stored,
+    check_spans,
+    fault,
+    file_size,
+    numpy_type,
+    size_of,
+)
 from pdejax.networks.families._gguf_names import ARCHITECTURES
 from pdejax.networks.families._gguf_tokenizer import tokenizer_of
 
@@ -26,6 +35,8 @@ _STRING, _ARRAY = 8, 9
 # Types of tensors that hold numbers as they are.
 _PLAIN = {0: "float32", 1: "float16", 24: "int8", 25: "int16", 26: "int32", 27: "int64", 28: "float64", 30: "bfloat16"}
 _MOST_AXES = 4
+# No metadata has arrays of arrays of arrays.
+_DEEPEST = 2
 
 
 def read_gguf_file(path: pathlib.Path) -> Checkpoint:
@@ -44,6 +55,8 @@ def read_gguf_file(path: pathlib.Path) -> Checkpoint:
     renamed = {}
     for name, tensor in tensors.items():
         plain = names.name(name)
+        if plain in renamed:
+            raise fault(path.name, f"two tensors stand for {plain!r}; the file is damaged.")
         arrange = names.arrange(name, config)
         renamed[plain] = tensor if arrange is None else _arranged(tensor, arrange)
     return Checkpoint(path.name, config, renamed, tokenizer_of(path.name, metadata))
@@ -72,49 +85,53 @@ def read_gguf(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Stored]]:
         metadata = {}
         for _ in range(reader.few(keys, "keys")):
             key = reader.text()
+            if key in metadata:
+                raise fault(path.name, f"its metadata has {key!r} twice; the file is damaged.")
             metadata[key] = reader.value(reader.number("I"))
         table = [reader.tensor() for _ in range(reader.few(count, "tensors"))]
         alignment = metadata.get("general.alignment", 32)
         if type(alignment) is not int or not 0 < alignment <= 2**20:
             raise fault(path.name, f"general.alignment={alignment!r} is no number of bytes; it is damaged.")
         start = -(-reader.place // alignment) * alignment
-    return metadata, _tensors(path, table, start)
+    return metadata, _tensors(path, table, start, alignment)
 
 
-def _tensors(path: pathlib.Path, table: list[tuple[str, tuple[int, ...], int, int]], start: int) -> dict[str, Stored]:
-    size = file_size(path)
+def _tensors(
+    path: pathlib.Path, table: list[tuple[str, tuple[int, ...], int, int]], start: int, alignment: int
+) -> dict[str, Stored]:
     found: dict[str, Stored] = {}
+    spans = []
     for name, shape, kind, offset in table:
-        needed, read, in_memory, words = _storage(path, shape, kind)
-        if start + offset + needed > size:
-            raise fault(
-                path.name,
-                f"tensor {name!r} should end at byte {start + offset + needed}, and the file has {size}: it is cut off or "
-                "damaged; download it again.",
-            )
+        needed, read, in_memory, words = _storage(path, name, shape, kind)
         if name in found:
             raise fault(path.name, f"tensor {name!r} is there twice; the file is damaged.")
+        spans.append((offset, offset + needed, name))
         found[name] = Stored(shape, words, in_memory, functools.partial(read, start + offset))
+    check_spans(path.name, spans, start, file_size(path), alignment)
     return found
 
 
-def _storage(path: pathlib.Path, shape: tuple[int, ...], kind: int) -> tuple[int, Callable[..., np.ndarray], int, str]:
+def _storage(
+    path: pathlib.Path, name: str, shape: tuple[int, ...], kind: int
+) -> tuple[int, Callable[..., np.ndarray], int, str]:
     """Bytes in the file, a function that reads from an offset, bytes in memory and type in words."""
-    entries = math.prod(shape)
     if kind in _PLAIN:
         dtype = numpy_type(_PLAIN[kind])
-        needed = entries * dtype.itemsize
+        needed = size_of(path.name, name, shape, dtype.itemsize)
         return needed, functools.partial(_plain, path, dtype, shape), needed, _PLAIN[kind]
     quants = _package(path)
     try:
         quantization = quants.GGMLQuantizationType(kind)
         block, width = quants.GGML_QUANT_SIZES[quantization]
     except (ValueError, KeyError):
-        raise fault(path.name, f"a tensor is of type {kind}, which the package gguf does not know.") from None
+        raise fault(path.name, f"tensor {name!r} is of type {kind}, which the package gguf does not know.") from None
     if not shape or shape[-1] % block:
-        raise fault(path.name, f"a tensor of type {quantization.name} has shape {shape}, which is no number of blocks.")
+        raise fault(
+            path.name, f"tensor {name!r} of type {quantization.name} has shape {shape}, which is no number of blocks."
+        )
     rows = (*shape[:-1], shape[-1] // block * width)
-    return math.prod(rows), functools.partial(_quantized, path, quantization, rows, shape), 4 * entries, "float32"
+    in_memory = size_of(path.name, name, shape, 4)
+    return math.prod(rows), functools.partial(_quantized, path, quantization, rows, shape), in_memory, "float32"
 
 
 def _plain(path: pathlib.Path, dtype: np.dtype, shape: tuple[int, ...], begin: int) -> np.ndarray:
@@ -171,15 +188,15 @@ class _Reader:
         except UnicodeDecodeError:
             raise fault(self.where, f"a string near byte {self.place} is no text; the file is damaged.") from None
 
-    def value(self, kind: int) -> Any:
+    def value(self, kind: int, depth: int = 0) -> Any:
         """A value of metadata."""
         if kind == _STRING:
             return self.text()
         if kind in _SCALARS:
             return self.number(_SCALARS[kind])
-        if kind != _ARRAY:
+        if kind != _ARRAY or depth > _DEEPEST:
             raise fault(
-                self.where, f"a value near byte {self.place} has type {kind}, which GGUF has not; it is damaged."
+                self.where, f"a value near byte {self.place} has type {kind}, which GGUF has not there; it is damaged."
             )
         inner, count = self.number("I"), self.number("Q")
         if inner in _SCALARS:
@@ -190,7 +207,7 @@ class _Reader:
             return list(values)
         if inner == _STRING:
             return self.texts(count)
-        return [self.value(inner) for _ in range(self.few(count, "values"))]
+        return [self.value(inner, depth + 1) for _ in range(self.few(count, "values"))]
 
     def texts(self, count: int) -> list[str]:
         """Strings one after the other, such as a vocabulary: one loop, because there are often 100 000."""

@@ -64,8 +64,13 @@ _KNOWN = {
     "attention.key_length": "head_dim",
     "rope.freq_base": "rope_theta",
 }
-# What the tensors say, or what changes no output.
-_NEEDLESS = ("vocab_size", "rope.dimension_count", "attention.value_length")
+# Options that may only say what the size of a head says, and what another value would be.
+_AS_KEYS = {
+    "rope.dimension_count": "partial rotary positions",
+    "attention.value_length": "values of another size than keys",
+}
+# What the tensors say.
+_NEEDLESS = ("vocab_size", *_AS_KEYS)
 
 
 def _rotary_decoder(kind: str) -> Callable[[str, Mapping[str, Any], Shapes], dict[str, Any]]:
@@ -80,12 +85,18 @@ def _rotary_decoder(kind: str) -> Callable[[str, Mapping[str, Any], Shapes], dic
         missing = [f"{kind}.{old}" for old, new in _KNOWN.items() if new not in found and new not in _DEFAULTS]
         if missing or "token_embd.weight" not in shapes:
             raise fault(where, f"it has no {listed(missing or ['token_embd.weight'])}, which a {kind} model needs.")
-        heads = found["num_attention_heads"]
-        if type(heads) is not int or heads < 1 or type(found["hidden_size"]) is not int:
+        heads, dim = found["num_attention_heads"], found["hidden_size"]
+        if type(heads) is not int or heads < 1 or type(dim) is not int:
             raise fault(where, f"{kind}.attention.head_count={heads!r} is no number of heads.")
-        defaults = {"num_key_value_heads": heads, "rope_theta": 10000.0, "head_dim": found["hidden_size"] // heads}
-        if own.get("rope.dimension_count", defaults["head_dim"]) != found.get("head_dim", defaults["head_dim"]):
-            raise fault(where, f"{kind}.rope.dimension_count={own['rope.dimension_count']}: partial rotary positions.")
+        defaults = {"num_key_value_heads": heads, "rope_theta": 10000.0, "head_dim": dim // heads}
+        size = found.get("head_dim", defaults["head_dim"])
+        # Features that turn, and features of a value: as many as of a key, unless the file says otherwise.
+        for key, words in _AS_KEYS.items():
+            if own.get(key, size) != size:
+                raise fault(
+                    where,
+                    f"{kind}.{key}={own[key]!r}, and a head has {size} features: {words} are not supported.",
+                )
         return (
             defaults
             | found

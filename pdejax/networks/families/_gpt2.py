@@ -3,10 +3,10 @@
 import dataclasses
 
 from pdejax.networks._network import Network
-from pdejax.networks.families._assemble import below, filled, layer_norm, on_device, pre_norm
+from pdejax.networks.families._assemble import below, decoder_head, filled, layer_norm, on_device, pre_norm
 from pdejax.networks.families._config import Config
-from pdejax.networks.families._ends import HIDDEN_ACT, LastField, Logits, TextEmbedding
-from pdejax.networks.families._family import Family, Tensor, Weights, vector
+from pdejax.networks.families._ends import HIDDEN_ACT, TextEmbedding
+from pdejax.networks.families._family import CAUSAL_MASK, Family, Tensor, Weights, norm_lines, vector
 from pdejax.terms import Attention, FeedForward, LayerNorm
 
 
@@ -27,13 +27,10 @@ class Decoder:
 
 
 def _settings(config: Config) -> Decoder:
-    config.only("add_cross_attention", False)
     config.only("scale_attn_by_inverse_layer_idx", False)
     # Another order of the same operations, in float32.
     config.only("reorder_and_upcast_attn", False, True)
-    dim, heads = config.integer("n_embd"), config.integer("n_head")
-    if dim % heads:
-        raise config.wrong("n_head", heads, f"a divisor of n_embd={dim}")
+    dim, heads = config.width_and_heads("n_embd", "n_head")
     ffn = config.get("n_inner", None)
     positions = config.integer("n_positions")
     # An older name of n_positions, stored beside it.
@@ -42,7 +39,7 @@ def _settings(config: Config) -> Decoder:
         dim=dim,
         heads=heads,
         ffn=4 * dim if ffn is None else config.integer("n_inner"),
-        layers=config.integer("n_layer"),
+        layers=config.layers("n_layer"),
         vocab=config.integer("vocab_size"),
         positions=positions,
         eps=config.number("layer_norm_epsilon", 1e-5),
@@ -57,8 +54,7 @@ def _tensors(e: Decoder) -> list[Tensor]:
     lines = [
         Tensor("wte.weight", "embed.words", (e.vocab, d)),
         Tensor("wpe.weight", "embed.positions", (e.positions, d)),
-        vector("ln_f.weight", "norm.scale", d),
-        vector("ln_f.bias", "norm.bias", d),
+        *norm_lines("ln_f", "norm", d),
         Tensor("h.{l}.attn.c_proj.weight", "attention.wo", (d, d), (heads, size, d)),
         vector("h.{l}.attn.c_proj.bias", "attention.bo", d),
         Tensor("h.{l}.mlp.c_fc.weight", "feed_forward.w1", (d, e.ffn)),
@@ -73,10 +69,7 @@ def _tensors(e: Decoder) -> list[Tensor]:
             Tensor(f"{stored}.bias", f"attention.b{x}", (3 * d,), (3, heads, size), take=index),
         ]
     for name, place in (("ln_1", "attention.norm"), ("ln_2", "feed_forward.norm")):
-        lines += [
-            vector(f"h.{{l}}.{name}.weight", f"{place}.scale", d),
-            vector(f"h.{{l}}.{name}.bias", f"{place}.bias", d),
-        ]
+        lines += norm_lines(f"h.{{l}}.{name}", place, d)
     return lines if e.tied else [*lines, Tensor("lm_head.weight", "head.table", (e.vocab, d), group="head")]
 
 
@@ -101,10 +94,7 @@ def _build(e: Decoder, weights: Weights, dtype: str) -> Network:
     )
     words, positions = on_device(weights["embed.words"]), on_device(weights["embed.positions"])
     embed = TextEmbedding(words=words, positions=positions, longest=e.positions, dtype=dtype)
-    norm = layer_norm(e.dim, e.eps, below(weights, "norm"))
-    head = LastField(norm)
-    if e.tied or "head.table" in weights:
-        head = Logits(words if e.tied else on_device(weights["head.table"]), norm=norm)
+    head = decoder_head(words, weights, layer_norm(e.dim, e.eps, below(weights, "norm")), e.tied)
     return Network(embed, pre_norm(attention, feed_forward, e.layers), head, layers=e.layers)
 
 
@@ -114,11 +104,10 @@ FAMILY = Family(
     _tensors,
     _build,
     lambda e: e.layers,
+    causal=True,
     prefixes=("transformer.",),
-    unused={
-        r"h\.\d+\.attn\.(bias|masked_bias)": "a buffer of the causal mask",
-        r"lm_head\.weight": "a copy of the table of words, to which the head is tied",
-    },
+    unused={r"h\.\d+\.attn\.(bias|masked_bias)": CAUSAL_MASK},
+    copies={"lm_head.weight": "wte.weight"},
     irrelevant=(
         "_num_labels",
         "attn_pdrop",

@@ -1,11 +1,10 @@
 """A Hugging Face folder as a `Checkpoint`: `config.json`, safetensors in one file or several, `tokenizer.json`."""
 
 import functools
-import json
 import pathlib
 from typing import Any
 
-from pdejax.networks.families._checkpoint import Checkpoint, Stored, fault, file_size, listed
+from pdejax.networks.families._checkpoint import Checkpoint, Stored, fault, file_size, json_table, listed
 from pdejax.networks.families._safetensors import read_safetensors
 
 _INDEX = "model.safetensors.index.json"
@@ -53,13 +52,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
         )
     if file_size(path) > _LONGEST_JSON:
         raise fault(path.name, f"it has {file_size(path)} bytes, too many for a configuration.")
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise fault(path.name, f"it is no JSON ({error}); download it again.") from None
-    if not isinstance(found, dict):
-        raise fault(path.name, f"it holds a {type(found).__name__}, not a table; download it again.")
-    return found
+    return json_table(path.name, path.read_bytes(), "it")
 
 
 def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -5,16 +5,15 @@ queries, keys and values) and arXiv 2505.09388 (norms of queries and keys). Smol
 """
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from pdejax.networks._network import Network
-from pdejax.networks.families._assemble import below, filled, on_device, pre_norm, rms_norm
+from pdejax.networks.families._assemble import below, decoder_head, filled, on_device, pre_norm, rms_norm
 from pdejax.networks.families._config import Config
-from pdejax.networks.families._ends import HIDDEN_ACT, Head, LastField, Logits, TextEmbedding
-from pdejax.networks.families._family import Family, Tensor, Weights, heads_in, heads_out, linear, vector
+from pdejax.networks.families._ends import HIDDEN_ACT, Head, TextEmbedding
+from pdejax.networks.families._family import FREQUENCIES, Family, Tensor, Weights, heads_in, heads_out, linear, vector
 from pdejax.networks.families._rotary import read_rotary
 from pdejax.terms import Attention, FeedForward, RMSNorm, Rotary
 
@@ -65,7 +64,7 @@ def read_decoder(config: Config, **options: Any) -> Decoder:
         kv_heads=groups,
         head_dim=size,
         ffn=config.integer("intermediate_size"),
-        layers=config.integer("num_hidden_layers"),
+        layers=config.layers("num_hidden_layers"),
         vocab=config.integer("vocab_size"),
         positions=config.integer("max_position_embeddings"),
         eps=config.number("rms_norm_eps", 1e-6),
@@ -82,14 +81,16 @@ def _read_llama(config: Config) -> Decoder:
 
 
 def _read_mistral(config: Config) -> Decoder:
-    window = config.get("sliding_window", None)
+    # A configuration without it has a window of 4096 in transformers: no default is guessed.
+    window = config.get("sliding_window")
     windows = None
     if window is not None:
-        windows = (config.integer("sliding_window"),) * config.integer("num_hidden_layers")
+        windows = (config.integer("sliding_window"),) * config.layers("num_hidden_layers")
     return read_decoder(config, windows=windows)
 
 
 def _read_qwen2(config: Config) -> Decoder:
+    config.only("use_mrope", False)
     return read_decoder(config, windows=read_windows(config), biases=(True, False, False))
 
 
@@ -100,18 +101,20 @@ def _read_qwen3(config: Config) -> Decoder:
 
 def read_windows(config: Config) -> tuple[int, ...] | None:
     """The window of each layer by `layer_types`, or by `max_window_layers`, from which on layers have one; None for none."""
-    layers, kinds = config.integer("num_hidden_layers"), config.get("layer_types", None)
+    layers, kinds = config.layers("num_hidden_layers"), config.get("layer_types", None)
     first = config.integer("max_window_layers", layers, least=0)
     if not config.boolean("use_sliding_window", False):
-        if kinds is not None and set(kinds) != {"full_attention"}:
-            raise config.wrong("layer_types", sorted(set(kinds)), "'full_attention' where use_sliding_window is false")
+        if kinds is not None and kinds != ["full_attention"] * layers:
+            raise config.wrong(
+                "layer_types", kinds, f"{layers} times 'full_attention' where use_sliding_window is false"
+            )
         config.get("sliding_window", None)
         return None
     window = config.integer("sliding_window")
     if kinds is None:
         return tuple(window if layer >= first else NO_WINDOW for layer in range(layers))
     sizes = {"full_attention": NO_WINDOW, "sliding_attention": window}
-    if not isinstance(kinds, list) or len(kinds) != layers or set(kinds) - set(sizes):
+    if not isinstance(kinds, list) or len(kinds) != layers or any(kind not in list(sizes) for kind in kinds):
         raise config.wrong("layer_types", kinds, f"{layers} times 'full_attention' or 'sliding_attention'")
     return tuple(sizes[kind] for kind in kinds)
 
@@ -209,10 +212,7 @@ def build_terms(e: Decoder, weights: Weights, *, norm_out: bool = False) -> tupl
 def build_ends(e: Decoder, weights: Weights, dtype: str, norm: RMSNorm | None) -> tuple[TextEmbedding, Head]:
     """The embedding, and the head after a norm where there is one: tied to the embedding, or of its own, or none."""
     embed = TextEmbedding(words=on_device(weights["embed.words"]), longest=e.positions, dtype=dtype)
-    table: Mapping[str, Any] = {"head.table": weights["embed.words"]} if e.tied else weights
-    if "head.table" not in table:
-        return embed, LastField(norm)
-    return embed, Logits(embed.words if e.tied else on_device(table["head.table"]), norm=norm)
+    return embed, decoder_head(embed.words, weights, norm, e.tied)
 
 
 def _build(e: Decoder, weights: Weights, dtype: str) -> Network:
@@ -221,11 +221,9 @@ def _build(e: Decoder, weights: Weights, dtype: str) -> Network:
     return Network(embed, d, head, layers=e.layers)
 
 
-UNUSED = {
-    r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq": "frequencies of rotary positions, which follow from the configuration",
-    r"lm_head\.weight": "a copy of the table of words, to which the head is tied",
-}
-IRRELEVANT = ("attention_dropout", "is_llama_config", "transformers.js_config")
+UNUSED = {r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq": FREQUENCIES}
+COPIES = {"lm_head.weight": "embed_tokens.weight"}
+IRRELEVANT = ("attention_dropout", "is_llama_config")
 
 
 def _family(name: str, read: Any) -> Family:
@@ -235,8 +233,10 @@ def _family(name: str, read: Any) -> Family:
         _tensors,
         _build,
         lambda e: e.layers,
+        causal=True,
         prefixes=("model.",),
         unused=UNUSED,
+        copies=COPIES,
         irrelevant=IRRELEVANT,
     )
 

@@ -109,6 +109,8 @@ def read_settings(checkpoint: Checkpoint, ignore: Sequence[str] = ()) -> tuple[F
     module, name = FAMILIES[kind]
     family: Family = getattr(importlib.import_module(f"pdejax.networks.families.{module}"), name)
     config = Config(checkpoint.config, checkpoint.where, family.name)
+    config.architectures()
+    config.only("is_causal", family.causal)
     settings = family.settings(config)
     config.finish(family.irrelevant, ignore)
     return family, settings

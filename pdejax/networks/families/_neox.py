@@ -6,10 +6,20 @@
 import dataclasses
 
 from pdejax.networks._network import Network
-from pdejax.networks.families._assemble import below, filled, layer_norm, on_device, pre_norm
+from pdejax.networks.families._assemble import below, decoder_head, filled, layer_norm, on_device, pre_norm
 from pdejax.networks.families._config import Config
-from pdejax.networks.families._ends import HIDDEN_ACT, LastField, Logits, TextEmbedding
-from pdejax.networks.families._family import Family, Tensor, Weights, heads_out, linear, vector
+from pdejax.networks.families._ends import HIDDEN_ACT, TextEmbedding
+from pdejax.networks.families._family import (
+    CAUSAL_MASK,
+    FREQUENCIES,
+    Family,
+    Tensor,
+    Weights,
+    affine,
+    heads_out,
+    norm_lines,
+    vector,
+)
 from pdejax.networks.families._rotary import read_rotary
 from pdejax.terms import Attention, FeedForward, LayerNorm, Rotary
 
@@ -34,15 +44,13 @@ class Decoder:
 
 def _settings(config: Config) -> Decoder:
     config.only("is_decoder", False, True)
-    dim, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
-    if dim % heads:
-        raise config.wrong("num_attention_heads", heads, f"a divisor of hidden_size={dim}")
+    dim, heads = config.width_and_heads("hidden_size", "num_attention_heads")
     share = config.number("rotary_pct", 0.25)
     return Decoder(
         dim=dim,
         heads=heads,
         ffn=config.integer("intermediate_size"),
-        layers=config.integer("num_hidden_layers"),
+        layers=config.layers("num_hidden_layers"),
         vocab=config.integer("vocab_size"),
         positions=config.integer("max_position_embeddings"),
         eps=config.number("layer_norm_eps", 1e-5),
@@ -59,10 +67,8 @@ def _tensors(e: Decoder) -> list[Tensor]:
     lines = [
         Tensor("embed_in.weight", "embed.words", (e.vocab, d)),
         heads_out("layers.{l}.attention.dense.weight", "attention.wo", d, heads, size),
-        linear("layers.{l}.mlp.dense_h_to_4h.weight", "feed_forward.w1", d, e.ffn),
-        vector("layers.{l}.mlp.dense_h_to_4h.bias", "feed_forward.b1", e.ffn),
-        linear("layers.{l}.mlp.dense_4h_to_h.weight", "feed_forward.w2", e.ffn, d),
-        vector("layers.{l}.mlp.dense_4h_to_h.bias", "feed_forward.b2", d),
+        *affine("layers.{l}.mlp.dense_h_to_4h", "feed_forward.{}1", d, e.ffn),
+        *affine("layers.{l}.mlp.dense_4h_to_h", "feed_forward.{}2", e.ffn, d),
     ]
     stored = "layers.{l}.attention.query_key_value"
     # Queries, keys and values of one head stand together.
@@ -79,7 +85,7 @@ def _tensors(e: Decoder) -> list[Tensor]:
         ("layers.{l}.post_attention_layernorm", "feed_forward.norm"),
         ("final_layer_norm", "norm"),
     ):
-        lines += [vector(f"{name}.weight", f"{place}.scale", d), vector(f"{name}.bias", f"{place}.bias", d)]
+        lines += norm_lines(name, place, d)
     return lines if e.tied else [*lines, Tensor("embed_out.weight", "head.table", (e.vocab, d), group="head")]
 
 
@@ -103,10 +109,7 @@ def _build(e: Decoder, weights: Weights, dtype: str) -> Network:
         layers=e.layers,
     )
     words = on_device(weights["embed.words"])
-    norm = layer_norm(e.dim, e.eps, below(weights, "norm"))
-    head = LastField(norm)
-    if e.tied or "head.table" in weights:
-        head = Logits(words if e.tied else on_device(weights["head.table"]), norm=norm)
+    head = decoder_head(words, weights, layer_norm(e.dim, e.eps, below(weights, "norm")), e.tied)
     return Network(
         TextEmbedding(words=words, longest=e.positions, dtype=dtype),
         pre_norm(attention, feed_forward, e.layers, parallel=e.parallel),
@@ -121,11 +124,12 @@ FAMILY = Family(
     _tensors,
     _build,
     lambda e: e.layers,
+    causal=True,
     prefixes=("gpt_neox.",),
     unused={
-        r"layers\.\d+\.attention\.(bias|masked_bias)": "a buffer of the causal mask",
-        r"layers\.\d+\.attention\.rotary_emb\.inv_freq": "frequencies that follow from the configuration",
-        r"embed_out\.weight": "a copy of the table of words, to which the head is tied",
+        r"layers\.\d+\.attention\.(bias|masked_bias)": CAUSAL_MASK,
+        r"layers\.\d+\.attention\.rotary_emb\.inv_freq": FREQUENCIES,
     },
-    irrelevant=("attention_dropout", "hidden_dropout", "classifier_dropout"),
+    copies={"embed_out.weight": "embed_in.weight"},
+    irrelevant=("attention_dropout", "hidden_dropout"),
 )

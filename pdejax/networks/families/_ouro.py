@@ -22,6 +22,7 @@ from pdejax.networks.families._assemble import rms_norm
 from pdejax.networks.families._config import Config
 from pdejax.networks.families._family import Family, Tensor, Weights, vector
 from pdejax.networks.families._llama import (
+    COPIES,
     IRRELEVANT,
     UNUSED,
     Decoder,
@@ -45,10 +46,10 @@ class Looped:
 
 
 class NormAtEnd(eqx.Module):
-    """A norm that acts where `here` is true: at the end of a pass."""
+    """A norm that acts where `here` is true: at the end of a pass. One layer's, or those of all layers stacked."""
 
     norm: RMSNorm
-    here: Bool[Array, ""]
+    here: Bool[Array, "*layers"]
 
     def __call__(self, u: Field) -> Field:
         return jnp.where(self.here, self.norm(u), u)
@@ -92,7 +93,9 @@ FAMILY = Family(
     _tensors,
     _build,
     lambda e: e.decoder.layers,
+    causal=True,
     prefixes=("model.",),
     unused=UNUSED | {r"early_exit_gate\..*": "the gate that ends the loop early, which a threshold of 1 leaves open"},
+    copies=COPIES,
     irrelevant=IRRELEVANT,
 )

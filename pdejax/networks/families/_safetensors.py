@@ -6,14 +6,12 @@ by hand, is refused. See the description of the format, https://huggingface.co/d
 """
 
 import functools
-import json
-import math
 import pathlib
 from typing import Any
 
 import numpy as np
 
-from pdejax.networks.families._checkpoint import Stored, fault, file_size, numpy_type
+from pdejax.networks.families._checkpoint import Stored, check_spans, fault, file_size, json_table, numpy_type, size_of
 
 # The format's own limit.
 _LONGEST_HEADER = 100_000_000
@@ -40,39 +38,18 @@ def read_safetensors(path: pathlib.Path) -> dict[str, Stored]:
     Raises `CheckpointError` for a file that is no safetensors file, ends too early, or whose header is wrong.
     """
     header, start = _header(path)
-    size = file_size(path) - start
     tensors = {}
     spans = []
     for name, entry in header.items():
         if name == "__metadata__":
             continue
         kind, shape, begin, end = _entry(path, name, entry)
-        if end > size:
-            raise fault(
-                path.name,
-                f"tensor {name!r} should end at byte {start + end}, and the file has {start + size}: it is cut off or damaged; "
-                "download it again.",
-            )
         spans.append((begin, end, name))
         dtype = numpy_type(kind)
         read = functools.partial(_read, path, start + begin, dtype, shape)
         tensors[name] = Stored(shape, kind, end - begin, read)
-    _check_spans(path, sorted(spans), size)
+    check_spans(path.name, spans, start, file_size(path))
     return tensors
-
-
-def _check_spans(path: pathlib.Path, spans: list[tuple[int, int, str]], size: int) -> None:
-    """Raise unless the tensors lie one after the other and fill the file, as the format says."""
-    place = 0
-    for begin, end, name in spans:
-        if begin != place:
-            what = "overlaps the one before it" if begin < place else "leaves a gap before it"
-            raise fault(path.name, f"tensor {name!r} {what}: the header is damaged; download the file again.")
-        place = end
-    if place != size:
-        raise fault(
-            path.name, f"the tensors end {size - place} bytes before the file does: it is damaged; download it again."
-        )
 
 
 def _header(path: pathlib.Path) -> tuple[dict[str, Any], int]:
@@ -88,13 +65,7 @@ def _header(path: pathlib.Path) -> tuple[dict[str, Any], int]:
                 "file, or was cut off; download it again.",
             )
         text = file.read(length)
-    try:
-        header = json.loads(text)
-    except ValueError as error:
-        raise fault(path.name, f"the header is no JSON ({error}): it is damaged; download it again.") from None
-    if not isinstance(header, dict):
-        raise fault(path.name, f"the header is a {type(header).__name__}, not a table of tensors: download it again.")
-    return header, 8 + length
+    return json_table(path.name, text, "the header"), 8 + length
 
 
 def _entry(path: pathlib.Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
@@ -106,7 +77,7 @@ def _entry(path: pathlib.Path, name: str, entry: Any) -> tuple[str, tuple[int, .
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         raise wrong("has no dtype, shape and data_offsets")
     code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if code not in _KINDS:
+    if not isinstance(code, str) or code not in _KINDS:
         raise fault(
             path.name,
             f"tensor {name!r} has type {code}, which is not read; there are {', '.join(_KINDS)}. Convert it to one of them.",
@@ -116,7 +87,7 @@ def _entry(path: pathlib.Path, name: str, entry: Any) -> tuple[str, tuple[int, .
             raise wrong(f"has {what} {numbers!r}")
     if len(offsets) != 2:
         raise wrong(f"has data_offsets {offsets!r}")
-    needed = math.prod(shape) * numpy_type(_KINDS[code]).itemsize
+    needed = size_of(path.name, name, shape, numpy_type(_KINDS[code]).itemsize)
     if offsets[1] - offsets[0] != needed:
         raise wrong(f"of type {code} and shape {shape} has {offsets[1] - offsets[0]} bytes instead of {needed}")
     return _KINDS[code], tuple(shape), offsets[0], offsets[1]

@@ -12,11 +12,23 @@ from pdejax.networks._network import Network
 from pdejax.networks.families._assemble import below, filled, layer_norm, on_device, pre_norm
 from pdejax.networks.families._config import Config
 from pdejax.networks.families._ends import HIDDEN_ACT, Head, LastField
-from pdejax.networks.families._family import Family, Tensor, Weights, heads_in, heads_out, linear, vector
+from pdejax.networks.families._family import (
+    POOLER,
+    Family,
+    Tensor,
+    Weights,
+    affine,
+    heads_in,
+    heads_out,
+    linear,
+    norm_lines,
+    vector,
+)
 from pdejax.networks.families._images import ImageEmbedding, ImageHead
 from pdejax.terms import Attention, FeedForward, LayerNorm
 
 _BLOCK = "encoder.layer.{l}."
+_MOST_RATIO = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,15 +55,15 @@ class Encoder:
 
 
 def _read(config: Config, **options: Any) -> Encoder:
-    dim, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
-    if dim % heads:
-        raise config.wrong("num_attention_heads", heads, f"a divisor of hidden_size={dim}")
+    dim, heads = config.width_and_heads("hidden_size", "num_attention_heads")
     patch, size = _side(config, "patch_size", 16), _side(config, "image_size", 224)
     labels = config.get("id2label", None)
+    if labels is not None and not isinstance(labels, dict):
+        raise config.wrong("id2label", labels, "a table of names of classes")
     return Encoder(
         dim=dim,
         heads=heads,
-        layers=config.integer("num_hidden_layers"),
+        layers=config.layers("num_hidden_layers"),
         patch=patch,
         grid=size // patch,
         channels=config.integer("num_channels", 3),
@@ -78,7 +90,10 @@ def _read_vit(config: Config) -> Encoder:
 
 def _read_dinov2(config: Config) -> Encoder:
     gate, dim = config.boolean("use_swiglu_ffn", False), config.integer("hidden_size")
-    ffn = int(dim * config.number("mlp_ratio", 4))
+    ratio = config.number("mlp_ratio", 4)
+    if ratio > _MOST_RATIO:
+        raise config.wrong("mlp_ratio", ratio, f"at most {_MOST_RATIO}")
+    ffn = int(dim * ratio)
     # A gate has a third matrix: two thirds of the width, rounded up to a multiple of 8.
     ffn = (int(ffn * 2 / 3) + 7) // 8 * 8 if gate else ffn
     eps = config.number("layer_norm_eps", 1e-6)
@@ -111,16 +126,14 @@ def _common(e: Encoder, norms: tuple[str, str]) -> list[Tensor]:
         (f"{_BLOCK}{norms[1]}", "feed_forward.norm"),
         ("layernorm", "norm"),
     ):
-        lines += [vector(f"{name}.weight", f"{place}.scale", d), vector(f"{name}.bias", f"{place}.bias", d)]
+        lines += norm_lines(name, place, d)
     return lines
 
 
 def _network(e: Encoder, first: str, second: str) -> list[Tensor]:
     return [
-        linear(f"{_BLOCK}{first}.weight", "feed_forward.w1", e.dim, e.ffn),
-        vector(f"{_BLOCK}{first}.bias", "feed_forward.b1", e.ffn),
-        linear(f"{_BLOCK}{second}.weight", "feed_forward.w2", e.ffn, e.dim),
-        vector(f"{_BLOCK}{second}.bias", "feed_forward.b2", e.dim),
+        *affine(f"{_BLOCK}{first}", "feed_forward.{}1", e.dim, e.ffn),
+        *affine(f"{_BLOCK}{second}", "feed_forward.{}2", e.ffn, e.dim),
     ]
 
 
@@ -146,11 +159,7 @@ def _dinov2_tensors(e: Encoder) -> list[Tensor]:
             Tensor(f"{stored}.weight", f"feed_forward.w{x}", (2 * e.ffn, e.dim), (2, e.ffn, e.dim), (0, 2, 1), index),
             Tensor(f"{stored}.bias", f"feed_forward.b{x}", (2 * e.ffn,), (2, e.ffn), take=index),
         ]
-    return [
-        *lines,
-        linear(f"{_BLOCK}mlp.weights_out.weight", "feed_forward.w2", e.ffn, e.dim),
-        vector(f"{_BLOCK}mlp.weights_out.bias", "feed_forward.b2", e.dim),
-    ]
+    return [*lines, *affine(f"{_BLOCK}mlp.weights_out", "feed_forward.{}2", e.ffn, e.dim)]
 
 
 def _build(e: Encoder, weights: Weights, dtype: str) -> Network:
@@ -199,7 +208,7 @@ def _scaled(weights: dict[str, Any], names: tuple[str, ...], scale: np.ndarray, 
 
 
 _UNUSED = {
-    r"pooler\..*": "the pooler, which neither hidden states nor scores of classes pass through",
+    r"pooler\..*": POOLER,
     r"embeddings\.mask_token": "the token of masked patches in training",
 }
 _IRRELEVANT = (

@@ -42,8 +42,8 @@ def study_of(config: AuditConfig) -> Study:
 
 def _saved(config: AuditConfig) -> dict[str, Any]:
     """The configuration without the machine's paths: files by their names."""
-    text = None if config.text is None else name_of(config.text)
-    return settings(config) | {"network": name_of(config.network), "text": text}
+    names = {x: getattr(config, x) for x in ("network", "text", "images")}
+    return settings(config) | {x: None if path is None else name_of(path) for x, path in names.items()}
 
 
 AUDIT = Study(

@@ -17,18 +17,20 @@ class AuditConfig:
     - `network`: a folder that `pdejax train` left, a file of `pdejax.save_model` (`.npz`), or a checkpoint that
       `pdejax.load_pretrained` reads.
     - `text`: a file whose text is read in by the network's tokenizer, a sequence per paragraph, or of `length` tokens each for a
-      network that predicts the next token. `dataset`: a data set of `pdejax.data`, default that of the training run.
+      network that predicts the next token. `images`: a folder of PNG or JPEG files for a network of images, resized and
+      normalized as its `preprocessor_config.json` says. `dataset`: a data set of `pdejax.data`, default that of the training run.
     - `sequences` of at most `length` tokens. `halvings`: how often the step is halved; `window`: layers refined together.
     - `derivatives`: sequences whose Jacobians are looked at, cut to `tokens` tokens; `exponents`: Lyapunov exponents.
     - `precision` of states. `seed`: of nulls, draws and intervals. `out`: folder for results, parts and plots, or None.
 
-    Raises `ValueError`/`TypeError` for numbers out of range, and for a text beside a data set.
+    Raises `ValueError`/`TypeError` for numbers out of range, and for more than one of text, images and data set.
     """
 
     network: str = setting(
         help="a training folder, a saved model's file, or a checkpoint", metavar="NETWORK", positional=True
     )
     text: str | None = setting(None, "text for a network with a tokenizer", metavar="FILE")
+    images: str | None = setting(None, "PNG or JPEG files for a network of images", metavar="DIR")
     dataset: str | None = setting(None, "a data set of pdejax.data, default that of the run", metavar="NAME")
     sequences: int = setting(16, "sequences", metavar="N")
     length: int = setting(64, "tokens of a sequence at most", metavar="N")
@@ -48,8 +50,9 @@ class AuditConfig:
         ):
             check.integer(_OWNER, name, getattr(self, name), least)
         check.choice(_OWNER, "precision", self.precision, ("float32", "float64"))
-        if self.text is not None and self.dataset is not None:
-            raise ValueError(f"{_OWNER}: text={self.text!r} and dataset={self.dataset!r} were given; give one of them.")
+        given = [f"{x}={getattr(self, x)!r}" for x in ("text", "images", "dataset") if getattr(self, x) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{_OWNER}: {' and '.join(given)} were given; give one of them.")
 
 
 def _run(given: dict[str, Any], console: Console) -> int:
@@ -71,6 +74,7 @@ COMMAND = Command(
   pdejax train digits --out out/digits
   pdejax audit out/digits --out out/audit/digits
   pdejax audit CHECKPOINT --text FILE --out out/audit/name
+  pdejax audit CHECKPOINT --images DIR --out out/audit/vit
   pdejax report out/audit                            one page of all audits in the folder
 
 Finished parts are kept in --out: after Ctrl-C or a crash the same command goes on.

@@ -16,11 +16,12 @@ from pdejax._check import choice
 from pdejax.analysis.jacobian._systems import cross_entropy
 from pdejax.data import load
 from pdejax.models import Simulator, Transformer
-from pdejax.networks import Network, as_network
+from pdejax.networks import CheckpointError, Network, as_network
 from pdejax.studies.audit._config import AuditConfig
 from pdejax.training._kept import saved_model
 
 _OWNER = "audit"
+_IMAGES = (".png", ".jpg", ".jpeg")
 _TOGETHER = 4  # sequences whose logits are there at once
 
 
@@ -77,14 +78,20 @@ def _read(head: Any, u: Array, reference: Array, mask: Array, labels: Array) -> 
 def load_subject(config: AuditConfig) -> Subject:
     """Read the network and its sequences. Raises `ValueError`, naming the option, for what does not fit."""
     if is_training(config.network):
-        if config.text is not None:
-            raise ValueError(f"{_OWNER}: text={config.text!r} needs a network with a tokenizer; give a dataset.")
+        for name, needed in (("text", "a network with a tokenizer"), ("images", "a checkpoint of images")):
+            if getattr(config, name) is not None:
+                raise ValueError(f"{_OWNER}: {name}={getattr(config, name)!r} needs {needed}; give a dataset.")
         return _trained(config)
     from pdejax.networks import load_pretrained
 
     network = load_pretrained(config.network)
+    if config.images is not None:
+        return _of_images(config, network)
     if config.text is None:
-        raise ValueError(f"{_OWNER}: {config.network!r} is a checkpoint without data of its own; give text=FILE.")
+        raise ValueError(
+            f"{_OWNER}: {config.network!r} is a checkpoint without data of its own; give text=FILE, or images=DIR of a network "
+            "of images."
+        )
     return _of_text(config, network)
 
 
@@ -151,6 +158,34 @@ def _of_text(config: AuditConfig, network: Network) -> Subject:
     mask = jnp.asarray(np.arange(n) < np.asarray([len(row) for row in rows])[:, None])
     inputs = [np.pad(row, (0, n - len(row))) for row in rows]
     return _subject(config, network, None, inputs, mask, None, "states", path.name)
+
+
+def _of_images(config: AuditConfig, network: Network) -> Subject:
+    """The first images of a folder by name, a sequence of patches each."""
+    from pdejax.networks.families._pixels import read_pixels
+
+    assert config.images is not None
+    folder = pathlib.Path(config.images)
+    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in _IMAGES)[: config.sequences]
+    if len(paths) < 4:
+        raise ValueError(
+            f"{_OWNER}: images={config.images!r} has {len(paths)} files that end in {', '.join(_IMAGES)}; give a folder with at "
+            "least 4."
+        )
+    try:
+        pixels = read_pixels(pathlib.Path(config.network), network)
+        inputs = [pixels(path) for path in paths]
+    except CheckpointError as error:
+        raise ValueError(f"{_OWNER}: {str(error).removeprefix('load_pretrained: ')}") from None
+    other = [path.name for path, image in zip(paths, inputs, strict=True) if image.shape != inputs[0].shape]
+    if other:
+        raise ValueError(
+            f"{_OWNER}: images={config.images!r}: {other[0]} is of another size than {paths[0].name}, and the checkpoint does "
+            "not resize both sides; make all of one size."
+        )
+    n = eqx.filter_eval_shape(network.embed, jnp.asarray(inputs[0])).shape[0]
+    mask = jnp.ones((len(inputs), n), bool)
+    return _subject(config, network, None, inputs, mask, None, "states", folder.name)
 
 
 def _ids(network: Network, text: str, most: int) -> np.ndarray:
