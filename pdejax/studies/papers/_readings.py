@@ -124,7 +124,7 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
         for layer, figure in enumerate(printed.figures):
             name = f"{printed.name}, layer {layer}, nearest setting of its kind"
             rows.append(row(name, correlation[(slice(None), *best, layer)], paper=f"{figure:.2f}", note=setting(best)))
-        any_best = np.unravel_index(np.argmin(middle), middle.shape)
+        any_best = tuple(int(i) for i in np.unravel_index(np.argmin(middle), middle.shape))
         for name, index in (("nearest of its kind", best), ("nearest of all", any_best)):
             apart = distances(correlation, printed)[(slice(None), *index)]
             rows.append(row(f"{printed.name}, largest distance, {name}", apart, note=setting(index)))
