@@ -63,12 +63,12 @@ def test_two_runs_in_figures_files_and_plots(runs, tmp_path, capsys):
     assert len(lines) == len(content["results"]["lines"]) >= 23
     for line in lines.values():
         assert np.all(np.isfinite(line["values"])) and len(line["values"]) == 3 - line["first"]
+        assert line["null"] is None or len(line["null"]) == len(line["values"]), line["name"]
     assert {"distance from the continuum", "accuracy under refinement", "largest stable step"} <= set(
         content["verdicts"]
     )
     for picture in content["figures"]:
         assert len(picture["caption"].split()) > 3 and (out / picture["file"]).exists()
-        assert line["null"] is None or len(line["null"]) == len(line["values"])
     assert lines["entropy of attention"]["null"][0] >= lines["entropy of attention"]["values"][0]
     config = content["config"]
     assert config["model"] == "run0" and config["against"] == "run1" and str(runs) not in json.dumps(content)
@@ -173,6 +173,30 @@ def test_steps_exponents_and_layers_of_the_closed_form(damped):
     whole, without = (np.mean(means * (1 - GAMMA) ** n > 0.2) for n in (LAYERS, LAYERS - 1))
     costs = depth.skipped(net, u, mask, labels, jax.random.key(0))
     np.testing.assert_allclose(costs.value, [whole - without] * LAYERS, atol=1e-12)
+
+
+@pytest.mark.parametrize("options", [{"diffusion": "feature"}, {"stabilization": "layernorm"}])
+def test_padding_changes_nothing_of_what_is_measured(options):
+    """A sequence padded from 4 to 6 tokens is the short one, whatever stands at padding and however unstable it is there."""
+    shape = pj.Architecture(vocab=16, dim=8, heads=2, layers=2, ffn=12, head="classification", classes=3)
+    model = pj.Simulator(pj.SimulatorConfig(shape, **options), key=jax.random.key(0))
+    key, labels = jax.random.key(1), jnp.asarray([0, 1, 2, 0])
+    tokens = jnp.asarray(np.random.default_rng(0).integers(1, 16, (4, 6)))
+    mask = jnp.ones((4, 6), bool).at[:, 4:].set(False)
+
+    def found(ids, real):
+        got = depth.measured(pj.as_network(model, length=ids.shape[1]), ids, real, labels, key, lambda text: None)
+        return {name: got[name] for name in ("dt_max", "skipped")} | {
+            "distance": got["refined"].distance,
+            "exponents": np.asarray(got["exponents"].value),
+        }
+
+    short, padded = found(tokens[:, :4], mask[:, :4]), found(tokens, mask)
+    other = found(jnp.where(mask, tokens, 15 - tokens), mask)
+    for name in ("dt_max", "skipped", "distance"):
+        np.testing.assert_allclose(padded[name], short[name], rtol=2e-4, atol=1e-6, err_msg=name)
+    for name, value in padded.items():
+        np.testing.assert_allclose(other[name], value, rtol=2e-4, atol=1e-6, err_msg=name)
 
 
 def test_answers_follow_the_numbers():

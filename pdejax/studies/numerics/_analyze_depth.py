@@ -129,16 +129,16 @@ def over_sequences(values: Array, key: Any, samples: int) -> Figure:
 
 def largest_steps(net: Network, tokens: Array, mask: Array) -> np.ndarray:
     """The largest stable step of forward Euler `(layers,)` on the field of each layer, at this sequence's state before it."""
-    real = np.flatnonzero(np.asarray(mask))
     states = net.hidden_states(tokens, mask)
     d = net.discretization
     depths = np.linspace(float(d.t0), float(d.t1), net.layers + 1)
-    found = []
-    for layer in range(net.layers):
-        # Real tokens alone: a padded one has no field.
-        u = states[layer][real]
-        found.append(predict_dt_max(d, u, "euler", t=float(depths[layer])).dt_max)
-    return np.asarray(found)
+    # The whole state with its mask: a grid has as many tokens as the padded sequence, and positions are its own.
+    return np.asarray(
+        [
+            predict_dt_max(d, states[layer], "euler", t=float(depths[layer]), mask=mask).dt_max
+            for layer in range(net.layers)
+        ]
+    )
 
 
 def exponents(net: Network, inputs: Array, mask: Array, key: Any) -> Figure:
