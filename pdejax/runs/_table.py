@@ -8,7 +8,6 @@ from typing import Any
 
 from pdejax.runs import _format
 
-
 # The formats that a column may have: of whole numbers, or of any number; a result that is read again takes no others.
 SPEC = re.compile(r"\+?,?d|\+?,?(\.\d{1,2})?[efg%]")
 
