@@ -19,6 +19,7 @@ from pdejax._depth import DepthVarying, LayerStack
 from pdejax._equation import AbstractEquation, FunctionField, as_field
 from pdejax._linear import one_depth, split_linear
 from pdejax.solvers import SOLVERS, Retract, get_solver, linear_part
+from pdejax.solvers._retract import retractions
 from pdejax.solvers._terms import parts_of, takes_fields
 from pdejax.terms import FieldArgs
 
@@ -473,7 +474,7 @@ def _check_backsolve(d: Discretization) -> None:
         raise ValueError(f"{begin} cannot differentiate a splitting ({type(d.solver).__name__}); {end}")
     if d.layers:
         raise ValueError(f"{begin} cannot cross layers of piecewise-constant weights; {end}")
-    if any(isinstance(s, Retract) for s in jax.tree.leaves(d.solver, is_leaf=lambda s: isinstance(s, Retract))):
+    if retractions(d.solver):
         raise ValueError(f"{begin} integrates the field backwards and would miss the retraction of the solver; {end}")
     # Inside jax.grad this uncovers the value; inside jax.jit there is none to see.
     damping, t0, t1 = (jax.lax.stop_gradient(x) for x in (d.field.damping(), d.t0, d.t1))

@@ -37,6 +37,12 @@ def _describe(y: Y) -> Any:
     return jax.tree.map(lambda leaf: f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}", y)
 
 
+def retractions(solver: Any) -> list[Callable[[Y], Y]]:
+    """The retractions of a solver and of the solvers inside it, in their order."""
+    found = jax.tree.leaves(solver, is_leaf=lambda node: isinstance(node, Retract))
+    return [node.retraction for node in found if isinstance(node, Retract)]
+
+
 class Retract(AbstractHermiteSolver):
     """y1 ← ρ(y1) after every step of another solver, ρ the `retraction`.
 

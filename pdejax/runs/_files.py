@@ -11,6 +11,8 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
+ABOUT = "about.json"  # beside the finished parts of a run: which command goes on with it
+
 
 class ResultError(OSError):
     """Tell of a result file that cannot be read or written; the message says what to do."""

@@ -4,7 +4,6 @@ import dataclasses
 import io
 import json
 import math
-import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
@@ -13,7 +12,7 @@ import numpy as np
 
 from pdejax._figure import Figure, number
 from pdejax.runs._files import plain
-from pdejax.runs._table import Cell, Column, Table, markdown_text
+from pdejax.runs._table import SPEC, Cell, Column, Table, markdown_text
 
 
 def figure_to_json(figure: Figure | None, seeds: Sequence[float] = ()) -> dict[str, Any] | None:
@@ -59,9 +58,6 @@ def _cell_to_json(cell: Any) -> Any:
     return {"value": found, "small": small} if small else found
 
 
-_SPEC = re.compile(r"(\.\d{1,2})?[defg]")  # of a number, and nothing that another text would make of it
-
-
 def table_from_json(saved: Any) -> Table | None:
     """Make a table from what `table_to_json` left, or from what is left of it; None for what is no table."""
     columns, rows = (saved.get(key) if isinstance(saved, Mapping) else None for key in ("columns", "rows"))
@@ -71,7 +67,7 @@ def table_from_json(saved: Any) -> Table | None:
     for column in columns:
         about = column if isinstance(column, Mapping) else {"head": column}
         spec = about.get("spec")
-        spec = spec if isinstance(spec, str) and _SPEC.fullmatch(spec) else None
+        spec = spec if isinstance(spec, str) and SPEC.fullmatch(spec) else None
         made.append(Column(text(about.get("head")), spec, right=about.get("right") is True))
     whole = [[_cell_from_json(x) for x in row] for row in rows if isinstance(row, list) and len(row) == len(made)]
     return Table(made, whole, text(saved.get("caption")))

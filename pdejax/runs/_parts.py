@@ -19,7 +19,7 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 from pdejax._arguments import checked
-from pdejax.runs._files import ResultError, check_folder, digest, plain, write_json, write_whole
+from pdejax.runs._files import ABOUT, ResultError, check_folder, digest, plain, write_json, write_whole
 
 PACKAGES = (
     *("pdejax", "jax", "jaxlib", "diffrax", "equinox", "flax", "optax"),
@@ -123,6 +123,7 @@ class Parts:
     folder nothing is kept. A part that cannot be read is measured again and reported through `say`.
 
     - `folder`: where this run's files go, or None; `shared`: the folder that runs beside it share (trained models).
+    - `command`: what to give `pdejax` to go on with it, kept beside the parts for who finds them without a result.
     - `say(text)` tells what is being done, `row(record)` hands over each line of the run's table as soon as it is there.
     - `key`: the hash. `kept_seconds`: what the parts that were read had taken when they were measured.
 
@@ -136,8 +137,9 @@ class Parts:
         say: Callable[[str], None] = print,
         row: Callable[[Any], None] | None = None,
         shared: pathlib.Path | None = None,
+        command: str = "",
     ):
-        self.say = say
+        self.say, self.command = say, command
         self.row: Callable[[Any], None] = row if row is not None else lambda record: None
         self.folder, self.shared = folder, folder if shared is None else shared
         self.key = digest([identity, environment()])
@@ -194,5 +196,7 @@ class Parts:
         seconds = time.perf_counter() - started
         forget_programs()
         if path is not None:
+            if self.command and not path.with_name(ABOUT).exists():
+                write_json(path.with_name(ABOUT), {"command": self.command})
             write(path, value, seconds)
         return value

@@ -8,18 +8,26 @@ from typing import Any
 
 from pdejax.runs import _format
 
+# The formats that a column may have: of whole numbers, or of any number; a result that is read again takes no others.
+SPEC = re.compile(r"\+?,?d|\+?,?(\.\d{1,2})?[efg%]")
+
 
 @dataclasses.dataclass(frozen=True)
 class Column:
     """A column: its `head`, the format `spec` of its numbers (None: see `_format.shown`), and its least `width` as text.
 
     Columns of numbers (`right`) are set to the right. Widths matter where lines are printed before the table is whole.
+    Raises `ValueError` for another `spec` than of `SPEC`: it would be lost where the table is read from its JSON.
     """
 
     head: str
     spec: str | None = None
     width: int = 0
     right: bool = False
+
+    def __post_init__(self):
+        if self.spec is not None and not SPEC.fullmatch(self.spec):
+            raise ValueError(f"Column: spec={self.spec!r} must be a format such as 'd', '.3f', '+.1%' or '.2e'.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,8 +127,13 @@ def _entry(cell: Any) -> Cell:
 def _value(cell: Any, column: Column) -> str:
     value = _entry(cell).value
     plain = isinstance(value, int | float) and not isinstance(value, bool)
-    if column.spec is not None and plain:
-        return "–" if value != value else format(value, column.spec)
+    if column.spec is not None and plain and value == value:
+        whole = column.spec.endswith("d")
+        if not whole:
+            return format(value, column.spec)
+        # JSON keeps no types: a whole number may come back as 3.0, and a mean stands where a count is usual.
+        if float(value).is_integer():
+            return format(int(value), column.spec)
     return _format.shown(value)
 
 

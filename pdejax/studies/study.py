@@ -1,10 +1,14 @@
 """What a study is, and how every study is run: measured part by part, judged from its numbers, kept."""
 
+import ast
 import contextlib
 import dataclasses
+import hashlib
+import inspect
 import pathlib
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -72,7 +76,8 @@ class Study:
       give another verdict.
     - `seeds(config)`: which seeds are measured. `saved(config)`: the configuration as the result has it; `identity(config)`:
       what parts depend on, by default the same.
-    - `stem`: the name of the result's files, that of the study by default.
+    - `stem`: the name of the result's files, that of the study by default. `command`: what `pdejax` runs it by, its name by
+      default.
     - `presets`: configurations by name. `resolve(config)`: what becomes of a configuration on this machine, such as without a
       data set.
     - `columns` and `cells(record)`: the table that grows, whose records `measure` gives to `parts.row`.
@@ -89,6 +94,7 @@ class Study:
     saved: Callable[[Any], Mapping[str, Any]] = settings
     identity: Callable[[Any], Any] | None = None
     stem: str | None = None
+    command: str | None = None
     columns: Sequence[Column] = ()
     cells: Callable[[Any], Sequence[Any]] | None = None
     presets: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -111,6 +117,48 @@ class Study:
         return self.table.line(self.cells(record))
 
 
+def code_digest(function: Callable[..., Any]) -> str:
+    """Return a digest of the code that measures: the source of the function's module, and of the studies' modules which that one
+    imports, directly or not. Of a function without a file it is that of its byte code."""
+    try:
+        start = inspect.getsourcefile(function)
+    except TypeError:
+        start = None
+    if start is None or not pathlib.Path(start).is_file():
+        return hashlib.sha256(getattr(getattr(function, "__code__", None), "co_code", b"")).hexdigest()
+    # The module that it belongs to, which is another than where it is written for a study that is made by a function.
+    owner = getattr(sys.modules.get(function.__module__), "__file__", None)
+    waiting, found = [pathlib.Path(file).resolve() for file in (start, owner) if file], {}
+    while waiting:
+        file = waiting.pop()
+        if file not in found:
+            found[file] = file.read_bytes()
+            waiting += _studies_in(found[file])
+    whole = hashlib.sha256()
+    for file in sorted(found):
+        whole.update(hashlib.sha256(found[file]).digest())
+    return whole.hexdigest()
+
+
+def _studies_in(source: bytes) -> Iterator[pathlib.Path]:
+    """The files of the studies' modules that a module imports."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            names = [node.module or "", *(f"{node.module}.{name.name}" for name in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [name.name for name in node.names]
+        else:
+            continue
+        for name in names:
+            inside = name.split(".")
+            if inside[:2] == ["pdejax", "studies"] and len(inside) > 2:
+                path = _STUDIES.joinpath(*inside[2:])
+                yield from (file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file())
+
+
+_STUDIES = pathlib.Path(__file__).resolve().parent
+
+
 @checked
 def run(
     study: Study,
@@ -125,7 +173,8 @@ def run(
 ) -> Result:
     """Run a study: measure every seed, or read what is kept, judge, and write the files.
 
-    - `out`: folder for results and finished parts, from which an interrupted study goes on; None keeps nothing.
+    - `out`: folder for results and finished parts, from which an interrupted study goes on; None keeps nothing. Parts that other
+      settings, versions or other code of the study measured are not taken.
     - `seeds`: default those of the study; `preset`: the name of the settings; `shared`: see `Parts`.
     - `report(text)` is told what is being done; `row(record)` gets each line of the growing table.
 
@@ -135,7 +184,8 @@ def run(
     say: Callable[[str], None] = report if report is not None else lambda text: None
     started = time.perf_counter()
     folder = None if out is None else pathlib.Path(out)
-    parts = Parts(folder, [study.name, (study.identity or study.saved)(config)], say, row, shared)
+    identity = [study.name, (study.identity or study.saved)(config), code_digest(study.measure)]
+    parts = Parts(folder, identity, say, row, shared, study.command or study.name)
     chosen = tuple(study.seeds(config) if seeds is None else seeds)
     with jax.enable_x64(True) if study.double else contextlib.nullcontext():
         evidence = [study.measure(config, seed, parts) for seed in chosen]

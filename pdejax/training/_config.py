@@ -1,8 +1,11 @@
 """What a training run is put together from, and the papers' settings by name. Imports no JAX: the command line reads it."""
 
 import dataclasses
+import numbers
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
+
+import numpy as np
 
 from pdejax._arguments import checked
 from pdejax._check import choice, integer, number
@@ -114,7 +117,7 @@ class TrainConfig:
         for name in ("data", "options"):
             if not isinstance(getattr(self, name), Mapping):
                 raise TypeError(f"{name} is a {type(getattr(self, name)).__name__}; it must map names to values.")
-            object.__setattr__(self, name, dict(getattr(self, name)))
+            object.__setattr__(self, name, _native(getattr(self, name)))
         positive = (
             "dim",
             "heads",
@@ -130,11 +133,15 @@ class TrainConfig:
         for name in (*positive, "warmup", "seed", "data_seed", "eval_examples"):
             if getattr(self, name) is not None or name not in ("data_seed", "eval_examples"):
                 least = 0 if name in ("warmup", "seed", "data_seed") else 1
-                integer("TrainConfig", name, getattr(self, name), least)
+                object.__setattr__(self, name, integer("TrainConfig", name, getattr(self, name), least))
         self.make_optimizer()
         number("TrainConfig", "label_smoothing", self.label_smoothing, least=0, below=1)
         self._check_bottleneck()
         self._check_model()
+        # Numbers of NumPy are taken as Python's, so that a configuration is JSON and the same run whatever it was made with.
+        for name in ("learning_rate", "weight_decay", "clip", "label_smoothing", "beta", "decay", "noise"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, float(getattr(self, name)))
 
     def __repr__(self) -> str:
         return config_text(self, "dataset", "model", "steps")
@@ -175,11 +182,20 @@ class TrainConfig:
             number("TrainConfig", name, getattr(self, name), least=0)
         bijection = "a noiseless flow is a bijection, for which I(X; T) cannot fall"
         number("TrainConfig", "noise", self.noise, above=0, advice=bijection)
-        if not -self.layers - 1 <= self.bottleneck_layer <= self.layers:
-            raise ValueError(
-                f"bottleneck_layer={self.bottleneck_layer} must be from 0 (the embedding) to layers={self.layers}, or counted "
-                "from the end by negative numbers."
-            )
+        advice = "from 0 (the embedding) to the number of layers, or counted from the end by negative numbers"
+        layer = integer(
+            "TrainConfig", "bottleneck_layer", self.bottleneck_layer, -self.layers - 1, self.layers, advice=advice
+        )
+        object.__setattr__(self, "bottleneck_layer", layer)
+
+
+def _native(value: Any) -> Any:
+    """Options with numbers of NumPy as Python's, which JSON and a comparison with what it gives back need."""
+    if isinstance(value, Mapping):
+        return {name: _native(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_native(item) for item in value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
@@ -292,6 +308,6 @@ def preset(name: str, **changes: Any) -> TrainConfig:
         if field in changes and isinstance(changes[field], Mapping):
             changes[field] = {**values.get(field, {}), **changes[field]}
     steps = changes.get("steps")
-    if isinstance(steps, int) and 0 < steps < values["steps"]:
-        values["warmup"] = values.get("warmup", 0) * steps // values["steps"]
+    if isinstance(steps, numbers.Integral) and 0 < steps < values["steps"]:
+        values["warmup"] = values.get("warmup", 0) * int(steps) // values["steps"]
     return TrainConfig(**values | changes)

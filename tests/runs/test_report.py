@@ -408,9 +408,9 @@ def test_one_result_half_written_is_said(tmp_path):
     kept(tmp_path, "convergence")
     content = (tmp_path / "convergence.json").read_bytes()
     (tmp_path / "convergence.json").write_bytes(content[:50])
-    assert build_report(tmp_path).problems == (
-        "convergence: convergence.json is damaged (JSONDecodeError); run the command that it was left by.",
-    )
+    advice = f"the command that was given --out {tmp_path} makes it again."
+    [problem] = build_report(tmp_path).problems
+    assert problem == f"convergence: convergence.json is damaged (JSONDecodeError); {advice}"
 
 
 @pytest.mark.parametrize(

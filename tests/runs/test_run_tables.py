@@ -8,6 +8,7 @@ import xarray as xr
 from matplotlib.figure import Figure as Canvas
 
 from pdejax import Figure
+from pdejax.runs._findings import table_from_json, table_to_json
 from pdejax.runs._records import Picture, Result, Row
 from pdejax.runs._table import Cell, Column, Table, sort_key
 
@@ -30,6 +31,46 @@ def test_lines_alone_are_as_wide_as_the_columns_say():
     table = Table(columns)
     assert table.head() == "solver     steps" and table.line(("rk4", 16)) == "rk4           16"
     assert table.line(("rk4", None)) == "rk4            –"
+
+
+@pytest.mark.parametrize(
+    ("spec", "value", "text"),
+    [
+        ("d", 3, "3"),
+        ("d", 3.0, "3"),  # as JSON may have it
+        ("d", 2.5, "2.500"),
+        (",d", 12345, "12,345"),
+        ("+d", 7, "+7"),
+        (".2f", 1, "1.00"),
+        (".1e", 0.00123, "1.2e-03"),
+        ("g", 0.5, "0.5"),
+        (".3g", 1234.0, "1.23e+03"),
+        ("+.1%", 0.125, "+12.5%"),
+        ("+.2%", -0.5, "-50.00%"),
+        (".0%", 0.5, "50%"),
+        ("+.1%", float("nan"), "–"),
+        ("d", None, "–"),
+        ("+.1%", "none", "none"),
+    ],
+)
+def test_a_format_says_the_same_after_its_json(spec, value, text):
+    """On the page and in Markdown too, of a table that was kept as of one that was just made."""
+    table = Table((Column("name"), Column("number", spec, right=True)), [("a", value)])
+    again = table_from_json(json.loads(json.dumps(table_to_json(table))))
+    assert again is not None and again.columns[1].spec == spec
+    for one in (table, again):
+        assert one.text().splitlines()[-1].split()[1] == text
+        assert text in one.markdown() and text in one.html()
+
+
+@pytest.mark.parametrize("spec", [".2d", "s", "{x}", ">8.3f", ".3", "", "n", ".100f", "%d"])
+def test_other_formats_are_refused_where_made_and_left_out_where_read(spec):
+    with pytest.raises(ValueError, match="Column: spec="):
+        Column("number", spec)
+    saved = {"columns": [{"head": "number", "spec": spec, "right": True}], "rows": [[2.5], [3]]}
+    table = table_from_json(saved)
+    assert table is not None and table.columns[0].spec is None
+    assert [line.strip() for line in table.text().splitlines()[-2:]] == ["2.500", "3"]
 
 
 def test_markdown_escapes_and_links():

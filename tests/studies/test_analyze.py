@@ -64,12 +64,12 @@ def test_two_runs_in_figures_files_and_plots(runs, tmp_path, capsys):
     assert len(lines) == len(content["results"]["lines"]) >= 23
     for line in lines.values():
         assert np.all(np.isfinite(line["values"])) and len(line["values"]) == 3 - line["first"]
+        assert line["null"] is None or len(line["null"]) == len(line["values"]), line["name"]
     assert {"distance from the continuum", "accuracy under refinement", "largest stable step"} <= set(
         content["verdicts"]
     )
     for picture in content["figures"]:
         assert len(picture["caption"].split()) > 3 and (out / picture["file"]).exists()
-        assert line["null"] is None or len(line["null"]) == len(line["values"])
     assert lines["entropy of attention"]["null"][0] >= lines["entropy of attention"]["values"][0]
     config = content["config"]
     assert config["model"] == "run0" and config["against"] == "run1" and str(runs) not in json.dumps(content)
@@ -176,6 +176,31 @@ def test_steps_exponents_and_layers_of_the_closed_form(damped):
     np.testing.assert_allclose(costs.value, [whole - without] * LAYERS, atol=1e-12)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{"diffusion": "feature"}, {"stabilization": "layernorm"}])
+def test_padding_changes_nothing_of_what_is_measured(options):
+    """A sequence padded from 4 to 6 tokens is the short one, whatever stands at padding and however unstable it is there."""
+    shape = pj.Architecture(vocab=16, dim=8, heads=2, layers=2, ffn=12, head="classification", classes=3)
+    model = pj.Simulator(pj.SimulatorConfig(shape, **options), key=jax.random.key(0))
+    key, labels = jax.random.key(1), jnp.asarray([0, 1, 2, 0])
+    tokens = jnp.asarray(np.random.default_rng(0).integers(1, 16, (4, 6)))
+    mask = jnp.ones((4, 6), bool).at[:, 4:].set(False)
+
+    def found(ids, real):
+        got = depth.measured(pj.as_network(model, length=ids.shape[1]), ids, real, labels, key, lambda text: None)
+        return {name: got[name] for name in ("dt_max", "skipped")} | {
+            "distance": got["refined"].distance,
+            "exponents": np.asarray(got["exponents"].value),
+        }
+
+    short, padded = found(tokens[:, :4], mask[:, :4]), found(tokens, mask)
+    other = found(jnp.where(mask, tokens, 15 - tokens), mask)
+    for name in ("dt_max", "skipped", "distance"):
+        np.testing.assert_allclose(padded[name], short[name], rtol=2e-4, atol=1e-6, err_msg=name)
+    for name, value in padded.items():
+        np.testing.assert_allclose(other[name], value, rtol=2e-4, atol=1e-6, err_msg=name)
+
+
 def test_answers_follow_the_numbers():
     cost = Figure(np.array([0.0, 0.3]), np.array([0.0, 0.2]), np.array([0.01, 0.4]))
     answers = depth.sentences({"notes": [], "skipped": cost, "dt_max": np.array([3.0, 0.7]), "step": 1.0})
@@ -186,12 +211,35 @@ def test_answers_follow_the_numbers():
         assert words in depth.sentences({"exponents": largest})["largest Lyapunov exponent"]
 
 
-def test_post_ln_has_no_step_to_refine():
+def post_ln(spread: float):
+    """A post-LN network whose norms have scales from 1 − spread to 1 + spread; one scale for all features is a projection."""
     options = {"vocab": 16, "dim": 8, "heads": 2, "layers": 2, "ffn": 12, "norm": "post"}
-    net = pj.as_network(pj.Transformer(pj.Architecture(**options), rngs=nnx.Rngs(0)))
-    tokens, mask = jnp.ones((1, 4), jnp.int32), jnp.ones((1, 4), bool)
-    found = depth.measured(net, tokens, mask, None, jax.random.key(0), lambda text: None)
-    assert "refined" not in found and "no continuum limit" in found["notes"][0]
+    model = pj.Transformer(pj.Architecture(**options), rngs=nnx.Rngs(0))
+    state = nnx.state(model)
+    for path, leaf in nnx.to_flat_state(state):
+        if path[-1] == "scale":
+            scales = leaf.get_value()
+            leaf.set_value(jnp.broadcast_to(jnp.linspace(1 - spread, 1 + spread, scales.shape[-1]), scales.shape))
+    nnx.update(model, state)
+    return pj.as_network(model)
+
+
+@pytest.mark.slow
+def test_post_ln_is_refined_where_its_norms_project():
+    """Then its steps converge, at order 1, to the flow on the sphere; with a learned scale they have no limit to compare with."""
+    tokens, mask = jnp.asarray([[1, 5, 9, 2], [3, 3, 8, 1]]), jnp.ones((2, 4), bool).at[1, 3].set(False)
+
+    def found(spread):
+        return depth.measured(post_ln(spread), tokens, mask, None, jax.random.key(0), lambda text: None)
+
+    projected, learned = found(0.0), found(0.4)
+    distances = np.asarray(projected["refined"].distance.value)
+    # Errors of order 1 of 8 and 16 steps, less the reference's own of 64 steps.
+    assert depth.FACTORS[-2:] == (8, 16) and np.all(np.diff(distances) < 0)
+    assert distances[-1] / distances[-2] == pytest.approx((1 / 16 - 1 / 64) / (1 / 8 - 1 / 64), rel=0.05)
+    assert "refined" not in learned and "no projection" in learned["notes"][0]
+    for one in (projected, learned):
+        assert "dt_max" not in one and "largest stable step" in one["notes"][-1] and len(one["exponents"].value) == 4
 
 
 def test_the_command_says_what_is_wrong(tmp_path, capsys):

@@ -1,8 +1,11 @@
 """Sentences and tables of the papers' experiments follow from the numbers: stored evidence gives the stored ones, other evidence
 others. Nothing is trained here."""
 
+import importlib.metadata
 import json
 import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -82,7 +85,10 @@ OTHERWISE = {
     "information-flow": ({"pearson": flat(0.9)}, "not explained by the lack of a fit"),
     "attention-images": ({"uniform_cosine": flat(0.99)}, "what flat attention gives anyway"),
     "attention": ({"cosine": flat(0.9)}, "(not as close as printed)"),
-    "bottleneck": ({"target": lambda x: -np.arange(x.size, dtype=float).reshape(x.shape)}, "The fall is seen."),
+    "information-bottleneck": (
+        {"target": lambda x: -np.arange(x.size, dtype=float).reshape(x.shape)},
+        "The fall is seen.",
+    ),
     "gradients": ({"parameters": flat(1.0)}, "gradients are 1 times the Transformer's"),
     "perturbation": ({"adversarial_loss": flat(0.0)}, "first at ε = none of these"),
     "alignment": ({"cosine": flat(0.99)}, "A cosine of 0.97 is reached by shared"),
@@ -108,3 +114,16 @@ def test_other_evidence_gives_another_sentence(name):
     for found in evidence:
         found.update({key: change(np.asarray(found[key])) for key, change in changes.items()})
     assert words in STUDIES[name].judge(Settings(**saved["config"]), evidence).sentence
+
+
+def test_a_folder_of_results_is_no_package(tmp_path):
+    """Python takes a folder where it is started for a package: none may have the name of one that something asks for."""
+    for name in STUDIES:
+        (tmp_path / name).mkdir()
+    code = "import jax, matplotlib, pandas, scipy, xarray; xarray.DataArray([1.0, float('nan')], dims='x').mean()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    taken = set(sys.stdlib_module_names) | set(importlib.metadata.packages_distributions())
+    assert not taken & {
+        name for name in (*STUDIES, "models", "programs", "parts", "claims", "audit") if name.isidentifier()
+    }

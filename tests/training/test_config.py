@@ -1,7 +1,9 @@
 """What a training run may not be, and what its presets are."""
 
 import dataclasses
+import json
 
+import numpy as np
 import pytest
 
 from pdejax.training import PRESETS, TrainConfig, preset
@@ -68,3 +70,47 @@ def test_presets_take_changes():
         preset("cifar")
     with pytest.raises(TypeError, match="data is a int"):
         preset("digits", data=3)
+
+
+INTEGERS = [
+    *("dim", "heads", "layers", "ffn", "steps_per_layer", "batch_size", "steps", "warmup", "bottleneck_layer"),
+    *("seed", "data_seed", "save_every", "keep", "eval_every", "eval_examples"),
+]
+NUMBERS = ["learning_rate", "weight_decay", "clip", "label_smoothing", "beta", "decay", "noise"]
+
+
+@pytest.mark.bad_input  # as users have it: the type checker of the tests takes int for Python's alone
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint8])
+@pytest.mark.parametrize("name", INTEGERS)
+def test_integers_of_numpy_are_pythons(name, kind):
+    others = {"model": "simulator"} if name == "steps_per_layer" else {}
+    plain, given = TrainConfig(**{name: 4}, **others), TrainConfig(**{name: kind(4)}, **others)
+    assert given == plain and type(getattr(given, name)) is int
+    assert json.dumps(dataclasses.asdict(given)) == json.dumps(dataclasses.asdict(plain))
+
+
+@pytest.mark.bad_input  # as users have it: the type checker of the tests takes int for Python's alone
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("kind", [np.float64, np.float32])
+def test_numbers_of_numpy_are_pythons(name, kind):
+    given = TrainConfig(**{name: kind(0.5)}, optimizer="adamw")
+    assert type(getattr(given, name)) is float and getattr(given, name) == 0.5
+    json.dumps(dataclasses.asdict(given))
+
+
+@pytest.mark.bad_input  # as users have it: the type checker of the tests takes int for Python's alone
+def test_options_of_numpy_are_pythons():
+    given = TrainConfig(data={"patch": np.int64(2), "sizes": (np.int64(3), 4)}, options={"gamma": np.float32(0.5)})
+    assert json.dumps(given.data) == '{"patch": 2, "sizes": [3, 4]}' and type(given.options["gamma"]) is float
+
+
+@pytest.mark.bad_input  # as users have it: the type checker of the tests takes int for Python's alone
+def test_a_presets_warm_up_follows_steps_of_any_kind():
+    assert preset("digits", steps=np.int64(400)).warmup == preset("digits", steps=400).warmup == 25
+
+
+@pytest.mark.parametrize("wrong", [True, 2.0, "2", np.float64(2), np.bool_(True)])
+@pytest.mark.parametrize("name", ["steps", "bottleneck_layer"])
+def test_other_types_are_no_integers(name, wrong):
+    with pytest.raises(TypeError, match=f"{name}="):
+        TrainConfig(**{name: wrong})

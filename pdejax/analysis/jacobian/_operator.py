@@ -161,7 +161,7 @@ class Jacobian(eqx.Module):
         """Extreme eigenvalues in one direction: largest modulus "LM", rightmost "LR", leftmost "SR", largest imaginary part "LI".
 
         ARPACK on products, outside of `jit`, as all that follows. Raises `ValueError` where the derivative is not finite."""
-        return implicit_arnoldi(self._product, self.size, self.u.dtype, which, count)
+        return implicit_arnoldi(self._product, int(self._real.sum()), self.u.dtype, which, count)
 
     def support(self, angle: float) -> Found:
         r"""Largest eigenvalue of the Hermitian part of $e^{i\theta}J$: the support function of the field of values. At
@@ -170,7 +170,7 @@ class Jacobian(eqx.Module):
         $\cos\theta\,S + i\sin\theta\,K$ with the symmetric and skew parts of J is Hermitian; on (Re v, Im v) it is the
         real symmetric matrix [[cos θ S, −sin θ K], [sin θ K, cos θ S]].
         """
-        c, s, n = np.cos(angle), np.sin(angle), self.size
+        c, s, n = np.cos(angle), np.sin(angle), int(self._real.sum())
         if self.complete:
             rotated = np.exp(1j * angle) * self.known()
             return Found(np.linalg.eigvalsh(0.5 * (rotated + rotated.conj().T))[-1:], True)
@@ -190,14 +190,14 @@ class Jacobian(eqx.Module):
         """‖J‖₂, the local Lipschitz constant. From the matrix where the state has at most 400 entries."""
         if self.complete:
             return Found(np.asarray([np.linalg.norm(self.known(), 2)]), True)
-        found = self._largest(lambda v: self._transposed(self._product(v)), self.size)
+        found = self._largest(lambda v: self._transposed(self._product(v)), int(self._real.sum()))
         return Found(np.sqrt(np.maximum(found.values, 0.0)), found.converged)
 
     def scale(self, iterations: int = 12) -> float:
         """A lower estimate of ‖J‖₂ by power iteration, within a factor of two of it for a random start."""
         if self.complete:
             return float(np.linalg.norm(self.known(), 2))
-        v = np.random.default_rng(0).standard_normal(self.size)
+        v = np.random.default_rng(0).standard_normal(int(self._real.sum()))
         size = 0.0
         for _ in range(iterations):
             v = v / np.linalg.norm(v)
@@ -209,14 +209,26 @@ class Jacobian(eqx.Module):
         return size
 
     def known(self) -> np.ndarray:
-        """The matrix as a NumPy array. Raises `ValueError` where it is not finite."""
-        return _finite(np.asarray(self.matrix()))
+        """The matrix as a NumPy array, on the entries of real tokens alone: rows and columns of padding would add eigenvalues 0.
+        Raises `ValueError` where it is not finite."""
+        return _finite(np.asarray(self.matrix())[np.ix_(self._real, self._real)])
+
+    @property
+    def _real(self) -> np.ndarray:
+        """Which entries of the flattened state belong to real tokens."""
+        return np.asarray(real_entries(self.u.shape, self.mask)).ravel()
 
     def _product(self, v: np.ndarray) -> np.ndarray:
-        return _finite(np.asarray(self.matvec(jnp.asarray(v, self.u.dtype).reshape(self.u.shape))).ravel())
+        return self._on_real(self.matvec, v)
 
     def _transposed(self, v: np.ndarray) -> np.ndarray:
-        return _finite(np.asarray(self.rmatvec(jnp.asarray(v, self.u.dtype).reshape(self.u.shape))).ravel())
+        return self._on_real(self.rmatvec, v)
+
+    def _on_real(self, product: Callable[[Array], Array], v: np.ndarray) -> np.ndarray:
+        whole = np.zeros(self.size, v.dtype)
+        whole[self._real] = v
+        found = product(jnp.asarray(whole, self.u.dtype).reshape(self.u.shape))
+        return _finite(np.asarray(found).ravel()[self._real])
 
     def _largest(self, matvec: Callable[[np.ndarray], np.ndarray], size: int) -> Found:
         return implicit_lanczos(matvec, size, self.u.dtype)

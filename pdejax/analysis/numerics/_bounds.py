@@ -44,10 +44,12 @@ def field_constants(
 
     Matrix-free beyond 400 entries: Jacobian-vector products both ways in ARPACK's Lanczos iteration, O(n·d) memory. They
     are maxima over the given points, so bounds made of them are as good as the sampling; a bound that must hold needs a
-    certificate on a ball. Raises `RuntimeError` where an iteration does not converge.
+    certificate on a ball. With a `mask` they are those of the real tokens, which padded ones do not act on.
+
+    Raises `RuntimeError` where an iteration does not converge.
     """
     field, args = as_field("field_constants", field), None if mask is None else FieldArgs(mask)
-    points = [Jacobian(FieldAt(field, t, args), u) for t, u in zip(ts, us, strict=True)]
+    points = [Jacobian(FieldAt(field, t, args), u, mask) for t, u in zip(ts, us, strict=True)]
     log_norm = max(_known(jacobian.support(0.0)) for jacobian in points)
     lipschitz = max(_known(jacobian.norm()) for jacobian in points)
     return FieldConstants(log_norm, lipschitz, float(jnp.max(_curvatures(field, ts, us, args))))
@@ -128,6 +130,7 @@ def _curvatures(equation, ts, us, args) -> Array:
     def second(x):
         t, u = x
         velocity = equation(t, u, args)
-        return mesh_norm(jax.jvp(lambda s, w: equation(s, w, args), (t, u), (jnp.ones_like(t), velocity))[1])
+        turned = jax.jvp(lambda s, w: equation(s, w, args), (t, u), (jnp.ones_like(t), velocity))[1]
+        return mesh_norm(turned, None if args is None else args.mask)
 
     return jax.lax.map(second, (ts, us))

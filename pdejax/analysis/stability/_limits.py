@@ -16,7 +16,7 @@ from pdejax._check import integer, on_numbers
 from pdejax._depth import DepthVarying, take_layer
 from pdejax._discretization import Discretization
 from pdejax._integrate import terms_of
-from pdejax.analysis.jacobian._operator import FieldAt, Jacobian
+from pdejax.analysis.jacobian._operator import Jacobian
 from pdejax.analysis.jacobian._systems import discretization_of, is_system
 from pdejax.analysis.stability._region import ready, stability_factor, whole_field_solver
 from pdejax.analysis.stability._spectrum import Point, checked_point, extreme_eigenvalues, log_norm
@@ -97,6 +97,8 @@ def predict_dt_max(
     those; growing modes are then only checked where they are among them. Eigenvalues decide about long-time growth: a
     non-normal Jacobian may amplify for a while below the limit (see `field_of_values` in `SpectralBounds`).
 
+    With a `mask (n,)` the perturbations are those of real tokens: padded ones may be unstable and change nothing of them.
+
     It is the limit for small perturbations of `u` over many steps. `sharp` is False, and `note` says why, where a run or
     [`measure_dt_max`][pdejax.analysis.stability.measure_dt_max] need not show it: modes that grow hide decaying ones, a nonlinear
     field has another Jacobian at the next state, and not all eigenvalues may be known.
@@ -165,7 +167,7 @@ def _linear(point: Point) -> bool:
     u = point.u
     v = jax.random.normal(jax.random.key(1), u.shape, u.dtype)
     other = 0.1 * (1 + jnp.max(jnp.abs(u))) * jax.random.normal(jax.random.key(2), u.shape, u.dtype) - 0.7 * u
-    here, there = (Jacobian(FieldAt(point.field, point.t, point.args), at).matvec(v) for at in (u, other))
+    here, there = (point.jacobian(at).matvec(v) for at in (u, other))
     size = float(jnp.linalg.norm(jnp.ravel(here)))
     return float(jnp.linalg.norm(jnp.ravel(here - there))) <= 1e3 * float(jnp.finfo(u.dtype).eps) * size
 
@@ -416,9 +418,11 @@ def _growth(
 ) -> Float[Array, "lanes 2"]:
     """log of the perturbation's growth over the last half of the steps and of their first half, for every step size."""
 
+    mask = None if args is None else args.mask
+
     def lane(h):
         # Linearized once: what depends on u alone stays out of the loop.
-        end, advance = Jacobian(lambda y: fresh_step(solver, terms, t, t + h, y, args)[0], u).linearize()
+        end, advance = Jacobian(lambda y: fresh_step(solver, terms, t, t + h, y, args)[0], u, mask).linearize()
 
         def body(v, _):
             new = advance(v)

@@ -12,6 +12,7 @@ from pdejax._arguments import checked
 from pdejax._check import finite, number, on_numbers, token_mask
 from pdejax._equation import AbstractEquation, MasterEquation, as_field
 from pdejax._figure import AbstractRecord
+from pdejax._types import Mask
 from pdejax.analysis.jacobian._krylov import Found
 from pdejax.analysis.jacobian._operator import FieldAt, Jacobian
 from pdejax.analysis.jacobian._systems import discretization_of, is_system
@@ -68,6 +69,8 @@ def spectral_bounds(
     Where diffusion is very stiff the rightmost eigenvalue and the log-norm of the whole field lie in the crowd of slow modes
     and their iteration may not converge: the sum of the terms' log-norms is then an upper bound of both.
 
+    With a `mask (n,)` they are those of the real tokens alone, as if the padded ones were not there.
+
     They hold at this point. A bound over a set of fields needs a certificate.
 
     Raises `TypeError`/`ValueError` for anything but a field and a finite real state that fits it.
@@ -91,9 +94,14 @@ class Point:
     u: Any
     args: FieldArgs | None
 
-    def jacobian(self) -> Jacobian:
-        """∂F/∂u here."""
-        return Jacobian(FieldAt(self.field, self.t, self.args), self.u)
+    @property
+    def mask(self) -> Mask | None:
+        """True at real tokens; None without padding."""
+        return None if self.args is None else self.args.mask
+
+    def jacobian(self, at: Any = None) -> Jacobian:
+        """∂F/∂u of real tokens here, or `at` another state."""
+        return Jacobian(FieldAt(self.field, self.t, self.args), self.u if at is None else at, self.mask)
 
 
 def checked_point(owner: str, system: Any, u: Any, t: Any, mask: Any) -> Point:
@@ -129,7 +137,7 @@ def _exact(point: Point, name: str) -> SpectralBounds | None:
     field, shape = point.field, point.u.shape
     if not isinstance(field, MasterEquation) or len(shape) != 2:
         return None
-    modes = field[name].modes(shape[0], shape[1], None if point.args is None else point.args.mask)
+    modes = field[name].modes(shape[0], shape[1], point.mask)
     return None if modes is None else _exact_modes(modes[0], modes[1])
 
 

@@ -22,14 +22,15 @@ def markdown_page(results: Results, base: str | pathlib.Path) -> str:
     problems = results.problems()
     if problems:
         parts.append("**Missing or damaged:**\n\n" + "\n".join(f"- {marked(problem)}" for problem in problems))
+    parts.append(marked(results.foreign()))
     if results.studies:
         columns = [Column(head) for head in ("Study", "Source", "Verdict")]
         lines = [(s.title, s.result.source, s.result.verdict or "no result") for s in results.studies]
         parts += ["## Summary", Table(columns, lines).markdown(), "## Studies"]
     for study in results.studies:
         parts += _study(study, base)
-    if results.ledger:
-        parts += _ledger(results.ledger, base)
+    for index, ledger in enumerate(results.ledgers):
+        parts += _ledger(ledger, base, f" ({ledger.name})" if index else "")
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -82,12 +83,14 @@ def _linked(cell: Any, column: Column, address: str) -> Any:
     return dataclasses.replace(entry, link=address) if column.right else entry
 
 
-def _ledger(ledger: Ledger, base: pathlib.Path) -> list[str]:
+def _ledger(ledger: Ledger, base: pathlib.Path, beside: str) -> list[str]:
     address = _html.link(ledger.path, base)
-    parts = ["## Claims"]
+    beside = marked(beside) and f" {marked(beside)}"
+    parts = [f"## Claims{beside}"]
     if ledger.problems:
         parts.append("\n".join(f"- Incomplete: {marked(problem)}" for problem in ledger.problems))
-    for heading, kind, entries in (("", "claims", ledger.claims), ("## Equations", "equations", ledger.equations)):
+    kinds = (("", "claims", ledger.claims), (f"## Equations{beside}", "equations", ledger.equations))
+    for heading, kind, entries in kinds:
         if not entries:
             continue
         columns = [Column(head) for head in ("Claim", "Statement", "Source", "Verdict")]
@@ -127,13 +130,15 @@ def _claim(entry: Entry, took: object, address: str, base: pathlib.Path) -> list
 
 @dataclasses.dataclass(frozen=True)
 class BuiltReport:
-    """Where the two pages lie, how many studies and claims they show, and what was missing or damaged."""
+    """Where the two pages lie, how many studies and claims they show, what was missing or damaged, and which JSON files were left
+    out because they are no results."""
 
     html: pathlib.Path
     markdown: pathlib.Path
     studies: int
     claims: int
     problems: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
 
 @checked
@@ -155,5 +160,4 @@ def build_report(folder: str | pathlib.Path, out: str | pathlib.Path | None = No
     text = page.with_suffix(".md")
     for path, content in ((page, html_page(results, page.parent)), (text, markdown_page(results, page.parent))):
         write_whole(path, content.encode("utf-8", "replace"))
-    claims = len(results.ledger.claims) if results.ledger else 0
-    return BuiltReport(page, text, len(results.studies), claims, tuple(results.problems()))
+    return BuiltReport(page, text, len(results.studies), results.claims, tuple(results.problems()), results.left_out)

@@ -23,6 +23,8 @@ def _run(given: dict[str, Any], console: Console) -> int:
     built = build_report(pages.folder, pages.out)
     for problem in built.problems:
         print(f"pdejax report: {problem}", file=sys.stderr)
+    for file in () if console.quiet else built.left_out:
+        print(f"pdejax report: {file} is left out, for it says of no study that it is its result", file=sys.stderr)
     size = built.html.stat().st_size
     if not console.quiet:
         console.saved(
@@ -34,7 +36,7 @@ def _run(given: dict[str, Any], console: Console) -> int:
 
 COMMAND = Command(
     configs=(_Pages,),
-    description="""One self-contained HTML page, and the same as Markdown, of all results in DIR and in the folders in it:
+    description="""One self-contained HTML page, and the same as Markdown, of all results in DIR and in the folders below it:
 whatever `pdejax` commands were given DIR, or a folder below it, as --out.""",
     examples="""examples:
   pdejax reproduce --preset quick --out out/papers     the studies

@@ -11,7 +11,7 @@ import pathlib
 import re
 import struct
 import urllib.parse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pdejax.runs._findings import corrected
@@ -128,9 +128,22 @@ def _text(value: Any, path: tuple[str | int, ...], anchors: Mapping[tuple[str | 
 Named = Sequence[tuple[str, Entry]]
 
 
-def ledger_section(ledger: Ledger, claims: Named, equations: Named, base: pathlib.Path) -> str:
+@dataclasses.dataclass(frozen=True)
+class LedgerPlaces:
+    """A ledger on the page: the anchors of its two lists and of every entry, and what tells it from another (`beside`)."""
+
+    ledger: Ledger
+    claims_at: str
+    equations_at: str
+    beside: str
+    claims: Named
+    equations: Named
+
+
+def ledger_section(places: LedgerPlaces, base: pathlib.Path) -> str:
     """Write claims and equations, each as a table and then one by one."""
-    parts = ['<h2 id="claims">Claims</h2>']
+    ledger, claims, equations, beside = places.ledger, places.claims, places.equations, escape(places.beside)
+    parts = [f'<h2 id="{places.claims_at}">Claims{beside}</h2>']
     if ledger.problems:
         parts.append(problems_note(ledger.problems, "Incomplete:"))
     config = ledger.raw.get("config") if ledger.raw else None
@@ -141,10 +154,10 @@ def ledger_section(ledger: Ledger, claims: Named, equations: Named, base: pathli
         parts.append(_verdicts("Claims and verdicts", claims))
         parts += [_claim(entry, name, ledger.saved("claims", entry), base) for name, entry in claims]
     if equations:
-        parts.append('<h2 id="equations">Equations</h2>')
+        parts.append(f'<h2 id="{places.equations_at}">Equations{beside}</h2>')
         parts.append(_verdicts("Equations and verdicts", equations))
         parts += [_claim(entry, name, ledger.saved("equations", entry), base) for name, entry in equations]
-    return "\n".join([*parts, f'<ul class="files small">{file_link("claims.json", ledger.path, base)}</ul>'])
+    return "\n".join([*parts, f'<ul class="files small">{file_link(ledger.path.name, ledger.path, base)}</ul>'])
 
 
 def _verdicts(caption: str, entries: Named) -> str:
@@ -355,9 +368,7 @@ def html_page(results: Results, base: str | pathlib.Path) -> str:
     )
     taken = {"main", "summary", "studies", "claims", "equations", "environment"}
     names = {study.json: slug(f"study-{study.name}", taken) for study in results.studies}
-    ledger = results.ledger
-    claims = _named(ledger.claims if ledger else (), taken)
-    equations = _named(ledger.equations if ledger else (), taken)
+    ledgers = [_places(ledger, i, taken) for i, ledger in enumerate(results.ledgers)]
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
         "base-uri 'none'; form-action 'none'"
@@ -366,9 +377,8 @@ def html_page(results: Results, base: str | pathlib.Path) -> str:
     if results.studies:
         main.append('<h2 id="studies">Studies</h2>')
         main += [study_article(study, names[study.json], base) for study in results.studies]
-    if ledger:
-        main.append(ledger_section(ledger, claims, equations, base))
-    main.append(_environments(results, names))
+    main += [ledger_section(ledger, base) for ledger in ledgers]
+    main.append(_environments(results, names, ledgers))
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -387,7 +397,7 @@ def html_page(results: Results, base: str | pathlib.Path) -> str:
 <p class="soft">{_lede(results)} Papers: <a href="https://arxiv.org/abs/2408.09523">arXiv:2408.09523</a>, v1 and v2.
 Click a column's head to sort; click a number to see it in its JSON.</p>
 </header>
-{_contents(results, names, claims, equations)}
+{_contents(results, names, ledgers)}
 <main id="main">
 {chr(10).join(main)}
 </main>
@@ -403,29 +413,40 @@ def _digest(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _named(claims: Iterable[Entry], taken: set[str]) -> list[tuple[str, Entry]]:
-    return [(slug(f"claim-{claim.name}", taken), claim) for claim in claims]
+def _places(ledger: Ledger, index: int, taken: set[str]) -> LedgerPlaces:
+    """The anchors of a ledger; the first has those that a page of one has always had."""
+    claims, equations = (
+        [(slug(f"claim-{entry.name}", taken), entry) for entry in entries]
+        for entries in (ledger.claims, ledger.equations)
+    )
+    beside = f" ({ledger.name})" if index else ""
+    heads = [kind if not index else slug(f"{kind}-{ledger.name}", taken) for kind in ("claims", "equations")]
+    return LedgerPlaces(ledger, heads[0], heads[1], beside, claims, equations)
 
 
 def _lede(results: Results) -> str:
     done = sum(study.raw is not None for study in results.studies)
     parts = [f"{done} {'study' if done == 1 else 'studies'}"]
-    if results.ledger:
-        parts.append(f"{len(results.ledger.claims)} claims, each with a verdict from its evidence")
+    if results.ledgers:
+        parts.append(f"{results.claims} claims, each with a verdict from its evidence")
     return " and ".join(parts) + "."
 
 
-def _contents(results: Results, names: Mapping[pathlib.Path, str], claims: Named, equations: Named) -> str:
+def _contents(results: Results, names: Mapping[pathlib.Path, str], ledgers: Sequence[LedgerPlaces]) -> str:
     def chips(heading: str, target: str, entries: Named) -> str:
         links = "".join(f'<li><a href="#{name}">{escape(claim.name)}</a></li>' for name, claim in entries)
         return f'<li><a href="#{target}">{heading}</a><ul class="chips">{links}</ul></li>' if entries else ""
 
     studies = "".join(f'<li><a href="#{names[study.json]}">{escape(study.title)}</a></li>' for study in results.studies)
     nested = f'<li><a href="#studies">Studies</a><ul>{studies}</ul></li>' if studies else ""
+    listed = "".join(
+        chips(f"Claims{escape(one.beside)}", one.claims_at, one.claims)
+        + chips(f"Equations{escape(one.beside)}", one.equations_at, one.equations)
+        for one in ledgers
+    )
     return (
         '<nav aria-label="Contents"><details open><summary>Contents</summary><ul>'
-        f'<li><a href="#summary">Summary</a></li>{nested}{chips("Claims", "claims", claims)}'
-        f'{chips("Equations", "equations", equations)}<li><a href="#environment">Where it was measured</a></li>'
+        f'<li><a href="#summary">Summary</a></li>{nested}{listed}<li><a href="#environment">Where it was measured</a></li>'
         "</ul></details></nav>"
     )
 
@@ -440,18 +461,21 @@ def _summary(results: Results, names: Mapping[pathlib.Path, str]) -> str:
         lines.append((Cell(study.title, f"#{names[study.json]}"), study.result.source, verdict, took))
     problems = results.problems()
     said = problems_note(problems, "Missing or damaged:") if problems else ""
+    foreign = results.foreign()
+    said += f'<p class="soft small">{escape(foreign)}</p>' if foreign else ""
     shown = Table(columns, lines, "Studies and verdicts").html() if lines else ""
     return '<h2 id="summary">Summary</h2>' + said + shown
 
 
-def _environments(results: Results, names: Mapping[pathlib.Path, str]) -> str:
+def _environments(results: Results, names: Mapping[pathlib.Path, str], ledgers: Sequence[LedgerPlaces]) -> str:
     found: dict[str, list[str]] = {}
     for study in results.studies:
         if study.raw is not None:
             line = environment(study.raw.get("environment")) or "not said"
             found.setdefault(line, []).append(f'<a href="#{names[study.json]}">{escape(study.title)}</a>')
-    if results.ledger and results.ledger.raw:
-        line = environment(results.ledger.raw.get("environment")) or "not said"
-        found.setdefault(line, []).append('<a href="#claims">claims</a>')
+    for one in ledgers:
+        if one.ledger.raw:
+            line = environment(one.ledger.raw.get("environment")) or "not said"
+            found.setdefault(line, []).append(f'<a href="#{one.claims_at}">claims{escape(one.beside)}</a>')
     items = "".join(f"<li>{escape(line)}: {', '.join(links)}</li>" for line, links in found.items())
     return f'<h2 id="environment">Where it was measured</h2><ul>{items}</ul>'

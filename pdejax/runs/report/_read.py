@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pdejax.runs._files import ABOUT
 from pdejax.runs._findings import Finding, text
 from pdejax.runs._records import Picture, Result, Row
 
@@ -21,10 +22,12 @@ IMAGES = {
     ".gif": "image/gif",
 }
 # Folders beside the studies which are none.
-_OTHERS = {"claims", "counterexamples", "models", "parts", "programs", "checkpoints", "damaged", "tensorboard"}
-# What shows that a folder without a result was to have one.
-_TRACES = ("parts", "run.json", "result.nc")
-_LEDGERS = ("claims.json", "claims/claims.json")
+_OTHERS = {"counterexamples", "models", "parts", "programs", "checkpoints", "damaged", "tensorboard"}
+# What shows that a folder without a result was to have one, of a study.
+_TRACES = ("parts", "result.nc")
+# Files of a training beside its result, by a key that they have; they say nothing that the result does not.
+_BESIDE = {"run.json": "config", "config.json": "train", "summary.json": "stopped"}
+_LEDGER = "claims"
 _EMPTY = Result(study="")
 
 
@@ -86,9 +89,10 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Ledger:
-    """claims.json: the claims C1 … and the claims of single equations."""
+    """claims.json: the claims C1 … and the claims of single equations; `name`, where it lies in the folder."""
 
     path: pathlib.Path
+    name: str = _LEDGER
     raw: Mapping[str, Any] | None = None
     claims: tuple[Entry, ...] = ()
     equations: tuple[Entry, ...] = ()
@@ -101,24 +105,36 @@ class Ledger:
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """All that a folder holds: studies in the order of their sources, and the ledger if there is one."""
+    """All that a folder holds: studies in the order of their sources, ledgers, and the JSON files that are neither, by where they
+    lie in the folder (`left_out`)."""
 
     folder: pathlib.Path
     studies: tuple[Study, ...]
-    ledger: Ledger | None
+    ledgers: tuple[Ledger, ...]
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def claims(self) -> int:
+        """How many claims the ledgers have."""
+        return sum(len(ledger.claims) for ledger in self.ledgers)
 
     def problems(self) -> list[str]:
         """Return everything that is missing or damaged, a sentence each."""
-        found = [f"{study.name}: {problem}" for study in self.studies for problem in study.problems]
-        return found + [f"claims: {problem}" for problem in (self.ledger.problems if self.ledger else ())]
+        return [f"{part.name}: {problem}" for part in (*self.studies, *self.ledgers) for problem in part.problems]
+
+    def foreign(self) -> str:
+        """Say which JSON files are left out; nothing where none is."""
+        if not self.left_out:
+            return ""
+        return f"Left out, for they say of no study that they are its result: {', '.join(self.left_out)}."
 
 
 def read_results(folder: str | pathlib.Path) -> Results:
-    """Read every result in `folder` and in the folders in it, whatever study or training left it, and the ledger of claims
-    (`claims.json` or `claims/claims.json`).
+    """Read every result in `folder` and in the folders below it, whatever study or training left it, and every ledger of claims.
 
-    Raises `ReportError` if `folder` is no folder or holds no result at all. Damaged files, missing figures and studies
-    that were interrupted are said in `Results.problems()`. Cost: every file is read once, figures included.
+    Raises `ReportError` if `folder` is no folder or holds no result at all. Damaged files, missing figures, and studies and
+    trainings that were interrupted are said in `Results.problems()`; JSON files that are no results in `Results.foreign()`.
+    Cost: every file is read once, figures included.
     """
     if not isinstance(folder, str | pathlib.Path):
         raise TypeError(f"folder is {folder!r}; give the path of a folder of results, as text or pathlib.Path.")
@@ -126,31 +142,67 @@ def read_results(folder: str | pathlib.Path) -> Results:
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise ReportError(f"{folder} {what}; give the folder that a command's --out named.")
-    ledgers = [folder / name for name in _LEDGERS if os.path.exists(folder / name)]
-    found = [_study(folder, file, folder) for file in _results_in(folder)]
-    for place in sorted(path for path in folder.iterdir() if path.is_dir() and path.name not in _OTHERS):
-        if not place.name.startswith((".", "_")):
-            files = _results_in(place)
-            if not files and any(os.path.exists(place / name) for name in _TRACES):
-                files = ["result.json"]
-            found += [_study(place, file, folder) for file in files]
-    if not ledgers and all(study.raw is None for study in found):
-        raise ReportError(
-            f"{folder} holds no results. Run `pdejax reproduce --out {folder}`, or any other study or training with this --out, "
-            "first."
-        )
-    return Results(folder, tuple(sorted(found, key=_order)), _ledger(ledgers[0], folder) if ledgers else None)
-
-
-def _results_in(place: pathlib.Path) -> list[str]:
-    """The result files of a folder: those that say of which study they are, and those that should and cannot be read."""
-    found = []
-    for path in sorted(path for path in place.glob("*.json") if not path.is_dir()):
-        raw, wrong = _load(path)
-        known = "study" in raw if raw is not None else wrong != "missing"
-        if (known or path.name == "result.json") and path.name not in _LEDGERS:
-            found.append(path.name)
+    studies: list[Study] = []
+    ledgers: list[Ledger] = []
+    left_out: list[str] = []
+    for place in _folders(folder):
+        here = 0
+        for path in sorted(path for path in place.glob("*.json") if not path.is_dir()):
+            raw, wrong = _load(path)
+            name = path.relative_to(folder).with_suffix("").as_posix()
+            if path.stem == _LEDGER or (raw or {}).get("study") == _LEDGER:
+                ledgers.append(_ledger(path, name, raw, wrong))
+            elif path.name == "result.json" or "study" in (raw or {}) or wrong.startswith("damaged"):
+                here += 1
+                studies.append(_study(path, folder, raw, wrong))
+            elif _BESIDE.get(path.name) not in (raw or {}):
+                left_out.append(path.relative_to(folder).as_posix())
+        stopped = "" if here else _stopped(place)
+        studies += [_missing(place / "result.json", folder, stopped)] if stopped else []
+    found = Results(folder, tuple(sorted(studies, key=_order)), tuple(ledgers), tuple(left_out))
+    if not ledgers and all(study.raw is None for study in studies):
+        advice = f"Run `pdejax reproduce --out {folder}`, or any other study or training with this --out, first."
+        raise ReportError(f"{folder} holds no results. {' '.join(found.problems()) or advice}")
     return found
+
+
+def _folders(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The folder and those below it that may hold results, each before those in it; links are not followed."""
+    for place, inside, _ in os.walk(folder):
+        inside[:] = sorted(name for name in inside if name not in _OTHERS and not name.startswith((".", "_")))
+        yield pathlib.Path(place)
+
+
+def _stopped(place: pathlib.Path) -> str:
+    """What to do for a folder without a result that was to have one; nothing for any other folder."""
+    if any(key in (_load(place / name)[0] or {}) for name, key in _BESIDE.items()):
+        done = _load(place / "summary.json")[0] or {}
+        how = f" ({text(done['stopped'])} at step {text(done.get('step'))})" if done.get("stopped") else ""
+        return f"a training without a result{how}; the command that began it, `pdejax train … --out {place}`, goes on."
+    if any((place / name).exists() for name in _TRACES):
+        return f"not finished; {_again(place)}."
+    return ""
+
+
+def _again(place: pathlib.Path) -> str:
+    """What makes a study's result again: its command, if the folder says which."""
+    for about in sorted(place.glob(f"parts/*/{ABOUT}")):
+        command = text((_load(about)[0] or {}).get("command"))
+        if command:
+            out = place.parent if command.startswith("reproduce ") else place
+            return f"`pdejax {command} … --out {out}` goes on from its finished parts"
+    return f"the command that was given --out {place} makes it again"
+
+
+def _missing(path: pathlib.Path, folder: pathlib.Path, problem: str) -> Study:
+    return Study(_name(path, folder), path.parent, path.name, problems=(problem,))
+
+
+def _name(path: pathlib.Path, folder: pathlib.Path) -> str:
+    """Where a result lies in the folder: its own folder, or its file where that is not called `result.json`."""
+    inside = path.relative_to(folder)
+    whole = inside.parent if path.name == "result.json" and path.parent != folder else inside.with_suffix("")
+    return whole.as_posix()
 
 
 def _order(study: Study) -> tuple[bool, list[tuple[bool, int, str]], str]:
@@ -167,21 +219,13 @@ def _load(path: pathlib.Path) -> tuple[dict[str, Any] | None, str]:
         return None, "missing"
     except (OSError, ValueError, RecursionError) as error:
         return None, f"damaged ({type(error).__name__})"
-    return (raw, "") if isinstance(raw, dict) else (None, "damaged (no JSON object)")
+    return (raw, "") if isinstance(raw, dict) else (None, "no JSON object")
 
 
-def _study(place: pathlib.Path, file: str, folder: pathlib.Path) -> Study:
-    raw, wrong = _load(place / file)
-    inside = [] if place == folder else [place.name]
-    if file != "result.json" or not inside:
-        inside.append(pathlib.PurePath(file).stem)
-    name = "/".join(inside)
+def _study(path: pathlib.Path, folder: pathlib.Path, raw: dict[str, Any] | None, wrong: str) -> Study:
+    place, file = path.parent, path.name
     if raw is None:
-        state = "not finished" if wrong == "missing" else f"{file} is {wrong}"
-        again = (
-            "the command that it was left by" if file != "result.json" else f"`pdejax reproduce {name} --out {folder}`"
-        )
-        return Study(name, place, file, problems=(f"{state}; run {again}.",))
+        return _missing(path, folder, f"{file} is {wrong}; {_stopped(place) or _again(place) + '.'}")
     problems: list[str] = []
     for key in ("title", "verdict", "config", "environment"):
         if not raw.get(key):
@@ -197,7 +241,7 @@ def _study(place: pathlib.Path, file: str, folder: pathlib.Path) -> Study:
         if data is None or not data.is_file():
             problems.append(f"the data file {result.data!r} is missing.")
             data = None
-    return Study(name, place, file, raw, result, rows, images, data, tuple(problems))
+    return Study(_name(path, folder), place, file, raw, result, rows, images, data, tuple(problems))
 
 
 def _rows(table: Any, problems: list[str]) -> Iterator[tuple[int, Row]]:
@@ -238,18 +282,18 @@ def _inside(place: pathlib.Path, name: Any) -> pathlib.Path | None:
         return None
 
 
-def _ledger(path: pathlib.Path, folder: pathlib.Path) -> Ledger:
-    raw, wrong = _load(path)
+def _ledger(path: pathlib.Path, name: str, raw: dict[str, Any] | None, wrong: str) -> Ledger:
+    again = f"run `pdejax claims --out {path.parent}`"
     if raw is None:
-        return Ledger(path, problems=(f"{path.name} is {wrong}; run `pdejax claims --out {folder}`.",))
+        return Ledger(path, name, problems=(f"{path.name} is {wrong}; {again}.",))
     problems: list[str] = []
     results = raw.get("results")
     results = results if isinstance(results, dict) else {}
     claims = tuple(_entries(results.get("claims"), path, problems))
     equations = tuple(_entries(results.get("equations"), path, problems))
     if not claims:
-        problems.append(f"{path.name} holds no claims; run `pdejax claims --out {folder}`.")
-    return Ledger(path, raw, claims, equations, tuple(problems))
+        problems.append(f"{path.name} holds no claims; {again}.")
+    return Ledger(path, name, raw, claims, equations, tuple(problems))
 
 
 def _entries(saved: Any, path: pathlib.Path, problems: list[str]) -> Iterator[Entry]:

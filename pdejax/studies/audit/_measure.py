@@ -28,7 +28,7 @@ from pdejax.analysis.spectra import weights_in_depth
 from pdejax.analysis.tokens import collapse_rate, representation, token_clustering
 from pdejax.models import Transformer
 from pdejax.runs._parts import Parts
-from pdejax.solvers import Retract
+from pdejax.solvers._retract import retractions
 from pdejax.studies.audit._config import AuditConfig
 from pdejax.studies.audit._subject import Subject, load_subject, name_of
 from pdejax.studies.study import Evidence
@@ -103,9 +103,8 @@ def facts(config: AuditConfig, subject: Subject) -> dict[str, Any]:
     """What was audited, in words and numbers."""
     net, d = subject.network, subject.network.discretization
     stacked = getattr(d.field, "stacked", d.field)
-    solver = jax.tree.leaves(d.solver, is_leaf=lambda x: isinstance(x, Retract))
     inside = any(getattr(term, "norm", None) is not None for term in getattr(stacked, "terms", ()))
-    post = any(isinstance(part, Retract) for part in solver)
+    post = bool(retractions(d.solver))
     return {
         "name": name_of(config.network),
         "network": repr(net),

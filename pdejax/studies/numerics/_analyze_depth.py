@@ -12,6 +12,7 @@ from jaxtyping import Array
 from matplotlib.figure import Figure as Canvas
 
 from pdejax._bootstrap import bootstrap
+from pdejax._depth import take_layer
 from pdejax._figure import Figure
 from pdejax.analysis import lyapunov_exponents, mesh_norm, predict_dt_max
 from pdejax.analysis.jacobian import shuffle_weights
@@ -20,12 +21,13 @@ from pdejax.models import observe
 from pdejax.networks import Network
 from pdejax.plot._style import COLOURS, LAYER, MARKERS, NULL, axes_of, band, legend, whole_layers
 from pdejax.runs._table import Cell, Column, Table
-from pdejax.solvers import Retract
+from pdejax.solvers._retract import retractions
 
 FACTORS = (1, 2, 4, 8, 16)  # steps for each of the network's own
 FINEST = 64  # as many stand for the continuum: its own error is about a 64th of the network's distance
 FEW = 4  # sequences whose exponents are computed
 RESAMPLES = 200
+PROJECTS = 1e-3  # relative change by which a projection taken twice may differ from once
 SKIPPABLE = 0.02  # accuracy that leaving a layer out may cost
 REFINEMENT = (
     Column("steps per step of the network", "d", right=True),
@@ -58,15 +60,22 @@ def measured(
     that say why."""
     found: dict[str, Any] = {"notes": []}
     d = net.discretization
-    if any(isinstance(s, Retract) for s in jax.tree.leaves(d.solver, is_leaf=lambda s: isinstance(s, Retract))):
-        found["notes"].append(
-            "Post-LN normalizes once per step, however short: there is no continuum limit to compare with, and no largest step."
-        )
-    elif d.adaptive:
+    normalized = bool(retractions(d.solver))
+    if d.adaptive:
         found["notes"].append("Steps are adaptive: there is no step to refine.")
+    elif normalized and not projects(net, inputs[0], mask[0]):
+        found["notes"].append(
+            "Post-LN with a learned scale or bias is no projection: it acts once per step however short the step is, so that the "
+            "network's own scheme has no limit under refinement."
+        )
     else:
         say("refinement of the step")
         found["refined"] = refined(net, inputs, mask, labels, key)
+    if normalized:
+        found["notes"].append(
+            "Post-LN bounds the states after every step: the largest stable step of the field alone says nothing of it."
+        )
+    elif not d.adaptive:
         say("largest stable steps")
         found["dt_max"], found["step"] = largest_steps(net, inputs[0], mask[0]), float(d.step)
     if not d.adaptive:
@@ -76,6 +85,19 @@ def measured(
             say("layers left out")
             found["skipped"] = skipped(net, inputs, mask, labels, key)
     return found
+
+
+def projects(net: Network, tokens: Array, mask: Array) -> bool:
+    """Whether every retraction ρ of the solver is a projection, ρ(ρ(u)) = ρ(u), at this sequence's states: up to the ε in the root
+    of a norm, which is far below what a learned scale does."""
+    d, states = net.discretization, net.hidden_states(tokens, mask)
+    for layer in range(net.layers):
+        solver = take_layer(d.solver, layer) if d.layers else d.solver
+        for retraction in retractions(solver):
+            once = retraction(states[layer + 1])
+            if float(mesh_norm(retraction(once) - once, mask)) > PROJECTS * float(mesh_norm(once, mask)):
+                return False
+    return True
 
 
 def refined(net: Network, inputs: Array, mask: Array, labels: Array | None, key: Any) -> Refined:
@@ -129,16 +151,16 @@ def over_sequences(values: Array, key: Any, samples: int) -> Figure:
 
 def largest_steps(net: Network, tokens: Array, mask: Array) -> np.ndarray:
     """The largest stable step of forward Euler `(layers,)` on the field of each layer, at this sequence's state before it."""
-    real = np.flatnonzero(np.asarray(mask))
     states = net.hidden_states(tokens, mask)
     d = net.discretization
     depths = np.linspace(float(d.t0), float(d.t1), net.layers + 1)
-    found = []
-    for layer in range(net.layers):
-        # Real tokens alone: a padded one has no field.
-        u = states[layer][real]
-        found.append(predict_dt_max(d, u, "euler", t=float(depths[layer])).dt_max)
-    return np.asarray(found)
+    # The whole state with its mask: a grid has as many tokens as the padded sequence, and positions are its own.
+    return np.asarray(
+        [
+            predict_dt_max(d, states[layer], "euler", t=float(depths[layer]), mask=mask).dt_max
+            for layer in range(net.layers)
+        ]
+    )
 
 
 def exponents(net: Network, inputs: Array, mask: Array, key: Any) -> Figure:

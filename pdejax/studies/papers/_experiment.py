@@ -315,8 +315,10 @@ def experiment(
 
         return parts.arrays(f"seed-{seed}", measured)
 
+    one_seed.__module__ = measure.__module__  # whose code it is that measures
     return Study(
         name=name,
+        command=f"reproduce {name}",
         title=title,
         question=question,
         source=source,

@@ -151,7 +151,7 @@ def _information_curves(data: xr.Dataset) -> Any:
 _NOISE = {"noise": 0.7}
 
 BOTTLENECK = experiment(
-    name="bottleneck",
+    name="information-bottleneck",  # a folder called bottleneck is a package to pandas, where Python is started beside it
     title="Information bottleneck",
     question="Does information about the answer fall in training, and more so in a PDE model?",
     source="v1 §3.3, Figure 4",
