@@ -24,6 +24,13 @@ def traced(*values: object) -> bool:
     return any(isinstance(value, Tracer) for value in values)
 
 
+def known(value: object) -> bool:
+    """Tell whether this is a number or an array that can be looked at: between transformations a leaf may be anything."""
+    import jax
+
+    return isinstance(value, bool | int | float | np.ndarray | np.generic | jax.Array) and not traced(value)
+
+
 def concretely(function: F) -> F:
     """Decorate a check: what it computes from known values stays known, also where jit, vmap or grad trace around it."""
 

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from scipy.interpolate import CubicSpline
 
 from pdejax import _check
@@ -53,19 +53,20 @@ class DepthVarying(AbstractEquation):
             "DepthVarying", "stacked", stacked, AbstractEquation, "DepthVarying.from_layers([…]) makes one of a list"
         )
         _check.choice("DepthVarying", "kind", kind, get_args(Kind))
-        _check.number("DepthVarying", "t1", t1, above=0, advice="it is the depth the weights span")
+        self.t1 = _check.number("DepthVarying", "t1", t1, above=0, advice="it is the depth the weights span")
+        self.passes = _check.integer("DepthVarying", "passes", passes)
         sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(eqx.filter(stacked, eqx.is_array))}
         if len(sizes) != 1 or () in sizes:
             raise ValueError(
                 f"DepthVarying: the stacked equation's array leaves must share a leading layer axis, found {sorted(sizes)}. "
                 "Use DepthVarying.from_layers([...])."
             )
-        if _check.integer("DepthVarying", "passes", passes) > 1 and kind != "constant":
+        if self.passes > 1 and kind != "constant":
             raise ValueError(
                 f"DepthVarying: passes={passes} repeats layers, so it needs kind='constant', not {kind!r}."
             )
-        self.stacked, self.t1, self.kind, self.passes = stacked, float(t1), kind, passes
-        self.size = passes * sizes.pop()[0]
+        self.stacked, self.kind = stacked, kind
+        self.size = self.passes * sizes.pop()[0]
 
     @classmethod
     def from_layers(cls, layers: Sequence[MasterEquation], t1: float, kind: str = "constant") -> "DepthVarying":
@@ -91,17 +92,17 @@ class DepthVarying(AbstractEquation):
         """The equation with the weights θ(t)."""
         s = jnp.asarray(t) / self.t1 * self.size  # in units of layers
         if self.kind == "constant":
-            return self.layer(jnp.clip(jnp.floor(s), 0, self.size - 1).astype(int))
+            return self.layer(self._index(s))
+        # Integers, such as a window, have no curve: those of the layer, of a series those of its mean.
         if self.kind == "linear":
             position = jnp.clip(s - 0.5, 0, self.size - 1)
             floor = jnp.clip(jnp.floor(position), 0, max(self.size - 2, 0))
             left = floor.astype(int)
             right = jnp.minimum(left + 1, self.size - 1)
-            return _combine(self.layer(left), self.layer(right), position - floor)
+            return _combine(self.layer(left), self.layer(right), position - floor, self.layer(self._index(s)))
         cosine = self.kind == "cosine"
         basis = self._cosines(s / self.size) if cosine else _spline_basis(s - 0.5, self.size)
-        # Integers, such as a window, have no curve: those of the layer, of a series those of its mean.
-        whole = 0 if cosine else jnp.clip(jnp.floor(s), 0, self.size - 1).astype(int)
+        whole = 0 if cosine else self._index(s)
 
         def value(leaf):
             if not eqx.is_array(leaf):
@@ -151,6 +152,10 @@ class DepthVarying(AbstractEquation):
         often = f", gone through {self.passes} times," if self.passes > 1 else ""
         count = self.size // self.passes
         return f"∂u/∂t = {self.describe()}, weights {how} {count} {what}{often} over t in [0, {self.t1:g}]"
+
+    def _index(self, s) -> Int[Array, ""]:
+        """The layer at `s`, in units of layers."""
+        return jnp.clip(jnp.floor(s), 0, self.size - 1).astype(int)
 
     def _cosines(self, x) -> Float[Array, " K"]:
         return jnp.cos(jnp.pi * jnp.arange(self.size).astype(x.dtype) * x)
@@ -254,12 +259,16 @@ def scale_strength(equation: MasterEquation, factor) -> MasterEquation:
     return eqx.tree_at(strengths, equation, replace_fn=lambda s: s * jnp.asarray(factor, s.dtype))
 
 
-def _combine(a: MasterEquation, b: MasterEquation, weight) -> MasterEquation:
-    def mix(x, y):
-        w = weight.astype(x.dtype) if eqx.is_inexact_array(x) else None
-        return x if w is None else (1 - w) * x + w * y
+def _combine(a: MasterEquation, b: MasterEquation, weight, whole: MasterEquation) -> MasterEquation:
+    """The equation between two layers; what cannot lie between them, such as integers, that of `whole`."""
 
-    return jax.tree.map(mix, a, b)
+    def mix(x, y, z):
+        if not eqx.is_inexact_array(x):
+            return z
+        w = weight.astype(x.dtype)
+        return (1 - w) * x + w * y
+
+    return jax.tree.map(mix, a, b, whole)
 
 
 def _spline_basis(s, size: int) -> Float[Array, " K"]:

@@ -23,6 +23,7 @@ class Figure(eqx.Module):
     """Hold a figure with its interval and, by name, what null models give in its place: all arrays of one shape.
 
     - `value`; `low`, `high`: ends of its interval of confidence `level`, two-sided; NaN where there is none (one sequence).
+      `ends`: both, or None without an interval. Of an interval that is given one end, the other is NaN.
     - `nulls`: figures of null models by name; an array given for one becomes a figure without interval.
     - `differences`: value − null by the null's name, where both were resampled as pairs; see `minus`.
 

@@ -12,6 +12,7 @@ import numpy as np
 import optimistix as optx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from pdejax._axes import same_axes, varying
 from pdejax._controllers import EqualSteps, StartingStep
 from pdejax._depth import DepthVarying, take_layer
 from pdejax._equation import AbstractEquation
@@ -19,7 +20,6 @@ from pdejax._linear import split_linear
 from pdejax._marks import marked
 from pdejax._trajectory import Stats
 from pdejax.solvers import BlowupGuard, GuardState, StabilizedState
-from pdejax.solvers._axes import same_axes, varying
 from pdejax.solvers._stabilized import AbstractStabilized
 from pdejax.terms import FieldArgs
 
@@ -140,6 +140,29 @@ def _run_layers(problem: Problem, plan: Plan, interval: Interval) -> Outcome:
 
 def _tell(done, count) -> None:
     print(f"layer {int(done)} of {int(count)}", file=sys.stderr, flush=True)
+
+
+class _Meter(diffrax.TextProgressMeter):
+    """diffrax's meter on standard error: standard output is for results."""
+
+    @staticmethod
+    def _init_bar() -> list[float]:
+        tell_share(0.0)
+        return [0.0]
+
+    @staticmethod
+    def _step_bar(bar: list[float], progress: Any) -> None:
+        bar[0] = float(np.asarray(progress).item())
+        tell_share(bar[0])
+
+    @staticmethod
+    def _close_bar(bar: list[float]) -> None:
+        if bar[0] != 1:
+            tell_share(1.0)
+
+
+def tell_share(share: float) -> None:
+    print(f"{100 * share:.2f}%", file=sys.stderr, flush=True)
 
 
 def _stats(
@@ -288,7 +311,7 @@ class Diffrax(eqx.Module):
             elif plan.save == "steps":
                 subs["steps"] = diffrax.SubSaveAt(steps=True, fn=save)
             saveat = diffrax.SaveAt(subs=subs, controller_state=True, solver_state=counts)
-        meter = diffrax.TextProgressMeter() if plan.progress and not plan.layers else diffrax.NoProgressMeter()
+        meter = _Meter() if plan.progress and not plan.layers else diffrax.NoProgressMeter()
         controller, dt0 = self._controlled(backsolve, t0, t1, u, terms, args)
         sol = diffrax.diffeqsolve(
             terms,

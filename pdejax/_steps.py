@@ -1,7 +1,6 @@
 """An exact number of equal steps: a loop for values, and a checkpointed scan for derivatives."""
 
 import functools
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from pdejax._integrate import Part, Plan, counted_evaluations, reduced, saved_value
+from pdejax._axes import same_axes, varying
+from pdejax._integrate import Part, Plan, counted_evaluations, reduced, saved_value, tell_share
 from pdejax._marks import marked
-from pdejax.solvers._axes import same_axes, varying
 from pdejax.solvers._stabilized import AbstractStabilized
 from pdejax.solvers._tableau import explicit_step, is_explicit, tableau
 from pdejax.terms._kernels import keep_saved
@@ -244,4 +243,4 @@ def _show(done: Array, count: Array) -> None:
 
 
 def _tell(done, count) -> None:
-    print(f"{100 * int(done) / int(count):.2f}%", file=sys.stderr, flush=True)
+    tell_share(int(done) / int(count))

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from pdejax._check import traced
+from pdejax._check import known, traced
 
 
 class Stats(eqx.Module):
@@ -47,8 +47,9 @@ class Trajectory(eqx.Module):
     def __repr__(self) -> str:
         what = " and ".join(str(tuple(np.shape(x))) for x in jax.tree.leaves(self.us))
         lines = [f"Trajectory of states {what}, depth first" if np.ndim(self.ts) == 1 else f"Trajectories {what}"]
-        if traced(self.ts, self.diverged, self.stats.steps):
-            return f"{lines[0]} (traced)"
+        if not all(map(known, (self.ts, self.diverged, self.complete, self.blowup_time))):
+            traces = traced(self.ts, self.diverged, self.stats.steps)
+            return f"{lines[0]} ({'traced' if traces else 'without its numbers'})"
         ts = np.asarray(self.ts)
         lines.append(f"t        {ts.size} depths in [{ts.min():g}, {ts.max():g}]")
         lines.append(f"solve    {self.stats!r}")
@@ -94,12 +95,12 @@ class Trajectory(eqx.Module):
 
 def _shown(value: Array) -> str:
     """One number, or the range of several."""
-    if traced(value):
-        return "traced"
+    if not known(value):
+        return "traced" if traced(value) else "?"
     numbers = np.asarray(value)
     return f"{numbers.item():g}" if numbers.size == 1 else f"{np.nanmin(numbers):g}–{np.nanmax(numbers):g}"
 
 
 def _evaluations(count: Array) -> str:
-    counted = traced(count) or bool(np.all(np.asarray(count) >= 0))
+    counted = not known(count) or bool(np.all(np.asarray(count) >= 0))
     return f"{_shown(count)} field evaluations" if counted else "field evaluations not counted"

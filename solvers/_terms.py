@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, get_args, get_origin
 
 import diffrax
+from diffrax._term import AdjointTerm  # diffrax exports it nowhere else
 
 from pdejax.solvers._operator import AbstractLinearOperator, AbstractModalOperator
 from pdejax.solvers._tridiagonal import TridiagonalOperator
@@ -141,12 +142,15 @@ def linear_operator_of(
     )
     words = _WORDS.get(kind, f"a {kind.__name__}")
     advice = f" Pass {_PAIR}." if place == "the second term" else ""
+    advice = _other_adjoint(inner) or advice
     raise TypeError(f"{place} must be diffrax.ODETerm(operator) with {words}; got {described(inner)}.{hint}{advice}")
 
 
 def described(terms: Any) -> str:
     """What was given as terms, in a few words: never the arrays in it."""
     terms = _unwrapped(terms)
+    if isinstance(terms, AdjointTerm):
+        return f"the adjoint of {described(terms.term)}, as BacksolveAdjoint makes it"
     if isinstance(terms, diffrax.MultiTerm):
         return f"MultiTerm({', '.join(described(one) for one in terms.terms)})"
     if isinstance(terms, diffrax.ODETerm):
@@ -157,14 +161,22 @@ def described(terms: Any) -> str:
 
 
 def _unwrapped(term: Any) -> Any:
-    while not isinstance(term, diffrax.ODETerm) and isinstance(getattr(term, "term", None), diffrax.AbstractTerm):
+    # Not the adjoint's: it acts on more than the state, and has neither the parts nor the operator of what is in it.
+    while not isinstance(term, diffrax.ODETerm | AdjointTerm) and isinstance(
+        getattr(term, "term", None), diffrax.AbstractTerm
+    ):
         term = term.term
     return term
 
 
+def _other_adjoint(terms: Any) -> str:
+    """What to do where it is the adjoint that does not fit."""
+    return " Use diffrax.RecursiveCheckpointAdjoint()." if isinstance(terms, AdjointTerm) else ""
+
+
 def _check_parts(solver: str, terms: Any, count: int, wanted: str) -> None:
     if not isinstance(terms, diffrax.MultiTerm):
-        raise TypeError(f"{solver}: terms is {described(terms)}; it must be {wanted}.")
+        raise TypeError(f"{solver}: terms is {described(terms)}; it must be {wanted}.{_other_adjoint(terms)}")
     if len(terms.terms) != count:
         raise ValueError(
             f"{solver}: terms has {len(terms.terms)} parts, but the solver takes {count}: it must be {wanted}."

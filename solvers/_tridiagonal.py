@@ -10,7 +10,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Inexact, Num
 
 from pdejax._arguments import checked
-from pdejax.solvers._axes import same_axes, varying
+from pdejax._axes import same_axes, varying
 from pdejax.solvers._coefficients import added, check_shape, inexact, times_matrix
 from pdejax.solvers._divergence import check_diffusible, divergence, extend, inverse_square_spacing
 from pdejax.solvers._grid import Grid

@@ -3,6 +3,7 @@
 Where a fault has a table of its own (transformations, wrong arguments, terms of solvers) the row here is the case that was found.
 """
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,8 +97,15 @@ def own_term_in_the_diffusion_slot(solver):
 
 
 def rotation_has_no_certificate():
-    """u' = uJ is an isometry, and Euler grows for every step: c = 0, G = 1."""
-    return pj.analysis.stability.corrected_step_bound(1.0, lipschitz=1.0), 0.0, 0.0
+    """u' = uJ is an isometry, and Euler grows for every step, ‖I + hJ‖ = √(1 + h²): the constants are those of the field."""
+    turn = pj.FeedForward(2, 2, key=KEY, activation="identity")
+    turn = eqx.tree_at(lambda r: (r.w1, r.w2), turn, (jnp.eye(2), jnp.asarray([[0.0, 1.0], [-1.0, 0.0]])))
+    field = pj.MasterEquation(turn)
+    found = pj.analysis.stability.step_constants(field, 1, 1.0, norm="frobenius")
+    jacobian = np.asarray(jax.jacfwd(lambda u: field(0.0, u, None))(jnp.ones((1, 2)))).reshape(2, 2)
+    grows = [np.linalg.norm(np.eye(2) + h * jacobian, 2) - np.sqrt(1 + h**2) for h in (1e-3, 0.1, 1.0)]
+    bound = pj.analysis.stability.corrected_step_bound(1.0, leak=found.least_leak, lipschitz=found.rest_lipschitz)
+    return np.array([found.dt_max, bound, *grows]), 0.0, 1e-15
 
 
 def report_under_jit():

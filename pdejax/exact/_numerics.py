@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import jax.scipy.linalg
 from jaxtyping import Array, Float
 
-from pdejax.solvers._axes import same_axes
+from pdejax._axes import same_axes
 
 Scalar = Float[Array, ""]
 
@@ -43,7 +43,7 @@ def increasing_root(residual: Callable[[Scalar], Scalar], low: Scalar, high: Sca
             return ~done & (steps < _MAX_STEPS)
 
         # Inside jax.shard_map whatever `f` closes over may differ between devices, and so does all that the loop carries.
-        begin = same_axes((x, low, high, jnp.asarray(False), jnp.asarray(0)), f(x))
+        begin = same_axes((x, low, high, jnp.asarray(False), jnp.asarray(0)), jax.eval_shape(f, x))
         return jax.lax.while_loop(unfinished, step, begin)[0]
 
     def tangent_solve(linear: Callable[[Scalar], Scalar], y: Scalar) -> Scalar:

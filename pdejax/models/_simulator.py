@@ -210,7 +210,8 @@ def trainable(model: Any, strength: bool) -> PyTree[bool]:
         weights = getattr(m, where)
         return weights.interaction.strength, weights.reaction.strength
 
-    return marked if strength else eqx.tree_at(strengths, marked, (False, False))
+    # Without its arrays, as of `eqx.partition`, a model has None in their place.
+    return marked if strength else eqx.tree_at(strengths, marked, (False, False), is_leaf=lambda x: x is None)
 
 
 def named_parameters(model: Any) -> dict[str, Array]:

@@ -27,8 +27,8 @@ from pdejax.terms._base import (
     mask_of,
     scalar,
 )
-from pdejax.terms._constants import Lipschitz, in_float64, leaking
-from pdejax.terms._kernels import IMPLEMENTATIONS, attend, attention_map, window_size
+from pdejax.terms._constants import Lipschitz, check_domain, in_float64, leaking
+from pdejax.terms._kernels import IMPLEMENTATIONS, attend, attention_map, positive, window_size
 from pdejax.terms._normalization import Norm, largest_output, norm_slope
 from pdejax.terms._rotary import Rotary
 
@@ -130,10 +130,8 @@ class Attention(AbstractTerm):
         _check.choice("Attention", "implementation", implementation, IMPLEMENTATIONS)
         _check.choice("Attention", "bias", bias, (True, False, "qkv"))
         options = {"causal": causal or None, "window": window, "alibi": alibi, "logit_cap": logit_cap}
-        _check_kernel(kernel, options | {"logit_scale": logit_scale, "norm_q": norm_q, "norm_k": norm_k})
-        for name, value in (("logit_scale", logit_scale), ("logit_cap", logit_cap)):
-            if value is not None:
-                _check.number("Attention", name, value, above=0)
+        options |= {"logit_scale": logit_scale, "norm_q": norm_q, "norm_k": norm_k, "rotary": rotary}
+        _check_kernel(kernel, options | {"implementation": None if implementation == "auto" else implementation})
         _check_norm("norm_q", norm_q, heads, dk)
         _check_norm("norm_k", norm_k, groups, dk)
         if grid is not None and weights is not None:
@@ -154,7 +152,8 @@ class Attention(AbstractTerm):
         self.norm, self.norm_out, self.norm_q, self.norm_k = norm, norm_out, norm_q, norm_k
         self.rotary = _rotary(rotary, dk)
         self.leak, self.kernel, self.causal, self.implementation = leak, kernel, causal, implementation
-        self.logit_scale, self.logit_cap = logit_scale, logit_cap
+        self.logit_scale = positive("Attention", "logit_scale", logit_scale)
+        self.logit_cap = positive("Attention", "logit_cap", logit_cap)
 
     @jax.named_scope("pdejax.Attention")
     def __call__(self, t: Depth, u: Field, args: FieldArgs | None) -> Field:
@@ -243,10 +242,11 @@ class Attention(AbstractTerm):
         and n, by a factor of 1.5 to 3.5 for large n, because (x + y + z)² ≤ 3(x² + y² + z²). Dot-product attention on all of
         space is not Lipschitz: Kim, Papamakarios, Mnih, arXiv 2006.04710, Theorem 3.1.
         """
+        n, radius, spread = check_domain("Attention.lipschitz", n, radius, norm, spread)
         self.check(n, self.wq.shape[0])
         strength = float(in_float64(self.strength))
         outer = norm_slope(self.norm, spread) * norm_slope(self.norm_out)
-        constant = attention_lipschitz(self, n, float(radius), norm)
+        constant = attention_lipschitz(self, n, radius, norm)
         averages = self.kernel in ("uniform", "linear") and norm == "frobenius"
         conditions = ("no padding: it changes the weights of the average",) if averages else ()
         rest, leak = leaking(strength, self.leak)
@@ -361,8 +361,8 @@ def _check_kernel(kernel: str, options: dict[str, Any]) -> None:
     """Raise for an option that a kernel has no place for."""
     allowed = {
         "softmax": tuple(options),
-        "l2": ("causal", "window", "alibi", "logit_scale", "norm_q", "norm_k"),
-        "linear": ("logit_scale", "norm_q", "norm_k"),
+        "l2": ("causal", "window", "alibi", "logit_scale", "norm_q", "norm_k", "rotary", "implementation"),
+        "linear": ("logit_scale", "norm_q", "norm_k", "rotary"),
         "uniform": (),
     }
     for name, value in options.items():
@@ -385,24 +385,26 @@ def _rotary(rotary: float | Rotary | None, dk: int) -> Rotary | None:
     if not isinstance(rotary, Rotary):
         if dk % 2:
             raise ValueError(f"Attention: rotary positions turn pairs of features, so dk={dk} must be even.")
-        _check.number("Attention", "rotary", rotary, above=0, advice="it is the base of the frequencies")
-        rotary = Rotary(dk, rotary)
+        rotary = Rotary(dk, _check.number("Attention", "rotary", rotary, above=0, advice="it is the base θ"))
     if rotary.dim > dk:
         raise ValueError(f"Attention: rotary turns {rotary.dim} features, but a head has dk={dk}.")
     return rotary
 
 
 def _slopes(alibi: Array | None, heads: int) -> Array | None:
-    if alibi is not None and jnp.shape(alibi) != (heads,):
+    if alibi is None:
+        return None
+    if jnp.shape(alibi) != (heads,):
         raise ValueError(f"Attention: alibi has shape {jnp.shape(alibi)}; it must be ({heads},), one slope per head.")
-    return None if alibi is None else constant(alibi)
+    _check.finite("Attention", "alibi", alibi, "a slope is one finite number per head")
+    return constant(alibi)
 
 
 def _positive(weights):
     if weights is None:
         return None
-    if concrete(weights) and not np.all(np.asarray(weights) > 0):
-        raise ValueError("Attention: quadrature weights must all be positive, since the softmax needs log w_j.")
+    if concrete(weights) and not np.all((np.asarray(weights) > 0) & np.isfinite(np.asarray(weights))):
+        raise ValueError("Attention: weights must all be positive and finite, since the softmax needs log w_j.")
     if jnp.ndim(weights) != 1:
         raise ValueError(f"Attention: weights has shape {jnp.shape(weights)}; it must be (n,), one weight per token.")
     return constant(weights)

@@ -62,6 +62,9 @@ def output_gain(heads: list[Head], constants: list[tuple[float, float]]) -> floa
 def attention_lipschitz(attention: Any, n: int, radius: float, norm: str) -> float:
     """The constant of `Attention.lipschitz` on normalized tokens, without strength, norms and leak."""
     heads = heads_in_float64(attention)
+    for shift in (attention.alibi, attention.quadrature):
+        # No size of them changes the bound; NaN would.
+        in_float64(0.0 if shift is None else shift)
     if attention.norm is not None:
         # The ball about the norm's bias becomes one about 0, with that bias inside those of the projections.
         centre, radius = attention.norm.ball(radius)

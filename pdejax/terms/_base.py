@@ -20,6 +20,8 @@ from pdejax.solvers import AbstractLinearOperator, DiagonalizableOperator
 from pdejax.terms._constants import Lipschitz
 
 T = TypeVar("T")
+# The least ε under a root: the derivative of 1/√ε is ε^{-3/2}/2, which must not overflow float32.
+LEAST_EPS = 1e-24
 
 
 @checked

@@ -3,13 +3,16 @@
 import dataclasses
 import functools
 import math
+from typing import Any
 
 import numpy as np
 from jaxtyping import ArrayLike
 from scipy.optimize import brentq, minimize_scalar
 from scipy.special import expit
 
-from pdejax._check import choice, traced
+from pdejax._check import choice, integer, number, traced
+
+NORMS = ("token_max", "frobenius")
 
 # Said by a diffusion whose explicit steps are no contraction in the norm, though its constant holds: no step bound then.
 UNEQUAL = "unequal diffusivities have no maximum principle for tokens: a step bound needs the Frobenius norm"
@@ -34,6 +37,17 @@ class Lipschitz:
 
     def __float__(self) -> float:
         return self.rest + self.leak + self.diffusion
+
+
+def check_domain(owner: str, n: Any, radius: Any, norm: Any, spread: Any) -> tuple[int, float, float]:
+    """Number of tokens, radius and spread of a domain of fields; raise unless it is a ball with tokens in it."""
+    choice(owner, "norm", norm, NORMS)
+    advice = "it is a lower bound of every token's standard deviation over its features, 0 for none"
+    return (
+        integer(owner, "n", n, advice="it is the number of tokens"),
+        number(owner, "radius", radius, above=0, advice="it is the largest Euclidean norm of a token"),
+        number(owner, "spread", spread, least=0, advice=advice),
+    )
 
 
 def in_float64(value: ArrayLike) -> np.ndarray:

@@ -27,7 +27,7 @@ from pdejax.terms._base import (
     mask_of,
     with_static,
 )
-from pdejax.terms._constants import UNEQUAL, UNSYMMETRIC, Lipschitz, in_float64, operator_norm
+from pdejax.terms._constants import UNEQUAL, UNSYMMETRIC, Lipschitz, check_domain, in_float64, operator_norm
 from pdejax.terms._reaction import FeedForward
 
 Form = Literal["raw", "absolute", "softplus", "clip"]
@@ -113,7 +113,7 @@ class Diffusion(AbstractTerm):
 
         `conditions` says where explicit steps expand the norm however short: for unequal diffusivities in the token-max norm
         (D = (0, 1), three tokens, 0.9 of 2/constant: 1.345), for a matrix that is not symmetric in the Frobenius norm."""
-        del radius, spread
+        n, _, _ = check_domain("Diffusion.lipschitz", n, radius, norm, spread)
         d = in_float64(self.diffusivity)
         self.check(n, d.shape[-1] if d.ndim else 1)
         size = operator_norm(d) if d.ndim == 2 else float(np.max(np.abs(d)))

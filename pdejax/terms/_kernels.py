@@ -14,7 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array
 
 from pdejax._arguments import checked
-from pdejax._check import integer, number, traced
+from pdejax._check import choice, finite, integer, number, traced
 
 Implementation = Literal["auto", "dense", "blocked", "fused"]
 IMPLEMENTATIONS: tuple[Implementation, ...] = ("auto", "dense", "blocked", "fused")
@@ -89,14 +89,18 @@ def attend(
         The weighted means of the values, `(n, H, dv)`.
 
     Raises:
-        ValueError: wrong rank or size, `causal`, `window` or `alibi` with n != m, an implementation unknown or not possible.
-        TypeError: arrays that are not floating point, or `q`, `k`, `v` of different types.
+        ValueError: wrong rank or size, `causal`, `window` or `alibi` with n != m, slopes that are not finite, a scale or a cap
+            that is not positive, an implementation unknown or not possible.
+        TypeError: arrays, also `bias` and `alibi`, that are not floating point, or `q`, `k`, `v` of different types.
 
     Source: v2 (5) and v1 (9)-(11), the weights of the integrals explicit. Dividing after the product with `v`
     and computing blocks again: Rabe and Staats, arXiv:2112.05682; Dao et al., arXiv:2205.14135.
     """
-    _check(q, k, v, bias, implementation)
-    window = _check_logits(q, k, alibi, causal, window, logit_scale, logit_cap)
+    _check(q, k, v, bias, alibi, implementation)
+    window = _check_positions(q, k, alibi, causal, window)
+    logit_scale, logit_cap = (
+        positive("attend", name, value) for name, value in (("logit_scale", logit_scale), ("logit_cap", logit_cap))
+    )
     n, heads, _ = q.shape
     accumulator = _accumulator(q.dtype)
     platform = _platform()
@@ -108,7 +112,7 @@ def attend(
         implementation = implementation if refusal else "fused"
     if implementation == "fused":
         if refusal:
-            raise ValueError(f"implementation 'fused' needs {refusal}: choose 'auto', 'dense' or 'blocked'")
+            raise ValueError(f"attend: implementation='fused' needs {refusal}: choose 'auto', 'dense' or 'blocked'")
         # The library's own arithmetic mixes types and ranks, which a caller may have forbidden.
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             return jax.nn.dot_product_attention(q, k, v, scale=logit_scale, is_causal=causal, implementation="cudnn")
@@ -141,7 +145,7 @@ def attention_map(
     positions = jnp.arange(q.shape[0]) if rule.by_position(alibi, window) else None
     logits = functools.partial(_logits, rule=rule)
     z = jax.vmap(logits, in_axes=(0, None, None))(operands, positions, window)
-    seen = jnp.any(jnp.isfinite(z), axis=-1, keepdims=True)
+    seen = jnp.any(z != -jnp.inf, axis=-1, keepdims=True)  # NaN is no key left out: it stays
     return jnp.where(seen, jax.nn.softmax(jnp.where(seen, z, 0), axis=-1), 0)
 
 
@@ -273,48 +277,45 @@ def _refusal(platform: str, q: Array, v: Array, extra: dict[str, Any]) -> str | 
     return None
 
 
-def _check(q: Array, k: Array, v: Array, bias: Array | None, implementation: str) -> None:
+def _check(q: Array, k: Array, v: Array, bias: Array | None, alibi: Array | None, implementation: str) -> None:
+    for name, x in (("q", q), ("k", k), ("v", v), ("bias", bias), ("alibi", alibi)):
+        if x is not None and not jnp.issubdtype(x.dtype, jnp.floating):
+            raise TypeError(f"attend: {name} has type {x.dtype}; it must be floating point, cast it first.")
     for name, x in (("q", q), ("k", k), ("v", v)):
         if x.ndim != 3 or 0 in x.shape:
-            raise ValueError(f"{name} has shape {x.shape}: it must be (tokens, heads, features), none of them 0")
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            raise TypeError(f"{name} has type {x.dtype}: attention needs floating point, cast it first")
+            raise ValueError(f"attend: {name} has shape {x.shape}; it must be (tokens, heads, features), none 0.")
     if not q.dtype == k.dtype == v.dtype:
-        raise TypeError(f"q, k and v have types {q.dtype}, {k.dtype}, {v.dtype}: cast them to one type")
+        raise TypeError(f"attend: q, k and v have types {q.dtype}, {k.dtype}, {v.dtype}; cast them to one type.")
     if k.shape[2] != q.shape[2] or q.shape[1] % k.shape[1]:
         raise ValueError(
-            f"k has shape {k.shape}: features must be those of q, {q.shape[2]}, and its heads divide {q.shape[1]}"
+            f"attend: k has shape {k.shape}; its features must be those of q, {q.shape[2]}, and its heads divide {q.shape[1]}."
         )
     if v.shape[:2] != k.shape[:2]:
-        raise ValueError(f"v has shape {v.shape}: tokens and heads must be those of k, {k.shape[:2]}")
+        raise ValueError(f"attend: v has shape {v.shape}; its tokens and heads must be those of k, {k.shape[:2]}.")
     per_head = (q.shape[1], k.shape[0])
     if bias is not None and bias.shape not in (per_head[1:], per_head):
-        raise ValueError(f"bias has shape {bias.shape}: it must be {per_head[1:]}, one number per key, or {per_head}")
-    if implementation not in IMPLEMENTATIONS:
-        raise ValueError(f"implementation is {implementation!r}: choose one of {', '.join(IMPLEMENTATIONS)}")
+        raise ValueError(
+            f"attend: bias has shape {bias.shape}; it must be {per_head[1:]}, one number per key, or {per_head}."
+        )
+    choice("attend", "implementation", implementation, IMPLEMENTATIONS)
 
 
-def _check_logits(
-    q: Array,
-    k: Array,
-    alibi: Array | None,
-    causal: bool,
-    window: Any,
-    logit_scale: float | None,
-    logit_cap: float | None,
-) -> Any:
+def _check_positions(q: Array, k: Array, alibi: Array | None, causal: bool, window: Any) -> Any:
     """The window as an array; raise for options that do not fit."""
     for name, given in (("causal", causal), ("window", window is not None), ("alibi", alibi is not None)):
         if given and q.shape[0] != k.shape[0]:
             raise ValueError(
-                f"{name} needs as many queries as keys, got {q.shape[0]} and {k.shape[0]}: positions must agree"
+                f"attend: {name} needs as many queries as keys, not {q.shape[0]} and {k.shape[0]}; positions must agree."
             )
     if alibi is not None and alibi.shape != q.shape[1:2]:
-        raise ValueError(f"alibi has shape {alibi.shape}: it must be {q.shape[1:2]}, one slope per head")
-    for name, value in (("logit_scale", logit_scale), ("logit_cap", logit_cap)):
-        if value is not None:
-            number("attend", name, value, above=0)
+        raise ValueError(f"attend: alibi has shape {alibi.shape}; it must be {q.shape[1:2]}, one slope per head.")
+    finite("attend", "alibi", alibi, "a slope is one finite number per head")
     return None if window is None else window_size("attend", window)
+
+
+def positive(owner: str, name: str, value: Any) -> float | None:
+    """A scale or a cap of logits as a number of Python, whose type bends to that of the field; None stays."""
+    return None if value is None else number(owner, name, value, above=0)
 
 
 def window_size(owner: str, window: Any) -> Array:

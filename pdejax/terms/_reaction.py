@@ -24,7 +24,7 @@ from pdejax.terms._base import (
     gaussian,
     scalar,
 )
-from pdejax.terms._constants import Lipschitz, activation_slopes, in_float64, leaking, operator_norm
+from pdejax.terms._constants import Lipschitz, activation_slopes, check_domain, in_float64, leaking, operator_norm
 from pdejax.terms._normalization import Norm, largest_output, norm_slope
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -190,9 +190,9 @@ class FeedForward(AbstractTerm):
         the radius of the normalized tokens about the norm's bias, and the constant holds where every token deviates by at
         least `spread`.
         """
-        del n, norm
+        _, radius, spread = check_domain("FeedForward.lipschitz", n, radius, norm, spread)
         strength = float(in_float64(self.strength))
-        centre, reach = self._ball(float(radius))
+        centre, reach = self._ball(radius)
         slope = self._slope(centre, reach) * norm_slope(self.norm, spread) * norm_slope(self.norm_out)
         rest, leak = leaking(strength, self.leak)
         return Lipschitz(abs(strength) * slope + rest, leak=leak)

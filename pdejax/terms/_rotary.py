@@ -45,7 +45,14 @@ class Rotary(eqx.Module):
         return 2 * len(self.frequencies)
 
     def __call__(self, x: Float[Array, "n H dk"]) -> Float[Array, "n H dk"]:
-        """Turn queries or keys of tokens 0 … n − 1."""
+        """Turn queries or keys of tokens 0 … n − 1. Raises `ValueError` for another rank or fewer than `dim` features."""
+        if x.ndim != 3 or x.shape[-1] < self.dim:
+            raise ValueError(
+                f"{_OWNER}: x has shape {x.shape}; it must be (tokens, heads, features) with at least the {self.dim} features "
+                "that turn."
+            )
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise TypeError(f"{_OWNER}: x has type {x.dtype}; it must be floating point, cast it first.")
         dtype = at_least_float32(x.dtype)
         # In float64 whatever the field: a float32 angle near m = 1000 is already off by 6e-5.
         angle = np.arange(x.shape[0])[:, None] * np.asarray(self.frequencies)[None, :]

@@ -9,10 +9,11 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from pdejax._arguments import checked
-from pdejax._check import integer
+from pdejax._check import integer, number
 from pdejax._types import Depth, Field, Mask
 from pdejax.solvers import Grid
 from pdejax.terms._base import (
+    LEAST_EPS,
     AbstractTerm,
     FieldArgs,
     Linear,
@@ -21,9 +22,10 @@ from pdejax.terms._base import (
     concrete,
     constant,
     mask_of,
+    scalar,
     token_average,
 )
-from pdejax.terms._constants import Lipschitz, in_float64, magnitude
+from pdejax.terms._constants import Lipschitz, check_domain, in_float64, magnitude
 from pdejax.terms._normalization import LayerNorm, Norm, largest_output
 
 
@@ -35,7 +37,7 @@ class SpatialNorm(AbstractTerm):
     fluctuation, so $\langle u, S\rangle = -\gamma\sigma^2/\sqrt{\sigma^2+\epsilon}$, not −2γE, and it never touches the
     mean (claim C4). Near σ = 0 it is stiff with rate γ/√ε: explicit Euler needs `h ≤ 2√ε/γ`.
 
-    `gamma` γ ≥ 0, per unit depth times a length: a scalar or `(n,)`. `eps` ε > 0. `grid` gives quadrature weights.
+    `gamma` γ ≥ 0, per unit depth times a length: a scalar or `(n,)`. `eps` ε ≥ 1e-24. `grid` gives quadrature weights.
     """
 
     gamma: Array
@@ -48,9 +50,9 @@ class SpatialNorm(AbstractTerm):
     @checked
     def __init__(self, gamma: ArrayLike = 1.0, *, eps: ArrayLike = 1e-5, grid: Grid | None = None):
         self.gamma = _rate("SpatialNorm", gamma)
-        self.eps = constant(eps)
-        if concrete(eps) and not np.all(np.asarray(eps) > 0):
-            raise ValueError(f"SpatialNorm: eps={eps} must be positive, else the term is singular at σ = 0.")
+        self.eps = scalar("SpatialNorm", "eps", eps)
+        if concrete(eps):
+            number("SpatialNorm", "eps", eps, least=LEAST_EPS, advice="it keeps the term regular at σ = 0")
         self.grid = grid
 
     @jax.named_scope("pdejax.SpatialNorm")
@@ -82,7 +84,7 @@ class SpatialNorm(AbstractTerm):
         $\tfrac23\gamma\epsilon^{-1/2}(a+b)^{3/2}(3b)^{-1/2}$ with $a = 2(1-w_{min})$ and $b = w_{min}^{-1/2}$, or a if 3b ≤
         a + b.
         """
-        del radius, spread
+        n, _, _ = check_domain("SpatialNorm.lipschitz", n, radius, norm, spread)
         self.check(n, 1)
         w = self._shares(n)
         rate = magnitude(self.gamma) / math.sqrt(float(in_float64(self.eps)))
@@ -149,7 +151,7 @@ class LayerNormRelaxation(AbstractTerm):
     def lipschitz(self, radius: float, n: int, norm: str = "token_max", spread: float = 0.0) -> Lipschitz:
         """Lipschitz constant in both norms, J the norm's Jacobian where every token deviates by at least `spread`:
         γ·max(1, ‖J‖ − 1) for a uniform positive scale, which makes J symmetric with eigenvalues in [0, ‖J‖]; else γ(1 + ‖J‖)."""
-        del radius, n, norm
+        _, _, spread = check_domain("LayerNormRelaxation.lipschitz", n, radius, norm, spread)
         slope, scale = self.norm.lipschitz(spread), in_float64(self.norm.scale)
         uniform = bool(np.all(scale == scale[0]) and scale[0] >= 0)
         return Lipschitz(magnitude(self.gamma) * (max(1.0, slope - 1) if uniform else 1 + slope))
@@ -196,7 +198,7 @@ class LinearDamping(AbstractTerm):
 
     def lipschitz(self, radius: float, n: int, norm: str = "token_max", spread: float = 0.0) -> Lipschitz:
         """Lipschitz constant γ, all of it a leak; the largest γ of any token."""
-        del radius, n, norm, spread
+        check_domain("LinearDamping.lipschitz", n, radius, norm, spread)
         return Lipschitz(0.0, leak=magnitude(self.gamma), least_leak=float(in_float64(self.gamma).min()))
 
     def growth(self, n: int, norm: str = "token_max") -> tuple[float, float]:

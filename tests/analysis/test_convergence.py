@@ -236,9 +236,72 @@ def test_a_stiff_field_says_what_its_reference_costs(capsys, monkeypatch):
     assert capsys.readouterr() == ("", "")
     found = solve_reference(over(stiff(1e3)), u0, tolerance=1e-8)
     out, err = capsys.readouterr()
-    assert f"at least {math.ceil(1e3 / limit):,} steps of Dopri8, for stability alone" in err and "%" in out + err
+    dopri8 = pj.solvers.get_solver("dopri8")
+    each = pj.solvers.evaluations(dopri8, 3) - pj.solvers.evaluations(dopri8, 2)
+    about = f"about {math.ceil(1e3 / limit):,} steps of Dopri8 for stability alone, of {each} evaluations, twice"
+    assert err.startswith(f"solve_reference: the reference takes {about}\n") and "%" in err
+    assert out == ""  # standard output is for results
     exact = (1e6 * np.cos(1.0) + 1e3 * np.sin(1.0)) / (1 + 1e6)  # the transient e^{−1000} is gone
     assert float(found.us[-1, 0, 0]) == pytest.approx(exact, rel=1e-7)
+
+
+@jax.custom_jvp
+def no_derivative(u):
+    return -u
+
+
+@no_derivative.defjvp
+def _(primals, tangents):
+    raise NotImplementedError("no derivative")
+
+
+@jax.custom_vjp
+def reverse_only(u):
+    return -u
+
+
+reverse_only.defvjp(lambda u: (-u, None), lambda _, g: (-g,))
+
+DECAYS = {
+    "a call into Python": lambda t, u, args: jax.pure_callback(lambda x: -np.asarray(x), u, u),
+    "no derivative": lambda t, u, args: no_derivative(u),
+    "reverse mode alone": lambda t, u, args: reverse_only(u),
+    # √ at 0: its derivative at the start is infinite, and times 0 it is NaN.
+    "a root at the start": lambda t, u, args: -u + 0 * jnp.sqrt(t + jnp.abs(u - u[:1, :1])),
+}
+
+
+@pytest.mark.parametrize("name", DECAYS)
+def test_a_reference_needs_no_derivative(name, capsys):
+    """u' = −u where the stiffness at the start cannot be estimated, which is a hint of the cost and no condition."""
+    u0 = jnp.full((2, 1), 0.5)
+    found = solve_reference(over(DECAYS[name]), u0, tolerance=1e-9)
+    np.testing.assert_allclose(found.us[-1], 0.5 * math.exp(-1), rtol=1e-8)
+    assert capsys.readouterr() == ("", "")
+    with pytest.raises(RuntimeError, match=r"^solve_reference: 3 steps.*not smooth\. Choose"):
+        solve_reference(over(DECAYS[name]).replace(max_steps=3), u0, tolerance=1e-12, progress=False)
+
+
+def test_progress_goes_to_standard_error(capsys):
+    """Of fixed steps, of adaptive ones (diffrax's meter) and of layers: nothing on standard output, which is for results."""
+    u0, field = jnp.ones((2, 1)), pj.MasterEquation(stabilization=pj.LinearDamping(1.0))
+    layers = pj.DepthVarying.from_layers([field, field], 1.0)
+    for d in (
+        pj.Discretization(field, "euler", t1=1.0, steps=4),
+        pj.Discretization(field, "tsit5", t1=1.0, rtol=1e-6, atol=1e-6),
+        pj.Discretization(layers, "tsit5", t1=1.0, rtol=1e-6, atol=1e-6),
+    ):
+        jax.block_until_ready(pj.simulate(d, u0, progress=True).us)
+        jax.effects_barrier()
+        out, err = capsys.readouterr()
+        assert out == "" and ("100.00%" in err or "layer 2 of 2" in err)
+
+
+def test_the_function_that_was_called_speaks(capsys, monkeypatch):
+    monkeypatch.setattr("pdejax.analysis.numerics._convergence.LONG", 0)
+    convergence(over(stiff(1.0)), jnp.ones((1, 1)), steps=(8, 16), solvers=("rk4",), tolerance=1e-8)
+    said = [line for line in capsys.readouterr().err.splitlines() if "%" not in line]
+    assert len(said) == 3 and all(line.startswith("convergence: ") for line in said)
 
 
 def test_a_reference_that_runs_out_of_steps_says_so():

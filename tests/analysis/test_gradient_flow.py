@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 
 import pdejax
+from pdejax import Figure
 from pdejax.analysis.jacobian._gradient_flow import gradient_flow, medians_of, stack_gradient_flows
 from pdejax.analysis.jacobian._systems import shuffle_weights
 
@@ -182,8 +183,16 @@ def test_history(measured):
     with pytest.raises(ValueError, match="one whole number for each"):
         stack_gradient_flows([], [])
     smaller = jax.tree.map(lambda x: x[..., :2] if x.ndim else x, measured)
-    with pytest.raises(ValueError, match="differ in shape"):
+    with pytest.raises(
+        ValueError, match=r"flows\[1\].depths and flows\[0\].depths differ in shape, \(2,\) and \(4,\); take"
+    ):
         stack_gradient_flows([measured, smaller], [0, 1])
+    for other in (
+        eqx.tree_at(lambda f: f.ratio, measured, None),
+        eqx.tree_at(lambda f: f.ratio, measured, Figure(measured.ratio, measured.ratio, measured.ratio, level=0.5)),
+    ):
+        with pytest.raises(ValueError, match=r"flows\[2\].ratio and flows\[0\].ratio differ in null, level or shape"):
+            stack_gradient_flows([measured, measured, other], [0, 1, 2])
 
 
 def test_weighted_medians():

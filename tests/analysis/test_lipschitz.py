@@ -1,6 +1,5 @@
 """Lipschitz certificates: never below a Jacobian or a pair of fields, sharp where they say so, clear about bad input."""
 
-import functools
 import math
 
 import equinox as eqx
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lipschitz_search import NORMS, D, N, check_never_violated, jacobian_norms, measure, randomized, states, worst
 from scipy.special import erf, expit
 
 import pdejax as pj
@@ -17,81 +17,6 @@ from pdejax.analysis.stability import adversarial_lipschitz, castin_bound, field
 from pdejax.analysis.stability._lipschitz_sampled import random_states
 from pdejax.terms._constants import activation_slopes
 from pdejax.terms._reaction import ACTIVATIONS
-
-N, D = 5, 4
-NORMS = ("token_max", "frobenius")
-
-
-def jacobian_norms(jacobian):
-    """Bounds of the norms of a Jacobian (n, d, n, d): the token-max norm from below by its largest block, so that a
-    certificate below it is wrong, and the 2-norm exactly."""
-    n, d = jacobian.shape[:2]
-    blocks = np.linalg.norm(np.moveaxis(jacobian, 2, 1), 2, axis=(-2, -1))
-    # Unit tokens that maximize one output token, by its leading left singular vector: attained, so a lower bound.
-    attained = 0.0
-    for i in range(n):
-        left = np.linalg.svd(jacobian[i].reshape(d, -1))[0][:, 0]
-        rows = np.einsum("k,kjl->jl", left, jacobian[i])
-        unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-300)
-        attained = max(attained, float(np.linalg.norm(np.einsum("kjl,jl->k", jacobian[i], unit))))
-    matrix = jacobian.reshape(n * d, n * d)
-    return {"token_max": max(attained, float(blocks.max())), "frobenius": float(np.linalg.norm(matrix, 2))}
-
-
-@eqx.filter_jit
-def measure(field, us, vs, args):
-    """Values at both states and Jacobians at the first; weights are arguments, so that other weights compile nothing."""
-    evaluate = jax.vmap(lambda u: field(0.0, u, args))
-    return evaluate(us), evaluate(vs), jax.vmap(jax.jacfwd(lambda u: field(0.0, u, args)))(us)
-
-
-def worst(field, us, vs=None, args=None):
-    """Largest Jacobian norms at the states `us` and largest ‖F(u) − F(v)‖/‖u − v‖ over the pairs."""
-    fu, fv, jacobians = (np.asarray(x) for x in measure(field, us, us if vs is None else vs, args))
-    local = [jacobian_norms(j) for j in jacobians]
-    found = {name: max(x[name] for x in local) for name in NORMS}
-    if vs is None:
-        return found, None
-    out, into = fu - fv, np.asarray(us - vs)
-    pairs = {
-        "frobenius": float(np.max(np.linalg.norm(out, axis=(1, 2)) / np.linalg.norm(into, axis=(1, 2)))),
-        "token_max": float(np.max(np.linalg.norm(out, axis=2).max(1) / np.linalg.norm(into, axis=2).max(1))),
-    }
-    return found, pairs
-
-
-@functools.cache
-def states(radius, spread=0.0, count=32):
-    """Fields of the domain, and partners for pairs: half of them other fields, half close by."""
-    us = random_states(jax.random.key(7), 2 * count, N, D, radius, spread)
-    us, others = us[:count], us[count:]
-    if spread:
-        return us, others
-    near = us + 1e-3 * jax.random.normal(jax.random.key(8), us.shape)
-    near = near * jnp.minimum(1, radius / jnp.linalg.norm(near, axis=-1, keepdims=True))
-    return us, jnp.where(jnp.arange(count)[:, None, None] % 2 == 0, others, near)
-
-
-def randomized(term, key):
-    """The term with random biases and scales, so that none of them is at its harmless start."""
-    arrays, rest = eqx.partition(term, eqx.is_inexact_array)
-    leaves, structure = jax.tree.flatten(arrays)
-    keys = jax.random.split(key, len(leaves))
-    moved = [
-        leaf + 0.4 * jax.random.normal(k, leaf.shape) if leaf.ndim else leaf
-        for leaf, k in zip(leaves, keys, strict=True)
-    ]
-    return eqx.combine(jax.tree.unflatten(structure, moved), rest)
-
-
-def check_never_violated(term, radius, spread=0.0):
-    local, pairs = worst(term, *states(radius, spread))
-    for norm in NORMS:
-        found = field_lipschitz(term, N, radius, norm=norm, spread=spread)
-        assert found.bound == pytest.approx(sum(found.parts.values()))
-        assert 0 < local[norm] <= found.bound * (1 + 1e-12)
-        assert 0 < pairs[norm] <= found.bound * (1 + 1e-12)
-
 
 ATTENTIONS = {
     "softmax": {},
@@ -149,20 +74,6 @@ def make_attention(name, key):
 def test_attention_certificate_is_never_violated(name):
     for seed, radius in ((0, 0.5), (1, 3.0)):
         check_never_violated(make_attention(name, jax.random.key(seed)), radius)
-
-
-def test_a_capped_certificate_keeps_the_bias_of_keys():
-    """A cap weighs keys apart, so a bias of keys that a softmax would cancel steepens it: beyond the uncapped certificate."""
-    one = jnp.ones((1, 1, 1))
-    weights = lambda a: (a.wq, a.wk, a.wv, a.wo, a.bk)  # noqa: E731
-    plain = pj.Attention(1, 1, key=jax.random.key(0), bias=True)
-    capped = pj.Attention(1, 1, key=jax.random.key(0), bias=True, logit_cap=1.0)
-    plain, capped = (eqx.tree_at(weights, term, (one, 0.5 * one, one, one, 30 * one[0])) for term in (plain, capped))
-    us = 0.3 * jax.random.normal(jax.random.key(1), (400, 2, 1)).clip(-3, 3)
-    radius = float(jnp.abs(us).max())
-    local, _ = worst(capped, us)
-    assert local["frobenius"] <= field_lipschitz(capped, 2, radius, norm="frobenius").bound
-    assert field_lipschitz(capped, 2, radius).bound > 10 * field_lipschitz(plain, 2, radius).bound
 
 
 def test_attention_certificate_with_padding():
@@ -391,37 +302,3 @@ def test_estimates_of_a_linear_field_are_its_norm():
     for norm in NORMS:
         found = sampled_lipschitz(term, (3, D), 1.0, key=jax.random.key(2), norm=norm, samples=4, iterations=200)
         assert found.value == pytest.approx(np.linalg.norm(np.asarray(matrix), 2), rel=1e-6)
-
-
-def test_bad_input_of_certificates():
-    term = pj.Attention(D, 2, key=jax.random.key(0))
-    grid = pj.Grid(N)
-    emergent = pj.EffectiveDiffusion(grid, term, pj.FeedForward(D, 4, key=jax.random.key(1)), jnp.zeros((N, D)))
-    quadrature = pj.Attention(D, 2, key=jax.random.key(0), weights=jnp.ones(N))
-    broken = eqx.tree_at(lambda r: r.w1, pj.FeedForward(2, 3, key=jax.random.key(0)), jnp.full((2, 3), jnp.nan))
-    for call, error, words in (
-        (lambda: field_lipschitz(term, N, 0.0), ValueError, "radius=0.0 must be one finite number > 0"),
-        (lambda: field_lipschitz(term, N, math.inf), ValueError, "radius=inf must be one finite number"),
-        (lambda: field_lipschitz(term, N, "1"), TypeError, "radius='1'"),
-        (lambda: field_lipschitz(term, 0, 1.0), ValueError, "n=0 must be an integer of at least 1"),
-        (lambda: field_lipschitz(term, 2.0, 1.0), TypeError, "n=2.0 must be an integer"),
-        (lambda: field_lipschitz(term, N, 1.0, norm="max"), ValueError, "norm='max' must be one of"),
-        (lambda: field_lipschitz(term, N, 1.0, spread=-1.0), ValueError, "spread=-1.0 must be one finite number"),
-        (lambda: field_lipschitz(pj.LayerNorm(D), N, 1.0), TypeError, "LayerNorm must be a MasterEquation"),
-        (lambda: field_lipschitz(quadrature, N + 1, 1.0), ValueError, "quadrature"),
-        (lambda: jax.jit(lambda a: field_lipschitz(a, N, 1.0).bound)(term), TypeError, "not inside jit"),
-        (lambda: field_lipschitz(broken, N, 1.0), ValueError, "NaN or infinite entries"),
-        (lambda: sampled_lipschitz(broken, (3, 2), 1.0, key=jax.random.key(0)), ValueError, "at every state"),
-        (lambda: activation_slopes("swish"), ValueError, "'swish' must be one of"),
-        (lambda: field_lipschitz(pj.MasterEquation(diffusion=emergent), N, 1.0), ValueError, "EffectiveDiffusion"),
-        (lambda: field_lipschitz(pj.MasterEquation(diffusion=pj.Diffusion(grid, 1.0)), 9, 1.0), ValueError, "9"),
-        (lambda: sampled_lipschitz(term, (N, D), 1.0, key=jax.random.key(0), samples=0), ValueError, "samples=0"),
-        (lambda: sampled_lipschitz(term, N, 1.0, key=jax.random.key(0)), TypeError, "shape=5 must be a sequence of 2"),
-        (
-            lambda: adversarial_lipschitz(term, (N, D), 1.0, key=jax.random.key(0), spread=1.0),
-            ValueError,
-            "raise radius",
-        ),
-    ):
-        with pytest.raises(error, match=words):
-            call()

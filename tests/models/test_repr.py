@@ -1,5 +1,6 @@
 """What is printed of models and configurations: a block with numbers, and never the modules."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -114,3 +115,51 @@ def test_a_jacobian_says_what_it_is_of():
     assert repr(records["Jacobian of a layer"]).startswith("Jacobian of map 1 of 3 at a state (5, 8), padding left out")
     assert "attention + feed-forward" in repr(records["Jacobian of a field"])
     assert "of tanh" in repr(records["Jacobian of a function"])
+
+
+def pytrees():
+    """Public modules with a `repr` of their own, and some without."""
+    field = pj.MasterEquation(pj.FeedForward(4, 3, key=jax.random.key(0)), pj.LinearDamping(1.0))
+    d = pj.Discretization(field, "euler", t1=1.0, steps=2)
+    u = jnp.ones((3, 4))
+    found = {name: x for name, x in holding_modules().items() if isinstance(x, eqx.Module)}
+    return found | {
+        "equation": field,
+        "layers": pj.DepthVarying.from_layers([field, field], 1.0, "linear"),
+        "coupled": pj.MultilayerEquation([field, field], [pj.Exchange(4, key=jax.random.key(0))]),
+        "fixed": d,
+        "adaptive": pj.Discretization(field, "tsit5", t1=1.0, rtol=1e-3, atol=1e-3),
+        "trajectory": pj.simulate(d, u),
+        "stats": pj.simulate(d, u).stats,
+        "figure": pj.Figure(np.ones(3), np.zeros(3), 2 * np.ones(3), {"null": np.zeros(3)}),
+        "record": layer_jacobian(d, u, step=0).singular_values(key=jax.random.key(0)),
+        "rotary": pj.terms.Rotary(4),
+        "attention": pj.Attention(4, 2, key=jax.random.key(0), rotary=10.0, window=2),
+        "operator": pj.solvers.DiagonalizableOperator(pj.Grid(3), 0.1),
+        "simulator": pj.Simulator(pj.SimulatorConfig(pj.Architecture(**SIZES)), key=jax.random.key(0)),
+        "coupled simulator": pj.MultilayerSimulator(
+            pj.MultilayerSimulatorConfig(pj.Architecture(**SIZES)), key=jax.random.key(0)
+        ),
+    }
+
+
+def test_modules_between_transformations_have_a_repr():
+    """The halves of `eqx.partition`, axes of a `vmap` or shapes in the place of arrays, and what is traced or stacked."""
+    for name, module in pytrees().items():
+        arrays, rest = eqx.partition(module, eqx.is_array)
+        stacked = jax.tree.map(lambda x: jnp.stack([jnp.asarray(x)] * 2), arrays)
+        forms = {
+            "arrays": arrays,
+            "the rest": rest,
+            "axes": jax.tree.map(lambda _: 0, module),
+            "switches": jax.tree.map(lambda _: True, module),
+            "marks": jax.tree.map(lambda _: object(), module),
+            "shapes": jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arrays),
+            "a stack": eqx.combine(stacked, rest),
+        }
+        for form, made in forms.items():
+            assert isinstance(repr(made), str), (name, form)
+        seen = []
+        eqx.filter_make_jaxpr(lambda x, seen=seen: seen.append(repr(x)))(module)
+        eqx.filter_vmap(lambda x, rest=rest, seen=seen: seen.append(repr(eqx.combine(x, rest))))(stacked)
+        assert len(seen) == 2 and all(isinstance(text, str) for text in seen), name

@@ -150,3 +150,27 @@ def test_solvers_that_look_back(solver):
     ):
         with pytest.raises(ValueError, match=r"depends? on the step before"):
             make()
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("solver", "terms"),
+    [
+        (solvers.ETDRK4(), diffrax.MultiTerm(ODE, LINEAR)),
+        (solvers.Strang((solvers.RK4(), solvers.RK4())), diffrax.MultiTerm(ODE, ODE)),
+        (solvers.LinearFlow(), LINEAR),
+    ],
+    ids=lambda x: type(x).__name__,
+)
+def test_a_backsolve_is_told_apart_from_what_is_in_it(solver, terms):
+    """The adjoint's term holds what fits and is none of it: its state is the state, its adjoint and the arguments'."""
+
+    def loss(u):
+        adjoint = diffrax.BacksolveAdjoint()
+        return jnp.sum(diffrax.diffeqsolve(terms, solver, 0.0, 1.0, 0.25, u, adjoint=adjoint).ys)
+
+    with pytest.raises(
+        TypeError, match=r"terms.* the adjoint of .* as BacksolveAdjoint makes it.* Use .*Recursive"
+    ) as caught:
+        jax.grad(loss)(U)
+    assert str(caught.value).startswith(f"{type(solver).__name__}: ")

@@ -115,6 +115,21 @@ def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
     assert seen == ["euler", "heun", "heun"]
 
 
+def test_a_study_says_nothing_beside_what_it_reports(tmp_path, monkeypatch, capsys):
+    """Its own report is its voice, also where the reference is long: with `--quiet` nothing else may be printed."""
+    monkeypatch.setattr("pdejax.analysis.numerics._convergence.LONG", 0)
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(analysis.numerics, "measure_constants", interrupted)
+    said = []
+    with pytest.raises(KeyboardInterrupt):
+        convergence(ConvergenceConfig(**SMALL, out=str(tmp_path)), report=said.append)
+    assert any("reference" in text for text in said)
+    assert capsys.readouterr() == ("", "")
+
+
 def test_damaged_parts_and_half_written_results(config, folder, result):
     [part] = (folder / "parts").glob("*/scheme-euler-*.json")
     part.write_text(part.read_text()[:40])

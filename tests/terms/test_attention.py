@@ -1,18 +1,13 @@
-"""Attention against a loop over queries, keys and heads in NumPy, against integrals, and in its limits."""
+"""Attention against a loop over queries, keys and heads in NumPy, and in its limits."""
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from attention_twin import MASK, WEIGHTS, D, H, N, T, build, field, twin
 
-from pdejax import DepthVarying, MasterEquation, iid, smooth_random
-from pdejax.solvers import Grid
 from pdejax.terms import Attention, FieldArgs, LayerNorm, RMSNorm, Rotary
-
-N, D, H, T = 7, 8, 2, 0.3
-WEIGHTS = jnp.array([0.2, 0.1, 0.05, 0.3, 0.15, 0.08, 0.12])
-MASK = jnp.array([True, True, False, True, True, False, True])
 
 # Every option at least once alone, and in the company in which it could go wrong.
 CASES = {
@@ -63,96 +58,6 @@ CASES = {
         **{"norm": RMSNorm(D), "norm_q": RMSNorm(6), "norm_k": RMSNorm(12), "weights": WEIGHTS, "strength": 0.8},
     },
 }
-
-
-def build(key, **options):
-    """Attention with every array random, biases and scales of norms included."""
-    term = Attention(D, **{"heads": H} | options, key=key)
-
-    def where(module):
-        parts = [module.bq, module.bk, module.bv, module.bo]
-        for norm in (module.norm, module.norm_out, module.norm_q, module.norm_k):
-            parts += [] if norm is None else [norm.scale, getattr(norm, "bias", None)]
-        return [part for part in parts if part is not None]
-
-    random = np.random.default_rng(7)
-    return eqx.tree_at(where, term, [x + 0.5 * random.standard_normal(x.shape) for x in where(term)])
-
-
-def field(n=N, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal((n, D)))
-
-
-def twin_norm(norm, x):
-    centre = np.mean(x) if isinstance(norm, LayerNorm) else 0.0
-    shift = np.asarray(norm.bias) if isinstance(norm, LayerNorm) else 0.0
-    return np.asarray(norm.scale) * (x - centre) / np.sqrt(np.mean((x - centre) ** 2) + norm.eps) + shift
-
-
-def twin_turn(x, position, rotary):
-    """Features j and j + dim/2 as one complex number, turned by the angle position·f_j; the rest stays."""
-    half = len(rotary.frequencies)
-    z = rotary.gain * (x[:half] + 1j * x[half : 2 * half]) * np.exp(1j * position * np.array(rotary.frequencies))
-    return np.concatenate([z.real, z.imag, x[2 * half :]])
-
-
-def twin_norms(norm, rows):
-    """Rows `(heads, dk)` of one token, each head or all of them at once."""
-    if norm is None:
-        return rows
-    if norm.scale.size == rows.shape[1]:
-        return np.stack([twin_norm(norm, row) for row in rows])
-    return twin_norm(norm, rows.ravel()).reshape(rows.shape)
-
-
-def twin(term, u, mask=None):
-    """(du, maps) with one query, one key and one head at a time."""
-    u = np.asarray(u, float)
-    n = len(u)
-    real = np.ones(n, bool) if mask is None else np.asarray(mask)
-    weight = np.ones(n) if term.quadrature is None else np.asarray(term.quadrature)
-    heads, dk = term.wq.shape[1:]
-    each = heads // term.wk.shape[1]
-    scale = 1 / np.sqrt(dk) if term.logit_scale is None else term.logit_scale
-    window = n if term.window is None else int(term.window)
-    slopes = np.zeros(heads) if term.alibi is None else np.asarray(term.alibi)
-    x = [row if term.norm is None else twin_norm(term.norm, row) for row in u]
-    maps, out = np.zeros((heads, n, n)), np.zeros_like(u)
-
-    def project(name, row):
-        bias, w = getattr(term, "b" + name), np.asarray(getattr(term, "w" + name))
-        heads = np.stack([row @ w[:, h] for h in range(w.shape[1])]) + (0.0 if bias is None else np.asarray(bias))
-        return twin_norms(getattr(term, "norm_" + name, None), heads)
-
-    every = {name: [project(name, row) for row in x] for name in "qkv"}
-    for h in range(heads):
-        q, k, v = ([rows[h if name == "q" else h // each] for rows in every[name]] for name in "qkv")
-        if term.rotary is not None:
-            q, k = ([twin_turn(row, m, term.rotary) for m, row in enumerate(rows)] for rows in (q, k))
-        for i in range(n):
-            visible = [j for j in range(n) if real[j] and (j <= i or not term.causal) and abs(i - j) < window]
-            for j in visible:
-                z = scale * (q[i] @ k[j])
-                if term.logit_cap is not None:
-                    z = term.logit_cap * np.tanh(z / term.logit_cap)
-                far = np.exp(-slopes[h] * abs(i - j))
-                if term.kernel == "softmax":
-                    maps[h, i, j] = weight[j] * far * np.exp(z)
-                elif term.kernel == "l2":
-                    maps[h, i, j] = weight[j] * far * np.exp(-np.sum((q[i] - k[j]) ** 2) * scale)
-                elif term.kernel == "linear":
-                    maps[h, i, j] = weight[j] / sum(weight[real]) * z
-                else:
-                    maps[h, i, j] = weight[j] / sum(weight[real])
-            if term.kernel in ("softmax", "l2") and visible:
-                maps[h, i] /= sum(maps[h, i])
-            for j in visible:
-                out[i] += maps[h, i, j] * v[j] @ np.asarray(term.wo)[h]
-    if term.bo is not None:
-        out = out + np.asarray(term.bo)
-    if term.norm_out is not None:
-        out = np.stack([twin_norm(term.norm_out, row) for row in out])
-    return float(term.strength) * (out - u if term.leak else out), maps
 
 
 MASKED = (
@@ -274,111 +179,6 @@ def test_head_dim_overrides_the_split(getkey):
     np.testing.assert_allclose(term(T, u, None), twin(term, u)[0], rtol=1e-12, atol=1e-13)
 
 
-def same_weights(term, other):
-    """`other` with the arrays of `term` that fit it."""
-    names = ("wq", "wk", "wv", "wo", "bq", "bk", "bv", "bo")
-    return eqx.tree_at(lambda m: [getattr(m, name) for name in names], other, [getattr(term, name) for name in names])
-
-
-def test_groups_are_repeated_heads(getkey):
-    """Heads that share keys and values are heads with equal weights, to the last bit of the certificates."""
-    shared = build(getkey(), heads=4, kv_heads=2, bias=True, rotary=10.0, causal=True)
-    full = build(getkey(), heads=4, bias=True, rotary=10.0, causal=True)
-    names = ("wk", "wv", "bk", "bv")
-    repeated = [jnp.repeat(getattr(shared, name), 2, axis=-2) for name in names]
-    full = eqx.tree_at(lambda m: [getattr(m, name) for name in names], full, repeated)
-    full = eqx.tree_at(lambda m: (m.wq, m.wo, m.bq, m.bo), full, (shared.wq, shared.wo, shared.bq, shared.bo))
-    u = field()
-    np.testing.assert_allclose(shared(T, u, FieldArgs(MASK)), full(T, u, FieldArgs(MASK)), rtol=1e-13, atol=1e-14)
-    np.testing.assert_allclose(shared.weights(u), full.weights(u), rtol=1e-13)
-    for norm in ("token_max", "frobenius"):
-        assert float(shared.lipschitz(2.0, N, norm)) == float(full.lipschitz(2.0, N, norm))
-    assert shared.growth(N) == full.growth(N)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"window": N, "causal": True},
-        {"window": N},
-        {"logit_cap": 1e9},
-        {"logit_scale": (D / H) ** -0.5},
-        {"alibi": jnp.zeros(H)},
-        {"rotary": Rotary(D // H, 10.0).linear(1e12)},
-        {"kv_heads": H},
-    ],
-    ids=lambda options: ", ".join(options),
-)
-def test_options_in_their_limits_change_nothing(options, getkey):
-    plain = build(getkey(), bias=True, causal=options.get("causal", False))
-    term = same_weights(plain, build(getkey(), bias=True, **options))
-    u = field()
-    np.testing.assert_allclose(term(T, u, FieldArgs(MASK)), plain(T, u, FieldArgs(MASK)), rtol=1e-9, atol=1e-11)
-    np.testing.assert_allclose(term.weights(u), plain.weights(u), rtol=1e-9)
-
-
-def test_a_window_reaches_so_far(getkey):
-    """Tokens beyond it are not felt at all; one step inside it they are."""
-    u = field()
-    for causal, seen in ((True, (3, 4, 5)), (False, (1, 2, 3, 4, 5))):
-        term = build(getkey(), window=3, causal=causal)
-        change = np.abs(term(T, u.at[3].add(1.0), None) - term(T, u, None)).max(axis=1)
-        assert {int(i) for i in np.flatnonzero(change)} == set(seen)
-
-
-def test_layers_of_one_stack_may_differ_in_their_window(getkey):
-    """A window is a whole number that a stack of layers keeps as it is, of every kind of depth."""
-    terms = [build(getkey(), window=window, causal=True) for window in (2, N)]
-    layers = [MasterEquation(interaction=term) for term in terms]
-    u = field()
-    stacked = DepthVarying.from_layers(layers, 2.0)
-    for layer, t in zip(layers, (0.5, 1.5), strict=True):
-        np.testing.assert_allclose(stacked(t, u, None), layer(t, u, None), rtol=1e-13)
-    for kind in ("linear", "cubic"):  # at the knots
-        smooth = DepthVarying.from_layers(layers, 2.0, kind)
-        np.testing.assert_allclose(smooth(0.5, u, None), layers[0](0.5, u, None), rtol=1e-10, atol=1e-12)
-    waves = smooth_random(layers[0], 1.0, key=getkey(), amplitude=0.0)
-    np.testing.assert_allclose(waves(0.3, u, None), layers[0](0.3, u, None), rtol=1e-12)
-
-
-def test_random_layers_of_grouped_heads(getkey):
-    def make(key):
-        return MasterEquation(Attention(D, 4, kv_heads=2, window=3, norm_q=RMSNorm(2), key=key))
-
-    found = iid(make, 3, key=getkey())
-    assert found.layer(0).interaction.wk.shape == (D, 2, 2) and found.stacked.interaction.window.shape == (3,)
-    assert np.isfinite(found(0.5, field(), None)).all()
-    assert not found.couples_neighbours(N)
-    found.check((N, D))
-    with pytest.raises(ValueError, match="width dim=8, but the field has 9 features"):
-        found.check((N, D + 1))
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"kv_heads": 3}, r"kv_heads=3 does not divide heads=2. Choose kv_heads from \[1, 2\]"),
-        ({"kv_heads": 0}, "kv_heads=0 must be an integer of at least 1"),
-        ({"window": 0}, "window=0 must be an integer in 1"),
-        ({"window": 3, "kernel": "uniform"}, "window needs a kernel 'softmax' or 'l2', not kernel='uniform'"),
-        ({"alibi": jnp.ones(2), "kernel": "linear"}, "alibi needs a kernel 'softmax' or 'l2'"),
-        ({"logit_cap": 2.0, "kernel": "l2"}, "logit_cap needs a kernel 'softmax', not kernel='l2'"),
-        ({"logit_scale": 2.0, "kernel": "uniform"}, "logit_scale needs a kernel 'softmax' or 'l2' or 'linear'"),
-        ({"logit_cap": 0.0}, "logit_cap=0.0 must be one finite number > 0"),
-        ({"logit_scale": -1.0}, "logit_scale=-1.0 must be one finite number > 0"),
-        ({"alibi": jnp.ones(3)}, r"alibi has shape \(3,\); it must be \(2,\), one slope per head"),
-        ({"norm_q": RMSNorm(3)}, "norm_q has width 3; it must be 4, to normalize each head, or 8"),
-        ({"norm_k": RMSNorm(8), "kv_heads": 1}, "norm_k has width 8; it must be 4, to normalize each head, or 4"),
-        ({"rotary": Rotary(6)}, "rotary turns 6 features, but a head has dk=4"),
-        ({"rotary": 10.0, "head_dim": 3}, "dk=3 must be even"),
-        ({"bias": "k"}, "bias='k' must be"),
-    ],
-)
-def test_bad_options(options, words, getkey):
-    with pytest.raises(ValueError, match=words):
-        Attention(D, H, key=getkey(), **options)
-
-
 def test_damping(getkey):
     assert float(build(getkey(), leak=True, strength=2.5).damping()) == 2.5
     assert float(build(getkey(), strength=2.5).damping()) == 0.0
@@ -429,78 +229,3 @@ def test_transformations(getkey):
     reverse = float(sum(jax.tree.leaves(products)))
     assert forward == pytest.approx(reverse, rel=1e-11)
     assert forward == pytest.approx(difference, rel=1e-7)
-
-
-# --- The sum over keys as an integral -----------------------------------------------------------------------
-
-
-def smooth(x):
-    """A field that does not vanish at the ends, (n, D)."""
-    modes = [np.sin(3 * x + 0.3), np.cos(2 * x), x**2, np.exp(-x), x, 1 + 0 * x, np.sin(5 * x), np.cos(4 * x + 1)]
-    return np.stack(modes, axis=1)
-
-
-def periodic(x):
-    return np.stack([np.sin(2 * np.pi * (1 + k % 3) * x + k) for k in range(D)], axis=1)
-
-
-def integral(term, function, x):
-    """A(u)(x) = Σ_h W_O ∫ K(x, y) W_V u(y) dy by 200 Gauss–Legendre points."""
-    nodes, weights = np.polynomial.legendre.leggauss(200)
-    y, w = 0.5 * (nodes + 1), 0.5 * weights
-    q, k = (np.einsum("nd,dhk->nhk", u, p) for u, p in ((function(x), term.wq), (function(y), term.wk)))
-    kernel = w * np.exp(np.einsum("ihk,jhk->hij", q, k) / np.sqrt(q.shape[-1]))
-    kernel = kernel / kernel.sum(axis=-1, keepdims=True)
-    return np.einsum("hij,jd,dhk,hke->ie", kernel, function(y), term.wv, term.wo)
-
-
-def spatial_orders(make, points, function, key):
-    errors = []
-    for n in (32, 64, 128):
-        term, x = make(n, key), np.asarray(points(n))
-        errors.append(np.abs(term(T, jnp.asarray(function(x)), None) - integral(term, function, x)).max())
-    return np.log2(np.array(errors[:-1]) / np.array(errors[1:])), errors
-
-
-def trapezoid(n):
-    return np.concatenate([[0.5], np.ones(n - 2), [0.5]]) / (n - 1)
-
-
-def clustered(n):
-    return np.linspace(0, 1, n) ** 2
-
-
-def clustered_weights(n):
-    return np.gradient(clustered(n)) * np.concatenate([[0.5], np.ones(n - 2), [0.5]])
-
-
-QUADRATURES = {
-    "neumann": (lambda n: Grid(n).points, lambda n: {"grid": Grid(n)}, 2),
-    "dirichlet": (lambda n: Grid(n, "dirichlet").points, lambda n: {"grid": Grid(n, "dirichlet")}, 2),
-    "dirichlet-equal-weights": (lambda n: Grid(n, "dirichlet").points, lambda n: {}, 1),
-    "ends-included": (lambda n: np.linspace(0, 1, n), lambda n: {"weights": jnp.asarray(trapezoid(n))}, 2),
-    "ends-equal-weights": (lambda n: np.linspace(0, 1, n), lambda n: {}, 1),
-    "clustered-equal-weights": (clustered, lambda n: {}, 0),
-}
-
-
-@pytest.mark.parametrize("name", QUADRATURES)
-def test_order_in_space(name, getkey):
-    points, options, order = QUADRATURES[name]
-    orders, errors = spatial_orders(lambda n, key: Attention(D, H, key=key, **options(n)), points, smooth, getkey())
-    assert min(errors) > 1e-12
-    np.testing.assert_allclose(orders, order, atol=0.15)
-
-
-def test_spectral_in_space(getkey):
-    """Periodic fields on the periodic grid, and Gauss–Legendre weights, reach rounding with few tokens."""
-    key = getkey()
-    x = Grid(48, "periodic").points
-    term = Attention(D, H, key=key, grid=Grid(48, "periodic"))
-    np.testing.assert_allclose(
-        term(T, jnp.asarray(periodic(np.asarray(x))), None), integral(term, periodic, x), atol=1e-10
-    )
-    nodes, weights = np.polynomial.legendre.leggauss(16)
-    x = 0.5 * (nodes + 1)
-    term = Attention(D, H, key=key, weights=jnp.asarray(0.5 * weights))
-    np.testing.assert_allclose(term(T, jnp.asarray(smooth(x)), None), integral(term, smooth, x), atol=1e-10)

@@ -350,7 +350,7 @@ def test_fused_only_where_cudnn_can(monkeypatch, relative):
         return original(*args, implementation="xla", **options)
 
     half = inputs(12, dk=8, dv=8, dtype="bfloat16")
-    with pytest.raises(ValueError, match="'fused' needs an NVIDIA GPU, not the platform 'cpu'"):
+    with pytest.raises(ValueError, match="='fused' needs an NVIDIA GPU, not the platform 'cpu'"):
         attend(*half, implementation="fused")
     monkeypatch.setattr(_kernels, "_platform", lambda: "gpu")
     monkeypatch.setattr(jax.nn, "dot_product_attention", recorded)
@@ -396,12 +396,40 @@ def test_fused_only_where_cudnn_can(monkeypatch, relative):
         (lambda q, k, v: ((q, k, v), {"logit_cap": 0.0}), ValueError, "logit_cap=0.0 must be"),
         (lambda q, k, v: ((q, k, v), {"logit_scale": -1.0}), ValueError, "logit_scale=-1.0 must be"),
         (lambda q, k, v: ((jnp.repeat(q, 2, 1)[:, :3], k, v), {}), ValueError, "its heads divide 3"),
-        (lambda q, k, v: ((q, k, v), {"implementation": "flash"}), ValueError, "auto, dense, blocked, fused"),
+        (
+            lambda q, k, v: ((q, k, v), {"implementation": "flash"}),
+            ValueError,
+            "implementation='flash' must be one of 'auto'",
+        ),
         (lambda q, k, v: ((q, k, v.astype(jnp.float32)), {}), TypeError, "types"),
-        (lambda q, k, v: ((q.astype(int), k, v), {}), TypeError, "floating point"),
+        (lambda q, k, v: ((q.astype(int), k, v), {}), TypeError, "q has type int64; it must be floating point"),
+        (lambda q, k, v: ((q, k, v), {"alibi": jnp.ones(2, int)}), TypeError, "alibi has type int64"),
+        (lambda q, k, v: ((q, k, v), {"alibi": jnp.array([1.0, jnp.nan])}), ValueError, "alibi has 1 NaN or infinite"),
+        (
+            lambda q, k, v: ((q, k, v), {"implementation": "fused"}),
+            ValueError,
+            "implementation='fused' needs an NVIDIA",
+        ),
     ],
 )
 def test_bad_input(change, error, words):
     arguments, options = change(*inputs(5))
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=f"^attend: .*{words}"):
         attend(*arguments, **options)
+
+
+@pytest.mark.parametrize("implementation", ["dense", "blocked"])
+def test_nan_stays_nan(implementation):
+    """A row of zeros means that a query sees no key. A row that NaN has spoilt is no such row, in the map nor in the result."""
+    q, k, v = inputs(5)
+    bias = jnp.zeros((q.shape[1], 5)).at[0].set(-jnp.inf)  # the first head sees no key at all
+    spoilt = q.at[2, 1].set(jnp.nan)
+    options = {"alibi": None, "causal": False, "window": None, "logit_scale": None, "logit_cap": None}
+    found = np.asarray(_kernels.attention_map(spoilt, k, bias=bias, **options))
+    out = np.asarray(attend(spoilt, k, v, bias=bias, implementation=implementation))
+    expected = np.zeros((q.shape[1], 5), bool)
+    expected[1, 2] = True
+    np.testing.assert_array_equal(np.isnan(found), np.broadcast_to(expected[:, :, None], found.shape))
+    np.testing.assert_array_equal(np.isnan(out), np.broadcast_to(expected.T[:, :, None], out.shape))
+    np.testing.assert_array_equal(found[0], 0.0)
+    np.testing.assert_allclose(found[1:].sum(-1)[~expected[1:]], 1.0, rtol=1e-14)

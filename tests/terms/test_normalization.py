@@ -1,12 +1,14 @@
 """LayerNorm, RMSNorm and the projection on the sphere, one token at a time."""
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pdejax.terms import LayerNorm, RMSNorm, SphereProjection
+from pdejax.terms import LayerNorm, RMSNorm, SpatialNorm, SphereProjection
 
 N, D = 5, 6
 
@@ -52,7 +54,7 @@ def test_invariances():
 
 
 def test_rms_norm_projects_on_the_sphere():
-    norm = eqx.tree_at(lambda m: m.scale, RMSNorm(D, eps=1e-30), jnp.full(D, D**-0.5))
+    norm = eqx.tree_at(lambda m: m.scale, RMSNorm(D, eps=1e-24), jnp.full(D, D**-0.5))
     np.testing.assert_allclose(norm(field()), SphereProjection()(field()), rtol=1e-14)
 
 
@@ -97,3 +99,39 @@ def test_float16_does_not_overflow():
     u = (300 * field()).astype(jnp.float16)
     for norm in (LayerNorm(D), RMSNorm(D)):
         np.testing.assert_allclose(norm(u).astype(float), norm(u.astype(float)), atol=2e-3, rtol=2e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("make", [LayerNorm, RMSNorm, lambda d, eps: SpatialNorm(1.0, eps=eps)])
+@pytest.mark.parametrize("value", [0.0, 3.0])
+def test_constant_tokens_stay_finite_at_the_least_eps(make, dtype, value):
+    """The value and the derivatives in both modes, at tokens without any deviation and at zero tokens."""
+    layer = make(D, eps=1e-24)
+    call = (lambda u: layer(0.0, u, None)) if isinstance(layer, SpatialNorm) else layer
+    u = jnp.full((3, D), value, dtype)
+    out, pull = jax.vjp(call, u)
+    for found in (out, *pull(jnp.ones_like(u)), jax.jvp(call, (u,), (jnp.ones_like(u),))[1]):
+        assert found.dtype == u.dtype and np.isfinite(np.asarray(found, float)).all()
+    if not isinstance(layer, RMSNorm):
+        np.testing.assert_array_equal(np.asarray(out, float), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: LayerNorm(D, eps=0.0), "LayerNorm: eps=0.0 must be one finite number ≥ 1e-24"),
+        (lambda: RMSNorm(D, eps=0.0), "RMSNorm: eps=0.0 must be one finite number ≥ 1e-24"),
+        (lambda: RMSNorm(D, eps=1e-40), "RMSNorm: eps=1e-40 must be"),
+        (lambda: SpatialNorm(eps=1e-40), "SpatialNorm: eps=1e-40 must be"),
+        (lambda: SpatialNorm(eps=jnp.ones(2)), "SpatialNorm: eps=.* must be one finite number"),
+        (lambda: SphereProjection(-1.0), "SphereProjection: radius=-1.0 must be one finite number > 0"),
+        (lambda: SphereProjection(math.inf), "SphereProjection: radius=inf must be one finite number > 0"),
+        (lambda: LayerNorm(D).lipschitz(-1.0), "LayerNorm.lipschitz: spread=-1.0 must be one finite number ≥ 0"),
+        (lambda: RMSNorm(D).lipschitz(math.nan), "RMSNorm.lipschitz: spread=nan must be"),
+        (lambda: LayerNorm(D).ball(math.nan), "LayerNorm.ball: radius=nan must be .*or infinite, for all tokens"),
+        (lambda: RMSNorm(D).ball(-1.0), "RMSNorm.ball: radius=-1.0 must be"),
+    ],
+)
+def test_bad_input_of_norms(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()

@@ -143,6 +143,11 @@ def test_types_and_derivatives():
         (lambda: Rotary(4).llama3(8.0, 1.0, 4.0, 0), "Rotary.llama3: length=0"),
         (lambda: Rotary(4).yarn(2.0, 10, slow=32.0), "Rotary.yarn: fast=32.0"),
         (lambda: Rotary(4, 0.5).yarn(2.0, 10), "theta > 1, not theta=0.5"),
+        (lambda: Rotary(4)(jnp.ones((5, 4))), r"Rotary: x has shape \(5, 4\); it must be \(tokens, heads, features\)"),
+        (
+            lambda: Rotary(4)(jnp.ones((5, 2, 3))),
+            r"Rotary: x has shape \(5, 2, 3\); .* at least the 4 features that turn",
+        ),
     ],
 )
 def test_bad_input(make, words):

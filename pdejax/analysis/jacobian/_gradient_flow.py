@@ -129,13 +129,20 @@ def stack_gradient_flows(flows: Sequence[GradientFlow], steps: ArrayLike | Seque
             f"stack_gradient_flows: {len(flows)} records and steps of shape {number.shape}, type {number.dtype}; give one record "
             "at least and one whole number for each."
         )
-    first = flows[0]
-    shapes = [jax.tree.map(jnp.shape, flow) for flow in flows]
-    if any(jax.tree.structure(f) != jax.tree.structure(first) for f in flows) or any(s != shapes[0] for s in shapes):
-        raise ValueError(
-            "stack_gradient_flows: the records differ in shape, level or null; take them of the same batch."
-        )
+    for i, flow in enumerate(flows):
+        for name, one in vars(flow).items():
+            found, first = (jax.tree.map(jnp.shape, x) for x in (one, getattr(flows[0], name)))
+            if found != first or jax.tree.structure(one) != jax.tree.structure(getattr(flows[0], name)):
+                raise ValueError(
+                    f"stack_gradient_flows: flows[{i}].{name} and flows[0].{name} differ in {_difference(found, first)}; take "
+                    "all records of the same batch, with the same null and level."
+                )
     return GradientHistory(number, jax.tree.map(lambda *x: jnp.stack(x), *flows))
+
+
+def _difference(one: Any, other: Any) -> str:
+    plain = isinstance(one, tuple) and isinstance(other, tuple)
+    return f"shape, {one} and {other}" if plain else "null, level or shape"
 
 
 def _exchange(b: int, key: PRNGKeyArray) -> Int[Array, " b"]:

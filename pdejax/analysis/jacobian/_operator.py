@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Complex, Float, PRNGKeyArray
 
 from pdejax._arguments import checked
-from pdejax._check import finite, integer, probability, real_array, token_mask, traced
+from pdejax._check import finite, integer, known, probability, real_array, token_mask, traced
 from pdejax._figure import AbstractRecord
 from pdejax._nnx import is_nnx
 from pdejax._types import Mask
@@ -91,7 +91,10 @@ class Jacobian(eqx.Module):
 
     def __repr__(self) -> str:
         hidden = "" if self.mask is None else ", padding left out"
-        return f"Jacobian of {_name(self.function)} at a state {tuple(self.u.shape)}{hidden}, known by its products"
+        # Between transformations the leaves of a module may be anything: None after `eqx.partition`, axes of a `vmap`.
+        shape = getattr(self.u, "shape", None)
+        state = "a state" if shape is None else f"a state {tuple(shape)}"
+        return f"Jacobian of {_name(self.function)} at {state}{hidden}, known by its products"
 
     @property
     def size(self) -> int:
@@ -242,7 +245,7 @@ class Jacobian(eqx.Module):
 def _name(function: Any) -> str:
     """What a Jacobian is of, in a few words."""
     if isinstance(function, OneMap):
-        which = "a map" if traced(function.index) else f"map {int(function.index)}"
+        which = f"map {int(function.index)}" if known(function.index) and np.ndim(function.index) == 0 else "a map"
         return f"{which} of {function.maps.count}"
     if isinstance(function, FieldAt):
         return f"the field {function.field!r}"

@@ -1,6 +1,7 @@
 """The continuum limit measured: errors, orders and bounds of each scheme as the step is refined."""
 
 import dataclasses
+import functools
 import math
 import sys
 import time
@@ -31,7 +32,7 @@ from pdejax.analysis.numerics._bounds import (
 )
 from pdejax.analysis.numerics._fit import fit_order
 from pdejax.analysis.numerics._norms import mesh_norm, token_max_norm
-from pdejax.solvers import SOLVERS, get_solver
+from pdejax.solvers import SOLVERS, evaluations, get_solver
 from pdejax.terms import AbstractTerm, FieldArgs
 
 CHECKS = 16  # depths between grid points at which the trajectory is compared
@@ -154,10 +155,10 @@ def convergence(
             "`with jax.enable_x64(True): ...` and arrays of dtype float64."
         )
     d = discretization_of("convergence", system, u0.shape[-2])
-    if progress is None:
-        progress = reference is None and _reference_steps(d, u0, mask) > LONG
     if reference is None:
-        reference = solve_reference(d, u0, mask=mask, tolerance=tolerance, progress=progress)
+        about = _reference_steps(d, u0, mask)
+        progress = _is_long(about) if progress is None else progress
+        reference = _solve_reference("convergence", d, u0, mask, tolerance, progress, about)
     constants = measure_constants(d, reference, mask)
     schemes = tuple(
         measure_scheme(
@@ -168,7 +169,7 @@ def convergence(
             mask=mask,
             reference=reference,
             constants=constants,
-            report=_say if progress else None,
+            report=functools.partial(_say, "convergence") if progress else None,
         )
         for solver in solvers
     )
@@ -188,21 +189,30 @@ def solve_reference(
 ) -> Reference:
     """Solve for the reference at off-grid check depths and at t1, with an estimate of its own error.
 
-    `progress` as in [`convergence`][pdejax.analysis.convergence]. Raises `RuntimeError` if the field blows up or the steps run
-    out, which says how far it came."""
+    `progress` as in [`convergence`][pdejax.analysis.convergence]. The field need not be differentiable: its derivative at the
+    start is a hint of what the solves cost, no more. Raises `RuntimeError` if the field blows up or the steps run out, which
+    says how far it came."""
+    owner = "solve_reference"
+    d.check_state(owner, u0, mask)
+    about = _reference_steps(d, u0, mask)
+    return _solve_reference(owner, d, u0, mask, tolerance, _is_long(about) if progress is None else progress, about)
+
+
+def _solve_reference(
+    owner: str, d: Discretization, u0: Field, mask: Mask | None, tolerance: float, shown: bool, about: int | None
+) -> Reference:
     ts = np.append(check_depths(d.t1, d.t0), d.t1)
-    d.check_state("solve_reference", u0, mask)
-    least = _reference_steps(d, u0, mask)
-    shown = least > LONG if progress is None else progress
-    if shown:
+    if shown and about is not None:
+        each = _step_evaluations("dopri8")
         _say(
-            f"the reference takes at least {least:,} steps of Dopri8, for stability alone, of 12 evaluations each, twice"
+            owner,
+            f"the reference takes about {about:,} steps of Dopri8 for stability alone, of {each} evaluations, twice",
         )
 
     def solve(tol: float):
         tight = d.replace(solver="dopri8", rtol=tol, atol=tol)
-        found = integrate("solve_reference", tight, u0, save=ts, mask=mask, progress=shown)
-        _check_reached(d, ts, found, tol, least)
+        found = integrate(owner, tight, u0, save=ts, mask=mask, progress=shown)
+        _check_reached(owner, d, ts, found, tol, about)
         return found
 
     coarse = solve(10 * tolerance)
@@ -316,35 +326,52 @@ def check_depths(t1: float, t0: float = 0.0) -> np.ndarray:
     return t0 + (t1 - t0) * (np.arange(CHECKS) + np.mod(golden * np.arange(1, CHECKS + 1), 1.0)) / CHECKS
 
 
-def _reference_steps(d: Discretization, u0: Field, mask: Mask | None) -> int:
-    """How many steps of the reference the stability of the field at the start asks for, by an estimate of ‖∂f/∂u‖ there."""
+def _reference_steps(d: Discretization, u0: Field, mask: Mask | None) -> int | None:
+    """About how many steps of the reference stability asks for, by an estimate of ‖∂f/∂u‖ at the start; None where that is not
+    finite or a field has no derivative there, as of a call into Python."""
     at = jnp.asarray(d.t0, u0.dtype)
-    size = Jacobian(FieldAt(d.field, at, None if mask is None else FieldArgs(mask)), u0).scale()
     limit = SOLVERS["dopri8"].real_limit
     assert limit is not None
-    return math.ceil(size * float(d.t1 - d.t0) / limit)
+    try:
+        size = Jacobian(FieldAt(d.field, at, None if mask is None else FieldArgs(mask)), u0).scale()
+        return math.ceil(size * float(d.t1 - d.t0) / limit)
+    except (TypeError, ValueError, NotImplementedError, ArithmeticError, np.linalg.LinAlgError):
+        return None
 
 
-def _check_reached(d: Discretization, ts: np.ndarray, found: Trajectory, tolerance: float, least: int) -> None:
+def _step_evaluations(name: str) -> int | None:
+    """Evaluations that another step costs."""
+    two, one = (evaluations(get_solver(name), steps) for steps in (2, 1))
+    return None if two is None or one is None else two - one
+
+
+def _is_long(about: int | None) -> bool:
+    return about is not None and about > LONG
+
+
+def _check_reached(
+    owner: str, d: Discretization, ts: np.ndarray, found: Trajectory, tolerance: float, about: int | None
+) -> None:
     """Raise `RuntimeError`, which says what happened, unless a solve for the reference reached t1."""
     if bool(found.diverged):
         raise RuntimeError(
-            f"solve_reference: the solution did not reach t1={d.t1}: it blew up (blow-up depth "
+            f"{owner}: the solution did not reach t1={d.t1}: it blew up (blow-up depth "
             f"{float(found.blowup_time):.4g}); choose a shorter depth, smaller weights or a normalized field."
         )
     if not bool(found.complete):
         known = np.isfinite(np.asarray(found.us)).reshape(len(ts), -1).all(axis=1)
         reached = float(ts[known][-1]) if known.any() else float(d.t0)
+        hint = "" if about is None else f": stability alone asks for about {about:,} steps"
         raise RuntimeError(
-            f"solve_reference: {int(found.stats.steps + found.stats.rejected):,} steps of Dopri8 at tolerance "
+            f"{owner}: {int(found.stats.steps + found.stats.rejected):,} steps of Dopri8 at tolerance "
             f"{tolerance:.1g} came past depth {reached:.4g} and did not reach t1={d.t1}. The field is stiff, or "
-            f"not smooth: stability alone asks for about {least:,} steps. Choose a shorter depth or a larger tolerance, allow "
+            f"not smooth{hint}. Choose a shorter depth or a larger tolerance, allow "
             "more steps (d.replace(rtol=…, atol=…, max_steps=…)), or give a reference of your own."
         )
 
 
-def _say(text: str) -> None:
-    print(f"convergence: {text}", file=sys.stderr, flush=True)
+def _say(owner: str, text: str) -> None:
+    print(f"{owner}: {text}", file=sys.stderr, flush=True)
 
 
 def _depth_errors(d: Discretization, u0: Field, mask: Mask | None, reference: Reference) -> tuple[float, float]:

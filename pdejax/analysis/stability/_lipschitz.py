@@ -5,13 +5,11 @@ import math
 from typing import Any
 
 from pdejax._arguments import checked
-from pdejax._check import choice, integer, number, on_numbers
+from pdejax._check import integer, number, on_numbers
 from pdejax._depth import DepthVarying
 from pdejax._equation import AbstractEquation, MasterEquation
 from pdejax.terms import AbstractTerm
-from pdejax.terms._constants import Lipschitz
-
-NORMS = ("token_max", "frobenius")
+from pdejax.terms._constants import Lipschitz, check_domain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,17 +102,6 @@ def field_lipschitz(
     )
 
 
-def check_domain(owner: str, n: Any, radius: Any, norm: Any, spread: Any) -> tuple[int, float, float]:
-    """Number of tokens, radius and spread of a domain of fields; raise unless it is a ball with tokens in it."""
-    choice(owner, "norm", norm, NORMS)
-    advice = "it is a lower bound of every token's standard deviation over its features, 0 for none"
-    return (
-        integer(owner, "n", n, advice="it is the number of tokens"),
-        number(owner, "radius", radius, above=0, advice="it is the largest Euclidean norm of a token"),
-        number(owner, "spread", spread, least=0, advice=advice),
-    )
-
-
 def terms_by_name(owner: str, field: Any) -> dict[str, AbstractTerm]:
     """The terms of a field at one depth; a term alone goes by its class's name."""
     if isinstance(field, AbstractTerm):
@@ -132,4 +119,7 @@ def castin_bound(value: float, key_query: float, radius: float, n: int) -> float
     r"""$\sqrt3\,\|V\|_2\,(\|A\|_2^2R^4(4n+1) + n)^{1/2}$, the Frobenius constant of single-head softmax attention with
     value matrix V and logits ⟨u_i, A u_j⟩ (A = W_QᵀW_K/√d_k) on n tokens of norm ≤ R: Castin, Ablin, Peyré, arXiv
     2312.14820, Theorem 3.3. Arguments are ‖V‖₂, ‖A‖₂, R and n."""
+    for name, given in (("value", value), ("key_query", key_query), ("radius", radius)):
+        number("castin_bound", name, given, least=0)
+    integer("castin_bound", "n", n, advice="it is the number of tokens")
     return math.sqrt(3) * value * math.sqrt(key_query**2 * radius**4 * (4 * n + 1) + n)

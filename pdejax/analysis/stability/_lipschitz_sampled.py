@@ -16,8 +16,8 @@ from pdejax._types import Field, Mask
 from pdejax.analysis.jacobian._maps import length
 from pdejax.analysis.jacobian._operator import FieldAt, Jacobian
 from pdejax.analysis.numerics._norms import token_max_norm
-from pdejax.analysis.stability._lipschitz import check_domain
 from pdejax.terms import FieldArgs
+from pdejax.terms._constants import check_domain
 
 Function = Callable[[Any, Array, Any], Array]
 

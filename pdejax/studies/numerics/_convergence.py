@@ -169,7 +169,7 @@ def measure(config: ConvergenceConfig, seed: int, parts: Parts) -> Evidence:
         # Arrays are cheap to solve for again and large to keep: only their summary is a part.
         if "reference" not in state:
             say("reference solution")
-            state["reference"] = analysis.numerics.solve_reference(d, case.u0, tolerance=tolerance)
+            state["reference"] = analysis.numerics.solve_reference(d, case.u0, tolerance=tolerance, progress=False)
         return state["reference"]
 
     def summary():

@@ -341,8 +341,8 @@ def preln() -> Iterator[Check]:
     """§5.6: cosine, gap and radius of pre-LN tokens, θ = x/‖x‖ being the normalization inside the term."""
     beta, gamma, radius = 1.5, 0.1, 0.7
     _, depths = _quadrature(4.0)
-    # RMSNorm with scale 1/√d and ε = 0 is x/‖x‖.
-    norm = with_weights(RMSNorm(N, eps=0.0), scale=jnp.full(N, N**-0.5))
+    # RMSNorm with scale 1/√d and ε below rounding is x/‖x‖.
+    norm = with_weights(RMSNorm(N, eps=1e-24), scale=jnp.full(N, N**-0.5))
     equation = MasterEquation(interaction=attention(beta, jnp.eye(N), norm=norm))
     u0 = radius * exact.equiangular_tokens(N, N, gamma, jax.random.key(2))
     us = np.asarray(solve(equation, u0, 4.0, depths))

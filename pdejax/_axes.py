@@ -7,8 +7,8 @@ import jax
 
 
 def varying(*trees: Any) -> frozenset[str]:
-    """Names of the mesh axes of `jax.shard_map` over which an array in these trees differs."""
-    arrays = (x for x in jax.tree.leaves(trees) if eqx.is_array(x))
+    """Names of the mesh axes of `jax.shard_map` over which an array, or the shape of one, in these trees differs."""
+    arrays = (x for x in jax.tree.leaves(trees) if eqx.is_array(x) or isinstance(x, jax.ShapeDtypeStruct))
     return frozenset().union(*(jax.typeof(x).mat.varying for x in arrays))
 
 
