@@ -145,6 +145,8 @@ NUMBERS = {
     "error_floor": (lambda x: an.numerics.error_floor(x), (jnp.asarray(1e-12),)),
     "extinction_time": (lambda s: an.growth.extinction_time(s, 1.0), (jnp.asarray(1.0),)),
     "field_constants": (lambda u: an.numerics.field_constants(FIELD, TS4, u), (UU,)),
+    "fit_power": (lambda e: an.numerics.fit_power([0.1, 0.05, 0.025], e), (jnp.asarray([1e-1, 5e-2, 2.5e-2]),)),
+    "curve_noise": (lambda c: an.information.curve_noise(c), (jnp.asarray([0.0, 1.0, 0.5, 2.0, 1.5]),)),
     "fit_order": (lambda e: an.fit_order([0.1, 0.05, 0.025], e), (jnp.asarray([1e-1, 5e-2, 2.5e-2]),)),
     "growth_factor": (lambda s: an.numerics.growth_factor(s, 1.0), (jnp.asarray(1.0),)),
     "measure_dt_max": (lambda u: an.stability.measure_dt_max(FIELD, u, "euler", key=KEY, steps=40), (U,)),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lipschitz_search import NORMS, D, N, check_never_violated, jacobian_norms, measure, randomized, states, worst
+from lipschitz_search import NORMS, D, N, check_never_violated, jacobian_norms, randomized, states, worst
 from scipy.special import erf, expit
 
 import pdejax as pj

@@ -45,7 +45,9 @@ def test_a_curve_is_that_of_euler_by_hand(settings, monkeypatch, tmp_path):
 def test_a_planted_setting_is_found_and_no_other_is_said_to_meet():
     """The simulator's curve within 0.019 at one setting of its kind, the Transformer's exactly, but at one of another kind."""
     curves = CURVES.copy()
-    curves[readings.SYSTEMS.index(("off", "none", "euler")), 1, readings.STEPS.index(0.2)] = np.asarray(readings.SIMULATOR) + 0.019
+    curves[readings.SYSTEMS.index(("off", "none", "euler")), 1, readings.STEPS.index(0.2)] = (
+        np.asarray(readings.SIMULATOR) + 0.019
+    )
     curves[readings.SYSTEMS.index(("off", "pre", "euler")), 0, readings.STEPS.index(0.15)] = readings.TRANSFORMER
     found = readings.READINGS.judge(readings.READINGS.presets["quick"], [{"correlation": curves}] * 2)
     of = 2 * len(readings.SCALES) * len(readings.STEPS)

@@ -46,7 +46,7 @@ def fit_order(
     not positive, or `last < 2`.
     """
     h, e, chosen = _usable("fit_order", step_sizes, errors, floor, last)
-    used = tuple(int(i) for i in chosen)
+    used = tuple(chosen)
     if len(chosen) < 2:
         return OrderFit(math.nan, math.nan, used)
     h, e = h[chosen], e[chosen]
@@ -77,7 +77,7 @@ def fit_power(
     there is `fit_order`. Values that are not positive are left out. Raises `ValueError` as `fit_order` does.
     """
     x, y, chosen = _usable("fit_power", sizes, values, 0.0, np.size(values) if last is None else last)
-    used = tuple(int(i) for i in chosen)
+    used = tuple(chosen)
     if len(chosen) < 2:
         return OrderFit(math.nan, math.nan, used)
     x, y = np.log(x[chosen]), np.log(y[chosen])
@@ -97,5 +97,5 @@ def _usable(owner: str, sizes, values, floor: float, last: int) -> tuple[np.ndar
         raise ValueError(f"{owner}: {names[0]} {h.shape} and {names[1]} {e.shape} must be sequences of one length.")
     if np.any(h <= 0) or last < 2:
         raise ValueError(f"{owner}: {names[0]} must be positive and last at least 2.")
-    usable = [i for i in np.argsort(-h, kind="stable") if math.isfinite(e[i]) and e[i] > floor]
+    usable = [int(i) for i in np.argsort(-h, kind="stable") if math.isfinite(e[i]) and e[i] > floor]
     return h, e, usable[-last:]
