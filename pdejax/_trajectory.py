@@ -1,5 +1,7 @@
 """The result of a simulation."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import numpy as np
@@ -93,7 +95,7 @@ class Trajectory(eqx.Module):
         )
 
 
-def _shown(value: Array) -> str:
+def _shown(value: Any) -> str:
     """One number, or the range of several."""
     if not known(value):
         return "traced" if traced(value) else "?"
@@ -101,6 +103,6 @@ def _shown(value: Array) -> str:
     return f"{numbers.item():g}" if numbers.size == 1 else f"{np.nanmin(numbers):g}–{np.nanmax(numbers):g}"
 
 
-def _evaluations(count: Array) -> str:
+def _evaluations(count: Any) -> str:
     counted = not known(count) or bool(np.all(np.asarray(count) >= 0))
     return f"{_shown(count)} field evaluations" if counted else "field evaluations not counted"

@@ -78,7 +78,8 @@ class _Step(eqx.Module):
 
     @property
     def __name__(self) -> str:
-        return getattr(self.layer, "__name__", type(self.layer).__name__)
+        name = getattr(self.layer, "__name__", None)  # between transformations it may be anything
+        return name if isinstance(name, str) else type(self.layer).__name__
 
 
 class _OneOf(eqx.Module):

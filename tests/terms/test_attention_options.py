@@ -162,5 +162,14 @@ def test_numbers_of_numpy_do_not_raise_the_precision(name, getkey):
     assert term(T, single, None).dtype == term.weights(single).dtype == jnp.float32
     q, k, v = (jax.random.normal(getkey(), (4, H, 2), "float32") for _ in range(3))
     assert attend(q, k, v, **{name: np.float64(0.8)}).dtype == jnp.float32
-    stacked = DepthVarying.from_layers([MasterEquation(term)] * 2, 1.0).stacked
-    assert type(DepthVarying(stacked, np.float64(1.0), passes=np.int64(2)).passes) is int
+
+
+@pytest.mark.bad_input  # a runtime type checker takes no number of NumPy for an int
+def test_passes_are_kept_as_a_number_of_python(getkey):
+    stacked = DepthVarying.from_layers([MasterEquation(build(getkey()))] * 2, 1.0).stacked
+    found = DepthVarying(stacked, np.float64(1.0), passes=np.int64(2))
+    assert (
+        type(found.passes) is type(found.size) is int
+        and type(found.t1) is float
+        and (found.passes, found.size) == (2, 4)
+    )
