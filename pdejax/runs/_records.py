@@ -114,6 +114,7 @@ class Result:
     - `config`, `preset`, `seeds`, `environment`, `config_hash`, `seconds`: what was run, on what, how long it took (parts
       that were kept included). `pairing`: which models stand beside which, in words.
     - `results`: the numbers, as JSON has them. `rows`: those of the table paper | ours | null.
+    - `headline`: the quantity of the row that a summary of many results shows.
     - `verdict`: a sentence made from the numbers; `verdicts`: answers by question. `passed`: whether all is as it should be.
     - `tables`, `notes`: what is printed besides. `dataset`: all data; `pictures`; `files` that were written.
     - `findings`: what was found about each claim, by its id.
@@ -131,6 +132,7 @@ class Result:
     environment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     results: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     rows: tuple[Row, ...] = ()
+    headline: str = ""
     verdict: str = ""
     verdicts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     passed: bool = True
@@ -187,6 +189,7 @@ class Result:
             "environment": self.environment,
             "results": self.results,
             "table": [row.to_json() for row in self.rows],
+            "headline": self.headline,
             "verdict": self.verdict,
             "verdicts": self.verdicts,
             "tables": [table_to_json(table) for table in self.tables if table.rows],
@@ -220,13 +223,14 @@ class Result:
             rows=tuple(
                 Row.from_json(row, i) for i, row in enumerate(_list(saved.get("table"))) if isinstance(row, Mapping)
             ),
+            headline=text(saved.get("headline")),
             verdict=text(saved.get("verdict")),
             verdicts={text(k): text(v) for k, v in _mapping(saved.get("verdicts")).items()},
             passed=saved.get("passed") is not False,
             tables=tuple(found for found in map(table_from_json, _list(saved.get("tables"))) if found is not None),
             notes=tuple(text(note) for note in _list(saved.get("notes"))),
             pictures=tuple(_picture(entry) for entry in _list(saved.get("figures"))),
-            data=text(saved.get("data")) or None,
+            data=text(data) or None if isinstance(data := saved.get("data"), str) else None,
             seconds=float(seconds) if isinstance(seconds, int | float) and not isinstance(seconds, bool) else None,
         )
 

@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import dataclasses
+import fnmatch
 import hashlib
 import inspect
 import pathlib
@@ -78,6 +79,7 @@ class Study:
       what parts depend on, by default the same.
     - `stem`: the name of the result's files, that of the study by default. `command`: what `pdejax` runs it by, its name by
       default.
+    - `headline`: which row a summary of many results shows, the last whose quantity matches this pattern (`*` any text).
     - `presets`: configurations by name. `resolve(config)`: what becomes of a configuration on this machine, such as without a
       data set.
     - `columns` and `cells(record)`: the table that grows, whose records `measure` gives to `parts.row`.
@@ -100,6 +102,7 @@ class Study:
     presets: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     resolve: Callable[[Any], Any] | None = None
     pairing: str | None = None
+    headline: str = ""
     double: bool = True
 
     def preset(self, name: str) -> Any:
@@ -115,6 +118,12 @@ class Study:
         """A record as a line of that table."""
         assert self.cells is not None
         return self.table.line(self.cells(record))
+
+
+def headline(study: Study, rows: Sequence[Row]) -> str:
+    """Return the quantity of the row that a summary shows; nothing where no row matches."""
+    found = [row.quantity for row in rows if study.headline and fnmatch.fnmatchcase(row.quantity, study.headline)]
+    return found[-1] if found else ""
 
 
 def code_digest(function: Callable[..., Any]) -> str:
@@ -204,6 +213,7 @@ def run(
         environment=where,
         results=plain(found.results),
         rows=tuple(found.rows),
+        headline=headline(study, found.rows),
         verdict=found.sentence,
         verdicts=dict(found.verdicts),
         passed=found.passed,

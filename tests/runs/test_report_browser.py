@@ -4,6 +4,7 @@ import html
 import io
 import json
 import os
+import pathlib
 import re
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from pdejax.runs.report import build_report
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 CHROMIUM = os.environ.get("PDEJAX_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+STORED = pathlib.Path(__file__).parents[2] / "benchmarks" / "results" / "reproduce"
 WIDTHS = {"desktop": 1280, "phone": 390}
 
 pytestmark = [
@@ -110,12 +112,28 @@ def test_nothing_is_wider_than_the_screen(page, width):
     assert min(found["heights"]) >= 14
 
 
+@pytest.mark.parametrize(("width", "screens"), [(1280, 12), (390, 26)], ids=WIDTHS)
+def test_the_papers_results_are_some_ten_screens(width, screens, tmp_path):
+    """Of 900 pixels, before anything is unfolded; the findings are on the first."""
+    page = build_report(STORED, tmp_path / "report.html").html
+    found = asked(
+        page,
+        """
+        const findings = document.querySelector('[aria-label="Findings"]');
+        return { all: document.documentElement.scrollHeight, first: findings.getBoundingClientRect().bottom };
+        """,
+        width,
+    )
+    assert found["all"] <= 900 * screens
+    assert width < 1000 or found["first"] <= 900
+
+
 def test_the_script_may_run_and_opens_the_json_of_a_number(page):
     dumped = chromium(page, "--dump-dom", fragment="#study-information-flow.json.table.1.ours")
     assert '<html lang="en" class="js">' in dumped  # so the digest in the policy is right
     opened = [part for part in dumped.split("<details")[1:] if part.startswith(' open=""')]
-    assert any("study-information-flow.json.table.1.ours" in part for part in opened)
-    assert not any("study-alignment.json.table" in part for part in opened)
+    assert any('id="study-information-flow.json.table.1.ours"' in part for part in opened)
+    assert not any('id="study-alignment.json.table' in part for part in opened)
 
 
 def test_columns_sort_by_their_numbers(page):

@@ -10,9 +10,9 @@ from pdejax.runs._findings import corrected
 from pdejax.runs._format import environment, seconds
 from pdejax.runs._table import Cell, Column, Table
 from pdejax.runs._table import markdown_text as marked
-from pdejax.runs.report import _html
 from pdejax.runs.report._html import TITLE, html_page
 from pdejax.runs.report._read import Entry, Ledger, ReportError, Results, Study, read_results
+from pdejax.runs.report._write import link
 
 
 def markdown_page(results: Results, base: str | pathlib.Path) -> str:
@@ -40,7 +40,7 @@ def _study(study: Study, base: pathlib.Path) -> list[str]:
         parts.append("\n".join(f"- Incomplete: {marked(problem)}" for problem in study.problems))
     if study.raw is None:
         return parts
-    address = _html.link(study.json, base)
+    address = link(study.json, base)
     facts = [result.source, result.pairing, result.preset, seconds(result.seconds)]
     parts.append(" · ".join(marked(fact) for fact in facts if fact))
     parts.append(marked(result.question))
@@ -67,10 +67,10 @@ def _study(study: Study, base: pathlib.Path) -> list[str]:
     for image in study.images:
         if image.content is not None:
             caption = marked(image.caption)
-            parts.append(f"![{caption}]({_html.link(image.path, base)})\n\n*{caption}*")
+            parts.append(f"![{caption}]({link(image.path, base)})\n\n*{caption}*")
     files = [f"[{marked(study.file)}]({address})"]
     if study.data:
-        files.append(f"[{marked(study.data.name)}]({_html.link(study.data, base)})")
+        files.append(f"[{marked(study.data.name)}]({link(study.data, base)})")
     shown = ", ".join(map(str, result.seeds)) or "not said"
     device = environment(result.environment) or "not said"
     files += [f"seeds {marked(shown)}", f"configuration {marked(result.config_hash or 'not said')}"]
@@ -84,7 +84,7 @@ def _linked(cell: Any, column: Column, address: str) -> Any:
 
 
 def _ledger(ledger: Ledger, base: pathlib.Path, beside: str) -> list[str]:
-    address = _html.link(ledger.path, base)
+    address = link(ledger.path, base)
     beside = marked(beside) and f" {marked(beside)}"
     parts = [f"## Claims{beside}"]
     if ledger.problems:
@@ -123,7 +123,7 @@ def _claim(entry: Entry, took: object, address: str, base: pathlib.Path) -> list
         columns = [Column("Evidence"), Column("Statement"), Column("Figure", right=True)]
         parts.append(Table(columns, lines).markdown())
     if finding.counterexample is not None:
-        where = f" [Its arrays]({_html.link(entry.file, base)})." if entry.file else ""
+        where = f" [Its arrays]({link(entry.file, base)})." if entry.file else ""
         parts.append(f"**Counterexample.** {marked(finding.counterexample.description)}{where}")
     return parts
 

@@ -3,205 +3,20 @@
 import base64
 import dataclasses
 import hashlib
-import html
 import importlib.resources
-import json
-import os
 import pathlib
-import re
 import struct
-import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pdejax.runs._findings import corrected
+from pdejax.runs._findings import count_verdicts
 from pdejax.runs._format import environment, seconds
-from pdejax.runs._records import Result
+from pdejax.runs._records import Result, Row
 from pdejax.runs._table import Cell, Column, Table
-from pdejax.runs.report._read import IMAGES, Entry, Image, Ledger, Results, Study
-
-
-def link(path: pathlib.Path, base: pathlib.Path) -> str:
-    """The address of `path` for a page that lies in the folder `base`."""
-    relative = pathlib.PurePath(os.path.relpath(path, base)).as_posix()
-    # A leading name with a colon would read as a scheme.
-    return urllib.parse.quote(os.fsencode(relative if relative.startswith(".") else f"./{relative}"), safe="/.")
-
-
-def slug(text: str, taken: set[str]) -> str:
-    """A name for an anchor: letters, digits and hyphens, and none of `taken`, which gains it."""
-    plain = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "x"
-    found, count = plain, 1
-    while found in taken:
-        count += 1
-        found = f"{plain}-{count}"
-    taken.add(found)
-    return found
-
-
-def standing(verdict: str) -> str:
-    """`holds`, `condition` or `fails` from the first words of a verdict, `open` for any other."""
-    words = re.sub(r"[^a-z ]", " ", verdict.lower()).split()
-    if words[:1] == ["holds"]:
-        return "condition" if len(words) > 1 else "holds"
-    return "fails" if words[:1] in (["fails"], ["fail"]) else "open"
-
-
-escape = html.escape
-
-
-def problems_note(problems: Sequence[str], heading: str) -> str:
-    """Write what is missing or damaged as a note."""
-    shown = (re.sub("`([^`]+)`", r"<code>\1</code>", escape(problem)) for problem in problems)
-    items = "".join(f"<li>{problem}</li>" for problem in shown)
-    return f'<div class="problems" role="note"><strong>{heading}</strong><ul>{items}</ul></div>'
-
-
-def badge(verdict: str) -> str:
-    """Write a verdict with its sign, in its colour."""
-    signs = {"holds": "✓ ", "condition": "◐ ", "fails": "✗ ", "open": ""}
-    kind = standing(verdict)
-    return f'<span class="badge {kind}">{signs[kind]}{escape(verdict or "no verdict")}</span>'
-
-
-def badge_cell(verdict: str) -> Cell:
-    """Return a verdict as an entry of a table."""
-    return Cell(verdict, code=badge(verdict))
-
-
-def file_link(name: str, path: pathlib.Path, base: pathlib.Path) -> str:
-    """Write a link to a file for a page in the folder `base`."""
-    return f'<li><a href="{escape(link(path, base))}">{escape(name)}</a></li>'
-
-
-_LINE, _DEEP, _LONG = 100, 24, 400
-
-
-def anchor(prefix: str, *path: str | int) -> str:
-    """The anchor of the value at `path` (keys of objects, places in lists) of the document `prefix`."""
-    return ".".join([prefix, *map(str, path)])
-
-
-def anchored(prefix: str, value: Any, anchors: Mapping[tuple[str | int, ...], str]) -> str:
-    """`value` as indented JSON in HTML, `<span id>` around the values at the paths of `anchors`.
-
-    Lists of more than 400 numbers keep the first and say how many follow: the file beside the page has them all.
-    """
-    return f'<pre tabindex="0" id="{html.escape(prefix)}">{_value(value, (), anchors, "")}</pre>'
-
-
-def _value(value: Any, path: tuple[str | int, ...], anchors: Mapping[tuple[str | int, ...], str], indent: str) -> str:
-    text = _text(value, path, anchors, indent)
-    name = anchors.get(path)
-    return text if name is None else f'<span id="{html.escape(name)}">{text}</span>'
-
-
-def _text(value: Any, path: tuple[str | int, ...], anchors: Mapping[tuple[str | int, ...], str], indent: str) -> str:
-    if not isinstance(value, dict | list) or not value:
-        return html.escape(json.dumps(value, ensure_ascii=False), quote=False)
-    if len(path) >= _DEEP:
-        return "…"
-    inner = indent + "  "
-    if isinstance(value, list):
-        limit = None if any(isinstance(item, dict | list) for item in value) else _LONG
-        shown = value[:limit]
-        more = [f"… {len(value) - len(shown)} more"] if len(shown) < len(value) else []
-        parts = [_value(item, (*path, place), anchors, inner) for place, item in enumerate(shown)] + more
-        ends, flat = "[]", not any(isinstance(item, dict | list) for item in shown)
-    else:
-        parts = [
-            f"{html.escape(json.dumps(str(key), ensure_ascii=False), quote=False)}: "
-            + _value(item, (*path, str(key)), anchors, inner)
-            for key, item in value.items()
-        ]
-        ends, flat = "{}", not any(isinstance(item, dict) for item in value.values())
-    if flat:
-        line = ends[0] + ", ".join(parts) + ends[1]
-        if len(line) <= _LINE and "\n" not in line:
-            return line
-        if isinstance(value, list):  # numbers run on: one to a line would be long
-            return ends[0] + ", ".join(parts) + ends[1]
-    return ends[0] + "\n" + ",\n".join(inner + part for part in parts) + f"\n{indent}" + ends[1]
-
-
-# Claims with the anchors of their articles.
-Named = Sequence[tuple[str, Entry]]
-
-
-@dataclasses.dataclass(frozen=True)
-class LedgerPlaces:
-    """A ledger on the page: the anchors of its two lists and of every entry, and what tells it from another (`beside`)."""
-
-    ledger: Ledger
-    claims_at: str
-    equations_at: str
-    beside: str
-    claims: Named
-    equations: Named
-
-
-def ledger_section(places: LedgerPlaces, base: pathlib.Path) -> str:
-    """Write claims and equations, each as a table and then one by one."""
-    ledger, claims, equations, beside = places.ledger, places.claims, places.equations, escape(places.beside)
-    parts = [f'<h2 id="{places.claims_at}">Claims{beside}</h2>']
-    if ledger.problems:
-        parts.append(problems_note(ledger.problems, "Incomplete:"))
-    config = ledger.raw.get("config") if ledger.raw else None
-    if isinstance(config, dict):
-        shown = ", ".join(f"{key} {value}" for key, value in config.items())
-        parts.append(f'<p class="soft small">Configuration: {escape(shown)}.</p>')
-    if claims:
-        parts.append(_verdicts("Claims and verdicts", claims))
-        parts += [_claim(entry, name, ledger.saved("claims", entry), base) for name, entry in claims]
-    if equations:
-        parts.append(f'<h2 id="{places.equations_at}">Equations{beside}</h2>')
-        parts.append(_verdicts("Equations and verdicts", equations))
-        parts += [_claim(entry, name, ledger.saved("equations", entry), base) for name, entry in equations]
-    return "\n".join([*parts, f'<ul class="files small">{file_link(ledger.path.name, ledger.path, base)}</ul>'])
-
-
-def _verdicts(caption: str, entries: Named) -> str:
-    columns = [Column(head) for head in ("Claim", "Verdict", "Statement", "Source")]
-    lines = [
-        (Cell(entry.name, f"#{name}"), badge_cell(entry.finding.verdict), entry.finding.statement, entry.finding.source)
-        for name, entry in entries
-    ]
-    return Table(columns, lines, caption).html()
-
-
-def _claim(entry: Entry, name: str, raw: Any, base: pathlib.Path) -> str:
-    finding, document = entry.finding, f"{name}.json"
-    anchors: dict[tuple[str | int, ...], str] = {}
-    measured, lines = finding.measured, []
-    for key, label, figures in (
-        ("figures", "as stated", measured.figures),
-        ("corrected_figures", "corrected", measured.corrected),
-    ):
-        for place, (figure, value) in enumerate(figures.items()):
-            anchors[key, figure] = anchor(document, key, place)
-            kind = [label] if measured.corrected else []
-            lines.append((figure, *kind, Cell(value, f"#{anchors[key, figure]}")))
-    columns = [Column("Evidence"), *([Column("Statement")] if measured.corrected else []), Column("Figure", right=True)]
-    example = ""
-    if finding.counterexample is not None:
-        where = f' <a href="{escape(link(entry.file, base))}">Its arrays</a>.' if entry.file else ""
-        example = f"<p><strong>Counterexample.</strong> {escape(finding.counterexample.description)}{where}</p>"
-    code = f"<code>{escape(finding.code)}</code>" if finding.code else ""
-    facts = [escape(finding.source), code, seconds(raw.get("seconds"))]
-    return "\n".join(
-        [
-            f'<article id="{name}"><h3>{escape(entry.name)} {badge(finding.verdict)}</h3>',
-            f'<p class="soft small">{" · ".join(fact for fact in facts if fact)}</p>',
-            f"<p>{escape(finding.statement)}</p>" if finding.statement else "",
-            f"<blockquote>{escape(finding.quote)}</blockquote>" if finding.quote else "",
-            f"<p><strong>Judged.</strong> {escape(finding.rule)}</p>" if finding.rule else "",
-            f"<p><strong>What holds.</strong> {escape(corrected(finding))}</p>" if finding.condition else "",
-            Table(columns, lines, f"Evidence for {entry.name}").html() if lines else "",
-            example,
-            f"<details><summary>JSON of {escape(entry.name)}</summary>{anchored(document, raw, anchors)}</details>",
-            "</article>",
-        ]
-    )
+from pdejax.runs.report._claims import LedgerPlaces, Named, ledger_section, placed
+from pdejax.runs.report._curves import drawn, panels
+from pdejax.runs.report._read import IMAGES, Image, Results, Study
+from pdejax.runs.report._write import FOLD, anchor, anchored, escape, file_link, folded, link, problems_note, slug
 
 
 def study_article(study: Study, name: str, base: pathlib.Path) -> str:
@@ -226,14 +41,9 @@ def study_article(study: Study, name: str, base: pathlib.Path) -> str:
             f"<p>{escape(result.question)}</p>" if result.question else "",
             problems,
             verdict,
-            _rows(study, anchors),
-            _tables(study, anchors),
             _answers(result),
-            "".join(_figure(image, base) for image in study.images),
-            _settings(study.raw, document),
-            "<details><summary>JSON of this study, which every number above comes from</summary>"
-            f"{anchored(document, study.raw, anchors)}</details>",
-            _files(study, base),
+            _pictures(study, base),
+            *_numbers(study, anchors, document, base),
             "</article>",
         ]
     )
@@ -280,8 +90,21 @@ def _get(saved: Any, key: str) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _tables(study: Study, anchors: Mapping[tuple[str | int, ...], str]) -> str:
-    """What a study's command prints as tables, each number a link to its place in the JSON."""
+def _numbers(
+    study: Study, anchors: Mapping[tuple[str | int, ...], str], document: str, base: pathlib.Path
+) -> Iterator[str]:
+    """Write the tables, those of many lines folded with the settings, the JSON and the files."""
+    tables = [(len(study.rows), _rows(study, anchors)), *_tables(study, anchors)]
+    yield from (shown for count, shown in tables if count <= FOLD)
+    long = [(count, shown) for count, shown in tables if count > FOLD]
+    lines = f"All {' + '.join(str(count) for count, _ in long)} lines of the tables; c" if long else "C"
+    json = folded("JSON of this study, which every number of it comes from", anchored(document, study.raw, anchors))
+    inside = [*(shown for _, shown in long), _settings(study.raw or {}, document), json, _files(study, base)]
+    yield folded(f"{lines}onfiguration, seeds, JSON and files", "".join(inside))
+
+
+def _tables(study: Study, anchors: Mapping[tuple[str | int, ...], str]) -> list[tuple[int, str]]:
+    """What a study's command prints as tables, each number a link to its place in the JSON: how many lines, and the table."""
     parts = []
     for t, table in enumerate(study.result.tables):
         lines = []
@@ -297,8 +120,8 @@ def _tables(study: Study, anchors: Mapping[tuple[str | int, ...], str]) -> str:
         if lines:
             caption = table.caption or study.title
             shown = f'<p class="soft small">{escape(table.caption)}</p>' if table.caption else ""
-            parts.append(shown + Table(table.columns, lines, caption).html())
-    return "".join(parts)
+            parts.append((len(lines), shown + Table(table.columns, lines, caption).html()))
+    return parts
 
 
 def _answers(result: Result) -> str:
@@ -306,6 +129,13 @@ def _answers(result: Result) -> str:
     answers = "".join(f"<li><strong>{escape(q)}</strong>: {escape(a)}</li>" for q, a in result.verdicts.items())
     notes = "".join(f"<li>{escape(note)}</li>" for note in result.notes)
     return (f"<ul>{answers}</ul>" if answers else "") + (f'<ul class="soft small">{notes}</ul>' if notes else "")
+
+
+def _pictures(study: Study, base: pathlib.Path) -> str:
+    """The study's pictures, and curves of what its rows give layer by layer."""
+    made = [_figure(image, base) for image in study.images]
+    made += [drawn(panel) for panel in panels([row for _, row in study.rows])]
+    return f'<div class="pictures">{"".join(made)}</div>' if any(made) else ""
 
 
 def _figure(image: Image, base: pathlib.Path) -> str:
@@ -368,7 +198,7 @@ def html_page(results: Results, base: str | pathlib.Path) -> str:
     )
     taken = {"main", "summary", "studies", "claims", "equations", "environment"}
     names = {study.json: slug(f"study-{study.name}", taken) for study in results.studies}
-    ledgers = [_places(ledger, i, taken) for i, ledger in enumerate(results.ledgers)]
+    ledgers = [placed(ledger, i, taken) for i, ledger in enumerate(results.ledgers)]
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
         "base-uri 'none'; form-action 'none'"
@@ -413,17 +243,6 @@ def _digest(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _places(ledger: Ledger, index: int, taken: set[str]) -> LedgerPlaces:
-    """The anchors of a ledger; the first has those that a page of one has always had."""
-    claims, equations = (
-        [(slug(f"claim-{entry.name}", taken), entry) for entry in entries]
-        for entries in (ledger.claims, ledger.equations)
-    )
-    beside = f" ({ledger.name})" if index else ""
-    heads = [kind if not index else slug(f"{kind}-{ledger.name}", taken) for kind in ("claims", "equations")]
-    return LedgerPlaces(ledger, heads[0], heads[1], beside, claims, equations)
-
-
 def _lede(results: Results) -> str:
     done = sum(study.raw is not None for study in results.studies)
     parts = [f"{done} {'study' if done == 1 else 'studies'}"]
@@ -464,7 +283,60 @@ def _summary(results: Results, names: Mapping[pathlib.Path, str]) -> str:
     foreign = results.foreign()
     said += f'<p class="soft small">{escape(foreign)}</p>' if foreign else ""
     shown = Table(columns, lines, "Studies and verdicts").html() if lines else ""
-    return '<h2 id="summary">Summary</h2>' + said + shown
+    if len(lines) > FOLD:
+        shown = folded(f"All {len(lines)} studies and verdicts", shown)
+    return '<h2 id="summary">Summary</h2>' + said + _findings(findings(results), names) + _counts(results) + shown
+
+
+MOST = 10  # findings on the first screen
+
+
+def findings(results: Results) -> list[tuple[Study, int, Row]]:
+    """What the first screen shows: of each study the row that it names its headline, with its place; of others, while there are
+    fewer than ten, the first that stands beside a null."""
+    named, others = [], []
+    for study in results.studies:
+        rows = [(study, i, row) for i, row in study.rows if row.ours is not None]
+        if study.result.headline:
+            named += [one for one in rows if one[2].quantity == study.result.headline][:1]
+        else:
+            others += [one for one in rows if one[2].null is not None][:1]
+    return (named + others)[:MOST]
+
+
+def setting_of(result: Result) -> str:
+    """In which setting a result was measured: data, preset, seeds."""
+    train = result.config.get("train")
+    dataset = result.config.get("dataset") or (train.get("dataset") if isinstance(train, Mapping) else None)
+    count = len(result.seeds)
+    seeds = f"{count} seed{'s' if count > 1 else ''}" if count else ""
+    return ", ".join(str(part) for part in (dataset, result.preset, seeds) if part)
+
+
+def _findings(found: Sequence[tuple[Study, int, Row]], names: Mapping[pathlib.Path, str]) -> str:
+    if not found:
+        return ""
+    columns = [
+        Column("Study"),
+        Column("Finding, and its setting"),
+        *(Column(head, right=True) for head in ("Paper", "Ours", "Null")),
+    ]
+    lines = []
+    for study, index, row in found:
+        name = names[study.json]
+        paper, ours, null = (f"#{anchor(f'{name}.json', 'table', index, key)}" for key in ("paper", "ours", "null"))
+        quantity = row.quantity + (f" ({row.unit})" if row.unit else "")
+        cells = Cell(row.paper or None, paper), Cell(row.ours, ours), Cell(row.null, null, row.null_name or "")
+        lines.append((Cell(study.title, f"#{name}"), Cell(quantity, small=setting_of(study.result)), *cells))
+    return Table(columns, lines, "Findings").html()
+
+
+def _counts(results: Results) -> str:
+    """How many claims and equations have each verdict."""
+    found = [
+        count_verdicts([entry.finding for entry in (*ledger.claims, *ledger.equations)]) for ledger in results.ledgers
+    ]
+    return "".join(f"<p>{escape(counted)}.</p>" for counted in found if counted)
 
 
 def _environments(results: Results, names: Mapping[pathlib.Path, str], ledgers: Sequence[LedgerPlaces]) -> str:

@@ -236,6 +236,8 @@ def _study(path: pathlib.Path, folder: pathlib.Path, raw: dict[str, Any] | None,
     rows = tuple(_rows(raw.get("table"), problems))
     images = tuple(_image(picture, place, problems) for picture in result.pictures)
     data = None
+    if raw.get("data") is not None and not isinstance(raw["data"], str):
+        problems.append(f"{file}: `data` is no name of a file.")
     if result.data:
         data = _inside(place, raw["data"])
         if data is None or not data.is_file():

@@ -149,6 +149,7 @@ def judge_alignment(settings: Settings, measured: Sequence[Evidence]) -> Judgeme
 
 ALIGNMENT = experiment(
     name="alignment",
+    headline="cosine of tokens, distilled",
     title="Trajectory alignment",
     question="Do the hidden states of a PDE simulator follow a Transformer's?",
     source="v2 §4.2, Figures 2 and 3",
@@ -281,6 +282,7 @@ def _spectra(data: xr.Dataset, shuffled: np.ndarray) -> Any:
 
 SPECTRAL = experiment(
     name="spectral",
+    headline="similarity of amplitude spectra, independent",
     title="Spectra along the tokens",
     question="Do both systems have the same frequencies along the tokens?",
     source="v2 App. A.1, Figure 8; §4.2",

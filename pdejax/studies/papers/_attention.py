@@ -149,6 +149,7 @@ _PAIRING = "shared, distilled, independent, and bare (independent without residu
 
 ATTENTION_IMAGES = experiment(
     name="attention-images",
+    headline="cosine, independent",
     title="Attention on images",
     question="Does a PDE model attend where a Transformer does, on images?",
     source="v1 §3.2, Figure 3",
@@ -160,6 +161,7 @@ ATTENTION_IMAGES = experiment(
 
 ATTENTION = experiment(
     name="attention",
+    headline="cosine, distilled",
     title="Attention on ListOps",
     question="Does a PDE simulator attend where a Transformer does, on ListOps?",
     source="v2 §4.3.3, App. A.1",

@@ -277,6 +277,7 @@ def _correlation_curves(settings: Settings, data: xr.Dataset) -> Figure:
 
 RESIDUAL_STUDY = experiment(
     name="residual",
+    headline="last layer, residual on, normalization pre, lietrotter, h = 1",
     title="Residual connections",
     question="Do states without residual connections lose their input?",
     source="v2 §4.3.1, Thm 3.4, Figure 4",
@@ -373,6 +374,7 @@ def _gradient_curves(settings: Settings, gradient: np.ndarray) -> Figure:
 
 LAYERNORM = experiment(
     name="layernorm",
+    headline="gradient norm, residual on, normalization none, lietrotter, h = 1",
     title="Layer normalization",
     question="Are gradients without normalization larger and spiky?",
     source="v2 §4.3.2, Thm 3.3, Figure 5",

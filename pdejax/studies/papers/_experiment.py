@@ -298,13 +298,14 @@ def experiment(
     judge: Callable[[Settings, Sequence[Evidence]], Judgement],
     pairing: str | None = None,
     resolve: Callable[[Settings], Settings] | None = None,
+    headline: str = "",
 ) -> Study:
     """Make a study of an experiment.
 
     - `presets`: its settings as `"quick"` (two cores, minutes) and `"paper"` (the papers' sizes). `resolve(settings)`: what
       becomes of settings on this machine, such as without the text.
     - `measure(settings, seed, models)` gives arrays of numbers, kept seed by seed; models are shared between experiments.
-    - `judge(settings, evidence)`, `pairing`: as in [`Study`][pdejax.studies.Study].
+    - `judge(settings, evidence)`, `pairing`, `headline`: as in [`Study`][pdejax.studies.Study].
     """
 
     def one_seed(settings: Settings, seed: int, parts: Parts) -> Evidence:
@@ -323,6 +324,7 @@ def experiment(
         question=question,
         source=source,
         pairing=pairing,
+        headline=headline,
         presets=presets,
         resolve=resolve,
         measure=one_seed,

@@ -178,6 +178,7 @@ _OPTIONS = {"noise": 0.7}
 
 INFORMATION = experiment(
     name="information",
+    headline="I(T; Y), layer *",
     title="Information by layer",
     question="What do the layers of a four-layer network keep of input and answer?",
     source="v2 §4.4, App. A.1, Figures 6, 9 and 10",

@@ -172,6 +172,7 @@ _OPTIONS = {"rate": 0.1}
 
 INFORMATION_FLOW = experiment(
     name="information-flow",
+    headline="same layer *, Pearson, heat equation",
     title="Information flow",
     question="How do states change from layer to layer, and do both systems change them alike?",
     source="v1 §3.1, Tables 2 and 3, Figures 1 and 2",

@@ -152,6 +152,7 @@ _NOISE = {"noise": 0.7}
 
 BOTTLENECK = experiment(
     name="information-bottleneck",  # a folder called bottleneck is a package to pandas, where Python is started beside it
+    headline="I(T; Y) after training, layer *, Transformer",
     title="Information bottleneck",
     question="Does information about the answer fall in training, and more so in a PDE model?",
     source="v1 §3.3, Figure 4",
@@ -396,6 +397,7 @@ _SIZES = {"epsilons": tuple(float(x) for x in np.logspace(-5, 0, 11)), "draws": 
 
 PERTURBATION = experiment(
     name="perturbation",
+    headline="rise of the loss at ε = 1e-02, adversarial, Transformer",
     title="Perturbation sensitivity",
     question="How do loss and state answer to perturbed inputs?",
     source="v1 §3.5, Figure 6",
