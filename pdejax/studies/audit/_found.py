@@ -15,6 +15,7 @@ from pdejax.runs._records import Row
 from pdejax.runs._table import Table
 
 SIGNIFICANT = 0.05
+DRAWS = 20  # untrained networks, where they are affordable: the least p there can be is 1/21
 # A null of which there is one draw: beside it nothing is said to differ.
 ONE = "one untrained network"
 
