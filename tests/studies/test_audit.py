@@ -16,7 +16,6 @@ from pdejax.data import load
 from pdejax.runs._parts import Parts
 from pdejax.studies.audit import AuditConfig, audit
 from pdejax.studies.audit import _measure as measuring
-from pdejax.studies.audit._found import Found
 from pdejax.studies.audit._judge import judge
 from pdejax.studies.audit._pictures import pictures
 from pdejax.studies.audit._subject import _ids, _of_text

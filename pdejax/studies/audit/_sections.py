@@ -281,7 +281,7 @@ def operators(found: Evidence, key: Any, out: Found) -> None:
     own = float(np.mean(ours["r2"][groups.index("own terms")])) if "own terms" in groups else None
     explained, chance = (np.mean(ours[name][papers], axis=0) for name in ("r2", "null"))
     out.verdicts["operators of the papers"] = operator_verdict(
-        over_seeds(explained), float(np.mean(chance)), over_seeds(explained - chance), own
+        float(np.mean(explained)), float(np.mean(chance)), over_seeds(explained - chance), own
     )
     out.results["operators"] = {name: float(np.mean(ours["r2"][i])) for i, name in enumerate(groups)} | {
         "rollout": float(error),
@@ -289,15 +289,15 @@ def operators(found: Evidence, key: Any, out: Found) -> None:
     }
 
 
-def operator_verdict(papers: Figure, null: float, difference: Figure, own: float | None) -> str:
+def operator_verdict(papers: float, null: float, difference: Figure, own: float | None) -> str:
     """How much of the increments the papers' parameter-free operators explain: nothing, however large their R², unless it is
     above that of another sequence's operators on the same increments, in pairs."""
     if not known(papers, null, difference) or (own is not None and not known(own)):
         return "not measured: an R² is not finite"
-    above = float(difference.low) > 0 and float(papers) > max(null, 0) + MATERIAL
-    share = "nothing above their null" if not above else "most" if float(papers) > 0.5 else "part"
+    above = float(difference.low) > 0 and papers > max(null, 0) + MATERIAL
+    share = "nothing above their null" if not above else "most" if papers > 0.5 else "part"
     beside = "" if own is None else f"; the network's own terms {own:.2f}"
     return (
-        f"they explain {share} of the layers' increments: held-out R² {float(papers):.2f}, null {null:.2f}, difference "
+        f"they explain {share} of the layers' increments: held-out R² {papers:.2f}, null {null:.2f}, difference "
         f"{difference.summary()}{beside}"
     )
