@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import stdtrit
 
-from pdejax._bootstrap import interval, permutation_test
+from pdejax._bootstrap import interval, over_seeds, permutation_test
 from pdejax._figure import Figure
 from pdejax.runs._records import Row
 from pdejax.runs._table import Table
@@ -98,6 +98,12 @@ def among(ours: np.ndarray, theirs: np.ndarray, key: Any) -> Among:
         )
     figure = Figure(np.exp(value), np.exp(low), np.exp(high))
     return Among(figure, p, int(np.sum(logs[1:] < logs[0])), count, null)
+
+
+def geometric(values: np.ndarray) -> Figure:
+    """Geometric mean of sizes over sequences, with the interval of their logarithms."""
+    logs = over_seeds(np.log(values))
+    return Figure(np.exp(logs.value), np.exp(logs.low), np.exp(logs.high))
 
 
 def tested(change: np.ndarray) -> float:

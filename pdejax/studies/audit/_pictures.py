@@ -9,7 +9,7 @@ from pdejax._bootstrap import over_seeds
 from pdejax._figure import Figure
 from pdejax.plot._style import COLOURS, MARKERS, NULL, axes_of, band, by_layer, legend, panels_of, whole_layers
 from pdejax.runs._records import Picture
-from pdejax.studies.audit._found import ONE
+from pdejax.studies.audit._found import ONE, geometric
 
 Evidence = Mapping[str, Any]
 # Groups of operators, told apart from single ones.
@@ -162,9 +162,10 @@ def jacobians(found: Evidence) -> Any:
     ours, null = found["jacobians"], found.get("jacobians untrained")
     layers = np.arange(ours["largest"].shape[1])
     for i, name in enumerate(("largest", "smallest")):
-        mean(left, layers, ours[name].T, index=i, label=f"{name} found")
+        size = geometric(ours[name])
+        band(left, layers, size.value, size.low, size.high, index=i, label=f"{name} found")
         if null is not None:
-            left.plot(layers, null[name].mean(axis=0), label=ONE if not i else "_", **NULL)
+            left.plot(layers, geometric(null[name]).value, label=ONE if not i else "_", **NULL)
     left.set_yscale("log")
     left.set_xlabel("layer")
     left.set_ylabel("singular value")

@@ -12,7 +12,7 @@ from pdejax._figure import Figure
 from pdejax.analysis.similarity import spearman
 from pdejax.analysis.spectra._depth import EQUAL
 from pdejax.runs._table import Column, Table
-from pdejax.studies.audit._found import ONE, SIGNIFICANT, Found, known, numbers, tested
+from pdejax.studies.audit._found import ONE, SIGNIFICANT, Found, geometric, known, numbers, tested
 from pdejax.studies.study import Evidence
 
 # A correlation of neighbouring layers that counts: layers with less are called independent, and only by a test that finds it.
@@ -166,7 +166,7 @@ def jacobians(found: Evidence, out: Found) -> None:
         own = mean(take(ours))
         return Figure(own.value, own.low, own.high, beside)
 
-    layers = {n: figure(lambda x, n=n: x[n], _geometric) for n in ("largest", "smallest", "frobenius")}
+    layers = {n: figure(lambda x, n=n: x[n], geometric) for n in ("largest", "smallest", "frobenius")}
     lines = [
         (l, *(layers[n][l] for n in layers), layers["largest"][l].nulls.get(ONE))
         for l in range(ours["largest"].shape[1])
@@ -176,7 +176,7 @@ def jacobians(found: Evidence, out: Found) -> None:
     top = figure(lambda x: x["exponents"][:, 0])
     relative = figure(lambda x: x["exponents"][:, 0] - x["growth"])
     growth = figure(lambda x: x["growth"])
-    whole = figure(lambda x: x["whole"][:, 0], _geometric)
+    whole = figure(lambda x: x["whole"][:, 0], geometric)
     token = figure(lambda x: np.nanmean(x["ftle"], axis=1))
     out.row("largest singular value of the whole map", whole, ONE)
     out.row("largest finite-depth Lyapunov exponent", top, ONE, "1/layer")
@@ -195,12 +195,6 @@ def jacobians(found: Evidence, out: Found) -> None:
         "growth": numbers(growth),
         "whole": numbers(whole),
     }
-
-
-def _geometric(values: np.ndarray) -> Figure:
-    """Geometric mean of sizes over sequences, with the interval of their logarithms."""
-    logs = over_seeds(np.log(values))
-    return Figure(np.exp(logs.value), np.exp(logs.low), np.exp(logs.high))
 
 
 def tokens(found: Evidence, facts: Mapping[str, Any], out: Found) -> None:
