@@ -1,4 +1,4 @@
-"""Intervals: by the bootstrap over samples, and by Student's t over seeds."""
+"""Intervals: by the bootstrap over samples, by Student's t over few of them and over seeds; the permutation test."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -42,12 +42,7 @@ def bootstrap(
     value = statistic(jnp.ones(samples, dtype))
     if samples == 1:
         return jax.tree.map(lambda x: Figure(x, level=level), value)
-
-    def once(key):
-        drawn = jax.random.randint(key, (samples,), 0, samples)
-        return statistic(jnp.zeros(samples, dtype).at[drawn].add(1))
-
-    found = jax.lax.map(once, jax.random.split(key, resamples))
+    found = _resampled(statistic, samples, key, resamples, dtype)
     ends = jnp.asarray([(1 - level) / 2, 0.5, (1 + level) / 2])
 
     def figure(value, found):
@@ -58,6 +53,55 @@ def bootstrap(
     return jax.tree.map(figure, value, found)
 
 
+def _resampled(statistic: Callable[[Array], Any], samples: int, key: Array, resamples: int, dtype: Any) -> Any:
+    """The statistic of `resamples` draws with replacement, in front of every array."""
+
+    def once(key):
+        drawn = jax.random.randint(key, (samples,), 0, samples)
+        return statistic(jnp.zeros(samples, dtype).at[drawn].add(1))
+
+    return jax.lax.map(once, jax.random.split(key, resamples))
+
+
+# Samples below which percentiles of resamples are too narrow: of 95 % they hold 92 at 16 samples, 87 at 6, 81 at 4, 50 at 2.
+FEW = 20
+
+
+def interval(
+    statistic: Callable[[Float[Array, " b"]], Any],
+    samples: int,
+    *,
+    key: PRNGKeyArray,
+    level: float = 0.95,
+    resamples: int = 500,
+    dtype=None,
+    ranks: bool = False,
+) -> Any:
+    r"""Give a statistic its interval as `bootstrap` does, but by Student's t below `FEW` samples.
+
+    There it is $\hat\theta \pm t_{(1+level)/2,\,n-1}\,s$ with the jackknife's $s^2 = \frac{n-1}n\sum_i(\theta_{(i)} -
+    \bar\theta_{(\cdot)})^2$ (Tukey 1958; Efron 1982, DOI 10.1137/1.9781611970319), for a mean Student's interval itself. A
+    statistic of `ranks` is a step function, which leaving one out may not move: its ends are the least and the largest of the
+    resamples.
+    """
+    if not 1 < samples < FEW:
+        return bootstrap(statistic, samples, key=key, level=level, resamples=resamples, dtype=dtype)
+    check_bootstrap("interval", level, resamples)
+    dtype = dtype or jnp.result_type(float)
+    value = statistic(jnp.ones(samples, dtype))
+    if ranks:
+        found = _resampled(statistic, samples, key, resamples, dtype)
+        return jax.tree.map(lambda x, y: Figure(x, jnp.min(y, axis=0), jnp.max(y, axis=0), level=level), value, found)
+    without = (1 - jnp.eye(samples, dtype=dtype)) * (samples / (samples - 1))
+    t = float(stdtrit(samples - 1, (1 + level) / 2))
+
+    def figure(value, found):
+        half = t * math.sqrt(samples - 1) * jnp.std(found, axis=0)
+        return Figure(value, value - half, value + half, level=level)
+
+    return jax.tree.map(figure, value, jax.lax.map(statistic, without))
+
+
 def compare(
     value: Float[Array, "b *shape"],
     nulls: Mapping[str, Float[Array, "b *shape"]],
@@ -66,7 +110,8 @@ def compare(
     level: float = 0.95,
     resamples: int = 500,
 ) -> Figure:
-    """Average a figure over sequences beside its nulls, with intervals from the same draws, those of differences too."""
+    """Average a figure over sequences beside its nulls, with intervals from the same draws, those of differences too: of the
+    bootstrap, Student's below `FEW` sequences."""
     return compare_all({"": (value, nulls)}, key=key, level=level, resamples=resamples)[""]
 
 
@@ -86,7 +131,7 @@ def compare_all(
     def means(weights):
         return weights @ flat / flat.shape[0]
 
-    found = bootstrap(means, flat.shape[0], key=key, level=level, resamples=resamples, dtype=flat.dtype)
+    found = interval(means, flat.shape[0], key=key, level=level, resamples=resamples, dtype=flat.dtype)
     ends = np.cumsum([0, *(x[0].size for x in parts)])
     pieces = iter(
         jax.tree.map(lambda x, a=a, e=e, part=part: x[a:e].reshape(part.shape[1:]), found)
@@ -149,9 +194,14 @@ def permutation_test(
     owner = "permutation_test"
     integer(owner, "draws", draws, 99, advice="9999 is usual")
     x = np.asarray(differences, float)
-    if x.ndim < 1 or not x.size or not np.all(np.isfinite(x)):
+    if x.ndim < 1 or not x.size:
         raise ValueError(
-            f"{owner}: differences has shape {x.shape}; it must hold finite numbers, one per pair, at least one, in front."
+            f"{owner}: differences has shape {x.shape}; it must hold one number per pair, at least one, in front."
+        )
+    if not np.all(np.isfinite(x)):
+        raise ValueError(
+            f"{owner}: differences has {np.sum(~np.isfinite(x))} of {x.size} numbers that are not finite; what was not measured "
+            "is no evidence: leave such pairs out, and say how many they are."
         )
     flat = x.reshape(x.shape[0], -1)
     exact = x.shape[0] <= EXACT
@@ -165,6 +215,11 @@ def permutation_test(
     count = np.sum(found >= seen * (1 - 1e-12), axis=0)
     p = count / len(signs) if exact else (1 + count) / (1 + draws)
     return p.reshape(x.shape[1:])
+
+
+def smallest_p(pairs: int) -> float:
+    """The smallest p-value that `permutation_test` can give of so many pairs: above 0.05 nothing can be found."""
+    return 2.0 ** (1 - pairs) if pairs <= EXACT else 1e-4
 
 
 def check_bootstrap(owner: str, level: float, resamples: int) -> None:

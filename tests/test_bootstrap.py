@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 
 import pdejax as pj
-from pdejax._bootstrap import check_bootstrap, compare
+from pdejax._bootstrap import FEW, check_bootstrap, compare, interval, smallest_p
 
 
 def test_the_bootstrap_of_a_mean_is_that_of_scipy():
@@ -74,6 +74,70 @@ def test_bootstrap_intervals_cover_what_they_say():
     share = float(jnp.mean(jax.vmap(covers)(draws, jax.random.split(jax.random.key(1), 200))))
     # Percentile intervals of skewed means fall short by a few points; binomial spread is 0.02.
     assert 0.8 < share < 0.96
+
+
+@pytest.mark.parametrize("samples", [2, 4, 6, FEW - 1])
+def test_intervals_of_few_samples_cover_what_they_say(samples):
+    """Of a normal mean exactly; percentiles of its resamples are too narrow."""
+    draws = jax.random.normal(jax.random.key(samples), (2000, samples)) + 1
+
+    def covers(of):
+        found = jax.vmap(lambda x: of(lambda w: w @ x / samples, samples, key=jax.random.key(0), resamples=100))(draws)
+        return float(jnp.mean((found.low <= 1) & (found.high >= 1)))
+
+    spread = 4 * (0.95 * 0.05 / 2000) ** 0.5
+    assert abs(covers(interval) - 0.95) < spread and covers(pj.bootstrap) < 0.95 - spread / 2
+    several = compare(draws[0][:, None], {"half": 0.5 * draws[0][:, None]}, key=jax.random.key(0))
+    own, apart = (pj.over_seeds(x) for x in (draws[0], 0.5 * draws[0]))
+    np.testing.assert_allclose([several.low[0], several.high[0]], [own.low, own.high], rtol=1e-9)
+    np.testing.assert_allclose(several.minus("half").high[0], apart.high, rtol=1e-9)
+
+
+@pytest.mark.parametrize("samples", [5, 12])
+def test_intervals_of_ratios_of_few_samples_cover_what_they_say(samples):
+    x, y = (1 + 0.2 * jax.random.normal(jax.random.key(k), (2000, samples)) for k in (0, 1))
+    pairs = jnp.stack([2 * (x + y), y], axis=1)
+
+    def ratio(pair):
+        return interval(lambda w: (w @ pair[0]) / (w @ pair[1]), samples, key=jax.random.key(0))
+
+    found = jax.vmap(ratio)(pairs)
+    assert 0.93 < float(jnp.mean((found.low <= 4) & (found.high >= 4))) < 0.97
+
+
+def test_intervals_of_ranks_of_few_samples_hold_the_truth():
+    """Rank correlation over six layers of means over five sequences: the least and the largest of the resamples."""
+    layers, samples = jnp.arange(6.0), 5
+    noise = jax.random.normal(jax.random.key(0), (300, 6, samples))
+
+    def order(x):
+        return jnp.argsort(jnp.argsort(x)).astype(float)
+
+    def found(noise):
+        x = layers[:, None] + noise
+        return interval(lambda w: jnp.corrcoef(order(x @ w), layers)[0, 1], samples, key=jax.random.key(1), ranks=True)
+
+    each = jax.vmap(found)(noise)
+    assert bool(jnp.all((each.low <= each.value) & (each.value <= each.high)))
+    assert float(jnp.mean(each.high >= 1 - 1e-9)) > 0.95 and float(jnp.mean(each.low < each.high)) > 0.9
+
+
+def test_from_so_many_samples_on_intervals_are_the_bootstraps():
+    x = jax.random.normal(jax.random.key(0), (FEW,))
+    both = [of(lambda w: w @ x / FEW, FEW, key=jax.random.key(1)) for of in (interval, pj.bootstrap)]
+    assert both[0].low == both[1].low and both[0].high == both[1].high
+    assert np.isnan(interval(lambda w: w @ x[:1], 1, key=jax.random.key(0)).low)
+
+
+def test_the_smallest_p_is_that_of_the_test():
+    for pairs in (2, 5, 6, 13, 14):
+        assert float(pj.permutation_test(np.full(pairs, 1.0))) == pytest.approx(smallest_p(pairs), abs=1.5e-4)
+    assert smallest_p(5) > 0.05 >= smallest_p(6)
+
+
+def test_what_is_not_finite_is_not_tested():
+    with pytest.raises(ValueError, match="1 of 3 numbers that are not finite"):
+        pj.permutation_test([0.1, np.nan, 0.2])
 
 
 @pytest.mark.parametrize(("seeds", "level"), [(3, 0.95), (5, 0.8)])

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import pdejax as pj
 from pdejax.analysis.spectra import weights_in_depth
@@ -98,6 +99,25 @@ def test_more_layers_have_more_power():
     assert 0.1 <= least[1] <= 0.7 and not least[0] <= least[1]
 
 
+@pytest.mark.parametrize(("heads", "ffn"), [(2, 8), (8, 12), (8, 8), (2, 12)])
+def test_the_states_axis_is_that_of_the_weights_role(heads, ffn):
+    """Whatever the numbers of heads and hidden units: a change of the state's basis turns what is compared, and that alone."""
+    d, layers = 8, 4
+    model = pj.Transformer(pj.Architecture(vocab=5, dim=d, heads=heads, ffn=ffn, layers=layers), rngs=nnx.Rngs(0))
+    field = pj.as_network(model).discretization.field.stacked
+    attention, reaction = field.terms
+    wide = {"wq": "ldhk->ldhk", "wk": "ldhk->ldhk", "wv": "ldhk->ldhk", "wo": "lhkd->ldhk"}
+    own = {f"interaction.{n}": np.einsum(e, np.asarray(getattr(attention, n))) for n, e in wide.items()}
+    own |= {"reaction.w1": np.asarray(reaction.w1), "reaction.w2": np.swapaxes(np.asarray(reaction.w2), 1, 2)}
+    found = weights_in_depth(model)
+    assert set(found.names) == set(own)
+    for i, name in enumerate(found.names):
+        w = own[name].reshape(layers, d, -1)
+        a, b = (x @ x.T - np.trace(x @ x.T) / d * np.eye(d) for x in w[:2].astype(float))
+        expected = np.sum(a * b) / np.linalg.norm(a) / np.linalg.norm(b)
+        assert found.correlation[i, 0, 1] == pytest.approx(expected, rel=1e-6), name
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -105,6 +125,7 @@ def test_more_layers_have_more_power():
         (lambda: weights_in_depth(planted("smooth", layers=2)), "2 layers"),
         (lambda: weights_in_depth(planted("smooth"), dim=5), "dim=5"),
         (lambda: weights_in_depth(planted("smooth")), r"any of \[12, 20\]"),
+        (lambda: weights_in_depth(network(np.full((4, D, M), np.nan), np.ones((4, M, D)))), "not finite"),
         (lambda: weights_in_depth(planted("smooth"), rank=D + 1, dim=D), f"rank={D + 1}"),
     ],
 )

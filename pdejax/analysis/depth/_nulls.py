@@ -33,13 +33,14 @@ def matched_null(
 ) -> Discretization:
     r"""Make the null model of depth: untrained, of matched branch size.
 
-    Every weight matrix is drawn anew, independent Gaussian with the mean square of the trained one, layer by layer; vectors
-    (biases, scales) stay. Layer l is then $v + g_l\,(G'_l(v) - v)$ with the gain $g_l$ for which
+    Every weight matrix is drawn anew, a Gaussian one scaled to the mean square of the trained one, layer by layer: in every
+    direction alike. Vectors (biases, scales) stay. Layer l is then $v + g_l\,(G'_l(v) - v)$ with the gain $g_l$ for which
 
     $$\frac{\|v_{l+1} - v_l\|}{\|v_l\|} = \frac{\|u_{l+1} - u_l\|}{\|u_l\|},$$
 
     norms taken over all real tokens of the batch `u0 ([b,] n, d)`, both runs from `u0`. So the null moves the state as far in
-    every layer, without what was learned.
+    every layer, without what was learned. It is one draw: a network differs from untrained ones if it lies outside many draws,
+    with keys of their own, which share a compiled program.
 
     Returns the `layer_field` of the null: Euler with one step per layer runs it, `replace` and `refine` change its scheme.
     `key` defaults to `jax.random.key(0)`. Memory: one more copy of the weights. Raises as `run_layers`, and `TypeError` for a

@@ -258,7 +258,7 @@ def shuffle_weights(system: Any, *, key: PRNGKeyArray) -> Any:
 
 
 def drawn_weights(system: Any, *, key: PRNGKeyArray) -> Any:
-    """The same model or discretization with every weight matrix drawn anew, Gaussian with its mean square, layer by layer.
+    """The same model or discretization with every weight matrix drawn anew, Gaussian, of its own mean square, layer by layer.
     Vectors stay. Raises `TypeError` for something without weight matrices."""
     return _with_matrices("drawn_weights", "draw", system, key, _gaussian)
 
@@ -269,8 +269,9 @@ def _permuted(key: PRNGKeyArray, entries: Array) -> Array:
 
 def _gaussian(key: PRNGKeyArray, entries: Array) -> Array:
     kind = at_least_float32(entries.dtype)
-    size = jnp.sqrt(jnp.mean(entries.astype(kind) ** 2))
-    return (size * jax.random.normal(key, entries.shape, kind)).astype(entries.dtype)
+    size, drawn = jnp.sqrt(jnp.mean(entries.astype(kind) ** 2)), jax.random.normal(key, entries.shape, kind)
+    # The mean square itself, not on average: a Gaussian matrix of this size is then one of the draws.
+    return (size / jnp.sqrt(jnp.mean(drawn**2)) * drawn).astype(entries.dtype)
 
 
 def _with_matrices(owner: str, what: str, system: Any, key: PRNGKeyArray, change: Callable[..., Array]) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from pdejax._arguments import checked
-from pdejax._bootstrap import bootstrap
+from pdejax._bootstrap import interval
 from pdejax._check import integer, on_numbers, traced
 from pdejax._depth import DepthVarying
 from pdejax._discretization import Discretization
@@ -19,9 +19,12 @@ from pdejax.models._pairing import functional
 
 _OWNER = "weights_in_depth"
 ORDERS = 2000  # random orders of layers in the test
+# Which axis of a weight of the project's terms is the state's: its first for what reads it, its last for what writes it.
+READS, WRITES = ("wq", "wk", "wv", "w1", "wg"), ("wo", "w2")
 _CORRELATIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 _TRIALS = 100
 LEVEL = 0.05
+EQUAL = 1e-6  # a distance of layers below is rounding: they are one layer
 
 
 class WeightsInDepth(AbstractRecord):
@@ -36,7 +39,8 @@ class WeightsInDepth(AbstractRecord):
     - `adjacent`: correlation of neighbours, mean over kinds, with its interval over kinds and the null `"layers shuffled"`;
       `p_value`: share of random orders of the layers in which neighbours are as near.
     - `holder`: exponent H of $1 - \text{correlation} \propto |a - b|^{2H}$ over the first half of distances, with its interval
-      over kinds: 1 for weights that are smooth in depth, ½ for a random walk, 0 for independent layers.
+      over kinds: 1 for weights that are smooth in depth, ½ for a random walk, 0 for layers in which distance makes no
+      difference: independent ones, and ones that share a part. NaN for equal layers, which leave nothing to fit.
     - `detectable`: the least correlation of neighbours, of those tried, that the test finds with a power of 0.8, if
       correlation falls off as $\rho^{|a-b|}$ above the scatter seen between far layers; NaN if it finds none.
     """
@@ -65,9 +69,12 @@ def weights_in_depth(
 
     - `system`: a `Network`, a `Transformer`, a `Simulator` or a `Discretization` whose field has weights per layer.
     - `rank` r of the overlap, default d/8, at least 1. `dim` d: width of the state, by default the size that most matrices have
-      as their first or last axis, if one does. `key` (default `jax.random.key(0)`) draws the orders.
+      as the state's axis, if one does. `key` (default `jax.random.key(0)`) draws the orders.
 
-    Only matrices with an axis of that size count. Layers that are in a random order keep all figures but `adjacent` and `holder`.
+    The state's axis is the first of weights named wq, wk, wv, w1, wg and the last of wo, w2. Of others, which modules of your
+    own have, it is the first that has d entries, of the first and the last. Matrices without it do not count. Intervals over
+    kinds are Student's (jackknife) below 20 of them. Layers that are in a random order keep all figures but `adjacent` and
+    `holder`.
     **Not jit-compatible**. Cost per kind: L eigenvalue problems of size d, and L² products of d² numbers.
 
     Raises `TypeError` for a system without weights per layer or without matrices, `ValueError` for fewer than three layers.
@@ -81,9 +88,11 @@ def weights_in_depth(
     count = next(iter(leaves.values())).shape[0]
     if count < 3:
         raise ValueError(f"{_OWNER}: the system has {count} layers; give at least 3, or there is no order to speak of.")
+    if not _finite(leaves):
+        raise ValueError(f"{_OWNER}: weights have values that are not finite; nothing can be said of them.")
     d = _width(leaves) if dim is None else integer(_OWNER, "dim", dim)
     rank = max(d // 8, 1) if rank is None else integer(_OWNER, "rank", rank, 1, d)
-    found = {name: _compare(w, rank) for name, leaf in leaves.items() if (w := _on_state(leaf, d)) is not None}
+    found = {name: _compare(w, rank) for name, leaf in leaves.items() if (w := _on_state(name, leaf, d)) is not None}
     if not found:
         raise ValueError(f"{_OWNER}: dim={d} is the first or last axis of no weight matrix.")
     distance, correlation, overlap = (np.stack([each[i] for each in found.values()]) for i in range(3))
@@ -91,7 +100,8 @@ def weights_in_depth(
     mean = correlation.mean(axis=0)
     own, null, p_value = order_test(mean, rng)
     each = np.mean(correlation[:, np.arange(count - 1), np.arange(1, count)], axis=1)
-    values = bootstrap(lambda w: (_mean(w, each), _holder(w, correlation)), len(found), key=key)
+    values = interval(lambda w: (_mean(w, each), _holder(w, correlation)), len(found), key=key)
+    holder = values[1] if np.max(distance) > EQUAL else Figure(np.nan, np.nan, np.nan)
     adjacent = Figure(
         own, values[0].low, values[0].high, {"layers shuffled": Figure(null.mean(), *np.quantile(null, (0.025, 0.975)))}
     )
@@ -103,9 +113,24 @@ def weights_in_depth(
         rank / d,
         adjacent,
         p_value,
-        values[1],
+        holder,
         _detectable(mean, rng),
     )
+
+
+def without_weights(system: Any) -> str:
+    """Why weights of a system cannot be compared over depth, in words; empty where they can."""
+    leaves = _matrices(system)
+    if not leaves:
+        return "there are no weight matrices per layer"
+    count = next(iter(leaves.values())).shape[0]
+    if count < 3:
+        return f"{count} layers have no order to speak of"
+    return "" if _finite(leaves) else "weights have values that are not finite"
+
+
+def _finite(leaves: dict[str, Any]) -> bool:
+    return all(bool(np.all(np.isfinite(np.asarray(leaf, np.float64)))) for leaf in leaves.values())
 
 
 def order_test(c: np.ndarray, rng: np.random.Generator, orders: int = ORDERS) -> tuple[float, np.ndarray, float]:
@@ -182,21 +207,25 @@ def _name(path: Any, stacked: Any) -> str:
 
 
 def _width(leaves: dict[str, Any]) -> int:
-    sizes = Counter(size for leaf in leaves.values() for size in {leaf.shape[1], leaf.shape[-1]})
+    sizes = Counter(leaf.shape[axis] for name, leaf in leaves.items() for axis in _axes(name, leaf))
     most = [size for size, seen in sizes.items() if seen == max(sizes.values())]
     if len(most) > 1:
         raise ValueError(f"{_OWNER}: the state may have any of {sorted(most)} features, by its matrices; give dim=….")
     return most[0]
 
 
-def _on_state(leaf: Any, d: int) -> np.ndarray | None:
+def _axes(name: str, leaf: Any) -> tuple[int, ...]:
+    """Which axes may be the state's, no size twice: by the name, for sizes of heads and hidden units may be the state's too."""
+    last = name.rsplit(".", 1)[-1]
+    axes = (1,) if last in READS else (-1,) if last in WRITES else (1, -1)
+    return axes[:1] if len({leaf.shape[axis] for axis in axes}) == 1 else axes
+
+
+def _on_state(name: str, leaf: Any, d: int) -> np.ndarray | None:
     """Matrices `(L, d, …)` with the features of the state first, or None where there is no such axis."""
     w = np.asarray(leaf, np.float64)
-    if w.shape[1] == d:
-        return w.reshape(w.shape[0], d, -1)
-    if w.shape[-1] == d:
-        return np.moveaxis(w, -1, 1).reshape(w.shape[0], d, -1)
-    return None
+    axis = next((axis for axis in _axes(name, leaf) if w.shape[axis] == d), None)
+    return None if axis is None else np.moveaxis(w, axis, 1).reshape(w.shape[0], d, -1)
 
 
 def _compare(w: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -23,7 +23,7 @@ def audit(config: AuditConfig, *, report: Callable[[str], None] | None = None) -
 
     Sections: layers as steps of a solver against the network; refinement of the step, of all layers and of windows, by several
     schemes; weights as a function of depth; layers skipped, exchanged and repeated; Jacobians and Lyapunov exponents; tokens by
-    depth; operators that the layers are. Nulls: an untrained network of the same branch sizes, layers shuffled, weights
+    depth; operators that the layers are. Nulls: untrained networks of the same branch sizes, layers shuffled, weights
     shuffled within a layer. `result.rows` has every figure with its interval over sequences and its null, `to_xarray()` all
     numbers by sequence.
 

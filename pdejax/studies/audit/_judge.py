@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from pdejax._bootstrap import compare_all, over_seeds, permutation_test
+from pdejax._bootstrap import compare_all, over_seeds, smallest_p
 from pdejax._figure import Figure
 from pdejax.analysis.numerics import fit_order
 from pdejax.runs._records import Row
 from pdejax.runs._table import Column, Table
 from pdejax.studies.audit._config import AuditConfig
-from pdejax.studies.audit._found import SIGNIFICANT, Found, numbers, ratio
+from pdejax.studies.audit._found import DRAWS, ONE, SIGNIFICANT, Among, Found, among, known, numbers, tested
 from pdejax.studies.audit._pictures import pictures
 from pdejax.studies.audit._sections import jacobians, operators, surgery, tokens, weights
 from pdejax.studies.study import Evidence, Judgement, failed
@@ -43,6 +43,8 @@ def judge(config: AuditConfig, evidence: Sequence[Evidence]) -> Judgement:
         f"{facts['network']}. {facts['sequences']} sequences of {min(lengths)} to {max(lengths)} tokens of {facts['data']}; "
         f"intervals are over sequences."
     )
+    if facts.get("draws", DRAWS) < DRAWS:
+        note += f" Untrained networks: {facts['draws']}, not {DRAWS}: more were not asked for, or cost too much at this size."
     return Judgement(
         sentence=f"{facts['name']}: {sentence}",
         verdicts=out.verdicts,
@@ -57,60 +59,77 @@ def judge(config: AuditConfig, evidence: Sequence[Evidence]) -> Judgement:
 
 
 def identity(found: Evidence, precision: str, out: Found) -> None:
-    """The lifted field under its own solver is the network."""
+    """The lifted field under its own solver is the network, and so are Euler steps of the layers' field."""
+    question, limit = "layers as steps of a solver give the network", IDENTICAL[precision]
+    # np.max keeps NaN, which is no evidence that two things are equal.
     seen = {name: float(np.max(values)) for name, values in found["identity"].items() if np.size(values)}
+    out.results["identity"] = seen
+    if not seen or not known(*seen.values()):
+        unknown = [name for name, value in seen.items() if not math.isfinite(value)]
+        out.verdicts[question] = f"NOT measured: a difference is not finite ({', '.join(unknown) or 'there is none'})"
+        return
     worst = max(seen.values())
-    limit = IDENTICAL[precision]
-    out.verdicts["layers as steps of a solver give the network"] = (
+    out.verdicts[question] = (
         f"{'yes' if worst <= limit else 'NOT'}: relative difference {worst:.1e} ({', '.join(seen)}), allowed {limit:.0e}"
     )
-    out.results["identity"] = seen
 
 
-def depth_verdict(move: Figure, index: Figure | None) -> str:
-    """Whether halving the step says that the network is near its continuum: from the move and its ratio to the null's."""
-    high = float(move.high)
-    little = (high if math.isfinite(high) else float(move.value)) < NEAR
-    if index is None:
-        return f"{'by little' if little else 'not near its continuum'}: no null to compare with"
-    less, more = float(index.high) < 1, float(index.low) > 1
-    beside = "less than its null" if less else "more than its null" if more else "as its null does"
+def depth_verdict(move: Figure, beside: Among | None) -> str:
+    """Whether halving the step says that the network is near its continuum: from the move, and from where it lies among those of
+    untrained networks. It differs from theirs if their p-value and the ratio's interval both say so."""
+    if not known(move) or (beside is not None and not beside.measured):
+        return "not measured: a move is 0 or not finite"
+    little = float(move.high) < NEAR
+    size = "by little" if little else "not near its continuum"
+    if beside is None:
+        return f"{size}: no null to compare with"
+    if not beside.decides:
+        few = (
+            "which tells nothing of others" if beside.count == 1 else f"too few to find a difference at {SIGNIFICANT:g}"
+        )
+        return f"{size}: beside it stands {beside.name}, {few}"
+    apart = beside.p <= SIGNIFICANT
+    less, more = apart and float(beside.ratio.high) < 1, apart and float(beside.ratio.low) > 1
+    words = "less than" if less else "more than" if more else "as"
+    said = f"{words} {beside.name} do, p = {beside.p:.2g}"
     if little and less:
-        return f"near its continuum: it moves by less than {NEAR:g}, {beside}"
-    return f"{'by little' if little else 'not near its continuum'}: it moves {beside}"
+        return f"near its continuum: it moves by less than {NEAR:g}, {said}"
+    return f"{size}: it moves {said}"
 
 
 def refinement(found: Evidence, precision: str, key: Any, out: Found) -> str:
     """Half the step, a quarter, …, of the network's own scheme, and of others for the field of its layers."""
     ours = found["refinement"]
-    nulls = {
-        n: found[f"refinement {n}"]
-        for n in ("untrained", "layers shuffled", "weights shuffled")
-        if f"refinement {n}" in found
-    }
+    nulls = {n: found[f"refinement {n}"] for n in ("layers shuffled", "weights shuffled") if f"refinement {n}" in found}
     table = compare_all(
         {
             "own": (jnp.asarray(ours["native/moves"].T), {}),
-            "half": (
-                jnp.asarray(ours["euler/moves"][1]),
-                {n: jnp.asarray(x["euler/moves"][1]) for n, x in nulls.items()},
-            ),
+            "half": (jnp.asarray(ours["euler/moves"][1]), {}),
+            **{n: (jnp.asarray(x["euler/moves"][1]), {}) for n, x in nulls.items()},
             "limit": (jnp.asarray(_limit(ours["euler/moves"])), {}),
             "sizes": (jnp.asarray(ours["sizes"].T), {}),
         },
         key=key,
     )
-    index = None
-    if "untrained" in nulls:
-        index = ratio(ours["euler/moves"][1], nulls["untrained"]["euler/moves"][1], key)
-        out.row("continuum index, untrained at matched branch size", index, note="move at h/2 over that of the null")
-    out.row("move of the last state at h/2", table["half"], "untrained", note="layers as Euler steps of their field")
+    half, index = table["half"], None
+    if "draws" in found:
+        index = among(ours["euler/moves"][1], found["draws"]["half"], key)
+        rank = f"{index.smaller} of {index.count} move less, p = {index.p:.2g}" if index.decides else "no test: too few"
+        note = f"move at h/2 over that of {index.name}; {rank}; interval over networks and sequences"
+        out.row("continuum index, untrained at matched branch size", index.ratio, note=note)
+        half = half.beside({index.name: index.null})
+    out.row(
+        "move of the last state at h/2",
+        half,
+        None if index is None else index.name,
+        note="layers as Euler steps of their field; untrained from the least to the largest",
+    )
     out.row("the same in the limit of small steps", table["limit"], note="extrapolated at order 1")
     again = found["subject"]["normalization"] == "after the step"
     after = "the norm after the step is applied twice as often: no limit is promised" if again else ""
     out.row("move at h/2, own scheme", table["own"][1], note=after)
-    for name in [n for n in nulls if n != "untrained"]:
-        out.row(f"move at h/2, {name}", table["half"].nulls[name])
+    for name in nulls:
+        out.row(f"move at h/2, {name}", table[name], note="one draw")
     orders = {name: _order(ours, name, precision) for name in ORDERS if f"{name}/steps" in ours}
     lines = []
     for name, (order, ci) in orders.items():
@@ -124,16 +143,17 @@ def refinement(found: Evidence, precision: str, key: Any, out: Found) -> str:
         "moves": np.mean(ours["euler/moves"], axis=1).tolist(),
         "own": np.mean(ours["native/moves"], axis=1).tolist(),
         "limit": float(table["limit"]),
-        "half": numbers(table["half"]),
-        "index": None if index is None else numbers(index),
+        "half": numbers(half),
+        "index": None if index is None else numbers(index.ratio) | {"p": index.p, "draws": index.count},
         "orders": {name: order for name, (order, _) in orders.items()},
     }
     readings(ours, out)
     out.verdicts["half the step"] = depth_verdict(table["half"], index)
-    half = Figure(table["half"].value, table["half"].low, table["half"].high)
-    beside = "" if index is None else f", {index.summary()} times what an untrained network of its branch sizes moves"
+    beside = (
+        "" if index is None else f", {index.ratio.summary()} times what an untrained network of its branch sizes moves"
+    )
     return (
-        f"half the step moves the last state by {half.summary()} (limit {float(table['limit']):.3g}){beside}: "
+        f"half the step moves the last state by {table['half'].summary()} (limit {float(table['limit']):.3g}){beside}: "
         f"{out.verdicts['half the step']}"
     )
 
@@ -156,8 +176,7 @@ def readings(ours: Mapping[str, Any], out: Found) -> None:
     loss, factors = ours["euler/loss"], ours["euler/factors"]
     lines = []
     for k, factor in enumerate(factors):
-        change = loss[k] - loss[0]
-        p = float(permutation_test(change)) if k else math.nan
+        p = tested(loss[k] - loss[0]) if k else math.nan
         accuracy = float(np.mean(ours["euler/accuracy"][k]))
         logits = float(np.mean(ours["euler/logits"][k]))
         lines.append((f"1/{factor}", float(np.mean(loss[k])), float(np.exp(np.mean(loss[k]))), accuracy, logits, p))
@@ -166,34 +185,42 @@ def readings(ours: Mapping[str, Any], out: Found) -> None:
         Table([Column(h, ".4g", right=i > 0) for i, h in enumerate(heads)], lines, "Loss under refinement")
     )
     change = loss[1] - loss[0]
-    figure = over_seeds(change)
-    p = float(permutation_test(change))
-    out.row("change of the loss at h/2", figure, unit="nats", note=f"paired permutation test p = {p:.2g}")
+    figure, p, least = over_seeds(change), tested(change), smallest_p(len(change))
+    power = f"; of {len(change)} sequences none below {least:.2g} is possible" if least > SIGNIFICANT else ""
+    out.row("change of the loss at h/2", figure, unit="nats", note=f"paired permutation test p = {p:.2g}{power}")
     out.results["loss"] = {
         "loss": np.mean(loss, axis=1).tolist(),
         "p": p,
         "accuracy": np.mean(ours["euler/accuracy"], axis=1).tolist(),
     }
-    worse = float(figure.value) > 0
-    out.verdicts["loss at half the step"] = (
-        f"{'higher' if worse else 'lower'} by {abs(float(figure.value)):.3g} nats, p = {p:.2g}"
-        if p < SIGNIFICANT
-        else f"no change found: {float(figure.value):+.3g} nats, p = {p:.2g}"
-    )
+    out.verdicts["loss at half the step"] = loss_verdict(change, p)
+
+
+def loss_verdict(change: np.ndarray, p: float) -> str:
+    """Whether the loss changes, by the paired test: not decided by so few sequences that no p can be below 0.05."""
+    wrong, least = int(np.sum(~np.isfinite(change))), smallest_p(len(change))
+    if wrong:
+        return f"not measured: the loss is not finite on {wrong} of {len(change)} sequences"
+    by = float(np.mean(change))
+    if least > SIGNIFICANT:
+        return f"undecidable: {by:+.3g} nats, but of {len(change)} sequences the smallest p there can be is {least:.2g}; take 6"
+    if p > SIGNIFICANT:
+        return f"no change found: {by:+.3g} nats, p = {p:.2g}"
+    return f"{'higher' if by > 0 else 'lower'} by {abs(by):.3g} nats, p = {p:.2g}"
 
 
 def windows(found: Evidence, key: Any, out: Found) -> None:
     """Half the step in a window of layers."""
     ours, null = found["windows"], found.get("windows untrained")
-    both = {} if null is None else {"untrained": jnp.asarray(null["moves"].T)}
+    both = {} if null is None else {ONE: jnp.asarray(null["moves"].T)}
     figure = compare_all({"": (jnp.asarray(ours["moves"].T), both)}, key=key)[""]
     lines, results = [], []
     for i, (begin, end) in enumerate(ours["spans"].tolist()):
-        line: list[Any] = [f"{begin}–{end - 1}", figure[i], figure[i].nulls.get("untrained")]
+        line: list[Any] = [f"{begin}–{end - 1}", figure[i], figure[i].nulls.get(ONE)]
         p = change = None
         if "loss" in ours:
             change = ours["loss"][i] - ours["own loss"]
-            p = float(permutation_test(change))
+            p = tested(change)
             line += [over_seeds(change), float(np.expm1(np.mean(change))), p]
         lines.append(tuple(line))
         results.append(
@@ -204,7 +231,7 @@ def windows(found: Evidence, key: Any, out: Found) -> None:
                 "p": p,
             }
         )
-    columns = [Column("layers refined"), Column("move at h/2", right=True), Column("untrained", right=True)]
+    columns = [Column("layers refined"), Column("move at h/2", right=True), Column(ONE, right=True)]
     if "loss" in ours:
         columns += [
             Column("change of loss", right=True),

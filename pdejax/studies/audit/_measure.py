@@ -25,16 +25,19 @@ from pdejax.analysis.jacobian._operator import Jacobian
 from pdejax.analysis.jacobian._systems import model_maps
 from pdejax.analysis.operators import identify_operators
 from pdejax.analysis.spectra import weights_in_depth
+from pdejax.analysis.spectra._depth import without_weights
 from pdejax.analysis.tokens import collapse_rate, representation, token_clustering
 from pdejax.models import Transformer
 from pdejax.runs._parts import Parts
 from pdejax.solvers._retract import retractions
 from pdejax.studies.audit._config import AuditConfig
+from pdejax.studies.audit._found import DRAWS
 from pdejax.studies.audit._subject import Subject, load_subject, name_of
 from pdejax.studies.study import Evidence
 
 NULLS = ("untrained", "layers shuffled", "weights shuffled")
 SCHEMES = ("euler", "heun", "rk4")
+WORK = 2e13  # operations on them all, some minutes on a CPU
 RESAMPLES = 200
 ITERATIONS = 24  # of Golub–Kahan for each layer
 TOKEN_FIGURES = ("cosine", "effective_rank", "residual", "clusters")
@@ -51,10 +54,10 @@ def measure(config: AuditConfig, seed: int, parts: Parts) -> Evidence:
         say(name)
         found[name] = parts.arrays(name.replace(" ", "-"), make)
 
-    arrays("identity", lambda: identity(subject))
     n = subject.u0.shape[1]
     # The network itself as its nulls are, so that they share compiled programs.
     field = layer_field(net, length=n)
+    arrays("identity", lambda: identity(subject, field))
     arrays("refinement", lambda: _native(config, subject) | refinement(config, subject, field, SCHEMES))
     arrays("windows", lambda: windows(config, subject, field))
     arrays("weights", lambda: weights(subject, key))
@@ -67,6 +70,8 @@ def measure(config: AuditConfig, seed: int, parts: Parts) -> Evidence:
         if null is None:
             continue
         many = name == NULLS[0]
+        if many:
+            arrays("draws", lambda: draws(subject, layer_field(net, length=n), key, found["subject"]["draws"]))
         arrays(
             f"refinement {name}", lambda null=null, many=many: refinement(config, subject, null(), SCHEMES[:1], many)
         )
@@ -83,7 +88,7 @@ def _nulls(subject: Subject, key: Any) -> Iterator[tuple[str, Callable[[], Any] 
     net, n = subject.network, subject.u0.shape[1]
     matrices = any(x.ndim >= 3 for x in jax.tree.leaves(eqx.filter(net.discretization.field, eqx.is_inexact_array)))
     makes = (
-        (NULLS[0], matrices, lambda: matched_null(net, subject.u0, mask=subject.mask, key=jax.random.fold_in(key, 1))),
+        (NULLS[0], matrices, lambda: matched_null(net, subject.u0, mask=subject.mask, key=_draw_key(key, 0))),
         (NULLS[1], True, lambda: shuffle_layers(net, key=jax.random.fold_in(key, 2), length=n)),
         (NULLS[2], matrices, lambda: shuffle_weights(layer_field(net, length=n), key=jax.random.fold_in(key, 3))),
     )
@@ -97,6 +102,33 @@ def _nulls(subject: Subject, key: Any) -> Iterator[tuple[str, Callable[[], Any] 
 
         yield name, once if there else None
         kept.clear()
+
+
+def draws(subject: Subject, field: Any, key: Any, count: int) -> dict[str, Any]:
+    """Moves of the last state at half the step of `count` untrained networks, `half (count, b)`: one program, other weights."""
+    half = [_drawn_move(field, subject.u0, subject.mask, _draw_key(key, draw)) for draw in range(count)]
+    return {"half": np.asarray(half, float)}
+
+
+@eqx.filter_jit
+def _drawn_move(field: Any, u0: jax.Array, mask: jax.Array, key: Any) -> jax.Array:
+    null = matched_null(field, u0, mask=mask, key=key)
+    whole, finer = refine_layers(null, u0, factors=(1, 2), mask=mask)
+    return relative_move(finer, whole, mask)
+
+
+def _draw_key(key: Any, draw: int) -> Any:
+    return jax.random.fold_in(jax.random.fold_in(key, 1), draw)
+
+
+def affordable(config: AuditConfig, subject: Subject) -> int:
+    """How many untrained networks: as asked for, else `DRAWS`, fewer where they would cost more than `WORK`. Each is some five
+    runs of two operations per number and token."""
+    if config.draws is not None:
+        return config.draws
+    field = eqx.filter(subject.network.discretization.field, eqx.is_inexact_array)
+    numbers = sum(x.size for x in jax.tree.leaves(field))
+    return max(1, min(DRAWS, int(WORK / (10.0 * max(numbers, 1) * subject.mask.size))))
 
 
 def facts(config: AuditConfig, subject: Subject) -> dict[str, Any]:
@@ -113,25 +145,41 @@ def facts(config: AuditConfig, subject: Subject) -> dict[str, Any]:
         "numbers": sum(x.size for x in jax.tree.leaves(eqx.filter(net, eqx.is_inexact_array))),
         "sequences": int(subject.u0.shape[0]),
         "tokens": np.sum(np.asarray(subject.mask), axis=1).tolist(),
+        "draws": affordable(config, subject),
         "task": subject.task,
         "data": subject.data,
         "normalization": "after the step" if post else "inside the branch" if inside else "none",
     }
 
 
-def identity(subject: Subject) -> dict[str, Any]:
-    """How far the layers run one by one, the network's own states, and those of the model it was made of are apart, by
-    sequence and layer: largest relative differences."""
-    net, found = subject.network, {"layers": [], "model": []}
+def identity(subject: Subject, field: Any) -> dict[str, Any]:
+    """How far apart the layers run one by one are from the network's own states, from those of the model it was made of, and
+    from Euler steps of the layers' field: largest relative differences over layers, by sequence.
+
+    Raises `ValueError` where the network's own loss is not finite."""
+    net, found = subject.network, {"layers": [], "model": [], "layer field": []}
     states = run_layers(net, subject.u0, mask=subject.mask)
+    _finite_loss(subject, states[-1])
+    steps = run_layers(field, subject.u0, mask=subject.mask)
     for i in range(min(2, len(subject.inputs))):
         real, ours = subject.mask[i], states[:, i]
         own = net.hidden_states(subject.inputs[i], real).astype(ours.dtype)
         found["layers"].append(_apart(ours, own, real))
+        found["layer field"].append(_apart(steps[:, i], own, real))
         if isinstance(subject.model, Transformer):
             theirs = subject.model.hidden_states(subject.inputs[i], real).astype(ours.dtype)
             found["model"].append(_apart(own, theirs, real))
     return {name: np.asarray(values, float) for name, values in found.items()}
+
+
+def _finite_loss(subject: Subject, end: Any) -> None:
+    loss = subject.read(end, end).get("loss", np.zeros(0))
+    wrong = np.flatnonzero(~np.isfinite(loss)).tolist()
+    if wrong:
+        raise ValueError(
+            f"audit: the network's own loss is not finite on {len(wrong)} of {loss.size} sequences, {wrong[:8]} among them; look "
+            "at its weights and at these sequences, or take another precision."
+        )
 
 
 def _apart(a: Any, b: Any, real: Any) -> float:
@@ -189,11 +237,11 @@ def windows(config: AuditConfig, subject: Subject, field: Any) -> dict[str, Any]
 
 
 def weights(subject: Subject, key: Any) -> dict[str, Any]:
-    """Weights as a function of depth; nothing where the network has no weights per layer."""
-    try:
-        found = weights_in_depth(subject.network, dim=int(subject.u0.shape[-1]), key=key)
-    except (TypeError, ValueError):
-        return {}
+    """Weights as a function of depth, or why there is nothing to compare."""
+    why = without_weights(subject.network)
+    if why:
+        return {"absent": np.asarray(why)}
+    found = weights_in_depth(subject.network, dim=int(subject.u0.shape[-1]), key=key)
     null = found.adjacent.nulls["layers shuffled"]
     return {
         **{
@@ -218,7 +266,8 @@ def surgery(subject: Subject, say: Callable[[str], None]) -> dict[str, Any]:
 def jacobians(
     config: AuditConfig, subject: Subject, system: Any, key: Any, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Singular values by layer and of the whole map, exponents of the flow and of tokens, on a few short sequences."""
+    """Singular values by layer and of the whole map, exponents of the flow and of tokens, on a few short sequences. All rates
+    are per layer, whatever the depth that a layer counts for."""
     rows: dict[str, list[Any]] = {}
     cut = min(config.tokens, subject.u0.shape[1])
     count = min(config.derivatives, subject.u0.shape[0])
@@ -226,6 +275,7 @@ def jacobians(
         u0, real = subject.u0[i, :cut], subject.mask[i, :cut]
         states = run_layers(system, u0, mask=real)
         layers = len(states) - 1
+        span = float(system.t1 - system.t0) / layers  # the analyses' exponents are per unit depth
         found = []
         for l in range(layers):
             say(f"Jacobian of layer {l + 1} of {layers}, sequence {i + 1} of {count}")
@@ -246,8 +296,8 @@ def jacobians(
             "spectra": [x.values for x in found],
             "whole": [whole.largest, whole.smallest, whole.frobenius],
             "whole spectrum": whole.values,
-            "exponents": lyapunov.exponents.value,
-            "ftle": token.exponents,
+            "exponents": span * np.asarray(lyapunov.exponents.value),
+            "ftle": span * np.asarray(token.exponents),
             # What the growth of the state alone makes of relative changes: nothing of it is learned.
             "growth": jnp.log(size[-1] / size[0]) / layers,
             "sizes": size,
@@ -284,12 +334,12 @@ def tokens(subject: Subject, net: Any, null: Any, key: Any) -> dict[str, Any]:
 def _collapse(gap: np.ndarray) -> dict[str, Any]:
     """Laws of 1 − mean cosine over depth, where there are depths enough to tell them apart."""
     depths = np.arange(len(gap), dtype=float)
-    if len(gap) < 7 or np.any(gap[1:] <= 0):
+    if len(gap) < 7 or not np.all(gap[1:] > 0):
         return {}
     late = (float(depths[1]) if len(gap) < 13 else float(depths[-1]) / 2, float(depths[-1]))
     fits = {law: collapse_rate(depths, gap, law=law, window=late, floor=0.0) for law in ("exponential", "algebraic")}
     return {
-        "laws": np.asarray(fits["exponential"].aic, float),
+        "law": np.asarray(fits["exponential"].statement()),
         **{
             law: np.asarray([np.asarray(getattr(fit.rate, end), float) for end in ("value", "low", "high")])
             for law, fit in fits.items()

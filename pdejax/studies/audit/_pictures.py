@@ -9,6 +9,7 @@ from pdejax._bootstrap import over_seeds
 from pdejax._figure import Figure
 from pdejax.plot._style import COLOURS, MARKERS, NULL, axes_of, band, by_layer, legend, panels_of, whole_layers
 from pdejax.runs._records import Picture
+from pdejax.studies.audit._found import ONE, geometric
 
 Evidence = Mapping[str, Any]
 # Groups of operators, told apart from single ones.
@@ -73,8 +74,14 @@ def refinement(found: Evidence) -> Any:
         left.plot(
             1 / np.asarray(null["euler/factors"], float),
             np.mean(null["euler/moves"], axis=1),
-            label="Euler, untrained",
+            label=f"Euler, {ONE}",
             **NULL,
+        )
+    if "draws" in found:
+        theirs = found["draws"]["half"].mean(axis=1)
+        label = f"{len(theirs)} untrained networks" if len(theirs) > 1 else "_"
+        left.plot(
+            np.full(len(theirs), 0.5), theirs, linestyle="none", marker="_", markersize=8, color="0.45", label=label
         )
     left.set_xscale("log", base=2)
     left.set_xlabel("step h (layers)")
@@ -87,7 +94,7 @@ def refinement(found: Evidence) -> Any:
     middle = spans.mean(axis=1) - 0.5
     mean(right, middle, moves, label="network")
     if "windows untrained" in found:
-        right.plot(middle, found["windows untrained"]["moves"][:-3].mean(axis=1), label="untrained", **NULL)
+        right.plot(middle, found["windows untrained"]["moves"][:-3].mean(axis=1), label=ONE, **NULL)
     right.set_ylim(bottom=0)
     right.set_xlabel("middle of the window (layer)")
     right.set_ylabel("move of the last state at h/2, relative")
@@ -155,9 +162,10 @@ def jacobians(found: Evidence) -> Any:
     ours, null = found["jacobians"], found.get("jacobians untrained")
     layers = np.arange(ours["largest"].shape[1])
     for i, name in enumerate(("largest", "smallest")):
-        mean(left, layers, ours[name].T, index=i, label=f"{name} found")
+        size = geometric(ours[name])
+        band(left, layers, size.value, size.low, size.high, index=i, label=f"{name} found")
         if null is not None:
-            left.plot(layers, null[name].mean(axis=0), label="untrained" if not i else "_", **NULL)
+            left.plot(layers, geometric(null[name]).value, label=ONE if not i else "_", **NULL)
     left.set_yscale("log")
     left.set_xlabel("layer")
     left.set_ylabel("singular value")
@@ -168,7 +176,7 @@ def jacobians(found: Evidence) -> Any:
     mean(right, count, ours["exponents"].T, label="exponents")
     mean(right, count, (ours["exponents"] - ours["growth"][:, None]).T, index=1, label="of relative changes")
     if null is not None:
-        right.plot(count, null["exponents"].mean(axis=0), label="untrained", **NULL)
+        right.plot(count, null["exponents"].mean(axis=0), label=ONE, **NULL)
     right.axhline(0, color="0.8", linewidth=0.8)
     right.set_xlabel("number")
     right.set_ylabel("Lyapunov exponent (1/layer)")
@@ -185,7 +193,7 @@ def tokens(found: Evidence) -> Any:
     for ax, (name, words) in zip(
         axes, (("cosine", "mean cosine of two tokens"), ("effective_rank", "effective rank")), strict=True
     ):
-        beside = {} if null is None else {"untrained": Figure(*null[name])}
+        beside = {} if null is None else {ONE: Figure(*null[name])}
         by_layer(ax, Figure(*found["tokens"][name], nulls=beside), "network")
         ax.set_ylabel(words)
     return axes[0].figure

@@ -7,34 +7,50 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from pdejax._bootstrap import bootstrap, compare_all, over_seeds, permutation_test
+from pdejax._bootstrap import compare_all, interval, over_seeds
 from pdejax._figure import Figure
+from pdejax.analysis.similarity import spearman
+from pdejax.analysis.spectra._depth import EQUAL
 from pdejax.runs._table import Column, Table
-from pdejax.studies.audit._found import SIGNIFICANT, Found, numbers
+from pdejax.studies.audit._found import ONE, SIGNIFICANT, Found, geometric, known, numbers, tested
 from pdejax.studies.study import Evidence
 
-# The correlation of neighbouring layers that a test must be able to find before it may call layers independent.
+# A correlation of neighbouring layers that counts: layers with less are called independent, and only by a test that finds it.
 POWER = 0.3
+MATERIAL = 0.05  # an R² above its null by less explains nothing worth naming
 
 
-def weights_verdict(holder: Figure, p: float, detectable: float) -> str:
-    """ODE, SDE or neither, from the exponent's interval and the test of the order of layers, which finds correlations from
-    `detectable` on; undecided where it would not find one of 0.3."""
-    low, high = float(holder.low), float(holder.high)
-    if low > 0.5:
+def weights_verdict(holder: Figure, adjacent: Figure, p: float, detectable: float) -> str:
+    """ODE, SDE or neither, from the exponent and the correlation of neighbours, with their intervals, and the test of the order
+    of layers, which finds correlations from `detectable` on.
+
+    Independent layers are not only in no order: they have no part in common either, which layers drawn around a common mean
+    have. So SDE needs that neighbours are hardly correlated, and that the test would find it."""
+    if not known(holder, adjacent, p):
+        return "not measured: the exponent, the correlation or its test is not finite, or of one kind of weights"
+    ordered = p <= SIGNIFICANT
+    if ordered and float(holder.low) > 0.5:
         return "ODE: weights are a smooth function of depth"
-    if high < 0.5 and p > SIGNIFICANT:
-        found = detectable <= POWER
-        return "SDE: layers are as independent ones" if found else "undecided: the test of their order has no power"
-    if high < 0.5:
+    if ordered and float(holder.high) < 0.5:
         return "neither: neighbours are nearer than chance, but weights are rough in depth"
-    return "undecided: the exponent's interval holds ½"
+    if ordered:
+        return "undecided: the exponent's interval holds ½"
+    if float(adjacent.low) >= POWER:
+        return "neither: layers share a part, around which they are in no order"
+    if not detectable <= POWER:  # NaN too: none was found
+        return "undecided: the test of their order has no power"
+    if float(adjacent.high) >= POWER:
+        return f"undecided: layers are in no order, but neighbours may be correlated by {POWER:g}"
+    if float(holder.high) >= 0.5:
+        return "undecided: layers are in no order, but the exponent's interval holds ½"
+    return "SDE: layers are as independent ones"
 
 
 def weights(found: Evidence, out: Found) -> None:
     """Weights as a function of depth."""
     ours = found["weights"]
     if "holder" not in ours:
+        out.verdicts["weights in depth"] = f"not measured: {ours.get('absent', 'there are none')}"
         return
     holder, p = Figure(*ours["holder"]), float(ours["p_value"])
     null = Figure(*ours["adjacent null"])
@@ -52,9 +68,13 @@ def weights(found: Evidence, out: Found) -> None:
     can = (
         f"a correlation of {power:g} would be found" if math.isfinite(power) else "no correlation tried would be found"
     )
-    out.verdicts["weights in depth"] = (
-        f"{weights_verdict(holder, p, power)} (exponent {holder.summary()}, p = {p:.2g}; {can})"
-    )
+    if float(np.max(ours["distance"])) <= EQUAL:
+        out.verdicts["weights in depth"] = "ODE: all layers are equal, steps of one autonomous flow"
+    else:
+        out.verdicts["weights in depth"] = (
+            f"{weights_verdict(holder, adjacent, p, power)} (exponent {holder.summary()}, correlation of neighbours "
+            f"{Figure(*ours['adjacent']).summary()}, p = {p:.2g}; {can})"
+        )
     count = ours["distance"].shape[-1]
     near = (slice(None), np.arange(count - 1), np.arange(1, count))
     lines = [
@@ -92,7 +112,7 @@ def surgery(found: Evidence, key: Any, out: Found) -> None:
             float(np.mean(estimates[0, l])),
         ]
         if "losses" in ours:
-            line += [over_seeds(ours["losses"][0, l]), float(permutation_test(ours["losses"][0, l]))]
+            line += [over_seeds(ours["losses"][0, l]), tested(ours["losses"][0, l])]
         lines.append(tuple(line))
     columns = [
         Column("layer", "d"),
@@ -121,15 +141,14 @@ def surgery(found: Evidence, key: Any, out: Found) -> None:
 
 def _foreseen(value: np.ndarray, score: np.ndarray, key: Any) -> Figure:
     """Spearman's rank correlation over layers of means over sequences, resampled over sequences."""
+    if not known(value, score):
+        return Figure(np.nan, np.nan, np.nan)
     a, b = jnp.asarray(value), jnp.asarray(score)
 
-    def ranks(x):
-        return jnp.argsort(jnp.argsort(x)).astype(a.dtype)
-
     def statistic(w):
-        return jnp.corrcoef(ranks(a @ w.astype(a.dtype)), ranks(b @ w.astype(b.dtype)))[0, 1]
+        return spearman(a @ w.astype(a.dtype), b @ w.astype(b.dtype)).value
 
-    return bootstrap(statistic, a.shape[1], key=key, dtype=a.dtype)
+    return interval(statistic, a.shape[1], key=key, dtype=a.dtype, ranks=True)
 
 
 def _slope(value: np.ndarray, score: np.ndarray) -> float:
@@ -143,33 +162,33 @@ def jacobians(found: Evidence, out: Found) -> None:
     ours, null = found["jacobians"], found.get("jacobians untrained")
 
     def figure(take: Any, mean: Any = over_seeds) -> Figure:
-        beside = {} if null is None else {"untrained": mean(take(null))}
+        beside = {} if null is None else {ONE: mean(take(null))}
         own = mean(take(ours))
         return Figure(own.value, own.low, own.high, beside)
 
-    layers = {n: figure(lambda x, n=n: x[n], _geometric) for n in ("largest", "smallest", "frobenius")}
+    layers = {n: figure(lambda x, n=n: x[n], geometric) for n in ("largest", "smallest", "frobenius")}
     lines = [
-        (l, *(layers[n][l] for n in layers), layers["largest"][l].nulls.get("untrained"))
+        (l, *(layers[n][l] for n in layers), layers["largest"][l].nulls.get(ONE))
         for l in range(ours["largest"].shape[1])
     ]
-    heads = ("layer", "largest singular value", "smallest found", "Frobenius norm", "largest, untrained")
+    heads = ("layer", "largest singular value", "smallest found", "Frobenius norm", f"largest, {ONE}")
     out.tables.append(Table([Column(h, right=i > 0) for i, h in enumerate(heads)], lines, "Jacobians of layers"))
     top = figure(lambda x: x["exponents"][:, 0])
     relative = figure(lambda x: x["exponents"][:, 0] - x["growth"])
     growth = figure(lambda x: x["growth"])
-    whole = figure(lambda x: x["whole"][:, 0], _geometric)
+    whole = figure(lambda x: x["whole"][:, 0], geometric)
     token = figure(lambda x: np.nanmean(x["ftle"], axis=1))
-    out.row("largest singular value of the whole map", whole, "untrained")
-    out.row("largest finite-depth Lyapunov exponent", top, "untrained", "1/layer")
+    out.row("largest singular value of the whole map", whole, ONE)
+    out.row("largest finite-depth Lyapunov exponent", top, ONE, "1/layer")
     out.row(
         "growth of the state",
         growth,
-        "untrained",
+        ONE,
         "1/layer",
         "without parameters: what scale alone takes off relative changes",
     )
-    out.row("largest exponent of relative changes", relative, "untrained", "1/layer", "exponent minus growth")
-    out.row("exponent of a token, mean", token, "untrained", "1/layer")
+    out.row("largest exponent of relative changes", relative, ONE, "1/layer", "exponent minus growth")
+    out.row("exponent of a token, mean", token, ONE, "1/layer")
     out.results["jacobians"] = {
         "exponents": np.mean(ours["exponents"], axis=0).tolist(),
         "relative": numbers(relative),
@@ -178,35 +197,30 @@ def jacobians(found: Evidence, out: Found) -> None:
     }
 
 
-def _geometric(values: np.ndarray) -> Figure:
-    """Geometric mean of sizes over sequences, with the interval of their logarithms."""
-    logs = over_seeds(np.log(values))
-    return Figure(np.exp(logs.value), np.exp(logs.low), np.exp(logs.high))
-
-
 def tokens(found: Evidence, facts: Mapping[str, Any], out: Found) -> None:
     """Clusters and rank of tokens, and the law of their collapse."""
     ours, null = found["tokens"], found.get("tokens untrained")
     for name, words in (("cosine", "mean cosine of two tokens"), ("effective_rank", "effective rank of tokens")):
-        beside = {} if null is None else {"untrained": Figure(*null[name][:, -1])}
+        beside = {} if null is None else {ONE: Figure(*null[name][:, -1])}
         out.row(
             f"{words}, last layer",
             Figure(*ours[name][:, -1], nulls=beside),
-            "untrained",
+            ONE,
             note=f"first {ours[name][0, 0]:.3g}",
         )
     out.results["tokens"] = {
         name: ours[name][0].tolist() for name in ("cosine", "effective_rank", "residual", "clusters")
     }
-    place = facts["normalization"]
-    if "laws" not in ours:
+    if not known(ours["gap"]):
+        out.verdicts["collapse of tokens"] = "not measured: the gap of tokens is not finite"
+    if "law" not in ours:
         return
+    found_law, place = str(ours["law"]), facts["normalization"]
     law, exact = {"after the step": ("exponential", "2 at unit strength"), "inside the branch": ("algebraic", "2")}.get(
         place, (None, "")
     )
-    best = ("exponential", "algebraic", "blowup")[int(np.argmin(ours["laws"]))]
+    out.verdicts["collapse of tokens"] = found_law
     if law is None:
-        out.verdicts["collapse of tokens"] = f"{best} is nearest"
         return
     rate = Figure(*ours[law])
     out.row(
@@ -214,10 +228,8 @@ def tokens(found: Evidence, facts: Mapping[str, Any], out: Found) -> None:
         rate,
         note=f"exact for normalization {place} alone: {exact}; interval of the fit",
     )
-    out.verdicts["collapse of tokens"] = (
-        f"{best} is nearest of three laws; with normalization {place} attention alone gives {law}"
-    )
-    out.results["tokens"] |= {"law": best, "rate": numbers(rate)}
+    out.verdicts["collapse of tokens"] += f"; with normalization {place} attention alone gives the {law} law"
+    out.results["tokens"] |= {"law": found_law, "rate": numbers(rate)}
 
 
 def operators(found: Evidence, key: Any, out: Found) -> None:
@@ -236,7 +248,7 @@ def operators(found: Evidence, key: Any, out: Found) -> None:
         )
         whole = over_seeds(np.mean(ours["r2"][i], axis=0))
         lines.append((name, whole, float(np.mean(ours["null"][i])), other, ", ".join(f"{x:.2f}" for x in layers)))
-    heads = ("operators", "held-out R²", "another sequence", "untrained", "by layer")
+    heads = ("operators", "held-out R²", "another sequence", ONE, "by layer")
     out.tables.append(
         Table(
             [Column(h, ".3f", right=0 < i < 4) for i, h in enumerate(heads)], lines, "Increments explained by operators"
@@ -260,17 +272,26 @@ def operators(found: Evidence, key: Any, out: Found) -> None:
         Figure(error.value, error.low, error.high, {"the first state": still}),
         "the first state",
     )
-    explained = float(np.mean(ours["r2"][papers]))
-    own = float(np.mean(ours["r2"][groups.index("own terms")])) if "own terms" in groups else math.nan
-    out.verdicts["operators of the papers"] = operator_verdict(explained, float(np.mean(ours["null"][papers])), own)
+    own = float(np.mean(ours["r2"][groups.index("own terms")])) if "own terms" in groups else None
+    explained, chance = (np.mean(ours[name][papers], axis=0) for name in ("r2", "null"))
+    out.verdicts["operators of the papers"] = operator_verdict(
+        float(np.mean(explained)), float(np.mean(chance)), over_seeds(explained - chance), own
+    )
     out.results["operators"] = {name: float(np.mean(ours["r2"][i])) for i, name in enumerate(groups)} | {
         "rollout": float(error),
         "persistence": float(still),
     }
 
 
-def operator_verdict(papers: float, null: float, own: float) -> str:
-    """How much of the increments the papers' parameter-free operators explain."""
-    share = "most" if papers > 0.5 else "part" if papers > max(null, 0) + 0.05 else "nothing above their null"
-    beside = "" if math.isnan(own) else f"; the network's own terms {own:.2f}"
-    return f"they explain {share} of the layers' increments: held-out R² {papers:.2f}, null {null:.2f}{beside}"
+def operator_verdict(papers: float, null: float, difference: Figure, own: float | None) -> str:
+    """How much of the increments the papers' parameter-free operators explain: nothing, however large their R², unless it is
+    above that of another sequence's operators on the same increments, in pairs."""
+    if not known(papers, null, difference) or (own is not None and not known(own)):
+        return "not measured: an R² is not finite"
+    above = float(difference.low) > 0 and papers > max(null, 0) + MATERIAL
+    share = "nothing above their null" if not above else "most" if papers > 0.5 else "part"
+    beside = "" if own is None else f"; the network's own terms {own:.2f}"
+    return (
+        f"they explain {share} of the layers' increments: held-out R² {papers:.2f}, null {null:.2f}, difference "
+        f"{difference.summary()}{beside}"
+    )

@@ -22,6 +22,8 @@ from pdejax.training._kept import saved_model
 
 _OWNER = "audit"
 _IMAGES = (".png", ".jpg", ".jpeg")
+LENGTH = 64  # tokens of a sequence of a text
+LEAST = 4  # sequences
 _TOGETHER = 4  # sequences whose logits are there at once
 
 
@@ -119,9 +121,19 @@ def _trained(config: AuditConfig) -> Subject:
     options: dict[str, Any] = {} if run is None or name != own else dict(run.data)
     options |= {"task": "lm"} if run is not None and run.task == "lm" else {}
     batch = load(name, "test", **options)
+    if len(batch) < LEAST:
+        raise ValueError(
+            f"{_OWNER}: dataset={name!r} has {len(batch)} sequences for tests; give one of at least {LEAST}."
+        )
     batch = batch.take(np.arange(min(config.sequences, len(batch))))
     # An empty tail is cut off: it costs, and changes nothing.
-    longest = max(int(np.max(np.sum(batch.mask, axis=1))), 1)
+    whole = max(int(np.max(np.sum(batch.mask, axis=1))), 1)
+    longest = min(whole, config.length or whole)
+    if longest < whole and batch.labels.ndim == 1:
+        raise ValueError(
+            f"{_OWNER}: length={config.length} would cut sequences of up to {whole} tokens of {name!r}, whose classes "
+            "are of whole sequences; leave it out."
+        )
     inputs, mask = batch.inputs[:, :longest], jnp.asarray(batch.mask[:, :longest])
     labels = batch.labels if batch.labels.ndim == 1 else batch.labels[:, :longest]
     network = as_network(found.model, length=longest)
@@ -147,12 +159,13 @@ def _of_text(config: AuditConfig, network: Network) -> Subject:
     if predicts and _causal(network):
         return _next_tokens(config, network, text, path.name)
     pieces = [" ".join(part.split()) for part in text.split("\n\n")]
-    rows = [row[: config.length] for row in (_ids(network, piece, config.length) for piece in pieces if piece)]
+    length = config.length or LENGTH
+    rows = [row[:length] for row in (_ids(network, piece, length) for piece in pieces if piece)]
     rows = [row for row in rows if len(row) > 2][: config.sequences]
-    if len(rows) < 4:
+    if len(rows) < LEAST:
         raise ValueError(
-            f"{_OWNER}: text={config.text!r} has {len(rows)} paragraphs of more than two tokens; give at least 4, blank lines "
-            "between them."
+            f"{_OWNER}: text={config.text!r} has {len(rows)} paragraphs of more than two tokens; give at least {LEAST}, blank "
+            "lines between them."
         )
     n = max(map(len, rows))
     mask = jnp.asarray(np.arange(n) < np.asarray([len(row) for row in rows])[:, None])
@@ -200,7 +213,7 @@ def _ids(network: Network, text: str, most: int) -> np.ndarray:
 
 def _next_tokens(config: AuditConfig, network: Network, text: str, name: str) -> Subject:
     """Pieces of `length` tokens, each of which is to predict its next."""
-    n, ids = config.length, []
+    n, ids = config.length or LENGTH, []
     for part in text.split("\n\n"):
         if part.strip() and len(ids) < config.sequences * (n + 1):
             words = part.split(" ")
@@ -210,9 +223,10 @@ def _next_tokens(config: AuditConfig, network: Network, text: str, name: str) ->
                 for i in np.asarray(network.tokenize(" ".join(words[k : k + 200]) + "\n"))
             ]
     count = min(config.sequences, len(ids) // (n + 1))
-    if count < 4:
+    if count < LEAST:
         raise ValueError(
-            f"{_OWNER}: text={config.text!r} has {len(ids)} tokens; give at least {4 * (n + 1)}, 4 sequences of length={n}."
+            f"{_OWNER}: text={config.text!r} has {len(ids)} tokens; give at least {LEAST * (n + 1)}, {LEAST} sequences of "
+            f"length={n}."
         )
     rows = np.asarray(ids[: count * (n + 1)], np.int32).reshape(count, n + 1)
     mask = jnp.ones((count, n), bool)
