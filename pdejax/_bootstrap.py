@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
-from scipy.special import stdtrit
+from scipy.special import ndtr, stdtrit
 
 from pdejax._arguments import checked
 from pdejax._check import integer, probability
@@ -26,13 +26,18 @@ def bootstrap(
     dtype=None,
     median: bool = False,
 ) -> Any:
-    """Bootstrap the interval of `statistic(weights)`, an array or a pytree of arrays, each of which becomes a
+    r"""Bootstrap the interval of `statistic(weights)`, an array or a pytree of arrays, each of which becomes a
     [`Figure`][pdejax.Figure], all from the same draws.
 
     - `statistic`: a function of how often each of the `samples` counts. Weights sum to `samples`, all 1 for the data
       themselves, so that the mean of x is `lambda w: jnp.sum(w * x) / len(x)`.
-    - Ends are percentiles (Efron 1979, DOI 10.1214/aos/1176344552) of `resamples` evaluations, one after another. `median=True`
-      moves both so that the median of the resamples is the value, for figures that repeated samples bias.
+    - Ends are percentiles of `resamples` evaluations, one after another, at the shares $\Phi(\mp t\sqrt{n/(n-2)})$ of n samples,
+      t Student's of n − 1 degrees: plain ones (Efron 1979, DOI 10.1214/aos/1176344552) are too narrow (Hesterberg 2015, DOI
+      10.1080/00031305.2015.1089789, who has n − 1 in the root). Tested: they hold a mean 92 times of 100 or more from 6 samples
+      on. They stay in the range of the statistic. `median=True` moves both so that the median of the resamples is the value,
+      for figures that repeated samples bias.
+    - Of 2 to 5 samples the ends are the least and the largest resample, and `level` is that of a range of n values,
+      1 − 2^{1−n} for their median, whatever was asked for.
 
     Ends are NaN for one sample. Raises `ValueError` for a level outside (0, 1), no sample, or fewer than 20 resamples.
     """
@@ -43,7 +48,12 @@ def bootstrap(
     if samples == 1:
         return jax.tree.map(lambda x: Figure(x, level=level), value)
     found = _resampled(statistic, samples, key, resamples, dtype)
-    ends = jnp.asarray([(1 - level) / 2, 0.5, (1 + level) / 2])
+    share = 0.0
+    if samples <= RANGE:
+        level = 1 - 2.0 ** (1 - samples)
+    else:
+        share = float(ndtr(-stdtrit(samples - 1, (1 + level) / 2) * math.sqrt(samples / (samples - 2))))
+    ends = jnp.asarray([share, 0.5, 1 - share])
 
     def figure(value, found):
         low, middle, high = jnp.quantile(found, ends.astype(found.dtype), axis=0)
@@ -63,7 +73,9 @@ def _resampled(statistic: Callable[[Array], Any], samples: int, key: Array, resa
     return jax.lax.map(once, jax.random.split(key, resamples))
 
 
-# Samples below which percentiles of resamples are too narrow: of 95 % they hold 92 at 16 samples, 87 at 6, 81 at 4, 50 at 2.
+# Samples up to which an interval by resampling is no more than a range.
+RANGE = 5
+# Samples below which a mean's interval is Student's, which needs no resamples and is an interval from 2 samples on.
 FEW = 20
 
 
