@@ -69,6 +69,12 @@ class Among:
         return math.isfinite(self.p)
 
 
+def farther(values: np.ndarray) -> float:
+    """Share of values that are as far from the mean of all as the first: (1 + #{others})/(1 + number of others)."""
+    far = np.abs(values - values.mean())
+    return float(np.mean(far >= far[0] * (1 - 1e-12)))
+
+
 def among(ours: np.ndarray, theirs: np.ndarray, key: Any) -> Among:
     """The figure's mean over sequences, `ours (b,)`, among those of untrained networks, `theirs (count, b)`."""
     ours, theirs = np.asarray(ours, float), np.asarray(theirs, float)
@@ -79,8 +85,6 @@ def among(ours: np.ndarray, theirs: np.ndarray, key: Any) -> Among:
         nothing = Figure(np.nan, np.nan, np.nan)
         return Among(nothing, math.nan, int(np.sum(means < ours.mean())), count, null)
     logs = np.log(every)
-    far = np.abs(logs - logs.mean())
-    p = float(np.mean(far >= far[0] * (1 - 1e-12)))
     x, y = jnp.asarray(ours), jnp.asarray(theirs)
 
     def middle(w: jax.Array) -> jax.Array:
@@ -97,7 +101,7 @@ def among(ours: np.ndarray, theirs: np.ndarray, key: Any) -> Among:
             value + side * math.hypot(draws, abs(float(end) - value)) for side, end in ((-1, over.low), (1, over.high))
         )
     figure = Figure(np.exp(value), np.exp(low), np.exp(high))
-    return Among(figure, p, int(np.sum(logs[1:] < logs[0])), count, null)
+    return Among(figure, farther(logs), int(np.sum(logs[1:] < logs[0])), count, null)
 
 
 def geometric(values: np.ndarray) -> Figure:
