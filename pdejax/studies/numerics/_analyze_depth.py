@@ -88,8 +88,8 @@ def measured(
 
 
 def projects(net: Network, tokens: Array, mask: Array) -> bool:
-    """Whether every retraction ρ of the solver is a projection, ρ(ρ(u)) = ρ(u), at this sequence's states: up to the ε in the root
-    of a norm, which is far below what a learned scale does."""
+    """Whether every retraction ρ of the solver is a projection, ρ(ρ(u)) = ρ(u), at this sequence's states: up to the ε in the
+    root of a norm, which is far below what a learned scale does."""
     d, states = net.discretization, net.hidden_states(tokens, mask)
     for layer in range(net.layers):
         solver = take_layer(d.solver, layer) if d.layers else d.solver
