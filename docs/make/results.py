@@ -4,7 +4,7 @@ import html
 import json
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -125,7 +125,7 @@ def came_out(folder: pathlib.Path = REPRODUCED) -> str:
     return "\n".join(lines)
 
 
-def _machine(content: dict[str, Any]) -> str:
+def _machine(content: Mapping[str, Any]) -> str:
     environment = content["environment"]
     return f"{environment['device']} ({environment['cores']} cores), jax {environment['versions']['jax']}"
 

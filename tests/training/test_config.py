@@ -85,7 +85,9 @@ NUMBERS = ["learning_rate", "weight_decay", "clip", "label_smoothing", "beta", "
 @pytest.mark.parametrize("name", INTEGERS)
 def test_integers_of_numpy_are_pythons(name, kind):
     others: dict[str, Any] = {"model": "simulator"} if name == "steps_per_layer" else {}
-    plain, given = TrainConfig(**others | {name: 4}), TrainConfig(**others | {name: kind(4)})
+    ours: dict[str, Any] = {**others, name: 4}
+    theirs: dict[str, Any] = {**others, name: kind(4)}
+    plain, given = TrainConfig(**ours), TrainConfig(**theirs)
     assert given == plain and type(getattr(given, name)) is int
     assert json.dumps(dataclasses.asdict(given)) == json.dumps(dataclasses.asdict(plain))
 
