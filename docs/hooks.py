@@ -28,6 +28,7 @@ MADE = {
     "calibration": tables.calibration,
     "claims": results.claims_table,
     "reproduced": results.reproduced,
+    "came out": results.came_out,
     "audits": results.audits,
 }
 PICTURES = ("assets/pdejax.png", "benchmarks/results/training/listops/curves.png")

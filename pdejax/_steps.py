@@ -111,8 +111,7 @@ class CheckpointedScan(eqx.Module):
     """Integrates an interval in exactly `steps` steps of `lax.scan`, one `jax.checkpoint` per step.
 
     Differentiable forwards and backwards; the backward pass stores one state per step and what attention kept of its
-    softmax, and recomputes the rest. Measured (N = 1000, d = 128, eight Euler steps, CPU time on one core): 0.91 of a plain
-    scan's gradient time and 0.85 of full checkpointing's, in 22 MiB against 135 and 18.
+    softmax, and recomputes the rest: less memory than a plain scan by far, and less time than to checkpoint everything.
     """
 
     steps: int = eqx.field(static=True)

@@ -327,7 +327,7 @@ def group(rows: list[str]) -> list[tuple[str, list[str]]]:
     """Rows by the table they are of: each starts before a line of dashes."""
     found: list[tuple[str, list[str]]] = []
     for row, after in zip(rows, [*rows[1:], ""], strict=True):
-        if re.fullmatch(r"\s*\|(---\|| --- \|)+", after):
+        if re.fullmatch(r"\s*\|(---\|| ---:? \|)+", after):
             found.append((row, []))
         found[-1][1].append(row)
     return found
@@ -342,6 +342,26 @@ def test_numbers_of_the_tables():
     assert re.search(r"\| Gaussian d=1 ρ=0.9 \| 0.830 \| \+0.031 ± 0.025 \|", hooks.tables.calibration())
     assert "PyTorch / pdejax | 0.99 |" in hooks.tables.speed() and "16.2 | 31.5" in hooks.tables.memory()
     assert re.search(r"linear_cka \| 4.8 ms \| 29.4 ms \| 6.16", hooks.tables.analysis_speed())
+
+
+def stored(file: str):
+    return json.loads((ROOT / "benchmarks" / "results" / file).read_text())
+
+
+def test_numbers_in_sentences_are_in_the_files():
+    """Those of the page of measurements that no table has."""
+    page = (ROOT / "docs" / "results" / "measured.md").read_text()
+    analysis = stored("analysis.json")
+    jacobian, memory = analysis["dynamics"]["jacobian"], analysis["memory"].values()
+    ratios = [one["ratio"] for one in memory]
+    assert f"take {analysis['dynamics']['lyapunov']['ratio_median']:.1f} forward solves" in page
+    assert f"Jacobian of {jacobian['entries']:,} entries take {jacobian['seconds']:.1f} s" in page
+    assert (
+        f"of {max(one['trajectory'] for one in memory) / 2**20:.0f} MiB: {min(ratios):.1f} to {max(ratios):.1f} times"
+        in page
+    )
+    assert f"{100 * stored('convergence.json')['results']['network']['distance']:.1f} % from" in page
+    assert "--full" not in page  # which no file is of
 
 
 def test_the_claims_are_those_of_the_data(tmp_path):

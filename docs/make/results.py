@@ -4,7 +4,7 @@ import html
 import json
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -90,13 +90,13 @@ def reproduced_images(folder: pathlib.Path = REPRODUCED) -> list[str]:
 
 
 def _reproduced(path: pathlib.Path, content: dict[str, Any]) -> Iterator[str]:
-    environment, count = content["environment"], len(content["seeds"])
+    count = len(content["seeds"])
     yield f"\n## {_cell(content['title'])}\n"
     yield f"{_cell(content['question'])} ({_cell(content['source'])})\n"
     yield f"**{_cell(content['verdict'])}**\n"
     yield (
         f"Preset `{content['preset']}`, {count} seed{'s' if count > 1 else ''}, {content['seconds']:.0f} s on "
-        f"{environment['device']} ({environment['cores']} cores), jax {environment['versions']['jax']}; systems compared: "
+        f"{_machine(content)}; systems compared: "
         f"{_cell(content['pairing'])}.\n"
     )
     for figure in content["figures"]:
@@ -108,6 +108,26 @@ def _reproduced(path: pathlib.Path, content: dict[str, Any]) -> Iterator[str]:
     for line in _rows(content["table"]):
         yield f"    {line}"
     yield ""
+
+
+def came_out(folder: pathlib.Path = REPRODUCED) -> str:
+    """The findings of the experiments as the report's first screen has them, and the sentence that follows from each."""
+    from pdejax.runs.report._html import finding_table, findings
+    from pdejax.runs.report._read import read_results
+
+    if not _studies(folder):
+        return reproduced(folder)
+    found = read_results(folder)
+    minutes = sum(study.result.seconds or 0 for study in found.studies) / 60
+    lines = [finding_table(findings(found), lambda study: "", lambda study, index, key: "").markdown()]
+    lines += [f"\n{len(found.studies)} studies, {minutes:.0f} minutes on {_machine(found.studies[0].raw or {})}:\n"]
+    lines += [f"- **{_cell(study.title)}.** {_cell(study.result.verdict)}" for study in found.studies]
+    return "\n".join(lines)
+
+
+def _machine(content: Mapping[str, Any]) -> str:
+    environment = content["environment"]
+    return f"{environment['device']} ({environment['cores']} cores), jax {environment['versions']['jax']}"
 
 
 def _rows(rows: list[dict[str, Any]]) -> Iterator[str]:

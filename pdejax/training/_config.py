@@ -1,7 +1,6 @@
 """What a training run is put together from, and the papers' settings by name. Imports no JAX: the command line reads it."""
 
 import dataclasses
-import numbers
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
@@ -308,6 +307,6 @@ def preset(name: str, **changes: Any) -> TrainConfig:
         if field in changes and isinstance(changes[field], Mapping):
             changes[field] = {**values.get(field, {}), **changes[field]}
     steps = changes.get("steps")
-    if isinstance(steps, numbers.Integral) and 0 < steps < values["steps"]:
+    if isinstance(steps, int | np.integer) and 0 < steps < values["steps"]:
         values["warmup"] = values.get("warmup", 0) * int(steps) // values["steps"]
     return TrainConfig(**values | changes)

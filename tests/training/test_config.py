@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,8 +84,10 @@ NUMBERS = ["learning_rate", "weight_decay", "clip", "label_smoothing", "beta", "
 @pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint8])
 @pytest.mark.parametrize("name", INTEGERS)
 def test_integers_of_numpy_are_pythons(name, kind):
-    others = {"model": "simulator"} if name == "steps_per_layer" else {}
-    plain, given = TrainConfig(**{name: 4}, **others), TrainConfig(**{name: kind(4)}, **others)
+    others: dict[str, Any] = {"model": "simulator"} if name == "steps_per_layer" else {}
+    ours: dict[str, Any] = {**others, name: 4}
+    theirs: dict[str, Any] = {**others, name: kind(4)}
+    plain, given = TrainConfig(**ours), TrainConfig(**theirs)
     assert given == plain and type(getattr(given, name)) is int
     assert json.dumps(dataclasses.asdict(given)) == json.dumps(dataclasses.asdict(plain))
 
@@ -93,7 +96,8 @@ def test_integers_of_numpy_are_pythons(name, kind):
 @pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize("kind", [np.float64, np.float32])
 def test_numbers_of_numpy_are_pythons(name, kind):
-    given = TrainConfig(**{name: kind(0.5)}, optimizer="adamw")
+    options: dict[str, Any] = {name: kind(0.5), "optimizer": "adamw"}
+    given = TrainConfig(**options)
     assert type(getattr(given, name)) is float and getattr(given, name) == 0.5
     json.dumps(dataclasses.asdict(given))
 
@@ -112,5 +116,6 @@ def test_a_presets_warm_up_follows_steps_of_any_kind():
 @pytest.mark.parametrize("wrong", [True, 2.0, "2", np.float64(2), np.bool_(True)])
 @pytest.mark.parametrize("name", ["steps", "bottleneck_layer"])
 def test_other_types_are_no_integers(name, wrong):
+    options: dict[str, Any] = {name: wrong}
     with pytest.raises(TypeError, match=f"{name}="):
-        TrainConfig(**{name: wrong})
+        TrainConfig(**options)

@@ -218,7 +218,7 @@ def _assemble(
 
 def _polygon(supports: np.ndarray) -> np.ndarray:
     """Vertices where neighbouring supporting lines Re(e^{iθ}z) = s(θ) meet, counter-clockwise in −θ."""
-    angles = np.concatenate([ANGLES, [2 * math.pi - a for a in reversed(ANGLES[1:-1])]])
+    angles = np.asarray([*ANGLES, *(2 * math.pi - a for a in reversed(ANGLES[1:-1]))])
     lines = np.concatenate([supports, supports[-2:0:-1]])
     following, beyond = np.roll(angles, -1), np.roll(lines, -1)
     # Re(e^{iθ}z) = cos θ x − sin θ y; two such equations for (x, y).

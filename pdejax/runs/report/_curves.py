@@ -67,14 +67,14 @@ def drawn(panel: Panel) -> str:
     room = 0.15 * (high - low) or 0.1 * abs(high) or 1.0
     low, high = low - room, high + room
 
-    def x(layer: float) -> float:
+    def x(layer: int) -> float:
         return LEFT + (layer - layers[0]) / max(layers[-1] - layers[0], 1) * (WIDTH - LEFT - RIGHT)
 
     def y(value: float) -> float:
         inside = min(max(value, low), high)
         return TOP + (high - inside) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
-    def path(pairs: Sequence[tuple[float, float]]) -> str:
+    def path(pairs: Sequence[tuple[int, float]]) -> str:
         return " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in pairs)
 
     marks = []

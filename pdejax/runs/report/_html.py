@@ -6,7 +6,7 @@ import hashlib
 import importlib.resources
 import pathlib
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pdejax.runs._findings import count_verdicts
@@ -285,7 +285,7 @@ def _summary(results: Results, names: Mapping[pathlib.Path, str]) -> str:
     shown = Table(columns, lines, "Studies and verdicts").html() if lines else ""
     if len(lines) > FOLD:
         shown = folded(f"All {len(lines)} studies and verdicts", shown)
-    return '<h2 id="summary">Summary</h2>' + said + _findings(findings(results), names) + _counts(results) + shown
+    return '<h2 id="summary">Summary</h2>' + said + _findings(results, names) + _counts(results) + shown
 
 
 MOST = 10  # findings on the first screen
@@ -313,22 +313,31 @@ def setting_of(result: Result) -> str:
     return ", ".join(str(part) for part in (dataset, result.preset, seeds) if part)
 
 
-def _findings(found: Sequence[tuple[Study, int, Row]], names: Mapping[pathlib.Path, str]) -> str:
-    if not found:
-        return ""
-    columns = [
-        Column("Study"),
-        Column("Finding, and its setting"),
-        *(Column(head, right=True) for head in ("Paper", "Ours", "Null")),
-    ]
+def finding_table(
+    found: Sequence[tuple[Study, int, Row]],
+    study_link: Callable[[Study], str],
+    row_link: Callable[[Study, int, str], str],
+) -> Table:
+    """Return a table of findings, each with its setting, the paper's figure and a null; links by study, and by row and key."""
+    columns = [Column("Study"), Column("Finding, and its setting")]
+    columns += [Column(head, right=True) for head in ("Paper", "Ours", "Null")]
     lines = []
     for study, index, row in found:
-        name = names[study.json]
-        paper, ours, null = (f"#{anchor(f'{name}.json', 'table', index, key)}" for key in ("paper", "ours", "null"))
+        paper, ours, null = (row_link(study, index, key) for key in ("paper", "ours", "null"))
         quantity = row.quantity + (f" ({row.unit})" if row.unit else "")
         cells = Cell(row.paper or None, paper), Cell(row.ours, ours), Cell(row.null, null, row.null_name or "")
-        lines.append((Cell(study.title, f"#{name}"), Cell(quantity, small=setting_of(study.result)), *cells))
-    return Table(columns, lines, "Findings").html()
+        finding = Cell(quantity, small=setting_of(study.result))
+        lines.append((Cell(study.title, study_link(study)), finding, *cells))
+    return Table(columns, lines, "Findings")
+
+
+def _findings(results: Results, names: Mapping[pathlib.Path, str]) -> str:
+    table = finding_table(
+        findings(results),
+        lambda study: f"#{names[study.json]}",
+        lambda study, index, key: f"#{anchor(f'{names[study.json]}.json', 'table', index, key)}",
+    )
+    return table.html() if table.rows else ""
 
 
 def _counts(results: Results) -> str:
