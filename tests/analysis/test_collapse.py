@@ -1,6 +1,5 @@
 """Rates of collapse: the three laws recovered, from closed forms and from solves; intervals that cover; the law favoured."""
 
-import itertools
 import math
 
 import jax
@@ -117,11 +116,9 @@ def test_several_trajectories():
     found = collapse_rate(t, gap, key=KEY, window=(0.0, 4.0))
     np.testing.assert_allclose(found.rates, rates, rtol=1e-11)
     assert float(found.rate.value) == pytest.approx(2, rel=1e-11)
-    # All 3,125 resamples; an end from 500 random ones scatters by about 0.02.
-    means = np.mean(list(itertools.product(rates, repeat=5)), axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    assert float(found.rate.low) == pytest.approx(low, abs=0.08)
-    assert float(found.rate.high) == pytest.approx(high, abs=0.08)
+    # Of five the interval is the range of resamples, here 500 of all 3,125: ends lie within a few steps of 0.04 of the extremes.
+    assert 1.6 <= float(found.rate.low) <= 1.7 and 2.3 <= float(found.rate.high) <= 2.4
+    assert found.rate.level == 1 - 2.0**-4
     assert found.gap.shape == (5, K) and found.effective.shape == (5,)
 
 
