@@ -186,7 +186,7 @@ def test_measured_collapse_of_simulated_tokens():
     np.testing.assert_allclose(found.rates, 2, atol=5e-3)
 
     # Pre-LN: the same attention of normalized tokens, without projection.
-    norm = with_weights(RMSNorm(n, eps=0.0), scale=jnp.full(n, n**-0.5))
+    norm = with_weights(RMSNorm(n, eps=1e-24), scale=jnp.full(n, n**-0.5))
     equation = MasterEquation(interaction=attention(1.0, jnp.eye(n), norm=norm))
     depths = jnp.linspace(0.0, 100.0, 101)
     us = simulate(Discretization(equation, "rk4", t1=100.0, steps=800), starts[0], save=depths).us

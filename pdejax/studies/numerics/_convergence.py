@@ -96,8 +96,8 @@ def _values(errors) -> np.ndarray:
 def _slope_label(record: dict[str, Any]) -> str:
     if record["order"] is None:
         return f"{record['solver']}: not measurable"
-    interval = "" if record["ci"] is None else f" ± {record['ci']:.2f}"
-    return f"{record['solver']}: {record['order']:.2f}{interval}"
+    interval = "" if record["ci"] is None else f" ± {record['ci']:.3f}"
+    return f"{record['solver']}: {record['order']:.3f}{interval}"
 
 
 WIDEST = 0.5  # an interval beyond this reaches halfway to the next order, and says nothing
@@ -105,7 +105,7 @@ ROUNDING = 1e-3  # orders are told apart to the digits that are shown
 COLUMNS = (
     Column("solver", width=10),
     Column("order", ".3f", 6, right=True),
-    Column("± 95%", ".3f", 6, right=True),
+    Column("±", ".3f", 6, right=True),
     Column("expect", "g", 6, right=True),
     Column("steps", "d", 5, right=True),
     Column("error", ".2e", 8, right=True),

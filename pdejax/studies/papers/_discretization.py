@@ -12,6 +12,7 @@ import xarray as xr
 from jaxtyping import Array
 from matplotlib.figure import Figure
 
+from pdejax.analysis import fit_order
 from pdejax.models import observe, pair
 from pdejax.plot._style import COLOURS, MARKERS, NULL, axes_of, legend
 from pdejax.runs._records import Picture
@@ -183,16 +184,16 @@ def _ends(model: Any, inputs: Array, mask: Array) -> tuple[Array, Array]:
 
 
 def judge_refined(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
-    """Orders fitted over the finest steps, and what refinement does to accuracy."""
+    """Orders extrapolated to small steps, and what refinement does to accuracy."""
     schemes, counts = list(settings.options["schemes"]), list(settings.options["steps_per_layer"])
     error, away, accuracy, agreement = (stacked(measured, n) for n in ("error", "away", "accuracy", "agreement"))
     limit, network = stacked(measured, "network_to_limit"), stacked(measured, "network_accuracy")
-    tail = np.log2(np.asarray(counts[-3:], float))
     rows = []
     orders = {}
     for i, name in enumerate(schemes):
-        orders[name] = [-np.polyfit(tail, np.log2(e[-3:]), 1)[0] for e in error[:, i]]
-        rows.append(row(f"order of {name}", orders[name], note=f"theory: {EXPECTED[name]:g}; finest three steps"))
+        orders[name] = [fit_order([1 / count for count in counts], e).order for e in error[:, i]]
+        note = f"theory: {EXPECTED[name]:g}; extrapolated to small steps"
+        rows.append(row(f"order of {name}", orders[name], note=note))
     rows.append(row("distance of the network from its limit h → 0", limit, note="relative, last layer"))
     rows.append(row("accuracy of the network", network))
     best = schemes.index("rk4") if "rk4" in schemes else 0

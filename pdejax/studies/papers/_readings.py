@@ -195,5 +195,6 @@ READINGS = experiment(
     },
     measure=measure,
     judge=judge,
+    headline="PDE simulator, largest distance, nearest of its kind",
     pairing="untrained: every combination drawn from the same seeds",
 )
