@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 from scipy.special import ndtr, stdtrit
 
 from pdejax._arguments import checked
-from pdejax._check import integer, probability
+from pdejax._check import integer, known, probability
 from pdejax._figure import Figure
 
 
@@ -163,26 +163,60 @@ def beside(figure: Figure, nulls: Mapping[str, Figure], differences: Mapping[str
 
 
 @checked
-def over_seeds(values: ArrayLike | Sequence[Any], *, level: float = 0.95) -> Figure:
+def over_seeds(
+    values: ArrayLike | Sequence[Any], *, level: float = 0.95, within: tuple[float | int, float | int] | None = None
+) -> Figure:
     r"""Average values of independent seeds, `(seeds,)` or `(seeds, …)`: their mean with Student's interval
     $\bar x \pm t_{(1+level)/2,\,k-1}\,s/\sqrt k$, exact if seeds draw from a normal law; NaN ends for one seed.
 
-    Values of NumPy or Python are averaged in double precision by NumPy. Raises `ValueError` for no seed or a level outside
-    (0, 1).
+    - `within` (a, b): the range of a bounded figure, (−1, 1) of a correlation or (0, 1) of a share. The interval is that of
+      $z = \tfrac12\ln\frac{x-a}{b-x}$, mapped back, so that it stays inside: Fisher's z of a correlation, half the logit of a
+      share. A value at an end of the range has no z: then the interval is Student's own, cut to the range.
+
+    Values of NumPy or Python are averaged in double precision by NumPy. Raises `ValueError` for no seed, a level outside
+    (0, 1), or values known to lie outside `within`.
     """
+    owner = "over_seeds"
     xp = jnp if isinstance(values, jax.Array) else np
     x = values if isinstance(values, jax.Array) else np.asarray(values, float)
     if x.ndim < 1 or x.shape[0] < 1:
         raise ValueError(
-            f"over_seeds: values has shape {x.shape}; it must hold one value per seed, at least one, in front."
+            f"{owner}: values has shape {x.shape}; it must hold one value per seed, at least one, in front."
         )
-    probability("over_seeds", "level", level)
+    probability(owner, "level", level)
+    if within is not None:
+        _check_within(owner, x, within)
+        x = xp.clip(x, *within)
     seeds = x.shape[0]
     mean = xp.mean(x, axis=0)
     if seeds == 1:
         return Figure(mean, level=level)
-    half = xp.std(x, axis=0, ddof=1) * (float(stdtrit(seeds - 1, (1 + level) / 2)) / math.sqrt(seeds))
-    return Figure(mean, mean - half, mean + half, level=level)
+    t = float(stdtrit(seeds - 1, (1 + level) / 2)) / math.sqrt(seeds)
+    half = xp.std(x, axis=0, ddof=1) * t
+    low, high = mean - half, mean + half
+    if within is not None:
+        a, b = within
+        inside = xp.all((x > a) & (x < b), axis=0)
+        z = xp.arctanh(xp.where(inside, 2 * (x - a) / (b - a) - 1, 0.0))
+        middle, half = xp.mean(z, axis=0), xp.std(z, axis=0, ddof=1) * t
+        ends = (a + (b - a) * (1 + xp.tanh(middle + sign * half)) / 2 for sign in (-1, 1))
+        # The mean of x is not that of z mapped back: it is inside, too.
+        low, high = (
+            xp.where(inside, pick(end, mean), xp.clip(plain, a, b))
+            for end, plain, pick in zip(ends, (low, high), (xp.minimum, xp.maximum), strict=True)
+        )
+    return Figure(mean, low, high, level=level)
+
+
+def _check_within(owner: str, x: Any, within: tuple[float | int, float | int]) -> None:
+    a, b = within
+    if not a < b:
+        raise ValueError(f"{owner}: within={within} must be the ends of a range, the lower first.")
+    slack = 1e-5 * (b - a)  # of rounding
+    if known(x) and bool(np.any((np.asarray(x) < a - slack) | (np.asarray(x) > b + slack))):
+        raise ValueError(
+            f"{owner}: values has entries outside within={within}; leave `within` out, or mend the figure."
+        )
 
 
 EXACT = 13  # differences up to which every sign is tried: 8,192 of them

@@ -193,12 +193,44 @@ def test_over_seeds_is_students_interval():
     np.testing.assert_allclose(several.high, [high, high])
 
 
+def test_intervals_of_bounded_figures_stay_inside():
+    """Fisher's z by SciPy; the logit of a share is the same map; a value at an end has Student's interval, cut."""
+    x = np.asarray([0.99, 0.2, 0.95, 0.6])
+    found = pj.over_seeds(x, within=(-1, 1))
+    z = np.arctanh(x)
+    low, high = scipy.stats.t.interval(0.95, 3, z.mean(), scipy.stats.sem(z))
+    assert (float(found.low), float(found.high)) == pytest.approx((np.tanh(low), np.tanh(high)), rel=1e-12)
+    assert float(pj.over_seeds(x).high) > 1 > float(found.high) > float(found) == x.mean()
+    share = pj.over_seeds((1 + x) / 2, within=(0, 1))
+    np.testing.assert_allclose([share.low, share.high], [(1 + found.low) / 2, (1 + found.high) / 2], rtol=1e-12)
+    cut = pj.over_seeds([1.0, 0.2, 0.95], within=(-1, 1))
+    plain = pj.over_seeds([1.0, 0.2, 0.95])
+    assert float(cut.low) == float(plain.low) and float(cut.high) == 1 < float(plain.high)
+    both = jax.jit(lambda v: pj.over_seeds(v, within=(-1, 1)))(jnp.asarray([[0.99, 1.0], [0.2, 0.2], [0.95, 0.95]]))
+    np.testing.assert_allclose(both.high[1], 1.0)
+    alike = pj.over_seeds([0.3, 0.3, 0.3], within=(0, 1))
+    np.testing.assert_allclose([alike.low, alike.high], 0.3, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("a", "b"), [(8, 2), (30, 1.5), (2, 2)])
+def test_intervals_of_shares_cover_their_mean(a, b):
+    """Five seeds of a beta law: as often as Student's own, and never outside."""
+    draws = np.random.default_rng(0).beta(a, b, (5, 4000))
+    found = pj.over_seeds(draws, within=(0, 1))
+    covered = float(np.mean((found.low <= a / (a + b)) & (found.high >= a / (a + b))))
+    assert covered >= 0.92 and np.all((found.low >= 0) & (found.high <= 1))
+
+
 def test_bad_intervals():
     for level, resamples in ((1.0, 100), (0.0, 100), (0.9, 5), (0.9, 10.0)):
         with pytest.raises((ValueError, TypeError), match=r"f: (level|resamples)="):
             check_bootstrap("f", level, resamples)
     with pytest.raises(ValueError, match="at least one"):
         pj.over_seeds([])
+    with pytest.raises(ValueError, match="over_seeds: values has entries outside"):
+        pj.over_seeds([0.2, 1.2], within=(0, 1))
+    with pytest.raises(ValueError, match="over_seeds: within="):
+        pj.over_seeds([0.2, 0.3], within=(1, 0))
     with pytest.raises(ValueError, match="over_seeds: level=2"):
         pj.over_seeds([1.0, 2.0], level=2)
     with pytest.raises(ValueError, match="bootstrap: samples=0"):

@@ -131,7 +131,11 @@ def _machine(content: Mapping[str, Any]) -> str:
 
 
 def _rows(rows: list[dict[str, Any]]) -> Iterator[str]:
-    yield "| quantity | paper | ours, with 95 % interval over seeds | null |"
+    from pdejax.runs._records import FEW_SEEDS
+
+    seeds = max((len(row["ours"]["values"]) for row in rows if row["ours"]), default=0)
+    ends = "95 % interval" if seeds >= FEW_SEEDS else "range"
+    yield f"| quantity | paper | ours, with {ends} over {seeds} seeds | null |"
     yield "|---|---|---|---|"
     for row in rows:
         name = _cell(row["quantity"]) + (f" [{_cell(row['unit'])}]" if row["unit"] else "")

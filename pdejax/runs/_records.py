@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
+FEW_SEEDS = 5  # below so many there is a range over seeds, and no interval
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
     """A line of a result: a quantity as the paper has it, as we measured it, and as it is where there is nothing to find.

@@ -12,7 +12,7 @@ import pytest
 import xarray as xr
 
 from pdejax.studies.papers import STUDIES
-from pdejax.studies.papers._experiment import Settings
+from pdejax.studies.papers._experiment import CORRELATION, Settings, over, sign
 
 RESULTS = pathlib.Path(__file__).parents[2] / "benchmarks" / "results" / "reproduce"
 COORDINATES = {"step", "epsilon", "frequency", "steps"}
@@ -90,12 +90,12 @@ OTHERWISE = {
         "The fall is seen.",
     ),
     "gradients": ({"parameters": flat(1.0)}, "gradients are 1 times the Transformer's"),
-    "perturbation": ({"adversarial_loss": flat(0.0)}, "first at ε = none of these"),
+    "perturbation": ({"adversarial_loss": flat(0.0)}, "adversarial direction neither surely suffers more at any ε"),
     "alignment": ({"cosine": flat(0.99)}, "A cosine of 0.97 is reached by shared"),
     "residual": ({"before": flat(0.5), "after": flat(0.5)}, "the loss is not there at initialization"),
     "layernorm": ({"gradient": flat(1.0)}, "order of magnitude does not hold"),
     "spectral": ({"null_log_correlation": flat(1.0)}, "no better."),
-    "information": ({"input": flat(1.0)}, "changes by +0.00 nats"),
+    "information": ({"input": flat(1.0)}, "changes by +0 [+0, +0] nats"),
     "readings": ({"correlation": flat(0.5)}, "Transformer (1.00 … 0.98) is met by none of"),
     "continuum": ({"bound": flat(1e-30)}, "VIOLATED"),
     "discretization": ({"network_to_limit": flat(0.01)}, "is close to the flow of its own weights"),
@@ -127,3 +127,62 @@ def test_a_folder_of_results_is_no_package(tmp_path):
     assert not taken & {
         name for name in (*STUDIES, "models", "programs", "parts", "claims", "audit") if name.isidentifier()
     }
+
+
+def bottleneck_with(changes):
+    """Five seeds of two systems, four layers: I(T; Y) changes by these, give or take a hundredth, above a null of 0."""
+    rng = np.random.default_rng(0)
+    evidence = []
+    for _ in range(5):
+        end = 1 + np.reshape(changes, (2, 4)) + 0.01 * rng.standard_normal((2, 4))
+        target = np.stack([np.ones((2, 4)), end], axis=1)  # (systems, steps, layers)
+        evidence.append({"target": target, "input": target, "null": 0 * target, "step": np.asarray([0, 9])})
+    study = STUDIES["information-bottleneck"]
+    return study.judge(study.presets["quick"], evidence).sentence
+
+
+@pytest.mark.parametrize(
+    ("changes", "counts", "said"),
+    [
+        ([-0.1] * 4 + [0.5] * 4, "falls in training in 4 and rises in 4 of 8", "Whether it falls is not decided."),
+        ([-0.1] * 8, "falls in training in 8 and rises in 0 of 8", "The fall is seen."),
+        ([0.0] * 8, "falls in training in 0 and rises in 0 of 8", "Whether it falls is not decided."),
+        ([0.5] * 5 + [-0.1] * 3, "falls in training in 3 and rises in 5 of 8", "a fall over training is not seen"),
+    ],
+)
+def test_a_fall_is_seen_only_where_every_layer_surely_falls(changes, counts, said):
+    found = bottleneck_with(changes)
+    assert counts in found and said in found and ("The fall is seen" in found) == (said == "The fall is seen.")
+
+
+def test_who_suffers_is_said_with_the_sign():
+    """The Transformer's loss rises more up to ε = 1e-2, the PDE model's beyond; random directions do the same to both."""
+    epsilon = np.asarray([1e-3, 3e-3, 1e-2, 1e-1])
+    rng = np.random.default_rng(1)
+    evidence = []
+    for _ in range(5):
+        rise = np.stack([20 * epsilon, 10 * epsilon + 200 * epsilon**2]) * (1 + 1e-4 * rng.standard_normal((2, 1)))
+        random = np.stack([epsilon, epsilon]) * (1 + 0.1 * rng.standard_normal((2, 4)))
+        evidence.append({
+            **{"epsilon": epsilon, "adversarial_loss": rise, "random_loss": random, "adversarial_state": rise},
+            **{"random_state": random, "limit": np.asarray([0.1, 0.2]), "base": np.asarray([1.0, 1.5])},
+        })  # fmt: skip
+    study = STUDIES["perturbation"]
+    found = study.judge(study.presets["quick"], evidence).sentence
+    assert "already differs from the Transformer's by +0.5 [" in found
+    assert (
+        "the PDE model suffers more at ε = 1e-01 and the Transformer suffers more at ε = 1e-03 … 1e-02, by -0.08 ["
+        in found
+    )
+    assert "in random directions neither surely suffers more at any ε" in found
+
+
+def test_few_seeds_have_a_range_and_bounded_figures_an_interval_inside():
+    few = over([0.2, 0.9, 0.5, 0.99], CORRELATION)
+    assert (float(few.low), float(few.high), few.level) == (0.2, 0.99, 0.875)
+    many = over([0.2, 0.9, 0.5, 0.99, 0.97], CORRELATION)
+    assert many.level == 0.95 and float(many.high) < 1 < float(over([0.2, 0.9, 0.5, 0.99, 0.97]).high)
+    assert np.isnan(over([0.3]).low)
+    assert [sign([1.0, 2.0]), sign([-1.0, 2.0]), sign([-1.0]), sign([-2.0, -1.0, -1.5, -1.2, -1.1])] == [1, 0, 0, -1]
+    # Of five seeds the interval decides, not the values: the mean's reaches 0.
+    assert sign([0.01, 0.01, 0.02, 5.0, 0.01]) == 0

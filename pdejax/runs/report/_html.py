@@ -11,7 +11,7 @@ from typing import Any
 
 from pdejax.runs._findings import count_verdicts
 from pdejax.runs._format import environment, seconds
-from pdejax.runs._records import Result, Row
+from pdejax.runs._records import FEW_SEEDS, Result, Row
 from pdejax.runs._table import Cell, Column, Table
 from pdejax.runs.report._claims import LedgerPlaces, Named, ledger_section, placed
 from pdejax.runs.report._curves import drawn, panels
@@ -60,7 +60,8 @@ def _rows(study: Study, anchors: Mapping[tuple[str | int, ...], str]) -> str:
         cells = Cell(row.paper or None, paper), Cell(row.ours, ours), Cell(row.null, null, row.null_name or "")
         lines.append((Cell(row.quantity, small=row.unit), *cells, *([row.note] if notes else [])))
     counts = sorted({len(row.seeds) for _, row in study.rows if row.seeds})
-    seeds = f"Ours is the mean [95 % interval] over {' or '.join(map(str, counts))} seeds. " if counts else ""
+    ends = "95 % interval" if counts and counts[0] >= FEW_SEEDS else "range"
+    seeds = f"Ours is the mean [{ends}] over {' or '.join(map(str, counts))} seeds. " if counts else ""
     if counts == [1]:
         seeds = "Ours is one seed. "
     null = (

@@ -56,7 +56,7 @@ def iid_spread(
     found = []
     for count in layers:
         # A network of fewer layers is the longest one with the others switched off: everything compiles once.
-        factor = count**-scaling if isinstance(scaling, float) else strength_factor(scaling, count) / count
+        factor = strength_factor(scaling, count) / count if isinstance(scaling, str) else count**-scaling
         strengths = jnp.where(jnp.arange(longest) < count, longest * factor, 0.0)
         found.append(np.asarray(_ends(base, u0, strengths, draws, key)))
     ends = np.stack(found)

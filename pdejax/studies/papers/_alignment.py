@@ -14,9 +14,11 @@ from pdejax.analysis import amplitude_spectrum, spectral_similarity, trajectory_
 from pdejax.plot._style import COLOURS, NULL, axes_of, legend
 from pdejax.runs._records import Picture
 from pdejax.studies.papers._experiment import (
+    CORRELATION,
     LISTOPS,
     LISTOPS_PAPER,
     RESAMPLES,
+    SHARE,
     Models,
     Settings,
     experiment,
@@ -36,6 +38,7 @@ QUANTITIES = {
     "spectral_log": "correlation of log spectra",
     "cka": "linear CKA, debiased",
 }
+BOUNDED = ("cosine", "spectral", "spectral_log")
 
 
 def measure_alignment(settings: Settings, seed: int, models: Models) -> Evidence:
@@ -93,6 +96,7 @@ def judge_alignment(settings: Settings, measured: Sequence[Evidence]) -> Judgeme
                     null=null,
                     null_name="untrained field",
                     note=note,
+                    within=CORRELATION if name in BOUNDED else None,
                 )
             )
     cosine = {pairing: overall[pairing, "cosine"][0] for pairing in PAIRINGS}
@@ -208,7 +212,12 @@ def judge_spectra(settings: Settings, measured: Sequence[Evidence]) -> Judgement
             paper = "0.967" if name == "cosine" else None
             rows.append(
                 row(
-                    f"{label}, {NAMES[pairing]}", value[:, i], paper=paper, null=null[:, i], null_name="untrained field"
+                    f"{label}, {NAMES[pairing]}",
+                    value[:, i],
+                    paper=paper,
+                    null=null[:, i],
+                    null_name="untrained field",
+                    within=CORRELATION,
                 )
             )
     for i, pairing in enumerate(PAIRINGS):
@@ -218,6 +227,7 @@ def judge_spectra(settings: Settings, measured: Sequence[Evidence]) -> Judgement
                 gap[:, i],
                 paper="“coincide”",
                 note="over layers",
+                within=SHARE,
             )
         )
     untrained, trained = float(means["cosine"][1].mean()), float(means["cosine"][0].mean())

@@ -13,10 +13,12 @@ from pdejax.models import observe
 from pdejax.plot._style import LAYER, axes_of, legend, whole_layers
 from pdejax.runs._records import Picture
 from pdejax.studies.papers._experiment import (
+    CORRELATION,
     IMAGES,
     IMAGES_PAPER,
     LISTOPS,
     RESAMPLES,
+    SHARE,
     STUDENT,
     TEXT,
     TEXT_PAPER,
@@ -78,6 +80,7 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
                     value.mean(axis=-1),
                     null=null.mean(axis=-1),
                     null_name="untrained field",
+                    within=CORRELATION,
                     note=f"{note}; mean over layers",
                 )
             )
@@ -85,8 +88,8 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
             variables[f"{name} {pairing}"] = (("seed", f"{name} layer"), value)
         adjacent = stacked(measured, f"{name}/adjacent")
         variables[f"{name} adjacent"] = (("seed", f"{name} layer"), adjacent)
-        rows.append(row(f"correlation of adjacent layers, {name}", adjacent.mean(axis=-1)))
-        rows.append(row(f"accuracy, {name}", stacked(measured, f"{name}/test")))
+        rows.append(row(f"correlation of adjacent layers, {name}", adjacent.mean(axis=-1), within=CORRELATION))
+        rows.append(row(f"accuracy, {name}", stacked(measured, f"{name}/test"), within=SHARE))
     well = [name for name, value in fitted.items() if value >= 0.97]
     verdict = (
         f"A simulator can be fitted to cosine 0.97 for {len(well)} of {len(fitted)} architectures ("

@@ -12,6 +12,7 @@ from pdejax.analysis import attention_fidelity
 from pdejax.plot._style import SEQUENTIAL
 from pdejax.runs._records import Picture
 from pdejax.studies.papers._experiment import (
+    CORRELATION,
     IMAGES,
     IMAGES_PAPER,
     LISTOPS,
@@ -78,19 +79,21 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
                     null_name="untrained field",
                     unit=unit,
                     note="mean over layers and heads",
+                    within=CORRELATION if name == "cosine" else None,
                 )
             )
         least = values["cosine"][:, i].min(axis=-1)
-        rows.append(row(f"smallest cosine of a layer, {NAMES[pairing]}", least, paper=printed["least"]))
+        rows.append(
+            row(f"smallest cosine of a layer, {NAMES[pairing]}", least, paper=printed["least"], within=CORRELATION)
+        )
     for name, label in (
         ("uniform_cosine", "cosine of uniform attention"),
         ("independent_cosine", "cosine of independent rows as peaked as these"),
         ("gaussian_cosine", "e^{−s²}, s the standard deviation of log weights"),
         ("uniform_kl", "KL to uniform attention"),
     ):
-        rows.append(
-            row(label, values[name][:, 0].mean(axis=-1), note="null models", unit="nats" if "kl" in name else "")
-        )
+        kind: dict[str, Any] = {"unit": "nats"} if "kl" in name else {"within": CORRELATION}
+        rows.append(row(label, values[name][:, 0].mean(axis=-1), note="null models", **kind))
     flat = float(values["uniform_cosine"][:, 0].mean())
     cosine, kl = means["distilled", "cosine"][0], means["distilled", "kl"][0]
     good = cosine >= 0.98 and kl <= 0.0144

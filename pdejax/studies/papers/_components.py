@@ -21,6 +21,7 @@ from pdejax.models import observe
 from pdejax.plot._style import COLOURS, LAYER, MARKERS, axes_of, legend, whole_layers
 from pdejax.runs._records import Picture, Row
 from pdejax.studies.papers._experiment import (
+    CORRELATION,
     LISTOPS,
     LISTOPS_PAPER,
     RESAMPLES,
@@ -193,6 +194,7 @@ def judge_residual(settings: Settings, measured: Sequence[Evidence]) -> Judgemen
                     paper=paper,
                     null=before[:, index, layer],
                     null_name="untrained",
+                    within=CORRELATION,
                 )
             )
     for i, cell in enumerate(all_cells):
@@ -202,6 +204,7 @@ def judge_residual(settings: Settings, measured: Sequence[Evidence]) -> Judgemen
                 after[:, i, -1],
                 null=before[:, i, -1],
                 null_name="untrained",
+                within=CORRELATION,
                 note=f"accuracy {np.nanmean(accuracy[:, i]):.3f}" if np.isfinite(accuracy[:, i]).any() else "diverged",
             )
         )

@@ -21,6 +21,7 @@ from pdejax.studies.numerics._convergence_config import ConvergenceConfig
 from pdejax.studies.papers._experiment import (
     LISTOPS,
     LISTOPS_PAPER,
+    SHARE,
     Models,
     Settings,
     experiment,
@@ -195,11 +196,11 @@ def judge_refined(settings: Settings, measured: Sequence[Evidence]) -> Judgement
         note = f"theory: {EXPECTED[name]:g}; extrapolated to small steps"
         rows.append(row(f"order of {name}", orders[name], note=note))
     rows.append(row("distance of the network from its limit h → 0", limit, note="relative, last layer"))
-    rows.append(row("accuracy of the network", network))
+    rows.append(row("accuracy of the network", network, within=SHARE))
     best = schemes.index("rk4") if "rk4" in schemes else 0
     finest = f"accuracy at {counts[-1]} steps per layer ({schemes[best]})"
-    rows.append(row(finest, accuracy[:, best, -1], note="the same weights"))
-    rows.append(row("predictions that stay the same there", agreement[:, best, -1]))
+    rows.append(row(finest, accuracy[:, best, -1], note="the same weights", within=SHARE))
+    rows.append(row("predictions that stay the same there", agreement[:, best, -1], within=SHARE))
     off = [name for name in schemes if abs(float(np.mean(orders[name])) - EXPECTED[name]) > 0.25]
     change = float(np.mean(accuracy[:, best, -1] - network))
     ordered = "each scheme at its order" if not off else f"not at the order of theory: {', '.join(off)}"

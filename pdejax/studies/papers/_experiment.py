@@ -15,10 +15,11 @@ import numpy as np
 
 from pdejax import _check as check
 from pdejax._bootstrap import over_seeds
+from pdejax._figure import Figure
 from pdejax.data import Batch, Dataset, load
 from pdejax.runs._files import digest
 from pdejax.runs._parts import Parts, forget_programs
-from pdejax.runs._records import Row
+from pdejax.runs._records import FEW_SEEDS, Row
 from pdejax.studies.study import Evidence, Judgement, Study
 from pdejax.training import PRESETS, TrainConfig, load_trained, train
 
@@ -345,6 +346,35 @@ def _folder(parts: Parts) -> Iterator[pathlib.Path]:
         yield pathlib.Path(folder)
 
 
+CORRELATION, SHARE = (-1.0, 1.0), (0.0, 1.0)  # ranges of bounded figures
+
+
+def over(values: Sequence[float] | np.ndarray, within: tuple[float, float] | None = None) -> Figure:
+    """Return the mean over seeds with the interval of `over_seeds`; for fewer than `FEW_SEEDS` the range of the values, whose
+    level for their median is 1 − 2^{1−n}; without ends for one."""
+    x = np.asarray(values, float)
+    if len(x) >= FEW_SEEDS or len(x) == 1 or not np.all(np.isfinite(x)):
+        return over_seeds(x, within=within)
+    return Figure(x.mean(), x.min(), x.max(), level=1 - 2.0 ** (1 - len(x)))
+
+
+def sign(values: Sequence[float] | np.ndarray) -> int:
+    """Return 1 or −1 where the whole interval, or range, of a change lies on that side of 0, and 0 where it does not."""
+    found = over(values)
+    return int(found.low > 0) - int(found.high < 0)  # NaN ends, of one seed, decide nothing
+
+
+def spread(seeds: int) -> str:
+    """Return what the ends of `over` are for so many seeds."""
+    return "interval over seeds" if seeds >= FEW_SEEDS else "range over seeds" if seeds > 1 else "value of the one seed"
+
+
+def signed(figure: Figure) -> str:
+    """Write a difference with its sign and its ends."""
+    ends = "" if np.isnan(figure.low) else f" [{float(figure.low):+.2g}, {float(figure.high):+.2g}]"
+    return f"{float(figure):+.2g}{ends}"
+
+
 def row(
     quantity: str,
     ours: Sequence[float] | np.ndarray,
@@ -354,16 +384,17 @@ def row(
     null_name: str | None = None,
     unit: str = "",
     note: str = "",
+    within: tuple[float, float] | None = None,
 ) -> Row:
-    """Make a line of the table from the values of each seed."""
+    """Make a line of the table from the values of each seed; `within`: the range of a bounded figure."""
     beside = () if null is None else tuple(float(x) for x in null)
     return Row(
         quantity,
-        over_seeds(np.asarray(ours, float)),
+        over(ours, within),
         tuple(float(x) for x in ours),
         unit=unit,
         paper=paper,
-        null=over_seeds(beside) if beside else None,
+        null=over(beside, within) if beside else None,
         null_seeds=beside,
         null_name=null_name if beside else None,
         note=note,

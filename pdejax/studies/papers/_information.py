@@ -8,7 +8,6 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure, SubFigure
 
-from pdejax._bootstrap import over_seeds
 from pdejax.analysis import representation
 from pdejax.analysis.information import information_plane, layer_entropy, unit_spread
 from pdejax.models import observe
@@ -18,11 +17,15 @@ from pdejax.studies.papers._experiment import (
     LISTOPS,
     LISTOPS_PAPER,
     RESAMPLES,
+    SHARE,
     Models,
     Settings,
     experiment,
+    over,
     presets,
     row,
+    signed,
+    spread,
     stacked,
 )
 from pdejax.studies.papers._pairs import bench, partner, pooled
@@ -112,15 +115,15 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
                     null_name="permuted or Gaussian" if has_null else None,
                     unit=unit,
                     note=note,
+                    within=SHARE if name in ("dimension", "sparsity") else None,
                 )
             )
-    change = over_seeds(values["input"][:, 0, -1] - values["input"][:, 0, 0])
-    drop = over_seeds(values["input"][:, 2, -1] - values["input"][:, 2, 0])
-    target = over_seeds(values["target"][:, 0, -1] - nulls["target"][:, 0, -1])
-    decided = bool(change.high < 0 or change.low > 0)
+    change = over(values["input"][:, 0, -1] - values["input"][:, 0, 0])
+    drop = over(values["input"][:, 2, -1] - values["input"][:, 2, 0])
+    target = over(values["target"][:, 0, -1] - nulls["target"][:, 0, -1])
     verdict = (
-        f"From the first to the last layer of the Transformer the estimate of I(X; T) changes by {float(change):+.2f} nats "
-        f"({'beyond' if decided else 'within'} the scatter of the seeds), that of the bare simulator by {float(drop):+.2f}. "
+        f"From the first to the last layer of the Transformer the estimate of I(X; T) changes by {signed(change)} nats, that of "
+        f"the bare simulator by {signed(drop)} (with the {spread(len(measured))}). "
         f"I(T; Y) of the last is {float(target):.2f} nats above permuted labels (v2's whole figure: 0.0016). Without noise "
         f"I(X; T) could not change at all (claim C10); with σ = {noise:g} it says how large differences are, not what is known."
     )

@@ -18,6 +18,7 @@ from pdejax.plot._style import LAYER, NULL, axes_of, legend, whole_layers
 from pdejax.runs._records import Picture
 from pdejax.solvers import Grid
 from pdejax.studies.papers._experiment import (
+    CORRELATION,
     IMAGES,
     IMAGES_PAPER,
     RESAMPLES,
@@ -93,21 +94,20 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
     null = {name: stacked(measured, f"null_{name}") for name in ("adjacent", "pearson", "spearman")}
     layers = adjacent.shape[-1]
     rows = []
+    beside_untrained: dict[str, Any] = {"null_name": "untrained field", "within": CORRELATION}
     for i, name in enumerate(SYSTEMS):
         printed = TABLE_2["Transformer" if i == 0 else "PDE"]
         for k in range(layers):
             paper = f"{printed[k]:.4f}" if k < len(printed) else None
             quantity = f"adjacent layers {k}–{k + 1}, {name}"
-            rows.append(
-                row(quantity, adjacent[:, i, k], paper=paper, null=null["adjacent"][:, k], null_name="untrained field")
-            )
+            rows.append(row(quantity, adjacent[:, i, k], paper=paper, null=null["adjacent"][:, k], **beside_untrained))
     for kind, values in (("Pearson", pearson), ("Spearman", spearman)):
         for i, name in enumerate(SYSTEMS[1:], start=1):
             for k in range(layers + 1):
                 paper = f"{TABLE_3[kind][k]:.4f}" if k < len(TABLE_3[kind]) else None
                 beside = null[kind.lower()][:, k]
                 quantity = f"same layer {k}, {kind}, {name}"
-                rows.append(row(quantity, values[:, i, k], paper=paper, null=beside, null_name="untrained field"))
+                rows.append(row(quantity, values[:, i, k], paper=paper, null=beside, **beside_untrained))
     data = xr.Dataset(
         {
             "adjacent": (("seed", "system", "pair"), adjacent),

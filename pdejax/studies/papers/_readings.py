@@ -25,6 +25,7 @@ from pdejax.plot._style import COLOURS, LAYER, MARKERS, SEQUENTIAL, axes_of, leg
 from pdejax.runs._records import Picture, Row
 from pdejax.studies.papers._components import SIMULATOR, TRANSFORMER, Cell
 from pdejax.studies.papers._experiment import (
+    CORRELATION,
     LISTOPS,
     LISTOPS_PAPER,
     Models,
@@ -123,11 +124,28 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
         met, of = int(np.sum(own <= MET)), int(np.sum(kind(printed))) * middle[0].size
         for layer, figure in enumerate(printed.figures):
             name = f"{printed.name}, layer {layer}, nearest setting of its kind"
-            rows.append(row(name, correlation[(slice(None), *best, layer)], paper=f"{figure:.2f}", note=setting(best)))
+            rows.append(
+                row(
+                    name,
+                    correlation[(slice(None), *best, layer)],
+                    paper=f"{figure:.2f}",
+                    note=setting(best),
+                    within=CORRELATION,
+                )
+            )
         any_best = tuple(int(i) for i in np.unravel_index(np.argmin(middle), middle.shape))
         for name, index in (("nearest of its kind", best), ("nearest of all", any_best)):
-            apart = distances(correlation, printed)[(slice(None), *index)]
-            rows.append(row(f"{printed.name}, largest distance, {name}", apart, note=setting(index)))
+            apart = distances(correlation, printed)
+            coarse_step = apart[:, index[0], index[1], STEPS.index(1.0)]
+            rows.append(
+                row(
+                    f"{printed.name}, largest distance, {name}",
+                    apart[(slice(None), *index)],
+                    null=coarse_step,
+                    null_name="the same at h = 1",
+                    note=setting(index),
+                )
+            )
         coarse = own[..., STEPS.index(1.0)].min()
         result = f"met by {met} of {of} settings of its kind" if met else f"met by none of {of} settings of its kind"
         said.append(
