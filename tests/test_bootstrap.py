@@ -43,12 +43,31 @@ def test_the_bootstrap_of_six_samples_is_all_their_resamples(median):
         assert np.mean(every < end - 1e-6) - 0.01 < below < np.mean(every < end + 1e-6) + 0.01
 
 
+@pytest.mark.parametrize("median", [False, True])
 @pytest.mark.parametrize("samples", [2, 3, 5])
-def test_few_samples_give_a_range(samples):
+def test_few_samples_give_a_range(samples, median):
+    """Whichever are drawn: the samples themselves are among what it is the range of, where the statistic is defined of one."""
     x = np.asarray([3.0, -1.0, 2.0, 8.0, 5.0])[:samples]
-    found = pj.bootstrap(lambda w: jnp.sum(w * x) / samples, samples, key=jax.random.key(0), resamples=20_000)
+    mean = lambda w: jnp.sum(w * x) / samples  # noqa: E731
+    found = pj.bootstrap(mean, samples, key=jax.random.key(0), resamples=20, median=median)
     assert (float(found.low), float(found.high)) == pytest.approx((x.min(), x.max()))
     assert found.level == 1 - 2.0 ** (1 - samples)
+    undefined = pj.bootstrap(
+        lambda w: jnp.where(jnp.max(w) == samples, jnp.nan, mean(w)), 5, key=jax.random.key(0), resamples=20
+    ) if samples == 5 else found  # fmt: skip
+    assert x.min() <= float(undefined.low) < float(undefined.high) <= x.max()
+
+
+def test_a_range_of_two_covers_a_median_half_the_time():
+    """Five draws of a lognormal law: the range has its level, 0.9375, for the median, 1."""
+    draws = jnp.exp(jax.random.normal(jax.random.key(0), (1000, 5)))
+
+    def covers(x, key):
+        found = pj.bootstrap(lambda w: jnp.sum(w * x) / 5, 5, key=key, resamples=20)
+        return (found.low <= 1) & (found.high >= 1)
+
+    share = float(jnp.mean(jax.vmap(covers)(draws, jax.random.split(jax.random.key(1), 1000))))
+    assert abs(share - 0.9375) < 4 * np.sqrt(0.9375 * 0.0625 / 1000)
 
 
 @pytest.mark.parametrize("samples", [6, 8, 16, 32])
@@ -156,6 +175,12 @@ def test_from_so_many_samples_on_intervals_are_the_bootstraps():
     assert np.isnan(interval(lambda w: w @ x[:1], 1, key=jax.random.key(0)).low)
 
 
+def test_a_range_of_ranks_says_its_level():
+    x = jnp.asarray([0.1, 0.9])
+    found = interval(lambda w: jnp.sum(w * x) / 2, 2, key=jax.random.key(0), ranks=True)
+    assert found.level == 0.5
+
+
 def test_the_smallest_p_is_that_of_the_test():
     for pairs in (2, 5, 6, 13, 14):
         assert float(pj.permutation_test(np.full(pairs, 1.0))) == pytest.approx(smallest_p(pairs), abs=1.5e-4)
@@ -208,6 +233,10 @@ def test_intervals_of_bounded_figures_stay_inside():
     assert float(cut.low) == float(plain.low) and float(cut.high) == 1 < float(plain.high)
     both = jax.jit(lambda v: pj.over_seeds(v, within=(-1, 1)))(jnp.asarray([[0.99, 1.0], [0.2, 0.2], [0.95, 0.95]]))
     np.testing.assert_allclose(both.high[1], 1.0)
+    # One step of rounding from an end is inside.
+    for near in ([np.nextafter(1.0, 0), 0.95, 0.97], [0.9, 0.95, np.nextafter(-1.0, 0)]):
+        found = pj.over_seeds(near, within=(-1, 1))
+        assert -1 <= float(found.low) <= np.mean(near) <= float(found.high) <= 1
     alike = pj.over_seeds([0.3, 0.3, 0.3], within=(0, 1))
     np.testing.assert_allclose([alike.low, alike.high], 0.3, rtol=1e-12)
 

@@ -4,11 +4,13 @@ import ast
 import contextlib
 import dataclasses
 import fnmatch
+import functools
 import hashlib
 import inspect
 import pathlib
 import sys
 import time
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -128,13 +130,13 @@ def headline(study: Study, rows: Sequence[Row]) -> str:
 
 def code_digest(function: Callable[..., Any]) -> str:
     """Return a digest of the code that measures: the source of the function's module, and of the studies' modules which that one
-    imports, directly or not. Of a function without a file it is that of its byte code."""
+    imports, directly or not. Of a function without a file it is that of its code, constants, defaults and closure."""
     try:
         start = inspect.getsourcefile(function)
     except TypeError:
         start = None
     if start is None or not pathlib.Path(start).is_file():
-        return hashlib.sha256(getattr(getattr(function, "__code__", None), "co_code", b"")).hexdigest()
+        return hashlib.sha256(repr(_without_file(function)).encode()).hexdigest()
     # The module that it belongs to, which is another than where it is written for a study that is made by a function.
     owner = getattr(sys.modules.get(function.__module__), "__file__", None)
     waiting, found = [pathlib.Path(file).resolve() for file in (start, owner) if file], {}
@@ -147,6 +149,22 @@ def code_digest(function: Callable[..., Any]) -> str:
     for file in sorted(found):
         whole.update(hashlib.sha256(found[file]).digest())
     return whole.hexdigest()
+
+
+def _without_file(function: Any) -> Any:
+    """What a function does that no file holds: of a partial, what it is of and its arguments."""
+    if isinstance(function, functools.partial):
+        return _without_file(function.func), function.args, sorted(function.keywords.items())
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return repr(function)
+    closure = [cell.cell_contents for cell in function.__closure__ or ()]
+    return _code(code), function.__defaults__, function.__kwdefaults__, closure
+
+
+def _code(code: types.CodeType) -> Any:
+    constants = [_code(x) if isinstance(x, types.CodeType) else x for x in code.co_consts]
+    return code.co_code, constants, code.co_names
 
 
 def _studies_in(source: bytes) -> Iterator[pathlib.Path]:

@@ -141,8 +141,10 @@ def test_bad_sequences(arguments, words):
 def test_bad_last():
     with pytest.raises(ValueError, match="last"):
         fit_order(H, H, last=1)
-    with pytest.raises(ValueError, match="differ"):
-        fit_order([0.5, 0.5, 0.25], [1.0, 1.0, 0.5])
+    for fit in (fit_order, fit_power):
+        with pytest.raises(ValueError, match="differ"):
+            fit([0.5, 0.5, 0.25], [1.0, 1.0, 0.5])
+        assert math.isnan(fit([0.5], [1.0]).order) and math.isnan(fit([], []).order)
 
 
 def test_error_floor():

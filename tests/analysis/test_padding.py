@@ -63,3 +63,13 @@ def test_attention_over_padded_keys_is_the_short_sequence():
     padded = stability.spectral_bounds(equation, STATE, mask=MASK)["field"]
     np.testing.assert_allclose(np.sort_complex(padded.eigenvalues), np.sort_complex(short.eigenvalues), atol=1e-9)
     np.testing.assert_allclose(padded.field_of_values, short.field_of_values, atol=1e-9)
+
+
+def test_few_real_tokens_of_many_are_taken_whole():
+    """Two real tokens of 300, decoupled: u' = −5u, whose exact eigenvalues are known without iterating."""
+    equation = pj.MasterEquation(stabilization=pj.LinearDamping(5.0))
+    mask = jnp.arange(300) < 2
+    found = pj.analysis.predict_dt_max(equation, jnp.ones((300, 2)), "euler", mask=mask)
+    assert found.complete and float(found.dt_max) == pytest.approx(0.4, rel=1e-7)
+    bounds = pj.analysis.stability.spectral_bounds(equation, jnp.ones((300, 2)), mask=mask)
+    np.testing.assert_allclose(np.real(bounds.eigenvalues), -5.0, rtol=1e-9)

@@ -67,7 +67,9 @@ def test_a_curve_lies_where_its_numbers_are():
     assert "layer 4: 2 [-1000, 1000]" in text
 
 
-@pytest.mark.parametrize("values", [[1.0] * 4, [0.0] * 4, [1e-12, 2e-12, 3e-12, 4e-12], [-5e8, 1e8, 2e8, 3e8]])
+@pytest.mark.parametrize(
+    "values", [[1.0] * 4, [0.0] * 4, [1e-12, 2e-12, 3e-12, 4e-12], [-5e8, 1e8, 2e8, 3e8], [1e-4] * 4, [1e-7] * 4]
+)
 def test_curves_of_any_size_are_drawn(values):
     text = drawn(Panel("q", {"": [Point(i, v, None, None, None) for i, v in enumerate(values)]}))
     numbers = [float(x) for x in re.findall(r'(?:cx|cy|x1|x2|y1|y2)="([^"]*)"', text)]

@@ -187,7 +187,7 @@ def test_every_verdict_of_a_judge_is_reached(name):
 NAMES = {"HOLDS": HOLDS, "CONDITIONAL": IF, "FAILS": FAILS, "NOT_SHOWN": NOT_SHOWN, "DEFINITION": DEFINITION}
 
 
-@pytest.mark.parametrize("missing", [math.nan, Figure(math.nan), None])
+@pytest.mark.parametrize("missing", [math.nan, Figure(math.nan), None, math.inf, Figure(-math.inf)])
 @pytest.mark.parametrize("name", [*CLAIMS, *EQUATIONS])
 def test_what_is_no_number_is_no_evidence(name, missing):
     claim = (CLAIMS | EQUATIONS)[name]

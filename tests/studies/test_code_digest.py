@@ -1,5 +1,6 @@
 """Parts are keyed by the code that measured them: an edited study never takes what the old one left."""
 
+import functools
 import importlib.util
 import pathlib
 
@@ -88,3 +89,35 @@ def test_every_experiment_says_its_command(name, tmp_path):
     parts.get("one", lambda: 1)
     [about] = tmp_path.glob("parts/*/about.json")
     assert f'"reproduce {name}"' in about.read_text()
+
+
+def test_code_without_a_file_is_told_apart_by_its_constants_and_closure():
+    """As in a notebook: the same byte code with another constant, name, default, closure or argument is another measurement."""
+
+    def made(source):
+        space = {}
+        exec(source, space)
+        return space["f"]
+
+    def closed(k):
+        space = {}
+        exec("def g(k):\n    return lambda s: k * s", space)
+        return space["g"](k)
+
+    written = [
+        "def f(s): return 2 * s",
+        "def f(s): return 3 * s",
+        "def f(s, k=1): return k * s",
+        "def f(s, k=2): return k * s",
+    ]
+    written += [
+        "def f(s): return (lambda: 2 * s)()",
+        "def f(s): return (lambda: 3 * s)()",
+        "def f(s): return a(s)",
+        "def f(s): return b(s)",
+    ]
+    functions = [made(source) for source in written] + [closed(2), closed(3)]
+    functions += [functools.partial(made(written[2]), k=k) for k in (2, 3)]
+    digests = [code_digest(f) for f in functions]
+    assert len(set(digests)) == len(digests)
+    assert code_digest(made(written[0])) == digests[0]

@@ -240,6 +240,8 @@ def test_verdicts_follow_the_numbers():
     assert verdicts(order=1.3, ci=0.4)["order euler"] == "as expected: order 1.300 ± 0.400 for 1"
     for ci in (0.51, None):
         assert verdicts(order=1.0, ci=ci)["order euler"].startswith("not decided: order 1.00")
+    # Two errors decide nothing but what is far off.
+    assert verdicts(expected=4.0, order=1.02, ci=None)["order euler"].startswith("NOT as expected")
     assert "blew up" in verdicts(diverged=[True, False])["order euler"]
     assert "VIOLATED by euler" in verdicts(errors=[2.0, 0.05])["one-sided bound and v2 (12)"]
 
@@ -328,7 +330,8 @@ SPREADS = [
     *((0.0, 0.09, True, "SDE-like"), (0.0, 0.11, True, "not decided"), (-0.06, 0.05, True, "between")),
     *((-0.1, 0.03, True, "between"), (-0.1, 0.15, True, "not decided"), (-0.25, 0.1, True, "between")),
     *((0.2, 0.1, True, "grows"), (-0.5, 0.6, True, "not decided"), (math.nan, 0.1, True, "not measurable")),
-    (0.0, math.nan, True, "not measurable"),
+    (0.0, math.nan, True, "too few draws for an interval"),
+    *((-0.5, 0.12, True, "not decided"), (-0.5, 0.3, True, "not decided"), (-0.9, 0.05, True, "faster than at −1/2")),
 ]
 
 
@@ -344,7 +347,10 @@ def test_regime_of_smooth_weights():
         "ODE limit, reached at rate L^-1.00"
     )
     assert smooth_regime(steps, [0.3 * n**-0.85 for n in steps]).verdict.startswith("no first-order")
-    assert smooth_regime(steps[:2], [0.3, 0.15]).verdict.startswith("not measurable")
+    for count in (0, 1, 2):
+        assert smooth_regime(steps[:count], [0.3, 0.15][:count]).verdict.startswith("not measurable")
+    assert distance_verdict(-1.0005, 0.0004).startswith("ODE limit")  # to the digits shown, as orders are
+    assert distance_verdict(-1.0005, 0.0004 - 1e-3).startswith("no first-order")
     assert distance_verdict(-0.9, 0.51).startswith("not decided")
 
 

@@ -87,10 +87,10 @@ OTHERWISE = {
     "attention": ({"cosine": flat(0.9)}, "(not as close as printed)"),
     "information-bottleneck": (
         {"target": lambda x: -np.arange(x.size, dtype=float).reshape(x.shape)},
-        "The fall is seen.",
+        "information about the answer changes by -",
     ),
     "gradients": ({"parameters": flat(1.0)}, "gradients are 1 times the Transformer's"),
-    "perturbation": ({"adversarial_loss": flat(0.0)}, "adversarial direction neither surely suffers more at any ε"),
+    "perturbation": ({"adversarial_loss": flat(0.0)}, "the difference is +0 [+0, +0] at 1e-02"),
     "alignment": ({"cosine": flat(0.99)}, "A cosine of 0.97 is reached by shared"),
     "residual": ({"before": flat(0.5), "after": flat(0.5)}, "the loss is not there at initialization"),
     "layernorm": ({"gradient": flat(1.0)}, "order of magnitude does not hold"),
@@ -144,10 +144,10 @@ def bottleneck_with(changes):
 @pytest.mark.parametrize(
     ("changes", "counts", "said"),
     [
-        ([-0.1] * 4 + [0.5] * 4, "falls in training in 4 and rises in 4 of 8", "Whether it falls is not decided."),
-        ([-0.1] * 8, "falls in training in 8 and rises in 0 of 8", "The fall is seen."),
-        ([0.0] * 8, "falls in training in 0 and rises in 0 of 8", "Whether it falls is not decided."),
-        ([0.5] * 5 + [-0.1] * 3, "falls in training in 3 and rises in 5 of 8", "a fall over training is not seen"),
+        ([-0.1] * 4 + [0.5] * 4, "surely falls in 4, rises in 4 of 8", "Whether it falls is not decided."),
+        ([-0.1] * 8, "surely falls in 8, rises in 0 of 8", "The fall is seen."),
+        ([0.0] * 8, "surely falls in 0, rises in 0 of 8", "Whether it falls is not decided."),
+        ([0.5] * 5 + [0.0] * 3, "surely falls in 0, rises in 5 of 8", "a fall over training is not seen"),
     ],
 )
 def test_a_fall_is_seen_only_where_every_layer_surely_falls(changes, counts, said):
@@ -171,7 +171,7 @@ def test_who_suffers_is_said_with_the_sign():
     found = study.judge(study.presets["quick"], evidence).sentence
     assert "already differs from the Transformer's by +0.5 [" in found
     assert (
-        "the PDE model suffers more at ε = 1e-01 and the Transformer suffers more at ε = 1e-03 … 1e-02, by -0.08 ["
+        "the PDE model suffers more at ε = 1e-01 and the Transformer suffers more at ε = 1e-03 … 1e-02; the difference is -0.08 ["
         in found
     )
     assert "in random directions neither surely suffers more at any ε" in found
@@ -183,6 +183,7 @@ def test_few_seeds_have_a_range_and_bounded_figures_an_interval_inside():
     many = over([0.2, 0.9, 0.5, 0.99, 0.97], CORRELATION)
     assert many.level == 0.95 and float(many.high) < 1 < float(over([0.2, 0.9, 0.5, 0.99, 0.97]).high)
     assert np.isnan(over([0.3]).low)
-    assert [sign([1.0, 2.0]), sign([-1.0, 2.0]), sign([-1.0]), sign([-2.0, -1.0, -1.5, -1.2, -1.1])] == [1, 0, 0, -1]
+    # Two seeds agree by chance every other time.
+    assert [sign([1.0, 2.0]), sign([-1.0]), sign([-2.0, -1.0, -1.5, -1.2, -1.1]), sign([1.0] * 5)] == [0, 0, -1, 1]
     # Of five seeds the interval decides, not the values: the mean's reaches 0.
     assert sign([0.01, 0.01, 0.02, 5.0, 0.01]) == 0

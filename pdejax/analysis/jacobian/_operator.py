@@ -104,7 +104,7 @@ class Jacobian(eqx.Module):
     @property
     def complete(self) -> bool:
         """Whether the state is small enough for bounds to come from the matrix itself, so that every eigenvalue is known."""
-        return self.size <= COMPLETE
+        return real_count(self.u.shape, self.mask) <= COMPLETE
 
     def apply(self, u: Array) -> Array:
         """F(u), zeros at padding."""
@@ -214,7 +214,13 @@ class Jacobian(eqx.Module):
     def known(self) -> np.ndarray:
         """The matrix as a NumPy array, on the entries of real tokens alone: rows and columns of padding would add eigenvalues 0.
         Raises `ValueError` where it is not finite."""
-        return _finite(np.asarray(self.matrix())[np.ix_(self._real, self._real)])
+        real = self._real
+        if self.size <= COMPLETE:
+            return _finite(np.asarray(self.matrix())[np.ix_(real, real)])
+        # Much padding: a product for each real entry.
+        units = jnp.eye(self.size, dtype=self.u.dtype)[np.flatnonzero(real)].reshape(-1, *self.u.shape)
+        columns = np.asarray(self.push(units)[1]).reshape(len(units), -1)
+        return _finite(columns[:, real].T)
 
     @property
     def _real(self) -> np.ndarray:

@@ -51,8 +51,6 @@ def fit_order(
         return OrderFit(math.nan, math.nan, used)
     h, e = h[chosen], e[chosen]
     ratio = np.log(h[:-1] / h[1:])
-    if np.any(ratio <= 0):
-        raise ValueError("fit_order: step sizes must differ from one another.")
     local, mean = np.log(e[:-1] / e[1:]) / ratio, -np.diff(h) / ratio
     if len(chosen) == 2:
         return OrderFit(float(local[0]), math.nan, used)
@@ -76,7 +74,7 @@ def fit_power(
     The interval is Student's t on the residuals: for values with noise, not for the bias of errors at large steps, for which
     there is `fit_order`. Values that are not positive are left out. Raises `ValueError` as `fit_order` does.
     """
-    x, y, chosen = _usable("fit_power", sizes, values, 0.0, np.size(values) if last is None else last)
+    x, y, chosen = _usable("fit_power", sizes, values, 0.0, max(2, np.size(values)) if last is None else last)
     used = tuple(chosen)
     if len(chosen) < 2:
         return OrderFit(math.nan, math.nan, used)
@@ -97,5 +95,7 @@ def _usable(owner: str, sizes, values, floor: float, last: int) -> tuple[np.ndar
         raise ValueError(f"{owner}: {names[0]} {h.shape} and {names[1]} {e.shape} must be sequences of one length.")
     if np.any(h <= 0) or last < 2:
         raise ValueError(f"{owner}: {names[0]} must be positive and last at least 2.")
+    if len(np.unique(h)) < len(h):
+        raise ValueError(f"{owner}: {names[0]} must differ from one another.")
     usable = [int(i) for i in np.argsort(-h, kind="stable") if math.isfinite(e[i]) and e[i] > floor]
     return h, e, usable[-last:]

@@ -116,7 +116,7 @@ def _axes(layers: Sequence[int], low: float, high: float, x, y) -> Iterator[str]
 def _ticks(low: float, high: float) -> list[float]:
     """Two to five round numbers in a range."""
     step = 10.0 ** math.floor(math.log10((high - low) / 2))
-    step *= next(factor for factor in (5, 2, 1) if (high - low) / (factor * step) >= 2)
+    step *= next((factor for factor in (5, 2) if (high - low) / (factor * step) >= 2), 1)
     return [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 

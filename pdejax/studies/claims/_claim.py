@@ -123,14 +123,14 @@ class NotMeasured(Exception):
 
 
 class _Known(Mapping[str, Any]):
-    """Evidence that stops whoever asks for a figure that is missing or no number: NaN is never evidence."""
+    """Evidence that stops whoever asks for a figure that is missing or no finite number: NaN is never evidence."""
 
     def __init__(self, evidence: Evidence):
         self._evidence = evidence
 
     def __getitem__(self, name: str) -> Any:
         value = self._evidence.get(name)
-        if value is None or math.isnan(float(value)):
+        if value is None or not math.isfinite(float(value)):
             raise NotMeasured(name)
         if isinstance(value, Figure) and math.isnan(value.low) != math.isnan(value.high):
             raise NotMeasured(name)  # half an interval

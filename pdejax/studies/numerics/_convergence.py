@@ -23,7 +23,7 @@ from pdejax.runs._table import Column, Table
 from pdejax.studies.numerics._convergence_case import Case, build_case, fingerprint
 from pdejax.studies.numerics._convergence_config import ConvergenceConfig
 from pdejax.studies.numerics._convergence_dataset import dataset
-from pdejax.studies.numerics._limits import iid_spread, smooth_regime, spatial_convergence
+from pdejax.studies.numerics._limits import ROUNDING, iid_spread, smooth_regime, spatial_convergence
 from pdejax.studies.study import Evidence, Judgement, Study, failed, run, settings
 
 NORMS = {"pre": "pre-LN field", "peri": "peri-LN field", "post": "post-LN flow", "none": "field without LN"}
@@ -101,7 +101,6 @@ def _slope_label(record: dict[str, Any]) -> str:
 
 
 WIDEST = 0.5  # an interval beyond this reaches halfway to the next order, and says nothing
-ROUNDING = 1e-3  # orders are told apart to the digits that are shown
 COLUMNS = (
     Column("solver", width=10),
     Column("order", ".3f", 6, right=True),
@@ -281,8 +280,16 @@ def judge(config: ConvergenceConfig, evidence: Sequence[Evidence]) -> Judgement:
     answers = verdicts(results)
     content = {"config": _saved(config), "results": results}
     wrong = failed(answers)
+    undecided = [name for name, answer in answers.items() if answer.startswith(("not decided", "not measurable"))]
+    said = "all orders and bounds are as they should be"
+    if wrong or undecided:
+        said = (
+            f"not as it should be: {', '.join(wrong)}"
+            if wrong
+            else f"nothing is wrong; not decided: {', '.join(undecided)}"
+        )
     return Judgement(
-        sentence=f"not as it should be: {', '.join(wrong)}" if wrong else "all orders and bounds are as they should be",
+        sentence=said,
         verdicts=answers,
         passed=not wrong,
         tables=(Table(COLUMNS, [cells(record) for record in results["orders"]]),),
@@ -372,6 +379,8 @@ def _fitted(order: float | None, ci: float | None, expected: float) -> str:
     """As expected where the interval holds the order of theory, if it is not so wide that it says nothing."""
     if order is None:
         return "not measurable: too few errors above the reference's own"
+    if ci is None and abs(order - expected) > WIDEST:
+        return f"NOT as expected: order {order:.2f} of two errors for {expected:g}"
     if ci is None or ci > WIDEST:
         interval = "" if ci is None else f" ± {ci:.2f}"
         return f"not decided: order {order:.2f}{interval} for {expected:g} (too few or too coarse steps)"

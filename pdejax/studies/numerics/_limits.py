@@ -67,7 +67,10 @@ def iid_spread(
     noise = float(np.hypot(*spreads[-2:])) / math.sqrt(draws)
     settles = len(moves) < 2 or moves[-1] <= max(2 * noise, moves[-2])
     name = f"iid {scaling}" if isinstance(scaling, str) else f"iid 1/L^{scaling:g}"
+    lost = [str(count) for count, spread in zip(layers, spreads, strict=True) if not math.isfinite(spread)]
     said = spread_verdict(value, ci, settles)
+    if lost:
+        said = f"not measurable: networks of {', '.join(lost)} layers diverged"
     return Regime(name, "spread between draws", tuple(layers), tuple(spreads.tolist()), value, ci, said, tuple(moves))
 
 
@@ -91,21 +94,24 @@ def _spreads(ends: np.ndarray) -> np.ndarray:
 
 def smooth_regime(layers: Sequence[int], values: Sequence[float]) -> Regime:
     """Fit distances to the ODE's solution, of networks with weights smooth in depth, and say what they mean."""
-    fit = fit_order([1 / count for count in layers], values, last=len(layers))
+    fit = fit_order([1 / count for count in layers], values, last=max(2, len(layers)))
     said = distance_verdict(-fit.order, fit.ci)
     return Regime(
         "smooth weights", "distance to the ODE's solution", tuple(layers), tuple(values), -fit.order, fit.ci, said
     )
 
 
+ROUNDING = 1e-3  # orders are told apart to the digits that are shown
 MARGIN = 0.1  # exponents that differ by less are one regime
 
 
 def spread_verdict(exponent: float, ci: float, settles: bool) -> str:
     """The regime that the exponent of the spread shows: one only where its whole interval lies within 0.1 of that regime's."""
     shown = f"L^{exponent:+.2f} ± {ci:.2f}"
-    if not (math.isfinite(exponent) and math.isfinite(ci)):
+    if not math.isfinite(exponent):
         return "not measurable: fewer than two usable values"
+    if not math.isfinite(ci):
+        return f"not decided: the spread changes as L^{exponent:+.2f}, of too few draws for an interval"
     if abs(exponent) + ci <= MARGIN:
         return f"no limit along a path: draws keep their spread ({shown}), SDE-like"
     if exponent - ci > 0:
@@ -114,7 +120,9 @@ def spread_verdict(exponent: float, ci: float, settles: bool) -> str:
         return f"not decided: the spread between draws falls as {shown}, but their mean does not settle"
     if abs(exponent + 0.5) + ci <= MARGIN:
         return f"ODE limit of the averaged field: draws agree as {shown}"
-    if exponent + ci < 0:
+    if exponent + ci < -0.5:
+        return f"ODE limit of the averaged field: draws agree faster than at −1/2, as {shown}"
+    if exponent - ci > -0.5 and exponent + ci < 0:
         return f"between the regimes: draws agree as {shown}, neither at −1/2 nor not at all"
     return f"not decided: the spread between draws changes as {shown}"
 
@@ -124,7 +132,7 @@ def distance_verdict(exponent: float, ci: float) -> str:
     if not (math.isfinite(exponent) and math.isfinite(ci)):
         return "not measurable: fewer than three usable values"
     shown = f"L^{exponent:.2f} ± {ci:.2f}"
-    if abs(exponent + 1) <= ci + 1e-9 and ci <= 0.5:
+    if abs(exponent + 1) <= ci + ROUNDING and ci <= 0.5:
         return f"ODE limit, reached at rate {shown}"
     if ci > 0.5:
         return f"not decided: the distance changes as {shown}"

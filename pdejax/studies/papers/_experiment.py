@@ -353,13 +353,16 @@ def over(values: Sequence[float] | np.ndarray, within: tuple[float, float] | Non
     """Return the mean over seeds with the interval of `over_seeds`; for fewer than `FEW_SEEDS` the range of the values, whose
     level for their median is 1 − 2^{1−n}; without ends for one."""
     x = np.asarray(values, float)
-    if len(x) >= FEW_SEEDS or len(x) == 1 or not np.all(np.isfinite(x)):
+    if len(x) >= FEW_SEEDS or len(x) < 2 or not np.all(np.isfinite(x)):
         return over_seeds(x, within=within)
     return Figure(x.mean(), x.min(), x.max(), level=1 - 2.0 ** (1 - len(x)))
 
 
 def sign(values: Sequence[float] | np.ndarray) -> int:
-    """Return 1 or −1 where the whole interval, or range, of a change lies on that side of 0, and 0 where it does not."""
+    """Return 1 or −1 where the whole interval of a change lies on that side of 0, and 0 where it does not or where seeds are too
+    few for one: two agree by chance in every other case."""
+    if len(values) < FEW_SEEDS:
+        return 0
     found = over(values)
     return int(found.low > 0) - int(found.high < 0)  # NaN ends, of one seed, decide nothing
 
@@ -367,6 +370,20 @@ def sign(values: Sequence[float] | np.ndarray) -> int:
 def spread(seeds: int) -> str:
     """Return what the ends of `over` are for so many seeds."""
     return "interval over seeds" if seeds >= FEW_SEEDS else "range over seeds" if seeds > 1 else "value of the one seed"
+
+
+def surely(seeds: int) -> str:
+    """Return when `sign` calls a change sure, for so many seeds."""
+    return (
+        "sure: the whole interval over seeds"
+        if seeds >= FEW_SEEDS
+        else f"nothing is sure of fewer than {FEW_SEEDS} seeds"
+    )
+
+
+def signed_range(values: np.ndarray) -> str:
+    """Write the least and the largest of some differences with their signs."""
+    return f"{float(np.min(values)):+.2g} to {float(np.max(values)):+.2g}"
 
 
 def signed(figure: Figure) -> str:

@@ -28,8 +28,10 @@ from pdejax.studies.papers._experiment import (
     row,
     sign,
     signed,
+    signed_range,
     spread,
     stacked,
+    surely,
     with_text,
 )
 from pdejax.studies.papers._pairs import bench, pooled
@@ -105,15 +107,15 @@ def judge_bottleneck(settings: Settings, measured: Sequence[Evidence]) -> Judgem
     lower = float(np.mean(above[:, 1, -1] < above[:, 0, -1]))
     steepest = [int(np.argmin(change[k, 1])) == 0 for k in range(len(measured))]
     verdict = (
-        f"Information about the answer falls in training in {falls} and rises in {rises} of {len(signs)} layers, by the whole "
-        f"{spread(len(measured))} of the change (v1: it falls in all). After training it is "
+        f"In training information about the answer changes by {signed_range(change.mean(axis=0))} nats over the layers and "
+        f"surely falls in {falls}, rises in {rises} of {len(signs)} ({surely(len(measured))}; v1: it falls in all). Then it is "
         f"lower in the PDE model in {lower:.0%} of the layers and seeds (v1: lower), and the PDE's first layer changes most "
         f"downwards in {sum(steepest)} of {len(steepest)} seeds (v1: it does). "
         + (
             "The fall is seen."
             if falls == len(signs)
             else "A network that learns to answer gains information about the answer: a fall over training is not seen."
-            if rises > falls
+            if rises and not falls
             else "Whether it falls is not decided."
         )
     )
@@ -358,7 +360,7 @@ def judge_perturbation(settings: Settings, measured: Sequence[Evidence]) -> Judg
     verdict = (
         f"Without perturbation the PDE model's loss already differs from the Transformer's by {signed(apart)} nats. Of the "
         f"rises of the loss (v1: similar at ε = 1e-3, apart from 1e-2 on, the PDE's larger): {more[0]}; {more[1]} (differences "
-        f"PDE − Transformer, each with its {spread(len(measured))}). Both are linear "
+        f"PDE − Transformer, each with its {spread(len(measured))}; {surely(len(measured))}). Both are linear "
         f"up to ε ≈ {np.median(values['limit'][:, 0]):.1g} and {np.median(values['limit'][:, 1]):.1g}: below, sensitivity is "
         f"the slope, {slopes[:, 0].mean():.2g} and {slopes[:, 1].mean():.2g} nats per unit ε, not a threshold."
     )
@@ -394,7 +396,8 @@ def _who_suffers(values: Mapping[str, np.ndarray], name: str, epsilon: np.ndarra
             )
     at = int(np.argmin(np.abs(np.log(epsilon / 1e-2))))
     kind = "in the adversarial direction" if name.startswith("adversarial") else "in random directions"
-    return f"{kind} {' and '.join(said) or 'neither surely suffers more at any ε'}, by {signed(over(gaps[:, at]))} at 1e-02"
+    who = " and ".join(said) or "neither surely suffers more at any ε"
+    return f"{kind} {who}; the difference is {signed(over(gaps[:, at]))} at 1e-02"
 
 
 def _perturbation_curves(data: xr.Dataset) -> Any:
