@@ -9,8 +9,12 @@ from PIL import Image
 
 import pdejax as pj
 from pdejax.networks import CheckpointError
+from pdejax.analysis.depth import layer_field
 from pdejax.networks.families._pixels import pixels_of, read_pixels
 from pdejax.studies.audit import AuditConfig
+from pdejax.studies.audit._found import Found
+from pdejax.studies.audit._judge import identity
+from pdejax.studies.audit._measure import identity as measure_identity
 from pdejax.studies.audit._subject import load_subject
 
 VIT = {
@@ -164,6 +168,18 @@ def test_pictures_become_sequences(network):
     np.testing.assert_allclose(found.u0, expected, rtol=1e-6)
     assert found.u0.shape == (4, 5, 8) and found.mask.all() and found.mask.shape == (4, 5)
     assert (found.task, found.labels, found.data) == ("states", None, "pictures")
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_a_checkpoint_is_the_network_at_the_precision_of_the_audit(network, precision):
+    """Embedding, layers and their own states are of one type, so that they agree to its rounding."""
+    options = {"images": str(network / "pictures"), "sequences": 4, "precision": precision}
+    subject = load_subject(AuditConfig(network=str(network / "vit"), **options))
+    assert subject.u0.dtype == subject.network.embed(subject.inputs[0]).dtype == precision
+    seen, out = measure_identity(subject, layer_field(subject.network, length=subject.u0.shape[1])), Found()
+    identity({"identity": seen}, precision, out)
+    [verdict] = out.verdicts.values()
+    assert verdict.startswith("yes: ") and max(map(np.max, filter(np.size, seen.values()))) <= 100 * np.finfo(precision).eps
 
 
 def of_text(folder):
