@@ -134,18 +134,22 @@ class Config:
             self.where, f"{self.file} has {key}={value!r}; of {self.family} models it must be {wanted}: not supported."
         )
 
-    def finish(self, irrelevant: Collection[str], ignore: Collection[str]) -> None:
-        """Refuse what nobody asked for, unless it is known to change nothing, is off as `_OFF` says, or is in `ignore`."""
-        known = self.asked | _IRRELEVANT | set(irrelevant) | set(ignore)
+    def finish(self, irrelevant: Collection[str], ignore: Collection[str] | None) -> None:
+        """Refuse what nobody asked for, unless it is null, is known to change nothing, is off as `_OFF` says, or is in `ignore`;
+        None where the user cannot name what is to be ignored."""
+        known = self.asked | _IRRELEVANT | set(irrelevant) | set(ignore or ())
+        given = {key: value for key, value in self.values.items() if value is not None}
         for key, value in _OFF.items():
-            if key not in known:
+            if key in given and key not in known:
                 self.only(key, value)
-        # Of an option that is not known nobody knows what turns it off: False may be the other function.
-        rest = {key: value for key, value in self.values.items() if key not in known | _OFF.keys()}
+        # Of an option that is not known nobody knows what turns it off: False may be the other function. Null is none.
+        rest = {key: value for key, value in given.items() if key not in known | _OFF.keys()}
         if rest:
+            hint = "Take out those that change nothing."
+            if ignore is not None:
+                hint = f"Name those that change nothing: ignore={tuple(sorted(rest))!r}."
             raise fault(
                 self.where,
                 f"{self.file} has options that are not known of {self.family} models: "
-                f"{listed(f'{key}={value!r}' for key, value in rest.items())}. Name those that change nothing: "
-                f"ignore={tuple(sorted(rest))!r}.",
+                f"{listed(f'{key}={value!r}' for key, value in rest.items())}. {hint}",
             )
