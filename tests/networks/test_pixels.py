@@ -8,8 +8,8 @@ import stored
 from PIL import Image
 
 import pdejax as pj
-from pdejax.networks import CheckpointError
 from pdejax.analysis.depth import layer_field
+from pdejax.networks import CheckpointError
 from pdejax.networks.families._pixels import Pixels, pixels_of, read_pixels
 from pdejax.studies.audit import AuditConfig
 from pdejax.studies.audit._found import Found
