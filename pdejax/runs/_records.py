@@ -210,7 +210,6 @@ class Result:
     @staticmethod
     def from_json(saved: Mapping[str, Any]) -> "Result":
         """Make a result from what `to_json` left, or from what is left of it: what cannot be read is left out."""
-        seconds = saved.get("seconds")
         return Result(
             study=text(saved.get("study")),
             title=text(saved.get("title")),
@@ -234,7 +233,7 @@ class Result:
             notes=tuple(text(note) for note in _list(saved.get("notes"))),
             pictures=tuple(_picture(entry) for entry in _list(saved.get("figures"))),
             data=text(data) or None if isinstance(data := saved.get("data"), str) else None,
-            seconds=float(seconds) if isinstance(seconds, int | float) and not isinstance(seconds, bool) else None,
+            seconds=as_number(saved.get("seconds")),
         )
 
     def save(self, folder: pathlib.Path, stem: str | None = None) -> "Result":

@@ -193,7 +193,7 @@ def _native(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _native(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_native(item) for item in value)
+        return (list if isinstance(value, list) else tuple)(_native(item) for item in value)
     return value.item() if isinstance(value, np.generic) else value
 
 

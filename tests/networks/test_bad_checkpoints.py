@@ -67,6 +67,20 @@ def test_weights_keep_their_type_and_the_field_has_the_asked_one(tmp_path):
     np.testing.assert_array_equal(ours, theirs)
 
 
+def test_the_makers_own_files_beside_it_are_left_out(folder, whole):
+    """Mistral's folders hold the model twice; without the one file or an index nothing says which."""
+    single, theirs = folder / "model.safetensors", folder / "consolidated.00.safetensors"
+    shutil.copy(single, theirs)
+    np.testing.assert_array_equal(pj.load_pretrained(folder)(IDS), pj.load_pretrained(whole)(IDS))
+    single.rename(folder / "model-00001-of-00001.safetensors")
+    index = {"weight_map": dict.fromkeys(stored.arrays(), "model-00001-of-00001.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert pj.load_pretrained(folder).layers == 3
+    (folder / "model.safetensors.index.json").unlink()
+    with pytest.raises(CheckpointError, match=r"several checkpoints: consolidated\.00\.safetensors, model-00001"):
+        pj.load_pretrained(folder)
+
+
 def test_shards_with_an_index_and_older_names(folder, whole):
     """Two files with an index, `gamma` and `beta`, a prefix, a pooler and a buffer: the same network."""
     arrays = {name: array.astype("float32") for name, array in stored.arrays().items()}
@@ -257,7 +271,7 @@ FAULTS = {
     "no JSON": (text("config.json", "{'a': 1"), CheckpointError, "config.json: it is no JSON"),
     "a list": (text("config.json", "[1]"), CheckpointError, "holds a list, not a table"),
     "another family": (edited(model_type="t5"), CheckpointError, "model_type='t5'; known are albert, bert"),
-    "no family": (edited(model_type=None), CheckpointError, "model_type=None; known are"),
+    "no family": (edited(model_type=None), CheckpointError, 'has no model_type; add it, such as "model_type": "bert"'),
     "a missing key": (edited(hidden_size=None), CheckpointError, "no 'hidden_size', which a BERT model needs"),
     "a word for a number": (edited(hidden_size="12"), CheckpointError, "hidden_size='12'; .* an integer"),
     "a fraction of a layer": (edited(num_hidden_layers=2.5), CheckpointError, "num_hidden_layers=2.5; .* an integer"),
@@ -290,9 +304,9 @@ FAULTS = {
         "missing: cls.predictions.bias",
     ),
     "an unexpected tensor": (
-        rewritten(lambda a: a | {"classifier.weight": np.zeros((2, 12), np.float32)}),
+        rewritten(lambda a: a | {"adapter.weight": np.zeros((2, 12), np.float32)}),
         CheckpointError,
-        "unexpected: classifier.weight",
+        "unexpected: adapter.weight",
     ),
     "two of one name": (
         rewritten(lambda a: a | {f"bert.{Q}": a[Q]}),
@@ -371,9 +385,13 @@ FAULTS = {
     "two checkpoints": (
         lambda f: shutil.copy(f / "model.safetensors", f / "other.safetensors"),
         CheckpointError,
-        "several checkpoints: model.safetensors, other.safetensors",
+        r"several checkpoints: model.safetensors, other.safetensors\. Move all but one of them away\.",
     ),
-    "a GGUF file beside it": (text("m.gguf", "x"), CheckpointError, "several checkpoints: m.gguf, model.safetensors"),
+    "a GGUF file beside it": (
+        text("m.gguf", "x"),
+        CheckpointError,
+        "several checkpoints: m.gguf, model.safetensors. Give the",
+    ),
     "a missing shard": (
         text("model.safetensors.index.json", '{"weight_map": {"a": "model-00001-of-00002.safetensors"}}'),
         FileNotFoundError,

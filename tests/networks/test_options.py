@@ -3,6 +3,7 @@
 import itertools
 import json
 
+import numpy as np
 import pytest
 import stored
 import test_heads
@@ -14,6 +15,8 @@ from pdejax.networks.families._checkpoint import Checkpoint
 from pdejax.networks.families._family import read_weights
 from pdejax.networks.families._load import read_settings
 
+DECODER = test_heads.DECODER
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -21,13 +24,61 @@ def folder(tmp_path):
     return stored.bert(tmp_path)
 
 
-@pytest.mark.parametrize("value", [False, 0, "", [], {}, None, True])
+@pytest.mark.parametrize("value", [False, 0, "", [], {}, True])
 def test_of_an_unknown_option_no_value_is_off(folder, value):
     """`is_causal: false` of a decoder would be the other function."""
     config = stored.CONFIG | {"uses_the_other_function": value}
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="not known of BERT models: uses_the_other_function="):
         pj.load_pretrained(folder)
+
+
+HARMLESS = {
+    "bert": (
+        "_num_labels adapters model_max_length sentence_transformers unsloth_fixed unsloth_version",
+        ("position_embedding_type", "tie_word_embeddings", "uses_the_other_function", "is_decoder"),
+    ),
+    "gpt2": ("n_ctx n_special predict_special_tokens", ("tie_word_embeddings",)),
+    "gpt_neox": ("attention_probs_dropout_prob hidden_dropout_prob", ("attention_bias", "tie_word_embeddings")),
+    "llama": (
+        "max_sequence_length",
+        ("pretraining_tp", "rope_interleaved", "attention_bias", "mlp_bias", "tie_word_embeddings", "anything"),
+    ),
+    "qwen2": ("max_sequence_length", ("use_sliding_window", "max_window_layers", "tie_word_embeddings")),
+    "qwen3": ("max_sequence_length", ("attention_bias", "use_sliding_window", "max_window_layers")),
+}
+
+
+@pytest.mark.parametrize("kind", HARMLESS)
+def test_options_that_change_nothing(kind):
+    """What no network reads, with any value; null, which gives nothing, is the default."""
+    names, nulls = HARMLESS[kind]
+    config = {"bert": stored.CONFIG, "gpt2": test_heads.GPT2, "gpt_neox": CONFIGS["GPT-NeoX"]}.get(
+        kind, DECODER | {"model_type": kind}
+    )
+    plain = read_settings(Checkpoint("test", config, {}))[1]
+    for value in (5, "x", {"a": 1}, True):
+        assert read_settings(Checkpoint("test", config | dict.fromkeys(names.split(), value), {}))[1] == plain
+    assert read_settings(Checkpoint("test", config | dict.fromkeys(nulls), {}))[1] == plain
+
+
+@pytest.mark.parametrize(
+    ("given", "first"), [({}, 28), ({"max_window_layers": None}, 28), ({"max_window_layers": 3}, 3)], ids=str
+)
+def test_the_first_layer_with_a_window(given, first):
+    config = DECODER | {"model_type": "qwen2", "num_hidden_layers": 30, "use_sliding_window": True, "sliding_window": 4}
+    windows = read_settings(Checkpoint("test", config | given, {}))[1].windows
+    assert windows == tuple(4 if layer >= first else 2**31 - 1 for layer in range(30))
+
+
+@pytest.mark.parametrize(("name", "same"), [("gelu_fast", "gelu_new"), ("gelu_python", "gelu")])
+def test_names_of_one_activation(name, same):
+    ours, theirs = (read_settings(Checkpoint("t", stored.CONFIG | {"hidden_act": x}, {}))[1] for x in (name, same))
+    assert ours == theirs
+    activations = pytest.importorskip("transformers.activations", reason="the oracle: pip install 'pdejax[oracle]'")
+    torch = pytest.importorskip("torch")
+    x = torch.linspace(-6, 6, 200, dtype=torch.float64)
+    np.testing.assert_allclose(activations.ACT2FN[name](x), activations.ACT2FN[same](x), rtol=1e-8, atol=1e-10)
 
 
 def test_options_that_are_known_have_one_value_that_is_off(folder):
@@ -107,7 +158,6 @@ def test_options_of_decoders_are_refused_by_name(tmp_path, name):
 
 # --- Values of any kind -----------------------------------------------------------------------------------------------
 
-DECODER = test_heads.DECODER
 CONFIGS = {
     **{name: case[0] for name, case in (test_heads.TIED | test_heads.HEADED).items()},
     "Qwen2": DECODER | {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 3},

@@ -1,5 +1,6 @@
 """`pdejax parity`: a checkpoint beside transformers, and what it says where they differ or where there is none."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -36,6 +37,25 @@ def test_final_norms_and_images(case, tmp_path, capsys):
     oracle.make(case, tmp_path)
     assert cli.main(["parity", str(tmp_path), "--quiet"]) == 0
     assert "the same to rounding" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("case", "name", "unread"),
+    [
+        (CASES["BERT"], "BertForSequenceClassification", "classifier.weight"),
+        (CASES["RoBERTa"], "RobertaForTokenClassification", "classifier.weight"),
+        (CASES["ALBERT"], "AlbertForQuestionAnswering", "qa_outputs.weight"),
+        (CASES["DistilBERT"], "DistilBertForSequenceClassification", "pre_classifier.weight"),
+        (test_images.CASES["ViT"], "ViTForMaskedImageModeling", "decoder.0.weight"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_a_head_of_a_task_is_left_out(case, name, unread, tmp_path, capsys):
+    """States and last field are those of the bare model; what is not read is said with the reason."""
+    oracle.make(dataclasses.replace(case, model=name), tmp_path)
+    assert cli.main(["parity", str(tmp_path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["same"] and "which neither hidden states nor the last field pass through" in found["not_read"][unread]
 
 
 def test_not_the_same(folder, capsys, monkeypatch):

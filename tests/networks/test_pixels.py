@@ -8,9 +8,13 @@ import stored
 from PIL import Image
 
 import pdejax as pj
+from pdejax.analysis.depth import layer_field
 from pdejax.networks import CheckpointError
-from pdejax.networks.families._pixels import pixels_of, read_pixels
+from pdejax.networks.families._pixels import Pixels, pixels_of, read_pixels
 from pdejax.studies.audit import AuditConfig
+from pdejax.studies.audit._found import Found
+from pdejax.studies.audit._judge import identity
+from pdejax.studies.audit._measure import identity as measure_identity
 from pdejax.studies.audit._subject import load_subject
 
 VIT = {
@@ -85,6 +89,59 @@ def test_kinds_of_files(tmp_path):
     np.testing.assert_array_equal(found, numbers(4, 8)[::-1, ::-1].transpose(2, 0, 1))
 
 
+# A file as it is stored, what it is read by beside the numbers in it, and the same said in full.
+SHORT = {
+    "do_normalize": True,
+    "do_resize": True,
+    "image_mean": [0.5, 0.4, 0.3],
+    "image_std": [0.5, 0.25, 0.2],
+    "size": 8,
+}
+NULLS = dict.fromkeys(
+    (
+        "data_format",
+        "device",
+        "disable_grouping",
+        "do_pad",
+        "input_data_format",
+        "pad_size",
+        "return_tensors",
+        "crop_size",
+    )
+)
+FILES = {
+    "an old ViT": (SHORT, "vit", PLAIN | {"resample": 2}),
+    "an old DINOv2": (SHORT | {"crop_size": 8}, "dinov2", BIT | {"size": {"shortest_edge": 8}}),
+    "a ViT with nulls": (
+        PLAIN | NULLS | {"image_processor_type": "ViTImageProcessorFast", "resample": None, "do_center_crop": None},
+        "vit",
+        PLAIN | {"resample": 2},
+    ),
+    "a Bit with nulls": (
+        BIT | {k: v for k, v in (NULLS | {"resample": None}).items() if k != "crop_size"},
+        "vit",
+        BIT,
+    ),
+    "options of a call": (
+        PLAIN | {"device": "cpu", "disable_grouping": True, "return_tensors": "pt"},
+        "vit",
+        PLAIN,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_a_file_leaves_out_is_that_of_its_kind(name):
+    given, model_type, full = FILES[name]
+    assert pixels_of(given, "net", 3, model_type) == pixels_of(full, "net", 3)
+
+
+def test_the_kind_of_an_old_file_is_that_of_the_checkpoint(network):
+    (network / "vit" / "preprocessor_config.json").write_text(json.dumps(SHORT))
+    found = read_pixels(network / "vit", pj.load_pretrained(network / "vit"))
+    assert found == Pixels((8, 8), 2, None, 1 / 255, (0.5, 0.4, 0.3), (0.5, 0.25, 0.2))
+
+
 @pytest.mark.parametrize(("height", "width"), [(20, 31), (31, 20), (16, 16)])
 @pytest.mark.parametrize(
     ("name", "options"),
@@ -115,9 +172,9 @@ def test_pixels_are_those_of_transformers(tmp_path, name, options, height, width
             {"image_processor_type": "CLIPImageProcessor"},
             "image_processor_type='CLIPImageProcessor'; .* one of 'ViTImage",
         ),
-        ({"image_processor_type": None}, "image_processor_type=None"),
+        ({"image_processor_type": None}, "has no 'image_processor_type'"),
         ({"resample": 9}, "resample=9; .* filters of Pillow"),
-        ({"resample": None}, "resample=None"),
+        ({"resample": "3"}, "resample='3'"),
         ({"size": {"longest_edge": 8}}, "size=.*height and width, or shortest_edge"),
         ({"size": {"height": 8, "width": 8, "max": 3}}, "size="),
         ({"size": "8"}, "size='8'"),
@@ -125,7 +182,10 @@ def test_pixels_are_those_of_transformers(tmp_path, name, options, height, width
         ({"do_center_crop": True, "crop_size": {"shortest_edge": 8}}, "crop_size="),
         ({"do_center_crop": True}, "has no 'crop_size'"),
         ({"do_pad": True}, "do_pad=True"),
-        ({"do_thumbnail": False}, "not known of image models: do_thumbnail=False"),
+        (
+            {"do_thumbnail": False},
+            r"not known of image models: do_thumbnail=False\. Take out those that change nothing\.$",
+        ),
         ({"rescale_factor": 0}, "rescale_factor=0"),
         ({"image_mean": [0.5, 0.5]}, r"image_mean=\[0.5, 0.5\]; .* 3 numbers"),
         ({"image_std": [0.5, 0.5, 0]}, r"image_std=\[0.5, 0.5, 0.0\]; .* positive"),
@@ -164,6 +224,21 @@ def test_pictures_become_sequences(network):
     np.testing.assert_allclose(found.u0, expected, rtol=1e-6)
     assert found.u0.shape == (4, 5, 8) and found.mask.all() and found.mask.shape == (4, 5)
     assert (found.task, found.labels, found.data) == ("states", None, "pictures")
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_a_checkpoint_is_the_network_at_the_precision_of_the_audit(network, precision):
+    """Embedding, layers and their own states are of one type, so that they agree to its rounding."""
+    options = {"images": str(network / "pictures"), "sequences": 4, "precision": precision}
+    subject = load_subject(AuditConfig(network=str(network / "vit"), **options))
+    assert subject.u0.dtype == subject.network.embed(subject.inputs[0]).dtype == precision
+    seen, out = measure_identity(subject, layer_field(subject.network, length=subject.u0.shape[1])), Found()
+    identity({"identity": seen}, precision, out)
+    [verdict] = out.verdicts.values()
+    assert (
+        verdict.startswith("yes: ")
+        and max(map(np.max, filter(np.size, seen.values()))) <= 100 * np.finfo(precision).eps
+    )
 
 
 def of_text(folder):

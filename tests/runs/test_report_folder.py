@@ -2,13 +2,15 @@
 
 import argparse
 import json
+import pathlib
 import shutil
 
 import pytest
 
 from pdejax.runs._parts import Parts
+from pdejax.runs._records import Result
 from pdejax.runs.report import ReportError, _command, build_report
-from pdejax.runs.report._read import read_results
+from pdejax.runs.report._read import Study, _order, read_results
 
 
 def command(*arguments: str) -> int:
@@ -110,6 +112,28 @@ TRACES = {
     ),
     "parts that say nothing": (old_parts, "not finished; the command that was given --out {p} makes it again."),
 }
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("source", "v²"), ("source", "v" + "9" * 5000), ("source", "²"), ("seconds", 10**400)],
+    ids=list("abcd"),
+)
+def test_numbers_that_python_does_not_read_are_no_fault(copy, key, value):
+    path = copy / "alignment" / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    built = build_report(copy)
+    assert built.studies == 3 and not built.problems
+
+
+def test_sources_are_ordered_by_their_numbers():
+    sources = ["v1 §2", "v1 §010", "v1 §9²", "v2", "v10", ""]
+    studies = [
+        Study(f"{i}", pathlib.Path(), result=Result(study="s", source=source)) for i, source in enumerate(sources)
+    ]
+    assert [study.result.source for study in sorted(reversed(studies), key=_order)] == [
+        *("v1 §2", "v1 §9²", "v1 §010", "v2", "v10", "")
+    ]
 
 
 @pytest.mark.parametrize("name", TRACES)

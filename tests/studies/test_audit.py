@@ -18,7 +18,7 @@ from pdejax.studies.audit import AuditConfig, audit
 from pdejax.studies.audit import _measure as measuring
 from pdejax.studies.audit._judge import judge
 from pdejax.studies.audit._pictures import pictures
-from pdejax.studies.audit._subject import _ids, _of_text
+from pdejax.studies.audit._subject import _ids, _of_text, is_training
 from pdejax.training import TrainConfig, train
 from pdejax.training._kept import metadata
 
@@ -279,6 +279,15 @@ def test_a_whole_audit_of_a_trained_model_goes_on(tmp_path, capsys, monkeypatch)
     assert "The depth of run" in (tmp_path / "page" / "report.html").read_text()
     with pytest.raises(ValueError, match="tokenizer"):
         audit(AuditConfig(network=str(tmp_path / "run"), text="some.txt"))
+
+
+@pytest.mark.parametrize("content", ["5", '"train"', '["train"]', "null", "[" * 100_000, "{}"])
+def test_a_configuration_that_is_no_table_is_no_training(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    assert not is_training(str(tmp_path))
+    with pytest.raises((ValueError, FileNotFoundError), match=r"^load_pretrained: ") as caught:
+        measuring.load_subject(AuditConfig(network=str(tmp_path)))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_saved_model_is_a_network_too(tmp_path, monkeypatch):

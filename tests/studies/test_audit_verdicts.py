@@ -1,5 +1,7 @@
 """Verdicts of an audit: planted numbers, weights and networks, of which it is known what may be said."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -54,6 +56,17 @@ def test_the_verdict_on_half_the_step(ours, count, expected):
     own = moves(ours, spread=0)[0]
     beside = among(own, moves(0.3, count), KEY) if count else None
     assert depth_verdict(over_seeds(own), beside).startswith(expected)
+
+
+def test_a_ratio_without_an_interval_decides_nothing():
+    """NaN below or above 1 is no finding, and no finding of its absence, where a p-value decides."""
+    own = moves(0.01, spread=0)[0]
+    beside = among(own, moves(0.3, 20), KEY)
+    assert beside.measured
+    for low, high in ((np.nan, 0.1), (0.01, np.nan), (np.nan, np.nan)):
+        unknown = dataclasses.replace(beside, ratio=pj.Figure(float(beside.ratio), low, high))
+        assert not unknown.measured
+        assert depth_verdict(over_seeds(own), unknown) == "not measured: a move is 0 or not finite"
 
 
 def test_a_network_among_untrained_ones_is_ranked():
@@ -168,6 +181,39 @@ def test_the_verdict_on_planted_weights(kind, layers, expected):
     out = Found()
     weights({"weights": measuring.weights(weighted(kind, layers), KEY)}, out)
     assert out.verdicts["weights in depth"].startswith(expected)
+
+
+class Clock(pj.terms.AbstractTerm):
+    """A term that looks at the depth."""
+
+    w: jax.Array
+
+    def __call__(self, t, u, args):
+        return jnp.sin(t) * (u @ self.w)
+
+    def damping(self):
+        return jnp.zeros(())
+
+    def check(self, n, d):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("term", "expected"),
+    [
+        (lambda: pj.terms.FeedForward(D, M, key=KEY), "ODE: one field at all depths (autonomous)"),
+        (lambda: Clock(jnp.eye(D)), "not measured: there are no weight matrices per layer"),
+        (lambda: pj.terms.LinearDamping(1.0), "not measured: there are no weight matrices per layer"),
+    ],
+)
+def test_one_field_at_all_depths_is_an_ode(term, expected):
+    """As ALBERT's, whose one layer is all of them; not a field without matrices, or one that looks at the depth."""
+    d = pj.Discretization(pj.MasterEquation(term()), "euler", t1=3.0, steps=3)
+    net = pj.network([lambda u: u] * 3).replace(discretization=d)
+    u0, out = jax.random.normal(KEY, (4, 3, D)), Found()
+    found = measuring.weights(Subject(net, None, u0, jnp.ones((4, 3), bool), None, (), "states", "planted"), KEY)
+    weights({"weights": found}, out)
+    assert out.verdicts["weights in depth"] == expected
 
 
 @pytest.mark.parametrize(

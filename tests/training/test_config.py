@@ -1,5 +1,6 @@
 """What a training run may not be, and what its presets are."""
 
+import collections
 import dataclasses
 import json
 from typing import Any
@@ -106,6 +107,13 @@ def test_numbers_of_numpy_are_pythons(name, kind):
 def test_options_of_numpy_are_pythons():
     given = TrainConfig(data={"patch": np.int64(2), "sizes": (np.int64(3), 4)}, options={"gamma": np.float32(0.5)})
     assert json.dumps(given.data) == '{"patch": 2, "sizes": [3, 4]}' and type(given.options["gamma"]) is float
+
+
+def test_options_in_a_named_tuple_are_a_tuple():
+    """A named one is made of separate values, and JSON knows no names of its parts."""
+    sizes = collections.namedtuple("sizes", "train test")
+    given = TrainConfig(data={"sizes": sizes(np.int64(3), 4)})
+    assert given.data == {"sizes": (3, 4)} and type(given.data["sizes"]) is tuple
 
 
 @pytest.mark.bad_input  # as users have it: the type checker of the tests takes int for Python's alone

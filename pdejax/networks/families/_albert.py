@@ -4,6 +4,7 @@ from pdejax.networks._network import Network
 from pdejax.networks.families._bert import (
     IRRELEVANT,
     OWN_BIAS,
+    TASKS,
     Encoder,
     block_tensors,
     build_encoder,
@@ -13,7 +14,7 @@ from pdejax.networks.families._bert import (
     read_encoder,
 )
 from pdejax.networks.families._config import Config
-from pdejax.networks.families._family import PLACES, POOLER, Family, Tensor, Weights, linear, vector
+from pdejax.networks.families._family import PLACES, POOLER, TASK, Family, Tensor, Weights, linear, vector
 
 _LAYER = "encoder.albert_layer_groups.0.albert_layers.0"
 _BLOCK = {
@@ -68,6 +69,7 @@ FAMILY = Family(
         r"embeddings\.position_ids": PLACES,
         r"predictions\.bias": OWN_BIAS,
         r"sop_classifier\..*": "the head of sentence-order prediction",
+        TASKS: TASK,
     },
     copies=copies_of("predictions"),
     irrelevant=(*IRRELEVANT, "classifier_dropout_prob"),

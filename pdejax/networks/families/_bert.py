@@ -14,6 +14,7 @@ from pdejax.networks.families._ends import HIDDEN_ACT, Head, LastField, Logits, 
 from pdejax.networks.families._family import (
     PLACES,
     POOLER,
+    TASK,
     Family,
     Tensor,
     Weights,
@@ -191,11 +192,14 @@ def read_padding(config: Config) -> Encoder:
 # The table of words, and reasons why tensors of a head are not read.
 WORDS = "embeddings.word_embeddings.weight"
 OWN_BIAS = "a bias that the head does not use, which is not tied to the embedding"
+# Of classes of texts or tokens, and of answers.
+TASKS = r"(classifier|pre_classifier|qa_outputs)\..*"
 UNUSED = {
     r"(.*\.)?pooler\..*": POOLER,
     r"embeddings\.position_ids": PLACES,
     r"(cls\.predictions|lm_head)\.bias": OWN_BIAS,
     r"cls\.seq_relationship\..*": "the head of next-sentence prediction",
+    TASKS: TASK,
 }
 IRRELEVANT = (
     "attention_probs_dropout_prob",

@@ -12,17 +12,17 @@ _NONE: Any = object()
 _MOST, _MOST_LAYERS = 2**31 - 1, 10_000
 # What no network's output depends on: names, versions, training, generation and what transformers returns.
 _WORDS = (
-    "_attn_implementation_autoset _name_or_path architectures auto_map bad_words_ids begin_suppress_tokens bos_token_id "
-    "chunk_size_feed_forward classifier_dropout cls_token_id "
-    "decoder_start_token_id diversity_penalty do_sample dtype early_stopping encoder_no_repeat_ngram_size eos_token_id "
-    "exponential_decay_length_penalty finetuning_task "
-    "forced_bos_token_id forced_eos_token_id gradient_checkpointing id2label initializer_range label2id language "
-    "length_penalty mask_token_id max_length min_length model_type name no_repeat_ngram_size num_beam_groups num_beams "
-    "num_labels num_return_sequences output_attentions output_hidden_states output_past output_scores pad_token_id prefix "
-    "problem_type remove_invalid_values repetition_penalty "
-    "return_dict return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss "
-    "tokenizer_class top_k top_p torch_dtype torchscript transformers.js_config transformers_version typical_p unk_token_id "
-    "use_bfloat16 use_cache xla_device "
+    "_attn_implementation_autoset _name_or_path _num_labels adapters architectures auto_map bad_words_ids "
+    "begin_suppress_tokens bos_token_id chunk_size_feed_forward classifier_dropout cls_token_id decoder_start_token_id "
+    "diversity_penalty do_sample dtype early_stopping encoder_no_repeat_ngram_size eos_token_id "
+    "exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id gradient_checkpointing "
+    "id2label initializer_range label2id language length_penalty mask_token_id max_length min_length model_max_length "
+    "model_type name no_repeat_ngram_size num_beam_groups num_beams num_labels num_return_sequences output_attentions "
+    "output_hidden_states output_past output_scores pad_token_id prefix problem_type remove_invalid_values "
+    "repetition_penalty return_dict return_dict_in_generate sentence_transformers sep_token_id suppress_tokens "
+    "task_specific_params temperature tf_legacy_loss tokenizer_class top_k top_p torch_dtype torchscript "
+    "transformers.js_config transformers_version typical_p unk_token_id unsloth_fixed unsloth_version use_bfloat16 use_cache "
+    "xla_device "
 )
 _IRRELEVANT = frozenset(_WORDS.split())
 # Options of all models that no family here has, each with the value that turns it off.
@@ -39,6 +39,19 @@ _OFF: Mapping[str, Any] = {
     # Which state is shown last.
     "tie_last_hidden_states": None,
 }
+
+# Of these null is what transformers takes where nothing is given.
+_NULL_IS_DEFAULT = (
+    *(
+        "attention_bias",
+        "max_window_layers",
+        "mlp_bias",
+        "position_embedding_type",
+        "pretraining_tp",
+        "rope_interleaved",
+    ),
+    *("tie_word_embeddings", "use_sliding_window"),
+)
 
 
 # How the names of models with a head end, whose tensors these families know.
@@ -60,9 +73,9 @@ class Config:
         self.asked: set[str] = set()
 
     def get(self, key: str, default: Any = _NONE) -> Any:
-        """Return the value of a key; a missing one is `default`, or an error without it."""
+        """Return the value of a key; a missing one, and null where that is the default, is `default`, or an error without it."""
         self.asked.add(key)
-        if key in self.values:
+        if key in self.values and not (self.values[key] is None and key in _NULL_IS_DEFAULT):
             return self.values[key]
         if default is _NONE:
             raise fault(
@@ -134,18 +147,22 @@ class Config:
             self.where, f"{self.file} has {key}={value!r}; of {self.family} models it must be {wanted}: not supported."
         )
 
-    def finish(self, irrelevant: Collection[str], ignore: Collection[str]) -> None:
-        """Refuse what nobody asked for, unless it is known to change nothing, is off as `_OFF` says, or is in `ignore`."""
-        known = self.asked | _IRRELEVANT | set(irrelevant) | set(ignore)
+    def finish(self, irrelevant: Collection[str], ignore: Collection[str] | None) -> None:
+        """Refuse what nobody asked for, unless it is null, is known to change nothing, is off as `_OFF` says, or is in `ignore`;
+        None where the user cannot name what is to be ignored."""
+        known = self.asked | _IRRELEVANT | set(irrelevant) | set(ignore or ())
+        given = {key: value for key, value in self.values.items() if value is not None}
         for key, value in _OFF.items():
-            if key not in known:
+            if key in given and key not in known:
                 self.only(key, value)
-        # Of an option that is not known nobody knows what turns it off: False may be the other function.
-        rest = {key: value for key, value in self.values.items() if key not in known | _OFF.keys()}
+        # Of an option that is not known nobody knows what turns it off: False may be the other function. Null is none.
+        rest = {key: value for key, value in given.items() if key not in known | _OFF.keys()}
         if rest:
+            hint = "Take out those that change nothing."
+            if ignore is not None:
+                hint = f"Name those that change nothing: ignore={tuple(sorted(rest))!r}."
             raise fault(
                 self.where,
                 f"{self.file} has options that are not known of {self.family} models: "
-                f"{listed(f'{key}={value!r}' for key, value in rest.items())}. Name those that change nothing: "
-                f"ignore={tuple(sorted(rest))!r}.",
+                f"{listed(f'{key}={value!r}' for key, value in rest.items())}. {hint}",
             )

@@ -1,9 +1,17 @@
 """DistilBERT: BERT without token types, under other names (Sanh et al., arXiv 1910.01108)."""
 
-from pdejax.networks.families._bert import WORDS, Encoder, block_tensors, build_encoder, embedding_tensors, head_tensors
+from pdejax.networks.families._bert import (
+    TASKS,
+    WORDS,
+    Encoder,
+    block_tensors,
+    build_encoder,
+    embedding_tensors,
+    head_tensors,
+)
 from pdejax.networks.families._config import Config
 from pdejax.networks.families._ends import HIDDEN_ACT
-from pdejax.networks.families._family import PLACES, Family, Tensor
+from pdejax.networks.families._family import PLACES, TASK, Family, Tensor
 
 _BLOCK = {
     "q": "transformer.layer.{l}.attention.q_lin",
@@ -50,7 +58,7 @@ FAMILY = Family(
     build_encoder,
     lambda e: e.layers,
     prefixes=("distilbert.",),
-    unused={r"embeddings\.position_ids": PLACES},
+    unused={r"embeddings\.position_ids": PLACES, TASKS: TASK},
     copies={"vocab_projector.weight": WORDS},
     irrelevant=("attention_dropout", "dropout", "tie_weights_", "qa_dropout", "seq_classif_dropout"),
 )

@@ -17,7 +17,9 @@ Norm = LayerNorm | RMSNorm
 # Activations by the names of Hugging Face's configurations, as those of `FeedForward`.
 HIDDEN_ACT = {
     "gelu": "gelu",
+    "gelu_fast": "gelu_tanh",
     "gelu_new": "gelu_tanh",
+    "gelu_python": "gelu",
     "gelu_pytorch_tanh": "gelu_tanh",
     "relu": "relu",
     "silu": "silu",

@@ -32,16 +32,13 @@ def _settings(config: Config) -> Decoder:
     config.only("reorder_and_upcast_attn", False, True)
     dim, heads = config.width_and_heads("n_embd", "n_head")
     ffn = config.get("n_inner", None)
-    positions = config.integer("n_positions")
-    # An older name of n_positions, stored beside it.
-    config.only("n_ctx", positions)
     return Decoder(
         dim=dim,
         heads=heads,
         ffn=4 * dim if ffn is None else config.integer("n_inner"),
         layers=config.layers("n_layer"),
         vocab=config.integer("vocab_size"),
-        positions=positions,
+        positions=config.integer("n_positions"),
         eps=config.number("layer_norm_epsilon", 1e-5),
         activation=config.choice("activation_function", HIDDEN_ACT, "gelu_new"),
         scale=None if config.boolean("scale_attn_weights", True) else 1.0,
@@ -109,9 +106,12 @@ FAMILY = Family(
     unused={r"h\.\d+\.attn\.(bias|masked_bias)": CAUSAL_MASK},
     copies={"lm_head.weight": "wte.weight"},
     irrelevant=(
-        "_num_labels",
         "attn_pdrop",
         "embd_pdrop",
+        # An older name of n_positions, which is no longer read.
+        "n_ctx",
+        "n_special",
+        "predict_special_tokens",
         "resid_pdrop",
         "summary_activation",
         "summary_first_dropout",

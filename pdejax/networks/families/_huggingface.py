@@ -60,6 +60,9 @@ def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
     gguf = sorted(path.name for path in folder.glob("*.gguf"))
     found = sorted(path.name for path in folder.glob("*.safetensors"))
     single, index = folder / "model.safetensors", folder / _INDEX
+    if index.is_file() or single.is_file():
+        # The same model in its maker's own names, as Mistral's folders have it.
+        found = [name for name in found if not name.startswith("consolidated")]
     if index.is_file():
         parts = set(_weight_map(index).values())
         missing = sorted(name for name in parts if not (folder / name).is_file())
@@ -79,8 +82,8 @@ def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
     if len(rest) + bool(files) > 1:
         raise fault(
             folder.name,
-            f"the folder holds several checkpoints: {listed([*(f.name for f in files), *rest])}. Give the path of a .gguf file, "
-            "or move all but one of the others away.",
+            f"the folder holds several checkpoints: {listed([*(f.name for f in files), *rest])}. "
+            f"{'Give the path of a .gguf file, or move' if gguf else 'Move'} all but one of them away.",
         )
     if not files:
         raise _no_weights(folder, rest)

@@ -102,7 +102,7 @@ def _read_qwen3(config: Config) -> Decoder:
 def read_windows(config: Config) -> tuple[int, ...] | None:
     """The window of each layer by `layer_types`, or by `max_window_layers`, from which on layers have one; None for none."""
     layers, kinds = config.layers("num_hidden_layers"), config.get("layer_types", None)
-    first = config.integer("max_window_layers", layers, least=0)
+    first = config.integer("max_window_layers", 28, least=0)
     if not config.boolean("use_sliding_window", False):
         if kinds is not None and kinds != ["full_attention"] * layers:
             raise config.wrong(
@@ -223,7 +223,7 @@ def _build(e: Decoder, weights: Weights, dtype: str) -> Network:
 
 UNUSED = {r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq": FREQUENCIES}
 COPIES = {"lm_head.weight": "embed_tokens.weight"}
-IRRELEVANT = ("attention_dropout", "is_llama_config")
+IRRELEVANT = ("attention_dropout", "is_llama_config", "max_sequence_length")
 
 
 def _family(name: str, read: Any) -> Family:

@@ -100,6 +100,11 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 def read_settings(checkpoint: Checkpoint, ignore: Sequence[str] = ()) -> tuple[Family, Any]:
     """Return the family of a checkpoint and its settings by the family's configuration map."""
     kind = checkpoint.config.get("model_type")
+    if kind is None:
+        raise fault(
+            checkpoint.where,
+            f'config.json has no model_type; add it, such as "model_type": "bert". Known are {", ".join(sorted(FAMILIES))}.',
+        )
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise fault(
             checkpoint.where,

@@ -131,5 +131,5 @@ FAMILY = Family(
         r"layers\.\d+\.attention\.rotary_emb\.inv_freq": FREQUENCIES,
     },
     copies={"embed_out.weight": "embed_in.weight"},
-    irrelevant=("attention_dropout", "hidden_dropout"),
+    irrelevant=("attention_dropout", "attention_probs_dropout_prob", "hidden_dropout", "hidden_dropout_prob"),
 )

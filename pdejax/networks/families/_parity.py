@@ -4,7 +4,7 @@ import contextlib
 import importlib.util
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -49,8 +49,8 @@ def check_oracle() -> None:
 def parity(path: str | os.PathLike[str], text: str, *, dtype: str, seed: int = 0) -> Parity:
     """Return how far the states of every layer, and the logits, are from those of `transformers`.
 
-    The oracle computes in float64, whatever `dtype` is ours. Without a tokenizer the tokens are 16 random ids from `seed`, of a
-    network of images the pixels are random.
+    The oracle computes in float64, whatever `dtype` is ours. Without a tokenizer the tokens are at most 16 random ids from
+    `seed`, of a network of images the pixels are random.
     Raises as `load_pretrained`, and `RuntimeError` without the oracle.
     """
     check_oracle()
@@ -60,7 +60,8 @@ def parity(path: str | os.PathLike[str], text: str, *, dtype: str, seed: int = 0
         net = load_pretrained(path, dtype=dtype)  # pyright: ignore[reportArgumentType]
         given = _given(net, text, seed)
         states = net.hidden_states(given)
-        theirs, output = _oracle(pathlib.Path(path), checkpoint.config, given)
+        names = [] if isinstance(net.head, LastField) else checkpoint.config.get("architectures") or []
+        theirs, output = _oracle(pathlib.Path(path), names, given)
         if len(theirs) != len(states):
             raise fault(checkpoint.where, f"transformers has {len(theirs)} states, and this network {len(states)}.")
         found = [_difference(f"layer {l}", u, v) for l, (u, v) in enumerate(zip(states[:-1], theirs[:-1], strict=True))]
@@ -79,7 +80,7 @@ def _given(net: Network, text: str, seed: int) -> np.ndarray:
         grid = round((embed.positions.shape[0] - 1) ** 0.5)
         return rng.standard_normal((channels, grid * high, grid * wide))
     assert isinstance(embed, TextEmbedding)
-    return rng.integers(0, embed.words.shape[0], 16).astype(np.int32)
+    return rng.integers(0, embed.words.shape[0], min(16, embed.longest)).astype(np.int32)
 
 
 def _shown(net: Network, last: Array) -> Array:
@@ -97,14 +98,14 @@ def _difference(name: str, ours: Any, theirs: Any) -> Difference:
     return Difference(name, float(np.linalg.norm(apart) / np.linalg.norm(theirs)), float(np.abs(apart).max()))
 
 
-def _oracle(path: pathlib.Path, config: Any, given: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Hidden states `(L + 1, n, d)` and logits, or the last state, of transformers in float64 on a CPU."""
+def _oracle(path: pathlib.Path, names: Sequence[str], given: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Hidden states `(L + 1, n, d)` and logits of transformers in float64 on a CPU by the class that `names` begins with; without
+    one those of the bare model, and its last state."""
     import torch  # pyright: ignore[reportMissingImports]
     import transformers  # pyright: ignore[reportMissingImports]
 
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    names = config.get("architectures") or []
     if path.is_file():
         model = transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
     else:

@@ -15,17 +15,23 @@ from pdejax.networks.families._huggingface import read_json
 from pdejax.networks.families._images import ImageEmbedding
 
 FILE = "preprocessor_config.json"
-# Whether a size of one number is that of both sides (else of the shorter one), and whether the middle is cut out by default.
-_KINDS = {"ViT": (True, False), "Bit": (False, True)}
+# Whether a size of one number is that of both sides (else of the shorter one), whether the middle is cut out by default, and
+# the filter by default.
+_KINDS = {"ViT": (True, False, 2), "Bit": (False, True, 3)}
 _TYPES = {
     f"{name}{ending}": options
     for name, options in _KINDS.items()
     for ending in ("ImageProcessor", "ImageProcessorFast", "ImageProcessorPil", "FeatureExtractor")
 }
+# The kind of the older files, which do not say it, by `model_type`.
+_MODELS = {"vit": "ViTFeatureExtractor", "dinov2": "BitImageProcessor"}
 _RESAMPLE = {0: "NEAREST", 1: "LANCZOS", 2: "BILINEAR", 3: "BICUBIC", 4: "BOX", 5: "HAMMING"}
 # Modes of Pillow with 8 bits a number, which lose nothing but transparency in RGB or grey.
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
-_IRRELEVANT = ("_processor_class", "_valid_processor_keys", "default_to_square", "do_convert_rgb", "processor_class")
+_IRRELEVANT = (
+    *("_processor_class", "_valid_processor_keys", "default_to_square", "device", "disable_grouping", "do_convert_rgb"),
+    *("processor_class", "return_tensors"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,20 +89,24 @@ def read_pixels(folder: pathlib.Path, network: Network) -> Pixels:
     channels = network.embed.weight.shape[0]
     if channels not in (1, 3):
         raise fault(folder.name, f"images of {channels} channels are not read from files; 1 (grey) and 3 (RGB) are.")
-    return pixels_of(read_json(folder / FILE), folder.name, channels)
+    values = read_json(folder / FILE)
+    return pixels_of(values, folder.name, channels, read_json(folder / "config.json").get("model_type"))
 
 
-def pixels_of(values: dict[str, Any], where: str, channels: int) -> Pixels:
-    """Return the map of a configuration. Raises as `read_pixels`."""
-    config = Config(values, where, "image", FILE)
-    kind = "feature_extractor_type" if "image_processor_type" not in values else "image_processor_type"
-    if kind == "image_processor_type":
-        config.get("feature_extractor_type", None)
-    square, cut = config.choice(kind, _TYPES)
+def pixels_of(values: dict[str, Any], where: str, channels: int, model_type: str | None = None) -> Pixels:
+    """Return the map of a configuration, of a checkpoint of this `model_type`. Raises as `read_pixels`."""
+    # Null is how a processor writes what it was not given.
+    config = Config({key: value for key, value in values.items() if value is not None}, where, "image", FILE)
+    # The older key says nothing beside the newer one.
+    older = config.get("feature_extractor_type", None)
+    kind = (
+        "image_processor_type" if older is None or "image_processor_type" in config.values else "feature_extractor_type"
+    )
+    own = {} if model_type not in _MODELS else {"default": _MODELS[model_type]}
+    square, cut, resample = config.choice(kind, _TYPES, **own)
     size = crop = None
-    resample = 2
     if config.boolean("do_resize", True):
-        size, resample = _size(config, "size", square), config.get("resample")
+        size, resample = _size(config, "size", square), config.get("resample", resample)
         if type(resample) is not int or resample not in _RESAMPLE:
             raise config.wrong("resample", resample, f"one of {', '.join(map(str, _RESAMPLE))}, the filters of Pillow")
     if config.boolean("do_center_crop", cut):
@@ -110,12 +120,12 @@ def pixels_of(values: dict[str, Any], where: str, channels: int) -> Pixels:
         if 0 in std:
             raise config.wrong("image_std", list(std), "positive")
     # What is turned off has options that change nothing.
-    for key in ("size", "resample", "crop_size", "rescale_factor", "image_mean", "image_std"):
+    for key in ("size", "resample", "crop_size", "rescale_factor", "image_mean", "image_std", "pad_size"):
         config.get(key, None)
     config.only("do_pad", False)
     config.only("data_format", "channels_first")
     config.only("input_data_format", None)
-    config.finish(_IRRELEVANT, ())
+    config.finish(_IRRELEVANT, None)
     return Pixels(size, resample, crop, factor, mean, std)
 
 

@@ -42,7 +42,7 @@ def read_rotary(config: Config, size: int, *, share: float = 1.0, theta: float =
         raise fault(config.where, f"rotary positions of config.json, {given}: {error}") from None
     # A length of the original context that a kind does not use is no option.
     options.get("original_max_position_embeddings", None)
-    options.finish((), ())
+    options.finish((), None)
     return found
 
 

@@ -210,6 +210,7 @@ def _scaled(weights: dict[str, Any], names: tuple[str, ...], scale: np.ndarray, 
 _UNUSED = {
     r"pooler\..*": POOLER,
     r"embeddings\.mask_token": "the token of masked patches in training",
+    r"decoder\.0\..*": "the head of masked patches, which neither hidden states nor the last field pass through",
 }
 _IRRELEVANT = (
     "attention_probs_dropout_prob",

@@ -208,7 +208,9 @@ def _name(path: pathlib.Path, folder: pathlib.Path) -> str:
 def _order(study: Study) -> tuple[bool, list[tuple[bool, int, str]], str]:
     """v1 before v2, section 9 before section 10, and studies without a source last."""
     parts = [part for part in re.split(r"(\d+)", study.result.source) if part]
-    return not parts, [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts], study.name
+    # Numbers by their length, then by their digits: a source may have more of them than `int` reads.
+    keys = [(part.isdecimal(), len(part) if part.isdecimal() else 0, part) for part in (p.lstrip("0") for p in parts)]
+    return not parts, keys, study.name
 
 
 def _load(path: pathlib.Path) -> tuple[dict[str, Any] | None, str]:

@@ -66,7 +66,8 @@ class Among:
 
     @property
     def measured(self) -> bool:
-        return math.isfinite(self.p)
+        """Whether p is a number and, where it decides, the ratio and both its ends are. One network leaves no interval."""
+        return known(self.p) and (not self.decides or known(self.ratio))
 
 
 def farther(values: np.ndarray) -> float:

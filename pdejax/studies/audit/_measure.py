@@ -34,6 +34,7 @@ from pdejax.studies.audit._config import AuditConfig
 from pdejax.studies.audit._found import DRAWS
 from pdejax.studies.audit._subject import Subject, load_subject, name_of
 from pdejax.studies.study import Evidence
+from pdejax.terms import FieldArgs
 
 NULLS = ("untrained", "layers shuffled", "weights shuffled")
 SCHEMES = ("euler", "heun", "rk4")
@@ -239,6 +240,8 @@ def windows(config: AuditConfig, subject: Subject, field: Any) -> dict[str, Any]
 def weights(subject: Subject, key: Any) -> dict[str, Any]:
     """Weights as a function of depth, or why there is nothing to compare."""
     why = without_weights(subject.network)
+    if why and _autonomous(subject, key):
+        return {"autonomous": np.asarray(True)}
     if why:
         return {"absent": np.asarray(why)}
     found = weights_in_depth(subject.network, dim=int(subject.u0.shape[-1]), key=key)
@@ -253,6 +256,19 @@ def weights(subject: Subject, key: Any) -> dict[str, Any]:
         "holder": np.asarray([found.holder.value, found.holder.low, found.holder.high]),
         "names": np.asarray(found.names),
     }
+
+
+def _autonomous(subject: Subject, key: Any) -> bool:
+    """Whether a field with matrices is one function at all depths, by its values on a random state, of which none is special."""
+    d, args = subject.network.discretization, FieldArgs(mask=subject.mask[0])
+    if all(leaf.ndim < 2 for leaf in jax.tree.leaves(eqx.filter(d.field, eqx.is_inexact_array))):
+        return False
+    # Beginning and middle of every layer.
+    places = np.linspace(float(d.t0), float(d.t1), 2 * subject.network.layers + 1)[:-1]
+    u = jax.random.normal(key, subject.u0[0].shape, subject.u0.dtype)
+    field = eqx.filter_jit(lambda t: d.field(t, u, args))
+    first, *rest = (np.asarray(field(jnp.asarray(t, subject.u0.dtype))) for t in places)
+    return all(np.array_equal(first, other) for other in rest)
 
 
 def surgery(subject: Subject, say: Callable[[str], None]) -> dict[str, Any]:

@@ -49,6 +49,9 @@ def weights_verdict(holder: Figure, adjacent: Figure, p: float, detectable: floa
 def weights(found: Evidence, out: Found) -> None:
     """Weights as a function of depth."""
     ours = found["weights"]
+    if "autonomous" in ours:
+        out.verdicts["weights in depth"] = "ODE: one field at all depths (autonomous)"
+        return
     if "holder" not in ours:
         out.verdicts["weights in depth"] = f"not measured: {ours.get('absent', 'there are none')}"
         return

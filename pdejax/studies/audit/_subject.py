@@ -86,7 +86,7 @@ def load_subject(config: AuditConfig) -> Subject:
         return _trained(config)
     from pdejax.networks import load_pretrained
 
-    network = load_pretrained(config.network)
+    network = load_pretrained(config.network, dtype=config.precision)
     if config.images is not None:
         return _of_images(config, network)
     if config.text is None:
@@ -102,9 +102,10 @@ def is_training(path: str) -> bool:
     if path.endswith(".npz"):
         return True
     try:
-        return "train" in json.loads((pathlib.Path(path) / "config.json").read_text())
-    except (OSError, ValueError):
+        found = json.loads((pathlib.Path(path) / "config.json").read_text())
+    except (OSError, ValueError, RecursionError):
         return False
+    return isinstance(found, dict) and "train" in found
 
 
 def _trained(config: AuditConfig) -> Subject:

@@ -180,7 +180,7 @@ class Models:
 
     def history(self, trained: Trained) -> list[tuple[int, Any]]:
         """(step, model) of every checkpoint that a training kept, the first first."""
-        steps = sorted(int(path.name) for path in (trained.folder / "checkpoints").iterdir() if path.name.isdigit())
+        steps = sorted(int(path.name) for path in (trained.folder / "checkpoints").iterdir() if path.name.isdecimal())
         return [(step, load_trained(trained.folder, step).model) for step in steps]
 
     def transformer_config(self, settings: Settings, seed: int) -> TrainConfig:
