@@ -13,9 +13,9 @@ from pdejax.analysis.numerics import (
     FieldConstants,
     continuum_bounds,
     field_constants,
-    growth_factor,
     mesh_norm,
 )
+from pdejax.analysis.numerics._bounds import growth_factor
 
 N, D = 5, 4
 

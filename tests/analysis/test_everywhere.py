@@ -148,7 +148,6 @@ NUMBERS = {
     "fit_power": (lambda e: an.numerics.fit_power([0.1, 0.05, 0.025], e), (jnp.asarray([1e-1, 5e-2, 2.5e-2]),)),
     "curve_noise": (lambda c: an.information.curve_noise(c), (jnp.asarray([0.0, 1.0, 0.5, 2.0, 1.5]),)),
     "fit_order": (lambda e: an.fit_order([0.1, 0.05, 0.025], e), (jnp.asarray([1e-1, 5e-2, 2.5e-2]),)),
-    "growth_factor": (lambda s: an.numerics.growth_factor(s, 1.0), (jnp.asarray(1.0),)),
     "measure_dt_max": (lambda u: an.stability.measure_dt_max(FIELD, u, "euler", key=KEY, steps=40), (U,)),
     "negative_fraction": (lambda u: an.growth.negative_fraction(FIELD.reaction, u), (U,)),
     "predict_dt_max": (lambda u: an.predict_dt_max(FIELD, u, "euler"), (U,)),

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_lipschitz import D, N, check_never_violated, measure, states, worst
+from lipschitz_search import D, N, check_never_violated, measure, states, worst
 
 import pdejax as pj
 from pdejax.analysis.stability import field_lipschitz

@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from pdejax.analysis.numerics._bounds import FieldConstants as FieldConstants
     from pdejax.analysis.numerics._bounds import continuum_bounds as continuum_bounds
     from pdejax.analysis.numerics._bounds import field_constants as field_constants
-    from pdejax.analysis.numerics._bounds import growth_factor as growth_factor
     from pdejax.analysis.numerics._convergence import Convergence as Convergence
     from pdejax.analysis.numerics._convergence import Reference as Reference
     from pdejax.analysis.numerics._convergence import SchemeConvergence as SchemeConvergence

@@ -67,14 +67,19 @@ def fit_order(
 @checked
 @on_numbers
 def fit_power(
-    sizes: Sequence[float] | np.ndarray, values: Sequence[float] | np.ndarray, *, last: int | None = None
+    sizes: Sequence[float] | np.ndarray,
+    values: Sequence[float] | np.ndarray,
+    *,
+    floor: float = 0.0,
+    last: int | None = None,
 ) -> OrderFit:
-    r"""Fit an exponent p of values ∝ sizes^p by least squares of $\ln v$ on $\ln s$ over the `last` smallest sizes (default all).
+    r"""Fit an exponent p of values ∝ sizes^p by least squares of $\ln v$ on $\ln s$ over the `last` smallest sizes (default all)
+    whose value is above `floor`.
 
     The interval is Student's t on the residuals: for values with noise, not for the bias of errors at large steps, for which
-    there is `fit_order`. Values that are not positive are left out. Raises `ValueError` as `fit_order` does.
+    there is `fit_order`. Raises `ValueError` as `fit_order` does.
     """
-    x, y, chosen = _usable("fit_power", sizes, values, 0.0, max(2, np.size(values)) if last is None else last)
+    x, y, chosen = _usable("fit_power", sizes, values, floor, max(2, np.size(values)) if last is None else last)
     used = tuple(chosen)
     if len(chosen) < 2:
         return OrderFit(math.nan, math.nan, used)

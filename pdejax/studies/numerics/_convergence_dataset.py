@@ -23,7 +23,7 @@ _BY_SOLVER = {
     "order": ("1", "order of the error at depth T, extrapolated to small steps"),
     "ci": ("1", "half width of the interval of the order"),
     "expected": ("1", "order that is expected of the scheme on this field"),
-    "uniform_order": ("1", "order of the largest error over depth, extrapolated"),
+    "uniform_order": ("1", "fitted order of the largest error over depth"),
 }
 
 
