@@ -6,6 +6,7 @@ import math
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -201,6 +202,10 @@ def test_the_spread_of_two_networks_by_hand(getkey):
     spread = np.sqrt(sum(np.sum((end - mean) ** 2) for end in ends)) / np.linalg.norm(mean)
     found = iid_spread(base, u0, layers=(1, 2), scaling="1", draws=2, key=key)
     assert found.values[1] == pytest.approx(spread, rel=1e-9)
+    assert "too few draws for an interval" in found.verdict
+    # Networks whose states overflow are no evidence of any regime.
+    lost = iid_spread(base, u0 * jnp.nan, layers=(1, 2), scaling="1", draws=2, key=key)
+    assert lost.verdict == "not measurable: networks of 1, 2 layers diverged"
 
 
 @pytest.mark.slow

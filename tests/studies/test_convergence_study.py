@@ -312,6 +312,10 @@ def test_a_judgement_follows_from_what_was_stored(content):
     wrong = [row | {"order": 2.5} for row in content["results"]["orders"]]
     assert not judged(content, orders=wrong).passed
     assert "order euler" in judged(content, orders=wrong).sentence
+    # What is not decided is not called right: one wide interval, and the sentence names it.
+    wide = [row | {"ci": 0.6, "order": row["expected"]} for row in content["results"]["orders"]]
+    unsure = judged(content, orders=wide)
+    assert unsure.passed and unsure.sentence.startswith("nothing is wrong; not decided: order ")
 
 
 def test_a_result_shows_what_was_measured(result, content):
