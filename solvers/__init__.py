@@ -19,6 +19,7 @@ from diffrax import Kvaerno5 as Kvaerno5
 from diffrax import Midpoint as Midpoint
 from diffrax import Tsit5 as Tsit5
 
+from pdejax.solvers import parallel as parallel
 from pdejax.solvers._coupled import CoupledOperator as CoupledOperator
 from pdejax.solvers._divergence import divergence as divergence
 from pdejax.solvers._etdrk import ETDRK1 as ETDRK1

@@ -33,7 +33,8 @@ LAYERS = (
     ("pdejax._discretization",),
     ("pdejax._integrate",),
     ("pdejax._plan", "pdejax._start", "pdejax._steps"),
-    ("pdejax._simulate", "pdejax._maps"),
+    ("pdejax._simulate", "pdejax._maps", "pdejax._step_maps"),
+    ("pdejax._parallel",),
     ("pdejax.models", "pdejax.data"),
     ("pdejax.analysis",),
     ("pdejax.plot",),
@@ -51,7 +52,8 @@ PUBLIC = [
     "MultilayerSimulator", "MultilayerSimulatorConfig", "Network", "RMSNorm", "Simulator", "SimulatorConfig",
     "SpatialNorm", "SphereProjection", "Stats", "Trajectory", "Transformer", "analysis", "as_network", "bootstrap",
     "data", "exact", "iid", "lift", "load_model", "load_pretrained", "models", "network", "observe", "over_seeds", "pair",
-    "permutation_test", "plot", "runs", "save_model", "simulate", "smooth_random", "solvers", "states", "studies", "terms",
+    "permutation_test", "plot", "runs", "save_model", "simulate",
+    "simulate_in_parallel", "smooth_random", "solvers", "states", "studies", "terms",
     "training",
 ]
 # fmt: on

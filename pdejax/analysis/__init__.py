@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pdejax.analysis import jacobian as jacobian
     from pdejax.analysis import numerics as numerics
     from pdejax.analysis import operators as operators
+    from pdejax.analysis import parallel as parallel
     from pdejax.analysis import residual as residual
     from pdejax.analysis import similarity as similarity
     from pdejax.analysis import spectra as spectra

@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 from pdejax._arguments import checked
 from pdejax._bootstrap import bootstrap, check_bootstrap
 from pdejax._figure import AbstractRecord, Figure
-from pdejax.analysis.jacobian._maps import AbstractMaps
+from pdejax._step_maps import AbstractMaps
 from pdejax.analysis.jacobian._systems import Examples, Loss, System, as_system, default_loss, layer_norms
 
 

@@ -15,7 +15,7 @@ from pdejax._check import choice, finite, integer, number, probability, real_arr
 from pdejax._figure import AbstractRecord, Figure
 from pdejax._types import Mask
 from pdejax.analysis.jacobian._krylov import arnoldi
-from pdejax.analysis.jacobian._maps import AbstractMaps, Flow, FunctionMaps, in_batches, real_count, real_entries
+from pdejax._step_maps import AbstractMaps, Flow, FunctionMaps, in_batches, real_count, real_entries
 from pdejax.analysis.jacobian._operator import Jacobian
 from pdejax.analysis.jacobian._systems import model_maps
 

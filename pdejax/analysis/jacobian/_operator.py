@@ -15,7 +15,7 @@ from pdejax._figure import AbstractRecord
 from pdejax._nnx import is_nnx
 from pdejax._types import Mask
 from pdejax.analysis.jacobian._krylov import Found, arnoldi, golub_kahan, implicit_arnoldi, implicit_lanczos
-from pdejax.analysis.jacobian._maps import OneMap, in_batches, real_count, real_entries, steps_of, without_padding
+from pdejax._step_maps import OneMap, in_batches, real_count, real_entries, steps_of, without_padding
 from pdejax.analysis.jacobian._systems import discretization_of, is_system, layers_of
 
 FORMED = 4096  # entries of a state up to which `matrix` is formed

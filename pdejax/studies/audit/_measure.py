@@ -20,7 +20,7 @@ from pdejax.analysis.depth import (
 )
 from pdejax.analysis.depth._surgery import relative_move
 from pdejax.analysis.jacobian import ftle, layer_jacobian, lyapunov_exponents, shuffle_weights
-from pdejax.analysis.jacobian._maps import Flow
+from pdejax._step_maps import Flow
 from pdejax.analysis.jacobian._operator import Jacobian
 from pdejax.analysis.jacobian._systems import model_maps
 from pdejax.analysis.operators import identify_operators

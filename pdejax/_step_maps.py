@@ -78,7 +78,10 @@ class AbstractMaps(eqx.Module):
 
 
 class SolverSteps(AbstractMaps):
-    """`inner` steps of a discretization each, as `simulate` takes them; piecewise-constant weights layer by layer."""
+    """`inner` steps of a discretization each, as `simulate` takes them; piecewise-constant weights layer by layer.
+
+    With fewer steps than layers, each takes the weights of the first layer it goes over.
+    """
 
     d: Discretization
     args: FieldArgs
@@ -117,7 +120,7 @@ class SolverSteps(AbstractMaps):
         field, solver = d.field, d.solver
         if d.layers:
             assert isinstance(field, DepthVarying)
-            index = d.layers[0] + j // (total // len(d.layers))
+            index = d.layers[0] + (j * len(d.layers)) // total
             field, solver = field.layer(index), take_layer(solver, index)
         split = "linear" if linear_part(solver) is not None else d.split
         return fresh_step(solver, terms_of(field, split, u, self.args), start, stop, u, self.args)[0]

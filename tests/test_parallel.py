@@ -1,0 +1,148 @@
+"""`simulate_in_parallel` against `simulate`: states, gradients, masks, layers, devices."""
+
+import subprocess
+import sys
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import pdejax as pj
+from pdejax import solvers
+
+N, D = 4, 2
+KEY = jax.random.key(0)
+U0 = jax.random.normal(jax.random.key(1), (N, D))
+
+
+def layer(key, strength=1.0):
+    a, b = jax.random.split(key)
+    return pj.MasterEquation(
+        pj.Attention(D, 1, key=a, strength=strength), pj.FeedForward(D, 3, key=b, activation="tanh"), pj.LinearDamping(0.5)
+    )
+
+
+FIELD = layer(KEY)
+SMOOTH = pj.smooth_random(FIELD, 2.0, key=KEY)
+LAYERS = pj.DepthVarying.from_layers([layer(k) for k in jax.random.split(KEY, 4)], 4.0)
+CASES = {
+    "mgrit": (pj.Discretization(FIELD, "euler", t1=2.0, steps=16), {}),
+    "parareal": (pj.Discretization(SMOOTH, "rk4", t1=2.0, steps=16), {"method": "parareal"}),
+    "three levels": (pj.Discretization(SMOOTH, "heun", t1=2.0, steps=16), {"levels": 3, "coarsening": 2}),
+    "another coarse solver": (pj.Discretization(FIELD, "rk4", t1=2.0, steps=16), {"coarse": "euler"}),
+    "layers": (pj.Discretization(LAYERS, "lietrotter", t1=4.0, steps=8), {"coarsening": 4}),
+    "coarser than layers": (pj.Discretization(LAYERS, "euler", t1=4.0, steps=4), {"coarsening": 2}),
+    "newton": (pj.Discretization(SMOOTH, "euler", t1=2.0, steps=16), {"method": "newton"}),
+    "newton in cycles": (pj.Discretization(FIELD, "euler", t1=2.0, steps=16), {"method": "newton", "linear": "cycles"}),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_states_are_those_of_the_serial_solve(name):
+    d, how = CASES[name]
+    found = pj.simulate_in_parallel(d, U0, tolerance=1e-13, **how)
+    assert bool(found.converged), found
+    np.testing.assert_allclose(found.us, pj.simulate(d, U0, save="steps").us, rtol=0, atol=1e-11)
+
+
+def test_padding_stays_out():
+    d, mask = CASES["mgrit"][0], jnp.arange(N) < 3
+    found = pj.simulate_in_parallel(d, U0.at[3].set(jnp.nan), mask=mask, tolerance=1e-13)
+    serial = pj.simulate(d, U0.at[3].set(0.0), mask=mask, save="steps")
+    np.testing.assert_allclose(found.us[:, :3], serial.us[:, :3], rtol=0, atol=1e-11)
+
+
+def loss(us):
+    return jnp.sum(us[-1] ** 2) + jnp.sum(jnp.sin(us[5]))
+
+
+def gradients(d, how, **more):
+    """With respect to the field's arrays and the initial state, in one row."""
+    def run(given):
+        field, u0 = given
+        d_ = d.replace(field=field)
+        us = pj.simulate(d_, u0, save="steps").us if how is None else pj.simulate_in_parallel(d_, u0, **how, **more).us
+        return loss(us)
+
+    return jnp.concatenate([x.ravel() for x in jax.tree.leaves(eqx.filter_grad(run)((d.field, U0)))])
+
+
+@pytest.mark.parametrize("name", ["parareal", "layers", "newton", "newton in cycles"])
+def test_gradients_are_those_of_the_serial_solve(name):
+    d, how = CASES[name]
+    np.testing.assert_allclose(
+        gradients(d, how, tolerance=1e-13), gradients(d, None), rtol=1e-8, atol=1e-10
+    )
+
+
+def test_few_cycles_of_the_adjoint_are_biased_and_said_to_be():
+    d, _ = CASES["mgrit"]
+    exact = gradients(d, None)
+    errors = [
+        float(jnp.linalg.norm(gradients(d, {"adjoint_iterations": k}, tolerance=1e-13) - exact) / jnp.linalg.norm(exact))
+        for k in (0, 1)
+    ]
+    assert 1e-3 < errors[0] < 1 and errors[1] < 0.1 * errors[0]
+
+
+def test_a_flow_that_expands_is_returned_with_its_residual():
+    d = pj.Discretization(lambda t, u: 6 * jnp.sin(3 * u), "euler", t1=8.0, steps=64)
+    found = pj.simulate_in_parallel(d, U0, iterations=2, tolerance=1e-10)
+    assert not bool(found.converged) and np.isfinite(float(found.residual)) and float(found.residual) > 1e-10
+    assert "NOT converged after 2 iterations" in repr(found)
+
+
+EIGHT = """
+import jax, numpy as np
+jax.config.update("jax_enable_x64", True)
+import pdejax as pj
+from test_parallel import SMOOTH, U0
+d = pj.Discretization(SMOOTH, "euler", t1=2.0, steps=32)
+mesh = jax.make_mesh((8,), ("depth",), axis_types=(jax.sharding.AxisType.Auto,))
+one = pj.simulate_in_parallel(d, U0, tolerance=1e-12, coarsening=4)
+many = pj.simulate_in_parallel(d, U0, tolerance=1e-12, coarsening=4, mesh=mesh)
+assert int(one.iterations) == int(many.iterations) and bool(many.converged)
+print(float(np.abs(one.us - many.us).max()))
+"""
+
+
+@pytest.mark.slow
+def test_eight_devices_give_the_same(tmp_path):
+    import os
+    import pathlib
+
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 " + os.environ.get("XLA_FLAGS", ""),
+        "PYTHONPATH": os.pathsep.join([str(pathlib.Path(__file__).parent), *sys.path]),
+    }
+    run = subprocess.run([sys.executable, "-c", EIGHT], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert float(run.stdout) < 1e-12
+
+
+STEPS = CASES["mgrit"][0]
+
+
+@pytest.mark.parametrize(
+    ("d", "more", "words"),
+    [
+        (STEPS, {"method": "parareal", "levels": 3}, "simulate_in_parallel: levels=3, but parareal has two"),
+        (STEPS, {"coarsening": 3}, "simulate_in_parallel: coarsening=3 on 2 levels needs steps in multiples of 3"),
+        (STEPS, {"levels": 1}, "simulate_in_parallel: levels"),
+        (STEPS.replace(steps=7), {"levels": 3}, "simulate_in_parallel: 7 steps have no coarsening on 3 levels"),
+        (STEPS.replace(solver="tsit5", rtol=1e-3, atol=1e-3), {}, "simulate_in_parallel: steps are adaptive"),
+        (STEPS, {"mesh": jax.make_mesh((1, 1), ("a", "b"))}, "simulate_in_parallel: mesh is .* give a jax.sharding.Mesh"),
+        (STEPS, {"method": "parallel"}, "simulate_in_parallel: method"),
+    ],
+)
+def test_what_does_not_fit_is_refused(d, more, words):
+    with pytest.raises((ValueError, TypeError), match=words):
+        pj.simulate_in_parallel(d, U0, **more)
+
+
+def test_reverse_mode_alone_and_not_through_numbers_of_the_scheme():
+    assert solvers.parallel.ParallelSolution is type(pj.simulate_in_parallel(STEPS, U0))
+    with pytest.raises(TypeError, match=r"custom_vjp|forward-mode"):
+        jax.jvp(lambda u: pj.simulate_in_parallel(STEPS, u).us, (U0,), (U0,))
