@@ -8,12 +8,10 @@ from typing import Any, Literal, SupportsIndex
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-
 from jaxtyping import Array, ArrayLike, PyTree
 
 from pdejax import _check
 from pdejax._arguments import checked
-
 from pdejax._discretization import Discretization
 from pdejax._step_maps import SolverSteps, steps_of
 from pdejax._types import Mask
@@ -68,9 +66,9 @@ def simulate_in_parallel(
     - `d`: a `Discretization` with N fixed steps: those of any solver, splittings and retractions included. `mask (n,)`: True at
       real tokens; the state at padding is 0.
     - `method`: `"mgrit"` (sweeps FCF), `"parareal"` (F), or `"newton"`. See `pdejax.solvers.parallel`.
-    - `coarsening`: m fine steps to one coarse step (default: the divisor of N nearest √N, for several levels such that all divide).
-      A coarse step is one step of the same solver, m times as long; with piecewise-constant weights it takes those of the first
-      layer that it goes over. `levels`: grids, 2 or more. `coarse`: another solver for the coarser ones.
+    - `coarsening`: m fine steps to one coarse step (default: the divisor of N nearest √N, for several levels such that all
+      divide). A coarse step is one step of the same solver, m times as long; with piecewise-constant weights it takes those of
+      the first layer that it goes over. `levels`: grids, 2 or more. `coarse`: another solver for the coarser ones.
     - `iterations`: at most so many. `tolerance`: on the residual of the states. What is returned is the best iterate, with its
       residual; `converged` says whether it is good enough.
     - `adjoint_iterations`: cycles of the backward pass (default: until its relative residual is at the tolerance): gradients with
@@ -102,7 +100,9 @@ def prepared(
         raise ValueError(f"{owner}: levels={depth}, but parareal has two; take method='mgrit'.")
     m = _coarsening(owner, maps.count, coarsening, depth)
     wanted = None if iterations is None else _check.integer(owner, "iterations", iterations, 0)
-    backward = None if adjoint_iterations is None else _check.integer(owner, "adjoint_iterations", adjoint_iterations, 0)
+    backward = (
+        None if adjoint_iterations is None else _check.integer(owner, "adjoint_iterations", adjoint_iterations, 0)
+    )
     return maps, u, found, Scheme(method, m, depth, wanted, backward, linear, _sharding(owner, mesh, maps.count // m))
 
 
@@ -123,13 +123,15 @@ def _coarsening(owner: str, count: int, given: Any, levels: int) -> int:
         m = _check.integer(owner, "coarsening", given, 2)
         if count % m ** (levels - 1):
             raise ValueError(
-                f"{owner}: coarsening={m} on {levels} levels needs steps in multiples of {m ** (levels - 1)}, and there are {count}; "
-                "refine the discretization, or take fewer levels."
+                f"{owner}: coarsening={m} on {levels} levels needs steps in multiples of {m ** (levels - 1)}, and there are "
+                f"{count}; refine the discretization, or take fewer levels."
             )
         return m
     fitting = [m for m in range(2, count + 1) if count % m ** (levels - 1) == 0]
     if not fitting:
-        raise ValueError(f"{owner}: {count} steps have no coarsening on {levels} levels; take more steps, or fewer levels.")
+        raise ValueError(
+            f"{owner}: {count} steps have no coarsening on {levels} levels; take more steps, or fewer levels."
+        )
     return min(fitting, key=lambda m: abs(math.log(m) - math.log(count) / levels))
 
 
@@ -137,9 +139,13 @@ def _sharding(owner: str, mesh: Any, chunks: int) -> Any:
     if mesh is None:
         return None
     if not isinstance(mesh, jax.sharding.Mesh) or len(mesh.axis_names) != 1:
-        raise TypeError(f"{owner}: mesh is {mesh!r}; give a jax.sharding.Mesh of one axis, whose devices share the chunks.")
+        raise TypeError(
+            f"{owner}: mesh is {mesh!r}; give a jax.sharding.Mesh of one axis, whose devices share the chunks."
+        )
     if chunks % mesh.size:
-        raise ValueError(f"{owner}: {chunks} chunks are not shared equally by {mesh.size} devices; change the coarsening.")
+        raise ValueError(
+            f"{owner}: {chunks} chunks are not shared equally by {mesh.size} devices; change the coarsening."
+        )
     return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*mesh.axis_names))
 
 
@@ -227,9 +233,7 @@ def solve_adjoint(fine, coarser, us: Array, weights: Array, tolerance: Any, sche
     if scheme.method == "newton" and scheme.linear == "scan":
         return _scanned_adjoint(fine, us, right)
     m = scheme.coarsening
-    steps = tuple(
-        AdjointSteps(step, us[:: m**level], count // m**level) for level, step in enumerate((fine, *coarser))
-    )
+    steps = tuple(AdjointSteps(step, us[:: m**level], count // m**level) for level, step in enumerate((fine, *coarser)))
     exact = count // m if scheme.relaxation == "F" else -(-(count // m) // 2)
     most = exact if scheme.adjoint_iterations is None else scheme.adjoint_iterations
     cycles = Cycles(count, m, scheme.relaxation, most, scheme.sharding)

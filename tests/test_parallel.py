@@ -20,7 +20,9 @@ U0 = jax.random.normal(jax.random.key(1), (N, D))
 def layer(key, strength=1.0):
     a, b = jax.random.split(key)
     return pj.MasterEquation(
-        pj.Attention(D, 1, key=a, strength=strength), pj.FeedForward(D, 3, key=b, activation="tanh"), pj.LinearDamping(0.5)
+        pj.Attention(D, 1, key=a, strength=strength),
+        pj.FeedForward(D, 3, key=b, activation="tanh"),
+        pj.LinearDamping(0.5),
     )
 
 
@@ -60,6 +62,7 @@ def loss(us):
 
 def gradients(d, how, **more):
     """With respect to the field's arrays and the initial state, in one row."""
+
     def run(given):
         field, u0 = given
         d_ = d.replace(field=field)
@@ -69,22 +72,62 @@ def gradients(d, how, **more):
     return jnp.concatenate([x.ravel() for x in jax.tree.leaves(eqx.filter_grad(run)((d.field, U0)))])
 
 
-@pytest.mark.parametrize("name", ["parareal", "layers", "newton", "newton in cycles"])
+GRADIENTS = ["mgrit", "layers", "newton", pytest.param("newton in cycles", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
 def test_gradients_are_those_of_the_serial_solve(name):
     d, how = CASES[name]
-    np.testing.assert_allclose(
-        gradients(d, how, tolerance=1e-13), gradients(d, None), rtol=1e-8, atol=1e-10
-    )
+    np.testing.assert_allclose(gradients(d, how, tolerance=1e-13), gradients(d, None), rtol=1e-8, atol=1e-10)
 
 
 def test_few_cycles_of_the_adjoint_are_biased_and_said_to_be():
     d, _ = CASES["mgrit"]
     exact = gradients(d, None)
     errors = [
-        float(jnp.linalg.norm(gradients(d, {"adjoint_iterations": k}, tolerance=1e-13) - exact) / jnp.linalg.norm(exact))
+        float(
+            jnp.linalg.norm(gradients(d, {"adjoint_iterations": k}, tolerance=1e-13) - exact) / jnp.linalg.norm(exact)
+        )
         for k in (0, 1)
     ]
     assert 1e-3 < errors[0] < 1 and errors[1] < 0.1 * errors[0]
+
+
+SHORT = pj.Discretization(lambda t, u: jnp.sin(u) - u, "euler", t1=1.0, steps=4)
+
+
+def euler(k, u):
+    return u + 0.25 * jnp.sin(u)
+
+
+TRANSFORMED = {
+    "simulate_in_parallel": lambda u: pj.simulate_in_parallel(SHORT, u).us,
+    "simulate_in_parallel newton": lambda u: pj.simulate_in_parallel(SHORT, u, method="newton").us,
+    "mgrit": lambda u: solvers.parallel.mgrit((euler, euler), u, count=4, coarsening=2).us,
+    "newton": lambda u: solvers.parallel.newton((euler,), u, count=4).us,
+    "predict_iterations": lambda u: pj.analysis.parallel.predict_iterations(SHORT, u).residuals[:1],
+    "gradient_bias": lambda u: (
+        pj.analysis.parallel.gradient_bias(DAMPED, u, loss=lambda v: jnp.sum(v**2), iterations=(0,)).residual
+    ),
+}
+DAMPED = pj.Discretization(pj.MasterEquation(pj.LinearDamping(jnp.asarray(0.5))), "euler", t1=1.0, steps=4)
+
+
+@pytest.mark.parametrize("name", TRANSFORMED)
+def test_inside_transformations(name):
+    function = TRANSFORMED[name]
+    expected = function(U0)
+    found = {
+        "closed over": jax.jit(lambda: function(U0))(),
+        "jit": jax.jit(function)(U0),
+        "vmap": jax.vmap(function)(jnp.stack([U0, 2 * U0]))[0],
+        "lax.map": jax.lax.map(function, jnp.stack([2 * U0, U0]))[1],
+    }
+    mesh = jax.make_mesh((1,), ("b",), axis_types=(jax.sharding.AxisType.Auto,))
+    spread = jax.shard_map(jax.vmap(function), mesh=mesh, in_specs=jax.P("b"), out_specs=jax.P("b"))
+    found["shard_map"] = jax.jit(spread)(U0[None])[0]
+    for where, value in found.items():
+        np.testing.assert_allclose(value, expected, rtol=1e-9, atol=1e-12, err_msg=where)
 
 
 def test_a_flow_that_expands_is_returned_with_its_residual():
@@ -133,7 +176,11 @@ STEPS = CASES["mgrit"][0]
         (STEPS, {"levels": 1}, "simulate_in_parallel: levels"),
         (STEPS.replace(steps=7), {"levels": 3}, "simulate_in_parallel: 7 steps have no coarsening on 3 levels"),
         (STEPS.replace(solver="tsit5", rtol=1e-3, atol=1e-3), {}, "simulate_in_parallel: steps are adaptive"),
-        (STEPS, {"mesh": jax.make_mesh((1, 1), ("a", "b"))}, "simulate_in_parallel: mesh is .* give a jax.sharding.Mesh"),
+        (
+            STEPS,
+            {"mesh": jax.make_mesh((1, 1), ("a", "b"))},
+            "simulate_in_parallel: mesh is .* give a jax.sharding.Mesh",
+        ),
         (STEPS, {"method": "parallel"}, "simulate_in_parallel: method"),
     ],
 )

@@ -171,11 +171,13 @@ def test_models_inside_transformations():
 # Public functions that no table of transformations holds, and why. Classes are settings, solvers and records, or above.
 ELSEWHERE = {
     "solves: test_transformations.py": "simulate",
+    "solves in parallel: test_parallel.py": "simulate_in_parallel mgrit newton predict_iterations gradient_bias",
     "takes tokens: above": "observe",
     "makes or reads models, on the host": "as_network lift network pair untrained_field load_model load_pretrained save_model "
     "iid smooth_random",
     "numbers of Python in, numbers out, no array to trace": "consensus_exponents heat_mode real_axis_limit stability_polynomial "
-    "castin_bound expected_order evaluations get_solver linear_part real_stability_limit stability_function continuum_bounds",
+    "castin_bound critical_path expected_order evaluations get_solver linear_part real_stability_limit stability_function "
+    "continuum_bounds",
     "works on numbers: refused inside jit by the decorator that the tables of analyses test": "field_lipschitz step_constants "
     "growth_bound random_negative_fraction one_sided_step_bound adversarial_lipschitz sampled_lipschitz measure_constants "
     "measure_scheme convergence solve_reference information_stages",

@@ -133,6 +133,37 @@ def stiff() -> str:
     return table(["solver", *(f"D = {value:g}" for value in values)], rows) + "\n\n" + _verdicts(found)
 
 
+def parallel() -> str:
+    """Iterations needed and predicted, by field, method and tolerance; steps in a row against those of stepping."""
+    results = _read("parallel.json")["results"]
+    groups: dict[tuple[str, str], dict[float, list[dict[str, Any]]]] = {}
+    for row in results["rows"]:
+        groups.setdefault((row["field"], row["method"]), {}).setdefault(row["tolerance"], []).append(row)
+    exponents: dict[str, list[float]] = {}
+    for row in results["rows"]:
+        exponents.setdefault(row["field"], []).append(row["exponent"])
+    rows = []
+    for (field, method), found in groups.items():
+        low, high = min(exponents[field]), max(exponents[field])
+        cells = [f"{field} ({low:.2f} to {high:.2f})", method]
+        for tolerance in (1e-3, 1e-8):
+            some = found[tolerance]
+            needed = ", ".join(str(row["iterations"]) for row in some)
+            predicted = ", ".join(str(row["predicted"]) for row in some) if "predicted" in some[0] else "–"
+            path = ", ".join(f"{results['steps'] / row['path']:.2g}" for row in some) if "path" in some[0] else "–"
+            cells += [needed, predicted, path]
+        rows.append(cells)
+    head = ["field (exponent)", "method"]
+    for tolerance in ("1e-3", "1e-8"):
+        head += [f"iterations to {tolerance}", "predicted", "faster"]
+    gradient = results["gradient"]
+    shown = "; ".join(
+        f"{k} cycles {b:.1e} (estimated {e:.1e})"
+        for k, b, e in zip(gradient["iterations"], gradient["bias"], gradient["estimate"], strict=True)
+    )
+    return f"{table(head, rows)}\n\nRelative bias of gradients stopped after k cycles, forwards and backwards: {shown}."
+
+
 def calibration() -> str:
     """Median error ± spread of every estimator of mutual information, in nats, on channels of known information."""
     found = _read("calibration.json")

@@ -2,9 +2,12 @@
 
 from typing import Literal
 
+from pdejax._arguments import checked
+
 Relaxation = Literal["F", "FCF"]
 
 
+@checked
 def critical_path(
     count: int, *, iterations: int, coarsening: int, levels: int = 2, relaxation: Relaxation = "FCF"
 ) -> int:
@@ -14,9 +17,13 @@ def critical_path(
     for the right-hand side, solves the coarsest level one step after another, and sweeps once more on the way up. Stepping
     serially takes `count`. Communication is not counted.
 
-    Raises `ValueError` unless m^(levels − 1) divides `count`.
+    Raises `ValueError` unless m ≥ 2, levels ≥ 2, iterations ≥ 0, and m^(levels − 1) divides `count`.
     """
     m = coarsening
+    least = {"count": (count, 1), "iterations": (iterations, 0), "coarsening": (coarsening, 2), "levels": (levels, 2)}
+    for name, (value, bound) in least.items():
+        if value < bound:
+            raise ValueError(f"critical_path: {name}={value} must be at least {bound}.")
     if count % m ** (levels - 1):
         raise ValueError(
             f"critical_path: coarsening={m} on {levels} levels needs steps in multiples of {m ** (levels - 1)}; got {count}."

@@ -1,13 +1,15 @@
 """Multigrid reduction in depth: parareal, two levels, and V-cycles, for nonlinear steps by full approximation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, ArrayLike, PyTree
 
+from pdejax._arguments import checked
+from pdejax._axes import same_axes
 from pdejax.solvers.parallel._critical import Relaxation
 from pdejax.solvers.parallel._solution import ParallelSolution, Step, relative_residual
 
@@ -26,38 +28,41 @@ class Cycles(eqx.Module):
         return x if self.sharding is None else jax.lax.with_sharding_constraint(x, self.sharding)
 
 
+@checked
 def mgrit(
-    steps: Sequence[Step],
-    u0: Array,
+    steps: Sequence[Callable[..., Array]],
+    u0: ArrayLike,
     *,
     count: int,
     coarsening: int,
     relaxation: Relaxation = "FCF",
     iterations: int | None = None,
-    tolerance: Any = 1e-6,
+    tolerance: ArrayLike = 1e-6,
     sharding: Any = None,
 ) -> ParallelSolution:
     r"""Find all states of $u_i = \Phi_{i-1}(u_{i-1})$, $i = 1 \dots N$, by multigrid reduction.
 
-    - `steps`: one map `step(k, u)` per level, the finest first. Step k of level l goes over m^l fine steps, from state k·m^l to state
-      (k + 1)·m^l, m = `coarsening`. Two levels and `relaxation="F"` are **parareal**,
-      $U^{k+1}_{j+1} = G(U^{k+1}_j) + F(U^k_j) - G(U^k_j)$; `"FCF"` sweeps twice, which makes twice as many states exact in a cycle.
-      More levels are a V-cycle.
+    - `steps`: one map `step(k, u)` per level, the finest first. Step k of level l goes over m^l fine steps, m = `coarsening`,
+      from state k·m^l to state (k + 1)·m^l. Two levels and `relaxation="F"` are **parareal**,
+      $U^{k+1}_{j+1} = G(U^{k+1}_j) + F(U^k_j) - G(U^k_j)$; `"FCF"` sweeps twice, which makes twice as many states exact in
+      a cycle. More levels are a V-cycle.
     - `count`: N, a multiple of m^(levels − 1). `iterations`: at most so many cycles (default: as many as are exact in any case).
     - `tolerance`: on the residual, see `ParallelSolution`. The best iterate is returned, with its residual, whether it is reached
       or not.
     - `sharding`: of the axis of chunks, `jax.sharding.NamedSharding(mesh, PartitionSpec(axis))`: each device sweeps its own.
 
-    The first k·m (FCF: 2k·m) states of iterate k are exact to rounding whatever the coarse maps are. Not differentiable in reverse mode by
-    itself; `pdejax.simulate_in_parallel` has an adjoint. Sources: Lions, Maday and Turinici 2001; Falgout et al. 2014,
-    DOI 10.1137/130944230.
+    The first k·m (FCF: 2k·m) states of iterate k are exact to rounding whatever the coarse maps are. Derivatives are those of
+    `pdejax.simulate_in_parallel`, which has an adjoint; this loop has none in reverse mode. Sources: Lions, Maday and Turinici
+    2001; Falgout et al. 2014, DOI 10.1137/130944230. Raises `ValueError`/`TypeError` for levels and steps that do not fit.
     """
-    m, levels = coarsening, len(steps)
-    if levels < 2 or m < 2 or count % m ** (levels - 1):
+    m, levels, u0 = coarsening, len(steps), jnp.asarray(u0)
+    if levels < 2 or m < 2 or count < 1 or count % m ** (levels - 1):
         raise ValueError(
-            f"mgrit: {levels} levels and coarsening={m} on {count} steps; give two levels or more, a coarsening of at least 2, and "
-            f"a number of steps that is a multiple of coarsening^(levels - 1)."
+            f"mgrit: {levels} levels and coarsening={m} on {count} steps; give two levels or more, a coarsening of at least "
+            "2, and a number of steps that is a multiple of coarsening^(levels - 1)."
         )
+    if iterations is not None and iterations < 0:
+        raise ValueError(f"mgrit: iterations={iterations} must be at least 0.")
     chunks = count // m
     exact = chunks if relaxation == "F" else -(-chunks // 2)
     cycles = Cycles(count, m, relaxation, exact if iterations is None else iterations, sharding)
@@ -95,7 +100,10 @@ def solve_cycles(steps: Sequence[Step], right: Array, cycles: Cycles, tolerance:
     ends, found = judged(guess)
     residuals = jnp.full(cycles.most + 1, jnp.inf, found.dtype).at[0].set(found)
     start = (jnp.asarray(0), guess, ends, found, (guess, found), residuals)
-    k, _, _, _, (points, residual), residuals = jax.lax.while_loop(unfinished, cycle, start)
+    start = same_axes(start, (steps, right, tolerance))
+    k, _, _, _, (points, residual), residuals = jax.lax.while_loop(
+        unfinished, lambda c: same_axes(cycle(c), start), start
+    )
     us, _ = _sweep(first, points, right, m, cycles)
     return ParallelSolution(us, residual, residuals, k, residual <= tolerance)
 

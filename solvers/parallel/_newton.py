@@ -7,8 +7,10 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
+from pdejax._arguments import checked
+from pdejax._axes import same_axes
 from pdejax.solvers.parallel._mgrit import Cycles, solve_cycles
 from pdejax.solvers.parallel._solution import ParallelSolution, Step, relative_residual, sizes
 
@@ -19,51 +21,57 @@ HALVINGS = 8  # of the share, from 1 to below the least
 FORCING = 1e-3  # relative residual to which cycles solve a recurrence: Newton's convergence is linear at this rate
 
 
+@checked
 def newton(
-    steps: Sequence[Step],
-    u0: Array,
+    steps: Sequence[Callable[..., Array]],
+    u0: ArrayLike,
     *,
     count: int,
     linear: Linear = "scan",
     coarsening: int | None = None,
-    guess: Array | None = None,
+    guess: ArrayLike | None = None,
     iterations: int | None = None,
-    tolerance: Any = 1e-6,
+    tolerance: ArrayLike = 1e-6,
 ) -> ParallelSolution:
     r"""Find all states of $u_i = \Phi_{i-1}(u_{i-1})$ by Newton's method on the N steps together,
 
     $$\delta_i = s\,D\Phi_{i-1}(u_{i-1})\,\delta_{i-1} + r_i,\qquad r_i = \Phi_{i-1}(u_{i-1}) - u_i,\qquad \delta_0 = 0,$$
 
     with a share s of the Jacobian between 0 and 1 as its trust region: s = 1 is Newton (DEER), s = 0 Picard's iteration. It is
-    halved where an iterate's states or residual are 100 times those of the best one, and doubled where not; below 2⁻⁶ it is 0, and
-    the iterate is taken in any case. Each one taken makes one more state exact. (To ask that each lowers the residual costs hundreds
-    of iterations where free ones need ten: on the way the residual rises and falls.)
+    halved where an iterate's states or residual are 100 times those of the best one, and doubled where not; below 2⁻⁶ it is 0,
+    and the iterate is taken in any case. Each one taken makes one more state exact. (To ask that each lowers the residual costs
+    hundreds of iterations where free ones need ten: on the way the residual rises and falls.)
 
     - `steps`: the map `step(k, u)`, and for `"cycles"` those of coarser grids behind it, as for `mgrit`, with their `coarsening`.
     - `linear`: `"scan"` solves the recurrence by an associative scan of Jacobians: log₂ N products of (D, D) matrices in a row,
       D the size of a state, memory N·D². `"cycles"` solves it by multigrid reduction with products alone, to a relative residual
       of 1e-3.
-    - `guess (count + 1, ...)`: the first iterate (default: u₀ everywhere). `iterations`: at most so many (default: 2N + 8, enough in any case).
+    - `guess (count + 1, ...)`: the first iterate (default: u₀ everywhere). `iterations`: at most so many (default: 2N + 8,
+      enough in any case).
     - `tolerance`: on the residual, see `ParallelSolution`; the best iterate is returned with it.
 
-    Sources: Lim et al. 2024, arXiv 2309.12252; damping after Gonzalez et al. 2024, arXiv 2407.19115. Where the largest exponent is
-    positive the linear systems are ill-conditioned, and no damping makes it fast: arXiv 2508.16817.
+    Sources: Lim et al. 2024, arXiv 2309.12252; damping after Gonzalez et al. 2024, arXiv 2407.19115. Where the largest exponent
+    is positive the linear systems are ill-conditioned, and no damping makes it fast: arXiv 2508.16817.
     """
     if count < 1:
         raise ValueError(f"newton: count={count} must be the number of steps, at least 1.")
     if linear == "cycles" and (len(steps) < 2 or coarsening is None):
         raise ValueError("newton: linear='cycles' needs steps of two grids or more, and their coarsening.")
-    step = steps[0]
+    if not steps:
+        raise ValueError("newton: steps is empty; give the map (k, u) -> u.")
+    if iterations is not None and iterations < 0:
+        raise ValueError(f"newton: iterations={iterations} must be at least 0.")
+    u0, step = jnp.asarray(u0), steps[0]
     most = 2 * count + HALVINGS if iterations is None else iterations
     ks = jnp.arange(count)
-    us = jnp.broadcast_to(u0, (count + 1, *u0.shape)) if guess is None else guess.at[0].set(u0)
+    us = jnp.broadcast_to(u0, (count + 1, *u0.shape)) if guess is None else jnp.asarray(guess).at[0].set(u0)
 
     def judged(us: Array) -> tuple[Array, Array]:
         defects = jax.vmap(step)(ks, us[:-1]) - us[1:]
         return defects, relative_residual(defects, us)
 
     def unfinished(carry):
-        k, _, _, found, _, best, _ = carry
+        k, _, _, _, _, best, _ = carry
         return (k < most) & (best[1] > tolerance)
 
     def iterate(carry):
@@ -90,7 +98,10 @@ def newton(
     defects, found = judged(us)
     residuals = jnp.full(most + 1, jnp.inf, found.dtype).at[0].set(found)
     start = (jnp.asarray(0), us, defects, found, jnp.ones((), u0.dtype), (us, found), residuals)
-    k, _, _, _, _, (us, residual), residuals = jax.lax.while_loop(unfinished, iterate, start)
+    start = same_axes(start, (steps, us, tolerance))
+    k, _, _, _, _, (us, residual), residuals = jax.lax.while_loop(
+        unfinished, lambda c: same_axes(iterate(c), start), start
+    )
     return ParallelSolution(us, residual, residuals, k, residual <= tolerance)
 
 

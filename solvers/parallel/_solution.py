@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 # step(k, u): the state after step k from the state before it.
@@ -17,8 +17,9 @@ class ParallelSolution(eqx.Module):
     r"""States after all steps, found at once, and how well they satisfy the steps.
 
     - `us (steps + 1, ...)`: u₀ and the state after every step: the best iterate.
-    - `residual`: $\max_i\|u_i - \Phi_{i-1}(u_{i-1})\|_2 / \max_i\|u_i\|_2$ of these states. The error is up to $\sum_j e^{\lambda j}$
-      times as large, λ the largest exponent per step: a residual says how well the equation is met, not how near the answer is.
+    - `residual`: $\max_i\|u_i - \Phi_{i-1}(u_{i-1})\|_2 / \max_i\|u_i\|_2$ of these states. The error is up to $\sum_j
+      e^{\lambda j}$ times as large, λ the largest exponent per step: a residual says how well the equation is met, not how near
+      the answer is.
     - `residuals (iterations allowed + 1,)`: of every iterate, the guess first; ∞ where none was needed.
     - `iterations`: how many were taken. `converged`: whether `residual` is at most the tolerance.
     """
@@ -30,7 +31,7 @@ class ParallelSolution(eqx.Module):
     converged: Bool[Array, "..."]
 
     def __repr__(self) -> str:
-        if isinstance(self.residual, jax.core.Tracer) or np.ndim(self.residual):
+        if not eqx.is_array(self.residual) or isinstance(self.residual, Tracer) or np.ndim(self.residual):
             return f"ParallelSolution of states {np.shape(self.us)}"
         how = "converged" if bool(self.converged) else "NOT converged"
         return (

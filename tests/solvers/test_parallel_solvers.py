@@ -57,9 +57,7 @@ def textbook_parareal(k):
 
 @pytest.mark.parametrize("k", [0, 1, 3])
 def test_two_levels_with_one_sweep_are_parareal(k):
-    found = mgrit(
-        (fine, coarser(M)), U0, count=N, coarsening=M, relaxation="F", iterations=k, tolerance=0.0
-    )
+    found = mgrit((fine, coarser(M)), U0, count=N, coarsening=M, relaxation="F", iterations=k, tolerance=0.0)
     np.testing.assert_allclose(found.us[::M], textbook_parareal(k), rtol=0, atol=1e-14)
     assert int(found.iterations) == k and not bool(found.converged)
 
@@ -81,13 +79,12 @@ def test_cycles_reach_the_serial_states(relaxation, levels):
 @pytest.mark.parametrize("relaxation", ["F", "FCF"])
 def test_states_that_are_exact_after_k_cycles(relaxation):
     """One chunk a cycle, two with FCF, whatever the coarse map is; here one that drifts."""
+
     def drifting(k, u):
         return coarser(M)(k, u) + 0.3
 
     for k in (1, 2):
-        found = mgrit(
-            (fine, drifting), U0, count=N, coarsening=M, relaxation=relaxation, iterations=k, tolerance=0.0
-        )
+        found = mgrit((fine, drifting), U0, count=N, coarsening=M, relaxation=relaxation, iterations=k, tolerance=0.0)
         exact = k * M * (2 if relaxation == "FCF" else 1)
         np.testing.assert_allclose(found.us[: exact + 1], EXACT[: exact + 1], rtol=0, atol=1e-13)
         assert np.abs(found.us[exact + M] - EXACT[exact + M]).max() > 1e-6
@@ -103,7 +100,12 @@ def test_errors_of_linear_maps_are_those_of_theory(a):
     error = b ** np.arange(chunks + 1) - exact
     for k in range(3):
         found = mgrit(
-            (lambda i, u: a * u, lambda i, u: b * u), jnp.ones(1), count=N, coarsening=M, relaxation="F", iterations=k,
+            (lambda i, u: a * u, lambda i, u: b * u),
+            jnp.ones(1),
+            count=N,
+            coarsening=M,
+            relaxation="F",
+            iterations=k,
             tolerance=0.0,
         )
         np.testing.assert_allclose(found.us[::M, 0] - exact, error, rtol=1e-9, atol=1e-13)
@@ -131,6 +133,7 @@ def test_newton_needs_one_iteration_of_a_linear_map():
 
 def test_newton_on_a_chaotic_map_ends_as_promised():
     """u ← 3.9 u (1 − u): undamped iterates may leave the interval and overflow; each one taken makes one more state exact."""
+
     def logistic(k, u):
         return 3.9 * u * (1 - u)
 
@@ -161,7 +164,9 @@ def test_the_critical_path_is_counted():
     assert critical_path(64, iterations=3, coarsening=8, relaxation="F") == 8 + 3 * (8 + 1 + 8) + 8
     assert critical_path(64, iterations=3, coarsening=8) == 8 + 3 * (2 * 8 + 1 + 8) + 8
     assert critical_path(64, iterations=0, coarsening=4, levels=3) == 4 + 4 + 4
-    with pytest.raises(ValueError, match="critical_path: coarsening=5 on 2 levels needs steps in multiples of 5; got 64"):
+    with pytest.raises(
+        ValueError, match="critical_path: coarsening=5 on 2 levels needs steps in multiples of 5; got 64"
+    ):
         critical_path(64, iterations=1, coarsening=5)
 
 

@@ -13,9 +13,9 @@ from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 from pdejax._arguments import checked
 from pdejax._check import choice, finite, integer, number, probability, real_array, traced
 from pdejax._figure import AbstractRecord, Figure
+from pdejax._step_maps import AbstractMaps, Flow, FunctionMaps, in_batches, real_count, real_entries
 from pdejax._types import Mask
 from pdejax.analysis.jacobian._krylov import arnoldi
-from pdejax._step_maps import AbstractMaps, Flow, FunctionMaps, in_batches, real_count, real_entries
 from pdejax.analysis.jacobian._operator import Jacobian
 from pdejax.analysis.jacobian._systems import model_maps
 

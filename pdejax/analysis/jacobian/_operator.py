@@ -13,9 +13,9 @@ from pdejax._arguments import checked
 from pdejax._check import finite, integer, known, probability, real_array, token_mask, traced
 from pdejax._figure import AbstractRecord
 from pdejax._nnx import is_nnx
+from pdejax._step_maps import OneMap, in_batches, real_count, real_entries, steps_of, without_padding
 from pdejax._types import Mask
 from pdejax.analysis.jacobian._krylov import Found, arnoldi, golub_kahan, implicit_arnoldi, implicit_lanczos
-from pdejax._step_maps import OneMap, in_batches, real_count, real_entries, steps_of, without_padding
 from pdejax.analysis.jacobian._systems import discretization_of, is_system, layers_of
 
 FORMED = 4096  # entries of a state up to which `matrix` is formed

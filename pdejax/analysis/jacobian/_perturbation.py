@@ -13,8 +13,8 @@ from pdejax._arguments import checked
 from pdejax._bootstrap import bootstrap, check_bootstrap
 from pdejax._check import choice, integer, probability, real_array, traced
 from pdejax._figure import AbstractRecord, Figure
-from pdejax.analysis.jacobian._gradient_flow import medians_of
 from pdejax._step_maps import Flow, in_batches, length, real_entries, unit, without_padding
+from pdejax.analysis.jacobian._gradient_flow import medians_of
 from pdejax.analysis.jacobian._operator import Jacobian
 from pdejax.analysis.jacobian._systems import Examples, Loss, System, as_system, default_loss
 

@@ -14,9 +14,9 @@ from pdejax._arguments import checked
 from pdejax._check import finite, traced
 from pdejax._discretization import Discretization
 from pdejax._equation import AbstractEquation
+from pdejax._step_maps import AbstractMaps, SolverSteps, steps_of, without_padding
 from pdejax._types import Mask
 from pdejax.analysis._states import token_mask
-from pdejax._step_maps import AbstractMaps, SolverSteps, steps_of, without_padding
 from pdejax.models._pairing import functional
 from pdejax.terms._base import at_least_float32
 

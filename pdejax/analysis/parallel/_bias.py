@@ -1,7 +1,8 @@
 """How far a gradient from few cycles of the parallel adjoint is from the exact one, and an estimate without it."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, SupportsIndex
+from typing import SupportsIndex
 
 import equinox as eqx
 import jax
@@ -21,7 +22,8 @@ class GradientBias(AbstractRecord):
     r"""Gradients after k cycles, forwards and backwards, against the exact ones.
 
     - `iterations (m,)`: k. `bias (m,)`: ‖g_k − g‖/‖g‖, all arrays of the field together; `cosine (m,)`: between the two.
-    - `estimate (m,)`: of `bias` without g: ‖g_k − g_{k+1}‖/‖g_{k+1}‖, one cycle more. `residual (m,)`: of the states after k cycles.
+    - `estimate (m,)`: of `bias` without g: ‖g_k − g_{k+1}‖/‖g_{k+1}‖, one cycle more. `residual (m,)`: of the states after k
+      cycles.
     """
 
     iterations: Int[Array, "..."]
@@ -63,7 +65,7 @@ def gradient_bias(
     grids = stopped(coarse_maps(_OWNER, maps, u, found, scheme, None))
 
     def after(k: int) -> tuple[PyTree, Array]:
-        chosen = eqx.tree_at(lambda s: (s.iterations, s.adjoint_iterations), scheme, (k, k))
+        chosen = dataclasses.replace(scheme, iterations=k, adjoint_iterations=k)
         return _gradient_after(maps, u, grids, chosen, loss)
 
     exact = _exact_gradient(maps, u, loss)

@@ -10,11 +10,12 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from pdejax._arguments import checked
+from pdejax._axes import same_axes
 from pdejax._check import known
 from pdejax._discretization import Discretization
 from pdejax._figure import AbstractRecord
 from pdejax._parallel import Method, coarse_maps, prepared
-from pdejax._step_maps import Flow, length
+from pdejax._step_maps import length
 from pdejax.solvers.parallel import critical_path
 from pdejax.solvers.parallel._solution import sizes
 
@@ -26,7 +27,8 @@ class ParallelPrediction(AbstractRecord):
 
     - `iterations`: predicted; the number of chunks (FCF: half) where only exactness by propagation will end it.
     - `most`: that number. `residuals (most + 1,)`: the predicted residual of every iterate, the guess first.
-    - `exponent`: growth per unit depth of a perturbation along the coarse trajectory, the mean over all chunks; `growth (chunks,)`
+    - `exponent`: growth per unit depth of a perturbation along the coarse trajectory, the mean over all chunks; `growth
+      (chunks,)`
       of each chunk, a factor; `defect (chunks,)`: ‖(DF − DG) v‖/‖v‖, how much of an error a coarse step gets wrong.
     - `speedup`: N over the steps that follow one another (`critical_path`), one device a chunk, communication free.
     - `pays`: whether `speedup` is above 1.
@@ -49,7 +51,8 @@ class ParallelPrediction(AbstractRecord):
         verdict = "pays" if bool(self.pays) else "does NOT pay"
         return (
             f"ParallelPrediction: {int(self.iterations)} of at most {int(self.most)} iterations, exponent "
-            f"{float(self.exponent):.3g} per unit depth: {verdict} (at most {float(self.speedup):.2g} times faster in counted steps)"
+            f"{float(self.exponent):.3g} per unit depth: {verdict} (at most {float(self.speedup):.2g} times faster in "
+            f"counted steps)"
         )
 
 
@@ -66,14 +69,16 @@ def predict_iterations(
 ) -> ParallelPrediction:
     r"""Predict how many iterations `simulate_in_parallel` will need on two levels, before it runs.
 
-    The error e_j of the guess at coarse point j, and of every iterate after it, follows a scalar majorant of the linearized iteration,
+    The error e_j of the guess at coarse point j, and of every iterate after it, is modelled by one number each, which follows the
+    linearized iteration along one direction,
 
     $$e^{0}_{j+1} = g_je^0_j + \|F_j(U_j) - G_j(U_j)\|,\qquad e^{k+1}_{j+1} = g_je^{k+1}_j + \delta_j\tilde e^{k}_j,$$
 
     with F_j the fine steps of chunk j, G_j its coarse step, U the coarse trajectory, $\tilde e_j = e_j$ for parareal and
-    $g_{j-1}e_{j-1}$ for FCF. The growth $g_j = \|DG_jv_j\|/\|v_j\|$ and the coarse error $\delta_j = \|(DF_j - DG_j)v_j\|/\|v_j\|$ are
-    taken along v, the error of the guess itself, $v_{j+1} = DG_jv_j + F_j(U_j) - G_j(U_j)$. A residual after k ≥ 1 iterations is
-    $\max_j\delta_j\tilde e^{k-1}_j$. For Newton's method $\delta_j\tilde e_j$ is replaced by what the linearization misses,
+    $g_{j-1}e_{j-1}$ for FCF. The growth $g_j = \|DG_jv_j\|/\|v_j\|$ and the coarse error
+    $\delta_j = \|(DF_j - DG_j)v_j\|/\|v_j\|$ are taken along v, the error of the guess itself,
+    $v_{j+1} = DG_jv_j + F_j(U_j) - G_j(U_j)$. A residual after k ≥ 1 iterations is $\max_j\delta_j\tilde e^{k-1}_j$. For Newton's
+    method $\delta_j\tilde e_j$ is replaced by what the linearization misses,
     $\|F_j(U_j + v_j) - F_j(U_j) - DF_jv_j\|(e_j/\|v_j\|)^2$, and G by F.
 
     - Arguments as for [`simulate_in_parallel`][pdejax.simulate_in_parallel], with the same `tolerance`.
@@ -140,7 +145,8 @@ def _predicted(
 
     def through(sources: Array) -> Array:
         """e_{j+1} = g_j e_j + s_j from e₀ = 0, at the beginnings of the chunks."""
-        _, errors = jax.lax.scan(lambda e, x: (x[0] * e + x[1], e), jnp.zeros((), growth.dtype), (growth, sources))
+        start = same_axes(jnp.zeros((), growth.dtype), sources)
+        _, errors = jax.lax.scan(lambda e, x: (x[0] * e + x[1], e), start, (growth, sources))
         return errors
 
     def iterate(errors, k):
@@ -162,12 +168,10 @@ def _predicted(
         path = iterations * 2 + chunks + m
     else:
         relaxation = "F" if method == "parareal" else "FCF"
-        once, twice_ = (
-            critical_path(count, iterations=k, coarsening=m, relaxation=relaxation) for k in (0, 1)
-        )
+        once, twice_ = (critical_path(count, iterations=k, coarsening=m, relaxation=relaxation) for k in (0, 1))
         path = once + iterations * (twice_ - once)
-    exponent = jnp.sum(jnp.log(growth[1:])) / (depth * (chunks - 1) / chunks) if chunks > 1 else jnp.log(growth[0]) / depth
-    speedup = count / path
-    return ParallelPrediction(
-        iterations, jnp.asarray(most), residuals, exponent, growth, share, speedup, speedup > 1
+    exponent = (
+        jnp.sum(jnp.log(growth[1:])) / (depth * (chunks - 1) / chunks) if chunks > 1 else jnp.log(growth[0]) / depth
     )
+    speedup = count / path
+    return ParallelPrediction(iterations, jnp.asarray(most), residuals, exponent, growth, share, speedup, speedup > 1)

@@ -12,8 +12,8 @@ from pdejax._arguments import checked
 from pdejax._check import integer, on_numbers
 from pdejax._equation import as_field
 from pdejax._figure import AbstractRecord
-from pdejax._types import Field, Mask
 from pdejax._step_maps import length
+from pdejax._types import Field, Mask
 from pdejax.analysis.jacobian._operator import FieldAt, Jacobian
 from pdejax.analysis.numerics._norms import token_max_norm
 from pdejax.terms import FieldArgs

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pdejax._step_maps import Flow
 from pdejax.analysis.depth import (
     branch_sizes,
     layer_field,
@@ -20,7 +21,6 @@ from pdejax.analysis.depth import (
 )
 from pdejax.analysis.depth._surgery import relative_move
 from pdejax.analysis.jacobian import ftle, layer_jacobian, lyapunov_exponents, shuffle_weights
-from pdejax._step_maps import Flow
 from pdejax.analysis.jacobian._operator import Jacobian
 from pdejax.analysis.jacobian._systems import model_maps
 from pdejax.analysis.operators import identify_operators
