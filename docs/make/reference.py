@@ -10,7 +10,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 def packages() -> list[str]:
     """Every package of the library."""
     folders = [path.parent.relative_to(ROOT) for path in (ROOT / "pdejax").rglob("__init__.py")]
-    return sorted({"pdejax.solvers", *(".".join(folder.parts) for folder in folders)})  # solvers is a link in a clone
+    # solvers is a link in a clone.
+    folders += ["pdejax" / path.parent.relative_to(ROOT) for path in (ROOT / "solvers").rglob("__init__.py")]
+    return sorted({".".join(folder.parts) for folder in folders})
 
 
 def address(package: str) -> str:
