@@ -16,6 +16,8 @@ from pdejax.studies.papers._experiment import (
     CORRELATION,
     IMAGES,
     IMAGES_PAPER,
+    IMAGES_STANDARD,
+    NO_IMAGES,
     LISTOPS,
     RESAMPLES,
     SHARE,
@@ -123,16 +125,18 @@ def _curves(settings: Settings, data: xr.Dataset) -> Any:
 
 
 def resolve(settings: Settings) -> Settings:
-    """The decoder reads ListOps, to classify it, where the text is not there."""
+    """The decoder reads ListOps, to classify it, where the text is not there; the Vision Transformer digits without MNIST."""
     named = dict(settings.options["architectures"])
     elsewhere = settings.options["without_text"]
     found = {
-        name: train if train["dataset"] != "newsgroups" else text_or(train, elsewhere) for name, train in named.items()
+        name: text_or(train, elsewhere if train["dataset"] == "newsgroups" else {**train, **NO_IMAGES})
+        for name, train in named.items()
     }
     return dataclasses.replace(settings, options={**settings.options, "architectures": found})
 
 
 _VIT = {**IMAGES, "layers": 4}
+_MNIST = {**IMAGES_STANDARD, "layers": 4}
 _GPT = {**TEXT, "task": "lm", "dim": 48, "data": {"length": 32, "vocabulary_size": 2_000}, "steps": 200}
 _CAUSAL = {**LISTOPS, "layers": 4, "dim": 32, "ffn": 128, "steps": 200, "options": {"causal": True}}
 
@@ -148,6 +152,13 @@ ARCHITECTURES = experiment(
             examples=48,
             options={"architectures": {"Vision Transformer": _VIT, "causal decoder": _GPT}, "without_text": _CAUSAL},
             seeds=1,
+        ),
+        "standard": Settings(
+            student_steps=500,
+            student=STUDENT,
+            examples=48,
+            options={"architectures": {"Vision Transformer": _MNIST, "causal decoder": _GPT}, "without_text": _CAUSAL},
+            seeds=5,
         ),
         "paper": Settings(
             student_steps=5000,

@@ -15,8 +15,10 @@ from pdejax.studies.papers._experiment import (
     CORRELATION,
     IMAGES,
     IMAGES_PAPER,
+    IMAGES_STANDARD,
     LISTOPS,
     LISTOPS_PAPER,
+    LISTOPS_STANDARD,
     RESAMPLES,
     Models,
     Settings,
@@ -24,6 +26,7 @@ from pdejax.studies.papers._experiment import (
     presets,
     row,
     stacked,
+    with_images,
 )
 from pdejax.studies.papers._pairs import NAMES, PAIRINGS, bench, beside, pairing_curves
 from pdejax.studies.study import Evidence, Judgement
@@ -156,7 +159,10 @@ ATTENTION_IMAGES = experiment(
     title="Attention on images",
     question="Does a PDE model attend where a Transformer does, on images?",
     source="v1 §3.2, Figure 3",
-    presets=presets(IMAGES, IMAGES_PAPER, sizes=(64, 64), students=(1300, 3000), options=_V1),
+    presets=presets(
+        IMAGES, IMAGES_STANDARD, IMAGES_PAPER, sizes=(64, 64, 64), students=(1300, 800, 3000), options=_V1
+    ),
+    resolve=with_images,
     measure=measure,
     judge=judge,
     pairing=_PAIRING,
@@ -168,7 +174,9 @@ ATTENTION = experiment(
     title="Attention on ListOps",
     question="Does a PDE simulator attend where a Transformer does, on ListOps?",
     source="v2 §4.3.3, App. A.1",
-    presets=presets(LISTOPS, LISTOPS_PAPER, sizes=(64, 64), students=(600, 10_000), options=_V2),
+    presets=presets(
+        LISTOPS, LISTOPS_STANDARD, LISTOPS_PAPER, sizes=(64, 64, 64), students=(600, 600, 10_000), options=_V2
+    ),
     measure=measure,
     judge=judge,
     pairing=_PAIRING,

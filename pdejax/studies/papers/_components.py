@@ -162,6 +162,9 @@ PRESETS = {
     "quick": Settings(
         train={**LISTOPS, **_SMALL}, examples=64, options={"steps": (("lietrotter", 1), ("lietrotter", 2))}
     ),
+    "standard": Settings(
+        train={**LISTOPS, **_SMALL}, examples=64, options={"steps": (("lietrotter", 1), ("lietrotter", 2))}, seeds=5
+    ),
     "paper": Settings(
         train={**LISTOPS_PAPER, "clip": None},
         examples=64,

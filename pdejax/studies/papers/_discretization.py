@@ -21,6 +21,7 @@ from pdejax.studies.numerics._convergence_config import ConvergenceConfig
 from pdejax.studies.papers._experiment import (
     LISTOPS,
     LISTOPS_PAPER,
+    LISTOPS_STANDARD,
     SHARE,
     Models,
     Settings,
@@ -120,13 +121,16 @@ def _order_curves(data: xr.Dataset) -> Any:
     return ax.figure
 
 
+_SMALL = {"steps": (8, 16, 32, 64), "regimes": (8, 32), "draws": 6, "length": 24, "dim": 16}
+
 CONTINUUM = experiment(
     name="continuum",
     title="Continuum limit",
     question="Does the network converge to a flow as layers are refined, at the order of its scheme?",
     source="v2 Thm 3.2, (10), (12); v1 (24)",
     presets={
-        "quick": Settings(options={"steps": (8, 16, 32, 64), "regimes": (8, 32), "draws": 6, "length": 24, "dim": 16}),
+        "quick": Settings(options=_SMALL),
+        "standard": Settings(options=_SMALL, seeds=5),
         "paper": Settings(options={"length": 128, "dim": 128}, seeds=5),
     },
     measure=measure_continuum,
@@ -261,7 +265,7 @@ DISCRETIZATION = experiment(
     title="Discretization",
     question="What do other schemes and steps do to a trained Transformer's field?",
     source="v2 §5, follow-up: discretization sensitivity",
-    presets=presets(LISTOPS, LISTOPS_PAPER, sizes=(96, 64), options=_OPTIONS),
+    presets=presets(LISTOPS, LISTOPS_STANDARD, LISTOPS_PAPER, sizes=(96, 96, 64), options=_OPTIONS),
     measure=measure_refined,
     judge=judge_refined,
     pairing="shared",

@@ -16,6 +16,7 @@ from pdejax.runs._records import Picture
 from pdejax.studies.papers._experiment import (
     LISTOPS,
     LISTOPS_PAPER,
+    LISTOPS_STANDARD,
     RESAMPLES,
     SHARE,
     Models,
@@ -186,7 +187,11 @@ INFORMATION = experiment(
     question="What do the layers of a four-layer network keep of input and answer?",
     source="v2 §4.4, App. A.1, Figures 6, 9 and 10",
     presets=presets(
-        {**LISTOPS, "layers": 4, "steps": 300}, {**LISTOPS_PAPER, "layers": 4}, sizes=(400, 2000), options=_OPTIONS
+        {**LISTOPS, "layers": 4, "steps": 300},
+        {**LISTOPS_STANDARD, "layers": 4, "steps": 300},
+        {**LISTOPS_PAPER, "layers": 4},
+        sizes=(400, 400, 2000),
+        options=_OPTIONS,
     ),
     measure=measure,
     judge=judge,

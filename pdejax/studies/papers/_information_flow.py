@@ -21,6 +21,7 @@ from pdejax.studies.papers._experiment import (
     CORRELATION,
     IMAGES,
     IMAGES_PAPER,
+    IMAGES_STANDARD,
     RESAMPLES,
     Models,
     Settings,
@@ -28,6 +29,7 @@ from pdejax.studies.papers._experiment import (
     presets,
     row,
     stacked,
+    with_images,
 )
 from pdejax.studies.papers._pairs import bench, heatmaps, partner, seed_curves, untrained_partner
 from pdejax.studies.study import Evidence, Judgement
@@ -176,7 +178,10 @@ INFORMATION_FLOW = experiment(
     title="Information flow",
     question="How do states change from layer to layer, and do both systems change them alike?",
     source="v1 §3.1, Tables 2 and 3, Figures 1 and 2",
-    presets=presets(IMAGES, IMAGES_PAPER, sizes=(64, 64), students=(1300, 3000), options=_OPTIONS),
+    presets=presets(
+        IMAGES, IMAGES_STANDARD, IMAGES_PAPER, sizes=(64, 64, 64), students=(1300, 800, 3000), options=_OPTIONS
+    ),
+    resolve=with_images,
     measure=measure,
     judge=judge,
     pairing="heat equation from the same embedding (v1's model), distilled, independent",

@@ -26,8 +26,8 @@ from pdejax.runs._records import Picture, Row
 from pdejax.studies.papers._components import SIMULATOR, TRANSFORMER, Cell
 from pdejax.studies.papers._experiment import (
     CORRELATION,
-    LISTOPS,
     LISTOPS_PAPER,
+    LISTOPS_STANDARD,
     Models,
     Settings,
     experiment,
@@ -208,7 +208,8 @@ READINGS = experiment(
     question="Which step and which scale of the embedding give v2's printed correlations with the input?",
     source="v2 §4.3.1, Figure 4, which states neither",
     presets={
-        "quick": Settings(train={**LISTOPS, "dim": 32, "ffn": 128}, examples=32, seeds=5),
+        "quick": Settings(train=LISTOPS_STANDARD, examples=32, seeds=5),
+        "standard": Settings(train=LISTOPS_STANDARD, examples=32, seeds=5),
         "paper": Settings(train=LISTOPS_PAPER, examples=16, seeds=5),
     },
     measure=measure,
