@@ -51,6 +51,12 @@ def partner(settings: Settings, seed: int, models: Models, pairing: str) -> Any:
     return models.simulator(settings, seed, pairing).model
 
 
+def field_parameters(model: Any) -> int:
+    """How many numbers a simulator's field is fitted by: its ends are left out, which a distilled one has from its teacher."""
+    own = ("stacked/", "common/")
+    return sum(int(value.size) for name, value in model.parameters().items() if name.startswith(own))
+
+
 def untrained_partner(model: Any, seed: int) -> Any:
     """The null simulator: a fresh field between the same embedding and head."""
     return untrained_field(model, jax.random.key(10_000 + seed))

@@ -13,6 +13,7 @@ from pdejax.studies.papers._architectures import ARCHITECTURES
 from pdejax.studies.papers._attention import ATTENTION, ATTENTION_IMAGES
 from pdejax.studies.papers._components import LAYERNORM, RESIDUAL_STUDY
 from pdejax.studies.papers._discretization import CONTINUUM, DISCRETIZATION
+from pdejax.studies.papers._distillation import DISTILLATION
 from pdejax.studies.papers._information import INFORMATION
 from pdejax.studies.papers._information_flow import INFORMATION_FLOW
 from pdejax.studies.papers._readings import READINGS
@@ -21,7 +22,7 @@ from pdejax.studies.study import Study, run
 
 _ALL = (
     *(INFORMATION_FLOW, ATTENTION_IMAGES, BOTTLENECK, GRADIENTS, PERTURBATION),  # v1's five experiments
-    *(ALIGNMENT, RESIDUAL_STUDY, LAYERNORM, ATTENTION, SPECTRAL, INFORMATION),  # v2
+    *(ALIGNMENT, DISTILLATION, RESIDUAL_STUDY, LAYERNORM, ATTENTION, SPECTRAL, INFORMATION),  # v2
     *(READINGS, CONTINUUM, DISCRETIZATION, ARCHITECTURES),  # what v2 leaves unsaid or to be checked
 )
 STUDIES: Mapping[str, Study] = {study.name: study for study in _ALL}
