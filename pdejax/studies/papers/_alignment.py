@@ -23,11 +23,22 @@ from pdejax.studies.papers._experiment import (
     Models,
     Settings,
     experiment,
+    over,
     presets,
     row,
+    shown,
     stacked,
 )
-from pdejax.studies.papers._pairs import NAMES, PAIRINGS, bench, beside, heatmaps, pairing_curves
+from pdejax.studies.papers._pairs import (
+    FORMS,
+    NAMES,
+    PAIRINGS,
+    bench,
+    beside,
+    field_parameters,
+    heatmaps,
+    pairing_curves,
+)
 from pdejax.studies.study import Evidence, Judgement
 
 PAPER = {"mse": "0.031", "cosine": "0.970", "spectral": "0.967"}
@@ -51,8 +62,10 @@ def measure_alignment(settings: Settings, seed: int, models: Models) -> Evidence
     null = {name: [] for name in QUANTITIES}
     pictures = [np.asarray(truth.observed.states[:, 0])]
     theirs = truth.observed.states
-    for _, simulated, fresh in beside(settings, seed, models, truth):
+    counts = []
+    for model, simulated, fresh in beside(settings, seed, models, truth):
         ours, untrained = simulated.states, fresh.states
+        counts.append(field_parameters(model))
         fidelity = trajectory_fidelity(
             ours[1:], theirs[1:], mask=mask, reference_null=untrained[1:], key=key, resamples=RESAMPLES
         ).layers
@@ -76,6 +89,7 @@ def measure_alignment(settings: Settings, seed: int, models: Models) -> Evidence
         **{name: np.stack(values) for name, values in found.items()},
         **{f"null_{name}": np.stack(values) for name, values in null.items()},
         "heatmap": np.stack(pictures)[:, :, real],
+        "parameters": np.asarray(counts),
     }
 
 
@@ -83,12 +97,17 @@ def judge_alignment(settings: Settings, measured: Sequence[Evidence]) -> Judgeme
     """The paper's three figures for every pairing, and whether they tell a fitted simulator from an untrained one."""
     rows = []
     overall = {}
+    counts = np.asarray(measured[0]["parameters"])
+    cka = {}
     for i, pairing in enumerate(PAIRINGS):
         for name, label in QUANTITIES.items():
             ours = stacked(measured, name)[:, i].mean(axis=-1)
             null = stacked(measured, f"null_{name}")[:, i].mean(axis=-1)
             overall[pairing, name] = float(ours.mean()), float(null.mean())
-            note = "mean over layers" if name != "mse" else "mean over layers; depends on the scale of u"
+            if name == "cka":
+                cka[pairing] = f"{NAMES[pairing].split(' (')[0]} {shown(over(ours))} ({null.mean():.2f} untrained)"
+            note = f"{FORMS[pairing]}, {int(counts[i]):,} parameters; mean over layers"
+            note += "; depends on the scale of u" if name == "mse" else ""
             rows.append(
                 row(
                     f"{label}, {NAMES[pairing]}",
@@ -103,11 +122,14 @@ def judge_alignment(settings: Settings, measured: Sequence[Evidence]) -> Judgeme
     cosine = {pairing: overall[pairing, "cosine"][0] for pairing in PAIRINGS}
     reached = [NAMES[p] for p in PAIRINGS if cosine[p] >= 0.97]
     missed = [NAMES[p] for p in PAIRINGS if cosine[p] < 0.97]
+    untrained = [f"{overall[pairing, 'cosine'][1]:.3f}" for pairing in PAIRINGS[1:]]
     spectral = sorted(overall[pairing, "spectral"][1] for pairing in PAIRINGS)
     verdict = (
         f"A cosine of 0.97 is reached by {', '.join(reached) or 'none'}"
         + (f" and not by {', '.join(missed)}" if missed else "")
-        + f" (distilled {cosine['distilled']:.3f}, independent {cosine['independent']:.3f}, bare {cosine['bare']:.3f}). Spectral "
+        + f" (distilled {cosine['distilled']:.3f}, independent {cosine['independent']:.3f}, bare {cosine['bare']:.3f}; "
+        f"their untrained fields {', '.join(untrained)}). Debiased CKA, which no "
+        f"basis decides: {', '.join(cka.values())}. Spectral "
         f"similarity is {spectral[0]:.3f} to {spectral[-1]:.3f} for untrained fields already, so that 0.967 is "
         f"{'no evidence of alignment' if spectral[-1] >= 0.967 else 'above what untrained fields have'}."
     )
@@ -118,6 +140,7 @@ def judge_alignment(settings: Settings, measured: Sequence[Evidence]) -> Judgeme
             **{
                 f"null_{name}": (("seed", "pairing", "layer"), stacked(measured, f"null_{name}")) for name in QUANTITIES
             },
+            "parameters": (("pairing",), counts),
         },
         coords={"pairing": names, "layer": np.arange(1, stacked(measured, "mse").shape[-1] + 1)},
     )
@@ -128,7 +151,8 @@ def judge_alignment(settings: Settings, measured: Sequence[Evidence]) -> Judgeme
 
     caption = "Hidden states of one sequence by layer: the Transformer above, the simulators below, one colour scale."
     curves = (
-        "Cosine of tokens with the Transformer's by layer, mean over seeds, thin the seeds; dashed: untrained fields."
+        "Cosine of tokens with the Transformer's and debiased CKA by layer, mean over seeds, thin the seeds; dashed in the same "
+        "colour: an untrained field in each one's place."
     )
     return Judgement(
         rows=rows,
@@ -141,11 +165,10 @@ def judge_alignment(settings: Settings, measured: Sequence[Evidence]) -> Judgeme
                 curves,
                 lambda: pairing_curves(
                     data,
-                    "cosine",
-                    "cosine with the Transformer's token",
-                    "null_cosine",
-                    nulls=range(len(names)),
-                    null_label="untrained fields",
+                    [
+                        ("cosine", "cosine with the Transformer's token", "null_cosine"),
+                        ("cka", "linear CKA, debiased", "null_cka"),
+                    ],
                 ),
             ),
         ],
@@ -154,7 +177,7 @@ def judge_alignment(settings: Settings, measured: Sequence[Evidence]) -> Judgeme
 
 ALIGNMENT = experiment(
     name="alignment",
-    headline="cosine of tokens, distilled",
+    headline="linear CKA, debiased, independent",
     title="Trajectory alignment",
     question="Do the hidden states of a PDE simulator follow a Transformer's?",
     source="v2 §4.2, Figures 2 and 3",

@@ -148,9 +148,7 @@ DISTILLATION = experiment(
     title="What is distilled",
     question="Which fields can be fitted to a Transformer's hidden states?",
     source="v2 §4.2, which does not say what its simulator is",
-    presets=presets(
-        LISTOPS_STANDARD, LISTOPS_STANDARD, LISTOPS_PAPER, sizes=(48, 48, 64), students=(200, 250, 10_000)
-    ),
+    presets=presets(LISTOPS_STANDARD, LISTOPS_STANDARD, LISTOPS_PAPER, sizes=(48, 48, 64), students=(200, 250, 10_000)),
     measure=measure,
     judge=judge,
     pairing="distilled: eight kinds of field, each fitted to the states of the same Transformer",

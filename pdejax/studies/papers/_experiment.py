@@ -349,8 +349,8 @@ def experiment(
 ) -> Study:
     """Make a study of an experiment.
 
-    - `presets`: its settings as `"quick"` (two cores, minutes), `"standard"` (five seeds) and `"paper"` (the papers' sizes). `resolve(settings)`: what
-      becomes of settings on this machine, such as without the text.
+    - `presets`: its settings as `"quick"` (two cores, minutes), `"standard"` (five seeds) and `"paper"` (the papers' sizes).
+      `resolve(settings)`: what becomes of settings on this machine, such as without the text.
     - `measure(settings, seed, models)` gives arrays of numbers, kept seed by seed; models are shared between experiments.
     - `judge(settings, evidence)`, `pairing`, `headline`: as in [`Study`][pdejax.studies.Study].
     """
@@ -436,6 +436,12 @@ def signed(figure: Figure) -> str:
     """Write a difference with its sign and its ends."""
     ends = "" if np.isnan(figure.low) else f" [{float(figure.low):+.2g}, {float(figure.high):+.2g}]"
     return f"{float(figure):+.2g}{ends}"
+
+
+def shown(figure: Figure) -> str:
+    """Write a figure with its ends."""
+    ends = "" if np.isnan(figure.low) else f" [{float(figure.low):.2f}, {float(figure.high):.2f}]"
+    return f"{float(figure):.2f}{ends}"
 
 
 def row(
