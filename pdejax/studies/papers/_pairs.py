@@ -24,6 +24,9 @@ NAMES = {
 }
 
 
+TEXT_SYSTEMS = ("Transformer", "PDE (bare simulator)")
+
+
 class Bench(NamedTuple):
     """A Transformer on held-out sequences: its `observed` states and maps, the `batch` and its `mask (b, n)`."""
 

@@ -1,5 +1,5 @@
-"""v1's three studies of text, a Transformer beside the bare simulator: information about the answer over training (§3.3,
-Figure 4), gradients of each layer (§3.4, Figure 5), and answers to perturbed inputs (§3.5, Figure 6).
+"""Two of v1's studies of text, a Transformer beside the bare simulator: gradients of each layer (§3.4, Figure 5), and answers to
+perturbed inputs (§3.5, Figure 6).
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,6 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from pdejax.analysis import gradient_flow, perturbation_sensitivity
-from pdejax.analysis.information import information_plane, unit_spread
-from pdejax.models import observe
 from pdejax.plot._style import COLOURS, LAYER, MARKERS, NULL, axes_of, legend, whole_layers
 from pdejax.runs._records import Picture
 from pdejax.studies.papers._experiment import (
@@ -29,149 +27,15 @@ from pdejax.studies.papers._experiment import (
     row,
     sign,
     signed,
-    signed_range,
     spread,
     stacked,
     surely,
     with_text,
 )
-from pdejax.studies.papers._pairs import bench, pooled
+from pdejax.studies.papers._pairs import TEXT_SYSTEMS as SYSTEMS
+from pdejax.studies.papers._pairs import bench
 from pdejax.studies.study import Evidence, Judgement
 from pdejax.training import read_metrics
-
-SYSTEMS = ("Transformer", "PDE (bare simulator)")
-
-
-def measure_bottleneck(settings: Settings, seed: int, models: Models) -> Evidence:
-    """I(T_l + σξ; Y) of every layer at every checkpoint, for both systems, beside permuted labels; and I(X; T_l + σξ). σ is in
-    units of each layer's spread over sequences."""
-    truth = bench(settings, seed, models, ("bare",))
-    runs = (truth.trained, models.simulator(settings, seed, "bare"))
-    labels, noise = jnp.asarray(truth.batch.labels), settings.options["noise"]
-    found: dict[str, list[np.ndarray]] = {"target": [], "input": [], "null": []}
-    steps: list[int] = []
-    for run in runs:
-        history = models.history(run)
-        steps = [step for step, _ in history]
-        scaled = []
-        for _, model in history:
-            scaled.append(unit_spread(observe(model, truth.batch.inputs, truth.mask).states[1:], mask=truth.mask))
-        x = pooled(truth.observed.states[0], truth.mask)
-        plane = information_plane(
-            scaled,
-            x,
-            labels,
-            noise=noise,
-            mask=truth.mask,
-            key=jax.random.key(seed),
-            resamples=RESAMPLES,
-            permutations=RESAMPLES,
-        )
-        found["target"].append(np.asarray(plane.target.value))
-        found["input"].append(np.asarray(plane.input.value))
-        found["null"].append(np.asarray(plane.target.nulls["y permuted"]))
-    return {**{name: np.stack(values) for name, values in found.items()}, "step": np.asarray(steps)}
-
-
-def judge_bottleneck(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
-    """The change over training of every layer, and whether v1's three statements hold."""
-    target, inputs, null = (stacked(measured, name) for name in ("target", "input", "null"))
-    steps = np.asarray(measured[0]["step"])
-    layers = target.shape[-1]
-    # The estimate for labels without meaning moves too, as the states spread: what counts is what lies above it.
-    above = target - null
-    change = above[:, :, -1] - above[:, :, 0]
-    rows = []
-    for i, system in enumerate(SYSTEMS):
-        for layer in range(layers):
-            rows.append(
-                row(
-                    f"change of I(T; Y) in training, layer {layer + 1}, {system}",
-                    change[:, i, layer],
-                    paper="falls" if i == 0 or layer else "falls most",
-                    unit="nats",
-                    note=f"above permuted labels, from step {steps[0]} to {steps[-1]}",
-                )
-            )
-            rows.append(
-                row(
-                    f"I(T; Y) after training, layer {layer + 1}, {system}",
-                    target[:, i, -1, layer],
-                    paper=None if i == 0 else "below the Transformer's",
-                    null=null[:, i, -1, layer],
-                    null_name="labels permuted",
-                    unit="nats",
-                )
-            )
-    signs = [sign(change[:, i, layer]) for i in range(2) for layer in range(layers)]
-    falls, rises = signs.count(-1), signs.count(1)
-    lower = float(np.mean(above[:, 1, -1] < above[:, 0, -1]))
-    steepest = [int(np.argmin(change[k, 1])) == 0 for k in range(len(measured))]
-    verdict = (
-        f"In training information about the answer changes by {signed_range(change.mean(axis=0))} nats over the layers and "
-        f"surely falls in {falls}, rises in {rises} of {len(signs)} ({surely(len(measured))}; v1: it falls in all). Then it is "
-        f"lower in the PDE model in {lower:.0%} of the layers and seeds (v1: lower), and the PDE's first layer changes most "
-        f"downwards in {sum(steepest)} of {len(steepest)} seeds (v1: it does). "
-        + (
-            "The fall is seen."
-            if falls == len(signs)
-            else "A network that learns to answer gains information about the answer: a fall over training is not seen."
-            if rises and not falls
-            else "Whether it falls is not decided."
-        )
-    )
-    data = xr.Dataset(
-        {
-            "target": (("seed", "system", "step", "layer"), target),
-            "input": (("seed", "system", "step", "layer"), inputs),
-            "null": (("seed", "system", "step", "layer"), null),
-        },
-        coords={"system": list(SYSTEMS), "step": steps, "layer": np.arange(1, layers + 1)},
-        attrs={"noise": float(settings.options["noise"]), "dataset": settings.train["dataset"]},
-    )
-    caption = (
-        f"Information of each layer about the answer over training ({settings.train['dataset']}), means over seeds."
-    )
-    return Judgement(
-        rows=rows,
-        sentence=verdict,
-        dataset=data,
-        pictures=[Picture("information.png", caption, lambda: _information_curves(data))],
-    )
-
-
-def _information_curves(data: xr.Dataset) -> Any:
-    target, null = data["target"].values, data["null"].values
-    steps, layers = data.step.values, data.sizes["layer"]
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    for ax, i in zip(figure.subplots(1, 2, sharey=True), range(2), strict=True):
-        axes_of(ax)
-        for layer in range(layers):
-            style = {"color": COLOURS[layer % len(COLOURS)], "marker": MARKERS[layer % len(MARKERS)], "markersize": 4}
-            ax.plot(steps, target[:, i, :, layer].mean(axis=0), label=f"layer {layer + 1}", **style)
-        ax.plot(steps, null[:, i].mean(axis=(0, -1)), **NULL, label="labels permuted")
-        ax.set_title(SYSTEMS[i], fontsize=10)
-        ax.set_xlabel("training step")
-        legend(ax)
-        if i == 0:
-            ax.set_ylabel(f"I(T + σξ; Y) (nats), σ = {data.attrs['noise']:g} of the spread")
-    return figure
-
-
-_NOISE = {"noise": 0.7}
-
-BOTTLENECK = experiment(
-    name="information-bottleneck",  # a folder called bottleneck is a package to pandas, where Python is started beside it
-    headline="I(T; Y) after training, layer *, Transformer",
-    title="Information bottleneck",
-    question="Does information about the answer fall in training, and more so in a PDE model?",
-    source="v1 §3.3, Figure 4",
-    presets=presets(TEXT, TEXT_STANDARD, TEXT_PAPER, sizes=(400, 400, 2000), options=_NOISE),
-    measure=measure_bottleneck,
-    judge=judge_bottleneck,
-    resolve=with_text,
-    pairing="independent: the PDE model is the bare simulator, trained on the task",
-)
 
 
 def measure_gradients(settings: Settings, seed: int, models: Models) -> Evidence:
