@@ -11,7 +11,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from pdejax.analysis import amplitude_spectrum, spectral_similarity, trajectory_fidelity
-from pdejax.plot._style import COLOURS, NULL, axes_of, legend
+from pdejax.plot._style import COLOURS, NULL, axes_of
 from pdejax.runs._records import Picture
 from pdejax.studies.papers._experiment import (
     CORRELATION,
@@ -37,6 +37,7 @@ from pdejax.studies.papers._pairs import (
     beside,
     field_parameters,
     heatmaps,
+    legend_beside,
     pairing_curves,
 )
 from pdejax.studies.study import Evidence, Judgement
@@ -309,8 +310,7 @@ def _spectra(data: xr.Dataset, shuffled: np.ndarray) -> Any:
     right.set_ylabel("share of the energy up to there")
     for ax in (left, right):
         ax.set_xlabel("frequency (cycles per token)")
-    legend(left)
-    legend(right)
+    legend_beside(figure)
     return figure
 
 

@@ -111,7 +111,7 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
 
 
 def _curves(settings: Settings, data: xr.Dataset) -> Any:
-    ax = axes_of(None)
+    ax = axes_of(None, width=8.0)
     count = len(architectures(settings))
     for i, name in enumerate(architectures(settings)):
         for place, pairing, label in ((i, "distilled", "distilled"), (i + count, "shared", "shared at h = 1/4")):
@@ -120,7 +120,7 @@ def _curves(settings: Settings, data: xr.Dataset) -> Any:
     ax.set_xlabel(LAYER)
     ax.set_ylabel("cosine with the network's token")
     whole_layers(ax)
-    legend(ax)
+    legend(ax, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return ax.figure
 
 

@@ -31,6 +31,7 @@ from pdejax.studies.papers._experiment import (
     row,
     stacked,
 )
+from pdejax.studies.papers._pairs import legend_beside
 from pdejax.studies.study import Evidence, Judgement
 
 TOLERANCE = 0.15  # by which the mean of orders over seeds may miss that of theory
@@ -245,7 +246,7 @@ def _refined_curves(data: xr.Dataset, orders: Mapping[str, Sequence[float]]) -> 
         style = {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 4}
         middle = np.exp(np.mean(np.log(error[:, i]), axis=0))
         left.loglog(counts, middle, label=f"{name}: order {np.mean(orders[name]):.2f}", **style)
-        right.semilogx(counts, 100 * np.mean(accuracy[:, i], axis=0), label=name, **style)
+        right.semilogx(counts, 100 * np.mean(accuracy[:, i], axis=0), **style)
     left.set_xlabel("steps per layer")
     left.set_ylabel("relative distance to the fine solution")
     right.axhline(100 * float(np.mean(network)), **NULL, label="the network itself")
@@ -254,7 +255,7 @@ def _refined_curves(data: xr.Dataset, orders: Mapping[str, Sequence[float]]) -> 
     for ax in (left, right):
         ax.set_xticks(counts, [str(count) for count in counts])
         ax.minorticks_off()
-        legend(ax)
+    legend_beside(figure)
     return figure
 
 

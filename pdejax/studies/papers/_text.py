@@ -12,7 +12,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from pdejax.analysis import gradient_flow, perturbation_sensitivity
-from pdejax.plot._style import COLOURS, LAYER, MARKERS, NULL, axes_of, legend, whole_layers
+from pdejax.plot._style import COLOURS, LAYER, MARKERS, NULL, axes_of, whole_layers
 from pdejax.runs._records import Picture
 from pdejax.studies.papers._experiment import (
     RESAMPLES,
@@ -138,7 +138,6 @@ def _gradient_curves(data: xr.Dataset) -> Figure:
             )
         ax.set_title(SYSTEMS[i], fontsize=10)
         ax.set_xlabel("training step")
-        legend(ax)
     first.set_ylabel("gradient norm of a layer's parameters")
     axes_of(third)
     for i, system in enumerate(SYSTEMS):
@@ -150,7 +149,7 @@ def _gradient_curves(data: xr.Dataset) -> Figure:
     third.set_xlabel(LAYER)
     third.set_ylabel("‖∂loss/∂u‖")
     whole_layers(third)
-    legend(third)
+    legend_beside(figure)
     return figure
 
 
@@ -201,29 +200,33 @@ def judge_perturbation(settings: Settings, measured: Sequence[Evidence]) -> Judg
     epsilon = np.asarray(measured[0]["epsilon"])
     values = {name: stacked(measured, name) for name in measured[0] if name != "epsilon"}
     rows = []
+    base = values["base"]
     for size, paper in ((1e-3, "similar"), (1e-2, "diverge"), (1e-1, "PDE larger"), (1.0, "PDE larger")):
         k = int(np.argmin(np.abs(np.log(epsilon / size))))
-        for i, system in enumerate(SYSTEMS):
-            rows.append(
-                row(
-                    f"rise of the loss at ε = {epsilon[k]:.0e}, adversarial, {system}",
-                    values["adversarial_loss"][:, i, k],
-                    paper=paper,
-                    null=values["random_loss"][:, i, k],
-                    null_name="random direction",
-                    unit="nats",
+        for kind in ("adversarial", "random"):
+            rise, null = values[f"{kind}_loss"][..., k], values["random_loss"][..., k]
+            beside: Any = {"unit": "nats"}
+            for i, system in enumerate(SYSTEMS):
+                own: Any = {"null": null[:, i], "null_name": "random direction"} if kind == "adversarial" else {}
+                rows.append(
+                    row(f"rise of the loss at ε = {epsilon[k]:.0e}, {kind}, {system}", rise[:, i], **own, **beside)
                 )
-            )
+                rows.append(row(f"loss at ε = {epsilon[k]:.0e}, {kind}, {system}", base[:, i] + rise[:, i], **beside))
+            for name, gap in (("rises", rise), ("losses", base + rise)):
+                quantity = f"PDE − Transformer, {name} at ε = {epsilon[k]:.0e}, {kind}"
+                rows.append(row(quantity, gap[:, 1] - gap[:, 0], paper=paper, **beside))
     for i, system in enumerate(SYSTEMS):
         rows.append(
             row(f"ε at which the state leaves the linear regime, {system}", values["limit"][:, i], note="10 % off")
         )
         rows.append(row(f"loss without perturbation, {system}", values["base"][:, i], unit="nats"))
     more = [_who_suffers(values, f"{kind}_loss", epsilon) for kind in ("adversarial", "random")]
-    apart = over(values["base"][:, 1] - values["base"][:, 0])
+    apart = over(base[:, 1] - base[:, 0])
+    most = over((base + values["adversarial_loss"][..., -1])[:, 1] - (base + values["adversarial_loss"][..., -1])[:, 0])
     slopes = values["adversarial_loss"][:, :, 0] / epsilon[0]
     verdict = (
-        f"Without perturbation the PDE model's loss already differs from the Transformer's by {signed(apart)} nats. Of the "
+        f"Without perturbation the PDE model's loss already differs from the Transformer's by {signed(apart)} nats (at "
+        f"ε = {epsilon[-1]:.0e}, adversarial, the losses differ by {signed(most)}). Of the "
         f"rises of the loss (v1: similar at ε = 1e-3, apart from 1e-2 on, the PDE's larger): {more[0]}; {more[1]} (differences "
         f"PDE − Transformer, each with its {spread(len(measured))}; {surely(len(measured))}). Both are linear "
         f"up to ε ≈ {np.median(values['limit'][:, 0]):.1g} and {np.median(values['limit'][:, 1]):.1g}: below, sensitivity is "
@@ -237,7 +240,10 @@ def judge_perturbation(settings: Settings, measured: Sequence[Evidence]) -> Judg
         coords={"system": list(SYSTEMS), "epsilon": epsilon},
         attrs={"dataset": settings.train["dataset"]},
     )
-    caption = f"Answer to perturbations of the embedding ({settings.train['dataset']}), means over sequences and seeds."
+    caption = (
+        f"Answer to perturbations of the embedding ({settings.train['dataset']}), means over sequences and seeds: the loss, its "
+        "rise on logarithmic axes, the last state."
+    )
     return Judgement(
         rows=rows,
         sentence=verdict,
@@ -268,20 +274,28 @@ def _who_suffers(values: Mapping[str, np.ndarray], name: str, epsilon: np.ndarra
 def _perturbation_curves(data: xr.Dataset) -> Any:
     values = {name: array.values for name, array in data.data_vars.items()}
     epsilon = data.epsilon.values
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = (axes_of(ax) for ax in figure.subplots(1, 2))
+    figure = Figure(figsize=(15, 4), layout="constrained")
+    losses, rises, states = (axes_of(ax) for ax in figure.subplots(1, 3))
     for i, system in enumerate(SYSTEMS):
         for kind, line in (("adversarial", "-"), ("random", "--")):
             style = {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 4, "linestyle": line}
-            loss = values["base"][:, i, None] + values[f"{kind}_loss"][:, i]
-            left.semilogx(epsilon, loss.mean(axis=0), label=f"{system}, {kind}", **style)
-            right.loglog(epsilon, values[f"{kind}_state"][:, i].mean(axis=0), label=f"{system}, {kind}", **style)
-    left.set_ylabel("mean loss (nats)")
-    right.set_ylabel("change of the last state ‖Δu‖")
-    for ax in (left, right):
-        ax.set_xlabel("size of the perturbation ε (per entry of the embedding)")
-    legend(left)
-    legend(right)
+            rise = values[f"{kind}_loss"][:, i]
+            losses.semilogx(
+                epsilon, (values["base"][:, i, None] + rise).mean(axis=0), label=f"{system}, {kind}", **style
+            )
+            # On a logarithmic axis a fall has no place: its size is shown, hollow.
+            mean = rise.mean(axis=0)
+            rises.loglog(epsilon, np.abs(mean), **style | {"marker": ""})
+            for falls, face in ((False, COLOURS[i]), (True, "white")):
+                there = (mean < 0) == falls
+                rises.loglog(epsilon[there], np.abs(mean[there]), **style | {"linestyle": "", "markerfacecolor": face})
+            states.loglog(epsilon, values[f"{kind}_state"][:, i].mean(axis=0), **style)
+    losses.set_ylabel("mean loss (nats)")
+    rises.set_ylabel("size of the loss's change (nats), hollow: it falls")
+    states.set_ylabel("change of the last state ‖Δu‖")
+    for ax in (losses, rises, states):
+        ax.set_xlabel("size of the perturbation ε (per entry)")
+    legend_beside(figure)
     return figure
 
 
@@ -289,7 +303,7 @@ _SIZES = {"epsilons": tuple(float(x) for x in np.logspace(-5, 0, 11)), "draws": 
 
 PERTURBATION = experiment(
     name="perturbation",
-    headline="rise of the loss at ε = 1e-02, adversarial, Transformer",
+    headline="PDE − Transformer, rises at ε = 1e-02, adversarial",
     title="Perturbation sensitivity",
     question="How do loss and state answer to perturbed inputs?",
     source="v1 §3.5, Figure 6",
