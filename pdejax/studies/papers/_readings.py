@@ -71,12 +71,12 @@ def measure(settings: Settings, seed: int, models: Models) -> Evidence:
         inputs, mask = jnp.asarray(batch.inputs), jnp.asarray(batch.mask)
         u0 = jax.vmap(network.embed)(inputs)
         scales = jnp.asarray([1.0, config.dim**0.5], u0.dtype)
-        found.append(np.asarray(_curves(network.discretization, u0, mask, scales, jnp.asarray(STEPS, u0.dtype))))
+        found.append(np.asarray(correlations(network.discretization, u0, mask, scales, jnp.asarray(STEPS, u0.dtype))))
     return {"correlation": np.stack(found)}
 
 
 @eqx.filter_jit
-def _curves(d: Any, u0: Array, mask: Array, scales: Array, steps: Array) -> Array:
+def correlations(d: Any, u0: Array, mask: Array, scales: Array, steps: Array) -> Array:
     """By scale and step; a step of size h is one of size 1 of the field with strengths times h."""
 
     def curve(scale, h):

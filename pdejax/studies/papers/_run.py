@@ -17,6 +17,7 @@ from pdejax.studies.papers._discretization import CONTINUUM, DISCRETIZATION
 from pdejax.studies.papers._distillation import DISTILLATION
 from pdejax.studies.papers._information import INFORMATION
 from pdejax.studies.papers._information_flow import INFORMATION_FLOW
+from pdejax.studies.papers._paper_size import PAPER_SIZE
 from pdejax.studies.papers._readings import READINGS
 from pdejax.studies.papers._text import GRADIENTS, PERTURBATION
 from pdejax.studies.study import Study, run
@@ -24,7 +25,7 @@ from pdejax.studies.study import Study, run
 _ALL = (
     *(INFORMATION_FLOW, ATTENTION_IMAGES, BOTTLENECK, GRADIENTS, PERTURBATION),  # v1's five experiments
     *(ALIGNMENT, DISTILLATION, RESIDUAL_STUDY, LAYERNORM, ATTENTION, SPECTRAL, INFORMATION),  # v2
-    *(READINGS, CONTINUUM, DISCRETIZATION, ARCHITECTURES),  # what v2 leaves unsaid or to be checked
+    *(READINGS, PAPER_SIZE, CONTINUUM, DISCRETIZATION, ARCHITECTURES),  # what v2 leaves unsaid or to be checked
 )
 STUDIES: Mapping[str, Study] = {study.name: study for study in _ALL}
 
