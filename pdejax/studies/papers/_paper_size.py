@@ -1,4 +1,6 @@
-"""The residual and the alignment experiment at v2's size, untrained: ListOps of 500 to 1000 tokens, six layers, d = 128. Training at this size is a GPU's work; the first weights are not, and what similarities they have already is known so."""
+"""The residual and the alignment experiment at v2's size, untrained: ListOps of 500 to 1000 tokens, six layers, d = 128.
+Training at this size is a GPU's work; the first weights are not, and they show which similarities are there already.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -110,10 +112,10 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
             )
     cosines = ", ".join(f"{kind} {shown(over(values['cosine'][:, i], CORRELATION))}" for i, kind in enumerate(PAIRS))
     ckas = ", ".join(f"{kind} {shown(over(values['cka_debiased'][:, i]))}" for i, kind in enumerate(PAIRS))
-    data_of = settings.train.get("data", {})
-    size = f"{data_of.get('lengths', '')}, {settings.train['layers']} layers, d = {settings.train['dim']}"
+    config = TrainConfig(**settings.train)
+    size = f"{config.data.get('lengths', '')}, {config.layers} layers, d = {config.dim}"
     verdict = (
-        f"Untrained at {settings.train['dataset']} {size}, the settings nearest to v2's correlations with the input are: "
+        f"Untrained at {config.dataset} {size}, the settings nearest to v2's correlations with the input are: "
         f"{'; '.join(said)}. With the Transformer's states (v2, trained: cosine 0.97) cosines are {cosines}, debiased CKA {ckas}."
     )
     data = xr.Dataset(
