@@ -34,6 +34,7 @@ CONFIGURED = {
     "pdejax reproduce": "trains for all studies",
     "pdejax reproduce --out out/reproduce": "trains for all studies",
     "pdejax reproduce --preset quick --out out/papers": "trains for all studies",
+    "pdejax reproduce --preset standard": "five seeds of all studies",
     "pdejax reproduce --preset paper --out out/paper": "the papers' sizes",
     "pdejax reproduce alignment attention --seeds 5": "trains ten models",
     "pdejax claims": "17 claims and 43 equations",
