@@ -33,7 +33,7 @@ from pdejax.studies.papers._experiment import (
     with_text,
 )
 from pdejax.studies.papers._pairs import TEXT_SYSTEMS as SYSTEMS
-from pdejax.studies.papers._pairs import bench
+from pdejax.studies.papers._pairs import bench, legend_beside
 from pdejax.studies.study import Evidence, Judgement
 from pdejax.training import read_metrics
 
