@@ -277,7 +277,7 @@ def _correlation_curves(settings: Settings, data: xr.Dataset) -> Figure:
         ax.set_title(f"residual {residual} ({first})", fontsize=10)
         ax.set_xlabel(LAYER)
         whole_layers(ax)
-    legend_beside(figure)
+    legend_beside(figure, "normalization")
     panels["on"].set_ylabel("correlation with the input")
     return figure
 
@@ -374,7 +374,7 @@ def _gradient_curves(settings: Settings, gradient: np.ndarray) -> Figure:
                 ax.semilogy(steps, middle, color=colour, linewidth=1.2, label=cell.normalization)
         ax.set_xlabel("training step")
         ax.set_title(f"residual {residual} ({first})", fontsize=10)
-    legend_beside(figure)  # one colour for each normalization, the same on both sides
+    legend_beside(figure, "normalization")  # one colour for each normalization, the same on both sides
     panels[0].set_ylabel("gradient norm ‖∂loss/∂θ‖")
     return figure
 

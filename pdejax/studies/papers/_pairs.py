@@ -119,12 +119,12 @@ def pairing_curves(data: Any, panels: Sequence[tuple[str, str, str]], *, common:
     return figure
 
 
-def legend_beside(figure: Any) -> None:
+def legend_beside(figure: Any, title: str | None = None) -> None:
     """The legend of a figure's panels, which share their labels, right of them: no curve runs beneath it."""
     found: dict[str, Any] = {}
     for ax in figure.axes:
         found = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True)) | found
-    figure.legend(found.values(), found.keys(), loc="outside right center", frameon=False, fontsize=9)
+    figure.legend(found.values(), found.keys(), loc="outside right center", frameon=False, fontsize=9, title=title)
 
 
 def heatmaps(states: Sequence[np.ndarray], names: Sequence[str], title: str) -> Any:

@@ -141,10 +141,11 @@ def _gradient_curves(data: xr.Dataset) -> Figure:
     first.set_ylabel("gradient norm of a layer's parameters")
     axes_of(third)
     for i, system in enumerate(SYSTEMS):
-        style = {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 4}
+        # Colours that no layer has: one legend is for all panels.
+        style = {"color": COLOURS[4 + i], "marker": MARKERS[i], "markersize": 4}
         third.semilogy(data.depth.values, data["states"].values[:, i].mean(axis=0), label=system, **style)
         if np.isfinite(data["null"].values[:, i]).all():
-            own = NULL | {"color": COLOURS[i]}
+            own = NULL | {"color": COLOURS[4 + i]}
             third.semilogy(data.depth.values, data["null"].values[:, i].mean(axis=0), **own)
     third.set_xlabel(LAYER)
     third.set_ylabel("‖∂loss/∂u‖")
