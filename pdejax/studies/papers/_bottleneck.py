@@ -224,9 +224,8 @@ def _curves(data: xr.Dataset, best: np.ndarray) -> Any:
                 ax.set_ylabel(f"I(T + σξ; Y) (nats)\nσ = {noise:g} of the spread")
         axes_of(panels[-1, i])
         for name, line in (("training", "-"), ("validation", "-.")):
-            panels[-1, i].plot(
-                data.later.values, data[name].values[:, i].mean(axis=0), f"k{line}", label=f"{name} loss"
-            )
+            mean = data[name].values[:, i].mean(axis=0)
+            panels[-1, i].plot(data.later.values, mean, color="black", linestyle=line, label=f"{name} loss")
         panels[-1, i].set_xlabel("training step")
         panels[0, i].set_title(system, fontsize=10)
         for ax in panels[:, i]:
