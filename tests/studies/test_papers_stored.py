@@ -83,8 +83,8 @@ def flat(value):
 # Other evidence, and what the sentence then says.
 OTHERWISE = {
     "information-flow": ({"pearson": flat(0.9)}, "not explained by the lack of a fit"),
-    "attention-images": ({"uniform_index_cosine": flat(0.99)}, "what flat attention gives anyway"),
-    "attention": ({"index_cosine": flat(0.9)}, "(not as close as printed)"),
+    "attention-images": ({"uniform_cosine": flat(0.99)}, "what flat attention gives anyway"),
+    "attention": ({"cosine": flat(0.9)}, "(not as close as printed)"),
     "information-bottleneck": (
         {"target": lambda x: -np.arange(x.size, dtype=float).reshape(x.shape)},
         "information about the answer changes by -",

@@ -23,6 +23,7 @@ from pdejax.studies.papers._experiment import (
     Models,
     Settings,
     experiment,
+    first_of,
     over,
     presets,
     row,
@@ -98,7 +99,7 @@ def judge_alignment(settings: Settings, measured: Sequence[Evidence]) -> Judgeme
     """The paper's three figures for every pairing, and whether they tell a fitted simulator from an untrained one."""
     rows = []
     overall = {}
-    counts = np.asarray(measured[0]["parameters"])
+    counts = measured[0].get("parameters")
     cka = {}
     for i, pairing in enumerate(PAIRINGS):
         for name, label in QUANTITIES.items():
@@ -107,7 +108,9 @@ def judge_alignment(settings: Settings, measured: Sequence[Evidence]) -> Judgeme
             overall[pairing, name] = float(ours.mean()), float(null.mean())
             if name == "cka":
                 cka[pairing] = f"{NAMES[pairing].split(' (')[0]} {shown(over(ours))} ({null.mean():.2f} untrained)"
-            note = f"{FORMS[pairing]}, {int(counts[i]):,} parameters; mean over layers"
+            note = (
+                FORMS[pairing] + ("" if counts is None else f", {int(counts[i]):,} parameters") + "; mean over layers"
+            )
             note += "; depends on the scale of u" if name == "mse" else ""
             rows.append(
                 row(
@@ -141,7 +144,8 @@ def judge_alignment(settings: Settings, measured: Sequence[Evidence]) -> Judgeme
             **{
                 f"null_{name}": (("seed", "pairing", "layer"), stacked(measured, f"null_{name}")) for name in QUANTITIES
             },
-            "parameters": (("pairing",), counts),
+            **({} if counts is None else {"parameters": (("pairing",), counts)}),
+            **first_of(measured, "heatmap", ("picture", "depth", "token", "feature")),
         },
         coords={"pairing": names, "layer": np.arange(1, stacked(measured, "mse").shape[-1] + 1)},
     )
@@ -267,11 +271,12 @@ def judge_spectra(settings: Settings, measured: Sequence[Evidence]) -> Judgement
     )
     systems = ["Transformer", *NAMES.values()]
     amplitude = stacked(measured, "amplitude")
-    layers = amplitude.shape[-2]
+    layers, drawn = amplitude.shape[-2], "shuffled" in measured[0]
     data = xr.Dataset(
         {
             "amplitude": (("seed", "system", "layer", "frequency"), amplitude),
             "cumulative": (("seed", "system", "layer", "frequency"), cumulative),
+            **({"shuffled": (("seed", "layer", "frequency"), stacked(measured, "shuffled"))} if drawn else {}),
             **{
                 name: (("seed", "pairing", "later"), stacked(measured, name))
                 for name in ("cosine", "log_correlation", "null_cosine", "null_log_correlation")

@@ -28,6 +28,7 @@ from pdejax.studies.papers._experiment import (
     Models,
     Settings,
     experiment,
+    first_of,
     over,
     presets,
     row,
@@ -38,7 +39,7 @@ from pdejax.studies.papers._experiment import (
 from pdejax.studies.papers._pairs import FORMS, NAMES, PAIRINGS, bench, beside, pairing_curves
 from pdejax.studies.study import Evidence, Judgement
 
-HEADS = {"index": "by index", "matched": "heads matched", "averaged": "mean over heads"}
+HEADS = {"": "by index", "matched_": "heads matched", "averaged_": "mean over heads"}
 
 
 def measure(settings: Settings, seed: int, models: Models) -> Evidence:
@@ -84,7 +85,7 @@ def three_ways(p: Array, q: Array, mask: Array) -> dict[str, np.ndarray]:
             matched = [linear_sum_assignment(-layer) for layer in table]
         mean = of(jnp.mean(p, axis=2, keepdims=True), jnp.mean(q, axis=2, keepdims=True), mask)
         found |= {
-            f"index_{name}": shifted[0].mean(axis=-1),
+            name: shifted[0].mean(axis=-1),
             f"matched_{name}": np.asarray([layer[pair].mean() for layer, pair in zip(table, matched, strict=True)]),
             f"averaged_{name}": np.asarray(mean).mean(axis=(1, 2)),
         }
@@ -95,14 +96,15 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
     """Both figures per pairing and way to compare heads beside their nulls, and whether the paper's lie above what unrelated
     systems reach."""
     values = {name: stacked(measured, name) for name in measured[0] if name != "maps"}
+    ways = {way: words for way, words in HEADS.items() if f"{way}cosine" in values}
     printed = settings.options["printed"]
     rows = []
     means = {}
     for i, pairing in enumerate(PAIRINGS):
         for (way, words), (name, label, unit) in itertools.product(
-            HEADS.items(), (("cosine", "cosine", ""), ("kl", "KL(Transformer ‖ simulator)", "nats"))
+            ways.items(), (("cosine", "cosine", ""), ("kl", "KL(Transformer ‖ simulator)", "nats"))
         ):
-            ours, null = (values[f"{start}{way}_{name}"][:, i].mean(axis=-1) for start in ("", "untrained_"))
+            ours, null = (values[f"{start}{way}{name}"][:, i].mean(axis=-1) for start in ("", "untrained_"))
             means[pairing, way, name] = over(ours, CORRELATION if name == "cosine" else None), float(null.mean())
             rows.append(
                 row(
@@ -116,38 +118,41 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
                     within=CORRELATION if name == "cosine" else None,
                 )
             )
-        least = values["index_cosine"][:, i].min(axis=-1)
+        least = values["cosine"][:, i].min(axis=-1)
         rows.append(
             row(f"smallest cosine of a layer, {NAMES[pairing]}", least, paper=printed["least"], within=CORRELATION)
         )
     for name, label in (
-        *((f"uniform_{way}_cosine", f"cosine of uniform attention, {words}") for way, words in HEADS.items()),
+        *((f"uniform_{way}cosine", f"cosine of uniform attention, {words}") for way, words in ways.items()),
         ("independent_cosine", "cosine of independent rows as peaked as these"),
         ("gaussian_cosine", "e^{−s²}, s the standard deviation of log weights"),
-        ("uniform_index_kl", "KL to uniform attention, by index"),
-        ("uniform_averaged_kl", "KL to uniform attention, mean over heads"),
+        ("uniform_kl", "KL to uniform attention, by index"),
+        *(("uniform_averaged_kl", "KL to uniform attention, mean over heads") for way in ways if way == "averaged_"),
     ):
         kind: dict[str, Any] = {"unit": "nats"} if "kl" in name else {"within": CORRELATION}
         rows.append(row(label, values[name][:, 0].mean(axis=-1), note="null models", **kind))
-    flat = {way: float(values[f"uniform_{way}_cosine"][:, 0].mean()) for way in HEADS}
-    cosine, kl = (float(means["distilled", "index", name][0]) for name in ("cosine", "kl"))
+    flat = {way: float(values[f"uniform_{way}cosine"][:, 0].mean()) for way in ways}
+    cosine, kl = (float(means["distilled", "", name][0]) for name in ("cosine", "kl"))
     good = cosine >= 0.98 and kl <= 0.0144
     alone = [
         f"{shown(means['independent', way, 'cosine'][0])} {words} (untrained {means['independent', way, 'cosine'][1]:.2f}, "
         f"uniform {flat[way]:.2f})"
-        for way, words in HEADS.items()
+        for way, words in ways.items()
     ]
     verdict = (
         f"A distilled simulator attends as the Transformer does with cosine {cosine:.4f} and KL {kl:.4f} "
         f"({'as close as printed' if good else 'not as close as printed'}). One trained on its own has cosine "
         f"{'; '.join(alone)}. "
-        f"Against uniform attention's {flat['index']:.3f}, 0.98 is "
-        f"{'what flat attention gives anyway' if flat['index'] > 0.95 else 'far above it, so that it needs a fit'}."
+        f"Against uniform attention's {flat['']:.3f}, 0.98 is "
+        f"{'what flat attention gives anyway' if flat[''] > 0.95 else 'far above it, so that it needs a fit'}."
     )
     names = list(NAMES.values())
     data = xr.Dataset(
-        {name: (("seed", "pairing", "layer"), value) for name, value in values.items()},
-        coords={"pairing": names, "layer": np.arange(1, values["index_cosine"].shape[-1] + 1)},
+        {
+            **{name: (("seed", "pairing", "layer"), value) for name, value in values.items()},
+            **first_of(measured, "maps", ("picture", "depth", "query", "key")),
+        },
+        coords={"pairing": names, "layer": np.arange(1, values["cosine"].shape[-1] + 1)},
     )
     pictures = [
         Picture(
@@ -162,8 +167,8 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
             lambda: pairing_curves(
                 data,
                 [
-                    (f"{way}_cosine", f"cosine of attention rows, {words}", f"uniform_{way}_cosine")
-                    for way, words in HEADS.items()
+                    (f"{way}cosine", f"cosine of attention rows, {words}", f"uniform_{way}cosine")
+                    for way, words in ways.items()
                 ],
                 common="uniform attention",
             ),

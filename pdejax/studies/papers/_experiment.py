@@ -470,6 +470,14 @@ def row(
     )
 
 
+def first_of(
+    evidence: Sequence[Evidence], name: str, dims: Sequence[str]
+) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+    """Return what a picture shows of the first seed, as a variable of a data set; nothing of evidence that does not have it."""
+    found = evidence[0].get(name)
+    return {} if found is None else {name: (tuple(dims), np.asarray(found))}
+
+
 def stacked(evidence: Sequence[Evidence], name: str) -> np.ndarray:
     """Return the array `name` of all seeds, seeds in front."""
     return np.stack([np.asarray(found[name]) for found in evidence])

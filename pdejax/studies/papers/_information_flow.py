@@ -26,6 +26,7 @@ from pdejax.studies.papers._experiment import (
     Models,
     Settings,
     experiment,
+    first_of,
     over,
     presets,
     row,
@@ -118,6 +119,7 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
             "pearson": (("seed", "system", "layer"), pearson),
             "spearman": (("seed", "system", "layer"), spearman),
             **{f"null_{k}": (("seed", "pair" if k == "adjacent" else "layer"), v) for k, v in null.items()},
+            **first_of(measured, "heatmap", ("picture", "depth", "token", "feature")),
         },
         coords={"system": list(SYSTEMS), "layer": np.arange(layers + 1), "pair": np.arange(1, layers + 1)},
     )
