@@ -100,18 +100,16 @@ def judge_alignment(settings: Settings, measured: Sequence[Evidence]) -> Judgeme
     rows = []
     overall = {}
     counts = measured[0].get("parameters")
-    cka = {}
+    cka = []
     for i, pairing in enumerate(PAIRINGS):
         for name, label in QUANTITIES.items():
             ours = stacked(measured, name)[:, i].mean(axis=-1)
             null = stacked(measured, f"null_{name}")[:, i].mean(axis=-1)
             overall[pairing, name] = float(ours.mean()), float(null.mean())
             if name == "cka":
-                cka[pairing] = f"{NAMES[pairing].split(' (')[0]} {shown(over(ours))} ({null.mean():.2f} untrained)"
-            note = (
-                FORMS[pairing] + ("" if counts is None else f", {int(counts[i]):,} parameters") + "; mean over layers"
-            )
-            note += "; depends on the scale of u" if name == "mse" else ""
+                cka.append(f"{NAMES[pairing].split(' (')[0]} {shown(over(ours))} ({null.mean():.2f} untrained)")
+            made = FORMS[pairing] + ("" if counts is None else f", {int(counts[i]):,} parameters")
+            note = f"{made}; mean over layers{'; depends on the scale of u' if name == 'mse' else ''}"
             rows.append(
                 row(
                     f"{label}, {NAMES[pairing]}",
@@ -133,16 +131,15 @@ def judge_alignment(settings: Settings, measured: Sequence[Evidence]) -> Judgeme
         + (f" and not by {', '.join(missed)}" if missed else "")
         + f" (distilled {cosine['distilled']:.3f}, independent {cosine['independent']:.3f}, bare {cosine['bare']:.3f}; "
         f"their untrained fields {', '.join(untrained)}). Debiased CKA, which no "
-        f"basis decides: {', '.join(cka.values())}. Spectral "
-        f"similarity is {spectral[0]:.3f} to {spectral[-1]:.3f} for untrained fields already, so that 0.967 is "
+        f"basis decides: {', '.join(cka)}. Spectral similarity is {spectral[0]:.3f} to {spectral[-1]:.3f} for untrained fields already, so that 0.967 is "
         f"{'no evidence of alignment' if spectral[-1] >= 0.967 else 'above what untrained fields have'}."
     )
     names = list(NAMES.values())
     data = xr.Dataset(
         {
-            **{name: (("seed", "pairing", "layer"), stacked(measured, name)) for name in QUANTITIES},
             **{
-                f"null_{name}": (("seed", "pairing", "layer"), stacked(measured, f"null_{name}")) for name in QUANTITIES
+                name: (("seed", "pairing", "layer"), stacked(measured, name))
+                for name in (*QUANTITIES, *(f"null_{name}" for name in QUANTITIES))
             },
             **({} if counts is None else {"parameters": (("pairing",), counts)}),
             **first_of(measured, "heatmap", ("picture", "depth", "token", "feature")),

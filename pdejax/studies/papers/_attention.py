@@ -1,7 +1,7 @@
 """Do the simulators attend where the Transformer does? v1 Experiment 2 on images, v2 §4.3.3 on ListOps."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from pdejax.analysis import attention_fidelity
 from pdejax.analysis.attention import attention_cosine, attention_divergence
 from pdejax.plot._style import SEQUENTIAL
-from pdejax.runs._records import Picture
+from pdejax.runs._records import Picture, Row
 from pdejax.studies.papers._experiment import (
     CORRELATION,
     IMAGES,
@@ -122,15 +122,7 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
         rows.append(
             row(f"smallest cosine of a layer, {NAMES[pairing]}", least, paper=printed["least"], within=CORRELATION)
         )
-    for name, label in (
-        *((f"uniform_{way}cosine", f"cosine of uniform attention, {words}") for way, words in ways.items()),
-        ("independent_cosine", "cosine of independent rows as peaked as these"),
-        ("gaussian_cosine", "e^{−s²}, s the standard deviation of log weights"),
-        ("uniform_kl", "KL to uniform attention, by index"),
-        *(("uniform_averaged_kl", "KL to uniform attention, mean over heads") for way in ways if way == "averaged_"),
-    ):
-        kind: dict[str, Any] = {"unit": "nats"} if "kl" in name else {"within": CORRELATION}
-        rows.append(row(label, values[name][:, 0].mean(axis=-1), note="null models", **kind))
+    rows += _null_rows(values, ways)
     flat = {way: float(values[f"uniform_{way}cosine"][:, 0].mean()) for way in ways}
     cosine, kl = (float(means["distilled", "", name][0]) for name in ("cosine", "kl"))
     good = cosine >= 0.98 and kl <= 0.0144
@@ -175,6 +167,21 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
         ),
     ]
     return Judgement(rows=rows, sentence=verdict, dataset=data, pictures=pictures)
+
+
+def _null_rows(values: Mapping[str, np.ndarray], ways: Mapping[str, str]) -> list[Row]:
+    """What attention that knows nothing of the simulators has."""
+    rows = []
+    for name, label in (
+        *((f"uniform_{way}cosine", f"cosine of uniform attention, {words}") for way, words in ways.items()),
+        ("independent_cosine", "cosine of independent rows as peaked as these"),
+        ("gaussian_cosine", "e^{−s²}, s the standard deviation of log weights"),
+        ("uniform_kl", "KL to uniform attention, by index"),
+        *(("uniform_averaged_kl", "KL to uniform attention, mean over heads") for way in ways if way == "averaged_"),
+    ):
+        kind: dict[str, Any] = {"unit": "nats"} if "kl" in name else {"within": CORRELATION}
+        rows.append(row(label, values[name][:, 0].mean(axis=-1), note="null models", **kind))
+    return rows
 
 
 def _maps(maps: np.ndarray, names: Sequence[str]) -> Figure:
