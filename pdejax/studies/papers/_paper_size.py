@@ -146,7 +146,7 @@ def _words(place: Sequence[int]) -> str:
 
 
 def _picture(middle: np.ndarray, best: dict[str, tuple[int, int, int]]) -> Any:
-    ax = axes_of(None, width=10.0)
+    ax = axes_of(None, width=8.0, height=6.0)
     layers = np.arange(middle.shape[-1])
     for i, ((name, place), printed) in enumerate(zip(best.items(), (TRANSFORMER, SIMULATOR), strict=True)):
         style = {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 4}
@@ -154,7 +154,7 @@ def _picture(middle: np.ndarray, best: dict[str, tuple[int, int, int]]) -> Any:
         ax.plot(layers, middle[place], label=f"{name}: {_words(place)}", **style)
         ax.plot(layers, middle[coarse], linestyle="--", label=f"{name}: the same at h = 1", **style)
         count = min(len(printed), len(layers))
-        ax.plot(layers[:count], printed[:count], "x", color=COLOURS[i], label=f"v2, {name}")
+        ax.plot(layers[:count], printed[:count], "+x"[i], color="black", markersize=8, label=f"v2, {name}")
     ax.set_xlabel(LAYER)
     ax.set_ylabel("correlation with the input")
     whole_layers(ax)
