@@ -31,9 +31,10 @@ SIZES = {
 CONFIGURED = {
     "pdejax train listops-paper --seeds 5 --out out/paper": "generates 100,000 long expressions, five times",
     "pdejax stiff --full --out out": "runs every explicit solve whole",
-    "pdejax reproduce": "trains for all fourteen studies",
-    "pdejax reproduce --out out/reproduce": "trains for all fourteen studies",
-    "pdejax reproduce --preset quick --out out/papers": "trains for all fourteen studies",
+    "pdejax reproduce": "trains for all studies",
+    "pdejax reproduce --out out/reproduce": "trains for all studies",
+    "pdejax reproduce --preset quick --out out/papers": "trains for all studies",
+    "pdejax reproduce --preset standard": "five seeds of all studies",
     "pdejax reproduce --preset paper --out out/paper": "the papers' sizes",
     "pdejax reproduce alignment attention --seeds 5": "trains ten models",
     "pdejax claims": "17 claims and 43 equations",

@@ -19,7 +19,7 @@ from pdejax.studies import run as run_study
 from pdejax.studies.papers import STUDIES, reproduce
 from pdejax.studies.papers._architectures import architectures
 from pdejax.studies.papers._components import cells
-from pdejax.studies.papers._experiment import Models, Settings, experiment, row, stacked
+from pdejax.studies.papers._experiment import KINDS, NATIVE, Models, Settings, experiment, row, stacked
 
 
 class Bench:
@@ -180,9 +180,10 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
 
 def test_every_study_has_both_presets_and_says_what_it_asks():
     for name, study in STUDIES.items():
-        assert study.name == name and set(study.presets) == {"quick", "paper"}
+        assert study.name == name and set(study.presets) == {"quick", "standard", "paper"}
         assert study.question.endswith("?") and study.source
         assert dataclasses.is_dataclass(study.preset("quick")) and study.preset("paper").seeds >= 5
+        assert study.preset("standard").seeds >= 5 or name == "paper-size"  # untrained, and a minute for each seed
     with pytest.raises(ValueError, match="'huge'"):
         next(iter(STUDIES.values())).preset("huge")
 
@@ -199,7 +200,7 @@ def test_what_reproduce_leaves_is_what_the_report_reads(bench, tmp_path, monkeyp
     assert set(path.name for path in tmp_path.iterdir()) == {"bench", "programs", "models", "report.html", "report.md"}
 
 
-@pytest.mark.parametrize("preset", ["quick", "paper"])
+@pytest.mark.parametrize("preset", ["quick", "standard", "paper"])
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_model_of_every_preset_can_be_configured(name, preset, tmp_path):
     """Nothing is found to be wrong after hours: every training that a study asks for is a valid configuration."""
@@ -208,7 +209,8 @@ def test_every_model_of_every_preset_can_be_configured(name, preset, tmp_path):
     for own in named:
         configs = [models.transformer_config(own, 0), *(cells_of(own) if "steps" in own.options else [])]
         if own.student_steps:
-            configs.append(models.student_config(own, 0))
+            kinds = KINDS if name == "distillation" else [NATIVE]
+            configs += [models.student_config(own, 0, kind) for kind in kinds]
         for config in configs:
             assert config.steps > 0 and config.dim % config.heads == 0 and config.seed == 0
         digests = {models._folder(config) for config in configs}

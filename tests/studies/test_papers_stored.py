@@ -92,6 +92,8 @@ OTHERWISE = {
     "gradients": ({"parameters": flat(1.0)}, "gradients are 1 times the Transformer's"),
     "perturbation": ({"adversarial_loss": flat(0.0)}, "the difference is +0 [+0, +0] at 1e-02"),
     "alignment": ({"cosine": flat(0.99)}, "A cosine of 0.97 is reached by shared"),
+    "distillation": ({"cosine": flat(0.99)}, "a high cosine after a fit does not tell which equation"),
+    "paper-size": ({"correlation": flat(0.5)}, "Transformer 0.500 away"),
     "residual": ({"before": flat(0.5), "after": flat(0.5)}, "the loss is not there at initialization"),
     "layernorm": ({"gradient": flat(1.0)}, "order of magnitude does not hold"),
     "spectral": ({"null_log_correlation": flat(1.0)}, "no better."),
@@ -129,14 +131,17 @@ def test_a_folder_of_results_is_no_package(tmp_path):
     }
 
 
-def bottleneck_with(changes):
-    """Five seeds of two systems, four layers: I(T; Y) changes by these, give or take a hundredth, above a null of 0."""
+def bottleneck_with(changes, risen=0.5):
+    """Five seeds of two systems, two noises, four layers: I(T; Y) changes by these, give or take a hundredth, above a null of 0,
+    then by half as much again while the validation loss rises."""
     rng = np.random.default_rng(0)
     evidence = []
     for _ in range(5):
-        end = 1 + np.reshape(changes, (2, 4)) + 0.01 * rng.standard_normal((2, 4))
-        target = np.stack([np.ones((2, 4)), end], axis=1)  # (systems, steps, layers)
-        evidence.append({"target": target, "input": target, "null": 0 * target, "step": np.asarray([0, 9])})
+        end = np.reshape(changes, (2, 1, 4)) + 0.01 * rng.standard_normal((2, 2, 4))
+        target = 1 + np.stack([0 * end, end / 2, end], axis=2)  # (systems, noises, steps, layers)
+        losses = np.asarray([[1.0, 1.0 + risen]] * 2) + 0.01 * rng.standard_normal((2, 2))
+        evidence.append({"target": target, "input": target, "null": 0 * target, "step": np.asarray([0, 9, 18])})
+        evidence[-1] |= {"validation": losses, "training": losses}
     study = STUDIES["information-bottleneck"]
     return study.judge(study.presets["quick"], evidence).sentence
 
@@ -144,15 +149,23 @@ def bottleneck_with(changes):
 @pytest.mark.parametrize(
     ("changes", "counts", "said"),
     [
-        ([-0.1] * 4 + [0.5] * 4, "surely falls in 4, rises in 4 of 8", "Whether it falls is not decided."),
-        ([-0.1] * 8, "surely falls in 8, rises in 0 of 8", "The fall is seen."),
-        ([0.0] * 8, "surely falls in 0, rises in 0 of 8", "Whether it falls is not decided."),
-        ([0.5] * 5 + [0.0] * 3, "surely falls in 0, rises in 5 of 8", "a fall over training is not seen"),
+        ([-0.1] * 4 + [0.5] * 4, "surely falls in 8, rises in 8 of 16", "Whether it falls is not decided."),
+        ([-0.1] * 8, "surely falls in 16, rises in 0 of 16", "The fall is seen."),
+        ([0.0] * 8, "surely falls in 0, rises in 0 of 16", "Whether it falls is not decided."),
+        ([0.5] * 5 + [0.0] * 3, "surely falls in 0, rises in 10 of 16", "a fall over training is not seen"),
     ],
 )
 def test_a_fall_is_seen_only_where_every_layer_surely_falls(changes, counts, said):
     found = bottleneck_with(changes)
     assert counts in found and said in found and ("The fall is seen" in found) == (said == "The fall is seen.")
+
+
+def test_overfitting_begins_where_the_validation_loss_is_least():
+    assert "After the least validation loss (steps 9 and 9; it rises by +0.5 [" in bottleneck_with([0.5] * 8)
+    assert "then) it surely falls in 0, rises in 16." in bottleneck_with([0.5] * 8)
+    # Where it falls to the end, nothing comes after.
+    assert "(steps 18 and 18; it rises by +0" in bottleneck_with([0.5] * 8, risen=-0.5)
+    assert "then) it surely falls in 0, rises in 0." in bottleneck_with([0.5] * 8, risen=-0.5)
 
 
 def test_who_suffers_is_said_with_the_sign():

@@ -70,7 +70,7 @@ def test_a_study_runs_whole(name, folder):
     printed = [line for line in content["table"] if line.get("paper")]
     assert printed or name in ("discretization", "architectures")
     beside = [line for line in content["table"] if line["null"]]
-    assert beside or name in ("continuum", "discretization")
+    assert beside or name in ("continuum", "discretization", "paper-size")
     assert content["figures"] and all((folder / name / f["file"]).stat().st_size > 5000 for f in content["figures"])
     with xr.open_dataset(folder / name / "result.nc", engine="scipy") as data:
         assert data.sizes["seed"] == settings.seeds

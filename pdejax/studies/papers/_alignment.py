@@ -11,22 +11,36 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from pdejax.analysis import amplitude_spectrum, spectral_similarity, trajectory_fidelity
-from pdejax.plot._style import COLOURS, NULL, axes_of, legend
+from pdejax.plot._style import COLOURS, NULL, axes_of
 from pdejax.runs._records import Picture
 from pdejax.studies.papers._experiment import (
     CORRELATION,
     LISTOPS,
     LISTOPS_PAPER,
+    LISTOPS_STANDARD,
     RESAMPLES,
     SHARE,
     Models,
     Settings,
     experiment,
+    first_of,
+    over,
     presets,
     row,
+    shown,
     stacked,
 )
-from pdejax.studies.papers._pairs import NAMES, PAIRINGS, bench, beside, heatmaps, pairing_curves
+from pdejax.studies.papers._pairs import (
+    FORMS,
+    NAMES,
+    PAIRINGS,
+    bench,
+    beside,
+    field_parameters,
+    heatmaps,
+    legend_beside,
+    pairing_curves,
+)
 from pdejax.studies.study import Evidence, Judgement
 
 PAPER = {"mse": "0.031", "cosine": "0.970", "spectral": "0.967"}
@@ -50,8 +64,10 @@ def measure_alignment(settings: Settings, seed: int, models: Models) -> Evidence
     null = {name: [] for name in QUANTITIES}
     pictures = [np.asarray(truth.observed.states[:, 0])]
     theirs = truth.observed.states
-    for _, simulated, fresh in beside(settings, seed, models, truth):
+    counts = []
+    for model, simulated, fresh in beside(settings, seed, models, truth):
         ours, untrained = simulated.states, fresh.states
+        counts.append(field_parameters(model))
         fidelity = trajectory_fidelity(
             ours[1:], theirs[1:], mask=mask, reference_null=untrained[1:], key=key, resamples=RESAMPLES
         ).layers
@@ -75,6 +91,7 @@ def measure_alignment(settings: Settings, seed: int, models: Models) -> Evidence
         **{name: np.stack(values) for name, values in found.items()},
         **{f"null_{name}": np.stack(values) for name, values in null.items()},
         "heatmap": np.stack(pictures)[:, :, real],
+        "parameters": np.asarray(counts),
     }
 
 
@@ -82,12 +99,17 @@ def judge_alignment(settings: Settings, measured: Sequence[Evidence]) -> Judgeme
     """The paper's three figures for every pairing, and whether they tell a fitted simulator from an untrained one."""
     rows = []
     overall = {}
+    counts = measured[0].get("parameters")
+    cka = []
     for i, pairing in enumerate(PAIRINGS):
         for name, label in QUANTITIES.items():
             ours = stacked(measured, name)[:, i].mean(axis=-1)
             null = stacked(measured, f"null_{name}")[:, i].mean(axis=-1)
             overall[pairing, name] = float(ours.mean()), float(null.mean())
-            note = "mean over layers" if name != "mse" else "mean over layers; depends on the scale of u"
+            if name == "cka":
+                cka.append(f"{NAMES[pairing].split(' (')[0]} {shown(over(ours))} ({null.mean():.2f} untrained)")
+            made = FORMS[pairing] + ("" if counts is None else f", {int(counts[i]):,} parameters")
+            note = f"{made}; mean over layers{'; depends on the scale of u' if name == 'mse' else ''}"
             rows.append(
                 row(
                     f"{label}, {NAMES[pairing]}",
@@ -102,21 +124,26 @@ def judge_alignment(settings: Settings, measured: Sequence[Evidence]) -> Judgeme
     cosine = {pairing: overall[pairing, "cosine"][0] for pairing in PAIRINGS}
     reached = [NAMES[p] for p in PAIRINGS if cosine[p] >= 0.97]
     missed = [NAMES[p] for p in PAIRINGS if cosine[p] < 0.97]
+    untrained = [f"{overall[pairing, 'cosine'][1]:.3f}" for pairing in PAIRINGS[1:]]
     spectral = sorted(overall[pairing, "spectral"][1] for pairing in PAIRINGS)
     verdict = (
         f"A cosine of 0.97 is reached by {', '.join(reached) or 'none'}"
         + (f" and not by {', '.join(missed)}" if missed else "")
-        + f" (distilled {cosine['distilled']:.3f}, independent {cosine['independent']:.3f}, bare {cosine['bare']:.3f}). Spectral "
-        f"similarity is {spectral[0]:.3f} to {spectral[-1]:.3f} for untrained fields already, so that 0.967 is "
+        + f" (distilled {cosine['distilled']:.3f}, independent {cosine['independent']:.3f}, bare {cosine['bare']:.3f}; "
+        f"their untrained fields {', '.join(untrained)}). Debiased CKA, which no "
+        f"basis decides: {', '.join(cka)}. Spectral similarity is {spectral[0]:.3f} to "
+        f"{spectral[-1]:.3f} for untrained fields already, so that 0.967 is "
         f"{'no evidence of alignment' if spectral[-1] >= 0.967 else 'above what untrained fields have'}."
     )
     names = list(NAMES.values())
     data = xr.Dataset(
         {
-            **{name: (("seed", "pairing", "layer"), stacked(measured, name)) for name in QUANTITIES},
             **{
-                f"null_{name}": (("seed", "pairing", "layer"), stacked(measured, f"null_{name}")) for name in QUANTITIES
+                name: (("seed", "pairing", "layer"), stacked(measured, name))
+                for name in (*QUANTITIES, *(f"null_{name}" for name in QUANTITIES))
             },
+            **({} if counts is None else {"parameters": (("pairing",), counts)}),
+            **first_of(measured, "heatmap", ("picture", "depth", "token", "feature")),
         },
         coords={"pairing": names, "layer": np.arange(1, stacked(measured, "mse").shape[-1] + 1)},
     )
@@ -127,7 +154,8 @@ def judge_alignment(settings: Settings, measured: Sequence[Evidence]) -> Judgeme
 
     caption = "Hidden states of one sequence by layer: the Transformer above, the simulators below, one colour scale."
     curves = (
-        "Cosine of tokens with the Transformer's by layer, mean over seeds, thin the seeds; dashed: untrained fields."
+        "Cosine of tokens with the Transformer's and debiased CKA by layer, mean over seeds, thin the seeds; dashed in the same "
+        "colour: an untrained field in each one's place."
     )
     return Judgement(
         rows=rows,
@@ -140,11 +168,10 @@ def judge_alignment(settings: Settings, measured: Sequence[Evidence]) -> Judgeme
                 curves,
                 lambda: pairing_curves(
                     data,
-                    "cosine",
-                    "cosine with the Transformer's token",
-                    "null_cosine",
-                    nulls=range(len(names)),
-                    null_label="untrained fields",
+                    [
+                        ("cosine", "cosine with the Transformer's token", "null_cosine"),
+                        ("cka", "linear CKA, debiased", "null_cka"),
+                    ],
                 ),
             ),
         ],
@@ -153,11 +180,11 @@ def judge_alignment(settings: Settings, measured: Sequence[Evidence]) -> Judgeme
 
 ALIGNMENT = experiment(
     name="alignment",
-    headline="cosine of tokens, distilled",
+    headline="linear CKA, debiased, independent",
     title="Trajectory alignment",
     question="Do the hidden states of a PDE simulator follow a Transformer's?",
     source="v2 §4.2, Figures 2 and 3",
-    presets=presets(LISTOPS, LISTOPS_PAPER, sizes=(64, 64), students=(600, 10_000)),
+    presets=presets(LISTOPS, LISTOPS_STANDARD, LISTOPS_PAPER, sizes=(64, 64, 64), students=(600, 600, 10_000)),
     measure=measure_alignment,
     judge=judge_alignment,
     pairing="shared, distilled, independent, and bare (independent without residual and LayerNorm), as v2 does not say",
@@ -242,11 +269,12 @@ def judge_spectra(settings: Settings, measured: Sequence[Evidence]) -> Judgement
     )
     systems = ["Transformer", *NAMES.values()]
     amplitude = stacked(measured, "amplitude")
-    layers = amplitude.shape[-2]
+    layers, drawn = amplitude.shape[-2], "shuffled" in measured[0]
     data = xr.Dataset(
         {
             "amplitude": (("seed", "system", "layer", "frequency"), amplitude),
             "cumulative": (("seed", "system", "layer", "frequency"), cumulative),
+            **({"shuffled": (("seed", "layer", "frequency"), stacked(measured, "shuffled"))} if drawn else {}),
             **{
                 name: (("seed", "pairing", "later"), stacked(measured, name))
                 for name in ("cosine", "log_correlation", "null_cosine", "null_log_correlation")
@@ -285,8 +313,7 @@ def _spectra(data: xr.Dataset, shuffled: np.ndarray) -> Any:
     right.set_ylabel("share of the energy up to there")
     for ax in (left, right):
         ax.set_xlabel("frequency (cycles per token)")
-    legend(left)
-    legend(right)
+    legend_beside(figure)
     return figure
 
 
@@ -296,7 +323,7 @@ SPECTRAL = experiment(
     title="Spectra along the tokens",
     question="Do both systems have the same frequencies along the tokens?",
     source="v2 App. A.1, Figure 8; §4.2",
-    presets=presets(LISTOPS, LISTOPS_PAPER, sizes=(64, 64), students=(600, 10_000)),
+    presets=presets(LISTOPS, LISTOPS_STANDARD, LISTOPS_PAPER, sizes=(64, 64, 64), students=(600, 600, 10_000)),
     measure=measure_spectra,
     judge=judge_spectra,
     pairing="shared, distilled, independent, bare",

@@ -16,7 +16,9 @@ from pdejax.studies.papers._experiment import (
     CORRELATION,
     IMAGES,
     IMAGES_PAPER,
+    IMAGES_STANDARD,
     LISTOPS,
+    NO_IMAGES,
     RESAMPLES,
     SHARE,
     STUDENT,
@@ -109,7 +111,7 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
 
 
 def _curves(settings: Settings, data: xr.Dataset) -> Any:
-    ax = axes_of(None)
+    ax = axes_of(None, width=8.0)
     count = len(architectures(settings))
     for i, name in enumerate(architectures(settings)):
         for place, pairing, label in ((i, "distilled", "distilled"), (i + count, "shared", "shared at h = 1/4")):
@@ -118,21 +120,23 @@ def _curves(settings: Settings, data: xr.Dataset) -> Any:
     ax.set_xlabel(LAYER)
     ax.set_ylabel("cosine with the network's token")
     whole_layers(ax)
-    legend(ax)
+    legend(ax, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return ax.figure
 
 
 def resolve(settings: Settings) -> Settings:
-    """The decoder reads ListOps, to classify it, where the text is not there."""
+    """The decoder reads ListOps, to classify it, where the text is not there; the Vision Transformer digits without MNIST."""
     named = dict(settings.options["architectures"])
     elsewhere = settings.options["without_text"]
     found = {
-        name: train if train["dataset"] != "newsgroups" else text_or(train, elsewhere) for name, train in named.items()
+        name: text_or(train, elsewhere if train["dataset"] == "newsgroups" else {**train, **NO_IMAGES})
+        for name, train in named.items()
     }
     return dataclasses.replace(settings, options={**settings.options, "architectures": found})
 
 
 _VIT = {**IMAGES, "layers": 4}
+_MNIST = {**IMAGES_STANDARD, "layers": 4}
 _GPT = {**TEXT, "task": "lm", "dim": 48, "data": {"length": 32, "vocabulary_size": 2_000}, "steps": 200}
 _CAUSAL = {**LISTOPS, "layers": 4, "dim": 32, "ffn": 128, "steps": 200, "options": {"causal": True}}
 
@@ -148,6 +152,13 @@ ARCHITECTURES = experiment(
             examples=48,
             options={"architectures": {"Vision Transformer": _VIT, "causal decoder": _GPT}, "without_text": _CAUSAL},
             seeds=1,
+        ),
+        "standard": Settings(
+            student_steps=500,
+            student=STUDENT,
+            examples=48,
+            options={"architectures": {"Vision Transformer": _MNIST, "causal decoder": _GPT}, "without_text": _CAUSAL},
+            seeds=5,
         ),
         "paper": Settings(
             student_steps=5000,

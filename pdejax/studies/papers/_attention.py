@@ -1,84 +1,120 @@
 """Do the simulators attend where the Transformer does? v1 Experiment 2 on images, v2 §4.3.3 on ListOps."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from jaxtyping import Array
 from matplotlib.figure import Figure
+from scipy.optimize import linear_sum_assignment
 
 from pdejax.analysis import attention_fidelity
+from pdejax.analysis.attention import attention_cosine, attention_divergence
 from pdejax.plot._style import SEQUENTIAL
-from pdejax.runs._records import Picture
+from pdejax.runs._records import Picture, Row
 from pdejax.studies.papers._experiment import (
     CORRELATION,
     IMAGES,
     IMAGES_PAPER,
+    IMAGES_STANDARD,
     LISTOPS,
     LISTOPS_PAPER,
+    LISTOPS_STANDARD,
     RESAMPLES,
     Models,
     Settings,
     experiment,
+    first_of,
+    over,
     presets,
     row,
+    shown,
     stacked,
+    with_images,
 )
-from pdejax.studies.papers._pairs import NAMES, PAIRINGS, bench, beside, pairing_curves
+from pdejax.studies.papers._pairs import FORMS, NAMES, PAIRINGS, bench, beside, pairing_curves
 from pdejax.studies.study import Evidence, Judgement
+
+HEADS = {"": "by index", "matched_": "heads matched", "averaged_": "mean over heads"}
 
 
 def measure(settings: Settings, seed: int, models: Models) -> Evidence:
-    """Cosine and KL per pairing and layer, means over heads, beside uniform, independent and untrained attention."""
+    """Cosine and KL per pairing and layer, heads compared in three ways, beside uniform, independent and untrained attention."""
     truth = bench(settings, seed, models, ("distilled", "independent", "bare"))
     key, mask, p = jax.random.key(seed), truth.mask, truth.observed.maps
     found: dict[str, list] = {}
     maps = [np.asarray(p[:, 0, 0])]
-
-    def figures(q):
-        return attention_fidelity(p, q, mask=mask, key=key, resamples=RESAMPLES)
-
+    real = mask.astype(p.dtype)
+    uniform = real / jnp.sum(real, axis=1, keepdims=True)
+    flat = three_ways(p, jnp.broadcast_to(uniform[None, :, None, None, :], p.shape), mask)
     for _, simulated, fresh in beside(settings, seed, models, truth):
         q = simulated.maps
-        result, untrained = figures(q), figures(fresh.maps)
-        for name, value in (
-            ("cosine", result.cosine),
-            ("kl", result.kl),
-            ("uniform_cosine", result.cosine.nulls["uniform"]),
-            ("uniform_kl", result.kl.nulls["uniform"]),
-            ("independent_cosine", result.cosine.nulls["independent"]),
-            ("gaussian_cosine", result.cosine.nulls["gaussian"]),
-            ("untrained_cosine", untrained.cosine),
-            ("untrained_kl", untrained.kl),
+        nulls = attention_fidelity(p, q, mask=mask, key=key, resamples=RESAMPLES).cosine.nulls
+        for start, values in (
+            ("", three_ways(p, q, mask)),
+            ("untrained_", three_ways(p, fresh.maps, mask)),
+            ("uniform_", flat),
         ):
-            found.setdefault(name, []).append(np.asarray(value).mean(axis=-1))
+            for name, value in values.items():
+                found.setdefault(start + name, []).append(value)
+        for name in ("independent", "gaussian"):
+            found.setdefault(f"{name}_cosine", []).append(np.asarray(nulls[name]).mean(axis=-1))
         maps.append(np.asarray(q[:, 0, 0]))
-    real = np.asarray(mask[0])
-    shown = np.stack(maps)[:, :, real][..., real]
-    return {**{name: np.stack(values) for name, values in found.items()}, "maps": shown}
+    first = np.asarray(mask[0])
+    cut = np.stack(maps)[:, :, first][..., first]
+    return {**{name: np.stack(values) for name, values in found.items()}, "maps": cut}
+
+
+def three_ways(p: Array, q: Array, mask: Array) -> dict[str, np.ndarray]:
+    """Cosine and KL(p ‖ q) by layer: of heads with equal index, whose order is arbitrary; of heads matched one to one so that the
+    cosine is largest (the Hungarian method); of the mean map over heads. Means over sequences and heads."""
+    heads = p.shape[2]
+    measures = {"cosine": attention_cosine, "kl": attention_divergence}
+    found = {}
+    for name, of in measures.items():
+        # By layer, head of p and head of q: every head of p beside the one s places further in q.
+        shifted = [np.asarray(of(p, jnp.roll(q, -s, axis=2), mask)).mean(axis=1) for s in range(heads)]
+        table = np.empty((len(p), heads, heads))
+        for s, values in enumerate(shifted):
+            table[:, np.arange(heads), (np.arange(heads) + s) % heads] = values
+        if name == "cosine":
+            matched = [linear_sum_assignment(-layer) for layer in table]
+        mean = of(jnp.mean(p, axis=2, keepdims=True), jnp.mean(q, axis=2, keepdims=True), mask)
+        found |= {
+            name: shifted[0].mean(axis=-1),
+            f"matched_{name}": np.asarray([layer[pair].mean() for layer, pair in zip(table, matched, strict=True)]),
+            f"averaged_{name}": np.asarray(mean).mean(axis=(1, 2)),
+        }
+    return found
 
 
 def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
-    """Both figures per pairing beside their nulls, and whether the paper's lie above what unrelated systems reach."""
+    """Both figures per pairing and way to compare heads beside their nulls, and whether the paper's lie above what unrelated
+    systems reach."""
     values = {name: stacked(measured, name) for name in measured[0] if name != "maps"}
+    ways = {way: words for way, words in HEADS.items() if f"{way}cosine" in values}
     printed = settings.options["printed"]
     rows = []
     means = {}
     for i, pairing in enumerate(PAIRINGS):
-        for name, label, unit in (("cosine", "cosine", ""), ("kl", "KL(Transformer ‖ simulator)", "nats")):
-            ours = values[name][:, i].mean(axis=-1)
-            null = values[f"untrained_{name}"][:, i].mean(axis=-1)
-            means[pairing, name] = float(ours.mean()), float(null.mean())
+        for (way, words), (name, label, unit) in itertools.product(
+            ways.items(), (("cosine", "cosine", ""), ("kl", "KL(Transformer ‖ simulator)", "nats"))
+        ):
+            ours, null = (values[f"{start}{way}{name}"][:, i].mean(axis=-1) for start in ("", "untrained_"))
+            means[pairing, way, name] = over(ours, CORRELATION if name == "cosine" else None), float(null.mean())
             rows.append(
                 row(
-                    f"{label}, {NAMES[pairing]}",
+                    f"{label}, {words}, {NAMES[pairing]}",
                     ours,
                     paper=printed[name],
                     null=null,
                     null_name="untrained field",
                     unit=unit,
-                    note="mean over layers and heads",
+                    note=f"mean over layers; {FORMS[pairing]}",
                     within=CORRELATION if name == "cosine" else None,
                 )
             )
@@ -86,27 +122,28 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
         rows.append(
             row(f"smallest cosine of a layer, {NAMES[pairing]}", least, paper=printed["least"], within=CORRELATION)
         )
-    for name, label in (
-        ("uniform_cosine", "cosine of uniform attention"),
-        ("independent_cosine", "cosine of independent rows as peaked as these"),
-        ("gaussian_cosine", "e^{−s²}, s the standard deviation of log weights"),
-        ("uniform_kl", "KL to uniform attention"),
-    ):
-        kind: dict[str, Any] = {"unit": "nats"} if "kl" in name else {"within": CORRELATION}
-        rows.append(row(label, values[name][:, 0].mean(axis=-1), note="null models", **kind))
-    flat = float(values["uniform_cosine"][:, 0].mean())
-    cosine, kl = means["distilled", "cosine"][0], means["distilled", "kl"][0]
+    rows += _null_rows(values, ways)
+    flat = {way: float(values[f"uniform_{way}cosine"][:, 0].mean()) for way in ways}
+    cosine, kl = (float(means["distilled", "", name][0]) for name in ("cosine", "kl"))
     good = cosine >= 0.98 and kl <= 0.0144
-    alone = means["independent", "cosine"][0], means["independent", "kl"][0]
+    alone = [
+        f"{shown(means['independent', way, 'cosine'][0])} {words} (untrained {means['independent', way, 'cosine'][1]:.2f}, "
+        f"uniform {flat[way]:.2f})"
+        for way, words in ways.items()
+    ]
     verdict = (
         f"A distilled simulator attends as the Transformer does with cosine {cosine:.4f} and KL {kl:.4f} "
-        f"({'as close as printed' if good else 'not as close as printed'}); one trained on its own with {alone[0]:.3f} and "
-        f"{alone[1]:.3f}. Uniform attention has cosine {flat:.3f}: 0.98 is "
-        f"{'what flat attention gives anyway' if flat > 0.95 else 'far above it, so that it needs a fit'}."
+        f"({'as close as printed' if good else 'not as close as printed'}). One trained on its own has cosine "
+        f"{'; '.join(alone)}. "
+        f"Against uniform attention's {flat['']:.3f}, 0.98 is "
+        f"{'what flat attention gives anyway' if flat[''] > 0.95 else 'far above it, so that it needs a fit'}."
     )
     names = list(NAMES.values())
     data = xr.Dataset(
-        {name: (("seed", "pairing", "layer"), value) for name, value in values.items()},
+        {
+            **{name: (("seed", "pairing", "layer"), value) for name, value in values.items()},
+            **first_of(measured, "maps", ("picture", "depth", "query", "key")),
+        },
         coords={"pairing": names, "layer": np.arange(1, values["cosine"].shape[-1] + 1)},
     )
     pictures = [
@@ -117,13 +154,34 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
         ),
         Picture(
             "cosine.png",
-            "Cosine of attention rows by layer, mean over heads and seeds, thin the seeds; dashed: uniform attention.",
+            "Cosine of attention rows by layer, heads compared in three ways, mean over seeds, thin the seeds; dashed: uniform "
+            "attention.",
             lambda: pairing_curves(
-                data, "cosine", "cosine of attention rows", "uniform_cosine", nulls=(0,), null_label="uniform attention"
+                data,
+                [
+                    (f"{way}cosine", f"cosine of attention rows, {words}", f"uniform_{way}cosine")
+                    for way, words in ways.items()
+                ],
+                common="uniform attention",
             ),
         ),
     ]
     return Judgement(rows=rows, sentence=verdict, dataset=data, pictures=pictures)
+
+
+def _null_rows(values: Mapping[str, np.ndarray], ways: Mapping[str, str]) -> list[Row]:
+    """What attention that knows nothing of the simulators has."""
+    rows = []
+    for name, label in (
+        *((f"uniform_{way}cosine", f"cosine of uniform attention, {words}") for way, words in ways.items()),
+        ("independent_cosine", "cosine of independent rows as peaked as these"),
+        ("gaussian_cosine", "e^{−s²}, s the standard deviation of log weights"),
+        ("uniform_kl", "KL to uniform attention, by index"),
+        *(("uniform_averaged_kl", "KL to uniform attention, mean over heads") for way in ways if way == "averaged_"),
+    ):
+        kind: dict[str, Any] = {"unit": "nats"} if "kl" in name else {"within": CORRELATION}
+        rows.append(row(label, values[name][:, 0].mean(axis=-1), note="null models", **kind))
+    return rows
 
 
 def _maps(maps: np.ndarray, names: Sequence[str]) -> Figure:
@@ -142,7 +200,7 @@ def _maps(maps: np.ndarray, names: Sequence[str]) -> Figure:
             if layer == 0:
                 ax.set_ylabel(name.split(" (")[0].replace(", ", ",\n"), fontsize=9)
     figure.supxlabel("key", fontsize=9)
-    figure.colorbar(picture, ax=panels, shrink=0.8, label="weight (rows are queries)")
+    figure.colorbar(picture, ax=panels, shrink=0.8, label="weight (rows are queries)", extend="max")
     return figure
 
 
@@ -152,11 +210,12 @@ _PAIRING = "shared, distilled, independent, and bare (independent without residu
 
 ATTENTION_IMAGES = experiment(
     name="attention-images",
-    headline="cosine, independent",
+    headline="cosine, heads matched, independent",
     title="Attention on images",
     question="Does a PDE model attend where a Transformer does, on images?",
     source="v1 §3.2, Figure 3",
-    presets=presets(IMAGES, IMAGES_PAPER, sizes=(64, 64), students=(1300, 3000), options=_V1),
+    presets=presets(IMAGES, IMAGES_STANDARD, IMAGES_PAPER, sizes=(64, 64, 64), students=(1300, 800, 3000), options=_V1),
+    resolve=with_images,
     measure=measure,
     judge=judge,
     pairing=_PAIRING,
@@ -164,11 +223,13 @@ ATTENTION_IMAGES = experiment(
 
 ATTENTION = experiment(
     name="attention",
-    headline="cosine, distilled",
+    headline="cosine, by index, distilled",
     title="Attention on ListOps",
     question="Does a PDE simulator attend where a Transformer does, on ListOps?",
     source="v2 §4.3.3, App. A.1",
-    presets=presets(LISTOPS, LISTOPS_PAPER, sizes=(64, 64), students=(600, 10_000), options=_V2),
+    presets=presets(
+        LISTOPS, LISTOPS_STANDARD, LISTOPS_PAPER, sizes=(64, 64, 64), students=(600, 600, 10_000), options=_V2
+    ),
     measure=measure,
     judge=judge,
     pairing=_PAIRING,

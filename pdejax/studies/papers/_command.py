@@ -11,7 +11,7 @@ class ReproduceConfig:
     """Configure the command `reproduce`: which studies, in which sizes, with how many seeds, and where results go."""
 
     studies: tuple[str, ...] = setting((), "default: all; see --list", metavar="STUDY", positional=True)
-    preset: Literal["quick", "paper"] = setting("quick", "sizes")
+    preset: Literal["quick", "standard", "paper"] = setting("quick", "sizes")
     seeds: int | None = setting(None, "seeds per study (default: the preset's)", metavar="K")
     out: str = setting("out/reproduce", "folder", metavar="DIR")
     list: bool = setting(False, "list the studies and stop")
@@ -48,6 +48,7 @@ COMMAND = Command(
     examples="""examples:
   pdejax reproduce                                    all studies, small enough for two cores
   pdejax reproduce alignment attention --seeds 5      two of them, with five seeds
+  pdejax reproduce --preset standard                  five seeds, an hour or so on two cores
   pdejax reproduce --preset paper --out out/paper     the papers' sizes (a GPU's work)
   pdejax reproduce --list                             names and questions
 """,

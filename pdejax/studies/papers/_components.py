@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from pdejax.analysis import layer_correlation
 from pdejax.models import observe
-from pdejax.plot._style import COLOURS, LAYER, MARKERS, axes_of, legend, whole_layers
+from pdejax.plot._style import COLOURS, LAYER, MARKERS, axes_of, whole_layers
 from pdejax.runs._records import Picture, Row
 from pdejax.studies.papers._experiment import (
     CORRELATION,
@@ -32,6 +32,7 @@ from pdejax.studies.papers._experiment import (
     row,
     stacked,
 )
+from pdejax.studies.papers._pairs import legend_beside
 from pdejax.studies.study import Evidence, Judgement
 from pdejax.training import TrainConfig, build_model, read_metrics
 
@@ -162,6 +163,9 @@ PRESETS = {
     "quick": Settings(
         train={**LISTOPS, **_SMALL}, examples=64, options={"steps": (("lietrotter", 1), ("lietrotter", 2))}
     ),
+    "standard": Settings(
+        train={**LISTOPS, **_SMALL}, examples=64, options={"steps": (("lietrotter", 1), ("lietrotter", 2))}, seeds=5
+    ),
     "paper": Settings(
         train={**LISTOPS_PAPER, "clip": None},
         examples=64,
@@ -273,7 +277,7 @@ def _correlation_curves(settings: Settings, data: xr.Dataset) -> Figure:
         ax.set_title(f"residual {residual} ({first})", fontsize=10)
         ax.set_xlabel(LAYER)
         whole_layers(ax)
-        legend(ax, title="normalization")
+    legend_beside(figure, "normalization")
     panels["on"].set_ylabel("correlation with the input")
     return figure
 
@@ -370,7 +374,7 @@ def _gradient_curves(settings: Settings, gradient: np.ndarray) -> Figure:
                 ax.semilogy(steps, middle, color=colour, linewidth=1.2, label=cell.normalization)
         ax.set_xlabel("training step")
         ax.set_title(f"residual {residual} ({first})", fontsize=10)
-    legend(ax, title="normalization")  # one colour for each, the same on both sides
+    legend_beside(figure, "normalization")  # one colour for each normalization, the same on both sides
     panels[0].set_ylabel("gradient norm ‖∂loss/∂θ‖")
     return figure
 

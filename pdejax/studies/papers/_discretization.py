@@ -21,6 +21,7 @@ from pdejax.studies.numerics._convergence_config import ConvergenceConfig
 from pdejax.studies.papers._experiment import (
     LISTOPS,
     LISTOPS_PAPER,
+    LISTOPS_STANDARD,
     SHARE,
     Models,
     Settings,
@@ -30,6 +31,7 @@ from pdejax.studies.papers._experiment import (
     row,
     stacked,
 )
+from pdejax.studies.papers._pairs import legend_beside
 from pdejax.studies.study import Evidence, Judgement
 
 TOLERANCE = 0.15  # by which the mean of orders over seeds may miss that of theory
@@ -120,13 +122,16 @@ def _order_curves(data: xr.Dataset) -> Any:
     return ax.figure
 
 
+_SMALL = {"steps": (8, 16, 32, 64), "regimes": (8, 32), "draws": 6, "length": 24, "dim": 16}
+
 CONTINUUM = experiment(
     name="continuum",
     title="Continuum limit",
     question="Does the network converge to a flow as layers are refined, at the order of its scheme?",
     source="v2 Thm 3.2, (10), (12); v1 (24)",
     presets={
-        "quick": Settings(options={"steps": (8, 16, 32, 64), "regimes": (8, 32), "draws": 6, "length": 24, "dim": 16}),
+        "quick": Settings(options=_SMALL),
+        "standard": Settings(options=_SMALL, seeds=5),
         "paper": Settings(options={"length": 128, "dim": 128}, seeds=5),
     },
     measure=measure_continuum,
@@ -241,7 +246,7 @@ def _refined_curves(data: xr.Dataset, orders: Mapping[str, Sequence[float]]) -> 
         style = {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 4}
         middle = np.exp(np.mean(np.log(error[:, i]), axis=0))
         left.loglog(counts, middle, label=f"{name}: order {np.mean(orders[name]):.2f}", **style)
-        right.semilogx(counts, 100 * np.mean(accuracy[:, i], axis=0), label=name, **style)
+        right.semilogx(counts, 100 * np.mean(accuracy[:, i], axis=0), **style)
     left.set_xlabel("steps per layer")
     left.set_ylabel("relative distance to the fine solution")
     right.axhline(100 * float(np.mean(network)), **NULL, label="the network itself")
@@ -250,7 +255,7 @@ def _refined_curves(data: xr.Dataset, orders: Mapping[str, Sequence[float]]) -> 
     for ax in (left, right):
         ax.set_xticks(counts, [str(count) for count in counts])
         ax.minorticks_off()
-        legend(ax)
+    legend_beside(figure)
     return figure
 
 
@@ -261,7 +266,7 @@ DISCRETIZATION = experiment(
     title="Discretization",
     question="What do other schemes and steps do to a trained Transformer's field?",
     source="v2 §5, follow-up: discretization sensitivity",
-    presets=presets(LISTOPS, LISTOPS_PAPER, sizes=(96, 64), options=_OPTIONS),
+    presets=presets(LISTOPS, LISTOPS_STANDARD, LISTOPS_PAPER, sizes=(96, 96, 64), options=_OPTIONS),
     measure=measure_refined,
     judge=judge_refined,
     pairing="shared",

@@ -64,6 +64,8 @@ LISTOPS: Mapping[str, Any] = {
     "eval_every": 225,
     "save_every": 225,
 }
+# As quick, half as wide: what five seeds need.
+LISTOPS_STANDARD: Mapping[str, Any] = {**LISTOPS, "dim": 32, "ffn": 128}
 LISTOPS_PAPER: Mapping[str, Any] = dict(PRESETS["listops-paper"])
 
 # v1's ten layers and 64 features, on the images that come with scikit-learn.
@@ -80,6 +82,12 @@ IMAGES: Mapping[str, Any] = {
     "steps": 300,
     "eval_every": 100,
     "save_every": 100,
+}
+# MNIST in as many patches, 16, as the digits have above.
+IMAGES_STANDARD: Mapping[str, Any] = {
+    **IMAGES,
+    **{"dataset": "mnist", "data": {"form": "patches", "patch": 7, "download": False}, "dim": 32, "ffn": 64},
+    **{"eval_examples": 500, "eval_every": 150, "save_every": 150},
 }
 IMAGES_PAPER: Mapping[str, Any] = dict(PRESETS["mnist-paper"])
 
@@ -99,6 +107,12 @@ TEXT: Mapping[str, Any] = {
     "save_every": 45,
     "keep": 8,
 }
+# Ten epochs of 160 steps, from which on it overfits: short documents, the 2,000 most frequent words.
+TEXT_STANDARD: Mapping[str, Any] = {
+    **TEXT,
+    **{"data": {"length": 32, "vocabulary_size": 2_000}, "dim": 32, "ffn": 64, "batch_size": 64, "learning_rate": 3e-3},
+    **{"steps": 1600, "eval_every": 160, "save_every": 160, "eval_examples": 1000, "keep": 12},
+}
 TEXT_PAPER: Mapping[str, Any] = {**PRESETS["newsgroups-paper"], "keep": 10, "eval_every": 159, "save_every": 159}
 
 # What a student on two cores takes: small batches suffice, for its targets have no noise.
@@ -107,26 +121,39 @@ STUDENT: Mapping[str, Any] = {"batch_size": 16, "learning_rate": 1e-2}
 # Where the text is not there: short ListOps, so that the whole set still runs. The result's settings say which it was.
 NO_TEXT: Mapping[str, Any] = {**TEXT, "dataset": "listops", "data": dict(LISTOPS["data"])}
 
+NO_IMAGES: Mapping[str, Any] = {"dataset": "digits", "data": dict(IMAGES["data"])}
+
 
 RESAMPLES = 20  # few: intervals are taken over seeds
 
 
 def presets(
-    quick: Mapping[str, Any], paper: Mapping[str, Any], *, sizes: tuple[int, int], students=(0, 0), **both: Any
+    quick: Mapping[str, Any],
+    standard: Mapping[str, Any],
+    paper: Mapping[str, Any],
+    *,
+    sizes: tuple[int, int, int],
+    students=(0, 0, 0),
+    **both: Any,
 ):
-    """Settings of a study that differ between `quick` and `paper` only in the training, the `sizes` (examples) and the steps of
-    the `students`, which the quick ones fit with `STUDENT`; five seeds for the paper's sizes."""
+    """Settings of a study that differ between `quick`, `standard` and `paper` only in the training, the `sizes` (examples), the
+    steps of the `students`, which all but the paper's fit with `STUDENT`, and the seeds: two, then five."""
     student: Mapping[str, Any] = STUDENT if students[0] else {}
     return {
         "quick": Settings(train=quick, examples=sizes[0], student_steps=students[0], student=student, **both),
-        "paper": Settings(train=paper, examples=sizes[1], student_steps=students[1], seeds=5, **both),
+        "standard": Settings(
+            train=standard, examples=sizes[1], student_steps=students[1], student=student, seeds=5, **both
+        ),
+        "paper": Settings(train=paper, examples=sizes[2], student_steps=students[2], seeds=5, **both),
     }
 
 
 def text_or(train: Mapping[str, Any], fallback: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`train`, if its text can be had without a download that takes minutes, else `fallback`."""
+    """`train`, if its data can be had without a download that takes minutes, else `fallback`."""
+    if train["dataset"] not in ("newsgroups", "mnist"):
+        return train
     try:
-        load(train["dataset"], "test", limit=1, download=False, **train["data"])
+        load(train["dataset"], "test", limit=1, **{**train["data"], "download": False})
     except FileNotFoundError:
         return fallback
     return train
@@ -137,6 +164,11 @@ def with_text(settings: Settings) -> Settings:
     return dataclasses.replace(settings, train=text_or(settings.train, {**settings.train, **NO_TEXT}))
 
 
+def with_images(settings: Settings) -> Settings:
+    """These settings, on the digits of scikit-learn where MNIST is not there. The result's settings say which it was."""
+    return dataclasses.replace(settings, train=text_or(settings.train, {**settings.train, **NO_IMAGES}))
+
+
 class Trained(NamedTuple):
     """A trained model: `model`, the best on the validation split; `config`; `folder` of the run; `test` figures."""
 
@@ -144,6 +176,20 @@ class Trained(NamedTuple):
     config: TrainConfig
     folder: pathlib.Path
     test: Mapping[str, float]
+
+
+# What a field can be that is fitted to a Transformer's states. The first is the Transformer's own form.
+NATIVE = "Lie–Trotter, 1 step a layer"
+KINDS: Mapping[str, Mapping[str, Any]] = {
+    NATIVE: {},
+    "Euler, 4 steps a layer": {"solver": "euler", "steps_per_layer": 4},
+    "RK4, 4 steps a layer": {"solver": "rk4", "steps_per_layer": 4},
+    "weights shared in depth": {"options": {"weights": "shared"}},
+    "weights smooth in depth": {"options": {"weights": "cubic"}},
+    "leaky field, Euler, 4 steps a layer": {"options": {"leak": True}, "solver": "euler", "steps_per_layer": 4},
+    "bare (leaky, no LayerNorm, h = 1)": {"model": "bare"},
+    "with D and S": {"model": "full"},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,8 +233,8 @@ class Models:
         """What the Transformer of a seed is trained with."""
         return TrainConfig(**{**settings.train, "seed": seed})
 
-    def student_config(self, settings: Settings, seed: int) -> TrainConfig:
-        """What the `"distilled"` simulator of a seed is trained with."""
+    def student_config(self, settings: Settings, seed: int, kind: str = NATIVE) -> TrainConfig:
+        """What the `"distilled"` simulator of a seed is trained with; `kind`: of `KINDS`."""
         steps = settings.student_steps
         own: dict[str, Any] = {
             "teacher": str(self._folder(self.transformer_config(settings, seed))),
@@ -202,7 +248,7 @@ class Models:
             "save_every": steps,
             "eval_every": max(steps // 4, 1),
         }
-        return TrainConfig(**{**settings.train, "seed": seed, **own, **settings.student})
+        return TrainConfig(**{**settings.train, "seed": seed, **own, **settings.student, **KINDS[kind]})
 
     def transformer(self, settings: Settings, seed: int) -> Trained:
         """The Transformer of these settings."""
@@ -303,8 +349,8 @@ def experiment(
 ) -> Study:
     """Make a study of an experiment.
 
-    - `presets`: its settings as `"quick"` (two cores, minutes) and `"paper"` (the papers' sizes). `resolve(settings)`: what
-      becomes of settings on this machine, such as without the text.
+    - `presets`: its settings as `"quick"` (two cores, minutes), `"standard"` (five seeds) and `"paper"` (the papers' sizes).
+      `resolve(settings)`: what becomes of settings on this machine, such as without the text.
     - `measure(settings, seed, models)` gives arrays of numbers, kept seed by seed; models are shared between experiments.
     - `judge(settings, evidence)`, `pairing`, `headline`: as in [`Study`][pdejax.studies.Study].
     """
@@ -392,6 +438,12 @@ def signed(figure: Figure) -> str:
     return f"{float(figure):+.2g}{ends}"
 
 
+def shown(figure: Figure) -> str:
+    """Write a figure with its ends."""
+    ends = "" if np.isnan(figure.low) else f" [{float(figure.low):.2f}, {float(figure.high):.2f}]"
+    return f"{float(figure):.2f}{ends}"
+
+
 def row(
     quantity: str,
     ours: Sequence[float] | np.ndarray,
@@ -416,6 +468,14 @@ def row(
         null_name=null_name if beside else None,
         note=note,
     )
+
+
+def first_of(
+    evidence: Sequence[Evidence], name: str, dims: Sequence[str]
+) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+    """Return what a picture shows of the first seed, as a variable of a data set; nothing of evidence that does not have it."""
+    found = evidence[0].get(name)
+    return {} if found is None else {name: (tuple(dims), np.asarray(found))}
 
 
 def stacked(evidence: Sequence[Evidence], name: str) -> np.ndarray:

@@ -16,6 +16,7 @@ from pdejax.runs._records import Picture
 from pdejax.studies.papers._experiment import (
     LISTOPS,
     LISTOPS_PAPER,
+    LISTOPS_STANDARD,
     RESAMPLES,
     SHARE,
     Models,
@@ -158,6 +159,9 @@ def _layers(data: xr.Dataset) -> Figure:
         ax.set_xlabel(LAYER)
         ax.set_ylabel(f"{label} ({unit})" if unit else label, fontsize=9)
         whole_layers(ax)
+        low, high = ax.get_ylim()
+        if low > 0 and high - low < 0.1 * high:  # nothing changes, and the axis must show so
+            ax.set_ylim(0, 1.1 * high)
     panels[-1].set_axis_off()
     handles, labels = panels[0].get_legend_handles_labels()
     panels[-1].legend(handles, labels, frameon=False, loc="center")
@@ -173,7 +177,7 @@ def _plane(data: xr.Dataset) -> Figure | SubFigure:
     ax.axhline(float(data["null_target"].values[:, 0].mean()), **NULL, label="labels permuted")
     ax.set_xlabel(f"I(X; T + σξ) (nats), σ = {data.attrs['noise']:g} of the spread")
     ax.set_ylabel("I(T + σξ; Y) (nats)")
-    legend(ax)
+    legend(ax, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return ax.figure
 
 
@@ -186,7 +190,11 @@ INFORMATION = experiment(
     question="What do the layers of a four-layer network keep of input and answer?",
     source="v2 §4.4, App. A.1, Figures 6, 9 and 10",
     presets=presets(
-        {**LISTOPS, "layers": 4, "steps": 300}, {**LISTOPS_PAPER, "layers": 4}, sizes=(400, 2000), options=_OPTIONS
+        {**LISTOPS, "layers": 4, "steps": 300},
+        {**LISTOPS_STANDARD, "layers": 4, "steps": 300},
+        {**LISTOPS_PAPER, "layers": 4},
+        sizes=(400, 400, 2000),
+        options=_OPTIONS,
     ),
     measure=measure,
     judge=judge,

@@ -14,22 +14,27 @@ from pdejax._equation import MasterEquation
 from pdejax._simulate import simulate
 from pdejax.analysis import layer_correlation
 from pdejax.models import observe
-from pdejax.plot._style import LAYER, NULL, axes_of, legend, whole_layers
+from pdejax.plot._style import LAYER, NULL, axes_of, whole_layers
 from pdejax.runs._records import Picture
 from pdejax.solvers import Grid
 from pdejax.studies.papers._experiment import (
     CORRELATION,
     IMAGES,
     IMAGES_PAPER,
+    IMAGES_STANDARD,
     RESAMPLES,
     Models,
     Settings,
     experiment,
+    first_of,
+    over,
     presets,
     row,
+    shown,
     stacked,
+    with_images,
 )
-from pdejax.studies.papers._pairs import bench, heatmaps, partner, seed_curves, untrained_partner
+from pdejax.studies.papers._pairs import bench, heatmaps, legend_beside, partner, seed_curves, untrained_partner
 from pdejax.studies.study import Evidence, Judgement
 from pdejax.terms import Diffusion
 
@@ -114,19 +119,25 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
             "pearson": (("seed", "system", "layer"), pearson),
             "spearman": (("seed", "system", "layer"), spearman),
             **{f"null_{k}": (("seed", "pair" if k == "adjacent" else "layer"), v) for k, v in null.items()},
+            **first_of(measured, "heatmap", ("picture", "depth", "token", "feature")),
         },
         coords={"system": list(SYSTEMS), "layer": np.arange(layers + 1), "pair": np.arange(1, layers + 1)},
     )
     rising = float(np.mean(np.diff(adjacent[:, 0].mean(axis=0)) > 0))
-    last = {name: float(pearson[:, i, -1].mean()) for i, name in enumerate(SYSTEMS)}
+    last = {name: over(pearson[:, i, -1], CORRELATION) for i, name in enumerate(SYSTEMS)}
     empty = float(null["pearson"][:, -1].mean())
     fitted, own = last["distilled simulator"], last["independent simulator"]
     verdict = (
-        f"Adjacent layers of the Transformer correlate at {adjacent[:, 0].mean():.3f}, rising in {rising:.0%} of the layers; "
+        f"On {settings.train['dataset']}, adjacent layers of the Transformer correlate at {adjacent[:, 0].mean():.3f}, "
+        f"rising in {rising:.0%} of the layers; "
         f"those of the heat equation at {adjacent[:, 1].mean():.3f}. In the last layer the correlation with the Transformer is "
-        f"{last['heat equation']:.2f} for the heat equation, {empty:.2f} for an untrained field, {own:.2f} for a simulator "
-        f"trained on its own and {fitted:.2f} for a fitted one: v1's fall to −0.14 is "
-        + ("what systems without a common fit do." if fitted - own > 0.3 else "not explained by the lack of a fit.")
+        f"{shown(last['heat equation'])} for the heat equation, {empty:.2f} for an untrained field, {shown(own)} for a "
+        f"simulator trained on its own and {shown(fitted)} for a fitted one: v1's fall to −0.14 is "
+        + (
+            "what systems without a common fit do."
+            if float(fitted) - float(own) > 0.3
+            else "not explained by the lack of a fit."
+        )
     )
 
     def maps() -> Any:
@@ -163,8 +174,7 @@ def _curves(data: xr.Dataset) -> Figure:
     right.plot(data.layer.values[:count], TABLE_3["Pearson"][:count], "x", color="black", label="v1, PDE")
     left.set_ylabel("correlation with the layer before")
     right.set_ylabel("correlation with the Transformer's layer")
-    legend(left)
-    legend(right)
+    legend_beside(figure)
     return figure
 
 
@@ -176,7 +186,10 @@ INFORMATION_FLOW = experiment(
     title="Information flow",
     question="How do states change from layer to layer, and do both systems change them alike?",
     source="v1 §3.1, Tables 2 and 3, Figures 1 and 2",
-    presets=presets(IMAGES, IMAGES_PAPER, sizes=(64, 64), students=(1300, 3000), options=_OPTIONS),
+    presets=presets(
+        IMAGES, IMAGES_STANDARD, IMAGES_PAPER, sizes=(64, 64, 64), students=(1300, 800, 3000), options=_OPTIONS
+    ),
+    resolve=with_images,
     measure=measure,
     judge=judge,
     pairing="heat equation from the same embedding (v1's model), distilled, independent",

@@ -11,7 +11,7 @@ from jaxtyping import Array
 from pdejax.data import Batch
 from pdejax.models import observe, pair, untrained_field
 from pdejax.models._observe import Observed
-from pdejax.plot._style import COLOURS, DIVERGING, LAYER, NULL, axes_of, band, legend, whole_layers
+from pdejax.plot._style import COLOURS, DIVERGING, LAYER, NULL, axes_of, band, whole_layers
 from pdejax.studies.papers._experiment import Models, Settings, Trained, held_out
 
 REFINED = 4  # steps per layer of the "shared" simulator: with one it is the network itself
@@ -22,6 +22,9 @@ NAMES = {
     "independent": "independent",
     "bare": "bare (v2's simulator)",
 }
+
+
+TEXT_SYSTEMS = ("Transformer", "PDE (bare simulator)")
 
 
 class Bench(NamedTuple):
@@ -51,17 +54,32 @@ def partner(settings: Settings, seed: int, models: Models, pairing: str) -> Any:
     return models.simulator(settings, seed, pairing).model
 
 
+def field_parameters(model: Any) -> int:
+    """How many numbers a simulator's field is fitted by: its ends are left out, which a distilled one has from its teacher."""
+    own = ("stacked/", "common/")
+    return sum(int(value.size) for name, value in model.parameters().items() if name.startswith(own))
+
+
 def untrained_partner(model: Any, seed: int) -> Any:
     """The null simulator: a fresh field between the same embedding and head."""
     return untrained_field(model, jax.random.key(10_000 + seed))
 
 
-def beside(settings: Settings, seed: int, models: Models, truth: Bench) -> Iterator[tuple[str, Observed, Observed]]:
-    """Each of `PAIRINGS`: its name, what its simulator computes on the bench, and what an untrained field does in its place."""
+# What the simulators are made of.
+FORMS = {
+    "shared": f"Lie–Trotter, {REFINED} steps a layer",
+    "distilled": "the Transformer's own form",
+    "independent": "the Transformer's own form",
+    "bare": "leaky field, no LayerNorm, Lie–Trotter, h = 1",
+}
+
+
+def beside(settings: Settings, seed: int, models: Models, truth: Bench) -> Iterator[tuple[Any, Observed, Observed]]:
+    """Of each of `PAIRINGS` the simulator, what it computes on the bench, and what an untrained field does in its place."""
     for pairing in PAIRINGS:
         model = partner(settings, seed, models, pairing)
         ours = observe(model, truth.batch.inputs, truth.mask)
-        yield pairing, ours, observe(untrained_partner(model, seed), truth.batch.inputs, truth.mask)
+        yield model, ours, observe(untrained_partner(model, seed), truth.batch.inputs, truth.mask)
 
 
 def pooled(states: Array, mask: Array) -> Array:
@@ -78,20 +96,35 @@ def seed_curves(ax: Any, x: Any, values: np.ndarray, *, index: int, label: str) 
     band(ax, x, values.mean(axis=0), index=index, label=label)
 
 
-def pairing_curves(data: Any, name: str, label: str, null: str, *, nulls: Sequence[int], null_label: str) -> Any:
-    """The cosine `name` of each pairing by layer, thin the seeds, and the mean of `null` for the pairings `nulls`, dashed."""
-    ax = axes_of(None)
+def pairing_curves(data: Any, panels: Sequence[tuple[str, str, str]], *, common: str | None = None) -> Any:
+    """Figures of each pairing by layer, thin the seeds, a panel for each of `panels` (variable, label, variable of its null). The
+    null is that of each pairing, dashed in its colour, or one for all, under the label `common`."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.6 * len(panels) + 2.6, 3.9), layout="constrained")
     layers = data.layer.values
-    for i, pairing in enumerate(data.pairing.values):
-        seed_curves(ax, layers, data[name].values[:, i], index=i, label=str(pairing))
-    for k, i in enumerate(nulls):
-        ax.plot(layers, data[null].values[:, i].mean(axis=0), **NULL, label=None if k else null_label)
-    ax.set_xlabel(LAYER)
-    ax.set_ylabel(label)
-    ax.set_ylim(top=1.03)
-    whole_layers(ax)
-    legend(ax)
-    return ax.figure
+    for ax, (name, label, null) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        axes_of(ax)
+        for i, pairing in enumerate(data.pairing.values):
+            seed_curves(ax, layers, data[name].values[:, i], index=i, label=str(pairing))
+        for i, pairing in enumerate(data.pairing.values if common is None else data.pairing.values[:1]):
+            own = {"color": COLOURS[i], "linewidth": 1.2} if common is None else {}
+            label_of = f"untrained, {pairing}" if common is None else common
+            ax.plot(layers, data[null].values[:, i].mean(axis=0), **NULL | own, label=label_of)
+        ax.set_xlabel(LAYER)
+        ax.set_ylabel(label)
+        ax.set_ylim(top=1.03)
+        whole_layers(ax)
+    legend_beside(figure)
+    return figure
+
+
+def legend_beside(figure: Any, title: str | None = None) -> None:
+    """The legend of a figure's panels, which share their labels, right of them: no curve runs beneath it."""
+    found: dict[str, Any] = {}
+    for ax in figure.axes:
+        found = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True)) | found
+    figure.legend(found.values(), found.keys(), loc="outside right center", frameon=False, fontsize=9, title=title)
 
 
 def heatmaps(states: Sequence[np.ndarray], names: Sequence[str], title: str) -> Any:
@@ -116,5 +149,6 @@ def heatmaps(states: Sequence[np.ndarray], names: Sequence[str], title: str) -> 
                 ax.set_ylabel(name, fontsize=9)
     figure.supxlabel("feature", fontsize=9)
     figure.suptitle(title, fontsize=10)
-    figure.colorbar(picture, ax=panels, shrink=0.8, label="hidden state u (rows are tokens)")
+    # Its pointed ends: what lies beyond has the last colour.
+    figure.colorbar(picture, ax=panels, shrink=0.8, label="hidden state u (rows are tokens)", extend="both")
     return figure

@@ -26,8 +26,8 @@ from pdejax.runs._records import Picture, Row
 from pdejax.studies.papers._components import SIMULATOR, TRANSFORMER, Cell
 from pdejax.studies.papers._experiment import (
     CORRELATION,
-    LISTOPS,
     LISTOPS_PAPER,
+    LISTOPS_STANDARD,
     Models,
     Settings,
     experiment,
@@ -71,12 +71,12 @@ def measure(settings: Settings, seed: int, models: Models) -> Evidence:
         inputs, mask = jnp.asarray(batch.inputs), jnp.asarray(batch.mask)
         u0 = jax.vmap(network.embed)(inputs)
         scales = jnp.asarray([1.0, config.dim**0.5], u0.dtype)
-        found.append(np.asarray(_curves(network.discretization, u0, mask, scales, jnp.asarray(STEPS, u0.dtype))))
+        found.append(np.asarray(correlations(network.discretization, u0, mask, scales, jnp.asarray(STEPS, u0.dtype))))
     return {"correlation": np.stack(found)}
 
 
 @eqx.filter_jit
-def _curves(d: Any, u0: Array, mask: Array, scales: Array, steps: Array) -> Array:
+def correlations(d: Any, u0: Array, mask: Array, scales: Array, steps: Array) -> Array:
     """By scale and step; a step of size h is one of size 1 of the field with strengths times h."""
 
     def curve(scale, h):
@@ -208,7 +208,8 @@ READINGS = experiment(
     question="Which step and which scale of the embedding give v2's printed correlations with the input?",
     source="v2 §4.3.1, Figure 4, which states neither",
     presets={
-        "quick": Settings(train={**LISTOPS, "dim": 32, "ffn": 128}, examples=32, seeds=5),
+        "quick": Settings(train=LISTOPS_STANDARD, examples=32, seeds=5),
+        "standard": Settings(train=LISTOPS_STANDARD, examples=32, seeds=5),
         "paper": Settings(train=LISTOPS_PAPER, examples=16, seeds=5),
     },
     measure=measure,

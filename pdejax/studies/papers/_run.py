@@ -11,18 +11,21 @@ from pdejax.runs._records import Result
 from pdejax.studies.papers._alignment import ALIGNMENT, SPECTRAL
 from pdejax.studies.papers._architectures import ARCHITECTURES
 from pdejax.studies.papers._attention import ATTENTION, ATTENTION_IMAGES
+from pdejax.studies.papers._bottleneck import BOTTLENECK
 from pdejax.studies.papers._components import LAYERNORM, RESIDUAL_STUDY
 from pdejax.studies.papers._discretization import CONTINUUM, DISCRETIZATION
+from pdejax.studies.papers._distillation import DISTILLATION
 from pdejax.studies.papers._information import INFORMATION
 from pdejax.studies.papers._information_flow import INFORMATION_FLOW
+from pdejax.studies.papers._paper_size import PAPER_SIZE
 from pdejax.studies.papers._readings import READINGS
-from pdejax.studies.papers._text import BOTTLENECK, GRADIENTS, PERTURBATION
+from pdejax.studies.papers._text import GRADIENTS, PERTURBATION
 from pdejax.studies.study import Study, run
 
 _ALL = (
     *(INFORMATION_FLOW, ATTENTION_IMAGES, BOTTLENECK, GRADIENTS, PERTURBATION),  # v1's five experiments
-    *(ALIGNMENT, RESIDUAL_STUDY, LAYERNORM, ATTENTION, SPECTRAL, INFORMATION),  # v2
-    *(READINGS, CONTINUUM, DISCRETIZATION, ARCHITECTURES),  # what v2 leaves unsaid or to be checked
+    *(ALIGNMENT, DISTILLATION, RESIDUAL_STUDY, LAYERNORM, ATTENTION, SPECTRAL, INFORMATION),  # v2
+    *(READINGS, PAPER_SIZE, CONTINUUM, DISCRETIZATION, ARCHITECTURES),  # what v2 leaves unsaid or to be checked
 )
 STUDIES: Mapping[str, Study] = {study.name: study for study in _ALL}
 
@@ -39,8 +42,8 @@ def reproduce(
 ) -> list[Result]:
     """Run studies of the papers and keep their results in `out/<study>/`: `result.json`, `result.nc`, pictures.
 
-    - `studies`: names of [`STUDIES`][pdejax.studies.papers.STUDIES]; default all. `preset`: `"quick"` (two cores) or
-      `"paper"` (the papers' sizes). `seeds`: how many, default what the study's settings say.
+    - `studies`: names of [`STUDIES`][pdejax.studies.papers.STUDIES]; default all. `preset`: `"quick"` (two cores,
+      minutes), `"standard"` (five seeds) or `"paper"` (the papers' sizes). `seeds`: how many, default what the settings say.
     - `report` takes a line about what is being done; `done` each result.
 
     What is measured is kept seed by seed, models by their configuration, and compiled programs in `out/programs` (unless JAX

@@ -1,5 +1,5 @@
-"""v1's three studies of text, a Transformer beside the bare simulator: information about the answer over training (§3.3,
-Figure 4), gradients of each layer (§3.4, Figure 5), and answers to perturbed inputs (§3.5, Figure 6).
+"""Two of v1's studies of text, a Transformer beside the bare simulator: gradients of each layer (§3.4, Figure 5), and answers to
+perturbed inputs (§3.5, Figure 6).
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,14 +12,13 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from pdejax.analysis import gradient_flow, perturbation_sensitivity
-from pdejax.analysis.information import information_plane, unit_spread
-from pdejax.models import observe
-from pdejax.plot._style import COLOURS, LAYER, MARKERS, NULL, axes_of, legend, whole_layers
+from pdejax.plot._style import COLOURS, LAYER, MARKERS, NULL, axes_of, whole_layers
 from pdejax.runs._records import Picture
 from pdejax.studies.papers._experiment import (
     RESAMPLES,
     TEXT,
     TEXT_PAPER,
+    TEXT_STANDARD,
     Models,
     Settings,
     experiment,
@@ -28,149 +27,15 @@ from pdejax.studies.papers._experiment import (
     row,
     sign,
     signed,
-    signed_range,
     spread,
     stacked,
     surely,
     with_text,
 )
-from pdejax.studies.papers._pairs import bench, pooled
+from pdejax.studies.papers._pairs import TEXT_SYSTEMS as SYSTEMS
+from pdejax.studies.papers._pairs import bench, legend_beside
 from pdejax.studies.study import Evidence, Judgement
 from pdejax.training import read_metrics
-
-SYSTEMS = ("Transformer", "PDE (bare simulator)")
-
-
-def measure_bottleneck(settings: Settings, seed: int, models: Models) -> Evidence:
-    """I(T_l + σξ; Y) of every layer at every checkpoint, for both systems, beside permuted labels; and I(X; T_l + σξ). σ is in
-    units of each layer's spread over sequences."""
-    truth = bench(settings, seed, models, ("bare",))
-    runs = (truth.trained, models.simulator(settings, seed, "bare"))
-    labels, noise = jnp.asarray(truth.batch.labels), settings.options["noise"]
-    found: dict[str, list[np.ndarray]] = {"target": [], "input": [], "null": []}
-    steps: list[int] = []
-    for run in runs:
-        history = models.history(run)
-        steps = [step for step, _ in history]
-        scaled = []
-        for _, model in history:
-            scaled.append(unit_spread(observe(model, truth.batch.inputs, truth.mask).states[1:], mask=truth.mask))
-        x = pooled(truth.observed.states[0], truth.mask)
-        plane = information_plane(
-            scaled,
-            x,
-            labels,
-            noise=noise,
-            mask=truth.mask,
-            key=jax.random.key(seed),
-            resamples=RESAMPLES,
-            permutations=RESAMPLES,
-        )
-        found["target"].append(np.asarray(plane.target.value))
-        found["input"].append(np.asarray(plane.input.value))
-        found["null"].append(np.asarray(plane.target.nulls["y permuted"]))
-    return {**{name: np.stack(values) for name, values in found.items()}, "step": np.asarray(steps)}
-
-
-def judge_bottleneck(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
-    """The change over training of every layer, and whether v1's three statements hold."""
-    target, inputs, null = (stacked(measured, name) for name in ("target", "input", "null"))
-    steps = np.asarray(measured[0]["step"])
-    layers = target.shape[-1]
-    # The estimate for labels without meaning moves too, as the states spread: what counts is what lies above it.
-    above = target - null
-    change = above[:, :, -1] - above[:, :, 0]
-    rows = []
-    for i, system in enumerate(SYSTEMS):
-        for layer in range(layers):
-            rows.append(
-                row(
-                    f"change of I(T; Y) in training, layer {layer + 1}, {system}",
-                    change[:, i, layer],
-                    paper="falls" if i == 0 or layer else "falls most",
-                    unit="nats",
-                    note=f"above permuted labels, from step {steps[0]} to {steps[-1]}",
-                )
-            )
-            rows.append(
-                row(
-                    f"I(T; Y) after training, layer {layer + 1}, {system}",
-                    target[:, i, -1, layer],
-                    paper=None if i == 0 else "below the Transformer's",
-                    null=null[:, i, -1, layer],
-                    null_name="labels permuted",
-                    unit="nats",
-                )
-            )
-    signs = [sign(change[:, i, layer]) for i in range(2) for layer in range(layers)]
-    falls, rises = signs.count(-1), signs.count(1)
-    lower = float(np.mean(above[:, 1, -1] < above[:, 0, -1]))
-    steepest = [int(np.argmin(change[k, 1])) == 0 for k in range(len(measured))]
-    verdict = (
-        f"In training information about the answer changes by {signed_range(change.mean(axis=0))} nats over the layers and "
-        f"surely falls in {falls}, rises in {rises} of {len(signs)} ({surely(len(measured))}; v1: it falls in all). Then it is "
-        f"lower in the PDE model in {lower:.0%} of the layers and seeds (v1: lower), and the PDE's first layer changes most "
-        f"downwards in {sum(steepest)} of {len(steepest)} seeds (v1: it does). "
-        + (
-            "The fall is seen."
-            if falls == len(signs)
-            else "A network that learns to answer gains information about the answer: a fall over training is not seen."
-            if rises and not falls
-            else "Whether it falls is not decided."
-        )
-    )
-    data = xr.Dataset(
-        {
-            "target": (("seed", "system", "step", "layer"), target),
-            "input": (("seed", "system", "step", "layer"), inputs),
-            "null": (("seed", "system", "step", "layer"), null),
-        },
-        coords={"system": list(SYSTEMS), "step": steps, "layer": np.arange(1, layers + 1)},
-        attrs={"noise": float(settings.options["noise"]), "dataset": settings.train["dataset"]},
-    )
-    caption = (
-        f"Information of each layer about the answer over training ({settings.train['dataset']}), means over seeds."
-    )
-    return Judgement(
-        rows=rows,
-        sentence=verdict,
-        dataset=data,
-        pictures=[Picture("information.png", caption, lambda: _information_curves(data))],
-    )
-
-
-def _information_curves(data: xr.Dataset) -> Any:
-    target, null = data["target"].values, data["null"].values
-    steps, layers = data.step.values, data.sizes["layer"]
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    for ax, i in zip(figure.subplots(1, 2, sharey=True), range(2), strict=True):
-        axes_of(ax)
-        for layer in range(layers):
-            style = {"color": COLOURS[layer % len(COLOURS)], "marker": MARKERS[layer % len(MARKERS)], "markersize": 4}
-            ax.plot(steps, target[:, i, :, layer].mean(axis=0), label=f"layer {layer + 1}", **style)
-        ax.plot(steps, null[:, i].mean(axis=(0, -1)), **NULL, label="labels permuted")
-        ax.set_title(SYSTEMS[i], fontsize=10)
-        ax.set_xlabel("training step")
-        legend(ax)
-        if i == 0:
-            ax.set_ylabel(f"I(T + σξ; Y) (nats), σ = {data.attrs['noise']:g} of the spread")
-    return figure
-
-
-_NOISE = {"noise": 0.7}
-
-BOTTLENECK = experiment(
-    name="information-bottleneck",  # a folder called bottleneck is a package to pandas, where Python is started beside it
-    headline="I(T; Y) after training, layer *, Transformer",
-    title="Information bottleneck",
-    question="Does information about the answer fall in training, and more so in a PDE model?",
-    source="v1 §3.3, Figure 4",
-    presets=presets(TEXT, TEXT_PAPER, sizes=(400, 2000), options=_NOISE),
-    measure=measure_bottleneck,
-    judge=judge_bottleneck,
-    resolve=with_text,
-    pairing="independent: the PDE model is the bare simulator, trained on the task",
-)
 
 
 def measure_gradients(settings: Settings, seed: int, models: Models) -> Evidence:
@@ -273,19 +138,19 @@ def _gradient_curves(data: xr.Dataset) -> Figure:
             )
         ax.set_title(SYSTEMS[i], fontsize=10)
         ax.set_xlabel("training step")
-        legend(ax)
     first.set_ylabel("gradient norm of a layer's parameters")
     axes_of(third)
     for i, system in enumerate(SYSTEMS):
-        style = {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 4}
+        # Colours that no layer has: one legend is for all panels.
+        style = {"color": COLOURS[4 + i], "marker": MARKERS[i], "markersize": 4}
         third.semilogy(data.depth.values, data["states"].values[:, i].mean(axis=0), label=system, **style)
         if np.isfinite(data["null"].values[:, i]).all():
-            own = NULL | {"color": COLOURS[i]}
+            own = NULL | {"color": COLOURS[4 + i]}
             third.semilogy(data.depth.values, data["null"].values[:, i].mean(axis=0), **own)
     third.set_xlabel(LAYER)
     third.set_ylabel("‖∂loss/∂u‖")
     whole_layers(third)
-    legend(third)
+    legend_beside(figure)
     return figure
 
 
@@ -294,7 +159,7 @@ GRADIENTS = experiment(
     title="Gradient flow",
     question="How large are the gradients of each layer, and how even?",
     source="v1 §3.4, Figure 5",
-    presets=presets(TEXT, TEXT_PAPER, sizes=(64, 256)),
+    presets=presets(TEXT, TEXT_STANDARD, TEXT_PAPER, sizes=(64, 64, 256)),
     measure=measure_gradients,
     judge=judge_gradients,
     resolve=with_text,
@@ -336,29 +201,33 @@ def judge_perturbation(settings: Settings, measured: Sequence[Evidence]) -> Judg
     epsilon = np.asarray(measured[0]["epsilon"])
     values = {name: stacked(measured, name) for name in measured[0] if name != "epsilon"}
     rows = []
+    base = values["base"]
     for size, paper in ((1e-3, "similar"), (1e-2, "diverge"), (1e-1, "PDE larger"), (1.0, "PDE larger")):
         k = int(np.argmin(np.abs(np.log(epsilon / size))))
-        for i, system in enumerate(SYSTEMS):
-            rows.append(
-                row(
-                    f"rise of the loss at ε = {epsilon[k]:.0e}, adversarial, {system}",
-                    values["adversarial_loss"][:, i, k],
-                    paper=paper,
-                    null=values["random_loss"][:, i, k],
-                    null_name="random direction",
-                    unit="nats",
+        for kind in ("adversarial", "random"):
+            rise, null = values[f"{kind}_loss"][..., k], values["random_loss"][..., k]
+            beside: Any = {"unit": "nats"}
+            for i, system in enumerate(SYSTEMS):
+                own: Any = {"null": null[:, i], "null_name": "random direction"} if kind == "adversarial" else {}
+                rows.append(
+                    row(f"rise of the loss at ε = {epsilon[k]:.0e}, {kind}, {system}", rise[:, i], **own, **beside)
                 )
-            )
+                rows.append(row(f"loss at ε = {epsilon[k]:.0e}, {kind}, {system}", base[:, i] + rise[:, i], **beside))
+            for name, gap in (("rises", rise), ("losses", base + rise)):
+                quantity = f"PDE − Transformer, {name} at ε = {epsilon[k]:.0e}, {kind}"
+                rows.append(row(quantity, gap[:, 1] - gap[:, 0], paper=paper, **beside))
     for i, system in enumerate(SYSTEMS):
         rows.append(
             row(f"ε at which the state leaves the linear regime, {system}", values["limit"][:, i], note="10 % off")
         )
         rows.append(row(f"loss without perturbation, {system}", values["base"][:, i], unit="nats"))
     more = [_who_suffers(values, f"{kind}_loss", epsilon) for kind in ("adversarial", "random")]
-    apart = over(values["base"][:, 1] - values["base"][:, 0])
+    apart = over(base[:, 1] - base[:, 0])
+    most = over((base + values["adversarial_loss"][..., -1])[:, 1] - (base + values["adversarial_loss"][..., -1])[:, 0])
     slopes = values["adversarial_loss"][:, :, 0] / epsilon[0]
     verdict = (
-        f"Without perturbation the PDE model's loss already differs from the Transformer's by {signed(apart)} nats. Of the "
+        f"Without perturbation the PDE model's loss already differs from the Transformer's by {signed(apart)} nats (at "
+        f"ε = {epsilon[-1]:.0e}, adversarial, the losses differ by {signed(most)}). Of the "
         f"rises of the loss (v1: similar at ε = 1e-3, apart from 1e-2 on, the PDE's larger): {more[0]}; {more[1]} (differences "
         f"PDE − Transformer, each with its {spread(len(measured))}; {surely(len(measured))}). Both are linear "
         f"up to ε ≈ {np.median(values['limit'][:, 0]):.1g} and {np.median(values['limit'][:, 1]):.1g}: below, sensitivity is "
@@ -372,7 +241,10 @@ def judge_perturbation(settings: Settings, measured: Sequence[Evidence]) -> Judg
         coords={"system": list(SYSTEMS), "epsilon": epsilon},
         attrs={"dataset": settings.train["dataset"]},
     )
-    caption = f"Answer to perturbations of the embedding ({settings.train['dataset']}), means over sequences and seeds."
+    caption = (
+        f"Answer to perturbations of the embedding ({settings.train['dataset']}), means over sequences and seeds: the loss, its "
+        "rise on logarithmic axes, the last state."
+    )
     return Judgement(
         rows=rows,
         sentence=verdict,
@@ -403,20 +275,28 @@ def _who_suffers(values: Mapping[str, np.ndarray], name: str, epsilon: np.ndarra
 def _perturbation_curves(data: xr.Dataset) -> Any:
     values = {name: array.values for name, array in data.data_vars.items()}
     epsilon = data.epsilon.values
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = (axes_of(ax) for ax in figure.subplots(1, 2))
+    figure = Figure(figsize=(15, 4), layout="constrained")
+    losses, rises, states = (axes_of(ax) for ax in figure.subplots(1, 3))
     for i, system in enumerate(SYSTEMS):
         for kind, line in (("adversarial", "-"), ("random", "--")):
             style = {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 4, "linestyle": line}
-            loss = values["base"][:, i, None] + values[f"{kind}_loss"][:, i]
-            left.semilogx(epsilon, loss.mean(axis=0), label=f"{system}, {kind}", **style)
-            right.loglog(epsilon, values[f"{kind}_state"][:, i].mean(axis=0), label=f"{system}, {kind}", **style)
-    left.set_ylabel("mean loss (nats)")
-    right.set_ylabel("change of the last state ‖Δu‖")
-    for ax in (left, right):
-        ax.set_xlabel("size of the perturbation ε (per entry of the embedding)")
-    legend(left)
-    legend(right)
+            rise = values[f"{kind}_loss"][:, i]
+            losses.semilogx(
+                epsilon, (values["base"][:, i, None] + rise).mean(axis=0), label=f"{system}, {kind}", **style
+            )
+            # On a logarithmic axis a fall has no place: its size is shown, hollow.
+            mean = rise.mean(axis=0)
+            rises.loglog(epsilon, np.abs(mean), **style | {"marker": ""})
+            for falls, face in ((False, COLOURS[i]), (True, "white")):
+                there = (mean < 0) == falls
+                rises.loglog(epsilon[there], np.abs(mean[there]), **style | {"linestyle": "", "markerfacecolor": face})
+            states.loglog(epsilon, values[f"{kind}_state"][:, i].mean(axis=0), **style)
+    losses.set_ylabel("mean loss (nats)")
+    rises.set_ylabel("size of the loss's change (nats), hollow: it falls")
+    states.set_ylabel("change of the last state ‖Δu‖")
+    for ax in (losses, rises, states):
+        ax.set_xlabel("size of the perturbation ε (per entry)")
+    legend_beside(figure)
     return figure
 
 
@@ -424,11 +304,11 @@ _SIZES = {"epsilons": tuple(float(x) for x in np.logspace(-5, 0, 11)), "draws": 
 
 PERTURBATION = experiment(
     name="perturbation",
-    headline="rise of the loss at ε = 1e-02, adversarial, Transformer",
+    headline="PDE − Transformer, rises at ε = 1e-02, adversarial",
     title="Perturbation sensitivity",
     question="How do loss and state answer to perturbed inputs?",
     source="v1 §3.5, Figure 6",
-    presets=presets(TEXT, TEXT_PAPER, sizes=(32, 256), options=_SIZES),
+    presets=presets(TEXT, TEXT_STANDARD, TEXT_PAPER, sizes=(32, 32, 256), options=_SIZES),
     measure=measure_perturbation,
     judge=judge_perturbation,
     resolve=with_text,
