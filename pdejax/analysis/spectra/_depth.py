@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
+from scipy.linalg import eigh
 
 from pdejax._arguments import checked
 from pdejax._bootstrap import interval
@@ -244,7 +245,7 @@ def _compare(w: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
     for l in range(count):
         one = w[l].astype(np.float64).reshape(d, -1)
         gram[l] = one @ one.T
-        vectors[:, l] = np.linalg.eigh(gram[l])[1][:, -rank:]
+        vectors[:, l] = eigh(gram[l], subset_by_index=(d - rank, d - 1))[1]
         gram[l] -= np.trace(gram[l]) / d * np.eye(d)
     gram = gram.reshape(count, -1)
     lengths = np.linalg.norm(gram, axis=1)

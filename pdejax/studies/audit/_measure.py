@@ -41,6 +41,7 @@ NULLS = ("untrained", "layers shuffled", "weights shuffled")
 SCHEMES = ("euler", "heun", "rk4")
 WORK = 2e13  # operations on them all, some minutes on a CPU
 RESAMPLES = 200
+PASSES = 10  # through all layers of a network that is one layer, in search of a fixed point
 ITERATIONS = 24  # of Golub–Kahan for each layer
 TOKEN_FIGURES = ("cosine", "effective_rank", "residual", "clusters")
 
@@ -248,7 +249,7 @@ def weights(subject: Subject, key: Any) -> dict[str, Any]:
     """Weights as a function of depth, or why there is nothing to compare."""
     why = without_weights(subject.network)
     if why and _autonomous(subject, key):
-        return {"autonomous": np.asarray(True)}
+        return {"autonomous": np.asarray(True), "applications": _applications(subject)}
     if why:
         return {"absent": np.asarray(why)}
     found = weights_in_depth(subject.network, dim=int(subject.u0.shape[-1]), key=key)
@@ -276,6 +277,16 @@ def _autonomous(subject: Subject, key: Any) -> bool:
     field = eqx.filter_jit(lambda t: d.field(t, u, args))
     first, *rest = (np.asarray(field(jnp.asarray(t, subject.u0.dtype))) for t in places)
     return all(np.array_equal(first, other) for other in rest)
+
+
+def _applications(subject: Subject) -> np.ndarray:
+    """Moves of the state by each further application of the one layer, relative, `(PASSES L, b)`: to 0 towards a fixed point."""
+    u, moves = subject.u0, []
+    for _ in range(PASSES):
+        states = run_layers(subject.network, u, mask=subject.mask)
+        moves += [relative_move(b, a, subject.mask) for a, b in itertools.pairwise(states)]
+        u = states[-1]
+    return np.asarray(moves, float)
 
 
 def surgery(subject: Subject, say: Callable[[str], None]) -> dict[str, Any]:

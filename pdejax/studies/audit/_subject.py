@@ -193,7 +193,8 @@ def _of_images(config: AuditConfig, network: Network) -> Subject:
             "least 4."
         )
     try:
-        pixels = read_pixels(pathlib.Path(config.network), network)
+        place = pathlib.Path(config.network)
+        pixels = read_pixels(place if place.is_dir() else place.parent, network)
         inputs = [pixels(path) for path in paths]
     except CheckpointError as error:
         raise ValueError(f"{_OWNER}: {str(error).removeprefix('load_pretrained: ')}") from None
