@@ -5,6 +5,8 @@ import json
 import pathlib
 import re
 
+import numpy as np
+
 _spec = importlib.util.spec_from_file_location("docs_hooks", pathlib.Path(__file__).parent.parent / "docs" / "hooks.py")
 hooks = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(hooks)
@@ -53,3 +55,25 @@ def test_ten_findings_are_sentences_of_the_kept_results(tmp_path):
     assert applied == [
         "tied is one layer, applied 2 times: application 2 moves the state by 0.25, and application 3 by 0.12."
     ]
+
+
+def test_windows_of_a_language_model_are_counted_by_perplexity(tmp_path):
+    """Of three windows inside, two change it by less than 2 %; the first and the last window are not counted."""
+    changes = {
+        (0, 2): 3.0,
+        (1, 3): 0.01,
+        (2, 4): -0.019,
+        (3, 5): 0.05,
+        (4, 6): 2.0,
+        (0, 1): 1.0,
+        (5, 6): 1.0,
+        (0, 6): 4.0,
+    }
+    spans = [{"layers": list(at), "loss": float(np.log1p(x)), "move": {"value": 0.1}} for at, x in changes.items()]
+    loss = {"loss": [float(np.log(x)) for x in (40, 5000, 60_000)], "p": 0.01, "accuracy": [0.5, 0.1, 0.0]}
+    (tmp_path / "a").mkdir()
+    results = {"name": "decoder", "task": "next token", "layers": 6, "windows": spans, "loss": loss}
+    (tmp_path / "a" / "result.json").write_text(json.dumps({"results": results}))
+    text = hooks.results.findings.sentences(tmp_path)[1]
+    assert "one of the 3 windows of 2 layers" in text and "-1.9% to +5.0%, by less than 2% in 2;" in text
+    assert "takes it from 40 to 5,000, and a quarter of the step to 60,000." in text

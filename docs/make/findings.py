@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 NEAR = 0.05
 SIGNIFICANT = 0.05
 IDENTICAL = 1e-4
+LITTLE = 0.02  # a change of perplexity
 
 
 class Audit(NamedTuple):
@@ -100,15 +101,15 @@ def _windows(audits: Sequence[Audit]) -> str:
         width = inner[0]["layers"][1] - inner[0]["layers"][0]
         if a.found["task"] == "next token" and a.has("loss"):
             count = a.found["layers"]
-            middle = [
-                w for w in inner if w["layers"][0] >= count // 4 and w["layers"][1] <= count - count // 4
-            ] or inner
+            middle = [w for w in inner if w["layers"][0] > 0 and w["layers"][1] < count] or inner
             changes = [math.expm1(w["loss"]) for w in middle]
             loss = a.found["loss"]["loss"]
+            little = sum(abs(change) < LITTLE for change in changes)
+            before, half, quarter = (f"{math.exp(x):,.0f}" for x in loss[:3])
             parts.append(
-                f"in one of the {len(middle)} middle windows of {width} layers it changes the perplexity of {a.name} by "
-                f"{min(changes):+.1%} to {max(changes):+.1%}, in all layers it takes it from {math.exp(loss[0]):.3g} to "
-                f"{math.exp(loss[1]):,.0f}, at a quarter of the step to {math.exp(loss[2]):,.0f}"
+                f"in one of the {len(middle)} windows of {width} layers without the first and the last it changes the "
+                f"perplexity of {a.name} by {min(changes):+.1%} to {max(changes):+.1%}, by less than {LITTLE:.0%} in {little}; "
+                f"in all layers it takes it from {before} to {half}, and a quarter of the step to {quarter}"
             )
         else:
             moves = [w["move"]["value"] for w in inner]
