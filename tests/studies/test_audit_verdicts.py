@@ -116,7 +116,7 @@ def test_untrained_networks_are_not_said_to_differ(options):
         field = layer_field(one.network, length=8)
         whole, finer = refine_layers(field, one.u0, factors=(1, 2), mask=one.mask)
         ours = np.asarray(relative_move(finer, whole, one.mask))
-        theirs = measuring.draws(one, field, jax.random.key(100 + seed), 20)["half"]
+        theirs = measuring.draws(one, field, jax.random.key(100 + seed), 20, print)["half"]
         verdict = depth_verdict(over_seeds(ours), among(ours, theirs, KEY))
         different += "less than 20" in verdict or "more than 20" in verdict
     assert different <= 4
@@ -125,7 +125,7 @@ def test_untrained_networks_are_not_said_to_differ(options):
 def test_draws_are_the_nulls_moves():
     one = subject(3)
     field = layer_field(one.network, length=8)
-    found = measuring.draws(one, field, KEY, 2)["half"]
+    found = measuring.draws(one, field, KEY, 2, print)["half"]
     for draw in range(2):
         key = jax.random.fold_in(jax.random.fold_in(KEY, 1), draw)
         null = pj.analysis.depth.matched_null(one.network, one.u0, mask=one.mask, key=key)
