@@ -336,4 +336,10 @@ def _changed(leaf: Any, name: str, key: PRNGKeyArray, index: int, change: Callab
         return jnp.asarray(np.stack([change(k, x) for k, x in zip(keys, np.asarray(flat), strict=True)])).reshape(
             leaf.shape
         )
-    return jax.vmap(change)(keys, flat).reshape(leaf.shape)
+    return _by_layer(change, keys, flat).reshape(leaf.shape)
+
+
+@eqx.filter_jit
+def _by_layer(change: Callable[..., Array], keys: Array, entries: Array) -> Array:
+    """`change` of every layer's entries, one layer after another: what it needs on the way is there for one alone."""
+    return jax.lax.map(lambda x: change(*x), (keys, entries))

@@ -1,5 +1,6 @@
 """What the audit measures, part by part: arrays of numbers by sequence, for the network and for its nulls."""
 
+import gc
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -49,6 +50,7 @@ TOKEN_FIGURES = ("cosine", "effective_rank", "residual", "clusters")
 def measure(config: AuditConfig, seed: int, parts: Parts) -> Evidence:
     """Measure every section for the network, then for each null, one of which is in memory at a time."""
     subject = load_subject(config)
+    gc.collect()  # what reading a checkpoint leaves behind is as large as a part of it
     net, key = subject.network, jax.random.key(seed)
     found: dict[str, Any] = {"subject": parts.get("subject", lambda: facts(config, subject))}
     say = parts.say
