@@ -31,6 +31,7 @@ MADE = {
     "reproduced": results.reproduced,
     "came out": results.came_out,
     "audits": results.audits,
+    "audit findings": results.audit_findings,
 }
 PICTURES = ("assets/pdejax.png", "benchmarks/results/training/listops/curves.png")
 # Documents of the repository that are pages as well: address -> file.

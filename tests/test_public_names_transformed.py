@@ -174,7 +174,7 @@ ELSEWHERE = {
     "solves in parallel: test_parallel.py": "simulate_in_parallel mgrit newton predict_iterations gradient_bias",
     "takes tokens: above": "observe",
     "makes or reads models, on the host": "as_network lift network pair untrained_field load_model load_pretrained save_model "
-    "iid smooth_random",
+    "save_transports iid smooth_random",
     "numbers of Python in, numbers out, no array to trace": "consensus_exponents heat_mode real_axis_limit stability_polynomial "
     "castin_bound critical_path expected_order evaluations get_solver linear_part real_stability_limit stability_function "
     "continuum_bounds",
@@ -182,7 +182,8 @@ ELSEWHERE = {
     "growth_bound random_negative_fraction one_sided_step_bound adversarial_lipschitz sampled_lipschitz measure_constants "
     "measure_scheme convergence solve_reference information_stages",
     "takes a whole network or samples on the host: tests of their own": "states branch_sizes layer_field layer_surgery "
-    "matched_null refine_layers run_layers shuffle_layers identify_operators paper_operators weights_in_depth permutation_test",
+    "matched_null refine_layers run_layers shuffle_layers identify_operators paper_operators weights_in_depth permutation_test "
+    "jacobian_transports",
     "draws, trains, reads or draws pictures, on the host": "calibration binary_symmetric_channel class_channel "
     "diffusion_channel discrete_channel gaussian_channel standard_channels transformed fit shuffle_weights "
     "stack_gradient_flows attention_spectra BlowupGuard",

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from make import findings
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 CLAIMS = ROOT / "benchmarks" / "results" / "claims" / "claims.json"
 REPRODUCED = ROOT / "benchmarks" / "results" / "reproduce"
@@ -153,6 +155,11 @@ def audits(folder: pathlib.Path = AUDITS) -> str:
             "one,\n    and the next build of this page shows it.\n"
         )
     return "\n".join(_audits(found))
+
+
+def audit_findings(folder: pathlib.Path = AUDITS) -> str:
+    """What the audits found, as a numbered list."""
+    return "\n".join(_cell(line) for line in findings.listed(folder)) or "Nothing was measured yet.\n"
 
 
 def audit_images(folder: pathlib.Path = AUDITS) -> list[str]:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pdejax.networks._network import as_network as as_network
     from pdejax.networks._states import StoredStates as StoredStates
     from pdejax.networks._states import states as states
+    from pdejax.networks._transports import save_transports as save_transports
     from pdejax.networks.families._checkpoint import CheckpointError as CheckpointError
     from pdejax.networks.families._load import load_pretrained as load_pretrained
 else:

@@ -17,6 +17,8 @@ from pdejax.analysis.depth import (
     run_layers,
     shuffle_layers,
 )
+from pdejax.analysis.depth._nulls import branch_ratios, drawn_ends
+from pdejax.analysis.jacobian._systems import shuffled_on_host
 from pdejax.analysis.numerics import fit_order
 
 B, N, D, L = 3, 5, 6, 4
@@ -129,6 +131,21 @@ def test_the_null_moves_the_state_as_far_in_every_layer(options):
     assert np.linalg.norm(np.asarray(b - a)[-1]) > 0.1 * np.linalg.norm(x[-1])
 
 
+@pytest.mark.parametrize("options", [{}, {"norm": "post"}], ids=str)
+def test_a_null_drawn_layer_by_layer_is_the_one_drawn_at_once(options):
+    """Its last states at h and h/2, without a copy of the weights, are those of the null that is kept."""
+    model = pj.Transformer(pj.Architecture(**SIZES | {"head": "none"} | options), rngs=nnx.Rngs(1))
+    key, field = jax.random.key(3), layer_field(model, length=N)
+    expected = refine_layers(matched_null(model, U0, mask=MASK, key=key), U0, factors=(1, 2), mask=MASK)
+    clean = jnp.where(MASK[..., None], U0, 0)
+    found = drawn_ends(field, branch_ratios(field, clean, MASK), clean, MASK, key)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12)
+    assert not np.allclose(
+        found[1], drawn_ends(field, branch_ratios(field, clean, MASK), clean, MASK, jax.random.key(4))[1]
+    )
+
+
 def test_shuffled_layers_are_the_same_layers_in_another_order():
     found = np.asarray(run_layers(shuffle_layers(NET, key=jax.random.key(1)), U0, mask=MASK))
     fits = [
@@ -137,6 +154,14 @@ def test_shuffled_layers_are_the_same_layers_in_another_order():
         if len(set(order)) == L and np.allclose(found, by_hand(order), rtol=1e-10, atol=1e-12)
     ]
     assert len(fits) == 1 and fits[0] != tuple(range(L))
+
+
+def test_weights_shuffled_by_numpy_are_the_same_entries_layer_by_layer():
+    field = layer_field(NET)
+    other = shuffled_on_host(field, key=jax.random.key(2))
+    before, after = (np.asarray(d.field.stacked.function.equation.function.layer.m) for d in (field, other))
+    assert after.shape == before.shape and not np.any(np.all(after == before, axis=(1, 2)))
+    np.testing.assert_array_equal(np.sort(after.reshape(L, -1)), np.sort(before.reshape(L, -1)))
 
 
 class Sum(eqx.Module):

@@ -137,6 +137,25 @@ def test_a_missing_head_is_refused_unless_the_model_is_a_bare_one(name, tmp_path
         assert pj.load_pretrained(place).layers
 
 
+@pytest.mark.parametrize(("name", "tied"), [*((name, False) for name in CAUSAL), ("Llama", True), ("GPT-2", True)])
+def test_a_classifier_of_texts_is_its_decoder_without_a_head(name, tied, tmp_path):
+    """The head for classes is not read, as of encoders: the output is the last field through the final norm."""
+    config, head, _, [bare] = HEADED[name]
+    config = config | {"tie_word_embeddings": tied}
+    bodies = {key: array for key, array in stored.arrays(config).items() if not key.startswith(head)}
+    plain = pj.load_pretrained(stored.folder(tmp_path / "bare", config | {"architectures": [bare]}, bodies))(IDS)
+    kind = bare.removesuffix("Model") + "ForSequenceClassification"
+    place = stored.folder(
+        tmp_path / "classes", config | {"architectures": [kind]}, bodies | {"score.weight": np.ones((3, 8))}
+    )
+    checkpoint = read_checkpoint(place)
+    family, settings = read_settings(checkpoint)
+    reason = "the head of a task, which neither hidden states nor the last field pass through"
+    assert family.left_out(settings, checkpoint) == {"score.weight": reason}
+    np.testing.assert_array_equal(pj.load_pretrained(place)(IDS), plain)
+    assert plain.shape == (5, 8)
+
+
 def test_architectures_are_names(tmp_path):
     stored.bert(tmp_path)
     for value in (5, [5], "BertModel"):

@@ -248,7 +248,7 @@ def test_a_whole_audit_of_a_trained_model_goes_on(tmp_path, capsys, monkeypatch)
         assert cli.main(arguments) == 130
     assert "goes on" in capsys.readouterr().err
     done = {path.name for path in out.rglob("*.npz")}
-    assert {"refinement.npz", "surgery.npz"} <= done
+    assert {"refinement-native.npz", "refinement-rk4.npz", "surgery.npz"} <= done
     with monkeypatch.context() as patch:
         for name in ("identity", "surgery", "windows"):
             patch.setattr(measuring, name, stop if name != "windows" else measuring.windows)

@@ -17,7 +17,14 @@ from pdejax.studies.audit import AuditConfig
 from pdejax.studies.audit import _measure as measuring
 from pdejax.studies.audit._found import Found, among, farther
 from pdejax.studies.audit._judge import depth_verdict, identity, loss_verdict, readings
-from pdejax.studies.audit._sections import _foreseen, operator_verdict, tokens, weights, weights_verdict
+from pdejax.studies.audit._sections import (
+    _foreseen,
+    fixed_point_verdict,
+    operator_verdict,
+    tokens,
+    weights,
+    weights_verdict,
+)
 from pdejax.studies.audit._subject import Subject
 from pdejax.studies.study import failed
 
@@ -109,7 +116,7 @@ def test_untrained_networks_are_not_said_to_differ(options):
         field = layer_field(one.network, length=8)
         whole, finer = refine_layers(field, one.u0, factors=(1, 2), mask=one.mask)
         ours = np.asarray(relative_move(finer, whole, one.mask))
-        theirs = measuring.draws(one, field, jax.random.key(100 + seed), 20)["half"]
+        theirs = measuring.draws(one, field, jax.random.key(100 + seed), 20, print)["half"]
         verdict = depth_verdict(over_seeds(ours), among(ours, theirs, KEY))
         different += "less than 20" in verdict or "more than 20" in verdict
     assert different <= 4
@@ -118,7 +125,7 @@ def test_untrained_networks_are_not_said_to_differ(options):
 def test_draws_are_the_nulls_moves():
     one = subject(3)
     field = layer_field(one.network, length=8)
-    found = measuring.draws(one, field, KEY, 2)["half"]
+    found = measuring.draws(one, field, KEY, 2, print)["half"]
     for draw in range(2):
         key = jax.random.fold_in(jax.random.fold_in(KEY, 1), draw)
         null = pj.analysis.depth.matched_null(one.network, one.u0, mask=one.mask, key=key)
@@ -212,8 +219,33 @@ def test_one_field_at_all_depths_is_an_ode(term, expected):
     net = pj.network([lambda u: u] * 3).replace(discretization=d)
     u0, out = jax.random.normal(KEY, (4, 3, D)), Found()
     found = measuring.weights(Subject(net, None, u0, jnp.ones((4, 3), bool), None, (), "states", "planted"), KEY)
-    weights({"weights": found}, out)
+    weights({"weights": found, "subject": {"layers": 3}}, out)
     assert out.verdicts["weights in depth"] == expected
+    assert ("applications" in found) == expected.startswith("ODE") == ("fixed point" in out.verdicts)
+
+
+@pytest.mark.parametrize(
+    ("factor", "word"),
+    [
+        (1.0, "none in 30 applications: the last still moves the state by 0.3 to 0.6"),
+        (0.99, "none in 30 applications"),
+        (0.9, "approached: the move fell to 0.0212"),
+        (0.5, "reached: application 30"),
+        (np.nan, "not measured"),
+    ],
+)
+def test_a_fixed_point_is_where_moves_end(factor, word):
+    """Moves that shrink by a factor with each application, from 0.3 and 0.6."""
+    assert fixed_point_verdict(np.asarray([0.3, 0.6]) * factor ** np.arange(30)[:, None]).startswith(word)
+
+
+def test_moves_of_one_layer_applied_on_and_on():
+    """u ← (1 − r) u moves the state by r each time, relative to where it is."""
+    d = pj.Discretization(pj.MasterEquation(pj.terms.LinearDamping(0.25)), "euler", t1=3.0, steps=3)
+    net = pj.network([lambda u: u] * 3).replace(discretization=d)
+    u0 = jax.random.normal(KEY, (4, 3, D))
+    moves = measuring._applications(Subject(net, None, u0, jnp.ones((4, 3), bool), None, (), "states", "planted"))
+    np.testing.assert_allclose(moves, np.full((30, 4), 0.25), rtol=1e-6)
 
 
 @pytest.mark.parametrize(

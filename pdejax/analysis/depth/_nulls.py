@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 from pdejax._arguments import checked
 from pdejax._discretization import Discretization
 from pdejax.analysis.depth._layers import Branch, batch_of, layer_field
-from pdejax.analysis.jacobian._systems import drawn_weights
+from pdejax.analysis.jacobian._systems import draw_keys, draw_layer, drawn_weights
 from pdejax.terms import FieldArgs
 
 
@@ -49,10 +49,43 @@ def matched_null(
     key = jax.random.key(0) if key is None else key
     batch = batch_of("matched_null", u0, mask)
     field = layer_field(system, length=batch.u.shape[1])
-    moved, size = _walk(_branch(field), batch.u, batch.mask)
+    ratios = branch_ratios(field, batch.u, batch.mask)
     null = drawn_weights(field, key=key)
-    gains = _gains(_branch(null), jnp.sqrt(jnp.sum(moved, axis=1) / jnp.sum(size, axis=1)), batch.u, batch.mask)
-    return eqx.tree_at(lambda d: _branch(d).gain, null, gains)
+    return eqx.tree_at(lambda d: _branch(d).gain, null, _gains(_branch(null), ratios, batch.u, batch.mask))
+
+
+def branch_ratios(field: Discretization, u: Array, mask: Array) -> Float[Array, " layers"]:
+    """The size of every layer's branch over a batch, in units of the state, which a null's layers are brought to."""
+    moved, size = _walk(_branch(field), u, mask)
+    return jnp.sqrt(jnp.sum(moved, axis=1) / jnp.sum(size, axis=1))
+
+
+@eqx.filter_jit
+def drawn_ends(
+    field: Discretization, ratios: Float[Array, " layers"], u: Float[Array, "b n d"], mask: Bool[Array, "b n"], key: Any
+) -> tuple[Float[Array, "b n d"], Float[Array, "b n d"]]:
+    """Last states of one `matched_null` of a `layer_field`, at its own step and at half of it.
+
+    Each layer is drawn once, when both states come to it: three evaluations, and no copy of the weights.
+    """
+    leaves, structure = jax.tree.flatten(field.field)
+    keys = draw_keys(leaves, key)
+    arrays = {i: leaf for i, leaf in enumerate(leaves) if eqx.is_array(leaf)}
+    half = jnp.asarray(0.5, u.dtype)
+
+    def layer(states, x):
+        arrays, keys, ratio = x
+        drawn = {i: draw_layer(k, arrays[i]) for i, k in keys.items()}
+        own = [drawn.get(i, arrays.get(i, leaf)) for i, leaf in enumerate(leaves)]
+        branch = jax.tree.unflatten(structure, own).stacked.function
+        u, v = states
+        change = _moves(branch, u, mask)
+        gain = _gain(change, u, ratio)
+        for _ in range(2):
+            v = v + half * gain * _moves(branch, v, mask)
+        return (u + gain * change, v), None
+
+    return jax.lax.scan(layer, (u, u), (arrays, keys, ratios.astype(u.dtype)))[0]
 
 
 @checked
@@ -87,6 +120,12 @@ def _moves(branch: Branch, u: Array, mask: Array) -> Array:
     return jnp.where(mask[..., None], branch.span * found, jnp.zeros((), u.dtype))
 
 
+def _gain(change: Array, u: Array, ratio: Array) -> Array:
+    """What makes a move `ratio` times as long as the state, both over the batch."""
+    size = jnp.sqrt(jnp.sum(_squares(change)))
+    return ratio * jnp.sqrt(jnp.sum(_squares(u))) / jnp.where(size > 0, size, 1)
+
+
 def _squares(x: Array) -> Array:
     return jnp.sum(x**2, axis=(1, 2))
 
@@ -115,8 +154,7 @@ def _gains(
     def layer(u, x):
         arrays, ratio = x
         change = _moves(eqx.combine(arrays, static), u, mask)
-        size = jnp.sqrt(jnp.sum(_squares(change)))
-        gain = ratio * jnp.sqrt(jnp.sum(_squares(u))) / jnp.where(size > 0, size, 1)
+        gain = _gain(change, u, ratio)
         return u + gain * change, gain
 
     return jax.lax.scan(layer, u, (arrays, ratios.astype(u.dtype)))[1]

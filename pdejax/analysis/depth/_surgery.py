@@ -25,7 +25,7 @@ class LayerSurgery(AbstractRecord):
     - `losses (3, layers, [b])`: change of the loss, None without one. `loss ([b],)`: that of the network.
     - `cosines (layers, [b])`: 1 − cos(u_l, u_{l+1}), the cheapest score of a layer, from one run of the network.
     - `estimates (3, layers, [b])`, `loss_estimates`: the same changes to first order, from the derivative of the layers behind
-      at the network's own state: one forward-mode product each. None for swaps (NaN).
+      at the network's own state: one forward-mode product each, and one gradient of the loss. None for swaps (NaN).
     """
 
     moves: Float[Array, "..."]
@@ -67,6 +67,7 @@ def layer_surgery(
     states = states_of_run(layers, batch, *_schedule(layers, 0))[: count + 1]
     end = states[-1]
     value = None if loss is None else _losses(loss, end, batch.mask, answers)
+    slopes = None if loss is None else _slopes(loss, end, batch.mask, answers)
     shape = (len(OPERATIONS), count, batch.u.shape[0])
     moves, losses, estimates, loss_estimates = (np.full(shape, np.nan) for _ in range(4))
     for index in range(count):
@@ -83,13 +84,12 @@ def layer_surgery(
         again = states_of_run(layers, Batch(states[index + 1], batch.mask, True), *_schedule(layers, index, "again"))[
             -1
         ]
-        for place, other in ((0, states[index]), (2, again)):
-            change, slope = _first_order(
-                layers, loss, states[index + 1], other, batch.mask, answers, *_behind(layers, index)
-            )
+        others = jnp.stack([states[index], again])
+        changes = _first_order(layers, states[index + 1], others, batch.mask, *_behind(layers, index))
+        for place, change in zip((0, 2), changes, strict=True):
             estimates[place, index] = _lengths(change, batch.mask) / _lengths(end, batch.mask)
-            if loss is not None:
-                loss_estimates[place, index] = slope
+            if slopes is not None:
+                loss_estimates[place, index] = jnp.sum(slopes * change, axis=(-2, -1))
     first = 1 - _cosines(states[:-1], states[1:], batch.mask)
     given = (jnp.asarray(x) for x in (moves, losses, estimates, loss_estimates))
     moved, lost, near, sloped = (batch.given(x, 2) for x in given)
@@ -149,24 +149,34 @@ def _behind(layers: Layers, index: int) -> tuple[Array, Array]:
 @eqx.filter_jit
 def _first_order(
     layers: Layers,
-    loss: Any,
     u: Float[Array, "b n d"],
-    other: Float[Array, "b n d"],
+    others: Float[Array, "k b n d"],
     mask: Bool[Array, "b n"],
-    labels: Array | None,
     order: Int[Array, " m"],
     steps: Int[Array, " m"],
-) -> tuple[Float[Array, "b n d"], Float[Array, " b"] | None]:
-    """Derivative of the last state and of the loss along `other − u`."""
+) -> Float[Array, "k b n d"]:
+    """Derivatives of the last state along `others − u`; the state itself goes through the layers once for all of them."""
 
-    def one(u, other, real, label):
+    def one(u, others, real):
         def end(v):
-            last = run_one(layers, v, real, order, steps)[-1]
-            return last, None if loss is None else loss(last, real, label)
+            return run_one(layers, v, real, order, steps)[-1]
 
-        return jax.jvp(end, (u,), (other - u,))[1]
+        return jax.vmap(lambda other: jax.jvp(end, (u,), (other - u,))[1])(others)
 
-    return jax.lax.map(lambda x: one(*x), (u, other, mask, labels), batch_size=_TOGETHER)
+    return jax.vmap(one, in_axes=(0, 1, 0), out_axes=1)(u, others, mask)
+
+
+@eqx.filter_jit
+def _slopes(
+    loss: Any, u: Float[Array, "b n d"], mask: Bool[Array, "b n"], labels: Array | None
+) -> Float[Array, "b n d"]:
+    """Gradient of the loss by the last state: its product with a change of that state is the loss's to first order."""
+
+    def one(x):
+        u, real, label = x
+        return jax.grad(lambda v: loss(v, real, label))(u)
+
+    return jax.lax.map(one, (u, mask, labels), batch_size=_TOGETHER)
 
 
 @eqx.filter_jit

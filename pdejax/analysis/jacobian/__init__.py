@@ -13,5 +13,6 @@ if TYPE_CHECKING:
     from pdejax.analysis.jacobian._operator import layer_jacobian as layer_jacobian
     from pdejax.analysis.jacobian._perturbation import perturbation_sensitivity as perturbation_sensitivity
     from pdejax.analysis.jacobian._systems import shuffle_weights as shuffle_weights
+    from pdejax.analysis.jacobian._transports import jacobian_transports as jacobian_transports
 else:
     __getattr__, __dir__ = _attach(__name__)

@@ -1,6 +1,6 @@
 """What is differentiated: the maps of a discretization, a model or a network, real tokens alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -257,6 +257,17 @@ def shuffle_weights(system: Any, *, key: PRNGKeyArray) -> Any:
     return _with_matrices("shuffle_weights", "shuffle", system, key, _permuted)
 
 
+def shuffled_on_host(system: Any, *, key: PRNGKeyArray) -> Any:
+    """`shuffle_weights` in orders that NumPy draws, outside of `jit`: sorting random numbers on a CPU takes many times as long,
+    minutes for a hundred million weights."""
+
+    def permuted(key, entries):
+        rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel().tolist())
+        return rng.permutation(np.asarray(entries))
+
+    return _with_matrices("shuffle_weights", "shuffle", system, key, permuted, host=True)
+
+
 def drawn_weights(system: Any, *, key: PRNGKeyArray) -> Any:
     """The same model or discretization with every weight matrix drawn anew, Gaussian, of its own mean square, layer by layer.
     Vectors stay. Raises `TypeError` for something without weight matrices."""
@@ -274,15 +285,17 @@ def _gaussian(key: PRNGKeyArray, entries: Array) -> Array:
     return (size / jnp.sqrt(jnp.mean(drawn**2)) * drawn).astype(entries.dtype)
 
 
-def _with_matrices(owner: str, what: str, system: Any, key: PRNGKeyArray, change: Callable[..., Array]) -> Any:
-    """A system with `change(key, entries)` in the place of every matrix's entries."""
+def _with_matrices(
+    owner: str, what: str, system: Any, key: PRNGKeyArray, change: Callable[..., Any], host: bool = False
+) -> Any:
+    """A system with `change(key, entries)` in the place of every matrix's entries; on the `host` it is a function of NumPy."""
     if isinstance(system, Discretization):
-        field = _with_matrices(owner, what, system.field, key, change)
+        field = _with_matrices(owner, what, system.field, key, change, host)
         return system.replace(field=field, split=system.split, adjoint=system.adjoint)
     if not isinstance(system, eqx.Module) and hasattr(system, "with_parameters"):
         named = system.parameters()
         return system.with_parameters(
-            {name: _changed(leaf, name, key, i, change) for i, (name, leaf) in enumerate(named.items())}
+            {name: _changed(leaf, name, key, i, change, host) for i, (name, leaf) in enumerate(named.items())}
         )
     leaves, structure = jax.tree_util.tree_flatten_with_path(system)
     name = system.describe() if isinstance(system, AbstractEquation) else type(system).__name__
@@ -290,11 +303,26 @@ def _with_matrices(owner: str, what: str, system: Any, key: PRNGKeyArray, change
         raise TypeError(f"{owner}: {name} has no weight matrices to {what}; give a null of your own.")
     return jax.tree.unflatten(
         structure,
-        [_changed(leaf, jax.tree_util.keystr(path), key, i, change) for i, (path, leaf) in enumerate(leaves)],
+        [_changed(leaf, jax.tree_util.keystr(path), key, i, change, host) for i, (path, leaf) in enumerate(leaves)],
     )
 
 
-def _changed(leaf: Any, name: str, key: PRNGKeyArray, index: int, change: Callable[..., Array]) -> Any:
+def draw_keys(leaves: Sequence[Any], key: PRNGKeyArray) -> dict[int, Array]:
+    """Keys `(L,)` with which `drawn_weights` draws each layer of the matrices among the leaves of a stacked field, by their
+    place: `draw_layer(key, entries)` gives one layer's."""
+    return {
+        i: jax.random.split(jax.random.fold_in(key, i), leaf.shape[0])
+        for i, leaf in enumerate(leaves)
+        if eqx.is_inexact_array(leaf) and leaf.ndim >= 3
+    }
+
+
+def draw_layer(key: PRNGKeyArray, entries: Array) -> Array:
+    """A Gaussian matrix of the mean square of `entries`, as `drawn_weights` draws it."""
+    return _gaussian(key, entries.ravel()).reshape(entries.shape)
+
+
+def _changed(leaf: Any, name: str, key: PRNGKeyArray, index: int, change: Callable[..., Any], host: bool) -> Any:
     if not eqx.is_inexact_array(leaf):
         return leaf
     layered = "layers" in name or "stacked" in name
@@ -303,5 +331,15 @@ def _changed(leaf: Any, name: str, key: PRNGKeyArray, index: int, change: Callab
     key = jax.random.fold_in(key, index)
     if not layered:
         return change(key, leaf.ravel()).reshape(leaf.shape)
-    flat = leaf.reshape(leaf.shape[0], -1)
-    return jax.vmap(change)(jax.random.split(key, leaf.shape[0]), flat).reshape(leaf.shape)
+    flat, keys = leaf.reshape(leaf.shape[0], -1), jax.random.split(key, leaf.shape[0])
+    if host:
+        return jnp.asarray(np.stack([change(k, x) for k, x in zip(keys, np.asarray(flat), strict=True)])).reshape(
+            leaf.shape
+        )
+    return _by_layer(change, keys, flat).reshape(leaf.shape)
+
+
+@eqx.filter_jit
+def _by_layer(change: Callable[..., Array], keys: Array, entries: Array) -> Array:
+    """`change` of every layer's entries, one layer after another: what it needs on the way is there for one alone."""
+    return jax.lax.map(lambda x: change(*x), (keys, entries))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
+from scipy.linalg import eigh
 
 from pdejax._arguments import checked
 from pdejax._bootstrap import interval
@@ -24,6 +25,7 @@ READS, WRITES = ("wq", "wk", "wv", "w1", "wg"), ("wo", "w2")
 _CORRELATIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 _TRIALS = 100
 LEVEL = 0.05
+_AT_ONCE = 2_000_000  # numbers in double precision
 EQUAL = 1e-6  # a distance of layers below is rounding: they are one layer
 
 
@@ -130,7 +132,7 @@ def without_weights(system: Any) -> str:
 
 
 def _finite(leaves: dict[str, Any]) -> bool:
-    return all(bool(np.all(np.isfinite(np.asarray(leaf, np.float64)))) for leaf in leaves.values())
+    return all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in leaves.values())
 
 
 def order_test(c: np.ndarray, rng: np.random.Generator, orders: int = ORDERS) -> tuple[float, np.ndarray, float]:
@@ -222,25 +224,33 @@ def _axes(name: str, leaf: Any) -> tuple[int, ...]:
 
 
 def _on_state(name: str, leaf: Any, d: int) -> np.ndarray | None:
-    """Matrices `(L, d, …)` with the features of the state first, or None where there is no such axis."""
-    w = np.asarray(leaf, np.float64)
+    """Matrices `(L, d, …)` with the features of the state first, or None where there is no such axis; a view."""
+    w = np.asarray(leaf)
     axis = next((axis for axis in _axes(name, leaf) if w.shape[axis] == d), None)
-    return None if axis is None else np.moveaxis(w, axis, 1).reshape(w.shape[0], d, -1)
+    return None if axis is None else np.moveaxis(w, axis, 1)
 
 
 def _compare(w: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Distance, correlation of Gram matrices, and overlap of leading singular vectors, `(L, L)` each."""
+    """Distance, correlation of Gram matrices, and overlap of leading singular vectors, `(L, L)` each, in double precision."""
     count, d = w.shape[:2]
-    flat = w.reshape(count, -1)
-    products = flat @ flat.T
+    # Some features of all layers at once: of large networks a copy in double precision would be most of the memory.
+    products = np.zeros((count, count))
+    for rows in np.array_split(np.arange(d), max(1, w.size // _AT_ONCE)):
+        flat = w[:, rows].astype(np.float64).reshape(count, -1)
+        products += flat @ flat.T
     squares = np.diag(products)
     total = squares[:, None] + squares[None]
     distance = np.sqrt(np.maximum(total - 2 * products, 0) / np.where(total > 0, total, 1))
-    gram = w @ np.swapaxes(w, 1, 2)
-    leading = np.linalg.eigh(gram)[1][:, :, -rank:]
-    gram = gram - (np.trace(gram, axis1=1, axis2=2) / d)[:, None, None] * np.eye(d)
+    gram, vectors = np.empty((count, d, d)), np.empty((d, count, rank))
+    for l in range(count):
+        one = w[l].astype(np.float64).reshape(d, -1)
+        gram[l] = one @ one.T
+        vectors[:, l] = eigh(gram[l], subset_by_index=(d - rank, d - 1))[1]
+        gram[l] -= np.trace(gram[l]) / d * np.eye(d)
     gram = gram.reshape(count, -1)
     lengths = np.linalg.norm(gram, axis=1)
     correlation = gram @ gram.T / np.where(lengths > 0, lengths, 1)[:, None] / np.where(lengths > 0, lengths, 1)
-    overlap = np.stack([[np.sum((a.T @ b) ** 2) / rank for b in leading] for a in leading])
+    # All products of the leading vectors at once: U_aᵀ U_b is a block of r × r of one matrix.
+    vectors = vectors.reshape(d, -1)
+    overlap = np.sum(((vectors.T @ vectors) ** 2).reshape(count, rank, count, rank), axis=(1, 3)) / rank
     return distance, correlation, overlap

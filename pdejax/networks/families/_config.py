@@ -58,10 +58,14 @@ _NULL_IS_DEFAULT = (
 HEADED = ("ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForPreTraining", "ForImageClassification")
 
 
+# Of classes of texts and tokens and of answers: heads that are not read.
+_TASKS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
+
+
 def is_bare(architectures: Collection[str]) -> bool:
-    """Whether these are names of a model without a head, such as `GPT2Model`."""
+    """Whether these are names of a model without a head that is read, such as `GPT2Model` or `LlamaForSequenceClassification`."""
     return bool(architectures) and all(
-        name.endswith("Model") and not name.endswith("LMHeadModel") for name in architectures
+        name.endswith(_TASKS) or (name.endswith("Model") and not name.endswith("LMHeadModel")) for name in architectures
     )
 
 

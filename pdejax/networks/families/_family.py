@@ -86,6 +86,8 @@ def heads_out(name: str, place: str, dim: int, heads: int, size: int) -> Tensor:
 
 # Reasons of several families why a stored tensor is not read.
 POOLER = "the pooler, which neither hidden states nor the output pass through"
+# Of a decoder: classes of texts by `score`, of tokens by either, answers.
+DECODER_TASKS = r"(score|classifier|qa_outputs)\..*"
 TASK = "the head of a task, which neither hidden states nor the last field pass through"
 PLACES = "a buffer of 0, 1, 2, …"
 CAUSAL_MASK = "a buffer of the causal mask"

@@ -6,7 +6,16 @@ from pdejax.networks._network import Network
 from pdejax.networks.families._assemble import below, decoder_head, filled, layer_norm, on_device, pre_norm
 from pdejax.networks.families._config import Config
 from pdejax.networks.families._ends import HIDDEN_ACT, TextEmbedding
-from pdejax.networks.families._family import CAUSAL_MASK, Family, Tensor, Weights, norm_lines, vector
+from pdejax.networks.families._family import (
+    CAUSAL_MASK,
+    DECODER_TASKS,
+    TASK,
+    Family,
+    Tensor,
+    Weights,
+    norm_lines,
+    vector,
+)
 from pdejax.terms import Attention, FeedForward, LayerNorm
 
 
@@ -103,7 +112,7 @@ FAMILY = Family(
     lambda e: e.layers,
     causal=True,
     prefixes=("transformer.",),
-    unused={r"h\.\d+\.attn\.(bias|masked_bias)": CAUSAL_MASK},
+    unused={r"h\.\d+\.attn\.(bias|masked_bias)": CAUSAL_MASK, DECODER_TASKS: TASK},
     copies={"lm_head.weight": "wte.weight"},
     irrelevant=(
         "attn_pdrop",

@@ -33,6 +33,20 @@ def read_folder(folder: pathlib.Path) -> Checkpoint:
     return Checkpoint(folder.name, config, tensors, load)
 
 
+def onnx_of_folder(folder: pathlib.Path) -> pathlib.Path | None:
+    """The ONNX file of a folder that has no other weights, or None. Raises `CheckpointError` for several."""
+    if any(next(folder.glob(pattern), None) is not None for pattern in ("*.safetensors", "*.gguf", _INDEX)):
+        return None
+    found = sorted(folder.glob("*.onnx"))
+    if len(found) > 1:
+        names = listed(path.name for path in found)
+        raise fault(
+            folder.name,
+            f"the folder holds several checkpoints: {names}. Give the path of one, or move the others away.",
+        )
+    return found[0] if found else None
+
+
 def tokenizer_of_file(path: pathlib.Path) -> Any:
     """The `tokenizers.Tokenizer` of a `tokenizer.json`; `CheckpointError` for a file that is none."""
     import tokenizers

@@ -13,7 +13,18 @@ from pdejax.networks._network import Network
 from pdejax.networks.families._assemble import below, decoder_head, filled, on_device, pre_norm, rms_norm
 from pdejax.networks.families._config import Config
 from pdejax.networks.families._ends import HIDDEN_ACT, Head, TextEmbedding
-from pdejax.networks.families._family import FREQUENCIES, Family, Tensor, Weights, heads_in, heads_out, linear, vector
+from pdejax.networks.families._family import (
+    DECODER_TASKS,
+    FREQUENCIES,
+    TASK,
+    Family,
+    Tensor,
+    Weights,
+    heads_in,
+    heads_out,
+    linear,
+    vector,
+)
 from pdejax.networks.families._rotary import read_rotary
 from pdejax.terms import Attention, FeedForward, RMSNorm, Rotary
 
@@ -221,7 +232,7 @@ def _build(e: Decoder, weights: Weights, dtype: str) -> Network:
     return Network(embed, d, head, layers=e.layers)
 
 
-UNUSED = {r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq": FREQUENCIES}
+UNUSED = {r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq": FREQUENCIES, DECODER_TASKS: TASK}
 COPIES = {"lm_head.weight": "embed_tokens.weight"}
 IRRELEVANT = ("attention_dropout", "is_llama_config", "max_sequence_length")
 

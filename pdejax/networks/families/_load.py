@@ -17,7 +17,8 @@ from pdejax.networks.families._config import Config
 from pdejax.networks.families._ends import TextEmbedding
 from pdejax.networks.families._family import Family, read_weights
 from pdejax.networks.families._gguf import read_gguf_file
-from pdejax.networks.families._huggingface import read_folder
+from pdejax.networks.families._huggingface import onnx_of_folder, read_folder
+from pdejax.networks.families._onnx import read_onnx_folder
 
 # `model_type` of a configuration, the file of its family, and the name of the `Family` there.
 FAMILIES = {
@@ -45,8 +46,8 @@ def load_pretrained(
 ) -> Network:
     """Load a pretrained Transformer as a network: embedding, field with solver and steps, head, tokenizer.
 
-    - `path`: a Hugging Face folder (`config.json` and `model.safetensors`, in one file or several with an index), or a GGUF
-      file. Nothing is downloaded, nothing is unpickled.
+    - `path`: a Hugging Face folder (`config.json` and `model.safetensors`, in one file or several with an index, or one ONNX
+      file), or a GGUF file. Nothing is downloaded, nothing is unpickled.
     - `dtype`: the type of the computation, `"float32"` or `"float64"` (with `jax_enable_x64`). Weights keep the type they are
       stored in.
     - `ignore`: keys of `config.json` that are not known and that you know to change nothing.
@@ -82,10 +83,13 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Return what a folder or a file holds. Raises as `load_pretrained`."""
     place = pathlib.Path(path)
     if place.is_dir():
-        return read_folder(place)
+        onnx = onnx_of_folder(place)
+        return read_folder(place) if onnx is None else read_onnx_folder(place, onnx)
     if place.is_file():
+        if place.suffix == ".onnx":
+            return read_onnx_folder(place.absolute().parent, place)
         if place.suffix != ".gguf":
-            raise fault(place.name, "a checkpoint is a Hugging Face folder or a .gguf file; this is neither.")
+            raise fault(place.name, "a checkpoint is a Hugging Face folder, a .gguf or a .onnx file; this is neither.")
         return read_gguf_file(place)
     name = str(path)
     hint = (

@@ -11,7 +11,9 @@ from pdejax.networks.families._config import Config
 from pdejax.networks.families._ends import HIDDEN_ACT, TextEmbedding
 from pdejax.networks.families._family import (
     CAUSAL_MASK,
+    DECODER_TASKS,
     FREQUENCIES,
+    TASK,
     Family,
     Tensor,
     Weights,
@@ -127,6 +129,7 @@ FAMILY = Family(
     causal=True,
     prefixes=("gpt_neox.",),
     unused={
+        DECODER_TASKS: TASK,
         r"layers\.\d+\.attention\.(bias|masked_bias)": CAUSAL_MASK,
         r"layers\.\d+\.attention\.rotary_emb\.inv_freq": FREQUENCIES,
     },

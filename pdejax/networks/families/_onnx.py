@@ -1,24 +1,84 @@
-"""Tensors of an ONNX file by the names they had before the export, for a family's weight map.
+"""ONNX files: tensors by the names they had before the export, and the folder that says what they are.
 
 An export keeps the names of vectors and tables, and gives matrices names of its own; but the node that multiplies by one is named
 after its module: `/encoder/layer.0/query/MatMul` reads `encoder.layer.0.query.weight`, transposed. Weights that were quantized to
 8 bits are turned into float32, w = s(q − z) with scale s and zero point z; how a runtime quantizes the states in between is
 not imitated.
 
-No ONNX file says which family it is, so `load_pretrained` takes none: give the tensors, with a configuration, as a `Checkpoint`
-to `network_of`.
+No ONNX file says which family it is. So it lies in a folder with a `config.json`, as exports of Hugging Face's do, which may have
+one key more, `onnx`, of a network that is a part of a larger graph:
+
+- `prefix`: of the names of that part, such as `"encoder.bert."`; nothing else of the file is read.
+- `names`: tensors whose names the export lost, each with the stored name, or several that are put together along their second
+  axis: an export that cuts positions to the size of its input keeps those of the class token and of patches apart.
 """
 
+import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from pdejax.networks.families._checkpoint import OWNER, Stored, fault
+from pdejax.networks.families._checkpoint import OWNER, Checkpoint, Stored, fault, listed
+from pdejax.networks.families._huggingface import read_json, tokenizer_of_file
 
 # What a quantized tensor is stored as.
 _PARTS = ("_quantized", "_scale", "_zero_point")
+_KEY = "onnx"
+# How an export calls what had no name.
+_NAMELESS = "onnx::"
+
+
+def read_onnx_folder(folder: pathlib.Path, file: pathlib.Path) -> Checkpoint:
+    """Return what an ONNX file and the `config.json` beside it hold.
+
+    Raises `FileNotFoundError` without that file, `CheckpointError` for bytes that are no ONNX model and for names that the file
+    has not, `ImportError` without the package onnx.
+    """
+    config = read_json(folder / "config.json")
+    layout = config.pop(_KEY, {})
+    if not isinstance(layout, dict) or layout.keys() - {"prefix", "names"}:
+        raise fault(folder.name, f"config.json has {_KEY}={layout!r}; it must be a table with prefix, names or both.")
+    prefix, names = layout.get("prefix", ""), layout.get("names", {})
+    if not isinstance(prefix, str) or not isinstance(names, dict):
+        raise fault(folder.name, f"config.json has {_KEY}={layout!r}; prefix must be a text and names a table.")
+    every = read_onnx([file])
+    tensors = {name.removeprefix(prefix): tensor for name, tensor in every.items() if name.startswith(prefix)}
+    if not tensors:
+        raise fault(folder.name, f"no tensor of {file.name} has a name that begins with {prefix!r}.")
+    for name, parts in names.items():
+        tensors[name] = _together(folder.name, name, parts, every)
+        # They are read under the name given alone.
+        for part in [parts] if isinstance(parts, str) else parts:
+            tensors.pop(part.removeprefix(prefix), None)
+    tokenizer = folder / "tokenizer.json"
+    load = functools.partial(tokenizer_of_file, tokenizer) if tokenizer.is_file() else None
+    return Checkpoint(folder.name, config, tensors, load)
+
+
+def _together(where: str, name: str, parts: Any, tensors: Mapping[str, Stored]) -> Stored:
+    """One tensor of those stored under the names `parts`."""
+    stored = [parts] if isinstance(parts, str) else parts
+    if not isinstance(stored, list) or not stored or not all(isinstance(part, str) for part in stored):
+        raise fault(
+            where, f"config.json has {_KEY}: {name!r} is stored as {parts!r}; it must be a name, or a list of names."
+        )
+    missing = [part for part in stored if part not in tensors]
+    if missing:
+        raise fault(
+            where, f"config.json says that {name!r} is stored as {listed(missing)}, which the ONNX file has not."
+        )
+    arrays = [tensors[part].read() for part in stored]
+    if len(arrays) == 1:
+        return _stored(arrays[0])
+    shapes = {array.shape[:1] + array.shape[2:] for array in arrays}
+    if len(shapes) > 1 or arrays[0].ndim < 2:
+        shown = ", ".join(str(array.shape) for array in arrays)
+        raise fault(
+            where, f"config.json puts {name!r} together of shapes {shown}, which differ beside the second axis."
+        )
+    return _stored(np.concatenate(arrays, axis=1))
 
 
 def read_onnx(paths: Sequence[pathlib.Path], prefix: str = "") -> dict[str, Stored]:
@@ -30,21 +90,37 @@ def read_onnx(paths: Sequence[pathlib.Path], prefix: str = "") -> dict[str, Stor
         import onnx  # pyright: ignore[reportMissingImports]
         from onnx import numpy_helper  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise ImportError(f"{OWNER}: reading ONNX needs the package onnx: pip install 'pdejax[oracle]'.") from None
+        raise ImportError(f"{OWNER}: reading ONNX needs the package onnx: pip install 'pdejax[pretrained]'.") from None
+    where = paths[0].name
     try:
         graph = onnx.load_model_from_string(b"".join(path.read_bytes() for path in paths)).graph
     except Exception as error:  # of protobuf
+        raise fault(where, f"it is no ONNX model ({type(error).__name__}); parts must be whole and in order.") from None
+    if not graph.initializer:
+        raise fault(where, "it is no ONNX model with weights: the file is empty or damaged; download it again.")
+    outside = [tensor.name for tensor in graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
+    if outside:
         raise fault(
-            paths[0].name, f"it is no ONNX model ({type(error).__name__}); parts must be whole and in order."
-        ) from None
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    found = {n: array for n, array in constants.items() if not n.startswith("/") and not n.endswith(_PARTS)}
-    found |= _tables(graph, constants) | _matrices(graph, constants)
+            where,
+            f"its weights ({listed(outside)}) lie in a file beside it, which is not read; save the model as one file.",
+        )
+    try:
+        constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    except (ValueError, TypeError) as error:
+        raise fault(where, f"a tensor is damaged ({error}); download it again.") from None
+    matrices, read = _matrices(graph, constants)
+    # A matrix without a name of its own is there under its module's. Whole numbers without a name are shapes and places.
+    nameless = {n for n in constants if n.startswith(_NAMELESS) and (n in read or constants[n].dtype.kind not in "f")}
+    found = {
+        n: x for n, x in constants.items() if not n.startswith("/") and not n.endswith(_PARTS) and n not in nameless
+    }
+    found |= _tables(graph, constants) | matrices
     return {name.removeprefix(prefix): _stored(array) for name, array in found.items() if name.startswith(prefix)}
 
 
-def _matrices(graph: Any, constants: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Weights of linear maps, stored `(out, in)` as before the export, by the modules whose nodes multiply by them."""
+def _matrices(graph: Any, constants: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], set[str]]:
+    """Weights of linear maps, stored `(out, in)` as before the export, by the modules whose nodes multiply by them; and the names
+    they were read under."""
     found: dict[str, np.ndarray] = {}
     seen: set[str] = set()
     for node in graph.node:
@@ -60,7 +136,7 @@ def _matrices(graph: Any, constants: dict[str, np.ndarray]) -> dict[str, np.ndar
             array = _real(array, scale, zero)
         module = node.name.rsplit("/", 1)[0].strip("/").replace("/", ".")
         found[f"{module}.weight"] = array.T
-    return found
+    return found, seen
 
 
 def _tables(graph: Any, constants: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -15,6 +15,7 @@ from jaxtyping import Array
 from pdejax.networks._network import Network
 from pdejax.networks.families._checkpoint import fault
 from pdejax.networks.families._ends import LastField, Logits, TextEmbedding
+from pdejax.networks.families._huggingface import onnx_of_folder
 from pdejax.networks.families._images import ImageEmbedding
 from pdejax.networks.families._load import load_pretrained, read_checkpoint, read_settings
 
@@ -54,6 +55,12 @@ def parity(path: str | os.PathLike[str], text: str, *, dtype: str, seed: int = 0
     Raises as `load_pretrained`, and `RuntimeError` without the oracle.
     """
     check_oracle()
+    place = pathlib.Path(path)
+    if place.suffix == ".onnx" or (place.is_dir() and onnx_of_folder(place) is not None):
+        raise fault(
+            place.name,
+            "transformers reads no ONNX files; compare net.hidden_states with values inside the graph that onnxruntime gives.",
+        )
     checkpoint = read_checkpoint(path)
     family, settings = read_settings(checkpoint)
     with jax.enable_x64(jax.config.jax_enable_x64 or dtype == "float64"):  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,5 +1,6 @@
 """What the audit measures, part by part: arrays of numbers by sequence, for the network and for its nulls."""
 
+import gc
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,14 +20,15 @@ from pdejax.analysis.depth import (
     run_layers,
     shuffle_layers,
 )
+from pdejax.analysis.depth._nulls import branch_ratios, drawn_ends
 from pdejax.analysis.depth._surgery import relative_move
-from pdejax.analysis.jacobian import ftle, layer_jacobian, lyapunov_exponents, shuffle_weights
+from pdejax.analysis.jacobian import ftle, layer_jacobian, lyapunov_exponents
 from pdejax.analysis.jacobian._operator import Jacobian
-from pdejax.analysis.jacobian._systems import model_maps
+from pdejax.analysis.jacobian._systems import model_maps, shuffled_on_host
 from pdejax.analysis.operators import identify_operators
 from pdejax.analysis.spectra import weights_in_depth
 from pdejax.analysis.spectra._depth import without_weights
-from pdejax.analysis.tokens import collapse_rate, representation, token_clustering
+from pdejax.analysis.tokens import collapse_rate, token_clustering
 from pdejax.models import Transformer
 from pdejax.runs._parts import Parts
 from pdejax.solvers._retract import retractions
@@ -40,6 +42,7 @@ NULLS = ("untrained", "layers shuffled", "weights shuffled")
 SCHEMES = ("euler", "heun", "rk4")
 WORK = 2e13  # operations on them all, some minutes on a CPU
 RESAMPLES = 200
+PASSES = 10  # through all layers of a network that is one layer, in search of a fixed point
 ITERATIONS = 24  # of Golub–Kahan for each layer
 TOKEN_FIGURES = ("cosine", "effective_rank", "residual", "clusters")
 
@@ -47,6 +50,7 @@ TOKEN_FIGURES = ("cosine", "effective_rank", "residual", "clusters")
 def measure(config: AuditConfig, seed: int, parts: Parts) -> Evidence:
     """Measure every section for the network, then for each null, one of which is in memory at a time."""
     subject = load_subject(config)
+    gc.collect()  # what reading a checkpoint leaves behind is as large as a part of it
     net, key = subject.network, jax.random.key(seed)
     found: dict[str, Any] = {"subject": parts.get("subject", lambda: facts(config, subject))}
     say = parts.say
@@ -59,7 +63,11 @@ def measure(config: AuditConfig, seed: int, parts: Parts) -> Evidence:
     # The network itself as its nulls are, so that they share compiled programs.
     field = layer_field(net, length=n)
     arrays("identity", lambda: identity(subject, field))
-    arrays("refinement", lambda: _native(config, subject) | refinement(config, subject, field, SCHEMES))
+    found["refinement"] = {}
+    for scheme in ("native", *SCHEMES):
+        say(f"refinement, {scheme}")
+        part = parts.arrays(f"refinement-{scheme}", lambda scheme=scheme: refinement(config, subject, field, scheme))
+        found["refinement"] |= part
     arrays("windows", lambda: windows(config, subject, field))
     arrays("weights", lambda: weights(subject, key))
     arrays("surgery", lambda: surgery(subject, say))
@@ -72,10 +80,9 @@ def measure(config: AuditConfig, seed: int, parts: Parts) -> Evidence:
             continue
         many = name == NULLS[0]
         if many:
-            arrays("draws", lambda: draws(subject, layer_field(net, length=n), key, found["subject"]["draws"]))
-        arrays(
-            f"refinement {name}", lambda null=null, many=many: refinement(config, subject, null(), SCHEMES[:1], many)
-        )
+            arrays("draws", lambda: draws(subject, layer_field(net, length=n), key, found["subject"]["draws"], say))
+        halvings = min(2, config.halvings) if many else 1
+        arrays(f"refinement {name}", lambda null=null, h=halvings: refined(subject, null(), h))
         if many:
             arrays(f"windows {name}", lambda null=null: windows(config, subject, null()))
             arrays(f"jacobians {name}", lambda null=null: jacobians(config, subject, null(), key, say))
@@ -91,7 +98,7 @@ def _nulls(subject: Subject, key: Any) -> Iterator[tuple[str, Callable[[], Any] 
     makes = (
         (NULLS[0], matrices, lambda: matched_null(net, subject.u0, mask=subject.mask, key=_draw_key(key, 0))),
         (NULLS[1], True, lambda: shuffle_layers(net, key=jax.random.fold_in(key, 2), length=n)),
-        (NULLS[2], matrices, lambda: shuffle_weights(layer_field(net, length=n), key=jax.random.fold_in(key, 3))),
+        (NULLS[2], matrices, lambda: shuffled_on_host(layer_field(net, length=n), key=jax.random.fold_in(key, 3))),
     )
     for name, there, make in makes:
         kept: list[Any] = []
@@ -105,17 +112,14 @@ def _nulls(subject: Subject, key: Any) -> Iterator[tuple[str, Callable[[], Any] 
         kept.clear()
 
 
-def draws(subject: Subject, field: Any, key: Any, count: int) -> dict[str, Any]:
+def draws(subject: Subject, field: Any, key: Any, count: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Moves of the last state at half the step of `count` untrained networks, `half (count, b)`: one program, other weights."""
-    half = [_drawn_move(field, subject.u0, subject.mask, _draw_key(key, draw)) for draw in range(count)]
+    ratios, half = branch_ratios(field, subject.u0, subject.mask), []
+    for draw in range(count):
+        say(f"untrained network {draw + 1} of {count}")
+        whole, finer = drawn_ends(field, ratios, subject.u0, subject.mask, _draw_key(key, draw))
+        half.append(relative_move(finer, whole, subject.mask))
     return {"half": np.asarray(half, float)}
-
-
-@eqx.filter_jit
-def _drawn_move(field: Any, u0: jax.Array, mask: jax.Array, key: Any) -> jax.Array:
-    null = matched_null(field, u0, mask=mask, key=key)
-    whole, finer = refine_layers(null, u0, factors=(1, 2), mask=mask)
-    return relative_move(finer, whole, mask)
 
 
 def _draw_key(key: Any, draw: int) -> Any:
@@ -123,13 +127,13 @@ def _draw_key(key: Any, draw: int) -> Any:
 
 
 def affordable(config: AuditConfig, subject: Subject) -> int:
-    """How many untrained networks: as asked for, else `DRAWS`, fewer where they would cost more than `WORK`. Each is some five
-    runs of two operations per number and token."""
+    """How many untrained networks: as asked for, else `DRAWS`, fewer where they would cost more than `WORK`. Each is three runs
+    of two operations per number and token."""
     if config.draws is not None:
         return config.draws
     field = eqx.filter(subject.network.discretization.field, eqx.is_inexact_array)
     numbers = sum(x.size for x in jax.tree.leaves(field))
-    return max(1, min(DRAWS, int(WORK / (10.0 * max(numbers, 1) * subject.mask.size))))
+    return max(1, min(DRAWS, int(WORK / (6.0 * max(numbers, 1) * subject.mask.size))))
 
 
 def facts(config: AuditConfig, subject: Subject) -> dict[str, Any]:
@@ -174,7 +178,7 @@ def identity(subject: Subject, field: Any) -> dict[str, Any]:
 
 
 def _finite_loss(subject: Subject, end: Any) -> None:
-    loss = subject.read(end, end).get("loss", np.zeros(0))
+    loss = subject.read(end[None], end).get("loss", np.zeros((1, 0)))[0]
     wrong = np.flatnonzero(~np.isfinite(loss)).tolist()
     if wrong:
         raise ValueError(
@@ -188,27 +192,34 @@ def _apart(a: Any, b: Any, real: Any) -> float:
     return float(jnp.max(relative_move(a, b, jnp.broadcast_to(real, a.shape[:2]))))
 
 
-def _native(config: AuditConfig, subject: Subject) -> dict[str, Any]:
-    """The network's own scheme, substeps and normalizations included, at h/2, h/4, …"""
-    factors = tuple(2**k for k in range(config.halvings + 1))
-    return _moves("native", subject, subject.network, factors, None)
+def refinement(config: AuditConfig, subject: Subject, field: Any, scheme: str) -> dict[str, Any]:
+    """One scheme at h, h/2, …: the network's own, substeps and normalizations included, or another for the field of its
+    layers, whose moves are from the field's own last state (Euler at h)."""
+    if scheme == "native":
+        return _moves("native", subject, subject.network, _factors(config.halvings), None)
+    if scheme == "euler":
+        return refined(subject, field, config.halvings)
+    # As many halvings as cost about what Euler's do, and as an order needs.
+    factors = _factors(max(config.halvings - 1, 1))
+    return _moves(scheme, subject, field.replace(solver=scheme), factors, _end(subject, field))
 
 
-def refinement(
-    config: AuditConfig, subject: Subject, field: Any, schemes: tuple[str, ...], every: bool = True
-) -> dict[str, Any]:
-    """Schemes of the layers' field at h, h/2, …: moves from the field's own last state (Euler at h), and readings."""
-    end = refine_layers(field, subject.u0, factors=(1,), mask=subject.mask)[0]
-    found: dict[str, Any] = {"sizes": np.asarray(branch_sizes(field, subject.u0, mask=subject.mask))}
-    for scheme in schemes:
-        # As many halvings as cost what Euler's do.
-        most = (config.halvings if every else 1) - {"euler": 0, "heun": 1, "rk4": 1}[scheme]
-        factors = tuple(2**k for k in range(max(most, 1) + 1))
-        found |= _moves(scheme, subject, field.replace(solver=scheme), factors, end)
-    return found
+def refined(subject: Subject, field: Any, halvings: int) -> dict[str, Any]:
+    """Euler steps of a field at h, h/2, …, and the sizes of its layers' branches."""
+    sizes = {"sizes": np.asarray(branch_sizes(field, subject.u0, mask=subject.mask))}
+    return sizes | _moves("euler", subject, field, _factors(halvings), None)
+
+
+def _factors(halvings: int) -> tuple[int, ...]:
+    return tuple(2**k for k in range(halvings + 1))
+
+
+def _end(subject: Subject, field: Any) -> Any:
+    return refine_layers(field, subject.u0, factors=(1,), mask=subject.mask)[0]
 
 
 def _moves(name: str, subject: Subject, system: Any, factors: tuple[int, ...], end: Any) -> dict[str, Any]:
+    """Moves from `end`, by default from the first of the last states, and readings."""
     ends = refine_layers(system, subject.u0, factors=factors, mask=subject.mask)
     end = ends[0] if end is None else end
     found = {
@@ -216,8 +227,7 @@ def _moves(name: str, subject: Subject, system: Any, factors: tuple[int, ...], e
         f"{name}/moves": np.stack([relative_move(u, end, subject.mask) for u in ends]),
         f"{name}/steps": np.stack([relative_move(a, b, subject.mask) for a, b in itertools.pairwise(ends)]),
     }
-    read = [subject.read(u, end) for u in ends]
-    return found | {f"{name}/{k}": np.stack([x[k] for x in read]) for k in read[0]}
+    return found | {f"{name}/{k}": v for k, v in subject.read(ends, end).items()}
 
 
 def windows(config: AuditConfig, subject: Subject, field: Any) -> dict[str, Any]:
@@ -231,17 +241,17 @@ def windows(config: AuditConfig, subject: Subject, field: Any) -> dict[str, Any]
     for begin, end in spans:
         steps = np.where(places < begin, 0, np.where(places < end, 2, 1))
         ends.append(run_layers(field, states[begin], steps=steps, mask=subject.mask)[-1])
-    read = [subject.read(u, states[-1]) for u in ends]
-    own = subject.read(states[-1], states[-1])
     found = {"spans": np.asarray(spans), "moves": np.stack([relative_move(u, states[-1], subject.mask) for u in ends])}
-    return found | {k: np.stack([x[k] for x in read]) for k in own} | {f"own {k}": v for k, v in own.items()}
+    # The network's own reading last.
+    read = subject.read(jnp.stack([*ends, states[-1]]), states[-1])
+    return found | {k: v[:-1] for k, v in read.items()} | {f"own {k}": v[-1] for k, v in read.items()}
 
 
 def weights(subject: Subject, key: Any) -> dict[str, Any]:
     """Weights as a function of depth, or why there is nothing to compare."""
     why = without_weights(subject.network)
     if why and _autonomous(subject, key):
-        return {"autonomous": np.asarray(True)}
+        return {"autonomous": np.asarray(True), "applications": _applications(subject)}
     if why:
         return {"absent": np.asarray(why)}
     found = weights_in_depth(subject.network, dim=int(subject.u0.shape[-1]), key=key)
@@ -269,6 +279,16 @@ def _autonomous(subject: Subject, key: Any) -> bool:
     field = eqx.filter_jit(lambda t: d.field(t, u, args))
     first, *rest = (np.asarray(field(jnp.asarray(t, subject.u0.dtype))) for t in places)
     return all(np.array_equal(first, other) for other in rest)
+
+
+def _applications(subject: Subject) -> np.ndarray:
+    """Moves of the state by each further application of the one layer, relative, `(PASSES L, b)`: to 0 towards a fixed point."""
+    u, moves = subject.u0, []
+    for _ in range(PASSES):
+        states = run_layers(subject.network, u, mask=subject.mask)
+        moves += [relative_move(b, a, subject.mask) for a, b in itertools.pairwise(states)]
+        u = states[-1]
+    return np.asarray(moves, float)
 
 
 def surgery(subject: Subject, say: Callable[[str], None]) -> dict[str, Any]:
@@ -341,8 +361,6 @@ def tokens(subject: Subject, net: Any, null: Any, key: Any) -> dict[str, Any]:
         figure: np.stack([np.asarray(getattr(getattr(clusters, figure), end)) for end in ("value", "low", "high")])
         for figure in TOKEN_FIGURES
     }
-    spread = representation(states, **draws).participation_ratio
-    found["participation_ratio"] = np.stack([np.asarray(x) for x in (spread.value, spread.low, spread.high)])
     found["gap"] = np.asarray(clusters.gap)
     return found | _collapse(np.asarray(clusters.gap, float))
 

@@ -17,6 +17,7 @@ from pdejax.studies.study import Evidence
 
 # A correlation of neighbouring layers that counts: layers with less are called independent, and only by a test that finds it.
 POWER = 0.3
+AT_REST = 1e-5  # a move by less is rounding
 MATERIAL = 0.05  # an R² above its null by less explains nothing worth naming
 
 
@@ -51,6 +52,8 @@ def weights(found: Evidence, out: Found) -> None:
     ours = found["weights"]
     if "autonomous" in ours:
         out.verdicts["weights in depth"] = "ODE: one field at all depths (autonomous)"
+        if "applications" in ours:
+            fixed_point(np.asarray(ours["applications"], float), found["subject"]["layers"], out)
         return
     if "holder" not in ours:
         out.verdicts["weights in depth"] = f"not measured: {ours.get('absent', 'there are none')}"
@@ -93,6 +96,33 @@ def weights(found: Evidence, out: Found) -> None:
         Table([Column(h, ".3f", right=i > 0) for i, h in enumerate(heads)], lines, "Weights of neighbouring layers")
     )
     out.results["weights"] = {"holder": numbers(holder), "adjacent": numbers(adjacent), "p": p, "detectable": power}
+
+
+def fixed_point(moves: np.ndarray, layers: int, out: Found) -> None:
+    """Whether the one layer, applied on and on, comes to a state that it leaves where it is: moves `(applications, b)`."""
+    count, last = len(moves), over_seeds(moves[-1])
+    by_depth = over_seeds(moves[layers - 1])
+    out.row(
+        f"move by application {count} of the one layer", last, note=f"by application {layers}: {by_depth.summary()}"
+    )
+    out.verdicts["fixed point"] = fixed_point_verdict(moves)
+    out.results["applications"] = np.mean(moves, axis=1).tolist()
+
+
+def fixed_point_verdict(moves: np.ndarray) -> str:
+    """From the moves of each application by sequence: a fixed point is there if the last moves nothing but rounding, and is near
+    if moves fell in every sequence over the last half by what would take them there."""
+    count = len(moves)
+    if not np.all(np.isfinite(moves)):
+        return "not measured: a move is not finite"
+    last = float(np.max(moves[-1]))
+    if last <= AT_REST:
+        return f"reached: application {count} moves the state by {last:.1g} at most"
+    half = moves[count // 2]
+    if np.all(moves[-1] < 0.5 * half):
+        return f"approached: the move fell to {float(np.mean(moves[-1])):.3g} in {count} applications, and falls on"
+    low = float(np.min(moves[-1]))
+    return f"none in {count} applications: the last still moves the state by {low:.3g} to {last:.3g}"
 
 
 def surgery(found: Evidence, key: Any, out: Found) -> None:

@@ -56,25 +56,31 @@ class Subject(eqx.Module):
         """The loss of a last state, or None where there is nothing to predict."""
         return None if self.labels is None else Reading(self.network.head)
 
-    def read(self, u: Float[Array, "b n d"], reference: Float[Array, "b n d"]) -> dict[str, np.ndarray]:
-        """Loss and share of right answers `(b,)` of last states, and how far logits are from those of `reference`."""
+    def read(self, us: Float[Array, "k b n d"], reference: Float[Array, "b n d"]) -> dict[str, np.ndarray]:
+        """Loss and share of right answers `(k, b)` of k last states, and how far logits are from those of `reference`."""
         if self.labels is None:
             return {}
-        return {k: np.asarray(v) for k, v in _read(self.network.head, u, reference, self.mask, self.labels).items()}
+        return {k: np.asarray(v) for k, v in _read(self.network.head, us, reference, self.mask, self.labels).items()}
 
 
 @eqx.filter_jit
-def _read(head: Any, u: Array, reference: Array, mask: Array, labels: Array) -> dict[str, Array]:
+def _read(head: Any, us: Array, reference: Array, mask: Array, labels: Array) -> dict[str, Array]:
     def one(x):
-        u, reference, real, label = x
-        logits, before = head(u, real), head(reference, real)
-        seen = jnp.ones((), bool) if logits.ndim == 1 else real
-        right = jnp.sum(seen & (jnp.argmax(logits, axis=-1).astype(label.dtype) == label)) / jnp.sum(seen)
-        weight = seen.astype(logits.dtype)[..., None]
-        move = jnp.sqrt(jnp.sum(weight * (logits - before) ** 2) / jnp.sum(weight * before**2))
-        return {"loss": cross_entropy(logits, label, real), "accuracy": right, "logits": move}
+        us, reference, real, label = x
+        before = head(reference, real)  # the logits of a large vocabulary are most of the cost: once for all k
 
-    return jax.lax.map(one, (u, reference, mask, labels), batch_size=_TOGETHER)
+        def each(u):
+            logits = head(u, real)
+            seen = jnp.ones((), bool) if logits.ndim == 1 else real
+            right = jnp.sum(seen & (jnp.argmax(logits, axis=-1).astype(label.dtype) == label)) / jnp.sum(seen)
+            weight = seen.astype(logits.dtype)[..., None]
+            move = jnp.sqrt(jnp.sum(weight * (logits - before) ** 2) / jnp.sum(weight * before**2))
+            return {"loss": cross_entropy(logits, label, real), "accuracy": right, "logits": move}
+
+        return jax.lax.map(each, us)
+
+    found = jax.lax.map(one, (jnp.moveaxis(us, 1, 0), reference, mask, labels), batch_size=_TOGETHER)
+    return {name: x.T for name, x in found.items()}
 
 
 def load_subject(config: AuditConfig) -> Subject:
@@ -187,7 +193,8 @@ def _of_images(config: AuditConfig, network: Network) -> Subject:
             "least 4."
         )
     try:
-        pixels = read_pixels(pathlib.Path(config.network), network)
+        place = pathlib.Path(config.network)
+        pixels = read_pixels(place if place.is_dir() else place.parent, network)
         inputs = [pixels(path) for path in paths]
     except CheckpointError as error:
         raise ValueError(f"{_OWNER}: {str(error).removeprefix('load_pretrained: ')}") from None
