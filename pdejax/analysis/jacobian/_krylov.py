@@ -132,6 +132,58 @@ def implicit_arnoldi(
     return _arpack(eigs, matvec, size, dtype, which, count)
 
 
+class Pairs(NamedTuple):
+    """Eigenvalues by falling modulus, residuals ‖Ax − λx‖ of unit x, and the x as columns."""
+
+    values: np.ndarray
+    residuals: np.ndarray
+    vectors: np.ndarray
+    converged: bool
+
+
+def eigenpairs(operator: Any, count: int, tolerance: float) -> Pairs:
+    """The `count` largest eigenvalues of an operator with `complete`, `known()` and `product(v)`, complex pairs kept whole."""
+    complete = operator.complete
+    if complete:
+        values, vectors = np.linalg.eig(operator.known())
+        converged = True
+    else:
+        values, vectors, converged = _arpack_pairs(operator, count, tolerance)
+    order = np.argsort(-np.abs(values), kind="stable")
+    values, vectors = values[order].astype(complex), vectors[:, order].astype(complex)
+    keep = min(count, len(values))
+    # A pair is not cut in two.
+    if 0 < keep < len(values) and abs(values[keep - 1].imag) > 0 and np.isclose(values[keep], values[keep - 1].conj()):
+        if keep < 2 or not np.isclose(values[keep - 2], values[keep - 1].conj()):
+            keep += 1
+    values, vectors = values[:keep], vectors[:, :keep]
+    residuals = np.asarray(
+        [
+            np.linalg.norm(operator.product(x.real) + 1j * operator.product(x.imag) - z * x)
+            for z, x in zip(values, vectors.T, strict=True)
+        ]
+    )
+    return Pairs(values, residuals, vectors, converged)
+
+
+def _arpack_pairs(operator: Any, count: int, tolerance: float) -> tuple[np.ndarray, np.ndarray, bool]:
+    from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigs
+
+    size = operator.entries
+    matrix = LinearOperator(shape=(size, size), matvec=operator.product, dtype=np.dtype(operator.u.dtype))  # pyright: ignore[reportCallIssue]
+    k = min(count + 1, size - 2)
+    options = {"v0": np.random.default_rng(0).standard_normal(size), "tol": tolerance, "maxiter": RESTARTS}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of scipy, about sizes it would rather see dense
+            values, vectors = eigs(matrix, k=k, which="LM", ncv=min(size, max(40, 4 * k)), **options)
+            return values, vectors, True
+    except ArpackNoConvergence as error:
+        return np.asarray(error.eigenvalues), np.asarray(error.eigenvectors).reshape(size, -1), False
+    except ArpackError:
+        return np.zeros(0), np.zeros((size, 0)), False
+
+
 def implicit_lanczos(matvec: Callable[[np.ndarray], np.ndarray], size: int, dtype: Any) -> Found:
     """The largest eigenvalue of a symmetric matrix by ARPACK's restarted Lanczos iteration."""
     from scipy.sparse.linalg import eigsh
