@@ -13,7 +13,7 @@ from pdejax._check import integer, on_numbers
 from pdejax._figure import AbstractRecord, Figure
 from pdejax.analysis.jacobian._operator import FORMED, Jacobian
 from pdejax.analysis.loops._loop import Loop, entries
-from pdejax.analysis.loops._points import LoopSpectrum, jacobian_at, loop_eigenvalues, state_of
+from pdejax.analysis.loops._points import LoopSpectrum, loop_eigenvalues, state_of
 
 
 class SublayerGains(AbstractRecord):
@@ -125,7 +125,7 @@ def cheap_radii(
     found = loop_eigenvalues(loop, x, count=1) if spectrum is None else spectrum
     parts = sublayer_gains(loop, x, spectrum=found) if gains is None else gains
     key = jax.random.key(0) if key is None else key
-    jacobian = jacobian_at(loop, x)
+    jacobian = Jacobian(loop, x, loop.mask)
     # With the draws beside the figure: their ends are the least and the largest of them.
     one, five = (np.asarray(a, float) for a in _products(jacobian, jax.random.split(key, draws)))
     estimates = {ONE: _drawn(one), POWER: _drawn(five)}
@@ -212,7 +212,7 @@ def predict_change(loop: Loop, u: ArrayLike, *, horizon: int = 64, krylov: int =
     integer(owner, "krylov", krylov, 2)
     x = state_of(owner, loop, u)
     real = entries(loop)
-    jacobian = jacobian_at(loop, x)
+    jacobian = Jacobian(loop, x, loop.mask)
     step = np.asarray(_applied(jacobian) - x).ravel()[real]
     basis, matrix = _krylov(jacobian, step, min(krylov, int(real.sum())))
     foreseen = np.tile(np.asarray(x).ravel(), (horizon + 1, 1))
@@ -239,11 +239,23 @@ def predict_change(loop: Loop, u: ArrayLike, *, horizon: int = 64, krylov: int =
 
 def answers_of(loop: Loop, states: Any) -> np.ndarray:
     """Which entry of the output is largest, `(k,)` or per token `(k, n)`, padding as −1; −2 where it is not finite."""
-    out = np.asarray(loop.outputs(states))
-    found = np.where(np.all(np.isfinite(out), axis=-1), np.argmax(np.nan_to_num(out), axis=-1), -2)
+    if loop.read is None:
+        raise ValueError("predict_change: this loop has no head, and so no answers; make it of a network.")
+    found = np.asarray(_largest(loop, states))
     if found.ndim > 1 and loop.mask is not None and found.shape[-1] == loop.mask.shape[0]:
         found = np.where(np.asarray(loop.mask), found, -1)
     return found
+
+
+@eqx.filter_jit
+def _largest(loop: Loop, states: Any) -> Any:
+    # State by state: of a large vocabulary the logits of all would not fit.
+    def one(u):
+        assert loop.read is not None
+        out = loop.read(u)
+        return jnp.where(jnp.all(jnp.isfinite(out), axis=-1), jnp.argmax(out, axis=-1), -2)
+
+    return jax.lax.map(one, states)
 
 
 def _first(answers: np.ndarray) -> int:

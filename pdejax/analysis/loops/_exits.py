@@ -77,7 +77,8 @@ class ExitRule(AbstractRecord):
     """A criterion with its threshold: leave after the first pass whose score is at most `threshold`.
 
     - `loops`: mean number of passes with its interval over inputs, of which `"oracle"`, the fewest that reach the error, is the null.
-    - `kept`: share of inputs whose error at the exit is at most the target. Both on inputs that the threshold was not chosen on.
+    - `kept`: share of inputs whose error at the exit is at most the target, with exact binomial ends. Both on inputs that the
+      threshold was not chosen on.
     - `error`: mean error at the exit. `exits (b,)`: the passes of each input; the last pass where it never left.
     """
 
@@ -124,7 +125,7 @@ def exit_rules(
             exits[used] = _first_below(s[used], thresholds[-1])
         there = e[np.arange(len(e)), exits - 1]
         loops = over_seeds(exits.astype(float)).beside({"oracle": over_seeds(best.astype(float))})
-        right = over_seeds((there <= limit).astype(float), within=(0, 1))
+        right = share_of(there <= limit)
         found.append(ExitRule(loops, right, over_seeds(there), exits, name, float(np.mean(thresholds))))
     return tuple(sorted(found, key=lambda rule: (float(rule.kept) < share, float(rule.loops))))
 
@@ -201,6 +202,13 @@ def safe_range(
     return SafeRange(
         Figure(count / len(a), low, high, level=level), per_input, loops, certain, trained, bool(loops == last)
     )
+
+
+def share_of(true: ArrayLike, level: float = 0.95) -> Figure:
+    """The share of these that are true, with its exact binomial interval."""
+    count, total = int(np.sum(np.asarray(true))), int(np.size(true))
+    low, high = _binomial(np.asarray(count), total, level)
+    return Figure(count / total, float(low), float(high), level=level)
 
 
 def _binomial(count: np.ndarray, total: int, level: float) -> tuple[np.ndarray, np.ndarray]:
