@@ -1,4 +1,4 @@
-"""The command line: `pdejax verify | convergence | stability | stiff | train | analyze | audit | loops | reproduce | claims | …`."""
+"""The command line: `pdejax verify | convergence | stability | stiff | train | analyze | audit | loops | …`."""
 
 import argparse
 import importlib

@@ -152,10 +152,8 @@ def eigenpairs(operator: Any, count: int, tolerance: float) -> Pairs:
     order = np.argsort(-np.abs(values), kind="stable")
     values, vectors = values[order].astype(complex), vectors[:, order].astype(complex)
     keep = min(count, len(values))
-    # A pair is not cut in two.
-    if 0 < keep < len(values) and abs(values[keep - 1].imag) > 0 and np.isclose(values[keep], values[keep - 1].conj()):
-        if keep < 2 or not np.isclose(values[keep - 2], values[keep - 1].conj()):
-            keep += 1
+    if 0 < keep < len(values) and _cuts_a_pair(values, keep):
+        keep += 1
     values, vectors = values[:keep], vectors[:, :keep]
     residuals = np.asarray(
         [
@@ -166,22 +164,34 @@ def eigenpairs(operator: Any, count: int, tolerance: float) -> Pairs:
     return Pairs(values, residuals, vectors, converged)
 
 
+def _cuts_a_pair(values: np.ndarray, keep: int) -> bool:
+    """Whether the last eigenvalue kept is the first of a complex pair."""
+    last = values[keep - 1].conj()
+    first = keep < 2 or not np.isclose(values[keep - 2], last)
+    return bool(last.imag != 0 and first and np.isclose(values[keep], last))
+
+
 def _arpack_pairs(operator: Any, count: int, tolerance: float) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Dominant pairs by ARPACK; where not so many converge, the first two, to 1e-6 at least."""
     from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigs
 
     size = operator.entries
     matrix = LinearOperator(shape=(size, size), matvec=operator.product, dtype=np.dtype(operator.u.dtype))  # pyright: ignore[reportCallIssue]
-    k = min(count + 1, size - 2)
-    options = {"v0": np.random.default_rng(0).standard_normal(size), "tol": tolerance, "maxiter": RESTARTS}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of scipy, about sizes it would rather see dense
-            values, vectors = eigs(matrix, k=k, which="LM", ncv=min(size, max(40, 4 * k)), **options)
-            return values, vectors, True
-    except ArpackNoConvergence as error:
-        return np.asarray(error.eigenvalues), np.asarray(error.eigenvectors).reshape(size, -1), False
-    except ArpackError:
-        return np.zeros(0), np.zeros((size, 0)), False
+    start = np.random.default_rng(0).standard_normal(size)
+    known = np.zeros(0), np.zeros((size, 0))
+    for k, small in ((min(count + 1, size - 2), tolerance), (2, max(tolerance, 1e-6))):
+        options = {"v0": start, "tol": small, "maxiter": 2 * RESTARTS, "ncv": min(size, max(60, 4 * k))}
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of scipy, about sizes it would rather see dense
+                values, vectors = eigs(matrix, k=k, which="LM", **options)
+                return values, vectors, True
+        except ArpackNoConvergence as error:
+            if len(error.eigenvalues) > len(known[0]):
+                known = np.asarray(error.eigenvalues), np.asarray(error.eigenvectors).reshape(size, -1)
+        except ArpackError:
+            pass
+    return *known, False
 
 
 def implicit_lanczos(matvec: Callable[[np.ndarray], np.ndarray], size: int, dtype: Any) -> Found:

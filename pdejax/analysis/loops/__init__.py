@@ -1,4 +1,4 @@
-"""Loops u ← G(u), a block applied again and again: what each input's states do, with certified residuals; spectra, exits, range."""
+"""Loops u ← G(u): what each input's states do, with certified residuals; spectra, exponents, exits, the safe range."""
 
 from typing import TYPE_CHECKING
 

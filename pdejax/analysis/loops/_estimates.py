@@ -19,8 +19,8 @@ from pdejax.analysis.loops._points import LoopSpectrum, loop_eigenvalues, state_
 class SublayerGains(AbstractRecord):
     r"""What each sub-layer of a pass, in `names`, does to a small change of the state.
 
-    - `norms (m,)`: largest singular value of its Jacobian, the most it can do. `gains (m,)`: what it does to the dominant direction of
-      the whole pass as that comes to it, $\|J_i v_i\|/\|v_i\|$: their product is the spectral radius. NaN after a 0.
+    - `norms (m,)`: largest singular value of its Jacobian, the most it can do. `gains (m,)`: what it does to the dominant
+      direction of the whole pass as that comes to it, $\|J_i v_i\|/\|v_i\|$: their product is the spectral radius. NaN after a 0.
     - `radius`: that of the pass, `product` of the norms. `converged`: whether the spectrum and all norms were found.
     """
 
@@ -53,7 +53,7 @@ def sublayer_gains(loop: Loop, u: ArrayLike, *, spectrum: LoopSpectrum | None = 
         norm = jacobian.norm()
         whole = whole and norm.converged
         norms.append(float(norm.values[-1]) if norm.values.size else np.nan)
-        moved = jacobian.product(v.real) + 1j * jacobian.product(v.imag)
+        moved = jacobian.product(np.real(v)) + 1j * jacobian.product(np.imag(v))
         size = float(np.linalg.norm(v))
         gains.append(float(np.linalg.norm(moved)) / size if size > 0 else np.nan)
         v, x = moved, _applied(jacobian)
@@ -201,9 +201,9 @@ def predict_change(loop: Loop, u: ArrayLike, *, horizon: int = 64, krylov: int =
 
     $$u_j \approx u + \sum_{i<j} J^i s,\qquad s = G(u) - u,\quad J = DG(u),$$
 
-    in the Krylov space of J and s with `krylov` products, read by the network's head; and measure it by going on for `horizon` passes.
-    It is exact for affine loops; far from `u` a curved loop leaves it. An answer is the entry with the largest logit, at every real
-    token of a network that answers per token; one changes where any of them does.
+    in the Krylov space of J and s with `krylov` products, read by the network's head; and measure it by going on for `horizon`
+    passes. It is exact for affine loops; far from `u` a curved loop leaves it. An answer is the entry with the largest logit,
+    at every real token of a network that answers per token; one changes where any of them does.
 
     Raises `ValueError` for a loop without a head or numbers out of range.
     """

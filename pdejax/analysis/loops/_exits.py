@@ -31,14 +31,16 @@ def exit_scores(
     r"""Compute the criteria in use for leaving a loop after pass k = 1 … K, from its states `(K + 1, n, d)`; each falls as the
     loop comes to rest.
 
-    With Δ_k = u_k − u_{k−1} over real tokens and N entries: **step norm** $\|\Delta_k\|/\sqrt N$; **relative change** ‖Δ_k‖/‖u_k‖;
-    **cosine** 1 − cos(u_k, u_{k−1}); **KL of outputs** KL(p_{k−1} ‖ p_k), mean over tokens, of `outputs (K + 1, …, classes)`, logits;
-    **extrapolated error** $\|\Delta_k\|\,r/(1-r)/\|u_k\|$ with r = ‖Δ_k‖/‖Δ_{k−1}‖: the distance to the limit if steps go on falling at
-    this rate, infinite where they do not fall and after the first pass.
+    With Δ_k = u_k − u_{k−1} over real tokens and N entries: **step norm** $\|\Delta_k\|/\sqrt N$; **relative change**
+    ‖Δ_k‖/‖u_k‖; **cosine** 1 − cos(u_k, u_{k−1}); **KL of outputs** KL(p_{k−1} ‖ p_k), mean over tokens, of `outputs (K + 1, …,
+    classes)`, logits; **extrapolated error** $\|\Delta_k\|\,r/(1-r)/\|u_k\|$ with r = ‖Δ_k‖/‖Δ_{k−1}‖: the distance to the
+    limit if steps go on falling at this rate, infinite where they do not fall and after the first pass.
     """
     u = np.asarray(states, float)
     if u.ndim < 2 or len(u) < 2:
-        raise ValueError(f"exit_scores: states has shape {u.shape}; it must be (loops + 1, n, d), of at least one pass.")
+        raise ValueError(
+            f"exit_scores: states has shape {u.shape}; it must be (loops + 1, n, d), of at least one pass."
+        )
     if mask is not None:
         u = u[:, np.asarray(mask)]
     u = u.reshape(len(u), -1)
@@ -76,7 +78,8 @@ def kl_between(before: np.ndarray, after: np.ndarray, mask: Any = None) -> np.nd
 class ExitRule(AbstractRecord):
     """A criterion with its threshold: leave after the first pass whose score is at most `threshold`.
 
-    - `loops`: mean number of passes with its interval over inputs, of which `"oracle"`, the fewest that reach the error, is the null.
+    - `loops`: mean number of passes with its interval over inputs, of which `"oracle"`, the fewest that reach the error, is the
+      null.
     - `kept`: share of inputs whose error at the exit is at most the target, with exact binomial ends. Both on inputs that the
       threshold was not chosen on.
     - `error`: mean error at the exit. `exits (b,)`: the passes of each input; the last pass where it never left.
@@ -101,7 +104,7 @@ def exit_rules(
       relative distance to the fixed point, or a divergence from the output of the trained number of passes.
     - `target`: the error that is allowed, `kept`: the share of inputs that must keep to it.
 
-    Thresholds are cross-fitted: the largest that keeps the error on one half of the inputs (every second one) is used on the other.
+    Thresholds are cross-fitted: the largest that keeps the error on one half of the inputs, every second one, serves the other.
     So no rule profits from having seen its inputs. Rules that fall short of `kept` come last, whatever they cost. Raises
     `ValueError` for shapes that differ, fewer than 4 inputs, or numbers out of range.
     """
@@ -153,7 +156,7 @@ def _threshold(scores: np.ndarray, errors: np.ndarray, limit: float, share: floa
 class SafeRange(AbstractRecord):
     """How far a loop may go on before answers change.
 
-    - `kept (K + 1,)`: share of inputs that answer as after the trained number of passes, after k = 0 … K, with exact binomial ends.
+    - `kept (K + 1,)`: share of inputs that answer as after the trained number of passes, after k = 0 … K, exact binomial ends.
     - `per_input (b,)`: the last pass up to which the answer stays from the trained number on, K where it stays throughout.
     - `loops`: the last k up to which, from the trained number on, at least the wanted share stays; `censored`: whether that is K,
       so that the range is at least that. `certain`: the same where the lower end of the interval must be above the share.
@@ -170,21 +173,21 @@ class SafeRange(AbstractRecord):
 
 @checked
 @on_numbers
-def safe_range(
-    answers: ArrayLike, *, trained: int, share: float = 0.95, level: float = 0.95
-) -> SafeRange:
+def safe_range(answers: ArrayLike, *, trained: int, share: float = 0.95, level: float = 0.95) -> SafeRange:
     """Find the safe range of loops: how far beyond training the answer stays.
 
     - `answers (b, K + 1)` or `(b, K + 1, n)`: what each input is answered after 0 … K passes; of several tokens all must stay.
     - `trained`: passes in training. `share` of inputs that must stay; `level` of the intervals (Clopper & Pearson 1934).
 
-    An answer that comes back later is not safe: the range ends where it is first left. Raises `ValueError` for other shapes, and for
-    `trained` beyond K.
+    An answer that comes back later is not safe: the range ends where it is first left. Raises `ValueError` for other shapes
+    and `trained` beyond K.
     """
     owner = "safe_range"
     a = np.asarray(answers)
     if a.ndim < 2 or a.shape[1] < 2:
-        raise ValueError(f"{owner}: answers has shape {a.shape}; it must be (inputs, loops + 1), or with tokens behind.")
+        raise ValueError(
+            f"{owner}: answers has shape {a.shape}; it must be (inputs, loops + 1), or with tokens behind."
+        )
     integer(owner, "trained", trained, 0, a.shape[1] - 1)
     wanted = probability(owner, "share", share, advice="such as 0.95")
     level = probability(owner, "level", level, advice="such as 0.95")
@@ -204,7 +207,7 @@ def safe_range(
     )
 
 
-def share_of(true: ArrayLike, level: float = 0.95) -> Figure:
+def share_of(true: Any, level: float = 0.95) -> Figure:
     """The share of these that are true, with its exact binomial interval."""
     count, total = int(np.sum(np.asarray(true))), int(np.size(true))
     low, high = _binomial(np.asarray(count), total, level)

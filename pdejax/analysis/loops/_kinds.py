@@ -22,11 +22,11 @@ FURTHER = 4096  # passes to see a slow return to its point
 class LoopBehaviour(AbstractRecord):
     r"""What u ← G(u) does from its start, in `loops` passes.
 
-    - `kind`: one of `"fixed point"` and `"cycle"` (of least `period` p; certified: $G^p(u^*) = u^*$ to `point.relative`, the spectral
-      radius there below 1, the states come nearer); `"marginal"` (neither comes back nor leaves at a rate: a radius of 1 to
-      1e-6, or a largest exponent of 0); `"drift"` (the state grows as a power of the number of passes); `"expanding"` (neighbours
-      part exponentially, whether the states stay bounded, as in chaos, or not); `"blow-up"` (growth faster than exponential, or out of
-      the floating-point numbers at once); `"not decided"`.
+    - `kind`: one of `"fixed point"` and `"cycle"` (of least `period` p; certified: $G^p(u^*) = u^*$ to `point.relative`, the
+      spectral radius there below 1, the states come nearer); `"marginal"` (neither comes back nor leaves at a rate: a radius of
+      1 to 1e-6, or a largest exponent of 0); `"drift"` (the state grows as a power of the number of passes); `"expanding"`
+      (neighbours part exponentially, whether the states stay bounded, as in chaos, or not); `"blow-up"` (growth faster than
+      exponential, or out of the floating-point numbers at once); `"not decided"`.
     - `point`, `spectrum`: the point or cycle and the eigenvalues of $DG^p$ there; None without one.
     - `rate`: geometric mean factor per pass of the distance to the point, $\rho^{1/p}$; NaN without one.
     - `growth`: a in max ‖u_k − u_0‖ ∝ k^a over the last doubling; NaN where the states left the numbers.
@@ -67,14 +67,14 @@ def classify_loop(
 
     1. States of `loops` passes. Those beyond the numbers: growth faster than exponential is a blow-up, else expanding.
     2. For p = 1 … `periods`, where u_k nearly equals u_{k−p} and comes nearer: Newton–Krylov on $G^p$ from the last state, its
-       residual and last step at most `tolerance`, relative; the `count` dominant eigenvalues there; and, by further passes, whether
-       the states do come to it.
-    3. Else by the length of the steps over doublings of k (a power of k or exponential), their directions, and the largest exponent.
-       Within ±2 log(K)/K, K = `loops`, it counts as 0.
+       residual and last step at most `tolerance`, relative; the `count` dominant eigenvalues there; and, by further passes,
+       whether the states do come to it.
+    3. Else by the length of the steps over doublings of k (a power of k or exponential), their directions, and the largest
+       exponent. Within ±2 log(K)/K, K = `loops`, it counts as 0.
 
-    In float32 small residuals are not reached: give `loop.astype("float64")`. A loop that needs many more passes than `loops`, or has a
-    longer period, is `"not decided"`, `"marginal"` or `"expanding"` by its exponent. Memory: `loops` states. Raises `ValueError` for
-    numbers out of range.
+    In float32 small residuals are not reached: give `loop.astype("float64")`. A loop that needs many more passes than `loops`,
+    or has a longer period, is `"not decided"`, `"marginal"` or `"expanding"` by its exponent. Memory: `loops` states. Raises
+    `ValueError` for numbers out of range.
     """
     owner = "classify_loop"
     integer(owner, "loops", loops, 32, advice="of fewer passes nothing follows")
@@ -100,9 +100,7 @@ def classify_loop(
     if found is not None:
         point, spectrum, kind = found
         rate = spectrum.radius ** (1 / point.period)
-        return LoopBehaviour(
-            point, spectrum, exponent, norms, steps, kind, point.period, rate, growth, loops, True
-        )
+        return LoopBehaviour(point, spectrum, exponent, norms, steps, kind, point.period, rate, growth, loops, True)
     kind, bounded = _kind(flat, steps, growth, float(exponent), loops)
     return LoopBehaviour(None, None, exponent, norms, steps, kind, 0, math.nan, growth, loops, bounded)
 

@@ -86,7 +86,7 @@ def loop_of(system: Any, inputs: Any, *, mask: Any = None) -> Loop:
 
     | `system` | G, one pass | `inputs` |
     |---|---|---|
-    | `Transformer` or `Simulator` with `loops` | the layers between prelude and coda; with injection $G(u) = B(u + E + P)$ | tokens |
+    | `Transformer` or `Simulator` with `loops` | the layers between prelude and coda; injection included | tokens |
     | a `Network` whose field is gone through several times (Ouro) | one pass, the norm at its end included | tokens |
     | a `Network` of one field for all depths (ALBERT) | one layer | tokens |
     | any other `Network`, `Transformer` or `Simulator` | all its layers, as if they were repeated | tokens |
@@ -103,12 +103,12 @@ def loop_of(system: Any, inputs: Any, *, mask: Any = None) -> Loop:
     if not isinstance(system, Discretization) and not is_system(system):
         if not callable(system):
             raise TypeError(
-                f"{_OWNER}: the system is a {type(system).__name__}; give a Network, a Transformer, a Simulator, a Discretization "
-                "or a function u -> u."
+                f"{_OWNER}: the system is a {type(system).__name__}; give a Network, a Transformer, a Simulator, a Discretization"
+                " or a function u -> u."
             )
         return _of_function(system, inputs, mask)
     plain = isinstance(system, Discretization)
-    model = system if plain else functional(system)
+    model: Any = system if plain else functional(system)
     u0 = inputs if plain else model.embed(inputs)
     d = discretization_of(_OWNER, system, np.shape(u0)[-2] if np.ndim(u0) > 1 else None)
     return _of_discretization(d, u0, mask, None if plain else model)
@@ -155,7 +155,13 @@ def _injected(model: Transformer, tokens: Any, mask: Any) -> Loop:
     loop = loop_of(bare, tokens, mask=mask)
     add = _Add(loop.start)
     return Loop(
-        _Before(add, loop.step), loop.start, loop.mask, (add, *loop.parts), loop.read, ("injection", *loop.names), loop.trained
+        _Before(add, loop.step),
+        loop.start,
+        loop.mask,
+        (add, *loop.parts),
+        loop.read,
+        ("injection", *loop.names),
+        loop.trained,
     )
 
 

@@ -23,11 +23,12 @@ class FixedPoint(AbstractRecord):
     r"""A point u* with $G^p(u^*) = u^*$ as Newton–Krylov left it.
 
     - `state (n, d)`: u*. `period` p.
-    - `residual`: $\|G^p(u^*) - u^*\|$, Euclidean over real tokens, of the state itself: nothing is assumed. `relative`: over ‖u*‖, or
-      over the length of the state it began with where u* is shorter.
+    - `residual`: $\|G^p(u^*) - u^*\|$, Euclidean over real tokens, of the state itself: nothing is assumed. `relative`: over
+      ‖u*‖, or over the length of the state it began with where u* is shorter.
     - `correction`: length of the last Newton step, the distance to the exact point to first order.
     - `steps`: of Newton; `converged`: residual and correction both at most the tolerance, relative, or the residual at rounding:
-      where $DG^p - I$ is singular (a line of fixed points, a degenerate one) corrections say nothing, and are NaN if none was taken.
+      where $DG^p - I$ is singular (a line of fixed points, a degenerate one) corrections say nothing, and are NaN if none was
+      taken.
     """
 
     state: Float[Array, "..."]
@@ -66,7 +67,7 @@ def fixed_point(
     tolerance: float = 1e-11,
     steps: int = 40,
 ) -> FixedPoint:
-    r"""Find a fixed point of $G^p$ near `u` by damped Newton steps, each by GMRES on products with $DG^p - I$: no matrix is formed.
+    r"""Find a fixed point of $G^p$ near `u` by damped Newton steps, each by GMRES on products with $DG^p - I$: no matrix.
 
     - `loop`: of `loop_of`. `u`: where to begin, by default the loop's first state. `period` p: 1 for a fixed point of G itself.
     - `tolerance`: on residual and last step, relative to the larger of ‖u*‖ and ‖u‖; `steps`: most steps of Newton.
@@ -151,7 +152,7 @@ def _difference(g: Any, x: Array) -> Array:
 def loop_eigenvalues(
     loop: Loop, u: ArrayLike, *, count: int = 6, period: int = 1, tolerance: float = 1e-9
 ) -> LoopSpectrum:
-    r"""Find the `count` largest eigenvalues of $D(G^p)$ at `u (n, d)` by restarted Arnoldi on products (ARPACK), complex pairs kept
+    r"""Find the `count` largest eigenvalues of $D(G^p)$ at `u (n, d)` by restarted Arnoldi on products (ARPACK), complex pairs
     whole; of a state with at most 400 real entries from its matrix.
 
     At a fixed point or on a cycle of period p they decide: all inside the unit circle, the loop comes back. Residuals are
@@ -187,7 +188,7 @@ def loop_exponents(
     r"""Find the `k` largest Lyapunov exponents of the loop on its whole state, per pass, over `loops` passes of which the first
     `discard` are left out: [`lyapunov_of_maps`][pdejax.analysis.jacobian.lyapunov_of_maps] of G from `loop.start`.
 
-    At an attracting fixed point they tend to the $\log|\lambda_i|$, with an error of O(1/loops). The interval is over parts of the
+    At an attracting fixed point they tend to the $\log|\lambda_i|$, error O(1/loops). The interval is over parts of the
     passes; one over inputs comes from `pdejax.over_seeds` of several loops. Raises as that function.
     """
     integer("loop_exponents", "discard", discard, 0, loops - 1)

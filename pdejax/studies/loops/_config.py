@@ -15,13 +15,14 @@ class LoopsConfig:
     """Configure the study of a network as a loop.
 
     - `network`: a folder that `pdejax train` left, a file of `pdejax.save_model` (`.npz`), or a checkpoint that
-      `pdejax.load_pretrained` reads, such as Ouro's or ALBERT's. Its loop is that of `pdejax.analysis.loops.loop_of`: of a network
-      that has none, all its layers as if they were repeated.
+      `pdejax.load_pretrained` reads, such as Ouro's or ALBERT's. Its loop is that of `pdejax.analysis.loops.loop_of`: of a
+      network that has none, all its layers as if they were repeated.
     - `text`, `images`, `dataset`, `length`: as in the audit. `sequences`: inputs, at least 4.
     - `loops`: passes that are followed, at least 32. `trained`: passes to count from, default the network's own.
-    - `periods`: longest cycle looked for; `exponents`, `eigenvalues`: how many of them; `draws`: random vectors of cheap estimates.
-    - `derivatives`: inputs whose sub-layers and cheap estimates are measured. `horizon`: further passes over which a change of the
-      answer is foreseen.
+    - `periods`: longest cycle looked for; `exponents`, `eigenvalues`: how many of them; `draws`: random vectors of cheap
+      estimates.
+    - `derivatives`: inputs whose sub-layers and cheap estimates are measured. `horizon`: further passes over which a change
+      of the answer is foreseen.
     - `error`: relative error for which exits are compared; `share`: of inputs that must keep it, and their answers.
     - `seed`: of random vectors. `out`: folder for results, parts and plots, or None. States are in float64.
 
@@ -81,8 +82,8 @@ COMMAND = Command(
     configs=(LoopsConfig,),
     description="What does this network do if its layers are gone through again and again? Of every input: a fixed point, a\n"
     "cycle, a drift, marginal, expanding or a blow-up, with certified residuals; the eigenvalues and Lyapunov exponents; which\n"
-    "sub-layer contracts; what each criterion for leaving the loop costs; how far beyond training the answers stay, foreseen and\n"
-    "measured; and how wrong the cheap estimates of the spectral radius are.",
+    "sub-layer contracts; what each criterion for leaving the loop costs; how far beyond training the answers stay, foreseen\n"
+    "and measured; and how wrong the cheap estimates of the spectral radius are.",
     examples="""examples:
   pdejax train listops --layers 1 --options loops=6 --out out/looped
   pdejax loops out/looped --out out/loops/looped

@@ -173,8 +173,16 @@ def _sub_layers(facts: Mapping[str, Any], inputs: Inputs, out: Found) -> None:
         (name, _mean(norms[:, i].tolist()), _mean(gains[:, i].tolist())) for i, name in enumerate(facts["sub-layers"])
     ]
     lines.append(("all: product", _mean(np.prod(norms, axis=1).tolist()), _mean(np.prod(gains, axis=1).tolist())))
-    columns = [Column("sub-layer"), Column("norm of its Jacobian", right=True), Column("gain on the dominant direction", right=True)]
-    where = "at the fixed points" if all(x["at point"] for x in own) else "after the trained passes, at fixed points where there are"
+    columns = [
+        Column("sub-layer"),
+        Column("norm of its Jacobian", right=True),
+        Column("gain on the dominant direction", right=True),
+    ]
+    where = (
+        "at the fixed points"
+        if all(x["at point"] for x in own)
+        else "after the trained passes, at fixed points where there are"
+    )
     out.tables.append(Table(columns, lines, f"Contraction per sub-layer, {where}"))
     mean = np.exp(np.nanmean(np.log(np.maximum(gains, 1e-300)), axis=0))
     out.results["gains"] = dict(zip(facts["sub-layers"], mean.tolist(), strict=True))
@@ -215,9 +223,17 @@ def _exit_table(config: LoopsConfig, inputs: Inputs, errors: np.ndarray, what: s
         r.name: {"passes": float(r.loops), "kept": float(r.kept), "threshold": r.threshold} for r in rules
     } | {"oracle": float(oracle)}
     if best is None:
-        out.verdicts[f"exit, {name}"] = f"no criterion keeps the error for {config.share:.0%} of inputs it was not fitted on"
+        out.verdicts[f"exit, {name}"] = (
+            f"no criterion keeps the error for {config.share:.0%} of inputs it was not fitted on"
+        )
         return
-    out.row(f"passes of the cheapest exit, {name}", best.loops.beside({"oracle": oracle}), null=oracle, null_name="oracle", note=best.name)
+    out.row(
+        f"passes of the cheapest exit, {name}",
+        best.loops.beside({"oracle": oracle}),
+        null=oracle,
+        null_name="oracle",
+        note=best.name,
+    )
     rate = next((r for r in rules if r.name == RATE), None)
     beside = "" if rate is None or rate is best else f"; {RATE} {float(rate.loops):.1f}"
     out.verdicts[f"exit, {name}"] = (
@@ -275,7 +291,9 @@ def _foreseen(config: LoopsConfig, inputs: Inputs, out: Found) -> None:
     right = (ahead < never) == (true < never)
     both = (ahead < never) & (true < never)
     out.row("change of answer foreseen rightly, yes or no", share_of(right))
-    text = f"{int(right.sum())} of {len(own)} inputs foreseen rightly to keep or change their answer within {config.horizon} passes"
+    text = (
+        f"{int(right.sum())} of {len(own)} foreseen rightly to keep or change their answer in {config.horizon} passes"
+    )
     numbers: dict[str, Any] = {"right": float(right.mean()), "changed": int((true < never).sum()), "inputs": len(own)}
     if both.sum() >= 2:
         ratio = np.log(ahead[both] / true[both])
@@ -308,7 +326,14 @@ def _estimates(inputs: Inputs, out: Found) -> None:
         # 1 − ρ decides how many passes are safe, or needed.
         gap = np.abs(values[known] - radii[known]) / np.maximum(np.abs(1 - radii[known]), 1e-12)
         lines.append(
-            (name, over_seeds(values[known]), over_seeds(values[known] / radii[known]), float(error.max()), float(np.median(gap)), share)
+            (
+                name,
+                over_seeds(values[known]),
+                over_seeds(values[known] / radii[known]),
+                float(error.max()),
+                float(np.median(gap)),
+                share,
+            )
         )
         numbers[name] = {
             "ratio": float(np.mean(values[known] / radii[known])),

@@ -17,8 +17,9 @@ from pdejax.studies.study import Study, run, settings
 def loops(config: LoopsConfig, *, report: Callable[[str], None] | None = None) -> Result:
     """Study a network as a loop: say what becomes of its states, and for how long its answers stay.
 
-    `report(text)` is told what is being measured. With `config.out` every input is kept as soon as it is measured, an interrupted study
-    goes on, and `result.json`, `result.nc` and plots are written; `pdejax report` makes a page of the folder above.
+    `report(text)` is told what is being measured. With `config.out` every input is kept as soon as it is measured, an
+    interrupted study goes on, and `result.json`, `result.nc` and plots are written; `pdejax report` makes a page of the folder
+    above.
 
     `result.rows` has every figure with its interval over inputs, `result.tables` what the loop does by kind, the sub-layers, the
     exits, and the cheap estimates of the spectral radius beside the radius; `to_xarray()` all numbers by input.

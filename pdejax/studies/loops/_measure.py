@@ -121,7 +121,9 @@ def one_input(config: LoopsConfig, subject: Subject, facts: Any, i: int, key: An
     k = min(config.exponents, int(np.sum(np.asarray(subject.mask[i]))) * facts["features"])
     exponents = np.full(k, np.nan)
     if np.isfinite(float(behaviour.norms[-1])):
-        exponents = np.asarray(loop_exponents(loop, k=k, loops=config.loops, discard=config.loops // 2, key=two).exponents)
+        exponents = np.asarray(
+            loop_exponents(loop, k=k, loops=config.loops, discard=config.loops // 2, key=two).exponents
+        )
     found: dict[str, Any] = {
         "kind": KINDS.index(behaviour.kind),
         "period": behaviour.period,
@@ -152,7 +154,7 @@ def _pairs(name: str, spectrum: Any, count: int) -> dict[str, np.ndarray]:
     if spectrum is not None:
         kept = min(count, len(spectrum.values))
         values[:kept], residuals[:kept] = spectrum.values[:kept], spectrum.residuals[:kept]
-    return {f"{name} real": values.real, f"{name} imaginary": values.imag, f"{name} residual": residuals}
+    return {f"{name} real": np.real(values), f"{name} imaginary": np.imag(values), f"{name} residual": residuals}
 
 
 def _exits(loop: Loop, states: Array, behaviour: Any, facts: Any, mask: Any) -> dict[str, Any]:
@@ -175,7 +177,10 @@ def _exits(loop: Loop, states: Array, behaviour: Any, facts: Any, mask: Any) -> 
             return x[:, real].mean(axis=1) if per_token else x
 
         scores[DIVERGENCE] = mean(np.asarray(moved))[1:]
-        found |= {"answers": np.where(real, answers, -1) if per_token else answers, "divergence": mean(np.asarray(beside))}
+        found |= {
+            "answers": np.where(real, answers, -1) if per_token else answers,
+            "divergence": mean(np.asarray(beside)),
+        }
     return found | {f"score {name}": value for name, value in scores.items()}
 
 
@@ -188,8 +193,10 @@ def read_states(loop: Loop, states: Array, trained: int) -> tuple[np.ndarray, np
 def _read_states(loop: Loop, states: Array, trained: Array) -> tuple[Array, Array, Array]:
     assert loop.read is not None
 
+    read = loop.read
+
     def logs(u):
-        return jax.nn.log_softmax(loop.read(u), axis=-1)
+        return jax.nn.log_softmax(read(u), axis=-1)
 
     def apart(p, q):
         return jnp.sum(jnp.exp(p) * (p - q), axis=-1)

@@ -80,7 +80,9 @@ def spectrum(found: Evidence) -> Any:
     ax = axes_of(None, 4.8, 4.6)
     angle = np.linspace(0, 2 * np.pi, 400)
     ax.plot(np.cos(angle), np.sin(angle), **NULL, label="unit circle")
-    for index, (name, label) in enumerate((("trained", "after the trained passes"), ("point", "at the point or cycle"))):
+    for index, (name, label) in enumerate(
+        (("trained", "after the trained passes"), ("point", "at the point or cycle"))
+    ):
         own = [x for x in found["inputs"] if f"{name} real" in x]
         if own:
             real, imaginary = (np.concatenate([x[f"{name} {part}"] for x in own]) for part in ("real", "imaginary"))
