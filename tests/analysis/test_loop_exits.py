@@ -186,7 +186,10 @@ def test_a_point_has_no_change_to_foresee():
 
 WRONG = {
     "errors of one input": (lambda: exit_rules({}, np.ones((1, 3)), target=0.1), "at least 4 inputs"),
-    "scores of another shape": (lambda: exit_rules({"a": np.ones((4, 2))}, np.ones((4, 3)), target=0.1), "scores\\['a'\\]"),
+    "scores of another shape": (
+        lambda: exit_rules({"a": np.ones((4, 2))}, np.ones((4, 3)), target=0.1),
+        "scores\\['a'\\]",
+    ),
     "no target": (lambda: exit_rules({}, np.ones((4, 3)), target=0.0), "target=0"),
     "no passes": (lambda: exit_scores(np.ones((1, 2))), "at least one pass"),
     "answers of no pass": (lambda: safe_range(np.ones((4, 1)), trained=0), "answers has shape"),

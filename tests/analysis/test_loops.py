@@ -107,7 +107,13 @@ CASES = {
         1024,
     ),
     "far from normal": (
-        linear(np.asarray([[0.9, 50.0], [0.0, 0.8]])), U, "fixed point", 1, [0.9, 0.8], [LOG(0.9), LOG(0.8)], 1024
+        linear(np.asarray([[0.9, 50.0], [0.0, 0.8]])),
+        U,
+        "fixed point",
+        1,
+        [0.9, 0.8],
+        [LOG(0.9), LOG(0.8)],
+        1024,
     ),
     "rotation": (linear(turn(1.0, 1.0), turn(0.5, 2.0)), U, "marginal", 0, None, [0.0, 0.0, LOG(0.5)], 1024),
     "a fifth of a turn": (linear(turn(1.0, 2 * np.pi / 5)), U, "marginal", 5, [1.0, 1.0], [0.0, 0.0], 1024),
@@ -116,8 +122,15 @@ CASES = {
     "algebraic": (polynomial(a=1.0, c=-0.2), U, "marginal", 1, None, [0.0], 4096),
     "shear": (linear(np.asarray([[1.0, 1.0], [0.0, 1.0]])), U, "drift", 0, None, [0.0], 4096),
     "drift": (polynomial(a=1.0, e=0.3), U, "drift", 0, None, [0.0], 256),
-    "drift of one": (Linear(jnp.diag(jnp.asarray([1.0] + [0.5] * 5)), jnp.full((N, D), 0.1)), U, "drift", 0, None,
-                     [0.0, LOG(0.5)], 1024),  # fmt: skip
+    "drift of one": (
+        Linear(jnp.diag(jnp.asarray([1.0] + [0.5] * 5)), jnp.full((N, D), 0.1)),
+        U,
+        "drift",
+        0,
+        None,
+        [0.0, LOG(0.5)],
+        1024,
+    ),
     "expanding": (linear(np.diag([1.3, 0.5])), U, "expanding", 0, None, [LOG(1.3), LOG(0.5)], 256),
     "slowly expanding": (linear(np.diag([1.003, 0.5])), U, "expanding", 0, None, [LOG(1.003)], 1024),
     "an expanding spiral": (linear(turn(1.05, 1.0)), U, "expanding", 0, None, [LOG(1.05), LOG(1.05)], 1024),
@@ -128,14 +141,31 @@ CASES = {
     "logistic 2.8": (logistic(2.8), IN, "fixed point", 1, [-0.8] * 6, [LOG(0.8)] * 3, 1024),
     "logistic 3": (logistic(3.0), IN, "marginal", 1, None, [0.0], 4096),
     "logistic 3.2": (logistic(3.2), IN, "cycle", 2, [0.16] * 6, [LOG(0.16) / 2] * 3, 1024),
-    "logistic 3.5": (logistic(3.5), IN, "cycle", 4, [cycle_slope(3.5, 4)] * 6, [LOG(abs(cycle_slope(3.5, 4))) / 4], 1024),
+    "logistic 3.5": (
+        logistic(3.5),
+        IN,
+        "cycle",
+        4,
+        [cycle_slope(3.5, 4)] * 6,
+        [LOG(abs(cycle_slope(3.5, 4))) / 4],
+        1024,
+    ),
     "logistic 3.55": (logistic(3.55), IN, "cycle", 8, [cycle_slope(3.55, 8)] * 6, None, 0),
     "logistic 3.83": (logistic(3.83), IN, "cycle", 3, [cycle_slope(3.83, 3)] * 6, None, 0),
     "chaos": (logistic(4.0), IN[:1, :1], "expanding", 0, None, [LOG(2.0)], 8192),
     "tanh": (planted(0.8 * W, POINT), U, "fixed point", 1, slopes(0.8 * W, POINT), None, 0),
     "tanh, alternating": (planted(-2 * np.eye(2), [0.0, 0.0]), U, "cycle", 2, None, None, 0),
-}  # fmt: skip
-SLOW = {"slow", "far from normal", "algebraic", "an expanding spiral", "logistic 3.55", "logistic 3.83", "cube", "logistic 3"}
+}
+SLOW = {
+    "slow",
+    "far from normal",
+    "algebraic",
+    "an expanding spiral",
+    "logistic 3.55",
+    "logistic 3.83",
+    "cube",
+    "logistic 3",
+}
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in CASES])
@@ -156,7 +186,9 @@ def test_every_kind_is_told(name):
         assert found.point.converged and found.rate < 1
     if eigenvalues is not None:
         wanted = np.asarray(eigenvalues, complex)
-        values = loop_eigenvalues(loop, found.point.state, count=len(wanted), period=max(period, 1)).values[: len(wanted)]
+        values = loop_eigenvalues(loop, found.point.state, count=len(wanted), period=max(period, 1)).values[
+            : len(wanted)
+        ]
         order = [np.lexsort((x.imag.round(6), -np.abs(x).round(6))) for x in (values, wanted)]
         np.testing.assert_allclose(values[order[0]], wanted[order[1]], atol=1e-6)
     if exponents is not None:
@@ -232,7 +264,9 @@ def test_spectra_without_a_matrix():
     size = np.concatenate([[0.95, 0.9, 0.85], rng.uniform(0.0, 0.7, 417)])
     angles = np.concatenate([[1.0, 0.3, 2.0], rng.uniform(0.0, 3.0, 417)])
     way = rng.standard_normal(840)
-    step = Mirrored(*(jnp.asarray(x) for x in (size * np.cos(angles), size * np.sin(angles), way / np.linalg.norm(way))))
+    step = Mirrored(
+        *(jnp.asarray(x) for x in (size * np.cos(angles), size * np.sin(angles), way / np.linalg.norm(way)))
+    )
     loop = loop_of(step, jax.random.normal(jax.random.key(1), (40, 21)))
     found = loop_eigenvalues(loop, loop.start, count=3)
     assert not found.complete and found.converged and len(found.values) == 4
@@ -262,7 +296,11 @@ WRONG = {
     "no function": (lambda: loop_of(3, U), TypeError, "loop_of: the system is a int"),
     "another shape": (lambda: loop_of(lambda u: u[:1], U), ValueError, "it must keep the shape"),
     "not finite": (lambda: loop_of(jnp.tanh, U.at[0, 0].set(jnp.nan)), ValueError, "loop_of: inputs"),
-    "few passes": (lambda: classify_loop(loop_of(jnp.tanh, U), loops=8), ValueError, "loops=8 must be an integer of at"),
+    "few passes": (
+        lambda: classify_loop(loop_of(jnp.tanh, U), loops=8),
+        ValueError,
+        "loops=8 must be an integer of at",
+    ),
     "long periods": (lambda: classify_loop(loop_of(jnp.tanh, U), loops=32, periods=9), ValueError, "periods=9"),
     "another state": (lambda: fixed_point(loop_of(jnp.tanh, U), U[:1]), ValueError, "u has shape"),
     "no tolerance": (lambda: fixed_point(loop_of(jnp.tanh, U), tolerance=0.0), ValueError, "tolerance=0"),

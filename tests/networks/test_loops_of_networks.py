@@ -101,7 +101,9 @@ def test_gradients_are_those_of_every_pass():
         return jnp.sum(jnp.sin(pj.Transformer.from_parameters(model.architecture, named)(IDS, MASK)))
 
     slope = jax.grad(loss)(parameters)
-    way = {name: jax.random.normal(jax.random.key(i), x.shape, x.dtype) for i, (name, x) in enumerate(parameters.items())}
+    way = {
+        name: jax.random.normal(jax.random.key(i), x.shape, x.dtype) for i, (name, x) in enumerate(parameters.items())
+    }
     along = sum(float(jnp.vdot(slope[name], way[name])) for name in parameters)
     there = [float(loss({n: x + s * 1e-6 * way[n] for n, x in parameters.items()})) for s in (1, -1)]
     assert along == pytest.approx((there[0] - there[1]) / 2e-6, rel=1e-6)
@@ -129,7 +131,7 @@ def test_what_a_loop_cannot_be():
         pj.SimulatorConfig.of(**SIZES | {"layers": 2, "loops": 2, "weights": "linear"})
     with pytest.raises(ValueError, match="coupled layers have no order"):
         pj.MultilayerSimulatorConfig.of(**SIZES | {"layers": 2, "loops": 2})
-    with pytest.raises(ValueError, match="pdejax.analysis.loops.loop_of"):
+    with pytest.raises(ValueError, match=r"pdejax\.analysis\.loops\.loop_of"):
         pj.lift(made("injection"))
     with pytest.raises(ValueError, match="may depend on t"):
         loop_of(pj.Discretization(lambda t, u, args: -t * u, "euler", t1=1.0, steps=2), jnp.ones((2, 2)))

@@ -392,6 +392,7 @@ def _axis(name: str, place: int) -> str:
         "answers": ("state", "token"),
         "estimates": ("estimate", "figure"),
         "exponents": ("exponent",),
+        "mean token": ("feature",),
     }
     if name in known:
         return known[name][place]
