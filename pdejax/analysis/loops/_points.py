@@ -16,6 +16,7 @@ from pdejax.analysis.jacobian._operator import Jacobian
 from pdejax.analysis.loops._loop import Loop, entries, repeated
 
 HALVINGS = 12  # of a damped step, then Newton has stopped
+PATIENCE = 6  # steps in which the residual must halve: far from a root damped steps creep
 KRYLOV = 60  # vectors of GMRES before it starts again
 
 
@@ -72,7 +73,7 @@ def fixed_point(
     - `loop`: of `loop_of`. `u`: where to begin, by default the loop's first state. `period` p: 1 for a fixed point of G itself.
     - `tolerance`: on residual and last step, relative to the larger of ‖u*‖ and ‖u‖; `steps`: most steps of Newton.
 
-    A step is halved until the residual falls. A point may be found that the loop itself does not come to, or that repels:
+    A step is halved until the residual falls; where it does not halve in six steps there is no point near, and Newton stops. A point may be found that the loop itself does not come to, or that repels:
     `classify_loop` says which. In float32 residuals below 1e-6 are not reached. Raises `ValueError` for states that do not fit.
     Sources: Saad & Schultz 1986, DOI 10.1137/0907058; Knoll & Keyes 2004, DOI 10.1016/j.jcp.2003.08.010.
     """
@@ -92,6 +93,7 @@ def _newton(loop: Loop, x: Array, period: int, tolerance: float, most: int) -> F
     reference = float(jnp.linalg.norm(x))
     change = np.asarray(_difference(g, x)).ravel()[real]
     residual, correction, taken = float(np.linalg.norm(change)), np.inf, 0
+    history = [residual]
     rounding = 20 * float(np.finfo(change.dtype).eps)
 
     def scale() -> float:
@@ -110,7 +112,7 @@ def _newton(loop: Loop, x: Array, period: int, tolerance: float, most: int) -> F
         # As exact as the step deserves: the residual is about to be squared.
         forcing = float(np.clip(residual / scale(), 1e-12, 1e-2))
         try:
-            step, _ = gmres(operator, -change, rtol=forcing, restart=min(size, KRYLOV), maxiter=8)
+            step, _ = gmres(operator, -change, rtol=forcing, restart=min(size, KRYLOV), maxiter=4)
         except ValueError:  # a derivative that is not finite
             break
         if not np.all(np.isfinite(step)):
@@ -124,6 +126,9 @@ def _newton(loop: Loop, x: Array, period: int, tolerance: float, most: int) -> F
             break
         x, change, length = moved
         residual, correction, taken = float(np.linalg.norm(change)), length * float(np.linalg.norm(step)), taken + 1
+        history.append(residual)
+        if taken >= PATIENCE and residual > 0.5 * history[-1 - PATIENCE] and not near():
+            break
     last = correction if np.isfinite(correction) else float("nan")
     return FixedPoint(x, residual, residual / scale(), last, period, taken, bool(near()))
 

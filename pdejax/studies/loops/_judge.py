@@ -54,6 +54,12 @@ def judge(config: LoopsConfig, evidence: Sequence[Evidence]) -> Judgement:
     sentence = f"{facts['name']} as a loop: {main} for {counts[main]} of {len(inputs)} inputs"
     if safe is not None:
         sentence += f"; counted from {facts['trained']} passes the answers are safe {_reach(safe)}"
+    out.results |= {
+        "name": facts["name"],
+        "network": facts["loop"],
+        "sequences": len(inputs),
+        "data": facts["data"],
+    }
     uncertified = _uncertified(inputs)
     if uncertified:
         out.verdicts["residuals"] = f"NOT certified: {uncertified} points have a relative residual above {CERTIFIED:g}"
