@@ -73,8 +73,9 @@ def fixed_point(
     - `loop`: of `loop_of`. `u`: where to begin, by default the loop's first state. `period` p: 1 for a fixed point of G itself.
     - `tolerance`: on residual and last step, relative to the larger of ‖u*‖ and ‖u‖; `steps`: most steps of Newton.
 
-    A step is halved until the residual falls; where it does not halve in six steps there is no point near, and Newton stops. A point may be found that the loop itself does not come to, or that repels:
-    `classify_loop` says which. In float32 residuals below 1e-6 are not reached. Raises `ValueError` for states that do not fit.
+    A step is halved until the residual falls; where it does not halve in six steps there is no point near, and Newton stops. A
+    point may be found that the loop itself does not come to, or that repels: `classify_loop` says which. In float32 residuals
+    below 1e-6 are not reached. Raises `ValueError` for states that do not fit.
     Sources: Saad & Schultz 1986, DOI 10.1137/0907058; Knoll & Keyes 2004, DOI 10.1016/j.jcp.2003.08.010.
     """
     owner = "fixed_point"
