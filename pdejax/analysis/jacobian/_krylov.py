@@ -178,20 +178,21 @@ def _arpack_pairs(operator: Any, count: int, tolerance: float) -> tuple[np.ndarr
     size = operator.entries
     matrix = LinearOperator(shape=(size, size), matvec=operator.product, dtype=np.dtype(operator.u.dtype))  # pyright: ignore[reportCallIssue]
     start = np.random.default_rng(0).standard_normal(size)
-    known = np.zeros(0), np.zeros((size, 0))
+    found: Any
+    known: list[Any] = [np.zeros(0), np.zeros((size, 0))]
     for k, small in ((min(count + 1, size - 2), tolerance), (2, max(tolerance, 1e-6))):
         options = {"v0": start, "tol": small, "maxiter": 2 * RESTARTS, "ncv": min(size, max(60, 4 * k))}
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of scipy, about sizes it would rather see dense
-                values, vectors = eigs(matrix, k=k, which="LM", **options)
-                return values, vectors, True
+                found = eigs(matrix, k=k, which="LM", **options)
+                return found[0], found[1], True
         except ArpackNoConvergence as error:
             if len(error.eigenvalues) > len(known[0]):
-                known = np.asarray(error.eigenvalues), np.asarray(error.eigenvectors).reshape(size, -1)
+                known = [np.asarray(error.eigenvalues), np.asarray(error.eigenvectors).reshape(size, -1)]
         except ArpackError:
             pass
-    return *known, False
+    return known[0], known[1], False
 
 
 def implicit_lanczos(matvec: Callable[[np.ndarray], np.ndarray], size: int, dtype: Any) -> Found:
