@@ -32,6 +32,7 @@ MADE = {
     "came out": results.came_out,
     "audits": results.audits,
     "audit findings": results.audit_findings,
+    "loops": results.loops,
 }
 PICTURES = ("assets/pdejax.png", "benchmarks/results/training/listops/curves.png")
 # Documents of the repository that are pages as well: address -> file.
@@ -105,7 +106,7 @@ def on_files(files, config):
         _outputs.update(cells.run_all(programs()))
     for address, text in generated().items():
         files.append(File.generated(config, address, content=text))
-    for image in [*PICTURES, *results.reproduced_images(), *results.audit_images()]:
+    for image in [*PICTURES, *results.reproduced_images(), *results.audit_images(), *results.loop_images()]:
         files.append(File.generated(config, f"files/{image}", abs_src_path=str(ROOT / image)))
     for found in _outputs.values():
         for picture in (picture for cell in found for picture in cell["pictures"]):

@@ -30,15 +30,17 @@ class DepthVarying(AbstractEquation):
     - `kind="cubic"`: natural cubic spline through the same knots, extended linearly: C² in depth.
     - `kind="cosine"`: $\theta(t) = \sum_k \theta_k \cos(\pi k t/t_1)$: smooth (C^∞) in depth.
     - `passes` p (of `kind="constant"`): the stack is gone through p times over [0, t_1], a looped Transformer of pK layers whose
-      weights are stored once.
+      weights are stored once. The first `prelude` and the last `coda` layers of the stack are gone through once, before and
+      after the loop over the others.
 
     `stacked` is an equation, most often a `MasterEquation`, whose array leaves carry a leading axis K. Build it with
     `DepthVarying.from_layers`,
     `smooth_random`, `iid` or `pdejax.lift`. The rate of v2 Thm 3.2 (L → ∞) rests on θ smooth in depth: see `iid`
     for what happens else.
 
-    `size` is the number of layers that depth goes through, K or pK. Raises `ValueError` for an unknown kind, K that differs
-    between leaves, t1 ≤ 0, or several passes of weights that are no layers.
+    `size` is the number of layers that depth goes through, K or with a loop more; `order (size,)` says which of the K stored ones
+    each is. Raises `ValueError` for an unknown kind, K that differs between leaves, t1 ≤ 0, several passes of weights that are
+    no layers, or a prelude and a coda that leave nothing to loop over.
     """
 
     stacked: AbstractEquation
@@ -46,9 +48,20 @@ class DepthVarying(AbstractEquation):
     kind: str = eqx.field(static=True)
     size: int = eqx.field(static=True)
     passes: int = eqx.field(static=True)
+    prelude: int = eqx.field(static=True)
+    coda: int = eqx.field(static=True)
 
     @checked
-    def __init__(self, stacked: AbstractEquation, t1: float, kind: str = "constant", *, passes: int = 1):
+    def __init__(
+        self,
+        stacked: AbstractEquation,
+        t1: float,
+        kind: str = "constant",
+        *,
+        passes: int = 1,
+        prelude: int = 0,
+        coda: int = 0,
+    ):
         _check.instance(
             "DepthVarying", "stacked", stacked, AbstractEquation, "DepthVarying.from_layers([…]) makes one of a list"
         )
@@ -61,12 +74,32 @@ class DepthVarying(AbstractEquation):
                 f"DepthVarying: the stacked equation's array leaves must share a leading layer axis, found {sorted(sizes)}. "
                 "Use DepthVarying.from_layers([...])."
             )
+        self.prelude, self.coda = (
+            _check.integer("DepthVarying", name, value, 0) for name, value in (("prelude", prelude), ("coda", coda))
+        )
         if self.passes > 1 and kind != "constant":
             raise ValueError(
                 f"DepthVarying: passes={passes} repeats layers, so it needs kind='constant', not {kind!r}."
             )
         self.stacked, self.kind = stacked, kind
-        self.size = self.passes * sizes.pop()[0]
+        stored = sizes.pop()[0]
+        looped = stored - self.prelude - self.coda
+        if (self.prelude or self.coda) and looped < 1:
+            raise ValueError(
+                f"DepthVarying: prelude={prelude} and coda={coda} leave none of the {stored} layers to loop over."
+            )
+        self.size = stored + (self.passes - 1) * looped
+
+    @property
+    def stored(self) -> int:
+        """Number K of layers whose weights are stored."""
+        once = self.prelude + self.coda
+        return once + (self.size - once) // self.passes
+
+    @property
+    def order(self) -> np.ndarray:
+        """Which stored layer each layer of the depth is, `(size,)`."""
+        return loop_order(self.stored, self.passes, self.prelude, self.coda)
 
     @classmethod
     def from_layers(cls, layers: Sequence[MasterEquation], t1: float, kind: str = "constant") -> "DepthVarying":
@@ -82,7 +115,11 @@ class DepthVarying(AbstractEquation):
 
     def layer(self, index) -> Any:
         """The equation with the weights of one layer (or of one basis function for `"cosine"`)."""
-        return unstack(self.stacked, index if self.passes == 1 else index % (self.size // self.passes))
+        if self.passes == 1:
+            return unstack(self.stacked, index)
+        if not self.prelude and not self.coda:
+            return unstack(self.stacked, index % self.stored)
+        return unstack(self.stacked, jnp.asarray(self.order)[index])
 
     def edges(self) -> np.ndarray:
         """Depths `(size + 1,)` at which piecewise-constant layers begin and end."""
@@ -115,13 +152,13 @@ class DepthVarying(AbstractEquation):
         return self.at(t)(t, u, args)
 
     def looked_at(self) -> "DepthVarying":
-        return DepthVarying(self.stacked.looked_at(), self.t1, self.kind, passes=self.passes)
+        return self._of(self.stacked.looked_at())
 
     def names(self) -> tuple[str, ...]:
         return self.stacked.names()
 
     def only(self, names: Sequence[str]) -> "DepthVarying":
-        return DepthVarying(self.stacked.only(names), self.t1, self.kind, passes=self.passes)
+        return self._of(self.stacked.only(names))
 
     def damping(self) -> Float[Array, ""]:
         # A cosine series bounds its coefficients' sum only; its mean is the honest scale of the damping.
@@ -149,9 +186,15 @@ class DepthVarying(AbstractEquation):
     def __repr__(self) -> str:
         how = {"constant": "constant in each of", "cosine": "a series of"}.get(self.kind, f"{self.kind} through")
         what = "cosines" if self.kind == "cosine" else "layers"
-        often = f", gone through {self.passes} times," if self.passes > 1 else ""
-        count = self.size // self.passes
+        count = self.stored
+        looped = count - self.prelude - self.coda
+        which = "" if looped == count else f" {looped} of them"
+        often = f",{which} gone through {self.passes} times," if self.passes > 1 else ""
         return f"∂u/∂t = {self.describe()}, weights {how} {count} {what}{often} over t in [0, {self.t1:g}]"
+
+    def _of(self, stacked: AbstractEquation) -> "DepthVarying":
+        loop = {"passes": self.passes, "prelude": self.prelude, "coda": self.coda}
+        return DepthVarying(stacked, self.t1, self.kind, **loop)
 
     def _index(self, s) -> Int[Array, ""]:
         """The layer at `s`, in units of layers."""
@@ -159,6 +202,13 @@ class DepthVarying(AbstractEquation):
 
     def _cosines(self, x) -> Float[Array, " K"]:
         return jnp.cos(jnp.pi * jnp.arange(self.size).astype(x.dtype) * x)
+
+
+def loop_order(stored: int, passes: int, prelude: int = 0, coda: int = 0) -> np.ndarray:
+    """Which of `stored` layers follow one another where all but the first `prelude` and the last `coda` are looped over."""
+    layers = np.arange(stored)
+    core = layers[prelude : stored - coda]
+    return np.concatenate([layers[:prelude], np.tile(core, passes), layers[stored - coda :]])
 
 
 class LayerStack(eqx.Module):

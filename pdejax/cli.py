@@ -1,4 +1,4 @@
-"""The command line: `pdejax verify | convergence | stability | stiff | train | analyze | audit | reproduce | claims | …`."""
+"""The command line: `pdejax verify | convergence | stability | stiff | train | analyze | audit | loops | …`."""
 
 import argparse
 import importlib
@@ -16,6 +16,7 @@ EXAMPLES = """examples:
   pdejax train digits --out out/digits               train a Transformer; the same command goes on after a stop
   pdejax analyze out/digits --out out/analysis       every analysis of it, beside null models
   pdejax audit out/digits --out out/audit/digits     what the depth of that network is, beside nulls
+  pdejax loops out/looped --out out/loops/looped     what the loop of that network does, and its safe range
   pdejax reproduce --out out/reproduce               the papers' experiments: theirs, ours, a null model
   pdejax claims --out out/reproduce                  a verdict on every claim, with its evidence
   pdejax report out/reproduce                        one page of all that
@@ -37,6 +38,7 @@ COMMANDS = (
     ("train", "pdejax.training._command", "train a Transformer or a PDE simulator"),
     ("analyze", "pdejax.studies.numerics._analyze_config", "every analysis on a trained model"),
     ("audit", "pdejax.studies.audit._config", "what the depth of a network is, beside null models"),
+    ("loops", "pdejax.studies.loops._config", "what a network does if its layers are repeated"),
     ("reproduce", "pdejax.studies.papers._command", "the papers' experiments: theirs, ours, a null model"),
     ("claims", "pdejax.studies.claims._config", "a verdict on every claim of the papers, recomputed"),
     ("report", "pdejax.runs.report._command", "one page of all results in a folder"),

@@ -218,7 +218,7 @@ def test_examples_in_the_help_are_commands(name):
 
 @pytest.mark.parametrize("name", [name for name, *_ in cli.COMMANDS])
 def test_every_command_can_be_quiet_and_most_print_json(name):
-    given = ["out"] if name in ("analyze", "audit", "parity", "report") else []
+    given = ["out"] if name in ("analyze", "audit", "loops", "parity", "report") else []
     assert cli.parser().parse_args([name, *given, "--quiet"]).quiet is True
     assert cli.parser().parse_args([name, *given, "--json"]).json is True
 

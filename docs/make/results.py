@@ -13,6 +13,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 CLAIMS = ROOT / "benchmarks" / "results" / "claims" / "claims.json"
 REPRODUCED = ROOT / "benchmarks" / "results" / "reproduce"
 AUDITS = ROOT / "benchmarks" / "results" / "audit"
+LOOPS = ROOT / "benchmarks" / "results" / "loops"
 
 
 def claims_table(path: pathlib.Path = CLAIMS) -> str:
@@ -162,12 +163,28 @@ def audit_findings(folder: pathlib.Path = AUDITS) -> str:
     return "\n".join(_cell(line) for line in findings.listed(folder)) or "Nothing was measured yet.\n"
 
 
+def loops(folder: pathlib.Path = LOOPS) -> str:
+    """The loops as Markdown: as the audits, with the tables of each."""
+    found = [(path.parent, json.loads(path.read_text())) for path in sorted(folder.glob("*/result.json"))]
+    if not found:
+        return (
+            "!!! note\n\n    No loops are in this checkout. `pdejax loops NETWORK --out benchmarks/results/loops/NAME` computes "
+            "one,\n    and the next build of this page shows it.\n"
+        )
+    return "\n".join(_audits(found, tables=True))
+
+
+def loop_images(folder: pathlib.Path = LOOPS) -> list[str]:
+    """The pictures of the loops, by their path in the repository."""
+    return audit_images(folder)
+
+
 def audit_images(folder: pathlib.Path = AUDITS) -> list[str]:
     """The pictures of the audits, by their path in the repository."""
     return [path.relative_to(ROOT).as_posix() for path in sorted(folder.glob("*/*.png"))]
 
 
-def _audits(found: list[tuple[pathlib.Path, dict[str, Any]]]) -> Iterator[str]:
+def _audits(found: list[tuple[pathlib.Path, dict[str, Any]]], tables: bool = False) -> Iterator[str]:
     names = [_cell(content["results"]["name"]) for _, content in found]
     rows = [{row["quantity"]: row for row in content["table"]} for _, content in found]
     yield f"| figure | {' | '.join(names)} |"
@@ -185,6 +202,11 @@ def _audits(found: list[tuple[pathlib.Path, dict[str, Any]]]) -> Iterator[str]:
         yield f"{_cell(about['network'])}. {size} on {content['environment']['device']}.\n"
         yield from (f"- {_cell(question)}: {_cell(answer)}" for question, answer in content["verdicts"].items())
         yield ""
+        if tables:
+            from pdejax.runs._findings import table_from_json
+
+            for table in filter(None, map(table_from_json, content["tables"])):
+                yield f"{_cell(table.caption)}:\n\n{table.markdown()}\n"
         for figure in content["figures"]:
             if ROOT in place.parents:
                 address = f"files/{(place / figure['file']).relative_to(ROOT).as_posix()}"

@@ -19,12 +19,21 @@ def model_text(kind: str, architecture: Any, parameters: int, *more: str) -> str
     outputs = {"none": "the last state", "classification": f"{a.classes} classes", "lm": "the next token"}[a.head]
     lines = (
         f"{kind}, {parameters:,} parameters",
-        f"{a.layers} layers: {causal} + feed-forward ({a.activation}), {a.block}, {norm}{residual}",
+        f"{_layers_text(a)}: {causal} + feed-forward ({a.activation}), {a.block}, {norm}{residual}",
         f"d = {a.dim}, {a.heads} heads of {a.head_dim}, feed-forward {a.ffn}, {a.dtype}",
         f"in: {inputs}, {'no' if a.positions == 'none' else a.positions} positions; out: {outputs}",
         *more,
     )
     return "\n  ".join(lines)
+
+
+def _layers_text(a: Any) -> str:
+    if a.loops == 1:
+        return f"{a.layers} layers"
+    looped = a.layers - a.prelude - a.coda
+    which = "all of them" if looped == a.layers else f"{looped} of them, after {a.prelude} and before {a.coda},"
+    again = "" if a.injection == "none" else ", the embedding added before each"
+    return f"{a.layers} layers, {which} gone through {a.loops} times{again}"
 
 
 def config_text(config: Any, *always: str) -> str:
@@ -44,6 +53,7 @@ BlockForm = Literal["sequential", "parallel", "macaron"]
 Residual = Literal["add", "gated", "none"]
 Positions = Literal["sinusoidal", "learned", "rotary", "none"]
 Head = Literal["none", "classification", "lm"]
+Injection = Literal["none", "add"]
 
 _NAMES: dict[str, tuple[str, ...]] = {
     "norm": get_args(Norm),
@@ -53,6 +63,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "activation": get_args(Activation),
     "positions": get_args(Positions),
     "head": get_args(Head),
+    "injection": get_args(Injection),
 }
 _DTYPES = ("bfloat16", "float16", "float32", "float64")
 # Stored weights are never below float32, so that a checkpoint is a plain .npz file.
@@ -88,6 +99,11 @@ class Architecture:
     - `vocab`: number of token ids; `None` for continuous inputs.
     - `inputs`: features of one continuous input, when `vocab` is `None` (1 for pixels).
     - `dim`, `heads`, `layers`, `ffn`: width d, heads H (dividing d, d_k = d/H), layers L, feed-forward width.
+    - `loops` k: the stack is gone through k times with the same weights, a looped Transformer (arXiv:1807.03819); `prelude`,
+      `coda`: layers of it at its beginning and at its end that are gone through once (arXiv:2502.05171). `depth` is the number of
+      layers that a state then passes. `injection="add"` adds the embedding E + P before every pass, `u ← G(u + E + P)`, a pass
+      without it being `u ← G(u)` (arXiv:2311.12424, which starts at u = 0; here u = E + P); not with a prelude, whose output is
+      then what others inject. A norm after every pass, as Ouro has, is the family's own.
     - `norm`, `norm_type`, `norm_eps`: placement, `layernorm` or `rmsnorm`, and ε inside the square root.
     - `block`, `residual`, `residual_scale`: see the table; s > 0, at most 1 when gated.
     - `activation`: `relu`, `gelu` (exact, erf), `gelu_tanh`, `silu`, `tanh` or `identity`.
@@ -101,7 +117,8 @@ class Architecture:
 
     Raises `ValueError` or `TypeError` naming the argument for anything else, among them the combinations
     without a definition: `parallel` with `post` (post-LN normalizes after each substep, a parallel block has
-    no substeps), and `parallel` or, for `none`, `macaron` with a residual that is not `add`.
+    no substeps), and `parallel` or, for `none`, `macaron` with a residual that is not `add`; a prelude and a coda without
+    loops or with no layer between them; injection without loops or with a prelude.
     """
 
     vocab: int | None = None
@@ -110,6 +127,10 @@ class Architecture:
     heads: int = 4
     layers: int = 6
     ffn: int = 512
+    loops: int = 1
+    prelude: int = 0
+    coda: int = 0
+    injection: Injection = "none"
     norm: Norm = "pre"
     norm_type: NormType = "layernorm"
     norm_eps: float = 1e-6
@@ -131,6 +152,8 @@ class Architecture:
         for name in ("dim", "heads", "layers", "ffn", "vocab", "inputs", "max_length", "classes"):
             if getattr(self, name) is not None or name in ("dim", "heads", "layers", "ffn"):
                 self._set(name, integer("Architecture", name, getattr(self, name)))
+        for name, least in (("loops", 1), ("prelude", 0), ("coda", 0)):
+            self._set(name, integer("Architecture", name, getattr(self, name), least))
         for name in ("norm_eps", "residual_scale", "rotary_theta"):
             self._set(name, number("Architecture", name, getattr(self, name), above=0))
         for name in ("causal", "bias"):
@@ -141,6 +164,7 @@ class Architecture:
         self._set("param_dtype", _dtype_name("param_dtype", self.param_dtype, _PARAM_DTYPES))
         self._check_sizes()
         self._check_block()
+        self._check_loop()
 
     def __repr__(self) -> str:
         return config_text(self, "dim", "heads", "layers", "ffn")
@@ -149,6 +173,11 @@ class Architecture:
     def head_dim(self) -> int:
         """Size d_k = d / H of one head."""
         return self.dim // self.heads
+
+    @property
+    def depth(self) -> int:
+        """Number of layers that a state passes: `layers`, and those of a loop as often as it is gone through."""
+        return self.layers + (self.loops - 1) * (self.layers - self.prelude - self.coda)
 
     @property
     def state_dtype(self) -> str:
@@ -213,6 +242,24 @@ class Architecture:
             raise ValueError(
                 f"Architecture: residual='gated' mixes (1 - s) u + s A(u): residual_scale must be in (0, 1], got "
                 f"{self.residual_scale}"
+            )
+
+    def _check_loop(self) -> None:
+        once = self.prelude + self.coda
+        if self.loops == 1 and (once or self.injection != "none"):
+            raise ValueError(
+                f"Architecture: prelude={self.prelude}, coda={self.coda} and injection={self.injection!r} belong to a loop: give "
+                "loops of at least 2"
+            )
+        if once and once >= self.layers:
+            raise ValueError(
+                f"Architecture: prelude={self.prelude} and coda={self.coda} leave none of layers={self.layers} to loop over; "
+                "layers counts them too"
+            )
+        if self.injection != "none" and self.prelude:
+            raise ValueError(
+                f"Architecture: injection={self.injection!r} adds the embedding, which is not what a loop after "
+                f"prelude={self.prelude} layers begins with; leave the prelude out"
             )
 
 

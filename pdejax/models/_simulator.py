@@ -93,7 +93,9 @@ class Simulator(eqx.Module):
             assert self.common is not None
             field = single_equation(config, self.common, n or 1)
         else:
-            field = DepthVarying(stacked_equation(config, self.stacked, self.common, n or 1), config.t1, config.weights)
+            sizes, equation = config.architecture, stacked_equation(config, self.stacked, self.common, n or 1)
+            loop = {"passes": sizes.loops, "prelude": sizes.prelude, "coda": sizes.coda}
+            field = DepthVarying(equation, config.t1, config.weights, **loop)
         return Discretization(field, make_solver(config, self.stacked, self.common), t1=config.t1, steps=config.steps)
 
     @property
@@ -103,8 +105,8 @@ class Simulator(eqx.Module):
 
     @property
     def layers(self) -> int:
-        """Number of layers, between which the hidden states lie."""
-        return self.architecture.layers
+        """Number of layers, between which the hidden states lie; those of a loop as often as it is gone through."""
+        return self.architecture.depth
 
     def head(self, u: Field, mask: Mask | None = None) -> Float[Array, "..."]:
         """The output from the last field: logits, or without a head the field."""

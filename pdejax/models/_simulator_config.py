@@ -121,8 +121,8 @@ class AbstractSimulatorConfig(abc.ABC):
         """Fill in the values with which the simulator computes what a Transformer of the architecture does."""
         a = self.architecture
         native = {
-            "t1": a.layers * a.residual_scale if a.residual == "gated" else float(a.layers),
-            "steps": a.layers,
+            "t1": a.depth * a.residual_scale if a.residual == "gated" else float(a.depth),
+            "steps": a.depth,
             "solver": _BLOCK_SOLVERS[a.block],
             "leak": a.residual != "add",
             "strength": a.residual_scale if a.residual == "add" else 1.0,
@@ -229,16 +229,25 @@ class SimulatorConfig(AbstractSimulatorConfig):
     @property
     def steps_per_layer(self) -> int:
         """steps / K."""
-        return self.steps // self.architecture.layers
+        return self.steps // self.architecture.depth
 
     def _check_own(self) -> None:
         choice("SimulatorConfig", "weights", self.weights, get_args(WeightsKind))
-        layers = self.architecture.layers
+        sizes, layers = self.architecture, self.architecture.depth
         if self.steps % layers:
             lower = max(self.steps // layers, 1) * layers
             raise ValueError(
                 f"SimulatorConfig: steps={self.steps} must be a multiple of layers={layers}, so that every layer ends with a "
                 f"step; use {lower} or {lower + layers}."
+            )
+        if sizes.loops > 1 and self.weights != "constant":
+            raise ValueError(
+                f"SimulatorConfig: loops={sizes.loops} repeats layers, so it needs weights='constant', not {self.weights!r}."
+            )
+        if sizes.injection != "none":
+            raise ValueError(
+                f"SimulatorConfig: injection={sizes.injection!r} makes the field depend on the input, so that it is none of the "
+                "state alone; pdejax.analysis.loops.loop_of(model, tokens) takes such a Transformer for one input."
             )
         if not SOLVERS[self.solver].linear:
             return
@@ -291,6 +300,10 @@ class MultilayerSimulatorConfig(AbstractSimulatorConfig):
         choice(owner, "start", self.start, get_args(Start))
         self._set("exchange", number(owner, "exchange", self.exchange, above=0))
         scheme, layers = SOLVERS[self.solver], self.architecture.layers
+        if self.architecture.loops > 1:
+            raise ValueError(
+                f"{owner}: loops={self.architecture.loops}: coupled layers have no order to repeat; leave loops out."
+            )
         if scheme.linear:
             raise ValueError(
                 f"{owner}: solver={self.solver!r} takes the linear part apart, which coupled layers do not have; use 'euler' "

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from pdejax._depth import LayerStack
-from pdejax._equation import MasterEquation
+from pdejax._depth import LayerStack, loop_order
+from pdejax._equation import MasterEquation, unstack
 from pdejax._types import Depth, Field, Mask
 from pdejax.models._ends import cast, lecun, make_norm
 from pdejax.models._simulator_config import AbstractSimulatorConfig
@@ -150,7 +150,10 @@ def make_solver(
     solver = get_solver(config.solver, terms=terms)
     maps: tuple[Any, ...] = holder.retractions
     if layered:
-        maps = tuple(LayerStack(norm) for norm in maps)
+        sizes = config.architecture
+        order = loop_order(sizes.layers, sizes.loops, sizes.prelude, sizes.coda)
+        # Norms are small: those of a loop are written out, one per layer of the depth.
+        maps = tuple(LayerStack(norm if sizes.loops == 1 else unstack(norm, order)) for norm in maps)
     if not splits(config):
         return Retract(solver, maps[0])
     assert isinstance(solver, LieTrotter | Strang)

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,9 @@ class Transformer(nnx.Module):
     The forms a layer can take are tabulated in [`Architecture`][pdejax.models.Architecture]. The L
     layers are stored stacked, with a leading axis L, and applied by one `jax.lax.scan`: compile time does not
     grow with depth. Batches by `jax.vmap`: `jax.vmap(model)(tokens, mask)`.
+
+    With `loops`, layers are gone through again with the same weights, every pass is trained, and states and maps are those of
+    all passes: L is then `architecture.depth`.
 
     Symbols: n tokens, d = `dim`, H = `heads`, d_k = d/H, L = `layers`.
 
@@ -224,7 +227,9 @@ class Transformer(nnx.Module):
         self, u0: Field, mask: Mask | None, *, states: bool = False, maps: bool = False
     ) -> tuple[Field, Array | None, Array | None]:
         graph, weights = nnx.split(self.layers)
-        return _scan_layers(graph, weights, u0, mask, self.architecture.causal, (states, maps))
+        a = self.architecture
+        loop = _Loop(a.loops, a.prelude, a.layers - a.coda, a.injection == "add")
+        return _scan_layers(graph, weights, u0, mask, a.causal, (states, maps), loop)
 
 
 def _with_start(u0: Field, states: Array | None) -> Float[Array, "layers n d"]:
@@ -232,10 +237,19 @@ def _with_start(u0: Field, states: Array | None) -> Float[Array, "layers n d"]:
     return jnp.concatenate([u0[None], states])
 
 
+class _Loop(NamedTuple):
+    """Which layers, `first` to before `stop`, are gone through how often, and whether the first state is added before."""
+
+    passes: int
+    first: int
+    stop: int
+    inject: bool
+
+
 # Compiled here, once per architecture and shape: lax.scan outside jit would compile anew at every call.
-@functools.partial(jax.jit, static_argnums=(0, 4, 5))
+@functools.partial(jax.jit, static_argnums=(0, 4, 5, 6))
 def _scan_layers(
-    graph: Any, weights: Any, u0: Field, mask: Mask | None, causal: bool, collect: tuple[bool, bool]
+    graph: Any, weights: Any, u0: Field, mask: Mask | None, causal: bool, collect: tuple[bool, bool], loop: _Loop
 ) -> tuple[Field, Array | None, Array | None]:
     """The last state, and where they are wanted those of all layers and the attention maps."""
     allowed = attention_mask(mask, u0.shape[0], causal)
@@ -247,7 +261,24 @@ def _scan_layers(
         u, maps = block(u, allowed, collect[1])
         return u, (u if collect[0] else None, maps)
 
-    last, (states, maps) = jax.lax.scan(layer, u0, weights)
+    if loop.passes == 1:
+        last, (states, maps) = jax.lax.scan(layer, u0, weights)
+        return last, states, maps
+
+    def part(first, stop):
+        return jax.tree.map(lambda w: w[first:stop], weights)
+
+    core = part(loop.first, loop.stop)
+
+    def once(u, _):
+        return jax.lax.scan(layer, u + u0 if loop.inject else u, core)
+
+    u, before = jax.lax.scan(layer, u0, part(0, loop.first))
+    u, found = jax.lax.scan(once, u, length=loop.passes)
+    last, after = jax.lax.scan(layer, u, part(loop.stop, None))
+    # (passes, layers, …) as one axis of depth.
+    found = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
+    states, maps = jax.tree.map(lambda *parts: jnp.concatenate(parts), before, found, after)
     return last, states, maps
 
 

@@ -184,7 +184,7 @@ def as_network(model: Any, *, length: int | None = None) -> Network:
         twin = pair(model, "shared")
         return Network(_Embed(twin.embedding), lift(model), twin.readout)
     if isinstance(model, Simulator):
-        return Network(_Embed(model.embedding), model.discretization(length), model.readout, model.architecture.layers)
+        return Network(_Embed(model.embedding), model.discretization(length), model.readout, model.layers)
     raise TypeError(
         f"as_network: model is a {type(model).__name__}; give a Transformer, a Simulator, a training folder or a "
         "saved model's file. Layers of your own become one by pdejax.network([layer, …], embed=…, head=…)."

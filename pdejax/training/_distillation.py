@@ -68,7 +68,7 @@ class Distillation(AbstractTask):
             )
         parameters, self.static = split_model(teacher)
         if student is not None:
-            check_depths(student.architecture.layers, teacher.architecture.layers)
+            check_depths(student.architecture.depth, teacher.architecture.depth)
         # Copies: the teacher may be trained on, which gives its arrays away.
         self.parameters = jax.tree.map(jnp.array, parameters)
         self.hidden_weight, self.attention_weight = float(hidden_weight), float(attention_weight)

@@ -62,7 +62,11 @@ def build_model(config: TrainConfig, dataset: Dataset) -> Model:
     if config.model == "transformer":
         return Transformer(Architecture(**options), rngs=nnx.Rngs(config.seed))
     solver = {} if config.solver is None else {"solver": config.solver}
-    options = {"steps": config.layers * config.steps_per_layer} | solver | options
+    if config.steps_per_layer != 1:
+        names = {field.name for field in dataclasses.fields(Architecture)}
+        depth = Architecture(**{name: value for name, value in options.items() if name in names}).depth
+        options = {"steps": depth * config.steps_per_layer} | options
+    options = solver | options
     key = jax.random.key(config.seed)
     if config.model == "multilayer":
         return MultilayerSimulator(MultilayerSimulatorConfig.of(**options), key=key)
@@ -81,7 +85,7 @@ def build_student(config: TrainConfig, teacher: Transformer) -> Simulator:
     if config.solver is not None:
         changes["solver"] = config.solver
     if config.steps_per_layer != 1:
-        changes["steps"] = teacher.architecture.layers * config.steps_per_layer
+        changes["steps"] = teacher.architecture.depth * config.steps_per_layer
     if config.model == "bare":
         changes = {"leak": True, "norm": "none", "stabilization": "none"} | changes
     if config.model == "full":

@@ -37,6 +37,10 @@ LEAKY = pj.MasterEquation(pj.Attention(D, 1, key=KEY, leak=True))
 FEW = {"key": KEY, "resamples": 20}
 
 
+LOOP = an.loops.loop_of(jnp.tanh, U)
+ANSWERING = an.loops.Loop(jnp.tanh, U, None, (jnp.tanh,), lambda u: jnp.mean(u, axis=0), ("the map",), 1)
+
+
 def square(v, *args):
     return jnp.sum(v**2)
 
@@ -98,6 +102,8 @@ WORKS = {
     "lyapunov_exponents": (lambda u: an.lyapunov_exponents(DISC, u, key=KEY, k=2), (U,)),
     "lyapunov_of_maps": (lambda m: an.jacobian.lyapunov_of_maps(m, key=KEY, k=2), (rnd(15, 4, 3, 3),)),
     "marchenko_pastur_cdf": (lambda x: marchenko_pastur_cdf(x, 2.0), (GAP,)),
+    "loop_exponents": (lambda u: an.loops.loop_exponents(an.loops.loop_of(jnp.tanh, u), k=2, loops=8), (U,)),
+    "loop_of": (lambda u: an.loops.loop_of(jnp.tanh, u).states(3), (U,)),
     "mean_squared_error": (lambda a, b: an.similarity.mean_squared_error(a, b), (US, US2)),
     "mesh_norm": (lambda u: an.mesh_norm(u), (U,)),
     "mutual_information": (lambda x, y: an.mutual_information(x, y), (X, Y)),
@@ -149,6 +155,15 @@ NUMBERS = {
     "curve_noise": (lambda c: an.information.curve_noise(c), (jnp.asarray([0.0, 1.0, 0.5, 2.0, 1.5]),)),
     "fit_order": (lambda e: an.fit_order([0.1, 0.05, 0.025], e), (jnp.asarray([1e-1, 5e-2, 2.5e-2]),)),
     "measure_dt_max": (lambda u: an.stability.measure_dt_max(FIELD, u, "euler", key=KEY, steps=40), (U,)),
+    "cheap_radii": (lambda u: an.loops.cheap_radii(LOOP, u, key=KEY, draws=2), (U,)),
+    "classify_loop": (lambda u: an.loops.classify_loop(an.loops.loop_of(jnp.tanh, u), loops=32), (U,)),
+    "exit_rules": (lambda e: an.loops.exit_rules({"e": e}, e, target=0.5), (jnp.ones((4, 3)),)),
+    "exit_scores": (lambda u: an.loops.exit_scores(u), (UU,)),
+    "fixed_point": (lambda u: an.loops.fixed_point(LOOP, u), (0.1 * U,)),
+    "loop_eigenvalues": (lambda u: an.loops.loop_eigenvalues(LOOP, u), (U,)),
+    "predict_change": (lambda u: an.loops.predict_change(ANSWERING, u, horizon=4), (U,)),
+    "safe_range": (lambda a: an.loops.safe_range(a, trained=1), (jnp.ones((4, 3), int),)),
+    "sublayer_gains": (lambda u: an.loops.sublayer_gains(LOOP, u), (U,)),
     "negative_fraction": (lambda u: an.growth.negative_fraction(FIELD.reaction, u), (U,)),
     "predict_dt_max": (lambda u: an.predict_dt_max(FIELD, u, "euler"), (U,)),
     "spectral_bounds": (lambda u: an.stability.spectral_bounds(FIELD, u), (U,)),

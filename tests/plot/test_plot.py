@@ -24,7 +24,7 @@ def test_every_picture_has_its_record_and_every_record_its_picture():
     drawn = {address for pictures in PICTURES.values() for address in pictures.values()}
     there = {
         (module, name)
-        for module in ("_states", "_attention", "_dynamics", "_information")
+        for module in ("_states", "_attention", "_dynamics", "_loops", "_information")
         for name, thing in vars(importlib.import_module(f"pdejax.plot.{module}")).items()
         if inspect.isfunction(thing) and thing.__module__ == f"pdejax.plot.{module}" and not name.startswith("_")
     }

@@ -271,10 +271,10 @@ def layer_field(system: Any, *, length: int | None = None) -> Discretization:
     if d.layers:
         assert isinstance(d.field, DepthVarying)
         own = np.asarray(d.layers)
-        stored = d.field.size // d.field.passes
-        whole = count == d.field.size == stored
+        whole = count == d.field.size == d.field.stored
         # A stack that is gone through several times has its layers once for every pass.
-        equation = _each(lambda x: x if whole else x[own % stored], d.field.stacked)
+        order = d.field.order[own]
+        equation = _each(lambda x: x if whole else x[order], d.field.stacked)
         solver = _stacked_solver(d.solver, count, own)
     else:
         equation, solver = (

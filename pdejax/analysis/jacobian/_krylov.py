@@ -132,6 +132,69 @@ def implicit_arnoldi(
     return _arpack(eigs, matvec, size, dtype, which, count)
 
 
+class Pairs(NamedTuple):
+    """Eigenvalues by falling modulus, residuals ‖Ax − λx‖ of unit x, and the x as columns."""
+
+    values: np.ndarray
+    residuals: np.ndarray
+    vectors: np.ndarray
+    converged: bool
+
+
+def eigenpairs(operator: Any, count: int, tolerance: float) -> Pairs:
+    """The `count` largest eigenvalues of an operator with `complete`, `known()` and `product(v)`, complex pairs kept whole."""
+    complete = operator.complete
+    if complete:
+        values, vectors = np.linalg.eig(operator.known())
+        converged = True
+    else:
+        values, vectors, converged = _arpack_pairs(operator, count, tolerance)
+    order = np.argsort(-np.abs(values), kind="stable")
+    values, vectors = values[order].astype(complex), vectors[:, order].astype(complex)
+    keep = min(count, len(values))
+    if 0 < keep < len(values) and _cuts_a_pair(values, keep):
+        keep += 1
+    values, vectors = values[:keep], vectors[:, :keep]
+    residuals = np.asarray(
+        [
+            np.linalg.norm(operator.product(x.real) + 1j * operator.product(x.imag) - z * x)
+            for z, x in zip(values, vectors.T, strict=True)
+        ]
+    )
+    return Pairs(values, residuals, vectors, converged)
+
+
+def _cuts_a_pair(values: np.ndarray, keep: int) -> bool:
+    """Whether the last eigenvalue kept is the first of a complex pair."""
+    last = values[keep - 1].conj()
+    first = keep < 2 or not np.isclose(values[keep - 2], last)
+    return bool(last.imag != 0 and first and np.isclose(values[keep], last))
+
+
+def _arpack_pairs(operator: Any, count: int, tolerance: float) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Dominant pairs by ARPACK; where not so many converge, the first two, to 1e-6 at least."""
+    from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigs
+
+    size = operator.entries
+    matrix = LinearOperator(shape=(size, size), matvec=operator.product, dtype=np.dtype(operator.u.dtype))  # pyright: ignore[reportCallIssue]
+    start = np.random.default_rng(0).standard_normal(size)
+    found: Any
+    known: list[Any] = [np.zeros(0), np.zeros((size, 0))]
+    for k, small in ((min(count + 1, size - 2), tolerance), (2, max(tolerance, 1e-6))):
+        options = {"v0": start, "tol": small, "maxiter": 2 * RESTARTS, "ncv": min(size, max(60, 4 * k))}
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of scipy, about sizes it would rather see dense
+                found = eigs(matrix, k=k, which="LM", **options)
+                return found[0], found[1], True
+        except ArpackNoConvergence as error:
+            if len(error.eigenvalues) > len(known[0]):
+                known = [np.asarray(error.eigenvalues), np.asarray(error.eigenvectors).reshape(size, -1)]
+        except ArpackError:
+            pass
+    return known[0], known[1], False
+
+
 def implicit_lanczos(matvec: Callable[[np.ndarray], np.ndarray], size: int, dtype: Any) -> Found:
     """The largest eigenvalue of a symmetric matrix by ARPACK's restarted Lanczos iteration."""
     from scipy.sparse.linalg import eigsh

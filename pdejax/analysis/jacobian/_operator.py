@@ -223,6 +223,15 @@ class Jacobian(eqx.Module):
         return _finite(columns[:, real].T)
 
     @property
+    def entries(self) -> int:
+        """Number of entries of real tokens."""
+        return int(self._real.sum())
+
+    def product(self, v: np.ndarray) -> np.ndarray:
+        """J v for a vector of the entries of real tokens, by NumPy. Raises `ValueError` where it is not finite."""
+        return self._product(v)
+
+    @property
     def _real(self) -> np.ndarray:
         """Which entries of the flattened state belong to real tokens."""
         return np.asarray(real_entries(self.u.shape, self.mask)).ravel()

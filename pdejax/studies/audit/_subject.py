@@ -120,6 +120,13 @@ def _trained(config: AuditConfig) -> Subject:
         raise ValueError(
             f"{_OWNER}: network={config.network!r} holds a {type(found.model).__name__}; give a Transformer or a Simulator."
         )
+    inputs, mask, labels, task, name = trained_batch(config, found)
+    network = as_network(found.model, length=inputs.shape[1])
+    return _subject(config, network, found.model, list(inputs), mask, labels, task, name)
+
+
+def trained_batch(config: AuditConfig, found: Any) -> tuple[Any, Array, Any, str, str]:
+    """Inputs, mask, labels, task and name of the test sequences of a model that was kept, with what it was trained on."""
     run = found.config
     if run is None and config.dataset is None:
         raise ValueError(f"{_OWNER}: network={config.network!r} does not say what it was trained on; give a dataset.")
@@ -143,10 +150,9 @@ def _trained(config: AuditConfig) -> Subject:
         )
     inputs, mask = batch.inputs[:, :longest], jnp.asarray(batch.mask[:, :longest])
     labels = batch.labels if batch.labels.ndim == 1 else batch.labels[:, :longest]
-    network = as_network(found.model, length=longest)
     headed = found.model.architecture.head != "none"
     task = "states" if not headed else "next token" if labels.ndim == 2 else "classification"
-    return _subject(config, network, found.model, list(inputs), mask, labels if headed else None, task, name)
+    return inputs, mask, labels if headed else None, task, name
 
 
 def _of_text(config: AuditConfig, network: Network) -> Subject:

@@ -158,7 +158,7 @@ def measure_refined(settings: Settings, seed: int, models: Models) -> Evidence:
         inputs = jnp.asarray(batch.inputs)
 
         def refined(scheme, per_layer):
-            model = pair(network, "shared", steps=network.architecture.layers * per_layer, solver=scheme)
+            model = pair(network, "shared", steps=network.architecture.depth * per_layer, solver=scheme)
             return _ends(model, inputs, mask)
 
         def distance(u, v):

@@ -50,7 +50,7 @@ def partner(settings: Settings, seed: int, models: Models, pairing: str) -> Any:
     own weights at a step of 1/4 layer."""
     if pairing == "shared":
         transformer = models.transformer(settings, seed).model
-        return pair(transformer, "shared", steps=REFINED * transformer.architecture.layers)
+        return pair(transformer, "shared", steps=REFINED * transformer.architecture.depth)
     return models.simulator(settings, seed, pairing).model
 
 

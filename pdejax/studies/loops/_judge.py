@@ -1,0 +1,407 @@
+"""What follows from the numbers of a loop."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from pdejax._bootstrap import over_seeds
+from pdejax._figure import Figure
+from pdejax.analysis.loops import exit_rules, safe_range
+from pdejax.analysis.loops._exits import RATE, share_of
+from pdejax.analysis.loops._kinds import KINDS
+from pdejax.runs._records import Row
+from pdejax.runs._table import Column, Table
+from pdejax.studies.loops._config import LoopsConfig
+from pdejax.studies.loops._measure import ESTIMATES, SCORES
+from pdejax.studies.loops._pictures import pictures
+from pdejax.studies.study import Evidence, Judgement
+
+SAME = 1e-6  # relative distance up to which two fixed points are one
+CERTIFIED = 1e-9  # relative residual of a point that counts
+Inputs = Sequence[Mapping[str, Any]]
+
+
+class Found:
+    """What the parts of the judgement hand over."""
+
+    def __init__(self):
+        self.rows: list[Row] = []
+        self.tables: list[Table] = []
+        self.verdicts: dict[str, str] = {}
+        self.results: dict[str, Any] = {}
+        self.notes: list[str] = []
+
+    def row(self, quantity: str, ours: Figure, **beside: Any) -> None:
+        self.rows.append(Row(quantity, ours, **beside))
+
+
+def judge(config: LoopsConfig, evidence: Sequence[Evidence]) -> Judgement:
+    """Turn the numbers of all inputs into figures, tables and answers."""
+    [found] = evidence
+    facts, inputs, out = found["subject"], found["inputs"], Found()
+    counts = _kinds(inputs, out)
+    _memory(inputs, out)
+    _exponents(inputs, out)
+    _sub_layers(facts, inputs, out)
+    _exits(config, facts, inputs, out)
+    safe = _range(config, facts, inputs, out)
+    _foreseen(config, inputs, out)
+    _estimates(inputs, out)
+    main = max(counts, key=lambda kind: counts[kind])
+    sentence = f"{facts['name']} as a loop: {main} for {counts[main]} of {len(inputs)} inputs"
+    if safe is not None:
+        sentence += f"; counted from {facts['trained']} passes the answers are safe {_reach(safe)}"
+    out.results |= {
+        "name": facts["name"],
+        "network": facts["loop"],
+        "sequences": len(inputs),
+        "data": facts["data"],
+    }
+    uncertified = _uncertified(inputs)
+    if uncertified:
+        out.verdicts["residuals"] = f"NOT certified: {uncertified} points have a relative residual above {CERTIFIED:g}"
+    return Judgement(
+        sentence=f"{sentence}.",
+        verdicts=out.verdicts,
+        passed=not uncertified,
+        rows=out.rows,
+        tables=out.tables,
+        notes=[f"{facts['loop']}; {facts['data']}", *out.notes],
+        results=out.results,
+        dataset=dataset(facts, inputs),
+        pictures=pictures(found),
+    )
+
+
+def _uncertified(inputs: Inputs) -> int:
+    points = [float(x["relative"]) for x in inputs if KINDS[int(x["kind"])] in ("fixed point", "cycle")]
+    # NaN is no certificate.
+    return sum(not residual <= CERTIFIED for residual in points)
+
+
+def _kinds(inputs: Inputs, out: Found) -> dict[str, int]:
+    """The table of kinds, and how many inputs are of each."""
+    kinds = [KINDS[int(x["kind"])] for x in inputs]
+    counts = {kind: kinds.count(kind) for kind in KINDS}
+    lines = []
+    for kind in KINDS:
+        own = [x for x, its in zip(inputs, kinds, strict=True) if its == kind]
+        if not own:
+            continue
+        periods = sorted({int(x["period"]) for x in own if int(x["period"])})
+        residuals = [float(x["relative"]) for x in own if math.isfinite(float(x["relative"]))]
+        lines.append(
+            (
+                kind,
+                len(own),
+                " ".join(map(str, periods)) or "–",
+                _mean([float(x["rate"]) for x in own]),
+                max(residuals) if residuals else None,
+                _mean([float(x["exponent"]) for x in own]),
+                _mean([float(x["growth"]) for x in own]),
+            )
+        )
+    columns = [
+        Column("kind"),
+        Column("inputs", "d", right=True),
+        Column("periods"),
+        Column("factor per pass", right=True),
+        Column("largest relative residual", ".0e", right=True),
+        Column("largest exponent", right=True),
+        Column("growth k^a", right=True),
+    ]
+    out.tables.append(Table(columns, lines, "What the loop does, input by input"))
+    for kind, count in counts.items():
+        if count:
+            out.row(f"share of inputs: {kind}", share_of([k == kind for k in kinds]))
+    out.results["kinds"] = counts
+    out.verdicts["what it does"] = ", ".join(f"{kind} {count}" for kind, count in counts.items() if count)
+    return counts
+
+
+def _memory(inputs: Inputs, out: Found) -> None:
+    """Whether the fixed points tell the inputs apart."""
+    tokens = [x["mean token"] for x in inputs if KINDS[int(x["kind"])] == "fixed point"]
+    if len(tokens) < 2:
+        return
+    points = np.asarray(tokens, float)
+    middle = points.mean(axis=0)
+    spread = np.linalg.norm(points - middle, axis=1) / max(float(np.linalg.norm(middle)), 1e-300)
+    out.row("distance of an input's fixed point from their mean", over_seeds(spread), note="mean tokens, relative")
+    same = int(np.sum(spread < SAME))
+    out.results["fixed points"] = {"inputs": len(points), "the same": same, "spread": float(spread.mean())}
+    out.verdicts["memory"] = (
+        f"{same} of {len(points)} inputs that settle share one fixed point: the loop forgets which input it had"
+        if same > len(points) / 2
+        else f"the fixed points tell the inputs apart, {float(spread.mean()):.2g} from their mean"
+    )
+
+
+def _mean(values: Sequence[float]) -> Figure | None:
+    known = np.asarray([x for x in values if math.isfinite(x)])
+    return over_seeds(known) if len(known) else None
+
+
+def _exponents(inputs: Inputs, out: Found) -> None:
+    """Largest exponents with intervals over inputs, and the radius after training and at the points."""
+    k = min(len(x["exponents"]) for x in inputs)
+    all_of = np.asarray([x["exponents"][:k] for x in inputs], float)
+    for i in range(k):
+        known = all_of[np.isfinite(all_of[:, i]), i]
+        if len(known):
+            out.row(f"Lyapunov exponent {i + 1}", over_seeds(known), unit="per pass", note=_of(len(known), len(inputs)))
+    for name, text in (("trained", "after the trained passes"), ("point", "at the point or cycle")):
+        radii = [np.hypot(x[f"{name} real"][0], x[f"{name} imaginary"][0]) for x in inputs if f"{name} real" in x]
+        if name == "point":
+            radii = [float(x["rate"]) for x in inputs]
+        known = np.asarray([r for r in radii if math.isfinite(r)])
+        if len(known):
+            out.row(f"spectral radius {text}", over_seeds(known), unit="per pass", note=_of(len(known), len(inputs)))
+            out.results[f"radius {name}"] = {"mean": float(known.mean()), "least": known.min(), "largest": known.max()}
+    real = [np.abs(x["trained imaginary"][0]) < 1e-9 for x in inputs if "trained real" in x]
+    if real:
+        out.results["dominant eigenvalue complex"] = float(1 - np.mean(real))
+
+
+def _of(count: int, total: int) -> str:
+    return "" if count == total else f"{count} of {total} inputs"
+
+
+def _sub_layers(facts: Mapping[str, Any], inputs: Inputs, out: Found) -> None:
+    own = [x for x in inputs if "sub-layer gains" in x]
+    if not own:
+        return
+    norms, gains = (np.asarray([x[f"sub-layer {name}"] for x in own], float) for name in ("norms", "gains"))
+    lines = [
+        (name, _mean(norms[:, i].tolist()), _mean(gains[:, i].tolist())) for i, name in enumerate(facts["sub-layers"])
+    ]
+    lines.append(("all: product", _mean(np.prod(norms, axis=1).tolist()), _mean(np.prod(gains, axis=1).tolist())))
+    columns = [
+        Column("sub-layer"),
+        Column("norm of its Jacobian", right=True),
+        Column("gain on the dominant direction", right=True),
+    ]
+    where = (
+        "at the fixed points"
+        if all(x["at point"] for x in own)
+        else "after the trained passes, at fixed points where there are"
+    )
+    out.tables.append(Table(columns, lines, f"Contraction per sub-layer, {where}"))
+    mean = np.exp(np.nanmean(np.log(np.maximum(gains, 1e-300)), axis=0))
+    out.results["gains"] = dict(zip(facts["sub-layers"], mean.tolist(), strict=True))
+
+
+def _exits(config: LoopsConfig, facts: Mapping[str, Any], inputs: Inputs, out: Found) -> None:
+    """What each criterion costs, to the fixed point and to the output of the trained passes."""
+    settled = [x for x in inputs if "distance" in x]
+    if len(settled) >= 4:
+        errors = np.asarray([x["distance"][1:] for x in settled])
+        _exit_table(config, settled, errors, f"within {config.error:g} of the fixed point, relative", "point", out)
+    answered = [x for x in inputs if "divergence" in x]
+    if len(answered) >= 4 and facts["trained"] > 1:
+        # Up to the trained passes, after which the divergence from them says nothing of an exit.
+        k = facts["trained"]
+        errors = np.asarray([x["divergence"][1 : k + 1] for x in answered])
+        errors = np.where(np.isfinite(errors), errors, np.inf)
+        _exit_table(config, answered, errors, f"within {config.error:g} nats of the trained output", "output", out)
+
+
+def _exit_table(config: LoopsConfig, inputs: Inputs, errors: np.ndarray, what: str, name: str, out: Found) -> None:
+    k = errors.shape[1]
+    scores = {s: np.asarray([x[f"score {s}"][:k] for x in inputs]) for s in SCORES if f"score {s}" in inputs[0]}
+    rules = exit_rules(scores, errors, target=config.error, kept=config.share)
+    columns = [
+        Column("criterion"),
+        Column("threshold", ".1e", right=True),
+        Column("passes", right=True),
+        Column("inputs within the error", right=True),
+    ]
+    lines: list[Any] = [(r.name, r.threshold if math.isfinite(r.threshold) else None, r.loops, r.kept) for r in rules]
+    oracle = rules[0].loops.nulls["oracle"]
+    lines.append(("the fewest there could be", None, oracle, None))
+    out.tables.append(Table(columns, lines, f"Leaving the loop {what}; thresholds cross-fitted, {len(inputs)} inputs"))
+    good = [r for r in rules if float(r.kept) >= config.share]
+    best = good[0] if good else None
+    out.results[f"exits {name}"] = {
+        r.name: {"passes": float(r.loops), "kept": float(r.kept), "threshold": r.threshold} for r in rules
+    } | {"oracle": float(oracle)}
+    if best is None:
+        out.verdicts[f"exit, {name}"] = (
+            f"no criterion keeps the error for {config.share:.0%} of inputs it was not fitted on"
+        )
+        return
+    out.row(
+        f"passes of the cheapest exit, {name}",
+        best.loops.beside({"oracle": oracle}),
+        null=oracle,
+        null_name="oracle",
+        note=best.name,
+    )
+    rate = next((r for r in rules if r.name == RATE), None)
+    beside = "" if rate is None or rate is best else f"; {RATE} {float(rate.loops):.1f}"
+    out.verdicts[f"exit, {name}"] = (
+        f"{best.name} costs least, {float(best.loops):.1f} passes, {float(oracle):.1f} would do{beside}"
+    )
+
+
+def _range(config: LoopsConfig, facts: Mapping[str, Any], inputs: Inputs, out: Found) -> Any:
+    """How far beyond training answers stay, and what becomes of the accuracy."""
+    if not facts["answers"]:
+        out.verdicts["safe range"] = "not measured: the network has no answers"
+        return None
+    answers = np.stack([x["answers"] for x in inputs])
+    trained = facts["trained"]
+    found = safe_range(answers, trained=trained, share=config.share)
+    last = answers.shape[1] - 1
+    out.row(
+        "safe range of loops",
+        Figure(float(found.loops)),
+        unit="passes",
+        note=f"trained {trained}" + (f", followed to {last}" if found.censored else ""),
+    )
+    out.row("passes up to which an input's answer stays", over_seeds(np.asarray(found.per_input, float)), unit="passes")
+    for k in sorted({min(trained * m, last) for m in (2, 4, 16)}):
+        out.row(f"share of answers kept at {k} passes", found.kept[k])
+    if all("label" in x for x in inputs):
+        right = answers == np.asarray([int(x["label"]) for x in inputs])[:, None]
+        for k in sorted({trained, *(min(trained * m, last) for m in (2, 4, 16))}):
+            out.row(f"accuracy at {k} passes", share_of(right[:, k]))
+        out.results["accuracy"] = right.mean(axis=0).tolist()
+    out.results["safe range"] = {
+        "loops": found.loops,
+        "certain": found.certain,
+        "trained": trained,
+        "censored": found.censored,
+        "kept": np.asarray(found.kept.value).tolist(),
+    }
+    out.verdicts["safe range"] = _reach(found)
+    return found
+
+
+def _reach(found: Any) -> str:
+    at_least = "at least " if found.censored else ""
+    factor = found.loops / found.trained
+    return f"to {at_least}{found.loops} passes, {factor:.3g} times training"
+
+
+def _foreseen(config: LoopsConfig, inputs: Inputs, out: Found) -> None:
+    """Collapse foreseen from the spectrum after the trained passes, against that measured."""
+    own = [x for x in inputs if "foreseen" in x]
+    if not own:
+        return
+    ahead, true = (np.asarray([int(x[name]) for x in own]) for name in ("foreseen", "changed"))
+    never = config.horizon + 1
+    right = (ahead < never) == (true < never)
+    both = (ahead < never) & (true < never)
+    out.row("change of answer foreseen rightly, yes or no", share_of(right))
+    text = (
+        f"{int(right.sum())} of {len(own)} foreseen rightly to keep or change their answer in {config.horizon} passes"
+    )
+    numbers: dict[str, Any] = {"right": float(right.mean()), "changed": int((true < never).sum()), "inputs": len(own)}
+    if both.sum() >= 2:
+        ratio = np.log(ahead[both] / true[both])
+        figure = over_seeds(ratio)
+        factor = Figure(math.exp(float(figure)), np.exp(figure.low), np.exp(figure.high))
+        out.row("passes to the change, foreseen over measured", factor, note=f"{int(both.sum())} inputs that change")
+        numbers |= {"factor": float(factor), "within a factor of 2": float(np.mean(np.abs(ratio) <= math.log(2)))}
+        text += f"; of those that do, the pass is foreseen at {float(factor):.2g} times the measured one"
+    median = float(np.median(true)), float(np.median(ahead))
+    numbers |= {"measured median": median[0], "foreseen median": median[1]}
+    out.results["foreseen"] = numbers
+    out.verdicts["collapse foreseen"] = text
+
+
+def _estimates(inputs: Inputs, out: Found) -> None:
+    """The cheap estimates beside the radius."""
+    own = [x for x in inputs if "estimates" in x and math.isfinite(float(x["radius"]))]
+    if not own:
+        return
+    radii = np.asarray([float(x["radius"]) for x in own])
+    table = np.asarray([x["estimates"] for x in own], float)  # (inputs, estimates, 4)
+    lines, numbers = [], {}
+    for i, name in enumerate(ESTIMATES):
+        values, wrong = table[:, i, 0], table[:, i, 3]
+        known = np.isfinite(values)
+        if not known.any():
+            continue
+        error = np.abs(values[known] / radii[known] - 1)
+        share = over_seeds(wrong[known], within=(0, 1))
+        # 1 − ρ decides how many passes are safe, or needed.
+        gap = np.abs(values[known] - radii[known]) / np.maximum(np.abs(1 - radii[known]), 1e-12)
+        lines.append(
+            (
+                name,
+                over_seeds(values[known]),
+                over_seeds(values[known] / radii[known]),
+                float(error.max()),
+                float(np.median(gap)),
+                share,
+            )
+        )
+        numbers[name] = {
+            "ratio": float(np.mean(values[known] / radii[known])),
+            "largest relative error": float(error.max()),
+            "error over |1 − ρ|, median": float(np.median(gap)),
+            "wrong side of 1": float(share),
+        }
+    columns = [
+        Column("estimate"),
+        Column("its value", right=True),
+        Column("over the radius", right=True),
+        Column("largest relative error", ".0%", right=True),
+        Column("error over |1 − ρ|, median", ".2f", right=True),
+        Column("wrong side of 1", right=True),
+    ]
+    lines.insert(0, ("spectral radius ρ, certified", over_seeds(radii), None, None, None, None))
+    out.tables.append(Table(columns, lines, f"Cheap estimates of the spectral radius beside it, {len(own)} inputs"))
+    out.results["estimates"] = numbers
+    worst = max(numbers, key=lambda name: numbers[name]["wrong side of 1"])
+    if numbers[worst]["wrong side of 1"] > 0:
+        said = f"{worst} is on the wrong side of 1 in {numbers[worst]['wrong side of 1']:.0%}"
+    else:
+        said = "none is on the wrong side of 1"
+    first = numbers[ESTIMATES[0]]
+    out.verdicts["cheap estimates"] = (
+        f"{said}; one random vector errs by {first['error over |1 − ρ|, median']:.2g} times |1 − ρ| in the median"
+    )
+
+
+def dataset(facts: Mapping[str, Any], inputs: Inputs) -> xr.Dataset:
+    """All numbers by input; what an input has not is NaN."""
+    names = sorted({name for x in inputs for name in x})
+    variables: dict[str, Any] = {}
+    for name in names:
+        shape = next(np.shape(x[name]) for x in inputs if name in x)
+        rows = [np.asarray(x[name], float) if name in x else np.full(shape, np.nan) for x in inputs]
+        axes = ("input", *(_axis(name, i) for i in range(len(shape))))
+        if name.endswith("imaginary") or name.endswith("real") or len({r.shape for r in rows}) == 1:
+            variables[name.replace(" ", "_").replace("-", "_")] = (axes, np.stack(rows))
+    return xr.Dataset(
+        variables,
+        attrs={
+            "trained": int(facts["trained"]),
+            "kinds": ", ".join(f"{i} {kind}" for i, kind in enumerate(KINDS)),
+            "estimates": ", ".join(ESTIMATES),
+            "sub_layers": ", ".join(facts["sub-layers"]),
+        },
+    )
+
+
+def _axis(name: str, place: int) -> str:
+    known = {
+        "norms": ("state",),
+        "distance": ("state",),
+        "divergence": ("state",),
+        "answers": ("state", "token"),
+        "estimates": ("estimate", "figure"),
+        "exponents": ("exponent",),
+        "mean token": ("feature",),
+    }
+    if name in known:
+        return known[name][place]
+    if name == "steps" or name.startswith("score "):
+        return "pass"
+    return "sub_layer" if name.startswith("sub-layer") else "eigenvalue"
