@@ -16,11 +16,14 @@ from pdejax._arguments import checked
 from pdejax._check import on_numbers
 from pdejax._figure import AbstractRecord, Figure
 from pdejax._types import Field
-from pdejax.exact import interaction_energy, sphere_attention
+from pdejax.exact import interaction_energy
 
 _OWNER = "metastability"
 TOLERANCE = 1e-9
 MOST = 20_000  # steps
+TOUCH = 1e-5  # tokens nearer to each other than this are one
+PLACE, SOFT = 1e-13, 0.03  # of an event: its tolerance, and what is left of the condition
+LONGEST = 1e10  # beyond it s has too few digits for events
 
 
 class Metastability(AbstractRecord):
@@ -46,89 +49,115 @@ def metastability(
     clusters merge.
 
     Tokens at an angle ω wait for a depth of about $e^{\beta(1-\cos\omega)}$. In s = ln(1 + t), $du/ds = e^sf(u)$, waiting times
-    of every order take about as many adaptive steps of an implicit solver (Kvaerno5 at 1e-9), for what has merged is stiff. Two
-    clusters have merged when the angle of two of their tokens falls to `angle`: an event of the solver, found on its dense
-    output to 1e-10.
+    of every order take about as many steps of an adaptive solver (Tsit5 at 1e-9). Two clusters have merged when the angle of two
+    of their tokens falls to `angle`: an event of the solver, found on its dense output. Tokens nearer than 1e-5 to one another
+    go on as one that counts several times; what relaxes between them, at a rate of about 1 per unit depth however long the wait,
+    would else keep steps short. Once all are one nothing moves.
 
-    `u0 (n, d)`: unit rows. Raises `ValueError` for rows that are not of unit length, β ≤ 0, t1 ≤ 0, an angle outside (0, 1),
-    `RuntimeError` where the solver runs out of steps.
+    `u0 (n, d)`: unit rows. Raises `ValueError` for rows that are not of unit length, β ≤ 0, t1 ≤ 0, t1 > 1e10, an angle outside
+    (0, 1), `RuntimeError` where the solver runs out of steps.
     """
     beta = _check.number(_OWNER, "beta", beta, above=0)
-    t1 = _check.number(_OWNER, "t1", t1, above=0)
+    t1 = _check.number(_OWNER, "t1", t1, above=0, most=LONGEST)
     angle = _check.number(_OWNER, "angle", angle, above=0, below=1)
     _check.integer(_OWNER, "saves", saves, 2)
     lengths = np.linalg.norm(np.asarray(u0), axis=1)
     if not np.all(np.abs(lengths - 1) < 1e-6):
         raise ValueError(f"{_OWNER}: u0 must have rows of length 1; the first is {lengths[0]:.3g} long.")
-    end, u, now = math.log1p(t1), u0, 0.0
+    end, now = math.log1p(t1), 0.0
     wanted = np.linspace(0.0, end, saves)
-    group = _joined(np.arange(len(u0)), np.asarray(u0), angle)
+    tokens = _Tokens(np.asarray(u0), 2 * math.sin(angle / 2))
+    tokens.meet(0.0)
     states, merged, clusters, steps = [], [], [], 0
-    while True:
+    while now < end and len(np.unique(tokens.group)) > 1:
         ahead = wanted[len(states) :]
         ts = np.concatenate([np.full(saves - len(ahead), now), ahead])  # of one shape, so that it compiles once
-        apart = jnp.asarray(group[:, None] != group[None])
-        found, stop, last, taken, event, worked = _until(
-            u, *map(jnp.asarray, (beta, math.cos(angle), apart, now, end, ts))
-        )
+        given = (beta, tokens.weights, tokens.reach(), now, end, ts)
+        found, stop, last, taken, worked = _until(jnp.asarray(tokens.u), *(jnp.asarray(x, u0.dtype) for x in given))
         if not worked:
-            raise RuntimeError(f"{_OWNER}: more than {MOST} steps; take a larger angle or a smaller t1.")
+            raise RuntimeError(f"{_OWNER}: more than {MOST} steps; take a smaller t1.")
         new = np.asarray(found)[saves - len(ahead) :]
-        states += list(new[(ahead <= float(stop)) & np.all(np.isfinite(new), axis=(1, 2))])
-        steps, u, now = steps + int(taken), last, float(stop)
-        if not event:
-            break
-        # A touch more than the angle: the event is found to a tolerance.
-        group = _joined(group, np.asarray(u), angle * (1 + 1e-6))
-        merged.append(math.expm1(now))
-        clusters.append(len(np.unique(group)))
-    kept = np.stack(states)
+        new = new[(ahead <= float(stop)) & np.all(np.isfinite(new), axis=(1, 2))]
+        states += list(new[:, tokens.same])
+        steps, now, tokens.u = steps + int(taken), float(stop), np.asarray(last)[tokens.same]
+        if tokens.meet(now):
+            merged.append(math.expm1(now))
+            clusters.append(len(np.unique(tokens.group)))
+    states += [tokens.u] * (saves - len(states))
+    kept = np.stack([x / np.linalg.norm(x, axis=1, keepdims=True) for x in states])
     energies = np.asarray(jax.lax.map(lambda x: interaction_energy(x, beta), jnp.asarray(kept)))
-    return Metastability(
-        np.expm1(wanted[: len(kept)]), kept, energies, np.asarray(merged), tuple(clusters), np.asarray(u), steps
-    )  # fmt: skip
+    return Metastability(np.expm1(wanted), kept, energies, np.asarray(merged), tuple(clusters), kept[-1], steps)
+
+
+class _Tokens:
+    """Tokens, the cluster that each is in, and those that go on for several: `same[i]` is the token that i goes with."""
+
+    def __init__(self, u: np.ndarray, chord: float):
+        self.u, self.chord = u, chord
+        self.group, self.same = np.arange(len(u)), np.arange(len(u))
+
+    @property
+    def weights(self) -> np.ndarray:
+        """How many tokens each counts for, 0 for those that go with another."""
+        return np.bincount(self.same, minlength=len(self.same)).astype(float)
+
+    def reach(self) -> np.ndarray:
+        """Squared distances at which two tokens meet: as clusters, or as one token; 0 for those that have."""
+        apart = self.group[:, None] != self.group[None]
+        alive = self.weights > 0
+        found = np.where(apart, self.chord**2, TOUCH**2) * (alive[:, None] & alive[None])
+        return found - np.diag(np.diag(found))
+
+    def meet(self, s: float) -> bool:
+        """Join what has met; whether clusters have."""
+        distances = np.sum((self.u[:, None] - self.u[None]) ** 2, axis=-1)
+        # A touch more: events are found to a tolerance.
+        joined = False
+        touch = 1 + 1e-6 + 2 * PLACE / SOFT * math.exp(s)
+        for i, j in np.argwhere(distances <= self.reach() * touch):
+            if self.group[i] != self.group[j]:
+                self.group[self.group == self.group[j]] = self.group[i]
+                joined = True
+            if distances[i, j] <= TOUCH**2 * touch and self.same[i] != self.same[j]:
+                self.same[self.same == self.same[j]] = self.same[i]
+        return joined
 
 
 @eqx.filter_jit
-def _until(u, beta, near, apart, start, end, ts):
-    """The solve up to the next time that tokens of two clusters are near each other, or to the end."""
+def _until(u, beta, weights, reach, start, end, ts):
+    """The solve up to the next time that two tokens meet, or to the end."""
 
     def field(s, x, args):
         del args
-        return jnp.exp(s) * sphere_attention(x, beta)
+        x = x / jnp.linalg.norm(x, axis=1, keepdims=True)
+        # Exponents as differences to the largest, at the token itself.
+        shares = weights * jnp.exp(beta * (x @ x.T - 1))
+        mixed = shares @ x / jnp.maximum(jnp.sum(shares, axis=1, keepdims=True), 1e-300)
+        moved = mixed - jnp.sum(mixed * x, axis=1, keepdims=True) * x
+        return jnp.exp(s) * jnp.where(weights[:, None] > 0, moved, 0)
 
     def gap(t, y, args, **kwargs):
-        del t, args, kwargs
-        cosines = y @ y.T
-        return near - jnp.max(jnp.where(apart, cosines, -2.0))
+        del args, kwargs
+        squares = jnp.sum((y[:, None] - y[None]) ** 2, axis=-1)
+        ratio = jnp.min(jnp.where(reach > 0, squares / jnp.where(reach > 0, reach, 1), 1e30))
+        # Per unit of s, in which it is found, and not of depth; the ratio of squares of 1e-5 has no more than 10 digits.
+        return SOFT * (ratio - 1) * jnp.exp(-t)
 
     found = diffrax.diffeqsolve(
         diffrax.ODETerm(field),
-        diffrax.Kvaerno5(),
+        diffrax.Tsit5(),
         start,
         end,
         None,
         u,
         saveat=diffrax.SaveAt(subs=[diffrax.SubSaveAt(ts=ts), diffrax.SubSaveAt(t1=True)]),
         stepsize_controller=diffrax.PIDController(rtol=TOLERANCE, atol=TOLERANCE),
-        event=diffrax.Event(gap, optx.Bisection(1e-10, 1e-10, flip="detect")),
+        event=diffrax.Event(gap, optx.Bisection(PLACE, PLACE, flip="detect")),
         max_steps=MOST,
         throw=False,
     )
     assert found.ts is not None and found.ys is not None
-    event = diffrax.is_event(found.result)
-    worked = diffrax.is_okay(found.result)
-    taken = found.stats["num_steps"]
-    return found.ys[0], found.ts[1][-1], found.ys[1][-1], taken, event, worked
-
-
-def _joined(group: np.ndarray, u: np.ndarray, angle: float) -> np.ndarray:
-    """Clusters after those with tokens within the angle have become one."""
-    group = group.copy()
-    for i, j in zip(*np.nonzero(u @ u.T >= math.cos(angle)), strict=True):
-        if group[i] != group[j]:
-            group[group == group[j]] = group[i]
-    return group
+    return found.ys[0], found.ts[1][-1], found.ys[1][-1], found.stats["num_steps"], diffrax.is_okay(found.result)
 
 
 @checked
