@@ -17,9 +17,9 @@ class LimitsConfig:
 
     - `sections`: which are measured. `check`: recipes whose limit is known, each checked `repeats` times from seeds of their own,
       with `draws` networks of each number of `layers`: how often the verdict is right, not decided, wrong. `closures`: gaps of N
-      `tokens` to their closures over `repeats` seeds. `metastability`: waiting times of two tokens at `angles` over `betas`, and
-      a staircase of five. `noise`: weak orders, the SDE by diffrax in both senses, and where two opposite tokens begin to
-      attract each other, in `dims` dimensions, from `paths` samples.
+      `tokens` to their closures over seeds. `metastability`: waiting times of two tokens at `angles` ω₀ for those β at which
+      (1 − cos ω₀)β is one of `waits`, and a staircase of five. `noise`: weak orders, the SDE by diffrax in both senses, and
+      where two opposite tokens begin to attract each other, in `dims` dimensions, from `paths` samples.
     - `recipes`: names of those that are checked, all by default.
     - `seed`: of everything that is drawn. `out`: folder for data, pictures and resuming.
 
@@ -32,7 +32,9 @@ class LimitsConfig:
     draws: int = setting(128, "networks of each number of layers", metavar="K")
     repeats: int = setting(8, "checks of each recipe, and seeds of each gap", metavar="R")
     tokens: Sequence[int] = setting((16, 32, 64, 128, 256), "numbers of tokens beside a closure", metavar="N")
-    betas: Sequence[float | int] = setting((4, 6, 8, 12, 16, 24, 32), "inverse temperatures", metavar="B")
+    waits: Sequence[float | int] = setting(
+        (6, 9, 12, 15, 18, 21), "exponents (1 − cos ω₀)β of waiting times", metavar="C"
+    )
     angles: Sequence[float | int] = setting((0.8, 1.2), "angles that tokens wait at", metavar="W")
     dims: Sequence[int] = setting((4, 5, 6, 8, 12, 16), "dimensions of the critical line", metavar="D")
     paths: int = setting(100_000, "samples of noise", metavar="P")
@@ -54,10 +56,10 @@ class LimitsConfig:
                 check.integer(_OWNER, name, value, least)
             if len(set(values)) < few:
                 raise ValueError(f"{_OWNER}: {name}={tuple(values)} must hold at least {few} different numbers.")
-        for value in self.betas:
-            check.number(_OWNER, "betas", value, above=0, most=40)
-        if len(set(self.betas)) < 4:
-            raise ValueError(f"{_OWNER}: betas={tuple(self.betas)} must hold at least four different numbers.")
+        for value in self.waits:
+            check.number(_OWNER, "waits", value, above=0, most=22)
+        if len(set(self.waits)) < 4:
+            raise ValueError(f"{_OWNER}: waits={tuple(self.waits)} must hold at least four different numbers.")
         for value in self.angles:
             check.number(_OWNER, "angles", value, least=0.2, most=1.4)
 

@@ -269,8 +269,8 @@ def dataset(config: LimitsConfig, results: Mapping[str, Any]) -> xr.Dataset:
         coords[f"size_{name}"] = record["sizes"]
     if "metastability" in results:
         waiting, stairs = results["metastability"]["waiting"], results["metastability"]["staircase"]
-        coords |= {"angle": [r["angle"] for r in waiting], "beta": waiting[0]["betas"], "t": _floats(stairs["ts"])}
-        data["waiting_time"] = (("angle", "beta"), np.asarray([_floats(r["times"]) for r in waiting]))
+        coords |= {"angle": [r["angle"] for r in waiting], "wait": sorted(config.waits), "t": _floats(stairs["ts"])}
+        data["waiting_time"] = (("angle", "wait"), np.asarray([_floats(r["times"]) for r in waiting]))
         data["energy"] = ("t", _floats(stairs["energies"]))
     if "noise" in results:
         critical = results["noise"]["critical"]
