@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import pdejax as pj
-from pdejax.runs import ResultError
 from pdejax.analysis.limits._exponents import spread_exponent, spread_verdict
 from pdejax.analysis.limits._recipe import redraw
+from pdejax.runs import ResultError
 from pdejax.runs._files import plain, write_json, write_whole
 from pdejax.runs._parts import Parts
 from pdejax.studies import ConvergenceConfig

@@ -114,7 +114,7 @@ def circle_closure(density: Float[Array, " m"], beta: float | int, *, t1: float 
 
 def complex_of(x: Array):
     """The complex type of the same precision."""
-    return jnp.result_type(x.dtype, jnp.complex64)
+    return jnp.complex128 if x.dtype == jnp.float64 else jnp.complex64
 
 
 class ClosureGap(AbstractRecord):

@@ -131,7 +131,7 @@ def _until(u, beta, weights, reach, start, end, ts):
         del args
         x = x / jnp.linalg.norm(x, axis=1, keepdims=True)
         # Exponents as differences to the largest, at the token itself.
-        shares = weights * jnp.exp(beta * (x @ x.T - 1))
+        shares = weights[None] * jnp.exp(beta * (x @ x.T - 1))
         mixed = shares @ x / jnp.maximum(jnp.sum(shares, axis=1, keepdims=True), 1e-300)
         moved = mixed - jnp.sum(mixed * x, axis=1, keepdims=True) * x
         return jnp.exp(s) * jnp.where(weights[:, None] > 0, moved, 0)

@@ -227,7 +227,7 @@ def antipodal_exponent(
     h = _check.number("antipodal_exponent", "step", step, above=0)
     b = _check.number("antipodal_exponent", "beta", beta, least=0)
     rates, terms = _antipodal(jnp.asarray(b), d, h, draws, key)
-    slopes = jnp.linalg.lstsq(terms - jnp.mean(terms, axis=0), rates - jnp.mean(rates))[0]
+    slopes = jnp.linalg.lstsq(terms - jnp.mean(terms, axis=0, keepdims=True), rates - jnp.mean(rates))[0]
     return rates - terms @ slopes
 
 

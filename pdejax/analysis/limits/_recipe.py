@@ -71,8 +71,8 @@ class Recipe(eqx.Module):
         if self.weights == "rough":
             place = index * longest // layers
             return self._mixed(drawn, lambda base, x: base + self.amplitude * x[place])
-        k = jnp.arange(1, _MODES + 1)
-        place = (index + 0.5) / layers
+        k = jnp.arange(1.0, _MODES + 1)
+        place = (jnp.asarray(index).astype(k.dtype) + 0.5) / jnp.asarray(layers).astype(k.dtype)
 
         def wave(base, x):
             waves = (jnp.cos(jnp.pi * k * place) / k**2).astype(x.dtype)

@@ -135,7 +135,7 @@ def _gaussian(key):
     d = Discretization(lambda t, u, args: gaussian_attention(u, logits, values), "rk4", t1=0.5, steps=16)
 
     def measure(n: int, seed: int):
-        u0 = mean + jax.random.normal(jax.random.fold_in(key, seed), (n, 2)) @ root.T
+        u0 = mean[None] + jax.random.normal(jax.random.fold_in(key, seed), (n, 2)) @ root.T
         u = _ends(d, u0)
         centred = u - u.mean(axis=0)
         return np.concatenate([np.asarray(u.mean(axis=0)), np.asarray(centred.T @ centred / n).ravel()])
