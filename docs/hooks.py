@@ -22,6 +22,7 @@ MADE = {
     "convergence": tables.convergence,
     "stability": tables.stability,
     "stiff": tables.stiff,
+    "limits": tables.limits,
     "speed": tables.speed,
     "memory": tables.memory,
     "analysis speed": tables.analysis_speed,

@@ -69,7 +69,7 @@ def metastability(
     tokens = _Tokens(np.asarray(u0), 2 * math.sin(angle / 2))
     tokens.meet(0.0)
     states, merged, clusters, steps = [], [], [], 0
-    while now < end and len(np.unique(tokens.group)) > 1:
+    while now < end and len(np.unique(tokens.same)) > 1:
         ahead = wanted[len(states) :]
         ts = np.concatenate([np.full(saves - len(ahead), now), ahead])  # of one shape, so that it compiles once
         given = (beta, tokens.weights, tokens.reach(), now, end, ts)
