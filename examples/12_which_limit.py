@@ -79,4 +79,4 @@ for depth in run.merged:
     right.axvline(1 + depth, color="0.7", linestyle=":")
 right.set(xlabel="1 + depth", ylabel="energy, share of one cluster's")
 out.mkdir(parents=True, exist_ok=True)
-figure.savefig(out / "which_limit.png", dpi=120)
+figure.savefig(out / "which_limit.png", dpi=150)

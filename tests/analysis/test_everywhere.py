@@ -184,7 +184,8 @@ def agree(found, expected, name):
 
 
 # fmt: off
-SLOW = {"circle_closure", "gaussian_closure", "sde_ends", "amplitude_spectrum", "attention_entropy", "attention_fidelity", "attention_rollout",
+SLOW = {"circle_closure", "gaussian_closure", "sde_ends",
+        "amplitude_spectrum", "attention_entropy", "attention_fidelity", "attention_rollout",
         "collapse_rate", "data_processing", "decay_difference", "ftle", "gradient_flow", "information_phases",
         "information_plane", "layer_correlation", "layer_entropy", "layer_jacobian", "low_pass_ratio",
         "lyapunov_exponents", "lyapunov_of_maps", "perturbation_sensitivity", "representation", "residual_decay",

@@ -63,8 +63,9 @@ class DepthCheck(AbstractRecord):
     their exponent; `reason` in words.
 
     `power`: the chance that a limit with exactly these exponents would be decided with the noise that was seen, so that "not
-    decided" at a small power says little. `detectable`: of the exponents that the verdict rests on (all, where there is none),
-    how far off the noisiest of them would have to be for the verdict to be withheld with a chance of 0.8.
+    decided" at a small power says little; for `"none"` the chance that growth as fast as this is seen. `detectable`: of the
+    exponents that the verdict rests on (those of an SDE, where nothing is decided), how far off the noisiest of them would have
+    to be for the verdict to be withheld with a chance of 0.8.
     """
 
     layers: tuple[int, ...] = eqx.field(static=True)
@@ -232,11 +233,8 @@ def judge_depth(layers: Sequence[int], found: Mapping[str, np.ndarray], draws: i
         exponents = {name: _exponent(layers, values[name], left_out[name]) for name in values}
     lost = [str(count) for count, x in zip(layers, values["states"], strict=True) if not math.isfinite(x)]
     verdict, trivial, reason = depth_verdict(exponents, values, lost)
-    used = _used(verdict, trivial, exponents)
-    noise = {name: student_error(exponents[name], draws) for name in used}
-    return DepthCheck(
-        tuple(layers), draws, values, exponents, verdict, trivial, reason, *_power(exponents, noise, used)
-    )  # fmt: skip
+    power, detectable = verdict_power(verdict, trivial, exponents, draws)
+    return DepthCheck(tuple(layers), draws, values, exponents, verdict, trivial, reason, power, detectable)
 
 
 def _squares(found: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -307,7 +305,10 @@ def _meets(verdict: str, exponents: Mapping[str, Figure]) -> bool:
 
 def _used(verdict: str, trivial: bool, exponents: Mapping[str, Figure]) -> list[str]:
     """Names of the exponents that a verdict rests on, of those that are known."""
-    names = [name for name, *_ in NEEDS.get(verdict, NEEDS["SDE"])] if not trivial else ["states", "parity"]
+    if verdict == "none":
+        names = ["states"] if above(exponents["states"], MARGIN) else ["increments"]
+    else:
+        names = [name for name, *_ in NEEDS.get(verdict, NEEDS["SDE"])] if not trivial else ["states", "parity"]
     return [name for name in names if math.isfinite(float(exponents[name]))]
 
 
@@ -316,16 +317,19 @@ def student_error(exponent: Figure, draws: int) -> float:
     return half_width(exponent) / student(draws)
 
 
-def _power(exponents: Mapping[str, Figure], noise: Mapping[str, float], used: Sequence[str]) -> tuple[float, float]:
-    """The chance that exponents exactly where a limit asks for them are found within its margins, and how far off the noisiest
-    would have to be for them not to be with a chance of 0.8: normal errors of the size of `noise`."""
+def verdict_power(verdict: str, trivial: bool, exponents: Mapping[str, Figure], draws: int) -> tuple[float, float]:
+    """The power of a verdict and what it would have noticed (see `DepthCheck`), with normal errors of the size of the intervals."""
+    used = _used(verdict, trivial, exponents)
+    noise = {name: max(student_error(exponents[name], draws), 1e-12) for name in used}
     if not used or not all(math.isfinite(noise[name]) for name in used):
         return math.nan, math.nan
+    if verdict == "none":
+        bound = MARGIN if used[0] == "states" else -0.5 + SHARP
+        far = float(exponents[used[0]]) - half_width(exponents[used[0]]) - bound
+        return float(ndtr(far / noise[used[0]])), far
     power, detectable = 1.0, 0.0
     for name in used:
-        margin = SHARP if name == "increments" else MARGIN
-        room = margin - half_width(exponents[name])
-        error = max(noise[name], 1e-12)
-        power *= max(2 * float(ndtr(room / error)) - 1, 0.0)
-        detectable = max(detectable, room + 0.8416 * error)
+        room = (SHARP if name == "increments" else MARGIN) - half_width(exponents[name])
+        power *= max(2 * float(ndtr(room / noise[name])) - 1, 0.0)
+        detectable = max(detectable, room + 0.8416 * noise[name])
     return power, detectable

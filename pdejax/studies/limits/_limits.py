@@ -99,7 +99,7 @@ def verdicts(results: Mapping[str, Any]) -> dict[str, str]:
 
 def _checked(records: Sequence[Mapping[str, Any]]) -> str:
     """How many verdicts are wrong, with the exact 95 % upper bound of the rate."""
-    rows = [summary(list(records), name) for name in NAMES if any(r["recipe"] == name for r in records)]
+    rows = [summary(records, name) for name in NAMES if any(r["recipe"] == name for r in records)]
     checks, wrong, right = (sum(row[key] for row in rows) for key in ("checks", "wrong", "right"))
     most = float(beta_law.ppf(0.95, wrong + 1, checks - wrong)) if wrong < checks else 1.0
     said = f"{wrong} of {checks} verdicts wrong (rate at most {most:.1%} at 95 %), {right} right, "
@@ -190,7 +190,7 @@ def judge(config: LimitsConfig, evidence: Sequence[Evidence]) -> Judgement:
 def tables(results: Mapping[str, Any]) -> list[Table]:
     """A table per section; that of the checks is the one that grows."""
     records = results.get("check", [])
-    rows = [cells(summary(list(records), name)) for name in NAMES if any(r["recipe"] == name for r in records)]
+    rows = [cells(summary(records, name)) for name in NAMES if any(r["recipe"] == name for r in records)]
     found = [Table(COLUMNS, rows)]
     if "closures" in results:
         columns = (
@@ -220,8 +220,9 @@ _INTERVAL = tuple(Column(head, ".4f", right=True) for head in ("measured", "low"
 
 def _noise_lines(results: Mapping[str, Any]) -> list[tuple[Any, ...]]:
     def line(name: str, value: Any, ci: Any, expected: float) -> tuple[Any, ...]:
-        known = value is not None and ci is not None
-        return name, value, value - ci if known else None, value + ci if known else None, expected
+        if value is None or ci is None:
+            return name, value, None, None, expected
+        return name, value, value - ci, value + ci, expected
 
     exact = results["diffrax"][-1]["mean"]
     return [

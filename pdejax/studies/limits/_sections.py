@@ -1,6 +1,7 @@
 """What the study of limits measures, section by section; every piece is a part that is kept."""
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -75,7 +76,7 @@ def check_section(config: LimitsConfig, parts: Parts) -> list[dict[str, Any]]:
     return records
 
 
-def summary(records: list[dict[str, Any]], name: str) -> dict[str, Any]:
+def summary(records: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
     """How often the verdicts on one recipe were right, not decided, wrong."""
     own = [r for r in records if r["recipe"] == name]
     right = sum(r["verdict"] == r["truth"] and r["trivial"] == r["trivial_truth"] for r in own)
