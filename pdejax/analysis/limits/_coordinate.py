@@ -318,7 +318,7 @@ def student_error(exponent: Figure, draws: int) -> float:
 
 
 def verdict_power(verdict: str, trivial: bool, exponents: Mapping[str, Figure], draws: int) -> tuple[float, float]:
-    """The power of a verdict and what it would have noticed (see `DepthCheck`), with normal errors of the size of the intervals."""
+    """The power of a verdict and what it would have noticed (see `DepthCheck`), with normal errors as wide as the intervals."""
     used = _used(verdict, trivial, exponents)
     noise = {name: max(student_error(exponents[name], draws), 1e-12) for name in used}
     if not used or not all(math.isfinite(noise[name]) for name in used):
