@@ -65,13 +65,13 @@ def test_antipodal_probability_by_quadrature(gamma, beta, d):
     """The scale function from the rates themselves, by SciPy: its derivative is exp(−∫ 2 drift/variance)."""
 
     def ratio(x):
-        g = math.tanh(x)
-        drift, variance = (float(v) for v in exact.two_token_rates(g, beta, d))
+        g = np.tanh(x)
+        drift, variance = (np.asarray(v) for v in exact.two_token_rates(jnp.asarray(g), beta, d))
         # Itô: x = artanh γ drifts by drift/(1 − γ²) + γ variance/(1 − γ²)², with variance/(1 − γ²)².
         return 2 * (drift / (1 - g * g) + g * variance / (1 - g * g) ** 2) / (variance / (1 - g * g) ** 2)
 
     x = np.linspace(-16, 16, 2001)
-    rates = np.array([ratio(v) for v in x])
+    rates = ratio(x)
     inner = np.concatenate([[0], np.cumsum((rates[1:] + rates[:-1]) / 2) * (x[1] - x[0])])
     density = np.exp(-(inner - inner[1000]))
     share = np.trapezoid(np.where(x >= math.atanh(gamma), density, 0), x) / np.trapezoid(density, x)

@@ -155,9 +155,9 @@ def test_an_exponent_that_settles_slowly_has_a_wide_interval():
     """Values L^{−1/2}(1 + L^{−1/2}) without noise: the interval holds −½, and the local slope alone would not."""
     layers = np.array([8, 16, 32, 64, 128, 256])
     values = layers**-0.5 * (1 + layers**-0.5)
-    found = settled_exponent(layers, values, np.tile(values, (8, 1)))
+    found = settled_exponent(layers.tolist(), values, np.tile(values, (8, 1)))
     assert float(found.low) < -0.5 < float(found.high) and abs(float(found) + 0.5) > 0.02
-    exact = settled_exponent(layers, layers**-0.5, np.tile(layers**-0.5, (8, 1)))
+    exact = settled_exponent(layers.tolist(), layers**-0.5, np.tile(layers**-0.5, (8, 1)))
     assert float(exact) == pytest.approx(-0.5, abs=1e-12) and float(exact.high) == pytest.approx(-0.5, abs=1e-9)
 
 
@@ -264,7 +264,8 @@ def test_weights_depend_on_depth_as_the_recipe_says():
     def weights(kind, count, longest=64):
         recipe = Recipe(equation, kind, 1.0, amplitude=0.5)
         drawn = recipe.draw(longest, key)
-        return np.stack([recipe.layer(drawn, index, count, longest).reaction.w1 for index in range(count)])
+        layer = jax.jit(jax.vmap(lambda index: recipe.layer(drawn, index, count, longest).reaction.w1))
+        return np.asarray(layer(jnp.arange(count)))
 
     smooth = weights("smooth", 16), weights("smooth", 32)
     np.testing.assert_allclose(smooth[0], (smooth[1][::2] + smooth[1][1::2]) / 2, atol=0.02 * size)

@@ -277,7 +277,7 @@ def depth_verdict(
         return "not decided", False, f"networks of {', '.join(lost)} layers diverged, which is no evidence"
     if above(states, MARGIN):
         return "none", False, f"states grow without bound: {said('states', 'increments')}"
-    if above(increments, -0.5 + SHARP) and near(parity, 0):
+    if above(increments, -0.5 + SHARP) and near(parity, 0.0):
         return (
             "none",
             False,
@@ -288,7 +288,7 @@ def depth_verdict(
         why = f"states stay at the input: {said('states', 'coarse', 'parity')}"
         if function and below(exponents["coarse"], -0.5):
             return "ODE", True, f"{why}; weights are a function of depth"
-        if near(parity, 0):
+        if near(parity, 0.0):
             return "averaged ODE", True, f"{why}; layers are independent"
         return "not decided", False, why
     if _meets("ODE", exponents) and function and below(exponents["coarse"], -1 + MARGIN):

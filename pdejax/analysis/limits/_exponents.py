@@ -103,17 +103,17 @@ def spread_verdict(exponent: float, ci: float, settles: bool) -> str:
         return "not measurable: fewer than two usable values"
     if not math.isfinite(ci):
         return f"not decided: the spread changes as L^{exponent:+.2f}, of too few draws for an interval"
-    if near(found, 0):
+    if near(found, 0.0):
         return f"no limit along a path: draws keep their spread ({shown}), SDE-like"
-    if above(found, 0):
+    if above(found, 0.0):
         return f"no limit: the spread between draws grows as {shown}"
-    if below(found, 0) and not settles:
+    if below(found, 0.0) and not settles:
         return f"not decided: the spread between draws falls as {shown}, but their mean does not settle"
     if near(found, -0.5):
         return f"ODE limit of the averaged field: draws agree as {shown}"
     if below(found, -0.5):
         return f"ODE limit of the averaged field: draws agree faster than at −1/2, as {shown}"
-    if above(found, -0.5) and below(found, 0):
+    if above(found, -0.5) and below(found, 0.0):
         return f"between the regimes: draws agree as {shown}, neither at −1/2 nor not at all"
     return f"not decided: the spread between draws changes as {shown}"
 
