@@ -23,6 +23,7 @@ MADE = {
     "stability": tables.stability,
     "stiff": tables.stiff,
     "parallel": tables.parallel,
+    "limits": tables.limits,
     "speed": tables.speed,
     "memory": tables.memory,
     "analysis speed": tables.analysis_speed,

@@ -20,6 +20,7 @@ EXAMPLES = """examples:
   pdejax reproduce --out out/reproduce               the papers' experiments: theirs, ours, a null model
   pdejax claims --out out/reproduce                  a verdict on every claim, with its evidence
   pdejax report out/reproduce                        one page of all that
+  pdejax limits --out out                            which limit depth has, closures, slow clustering, noise
   pdejax algorithm1 --out out                        v1's Algorithm 1 with each of the signs it prints
   pdejax parity path/to/checkpoint                   a pretrained network beside transformers, layer by layer
   pdejax info                                        versions, devices, precision, caches
@@ -43,6 +44,7 @@ COMMANDS = (
     ("claims", "pdejax.studies.claims._config", "a verdict on every claim of the papers, recomputed"),
     ("report", "pdejax.runs.report._command", "one page of all results in a folder"),
     ("parity", "pdejax.networks._parity_command", "a checkpoint beside transformers, layer by layer"),
+    ("limits", "pdejax.studies.limits._config", "which limit deep networks have; closures, slow clustering, noise"),
     ("algorithm1", "pdejax.studies.numerics._algorithm1_config", "v1's Algorithm 1 with each of its signs"),
     ("info", "pdejax.studies._command", "versions, devices, precision, caches"),
 )

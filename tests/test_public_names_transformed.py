@@ -26,7 +26,9 @@ HALF, ONE, TWO = (jnp.asarray(x) for x in (0.5, 1.0, 2.0))
 SHARES = jnp.full(N, 1 / N)
 
 EXACT = {
+    "antipodal_probability": (lambda g, b: exact.antipodal_probability(g, b, 3), (HALF, ONE)),
     "bivariate_normal_information": (exact.bivariate_normal_information, (HALF,)),
+    "circle_mode_rate": (lambda b: exact.circle_mode_rate(b, 2), (ONE,)),
     "diffusion_channel_information": (exact.diffusion_channel_information, (jnp.ones(3), -jnp.arange(3.0), HALF, ONE)),
     "diffusive_step_limit": (lambda d, dx: exact.diffusive_step_limit("rk4", d, dx), (HALF, ONE)),
     "equiangular_cosine": (lambda g, b, t: exact.equiangular_cosine(g, b, 4, t), (HALF, ONE, HALF)),
@@ -48,13 +50,17 @@ EXACT = {
     "mode_sum": (lambda u: exact.mode_sum(u, "neumann"), (U,)),
     "preln_equiangular": (lambda g, r, b, t: exact.preln_equiangular(g, r, b, 4, t), (HALF, ONE, ONE, HALF)),
     "preln_equiangular_rates": (lambda g, r, b: exact.preln_equiangular_rates(g, r, b, 4), (HALF, ONE, ONE)),
+    "random_linear_moments": (lambda v: exact.random_linear_moments(3, 4, variance=v), (HALF,)),
     "spatial_norm_basin_radius": (exact.spatial_norm_basin_radius, (ONE, HALF)),
     "spatial_norm_growth_radius": (exact.spatial_norm_growth_radius, (ONE, ONE, HALF, HALF)),
     "spatial_norm_radius": (exact.spatial_norm_radius, (TWO, ONE, HALF, HALF)),
     "spatial_norm_solution": (exact.spatial_norm_solution, (U, ONE, HALF, HALF)),
     "spatial_norm_time": (exact.spatial_norm_time, (TWO, ONE, ONE, HALF)),
     "sphere_attention": (exact.sphere_attention, (SPHERE, ONE)),
+    "sphere_noise_cosine": (lambda t: exact.sphere_noise_cosine(3, t), (HALF,)),
     "sphere_retraction_single_token": (exact.sphere_retraction_single_token, (SPHERE, M, HALF)),
+    "two_token_exponents": (lambda b: exact.two_token_exponents(b, 4), (ONE,)),
+    "two_token_rates": (lambda g, b: exact.two_token_rates(g, b, 4), (HALF, ONE)),
     "uniform_attention": (exact.uniform_attention, (U, M, HALF)),
 }
 
@@ -175,10 +181,11 @@ ELSEWHERE = {
     "takes tokens: above": "observe",
     "makes or reads models, on the host": "as_network lift network pair untrained_field load_model load_pretrained save_model "
     "save_transports iid smooth_random",
-    "numbers of Python in, numbers out, no array to trace": "consensus_exponents heat_mode real_axis_limit stability_polynomial "
-    "castin_bound critical_path expected_order evaluations get_solver linear_part real_stability_limit stability_function "
-    "continuum_bounds",
-    "works on numbers: refused inside jit by the decorator that the tables of analyses test": "field_lipschitz step_constants "
+    "numbers of Python in, numbers out, no array to trace": "two_token_critical_beta attention_means consensus_exponents "
+    "heat_mode real_axis_limit stability_polynomial castin_bound critical_path expected_order evaluations get_solver linear_part "
+    "real_stability_limit stability_function continuum_bounds",
+    "works on numbers: refused inside jit by the decorator that the tables of analyses test": "depth_check closure_gap "
+    "metastability waiting_exponent field_lipschitz step_constants "
     "growth_bound random_negative_fraction one_sided_step_bound adversarial_lipschitz sampled_lipschitz measure_constants "
     "measure_scheme convergence solve_reference information_stages",
     "takes a whole network or samples on the host: tests of their own": "states branch_sizes layer_field layer_surgery "

@@ -164,6 +164,26 @@ def parallel() -> str:
     return f"{table(head, rows)}\n\nRelative bias of gradients stopped after k cycles, forwards and backwards: {shown}."
 
 
+def limits() -> str:
+    """How often verdicts on limits were right, and the answers."""
+    found = _read("limits/limits.json")
+    [checks, *others] = found["tables"]
+    heads = [column["head"] for column in checks["columns"]]
+    rows = [[_plain(cell) for cell in row] for row in checks["rows"]]
+    parts = [table(heads, rows)]
+    for each in others:
+        heads = [column["head"] for column in each["columns"]]
+        parts += [f"{each['caption']}:", table(heads, [[_plain(cell) for cell in row] for row in each["rows"]])]
+    return "\n\n".join([*parts, _verdicts(found)])
+
+
+def _plain(value) -> str:
+    """An entry of a kept table: numbers with three digits after the point."""
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return "–" if value is None else str(value)
+
+
 def calibration() -> str:
     """Median error ± spread of every estimator of mutual information, in nats, on channels of known information."""
     found = _read("calibration.json")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pdejax.analysis import growth as growth
     from pdejax.analysis import information as information
     from pdejax.analysis import jacobian as jacobian
+    from pdejax.analysis import limits as limits
     from pdejax.analysis import loops as loops
     from pdejax.analysis import numerics as numerics
     from pdejax.analysis import operators as operators

@@ -29,6 +29,13 @@ from pdejax.exact._linear import linear_master_equation as linear_master_equatio
 from pdejax.exact._linear import linear_reaction as linear_reaction
 from pdejax.exact._linear import sphere_retraction_single_token as sphere_retraction_single_token
 from pdejax.exact._linear import uniform_attention as uniform_attention
+from pdejax.exact._noise import antipodal_probability as antipodal_probability
+from pdejax.exact._noise import circle_mode_rate as circle_mode_rate
+from pdejax.exact._noise import random_linear_moments as random_linear_moments
+from pdejax.exact._noise import sphere_noise_cosine as sphere_noise_cosine
+from pdejax.exact._noise import two_token_critical_beta as two_token_critical_beta
+from pdejax.exact._noise import two_token_exponents as two_token_exponents
+from pdejax.exact._noise import two_token_rates as two_token_rates
 from pdejax.exact._spatial_norm import spatial_norm_basin_radius as spatial_norm_basin_radius
 from pdejax.exact._spatial_norm import spatial_norm_growth_radius as spatial_norm_growth_radius
 from pdejax.exact._spatial_norm import spatial_norm_radius as spatial_norm_radius

@@ -35,6 +35,7 @@ FIELD = pj.MasterEquation(
 DISC = pj.Discretization(FIELD, "rk4", t1=1.0, steps=3)
 LEAKY = pj.MasterEquation(pj.Attention(D, 1, key=KEY, leak=True))
 FEW = {"key": KEY, "resamples": 20}
+NOISE, EYE = an.limits.CommonNoise(an.limits.attention_means(0.5), variance=0.1), 0.5 * jnp.eye(2)
 
 
 LOOP = an.loops.loop_of(jnp.tanh, U)
@@ -54,6 +55,7 @@ WORKS = {
     "attention_entropy": (lambda p: an.attention_entropy(p, **FEW), (P,)),
     "attention_fidelity": (lambda p, q: an.attention_fidelity(p, q, **FEW), (P, Q)),
     "attention_rollout": (lambda p: an.attention.attention_rollout(p, **FEW), (P,)),
+    "circle_closure": (lambda r: an.limits.circle_closure(r, 1.0, t1=0.1), (1 + 0.1 * jnp.sin(TS),)),
     "claimed_energy": (lambda x: an.growth.claimed_energy(x, 1.0, 0.1, 0.5), (jnp.asarray(1.0),)),
     "fidelity_bound claimed": (lambda x: an.residual.fidelity_bound(x, claimed=True), (jnp.asarray(0.5),)),
     "collapse_rate": (
@@ -79,6 +81,10 @@ WORKS = {
     "fidelity": (lambda u: an.residual.fidelity(u, u[0]), (UU,)),
     "fidelity_report": (lambda u: an.residual.fidelity_report(u, u[0]), (UU,)),
     "ftle": (lambda u: an.jacobian.ftle(DISC, u, key=KEY), (U,)),
+    "gaussian_closure": (
+        lambda m, c: an.limits.gaussian_closure(m, c, logits=EYE, values=EYE, t1=0.1),
+        (rnd(22, 2), 0.5 * jnp.eye(2)),
+    ),
     "gradient_flow": (
         lambda u: an.gradient_flow(DISC, u, loss=lambda v, *a: jnp.sum(v**2), null=None, **FEW),
         (rnd(13, B, N, D),),
@@ -116,6 +122,7 @@ WORKS = {
         lambda x, y: an.mutual_information(y, x, "infonce", key=KEY, steps=3, classes=3),
         (X, LAB),
     ),
+    "network_ends": (lambda u: an.limits.network_ends(NOISE, u, layers=2, draws=2, key=KEY), (U,)),
     "pearson": (lambda a, b: an.similarity.pearson(a, b), (X[:, 0], Y[:, 0])),
     "perturbation_sensitivity": (
         lambda u: an.perturbation_sensitivity(DISC, u, key=KEY, loss=lambda v, *a: jnp.sum(v**2), draws=2),
@@ -130,6 +137,7 @@ WORKS = {
         (rnd(13, B, N, D),),
     ),
     "residual_ratio": (lambda u: an.residual.residual_ratio(u, u[0]), (UU,)),
+    "sde_ends": (lambda u: an.limits.sde_ends(NOISE, u, steps=2, draws=2, key=KEY), (U,)),
     "sequence_cosine": (lambda a, b: an.similarity.sequence_cosine(a, b), (US, US2)),
     "fidelity_bound": (lambda x: an.residual.fidelity_bound(x), (jnp.asarray(0.5),)),
     "shuffle_features": (lambda u: an.shuffle_features(u, KEY), (US,)),
@@ -196,7 +204,8 @@ def mapping(function):
 
 
 # fmt: off
-SLOW = {"amplitude_spectrum", "attention_entropy", "attention_fidelity", "attention_rollout",
+SLOW = {"circle_closure", "gaussian_closure", "sde_ends",
+        "amplitude_spectrum", "attention_entropy", "attention_fidelity", "attention_rollout",
         "collapse_rate", "data_processing", "decay_difference", "ftle", "gradient_flow", "information_phases",
         "information_plane", "layer_correlation", "layer_entropy", "layer_jacobian", "low_pass_ratio",
         "lyapunov_exponents", "lyapunov_of_maps", "perturbation_sensitivity", "representation", "residual_decay",

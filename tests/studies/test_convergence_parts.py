@@ -11,19 +11,15 @@ import numpy as np
 import pytest
 
 import pdejax as pj
+from pdejax.analysis.limits._exponents import spread_exponent, spread_verdict
+from pdejax.analysis.limits._recipe import redraw
 from pdejax.runs import ResultError
 from pdejax.runs._files import plain, write_json, write_whole
 from pdejax.runs._parts import Parts
 from pdejax.studies import ConvergenceConfig
 from pdejax.studies.numerics._convergence_case import build_case
 from pdejax.studies.numerics._convergence_config import MODES
-from pdejax.studies.numerics._limits import (
-    iid_spread,
-    redraw,
-    spatial_convergence,
-    spread_exponent,
-    spread_verdict,
-)
+from pdejax.studies.numerics._limits import iid_spread, spatial_convergence
 
 TINY = {"length": 12, "dim": 8, "heads": 2, "layers": 2, "ffn": 12}
 

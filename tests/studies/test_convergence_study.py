@@ -13,17 +13,16 @@ from flax import nnx
 
 import pdejax as pj
 from pdejax import analysis, cli
+from pdejax.analysis.limits._exponents import distance_verdict, spread_verdict
 from pdejax.runs import Result, ResultError
 from pdejax.studies import ConvergenceConfig, convergence
 from pdejax.studies.numerics import _convergence as study
 from pdejax.studies.numerics._convergence_case import build_case
 from pdejax.studies.numerics._limits import (
     cosine_coefficients,
-    distance_verdict,
     sample_cosines,
     smooth_regime,
     spatial_convergence,
-    spread_verdict,
 )
 
 SMALL = {"length": 10, "dim": 8, "heads": 2, "layers": 2, "ffn": 12, "spatial": (), "regimes": (), "steps": (4, 8, 16)}

@@ -6,7 +6,8 @@ import pathlib
 import pytest
 
 from pdejax.runs._records import Result
-from pdejax.studies import ConvergenceConfig, StabilityConfig, StiffConfig
+from pdejax.studies import ConvergenceConfig, LimitsConfig, StabilityConfig, StiffConfig
+from pdejax.studies.limits._limits import LIMITS
 from pdejax.studies.numerics._convergence import CONVERGENCE
 from pdejax.studies.numerics._stability import verdicts as stability_verdicts
 from pdejax.studies.numerics._stiff import STIFF
@@ -22,9 +23,16 @@ def stored(name: str) -> Result:
     return found
 
 
-@pytest.mark.parametrize(("study", "config"), [(CONVERGENCE, ConvergenceConfig), (STIFF, StiffConfig)])
-def test_a_stored_result_is_judged_the_same(study, config):
-    found = stored(study.name)
+@pytest.mark.parametrize(
+    ("study", "config", "name"),
+    [
+        (CONVERGENCE, ConvergenceConfig, "convergence"),
+        (STIFF, StiffConfig, "stiff"),
+        (LIMITS, LimitsConfig, "limits/limits"),
+    ],
+)
+def test_a_stored_result_is_judged_the_same(study, config, name):
+    found = stored(name)
     judged = study.judge(config(**found.config), [found.results])
     assert judged.verdicts == found.verdicts and judged.sentence == found.verdict and judged.passed == found.passed
     assert judged.dataset is not None and judged.tables[0].rows

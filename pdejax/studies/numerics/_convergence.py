@@ -14,6 +14,7 @@ from pdejax._arguments import checked
 from pdejax._discretization import Discretization
 from pdejax._simulate import simulate
 from pdejax.analysis import fit_order, mesh_norm
+from pdejax.analysis.limits._exponents import ROUNDING
 from pdejax.analysis.numerics import FieldConstants, Reference, error_floor
 from pdejax.plot._style import COLOURS, MARKERS
 from pdejax.runs._files import plain
@@ -23,7 +24,7 @@ from pdejax.runs._table import Column, Table
 from pdejax.studies.numerics._convergence_case import Case, build_case, fingerprint
 from pdejax.studies.numerics._convergence_config import ConvergenceConfig
 from pdejax.studies.numerics._convergence_dataset import dataset
-from pdejax.studies.numerics._limits import ROUNDING, iid_spread, smooth_regime, spatial_convergence
+from pdejax.studies.numerics._limits import iid_spread, smooth_regime, spatial_convergence
 from pdejax.studies.study import Evidence, Judgement, Study, failed, run, settings
 
 NORMS = {"pre": "pre-LN field", "peri": "peri-LN field", "post": "post-LN flow", "none": "field without LN"}

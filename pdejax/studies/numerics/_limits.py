@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
-from scipy.special import stdtrit
 
 from pdejax._depth import DepthVarying, scale_strength, strength_factor
 from pdejax._discretization import Discretization
@@ -18,11 +17,11 @@ from pdejax._equation import MasterEquation
 from pdejax._simulate import simulate
 from pdejax._types import Field
 from pdejax.analysis import fit_order
-from pdejax.analysis.numerics import fit_power
+from pdejax.analysis.limits._exponents import distance_verdict, relative_spreads, spread_exponent, spread_verdict
+from pdejax.analysis.limits._recipe import redraw
 from pdejax.solvers import Grid
 from pdejax.studies.numerics._convergence_config import MODES, check_tokens
 from pdejax.terms import Diffusion
-from pdejax.terms._base import gaussian
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +60,7 @@ def iid_spread(
         found.append(np.asarray(_ends(base, u0, strengths, draws, key)))
     ends = np.stack(found)
     value, ci = spread_exponent(layers, ends)
-    spreads, means = _spreads(ends), ends.mean(axis=1)
+    spreads, means = relative_spreads(ends), ends.mean(axis=1)
     moves = [float(np.linalg.norm(b - a) / np.linalg.norm(b)) for a, b in itertools.pairwise(means)]
     # What a mean of so many draws moves by chance.
     noise = float(np.hypot(*spreads[-2:])) / math.sqrt(draws)
@@ -74,24 +73,6 @@ def iid_spread(
     return Regime(name, "spread between draws", tuple(layers), tuple(spreads.tolist()), value, ci, said, tuple(moves))
 
 
-def spread_exponent(layers: Sequence[int], ends: Float[np.ndarray, "layers draws n d"]) -> tuple[float, float]:
-    """The exponent of L in the spread between draws, and its half-width by the jackknife; NaN for fewer than 3 draws."""
-    counts, draws = np.asarray(layers, float), ends.shape[1]
-    value = fit_power(counts, _spreads(ends)).order
-    if draws < 3:
-        return value, math.nan
-    left_out = np.array([fit_power(counts, _spreads(np.delete(ends, i, axis=1))).order for i in range(draws)])
-    error = math.sqrt((draws - 1) / draws * float(np.sum((left_out - left_out.mean()) ** 2)))
-    return value, float(stdtrit(draws - 1, 0.975)) * error
-
-
-def _spreads(ends: np.ndarray) -> np.ndarray:
-    """The relative spread between draws `(layers,)` of states `(layers, draws, n, d)`."""
-    mean = ends.mean(axis=1, keepdims=True)
-    spread = np.sqrt(np.sum((ends - mean) ** 2, axis=(1, 2, 3)) / (ends.shape[1] - 1))
-    return spread / np.linalg.norm(mean[:, 0], axis=(1, 2))
-
-
 def smooth_regime(layers: Sequence[int], values: Sequence[float]) -> Regime:
     """Fit distances to the ODE's solution, of networks with weights smooth in depth, and say what they mean."""
     fit = fit_order([1 / count for count in layers], values, last=max(2, len(layers)))
@@ -99,44 +80,6 @@ def smooth_regime(layers: Sequence[int], values: Sequence[float]) -> Regime:
     return Regime(
         "smooth weights", "distance to the ODE's solution", tuple(layers), tuple(values), -fit.order, fit.ci, said
     )
-
-
-ROUNDING = 1e-3  # orders are told apart to the digits that are shown
-MARGIN = 0.1  # exponents that differ by less are one regime
-
-
-def spread_verdict(exponent: float, ci: float, settles: bool) -> str:
-    """The regime that the exponent of the spread shows: one only where its whole interval lies within 0.1 of that regime's."""
-    shown = f"L^{exponent:+.2f} ± {ci:.2f}"
-    if not math.isfinite(exponent):
-        return "not measurable: fewer than two usable values"
-    if not math.isfinite(ci):
-        return f"not decided: the spread changes as L^{exponent:+.2f}, of too few draws for an interval"
-    if abs(exponent) + ci <= MARGIN:
-        return f"no limit along a path: draws keep their spread ({shown}), SDE-like"
-    if exponent - ci > 0:
-        return f"no limit: the spread between draws grows as {shown}"
-    if exponent + ci < 0 and not settles:
-        return f"not decided: the spread between draws falls as {shown}, but their mean does not settle"
-    if abs(exponent + 0.5) + ci <= MARGIN:
-        return f"ODE limit of the averaged field: draws agree as {shown}"
-    if exponent + ci < -0.5:
-        return f"ODE limit of the averaged field: draws agree faster than at −1/2, as {shown}"
-    if exponent - ci > -0.5 and exponent + ci < 0:
-        return f"between the regimes: draws agree as {shown}, neither at −1/2 nor not at all"
-    return f"not decided: the spread between draws changes as {shown}"
-
-
-def distance_verdict(exponent: float, ci: float) -> str:
-    """What the exponent of the distance to the ODE's solution shows: a limit at first order where its interval holds −1."""
-    if not (math.isfinite(exponent) and math.isfinite(ci)):
-        return "not measurable: fewer than three usable values"
-    shown = f"L^{exponent:.2f} ± {ci:.2f}"
-    if abs(exponent + 1) <= ci + ROUNDING and ci <= 0.5:
-        return f"ODE limit, reached at rate {shown}"
-    if ci > 0.5:
-        return f"not decided: the distance changes as {shown}"
-    return f"no first-order ODE limit: the distance changes as {shown}"
 
 
 @eqx.filter_jit
@@ -151,20 +94,6 @@ def _ends(base: MasterEquation, u0: Field, strengths: Float[Array, " layers"], d
         return simulate(Discretization(network, "euler", t1=1.0, steps=layers), u0, save="end").us[-1]
 
     return jax.vmap(end)(jax.random.split(key, draws))
-
-
-def redraw(equation: MasterEquation, key: PRNGKeyArray) -> MasterEquation:
-    """The same equation with every weight matrix drawn anew, Gaussian of the same root mean square."""
-    leaves, treedef = jax.tree.flatten(equation)
-    matrices = [leaf for leaf in leaves if eqx.is_inexact_array(leaf) and leaf.ndim >= 2]
-    drawn = iter(gaussian(key, *(leaf.shape for leaf in matrices)))
-
-    def draw(leaf):
-        if not (eqx.is_inexact_array(leaf) and leaf.ndim >= 2):
-            return leaf
-        return (jnp.sqrt(jnp.mean(leaf**2)) * next(drawn)).astype(leaf.dtype)
-
-    return jax.tree.unflatten(treedef, [draw(leaf) for leaf in leaves])
 
 
 SPAN = 0.2  # depth of the comparison

@@ -1,0 +1,335 @@
+"""Which limit deep networks have: how states, increments, gradients and draws scale with the number of layers."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PRNGKeyArray
+from scipy.special import ndtr
+
+from pdejax import _check
+from pdejax._arguments import checked
+from pdejax._check import on_numbers
+from pdejax._depth import DepthVarying
+from pdejax._figure import AbstractRecord, Figure
+from pdejax._types import Field
+from pdejax.analysis.jacobian._systems import discretization_of
+from pdejax.analysis.limits._exponents import (
+    MARGIN,
+    above,
+    below,
+    half_width,
+    near,
+    relative_spreads,
+    settled_exponent,
+    student,
+)
+from pdejax.analysis.limits._recipe import Recipe, is_drawn
+
+_OWNER = "depth_check"
+SHARP = 0.04  # increments have little noise, and their exponent is told apart by so much
+BATCH = 64  # draws at a time: the memory of their random numbers
+VERDICTS = ("ODE", "averaged ODE", "SDE", "none", "not decided")
+# What must be where for each limit: quantity, exponent, margin.
+NEEDS: Mapping[str, tuple[tuple[str, float, float], ...]] = {
+    "ODE": (("states", 0.0, MARGIN), ("increments", -1.0, SHARP)),
+    "averaged ODE": (("states", 0.0, MARGIN), ("increments", -1.0, SHARP), ("parity", -0.5, MARGIN)),
+    "SDE": (
+        *(("states", 0.0, MARGIN), ("increments", -0.5, SHARP)),
+        *(("draws", 0.0, MARGIN), ("parity", 0.0, MARGIN)),
+    ),
+}
+
+
+class DepthCheck(AbstractRecord):
+    r"""Which limit networks of L layers have as L grows, from how these quantities scale, `values[name] (layers,)` and
+    `exponents[name]` of L:
+
+    - `states` $\|u_L - u_0\|/\|u_0\|$ and `increments` $\|u_{l+1} - u_l\|/\|u_0\|$: root mean squares over draws, and layers.
+    - `coarse`: distance to the network that keeps every second layer and takes twice the step; `parity`: distance between
+      those of the even and of the odd layers; both relative to `states`. Weights that are a function of depth let both fall
+      like 1/L, independent layers let `parity` fall like their noise does beside the rest: L^{-½} if it averages out, L^0 if
+      nothing else is left. Equal layers have no `parity` (`values` are 0, the exponent NaN).
+    - `draws`: spread between draws, relative to their mean; `weight gradients` $\|\partial\ell/\partial\theta_l\|$, those of the
+      layers' matrices, and `input gradients` $\|\partial\ell/\partial u_0\|$ of a random linear loss
+      $\ell = \langle v, u_L\rangle$, $\|v\| = 1$.
+
+    `verdict`: `"ODE"` (a network tends to the solution of its own ODE), `"averaged ODE"` (noise averages out), `"SDE"` (the law
+    of networks converges), `"none"`, or `"not decided"`; `trivial` if states stay where they are in the limit, at the rate of
+    their exponent; `reason` in words.
+
+    `power`: the chance that a limit with exactly these exponents would be decided with the noise that was seen, so that "not
+    decided" at a small power says little; for `"none"` the chance that growth as fast as this is seen. `detectable`: of the
+    exponents that the verdict rests on (those of an SDE, where nothing is decided), how far off the noisiest of them would have
+    to be for the verdict to be withheld with a chance of 0.8.
+    """
+
+    layers: tuple[int, ...] = eqx.field(static=True)
+    draws: int = eqx.field(static=True)
+    values: dict[str, np.ndarray]
+    exponents: dict[str, Figure]
+    verdict: str = eqx.field(static=True)
+    trivial: bool = eqx.field(static=True)
+    reason: str = eqx.field(static=True)
+    power: float
+    detectable: float
+
+
+@checked
+@on_numbers
+def depth_check(
+    recipe: Recipe | Mapping[int, Sequence[Any]],
+    u0: Field,
+    *,
+    layers: Sequence[int] = (8, 16, 32, 64, 128, 256, 512),
+    draws: int = 64,
+    key: PRNGKeyArray | None = None,
+    gradients: bool = True,
+) -> DepthCheck:
+    r"""Find which limit a recipe has as layers grow: the depth coordinate check, with a verdict.
+
+    - `recipe`: a [`Recipe`][pdejax.analysis.limits._recipe.Recipe], of which `draws` networks of each number of `layers` are
+      run; or trained networks by their number of layers, `{8: [net, …], 16: […], …}`, as many for each, from different seeds:
+      models or discretizations with Euler steps, one per layer (then `layers` and `draws` are theirs).
+    - `u0 (n, d)`: the input. Exponents of L come from the upper half of `layers`; their intervals hold the noise of draws and
+      what the exponent still moves between the lower and the upper half. A limit is named only where every interval that it
+      rests on lies whole within 0.1 (of increments within 0.04) of what it asks for: what falls between is not decided.
+    - `gradients`: measure them too; the verdict does not rest on them.
+
+    Cost: five passes through networks of `layers` for each draw, with the random numbers of 16 draws at a time in memory.
+    **Not jit-compatible**. Raises `ValueError` for fewer than four numbers of layers, odd ones, fewer than 8 draws of a
+    recipe (3 of trained networks), or an input that is not finite.
+
+    Source: coordinate checks in depth, arXiv 2310.02244 and 2309.16620; scales and limits, arXiv 2206.06929; the use of thinned
+    layers and the verdict are derived here.
+    """
+    _check.finite(_OWNER, "u0", u0)
+    key = jax.random.key(0) if key is None else key
+    if isinstance(recipe, Recipe):
+        counts = _counts(layers)
+        _check.integer(_OWNER, "draws", draws, 8)
+        found = [_of_recipe(recipe, u0, count, max(counts), draws, key, gradients) for count in counts]
+    else:
+        counts = _counts(tuple(recipe))
+        draws = len(next(iter(recipe.values())))
+        if any(len(nets) != draws for nets in recipe.values()) or draws < 3:
+            raise ValueError(
+                f"{_OWNER}: recipe has {[len(nets) for nets in recipe.values()]} networks of {list(recipe)} layers; give at "
+                "least 3, and as many for each."
+            )
+        found = [_of_networks(recipe[count], u0, count, key, gradients) for count in counts]
+    return judge_depth(counts, {name: np.stack([one[name] for one in found]) for name in found[0]}, draws)
+
+
+def _counts(layers: Sequence[int]) -> tuple[int, ...]:
+    counts = tuple(sorted({_check.integer(_OWNER, "layers", count, 2) for count in layers}))
+    if len(counts) < 4:
+        raise ValueError(
+            f"{_OWNER}: layers={tuple(layers)} must hold at least four different numbers, to see whether exponents settle."
+        )
+    if any(count % 2 for count in counts):
+        raise ValueError(
+            f"{_OWNER}: layers={tuple(layers)} must be even, for every second layer is left out in a comparison."
+        )
+    return counts
+
+
+def _of_recipe(recipe, u0, count: int, longest: int, draws: int, key, gradients: bool) -> dict[str, np.ndarray]:
+    keys = jax.random.split(key, draws)
+    scale = jnp.asarray(count**-recipe.alpha, u0.dtype)
+    found = _drawn(recipe, u0, jnp.asarray(count), scale, keys, longest, gradients)
+    return {name: np.asarray(value) for name, value in found.items()}
+
+
+@eqx.filter_jit
+def _drawn(recipe: Recipe, u0, count, scale, keys, longest: int, gradients: bool):
+    def one(key):
+        drawn = recipe.draw(longest, key)
+        measured = _measured(
+            lambda index: recipe.layer(drawn, index, count, longest), recipe.step, u0, count, longest, scale, gradients
+        )
+        return measured
+
+    return jax.lax.map(one, keys, batch_size=min(BATCH, len(keys)))
+
+
+def _of_networks(nets: Sequence[Any], u0, count: int, key, gradients: bool) -> dict[str, np.ndarray]:
+    del key
+    found = []
+    for net in nets:
+        d = discretization_of(_OWNER, net, u0.shape[-2])
+        if not isinstance(d.field, DepthVarying) or d.field.kind != "constant" or d.field.size != count:
+            raise ValueError(
+                f"{_OWNER}: recipe[{count}] holds a network whose field is not one of {count} layers, each constant in depth."
+            )
+        scale = jnp.asarray((d.t1 - d.t0) / count, u0.dtype)
+        found.append(_given(d.field, u0, jnp.asarray(count), scale, count, gradients))
+    return {name: np.stack([np.asarray(one[name]) for one in found]) for name in found[0]}
+
+
+@eqx.filter_jit
+def _given(field: DepthVarying, u0, count, scale, longest: int, gradients: bool):
+    def step(layer, u, scale):
+        return u + scale * layer(0.0, u, None)
+
+    return _measured(field.layer, step, u0, count, longest, scale, gradients)
+
+
+def _measured(layer, step, u0, count, longest: int, scale, gradients: bool) -> dict[str, Any]:
+    """What one network shows: its end, and those of its even and odd layers; squares of its increments and gradients."""
+
+    def run(stride, offset):
+        """Every layer, or every second one from `offset` in twice the step: the end, all states, squares of increments."""
+        states = jnp.zeros((longest + 1 if gradients else 1, *u0.shape), u0.dtype).at[0].set(u0)
+
+        def forward(j, carried):
+            u, states, total = carried
+            moved = step(layer(stride * j + offset), u, stride.astype(u0.dtype) * scale)
+            states = states.at[j + 1].set(moved) if gradients else states
+            return moved, states, total + jnp.sum((moved - u) ** 2)
+
+        return jax.lax.fori_loop(0, count // stride, forward, (u0, states, jnp.zeros((), u0.dtype)))
+
+    # One after another, so that the layer is compiled once.
+    ends, states, totals = jax.lax.map(lambda x: run(*x), (jnp.asarray([1, 2, 2]), jnp.asarray([0, 0, 1])))
+    found = {"end": ends[0], "even": ends[1], "odd": ends[2], "start": u0, "increments": totals[0] / count}
+    if gradients:
+        probe = jax.random.normal(jax.random.key(1), u0.shape, u0.dtype)
+        found |= _gradients(layer, step, states[0], count, scale, probe / jnp.linalg.norm(probe))
+    return found
+
+
+def _gradients(layer, step, states, count, scale, probe) -> dict[str, Any]:
+    """Mean square over layers of the gradients by each layer's matrices, and the square of that by the input."""
+
+    def back(j, carried):
+        cotangent, total = carried
+        index = count - 1 - j
+        matrices, rest = eqx.partition(layer(index), is_drawn)
+        _, pull = jax.vjp(lambda m, u: step(eqx.combine(m, rest), u, scale), matrices, states[index])
+        by_weights, by_state = pull(cotangent)
+        return by_state, total + sum(jnp.sum(x**2) for x in jax.tree.leaves(by_weights))
+
+    by_input, total = jax.lax.fori_loop(0, count, back, (probe, jnp.zeros((), probe.dtype)))
+    return {"weight gradients": total / count, "input gradients": jnp.sum(by_input**2)}
+
+
+def judge_depth(layers: Sequence[int], found: Mapping[str, np.ndarray], draws: int) -> DepthCheck:
+    """The verdict on what networks have shown, `(layers, draws, …)` each."""
+    squares = _squares(found)
+    values, left_out = {}, {}
+    with np.errstate(all="ignore"):
+        for name, (top, bottom) in squares.items():
+            values[name] = np.sqrt(top.sum(axis=1) / bottom.sum(axis=1))
+            without = [x.sum(axis=1, keepdims=True) - x for x in (top, bottom)]
+            left_out[name] = np.sqrt(without[0] / without[1]).T
+        ends = found["end"]
+        values["draws"] = relative_spreads(ends)
+        left_out["draws"] = np.stack([relative_spreads(np.delete(ends, i, axis=1)) for i in range(draws)])
+        exponents = {name: _exponent(layers, values[name], left_out[name]) for name in values}
+    lost = [str(count) for count, x in zip(layers, values["states"], strict=True) if not math.isfinite(x)]
+    verdict, trivial, reason = depth_verdict(exponents, values, lost)
+    power, detectable = verdict_power(verdict, trivial, exponents, draws)
+    return DepthCheck(tuple(layers), draws, values, exponents, verdict, trivial, reason, power, detectable)
+
+
+def _squares(found: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Numerators and denominators `(layers, draws)` whose sums over draws make the square of each quantity."""
+
+    def distance(a, b):
+        return np.sum((found[a] - found[b]) ** 2, axis=(-2, -1))
+
+    size, moved = np.sum(found["start"] ** 2, axis=(-2, -1)), distance("end", "start")
+    squares = {
+        "states": (moved, size),
+        "increments": (found["increments"], size),
+        "coarse": (distance("end", "even"), moved),
+        "parity": (distance("even", "odd"), moved),
+    }
+    return squares | {
+        name: (found[name], np.ones_like(size)) for name in ("weight gradients", "input gradients") if name in found
+    }
+
+
+def _exponent(layers: Sequence[int], values: np.ndarray, left_out: np.ndarray) -> Figure:
+    if not (np.all(np.isfinite(values)) and np.all(values > 0)):
+        return Figure(math.nan, math.nan, math.nan)
+    return settled_exponent(layers, values, left_out)
+
+
+def depth_verdict(
+    exponents: Mapping[str, Figure], values: Mapping[str, np.ndarray], lost: Sequence[str] = ()
+) -> tuple[str, bool, str]:
+    """The verdict, whether the limit is trivial, and the reason, from exponents of L; a limit only where all intervals lie within
+    the margin of what it asks for."""
+    shown = {name: f"{name} L^{float(x):+.2f} ± {half_width(x):.2f}" for name, x in exponents.items()}
+
+    def said(*names: str) -> str:
+        return ", ".join(shown[name] for name in names if math.isfinite(float(exponents[name])))
+
+    states, increments, parity = (exponents[name] for name in ("states", "increments", "parity"))
+    equal = bool(np.all(values["parity"] <= 1e-12))  # layers that are one layer
+    if lost:
+        return "not decided", False, f"networks of {', '.join(lost)} layers diverged, which is no evidence"
+    if above(states, MARGIN):
+        return "none", False, f"states grow without bound: {said('states', 'increments')}"
+    if above(increments, -0.5 + SHARP) and near(parity, 0.0):
+        return (
+            "none",
+            False,
+            f"increments of independent layers add up to more and more: {said('increments', 'parity')}",
+        )
+    function = equal or below(parity, -1 + MARGIN)
+    if below(states, -MARGIN):
+        why = f"states stay at the input: {said('states', 'coarse', 'parity')}"
+        if function and below(exponents["coarse"], -0.5):
+            return "ODE", True, f"{why}; weights are a function of depth"
+        if near(parity, 0.0):
+            return "averaged ODE", True, f"{why}; layers are independent"
+        return "not decided", False, why
+    if _meets("ODE", exponents) and function and below(exponents["coarse"], -1 + MARGIN):
+        return "ODE", False, f"weights are a function of depth: {said('states', 'increments', 'coarse', 'parity')}"
+    for verdict, why in (("averaged ODE", "independent parts average out"), ("SDE", "independent parts stay")):
+        if _meets(verdict, exponents):
+            return verdict, False, f"{why}: {said('states', 'increments', 'parity', 'draws')}"
+    return "not decided", False, f"between the regimes: {said('states', 'increments', 'coarse', 'parity', 'draws')}"
+
+
+def _meets(verdict: str, exponents: Mapping[str, Figure]) -> bool:
+    return all(near(exponents[name], target, margin) for name, target, margin in NEEDS[verdict])
+
+
+def _used(verdict: str, trivial: bool, exponents: Mapping[str, Figure]) -> list[str]:
+    """Names of the exponents that a verdict rests on, of those that are known."""
+    if verdict == "none":
+        names = ["states"] if above(exponents["states"], MARGIN) else ["increments"]
+    else:
+        names = [name for name, *_ in NEEDS.get(verdict, NEEDS["SDE"])] if not trivial else ["states", "parity"]
+    return [name for name in names if math.isfinite(float(exponents[name]))]
+
+
+def student_error(exponent: Figure, draws: int) -> float:
+    """The standard error that an interval stands for."""
+    return half_width(exponent) / student(draws)
+
+
+def verdict_power(verdict: str, trivial: bool, exponents: Mapping[str, Figure], draws: int) -> tuple[float, float]:
+    """The power of a verdict and what it would have noticed (see `DepthCheck`), with normal errors as wide as the intervals."""
+    used = _used(verdict, trivial, exponents)
+    noise = {name: max(student_error(exponents[name], draws), 1e-12) for name in used}
+    if not used or not all(math.isfinite(noise[name]) for name in used):
+        return math.nan, math.nan
+    if verdict == "none":
+        bound = MARGIN if used[0] == "states" else -0.5 + SHARP
+        far = float(exponents[used[0]]) - half_width(exponents[used[0]]) - bound
+        return float(ndtr(far / noise[used[0]])), far
+    power, detectable = 1.0, 0.0
+    for name in used:
+        room = (SHARP if name == "increments" else MARGIN) - half_width(exponents[name])
+        power *= max(2 * float(ndtr(room / noise[name])) - 1, 0.0)
+        detectable = max(detectable, room + 0.8416 * noise[name])
+    return power, detectable

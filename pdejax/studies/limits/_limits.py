@@ -1,0 +1,298 @@
+"""The study of limits: many layers, many tokens, long depth, noise that tokens share."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from scipy.stats import beta as beta_law
+
+from pdejax._arguments import checked
+from pdejax._figure import Figure
+from pdejax.analysis.limits._exponents import near
+from pdejax.runs._parts import Parts
+from pdejax.runs._records import Picture, Result
+from pdejax.runs._table import Column, Table
+from pdejax.studies.limits import _pictures as pictures
+from pdejax.studies.limits._config import NAMES, LimitsConfig
+from pdejax.studies.limits._sections import (
+    check_section,
+    closures_section,
+    metastability_section,
+    noise_section,
+    summary,
+)
+from pdejax.studies.study import Evidence, Judgement, Study, failed, run
+
+PERCENT = 0.01  # of the critical line
+WIDE = 0.15  # orders and exponents are known to so much, or not decided
+BIAS = 0.03  # of networks of 64 layers, in a share
+COLUMNS = (
+    Column("recipe", width=30),
+    Column("limit", width=20),
+    *(Column(head, "d", 9, right=True) for head in ("checks", "right", "undecided", "wrong")),
+    Column("power", ".2f", 6, right=True),
+    *(Column(head, "+.2f", 10, right=True) for head in ("states", "increments", "parity", "draws")),
+)
+
+
+@checked
+def limits(
+    config: LimitsConfig | None = None,
+    *,
+    report: Callable[[str], None] | None = None,
+    row: Callable[[dict[str, Any]], None] | None = None,
+) -> Result:
+    """Run the study in float64, without touching the caller's precision setting.
+
+    `report(text)` is told what is being measured, `row(record)` gets each recipe as soon as it has been checked. With
+    `config.out` every check and every piece is saved when finished, an interrupted study resumes, and `limits.json`,
+    `limits.nc` and a picture per section are written. `results` has an entry per section.
+
+    Raises `ValueError` for a configuration that cannot be run, `ResultError` for a folder that cannot be written.
+    """
+    config = LimitsConfig() if config is None else config
+    return run(LIMITS, config, out=config.out, report=report, row=row)
+
+
+def measure(config: LimitsConfig, seed: int, parts: Parts) -> Evidence:
+    """Measure the sections, part by part."""
+    del seed  # the configuration's own
+    how = {
+        "check": check_section,
+        "closures": closures_section,
+        "metastability": metastability_section,
+        "noise": noise_section,
+    }
+    return {name: how[name](config, parts) for name in how if name in config.sections}
+
+
+def compared(value: float | None, ci: float | None, target: float, *, margin: float = WIDE) -> str:
+    """`""` if the whole interval lies within the margin of the target, else "NOT …" where it leaves the target out, or why
+    nothing is decided."""
+    if value is None or ci is None or not (math.isfinite(value) and math.isfinite(ci)):
+        return "not measurable"
+    if near(Figure(value, value - ci, value + ci), target, margin):
+        return ""
+    if abs(value - target) > ci:
+        return f"NOT {target:.4g} but {value:.4g} ± {ci:.2g}"
+    return f"not decided: {value:.4g} ± {ci:.2g} for {target:.4g}"
+
+
+def verdicts(results: Mapping[str, Any]) -> dict[str, str]:
+    """Answers by question, made from the numbers."""
+    found: dict[str, str] = {}
+    if "check" in results:
+        found["coordinate check"] = _checked(results["check"])
+    for record in results.get("closures", ()):
+        value, low, _ = record["exponent"]
+        bad = compared(value, None if low is None or value is None else value - low, -0.5)
+        said = f"the gap falls as {record['over']}^{_number(value)}"
+        found[f"closure: {record['closure']}"] = f"{bad}: {said}" if bad else said
+    if "metastability" in results:
+        found |= _slow(results["metastability"])
+    if "noise" in results:
+        found |= _noisy(results["noise"])
+    return found
+
+
+def _checked(records: Sequence[Mapping[str, Any]]) -> str:
+    """How many verdicts are wrong, with the exact 95 % upper bound of the rate."""
+    rows = [summary(records, name) for name in NAMES if any(r["recipe"] == name for r in records)]
+    checks, wrong, right = (sum(row[key] for row in rows) for key in ("checks", "wrong", "right"))
+    most = float(beta_law.ppf(0.95, wrong + 1, checks - wrong)) if wrong < checks else 1.0
+    said = f"{wrong} of {checks} verdicts wrong (rate at most {most:.1%} at 95 %), {right} right, "
+    said += f"{checks - wrong - right} not decided"
+    where = [row["recipe"] for row in rows if row["wrong"]]
+    return f"NOT as it should be: {said}; wrong on {', '.join(where)}" if wrong else said
+
+
+def _slow(results: Mapping[str, Any]) -> dict[str, str]:
+    found = {}
+    for record in results["waiting"]:
+        value, low, _ = record["slope"]
+        bad = compared(value, None if value is None else value - low, record["expected"], margin=0.02)
+        said = f"d ln T/dβ → {_number(value)}, 1 − cos ω₀ = {record['expected']:.4f}"
+        found[f"waiting at ω₀ = {record['angle']:g}"] = f"{bad}: {said}" if bad else said
+    stairs = results["staircase"]
+    energies = np.asarray(stairs["energies"], float)
+    falls = float(np.min(np.diff(energies)))
+    said = f"{len(stairs['merged'])} mergers over {stairs['ts'][-1]:.1g} of depth in {stairs['steps']} steps"
+    found["energy staircase"] = (
+        said if falls >= -1e-9 else f"NOT rising: it falls by {-falls:.1g} of its height; {said}"
+    )
+    return found
+
+
+def _noisy(results: Mapping[str, Any]) -> dict[str, str]:
+    found = {}
+    for record in results["orders"]:
+        bad = compared(record["order"], record["ci"], 1.0)
+        said = f"weak order {_number(record['order'])}"
+        found[f"{record['system']}, {record['moment']}"] = f"{bad}: {said}" if bad else said
+    *ours, exact = results["diffrax"]
+    far = [r["by"] for r in ours if abs(r["mean"] - exact["mean"]) > 1.5 * r["ci"] + BIAS / 3]
+    said = (
+        ", ".join(f"{r['by']} {r['mean']:.4f} ± {r['ci']:.4f}" for r in ours) + f"; {exact['mean']:.4f} by its equation"
+    )
+    found["mean cosine in both senses"] = f"NOT one law ({', '.join(far)}): {said}" if far else said
+    errors = {r["d"]: abs(r["critical"] / r["expected"] - 1) for r in results["critical"]}
+    unsure = {r["d"]: (abs(r["critical"] - r["expected"]) + r["ci"]) / r["expected"] for r in results["critical"]}
+    bad = [
+        str(r["d"])
+        for r in results["critical"]
+        if abs(r["critical"] - r["expected"]) > r["ci"] + PERCENT * r["expected"]
+    ]
+    said = f"within {max(errors.values()):.2%} of ½ arcosh(d − 2), {max(unsure.values()):.2%} with intervals"
+    if bad:
+        said = f"NOT on the critical line in d = {', '.join(bad)}: {said}"
+    elif max(unsure.values()) > PERCENT:
+        said = f"not decided to 1 %: {said}"
+    found["critical line"] = said
+    off = [f"β = {r['beta']:g}" for r in results["antipodal"] if abs(r["share"] - r["expected"]) > 1.5 * r["ci"] + BIAS]
+    said = ", ".join(f"{r['share']:.3f} for {r['expected']:.3f}" for r in results["antipodal"])
+    found["tokens that end opposite"] = f"NOT at {', '.join(off)}: {said}" if off else said
+    return found
+
+
+def _number(value: float | None) -> str:
+    return "?" if value is None else f"{value:.3f}"
+
+
+def judge(config: LimitsConfig, evidence: Sequence[Evidence]) -> Judgement:
+    """Answer from the numbers."""
+    [results] = evidence
+    answers = verdicts(results)
+    wrong = failed(answers)
+    open_ones = [name for name, answer in answers.items() if answer.startswith(("not decided", "not measurable"))]
+    if wrong:
+        said = f"not as it should be: {', '.join(wrong)}"
+    elif open_ones:
+        said = f"nothing is wrong; not decided: {', '.join(open_ones)}"
+    else:
+        said = "all limits are as they should be"
+    return Judgement(
+        sentence=said,
+        verdicts=answers,
+        passed=not wrong,
+        tables=tables(results),
+        results=results,
+        dataset=dataset(config, results),
+        pictures=[
+            Picture(f"{name}.png", text, lambda draw=draw, name=name: draw(results[name]))
+            for name, text, draw in pictures.ALL
+            if name in results
+        ],
+    )
+
+
+def tables(results: Mapping[str, Any]) -> list[Table]:
+    """A table per section; that of the checks is the one that grows."""
+    records = results.get("check", [])
+    rows = [cells(summary(records, name)) for name in NAMES if any(r["recipe"] == name for r in records)]
+    found = [Table(COLUMNS, rows)]
+    if "closures" in results:
+        columns = (
+            Column("closure"),
+            Column("over"),
+            Column("gap, fewest", ".2e"),
+            Column("gap, most", ".2e"),
+            *_INTERVAL,
+        )
+        lines = [
+            (r["closure"], r["over"], r["gaps"][0], r["gaps"][-1], *r["exponent"], -0.5) for r in results["closures"]
+        ]
+        found.append(Table(columns, lines, "Closures"))
+    if "metastability" in results:
+        lines = [
+            (f"d ln T/dβ at ω₀ = {r['angle']:g}", *r["slope"], r["expected"])
+            for r in results["metastability"]["waiting"]
+        ]
+        found.append(Table((Column("waiting"), *_INTERVAL), lines, "Metastability"))
+    if "noise" in results:
+        found.append(Table((Column("noise"), *_INTERVAL), _noise_lines(results["noise"]), "Noise common to all tokens"))
+    return found
+
+
+_INTERVAL = tuple(Column(head, ".4f", right=True) for head in ("measured", "low", "high", "expected"))
+
+
+def _noise_lines(results: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    def line(name: str, value: Any, ci: Any, expected: float) -> tuple[Any, ...]:
+        if value is None or ci is None:
+            return name, value, None, None, expected
+        return name, value, value - ci, value + ci, expected
+
+    exact = results["diffrax"][-1]["mean"]
+    return [
+        *(line(f"weak order: {r['system']}, {r['moment']}", r["order"], r["ci"], 1.0) for r in results["orders"]),
+        *(line(f"mean cosine: {r['by']}", r["mean"], r["ci"], exact) for r in results["diffrax"][:-1]),
+        *(line(f"critical β, d = {r['d']}", r["critical"], r["ci"], r["expected"]) for r in results["critical"]),
+        *(
+            line(f"share opposite, β = {r['beta']:g}, d = {r['d']}", r["share"], r["ci"], r["expected"])
+            for r in results["antipodal"]
+        ),
+    ]
+
+
+def cells(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    """A recipe as a line of the table."""
+    names = (
+        "recipe",
+        "limit",
+        "checks",
+        "right",
+        "undecided",
+        "wrong",
+        "power",
+        "states",
+        "increments",
+        "parity",
+        "draws",
+    )
+    return tuple(record[name] for name in names)
+
+
+def dataset(config: LimitsConfig, results: Mapping[str, Any]) -> xr.Dataset:
+    """All curves: checks by recipe and repeat, gaps, waiting times, the staircase, rates about the critical line."""
+    data: dict[str, Any] = {}
+    coords: dict[str, Any] = {}
+    if results.get("check"):
+        records = results["check"]
+        coords |= {"layers": list(config.layers), "check": [f"{r['recipe']} #{i}" for i, r in enumerate(records)]}
+        for name in ("states", "increments", "coarse", "parity", "draws"):
+            data[name] = (("check", "layers"), np.asarray([_floats(r["values"][name]) for r in records]))
+        data["verdict"] = ("check", [r["verdict"] for r in records])
+    for record in results.get("closures", ()):
+        name = record["closure"].lower()
+        data[f"gap_{name}"] = (f"size_{name}", _floats(record["gaps"]))
+        coords[f"size_{name}"] = record["sizes"]
+    if "metastability" in results:
+        waiting, stairs = results["metastability"]["waiting"], results["metastability"]["staircase"]
+        coords |= {"angle": [r["angle"] for r in waiting], "wait": sorted(config.waits), "t": _floats(stairs["ts"])}
+        data["waiting_time"] = (("angle", "wait"), np.asarray([_floats(r["times"]) for r in waiting]))
+        data["energy"] = ("t", _floats(stairs["energies"]))
+    if "noise" in results:
+        critical = results["noise"]["critical"]
+        coords["dim"] = [r["d"] for r in critical]
+        for name in ("critical", "expected", "ci"):
+            data[f"beta_{name}"] = ("dim", _floats([r[name] for r in critical]))
+    return xr.Dataset(data, coords=coords, attrs={"study": "limits", "seed": int(config.seed)})
+
+
+def _floats(values: Sequence[Any]) -> np.ndarray:
+    return np.asarray([np.nan if value is None else value for value in values], float)
+
+
+LIMITS = Study(
+    name="limits",
+    title="Which limit",
+    question="Which limit do deep networks have, and how far are tokens from their closures?",
+    source="",
+    measure=measure,
+    judge=judge,
+    identity=lambda config: {"seed": config.seed},
+    columns=COLUMNS,
+    cells=cells,
+)

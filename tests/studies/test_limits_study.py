@@ -1,0 +1,186 @@
+"""The study of limits: verdicts that change when numbers do, its files, and going on after a stop."""
+
+import copy
+import json
+
+import pytest
+import xarray as xr
+
+from pdejax import cli
+from pdejax.studies import LimitsConfig, limits
+from pdejax.studies.limits._limits import LIMITS, compared, verdicts
+from pdejax.studies.limits._sections import expected_cosine, summary
+
+SMALL = [
+    "--sections",
+    "check",
+    "metastability",
+    "--recipes",
+    "tied, 1/L",
+    "--layers",
+    "2",
+    "4",
+    "6",
+    "8",
+    "--draws",
+    "8",
+]
+SMALL += ["--repeats", "3", "--angles", "1.2", "--waits", "3", "4", "5", "6"]
+
+
+def record(verdict, *, truth="SDE", trivial=False, recipe="i.i.d., 1/√L"):
+    exponents = {name: [0.0, -0.01, 0.01] for name in ("states", "increments", "parity", "draws")}
+    return {
+        "recipe": recipe, "truth": truth, "trivial_truth": False, "verdict": verdict, "trivial": trivial, "power": 0.9,
+        "exponents": exponents,
+    }  # fmt: skip
+
+
+RESULTS = {
+    "check": [record("SDE"), record("SDE"), record("not decided")],
+    "closures": [{"closure": "circle", "over": "N", "sizes": [16, 64], "gaps": [0.2, 0.1], "exponent": [-0.51, -0.55, -0.47]}],
+    "metastability": {
+        "waiting": [{"angle": 1.2, "times": [9.0, 20.0, 45.0, 99.0], "slope": [0.637, 0.634, 0.64], "expected": 0.6376}],
+        "staircase": {"ts": [0.0, 1.0, 2.0], "energies": [0.2, 0.5, 1.0], "merged": [1.5], "clusters": [1], "steps": 40},
+    },
+    "noise": {
+        "orders": [{"system": "linear layers", "moment": "second moment", "layers": [8, 16], "errors": [2.0, 1.0],
+                    "order": 1.0, "ci": 0.03}],
+        "diffrax": [
+            *({"by": name, "mean": 0.46, "ci": 0.01} for name in ("network", "ito", "stratonovich")),
+            {"by": "Kolmogorov's equation", "mean": 0.4644, "ci": 0.0},
+        ],
+        "critical": [{"d": 5, "critical": 0.8815, "ci": 0.001, "expected": 0.8814}],
+        "antipodal": [{"beta": 2.0, "d": 4, "share": 0.25, "ci": 0.01, "expected": 0.2474}],
+    },
+}  # fmt: skip
+
+
+def changed(path, value):
+    found = copy.deepcopy(RESULTS)
+    place = found
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    return found
+
+
+def test_all_is_as_it_should_be():
+    answers = verdicts(RESULTS)
+    assert not any("NOT" in answer or answer.startswith("not decided") for answer in answers.values()), answers
+    # The exact 95 % bound of a rate of which 3 checks showed none.
+    assert answers["coordinate check"].startswith("0 of 3 verdicts wrong (rate at most 63.2%")
+    judged = LIMITS.judge(
+        LimitsConfig(layers=(2, 4, 6, 8), waits=(3, 4, 5, 6)), [{k: v for k, v in RESULTS.items() if k != "check"}]
+    )
+    assert judged.passed and judged.sentence == "all limits are as they should be"
+    assert [table.caption for table in judged.tables[1:]] == ["Closures", "Metastability", "Noise common to all tokens"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "question", "words"),
+    [
+        (("check", 0), record("ODE"), "coordinate check", "NOT as it should be: 1 of 3 verdicts wrong"),
+        (("check", 0), record("SDE", trivial=True), "coordinate check", "NOT as it should be"),
+        (("closures", 0, "exponent"), [-0.3, -0.33, -0.27], "closure: circle", "NOT -0.5"),
+        (("closures", 0, "exponent"), [-0.4, -0.7, -0.1], "closure: circle", "not decided"),
+        (("closures", 0, "exponent"), [None, None, None], "closure: circle", "not measurable"),
+        (("metastability", "waiting", 0, "slope"), [0.7, 0.69, 0.71], "waiting at ω₀ = 1.2", "NOT 0.6376"),
+        (("metastability", "staircase", "energies"), [0.2, 0.5, 0.4], "energy staircase", "NOT rising"),
+        (("noise", "orders", 0, "order"), 0.5, "linear layers, second moment", "NOT 1"),
+        (("noise", "diffrax", 1, "mean"), 0.6, "mean cosine in both senses", "NOT one law (ito)"),
+        (("noise", "critical", 0, "critical"), 0.95, "critical line", "NOT on the critical line in d = 5"),
+        (("noise", "critical", 0, "ci"), 0.1, "critical line", "not decided to 1 %"),
+        (("noise", "antipodal", 0, "share"), 0.4, "tokens that end opposite", "NOT at β = 2"),
+    ],
+)
+def test_other_numbers_give_other_verdicts(path, value, question, words):
+    assert verdicts(changed(path, value))[question].startswith(words)
+
+
+def test_values_beside_targets():
+    assert compared(1.0, 0.01, 1.05) == ""
+    assert compared(1.5, 0.01, 1.0).startswith("NOT 1 but 1.5")
+    assert compared(1.5, 0.6, 1.0).startswith("not decided")
+    assert compared(None, 0.1, 1.0) == compared(float("nan"), 0.1, 1.0) == "not measurable"
+
+
+def test_a_recipe_is_summed_up():
+    row = summary(
+        [record("SDE"), record("ODE"), record("not decided"), record("SDE", recipe="tied, 1/L")], "i.i.d., 1/√L"
+    )
+    assert (row["checks"], row["right"], row["undecided"], row["wrong"]) == (3, 1, 1, 1)
+
+
+def test_the_mean_cosine_of_two_tokens():
+    """β = 0, d = 2, where tokens on the circle turn by the same noise: the equation's own fixed end, and its grid's error."""
+    coarse, fine = (expected_cosine(0.2, 1.0, 4, 0.5, points=points) for points in (301, 601))
+    assert coarse == pytest.approx(fine, abs=1e-3)
+    assert expected_cosine(0.0, 0.7, 3, 0.0) == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("limits")
+    return out, cli.main(["limits", *SMALL, "--out", str(out)])
+
+
+@pytest.mark.slow
+def test_the_command_writes_its_files(finished):
+    out, code = finished
+    content = json.loads((out / "limits.json").read_text())
+    assert content["study"] == "limits" and code in (0, 1)
+    assert len(content["results"]["check"]) == 3 and content["results"]["metastability"]["staircase"]["merged"]
+    assert content["results"]["metastability"]["waiting"][0]["closed_form_error"] < 1e-6
+    with xr.open_dataset(out / "limits.nc", engine="scipy") as data:
+        assert data["states"].shape == (3, 4) and data["waiting_time"].shape == (1, 4)
+    for name in ("check", "metastability"):
+        assert (out / f"{name}.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_an_interrupted_study_goes_on(finished, monkeypatch):
+    out, _ = finished
+    called = []
+
+    def stop(*args, **kwargs):
+        called.append(args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pdejax.studies.limits._sections.limits.depth_check", stop)
+    monkeypatch.setattr("pdejax.studies.limits._sections.limits.metastability", stop)
+    assert cli.main(["limits", *SMALL, "--out", str(out)]) in (0, 1) and not called
+    (part,) = out.glob("parts/*/check-tied__1_L-2-4-6-8-8-1.json")
+    part.write_text('{"half a')
+    assert cli.main(["limits", *SMALL, "--out", str(out)]) == 130 and len(called) == 1
+
+
+@pytest.mark.slow
+def test_closures_and_noise_in_small():
+    """Every piece of the other sections at its least size; critical β within a few percent already."""
+    config = LimitsConfig(sections=("closures", "noise"), repeats=3, tokens=(8, 16, 32), dims=(6,), paths=1000)
+    found = limits(config).results
+    assert all(record["exponent"][0] < -0.2 for record in found["closures"])
+    critical = found["noise"]["critical"][0]
+    assert critical["critical"] == pytest.approx(critical["expected"], rel=0.01)
+    assert [record["by"] for record in found["noise"]["diffrax"][:3]] == ["network", "ito", "stratonovich"]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"sections": ("chek",)}, "sections='chek' must be one of"),
+        ({"sections": ()}, "sections is empty"),
+        ({"recipes": ("tied",)}, "recipes='tied' must be one of"),
+        ({"layers": (8, 16)}, "at least 4 different numbers"),
+        ({"tokens": (8, 16)}, "at least 3 different numbers"),
+        ({"waits": (3, 4, 5)}, "at least four different numbers"),
+        ({"waits": (3, 4, 5, 30)}, "waits=30"),
+        ({"angles": (2.0,)}, "angles=2"),
+        ({"dims": (3,)}, "dims=3"),
+        ({"repeats": 1}, "repeats=1"),
+    ],
+)
+def test_settings_that_cannot_be_measured(given, words):
+    with pytest.raises(ValueError, match=words):
+        LimitsConfig(**given)
