@@ -1,4 +1,4 @@
-"""The command line: `pdejax verify | convergence | stability | stiff | train | analyze | audit | reproduce | claims | …`."""
+"""The command line: `pdejax verify | convergence | stability | stiff | train | analyze | audit | reproduce | sweep | …`."""
 
 import argparse
 import importlib
@@ -18,6 +18,7 @@ EXAMPLES = """examples:
   pdejax audit out/digits --out out/audit/digits     what the depth of that network is, beside nulls
   pdejax reproduce --out out/reproduce               the papers' experiments: theirs, ours, a null model
   pdejax claims --out out/reproduce                  a verdict on every claim, with its evidence
+  pdejax sweep --out out/phases                      phase diagram of tokens; any number of machines
   pdejax report out/reproduce                        one page of all that
   pdejax algorithm1 --out out                        v1's Algorithm 1 with each of the signs it prints
   pdejax parity path/to/checkpoint                   a pretrained network beside transformers, layer by layer
@@ -39,6 +40,7 @@ COMMANDS = (
     ("audit", "pdejax.studies.audit._config", "what the depth of a network is, beside null models"),
     ("reproduce", "pdejax.studies.papers._command", "the papers' experiments: theirs, ours, a null model"),
     ("claims", "pdejax.studies.claims._config", "a verdict on every claim of the papers, recomputed"),
+    ("sweep", "pdejax.studies.phases._config", "a phase diagram, or a sweep of your own, on any number of machines"),
     ("report", "pdejax.runs.report._command", "one page of all results in a folder"),
     ("parity", "pdejax.networks._parity_command", "a checkpoint beside transformers, layer by layer"),
     ("algorithm1", "pdejax.studies.numerics._algorithm1_config", "v1's Algorithm 1 with each of its signs"),

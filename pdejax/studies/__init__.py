@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pdejax.studies.numerics._stiff_config import StiffConfig as StiffConfig
     from pdejax.studies.numerics._verify import verify as verify
     from pdejax.studies.numerics._verify_config import VerifyConfig as VerifyConfig
+    from pdejax.studies.phases._config import PhasesConfig as PhasesConfig
+    from pdejax.studies.phases._phases import phases as phases
     from pdejax.studies.study import Judgement as Judgement
     from pdejax.studies.study import Study as Study
     from pdejax.studies.study import run as run
