@@ -1,5 +1,6 @@
 """A chunk of a sweep measured: side by side by `vmap`, over this process's devices by `shard_map`, or run by run in Python."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,8 +26,12 @@ class Measurer:
         # This process's devices only: processes share no program, so that one may come, go or die without the others.
         found = jax.local_devices() if devices is None else list(devices)
         self.sweep, self.mesh = sweep, Mesh(np.array(found), (AXIS,), axis_types=(AxisType.Auto,))
-        self.types = _types(sweep) if sweep.traced else {name: np.dtype(float) for name in sweep.dims}
         self._programs: dict[tuple[Any, ...], Callable[..., Any]] = {}
+
+    @functools.cached_property
+    def types(self) -> dict[str, np.dtype]:
+        """The type of everything that is measured; of Python's numbers float64."""
+        return _types(self.sweep) if self.sweep.traced else {name: np.dtype(float) for name in self.sweep.dims}
 
     def __call__(self, chunk: Chunk) -> dict[str, np.ndarray]:
         sweep = self.sweep

@@ -76,8 +76,8 @@ def run_sweep(
     - `verify`: read the chunks that are there and compare them with their digests, so that damaged ones are measured again.
     - `devices`: those to share a chunk, by default all of this process. `report(text)` is told how far it is.
 
-    Raises `ResultError` for a folder that cannot be written or holds another sweep, `ImportError` without zarr, `ValueError` for a
-    shard or a measuring function that does not fit.
+    Raises `ResultError` for a folder that cannot be written or holds another sweep, `ImportError` without zarr, `ValueError` for
+    a shard or a measuring function that does not fit.
     """
     index, count, _ = find_shard(shard)
     say: Callable[[str], None] = report if report is not None else lambda text: None
@@ -136,16 +136,17 @@ def collect_sweep(
     """
     say: Callable[[str], None] = report if report is not None else lambda text: None
     measurer, chunks = Measurer(sweep, devices), sweep.chunks()
-    whole = {name: np.empty((*sweep.shape, *sweep.sizes(name)), kind) for name, kind in measurer.types.items()}
+    whole: dict[str, np.ndarray] = {}
     for chunk in chunks:
 
         def measure(chunk: Chunk = chunk):
-            say(f"{sweep.name}: {chunk.number} of {len(chunks)} chunks")
+            say(f"{sweep.name}: chunk {chunk.number + 1} of {len(chunks)}")
             return measurer(chunk)
 
         found = measure() if parts is None else parts.arrays(f"{sweep.name.replace(' ', '_')}-{chunk.number}", measure)
         for name, values in found.items():
-            whole[name][chunk.region] = values
+            shape = (*sweep.shape, *sweep.sizes(name))
+            whole.setdefault(name, np.empty(shape, values.dtype))[chunk.region] = values
     return as_dataset(sweep, whole)
 
 

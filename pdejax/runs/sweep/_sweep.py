@@ -45,14 +45,14 @@ class Sweep:
     """Declare a sweep: one run per point of the product of `axes` and per seed.
 
     - `measure(key, **point)`: a JAX function that measures one run, from a PRNG key and the point's values by the names of the
-      axes. It returns numbers or arrays by name. The same seed has the same key at every point, so that points are compared pairwise.
+      axes. It returns numbers or arrays by name. The same seed has the same key at every point: points are compared pairwise.
     - `axes`: values by name, numbers or words; `seeds`: how many seeds, the last axis of the grid, `seed`.
     - `static`: axes whose values are Python constants of `measure`, such as a number of tokens: each value is compiled for. Words
       always are. All other values are traced: runs go side by side by `vmap`, and over devices by `shard_map`.
     - `dims`: what is measured, by name, each with the names of its own axes: `{"cosine": ("depth",), "clusters": ()}`. `coords`:
       the values along those axes.
     - `chunk`: the most runs of a chunk, the unit that is measured and kept. `lanes`: how many of them go side by side on a
-      device, the rest in turn; results do not depend on the number of devices because this number is fixed. None: as many as there are.
+      device, the rest in turn: as it is fixed, results do not depend on the number of devices. None: as many as there are.
     - `traced`: False for a `measure(seed, **point)` that is plain Python, such as a study: its runs go one after the other.
     - `base`: the seed that all keys are made from. `name`, `attrs`: what the data says of itself. `given`: whatever else the
       results depend on, such as a configuration; a store of other content is refused.

@@ -105,7 +105,7 @@ def _run(given: dict[str, Any], console: Console) -> int:
 
 COMMAND = Command(
     configs=(SweepOptions, PhasesConfig),
-    description="Sweep a grid of runs on any number of machines: a phase diagram of tokens under attention, or a sweep of your own.",
+    description="Sweep a grid of runs on any number of machines: a phase diagram of tokens, or a sweep of your own.",
     examples="""examples:
   pdejax sweep --out out/phases                       the phase diagram: minutes on two cores; goes on after a stop
   pdejax sweep --seeds 348 --betas 32 --out out/large   100,224 runs

@@ -29,7 +29,7 @@ def map_plot(found: Mapping[str, Any], name: str, exact: Callable[..., Any]) -> 
     figure = Figure(figsize=(3.1 * len(columns) + 1.4, 2.5 * len(rows) + 1.0), layout="constrained")
     panels = figure.subplots(len(rows), len(columns), squeeze=False, sharex=True, sharey=True)
     scale = Normalize(0, 1) if name == "cosine" else LogNorm(1, max(columns))
-    mesh = None
+    mesh: Any = None
     for k, normalization in enumerate(rows):
         for j, tokens in enumerate(columns):
             axes = panels[k, j]
@@ -40,7 +40,7 @@ def map_plot(found: Mapping[str, Any], name: str, exact: Callable[..., Any]) -> 
             fine = [np.geomspace(values[0], values[-1], FINE) for values in (depth, beta)]
             curve = exact(fine[1], int(tokens), normalization, fine[0])
             if curve is not None:
-                _line(axes, *fine, np.asarray(curve), "dashed")
+                _line(axes, fine[0], fine[1], np.asarray(curve), "dashed")
             _logarithmic(axes.xaxis, depth)
             _logarithmic(axes.yaxis, beta)
             axes.set_title(f"{_TITLES.get(normalization, normalization)}, {tokens} tokens", fontsize=10)
