@@ -117,7 +117,7 @@ def _online(tokens: TokenAxis, rule: Rule, scale: float, x: Ring) -> Sums:
         return (sums, moving.turned(tokens, 1)), None
 
     carry = same_axes((start, x), (x, jax.lax.axis_index(tokens.name)))
-    (sums, _), _ = jax.lax.scan(turn, carry, jnp.arange(tokens.devices))
+    (sums, _), _ = jax.lax.scan(turn, carry, jnp.arange(tokens.devices, dtype=jnp.int32))
     return sums
 
 
@@ -133,7 +133,7 @@ def _fixed(tokens: TokenAxis, rule: Rule, scale: float, shift: Array, x: Ring) -
     light = jax.checkpoint(tile, prevent_cse=False)
 
     def added(x, round_):
-        # From the device so many places before at once, not on from the last round's: reverse mode keeps this device's own keys alone.
+        # From the device so many places before, not on from the last round: reverse mode keeps this device's own keys alone.
         ways = [functools.partial(x.turned, tokens, by) for by in range(tokens.devices)]
         moving = jax.lax.switch(round_, ways)
         there = (jax.lax.axis_index(tokens.name) - round_) % tokens.devices
@@ -145,7 +145,7 @@ def _fixed(tokens: TokenAxis, rule: Rule, scale: float, shift: Array, x: Ring) -
 
     start = jnp.zeros((*shift.shape[:2], x.v.shape[-1]), shift.dtype), jnp.zeros_like(shift)
     start = same_axes(start, (x, shift, jax.lax.axis_index(tokens.name)))
-    return jax.lax.scan(turn, start, jnp.arange(tokens.devices))[0]
+    return jax.lax.scan(turn, start, jnp.arange(tokens.devices, dtype=jnp.int32))[0]
 
 
 def _by_pieces(
