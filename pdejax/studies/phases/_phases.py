@@ -28,7 +28,7 @@ DIGITS = 4
 
 
 @checked
-def phases(config: PhasesConfig | None = None, *, report: Callable[[str], None] | None = None) -> Result:
+def phase_diagram(config: PhasesConfig | None = None, *, report: Callable[[str], None] | None = None) -> Result:
     """Measure the phase diagram of tokens under attention, in the caller's precision.
 
     With `config.out` the runs lie in a zarr store there (see `pdejax.runs.sweep.run_sweep`), an interrupted study goes on, and
