@@ -22,6 +22,8 @@ MADE = {
     "convergence": tables.convergence,
     "stability": tables.stability,
     "stiff": tables.stiff,
+    "phases": tables.phases,
+    "long sequences": tables.long_sequences,
     "speed": tables.speed,
     "memory": tables.memory,
     "analysis speed": tables.analysis_speed,
@@ -31,7 +33,11 @@ MADE = {
     "came out": results.came_out,
     "audits": results.audits,
 }
-PICTURES = ("assets/pdejax.png", "benchmarks/results/training/listops/curves.png")
+PICTURES = (
+    "assets/pdejax.png",
+    "benchmarks/results/training/listops/curves.png",
+    "benchmarks/results/sweep/phases_cosine.png",
+)
 # Documents of the repository that are pages as well: address -> file.
 DOCUMENTS = {"changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
 _outputs: dict[str, list] = {}

@@ -174,6 +174,7 @@ ELSEWHERE = {
     "takes tokens: above": "observe",
     "makes or reads models, on the host": "as_network lift network pair untrained_field load_model load_pretrained save_model "
     "iid smooth_random",
+    "puts tokens on devices: terms/test_ring.py, test_ring_devices.py": "shard_tokens",
     "numbers of Python in, numbers out, no array to trace": "consensus_exponents heat_mode real_axis_limit stability_polynomial "
     "castin_bound expected_order evaluations get_solver linear_part real_stability_limit stability_function continuum_bounds",
     "works on numbers: refused inside jit by the decorator that the tables of analyses test": "field_lipschitz step_constants "
