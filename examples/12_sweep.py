@@ -30,7 +30,8 @@ def order(t, u, args):
     """The mean cosine of two tokens, and how rough they are from one to the next."""
     unit = u / jnp.linalg.norm(u, axis=1, keepdims=True)
     cosine = (jnp.sum(unit @ unit.T) - n) / (n * (n - 1))
-    return {"cosine": cosine, "roughness": jnp.mean(jnp.diff(u, axis=0) ** 2)}
+    roughness = jnp.mean(jnp.diff(u, axis=0) ** 2) / jnp.mean(u**2)
+    return {"cosine": cosine, "roughness": roughness}
 
 
 def measure(key, *, strength, diffusivity):
@@ -74,13 +75,13 @@ data = whole.dataset()
 print(data.sizes)
 print(data.cosine.mean(["seed", "diffusivity"]).round(2).values)
 
-# %% Look at it. Strong attention aligns tokens; diffusion smooths them, which is
-# something else: they become alike from one to the next.
+# %% Look at it. Both align tokens: attention all with all, diffusion each with its
+# neighbours, so that it smooths them before they all point one way.
 figure = Figure(figsize=(9.0, 3.6), layout="constrained")
 for axes, name, label in zip(
     figure.subplots(1, 2),
     ("cosine", "roughness"),
-    ("mean cosine of two tokens", "mean square step between tokens"),
+    ("mean cosine of two tokens", "mean square step from token to token"),
     strict=True,
 ):
     values = data[name].sel(depth=4.0).mean("seed")
