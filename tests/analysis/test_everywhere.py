@@ -1,4 +1,4 @@
-"""Every analysis inside transformations: on what is closed over, as an argument of jit, and in a batch, or refused in words."""
+"""Every analysis inside transformations: closed over, as an argument of jit and lax.map, and under vmap, or refused in words."""
 
 import functools
 
@@ -175,6 +175,11 @@ def agree(found, expected, name):
         np.testing.assert_allclose(np.asarray(a, complex), np.asarray(b, complex), rtol=1e-6, atol=1e-8, err_msg=name)
 
 
+def mapping(function):
+    """`function` of several arguments under lax.map."""
+    return lambda *stacked: jax.lax.map(lambda one: function(*one), stacked)
+
+
 # fmt: off
 SLOW = {"amplitude_spectrum", "attention_entropy", "attention_fidelity", "attention_rollout",
         "collapse_rate", "data_processing", "decay_difference", "ftle", "gradient_flow", "information_phases",
@@ -193,8 +198,10 @@ def test_works_everywhere(name):
     function, arguments = WORKS[name]
     expected = leaves(function(*arguments))
     agree(jax.jit(lambda: leaves(function(*arguments)))(), expected, "closed over")
-    agree(jax.jit(lambda *a: leaves(function(*a)))(*arguments), expected, "jit")
-    batch = jax.vmap(lambda *a: leaves(function(*a)))(*(jnp.stack([x, x]) for x in arguments))
+    stacked = tuple(jnp.stack([x, x]) for x in arguments)
+    mapped = jax.jit(mapping(lambda *a: leaves(function(*a))))(*stacked)
+    agree([x[1] for x in mapped], expected, "an argument of jit, in lax.map")
+    batch = jax.vmap(lambda *a: leaves(function(*a)))(*stacked)
     agree([x[0] for x in batch], expected, "vmap")
 
 
@@ -203,7 +210,8 @@ def test_works_on_numbers(name):
     function, arguments = NUMBERS[name]
     expected = leaves(function(*arguments))
     agree(jax.jit(lambda: leaves(function(*arguments)))(), expected, "closed over")
-    for transform, given in ((jax.jit, arguments), (jax.vmap, tuple(jnp.stack([x, x]) for x in arguments))):
+    stacked = tuple(jnp.stack([x, x]) for x in arguments)
+    for transform, given in ((jax.jit, arguments), (jax.vmap, stacked), (mapping, stacked)):
         with pytest.raises(TypeError, match=f"{name}: works on numbers, not inside jit"):
             transform(lambda *a: leaves(function(*a)))(*given)
 
