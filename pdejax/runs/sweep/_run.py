@@ -1,6 +1,7 @@
 """Sweeps run: chunk by chunk, what is missing, this process's share of it."""
 
 import dataclasses
+import math
 import pathlib
 import time
 from collections.abc import Callable, Sequence
@@ -85,7 +86,7 @@ def run_sweep(
     store = Store(pathlib.Path(out), sweep, measurer.types)
     mine = sweep.share(index, count)
     missing = [chunk for chunk in mine if not store.is_whole(chunk, verify)]
-    kept = sum(store.seconds(chunk) for chunk in mine if chunk not in missing)
+    kept = math.fsum(store.seconds(chunk) for chunk in mine if chunk not in missing)
     whole = f"shard {index}/{count}, " if count > 1 else ""
     say(f"{whole}{len(mine) - len(missing)} of {len(mine)} chunks are there")
     began, runs, measured, compiling, seen = time.perf_counter(), 0, 0, 0.0, set()
