@@ -24,6 +24,8 @@ MADE = {
     "stiff": tables.stiff,
     "parallel": tables.parallel,
     "limits": tables.limits,
+    "phases": tables.phases,
+    "long sequences": tables.long_sequences,
     "speed": tables.speed,
     "memory": tables.memory,
     "analysis speed": tables.analysis_speed,
@@ -35,7 +37,11 @@ MADE = {
     "audit findings": results.audit_findings,
     "loops": results.loops,
 }
-PICTURES = ("assets/pdejax.png", "benchmarks/results/training/listops/curves.png")
+PICTURES = (
+    "assets/pdejax.png",
+    "benchmarks/results/training/listops/curves.png",
+    "benchmarks/results/sweep/phases_cosine.png",
+)
 # Documents of the repository that are pages as well: address -> file.
 DOCUMENTS = {"changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
 _outputs: dict[str, list] = {}

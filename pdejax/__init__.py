@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pdejax._equation import MultilayerEquation as MultilayerEquation
     from pdejax._figure import Figure as Figure
     from pdejax._parallel import simulate_in_parallel as simulate_in_parallel
+    from pdejax._sharded import shard_tokens as shard_tokens
     from pdejax._simulate import DivergenceError as DivergenceError
     from pdejax._simulate import simulate as simulate
     from pdejax._trajectory import Stats as Stats

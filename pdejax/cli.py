@@ -1,4 +1,4 @@
-"""The command line: `pdejax verify | convergence | stability | stiff | train | analyze | audit | loops | …`."""
+"""The command line: `pdejax verify | convergence | stability | stiff | train | analyze | audit | loops | sweep | …`."""
 
 import argparse
 import importlib
@@ -19,6 +19,7 @@ EXAMPLES = """examples:
   pdejax loops out/looped --out out/loops/looped     what the loop of that network does, and its safe range
   pdejax reproduce --out out/reproduce               the papers' experiments: theirs, ours, a null model
   pdejax claims --out out/reproduce                  a verdict on every claim, with its evidence
+  pdejax sweep --out out/phases                      phase diagram of tokens; any number of machines
   pdejax report out/reproduce                        one page of all that
   pdejax limits --out out                            which limit depth has, closures, slow clustering, noise
   pdejax algorithm1 --out out                        v1's Algorithm 1 with each of the signs it prints
@@ -42,6 +43,7 @@ COMMANDS = (
     ("loops", "pdejax.studies.loops._config", "what a network does if its layers are repeated"),
     ("reproduce", "pdejax.studies.papers._command", "the papers' experiments: theirs, ours, a null model"),
     ("claims", "pdejax.studies.claims._config", "a verdict on every claim of the papers, recomputed"),
+    ("sweep", "pdejax.studies.phases._config", "a phase diagram, or a sweep of your own, on any number of machines"),
     ("report", "pdejax.runs.report._command", "one page of all results in a folder"),
     ("parity", "pdejax.networks._parity_command", "a checkpoint beside transformers, layer by layer"),
     ("limits", "pdejax.studies.limits._config", "which limit deep networks have; closures, slow clustering, noise"),

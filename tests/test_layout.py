@@ -29,6 +29,7 @@ LAYERS = (
     ("pdejax.terms",),
     ("pdejax._equation",),
     ("pdejax._depth",),
+    ("pdejax._sharded",),
     ("pdejax._trajectory", "pdejax._linear", "pdejax._choose", "pdejax._marks", "pdejax._controllers"),
     ("pdejax._discretization",),
     ("pdejax._integrate",),
@@ -52,9 +53,8 @@ PUBLIC = [
     "MultilayerSimulator", "MultilayerSimulatorConfig", "Network", "RMSNorm", "Simulator", "SimulatorConfig",
     "SpatialNorm", "SphereProjection", "Stats", "Trajectory", "Transformer", "analysis", "as_network", "bootstrap",
     "data", "exact", "iid", "lift", "load_model", "load_pretrained", "models", "network", "observe", "over_seeds", "pair",
-    "permutation_test", "plot", "runs", "save_model", "simulate",
-    "simulate_in_parallel", "smooth_random", "solvers", "states", "studies", "terms",
-    "training",
+    "permutation_test", "plot", "runs", "save_model", "shard_tokens", "simulate", "simulate_in_parallel", "smooth_random",
+    "solvers", "states", "studies", "terms", "training",
 ]
 # fmt: on
 

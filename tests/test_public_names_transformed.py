@@ -181,6 +181,7 @@ ELSEWHERE = {
     "takes tokens: above": "observe",
     "makes or reads models, on the host": "as_network lift network pair untrained_field load_model load_pretrained save_model "
     "save_transports iid smooth_random",
+    "puts tokens on devices: terms/test_ring.py, test_ring_devices.py": "shard_tokens",
     "numbers of Python in, numbers out, no array to trace": "two_token_critical_beta attention_means consensus_exponents "
     "heat_mode real_axis_limit stability_polynomial castin_bound critical_path expected_order evaluations get_solver linear_part "
     "real_stability_limit stability_function continuum_bounds",

@@ -115,6 +115,46 @@ def stability() -> str:
     )
 
 
+def phases() -> str:
+    """The kept phase diagram: from which depth tokens align, its picture, and how many runs there were."""
+    found = _read("sweep/phases.json")
+    [shown] = found["tables"]
+    head = [column["head"] for column in shown["columns"]]
+    rows = [[_cell(cell) for cell in row] for row in shown["rows"]]
+    runs = f"{found['results']['runs']:,} runs, all of one sweep."
+    picture = "![Phase diagram](files/benchmarks/results/sweep/phases_cosine.png)"
+    return "\n\n".join([table(head, rows), _verdicts(found), runs, picture])
+
+
+def _cell(value: Any) -> Any:
+    return f"{value:.3g}" if isinstance(value, float) else value
+
+
+def long_sequences() -> str:
+    """Memory per device of the kept benchmark, what a million tokens need by its fit, and how near one device's numbers are."""
+    found = _read("long_sequences.json")
+    counts = sorted({row["devices"] for row in found["memory"]["field"]})
+    rows = []
+    for kind, measured in found["memory"].items():
+        for length in sorted({row["tokens"] for row in measured}):
+            size = {row["devices"]: row["bytes"] for row in measured if row["tokens"] == length}
+            rows.append([f"{kind}, N = {length:,}", *(f"{size[count] / 1e6:.0f} MB" for count in counts)])
+    lines = [table(["", *(f"{count} device{'s' * (count > 1)}" for count in counts)], rows)]
+    for kind, fit in found["million"].items():
+        lines.append(
+            f"The {kind}'s memory is {fit['fixed_bytes'] / 1e6:.1f} MB + {fit['bytes_per_token'] / 1e3:.2f} kB · N/devices, "
+            f"within {100 * fit['largest_relative_error']:.0f} %. A million tokens would take "
+            f"{fit['gigabytes_per_device_on_8']:.2f} GB on each of 8 devices, {fit['gigabytes_per_device_on_64']:.2f} GB on "
+            f"each of 64; one attention map alone has {fit['gigabytes_of_one_map']:,.0f} GB."
+        )
+    beside = found["compared"]
+    lines.append(
+        f"The field of {beside['tokens']:,} tokens on {beside['devices']} devices is that of one within "
+        f"{beside['relative_difference']:.1e} of its norm."
+    )
+    return "\n\n".join(lines)
+
+
 def stiff() -> str:
     """Field evaluations and seconds to the target error, by solver and diffusivity."""
     found = _read("stiff.json")

@@ -6,6 +6,7 @@ from pdejax._lazy import attach
 
 if TYPE_CHECKING:
     from pdejax.runs import report as report
+    from pdejax.runs import sweep as sweep
     from pdejax.runs._files import ResultError as ResultError
     from pdejax.runs._parts import Parts as Parts
     from pdejax.runs._parts import environment as environment

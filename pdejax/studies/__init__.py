@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from pdejax._lazy import attach
 
 if TYPE_CHECKING:
+    from pdejax.studies._sweep import study_sweep as study_sweep
     from pdejax.studies.limits._config import LimitsConfig as LimitsConfig
     from pdejax.studies.limits._limits import limits as limits
     from pdejax.studies.numerics._algorithm1 import algorithm1 as algorithm1
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from pdejax.studies.numerics._stiff_config import StiffConfig as StiffConfig
     from pdejax.studies.numerics._verify import verify as verify
     from pdejax.studies.numerics._verify_config import VerifyConfig as VerifyConfig
+    from pdejax.studies.phases._config import PhasesConfig as PhasesConfig
+    from pdejax.studies.phases._phases import phase_diagram as phase_diagram
     from pdejax.studies.study import Judgement as Judgement
     from pdejax.studies.study import Study as Study
     from pdejax.studies.study import run as run

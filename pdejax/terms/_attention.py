@@ -1,6 +1,7 @@
 """Interaction: attention as a non-local integral operator."""
 
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal, get_args
 
 import equinox as eqx
@@ -30,7 +31,9 @@ from pdejax.terms._base import (
 from pdejax.terms._constants import Lipschitz, check_domain, in_float64, leaking
 from pdejax.terms._kernels import IMPLEMENTATIONS, attend, attention_map, positive, window_size
 from pdejax.terms._normalization import Norm, largest_output, norm_slope
+from pdejax.terms._ring import ring_attend
 from pdejax.terms._rotary import Rotary
+from pdejax.terms._token_axis import TokenAxis
 
 Kernel = Literal["softmax", "linear", "uniform", "l2"]
 
@@ -158,19 +161,30 @@ class Attention(AbstractTerm):
     @jax.named_scope("pdejax.Attention")
     def __call__(self, t: Depth, u: Field, args: FieldArgs | None) -> Field:
         del t
-        mask = mask_of(args)
+        return self._on(u, mask_of(args), None)
+
+    def across(self, tokens: TokenAxis) -> Callable[[Depth, Field, FieldArgs | None], Field]:
+        return lambda t, u, args: self._on(u, mask_of(args), tokens)
+
+    def _on(self, u: Field, mask: Mask | None, tokens: TokenAxis | None) -> Field:
+        """The term on all tokens, or on those of one device of `tokens`."""
         x = u if self.norm is None else self.norm(u)
         value = _project(x, self.wv, self.bv)
         if self.kernel in ("softmax", "l2"):
-            mixed = attend(**self._logits(x, mask), v=value, implementation=self.implementation)
+            given = self._logits(x, mask, tokens)
+            if tokens is None:
+                mixed = attend(**given, v=value, implementation=self.implementation)
+            else:
+                mixed = ring_attend(tokens, **given, v=value)
         else:
-            w = self._normalized_weights(x.shape[0], x.dtype, mask)
+            w = self._normalized_weights(x.shape[0], x.dtype, mask, tokens)
+            whole = (lambda part: part) if tokens is None else tokens.sum
             if self.kernel == "uniform":
-                mean = self._for_heads(jnp.einsum("j,jhk->hk", w, value), 0)
+                mean = self._for_heads(whole(jnp.einsum("j,jhk->hk", w, value)), 0)
                 mixed = jnp.broadcast_to(mean[None], (x.shape[0], *mean.shape))
             else:
-                q, k = self._queries_keys(x)
-                state = jnp.einsum("j,jhk,jhe->hke", w, k, value) * self._scale()
+                q, k = self._queries_keys(x, tokens)
+                state = whole(jnp.einsum("j,jhk,jhe->hke", w, k, value)) * self._scale()
                 mixed = jnp.einsum("ihk,hke->ihe", q, self._for_heads(state, 0))
         out = jnp.einsum("ihk,hkd->id", mixed, self.wo.astype(u.dtype))
         if self.bo is not None:
@@ -289,22 +303,23 @@ class Attention(AbstractTerm):
         heads, groups = self.wq.shape[1], self.wk.shape[1]
         return x if heads == groups else jnp.repeat(x, heads // groups, axis=axis)
 
-    def _queries_keys(self, x: Field) -> tuple[Array, Array]:
+    def _queries_keys(self, x: Field, tokens: TokenAxis | None = None) -> tuple[Array, Array]:
         q, k = _project(x, self.wq, self.bq), _project(x, self.wk, self.bk)
         if self.norm_q is not None:
             q = self.norm_q(q.reshape(-1, self.norm_q.scale.shape[-1])).reshape(q.shape)
         if self.norm_k is not None:
             k = self.norm_k(k.reshape(-1, self.norm_k.scale.shape[-1])).reshape(k.shape)
         if self.rotary is not None:
-            q, k = self.rotary(q), self.rotary(k)
+            at = None if tokens is None else tokens.positions()
+            q, k = self.rotary(q, at), self.rotary(k, at)
         return q, k
 
-    def _logits(self, x: Field, mask: Mask | None) -> dict[str, Any]:
+    def _logits(self, x: Field, mask: Mask | None, tokens: TokenAxis | None = None) -> dict[str, Any]:
         """What `attend` makes the logits of, up to a row constant."""
-        q, k = self._queries_keys(x)
+        q, k = self._queries_keys(x, tokens)
         bias = None
         if self.quadrature is not None:
-            bias = jnp.log(self.quadrature).astype(x.dtype)
+            bias = jnp.log(self._weights_here(tokens)).astype(x.dtype)
         if mask is not None:
             padding = jnp.where(mask, 0.0, -jnp.inf).astype(x.dtype)
             bias = padding if bias is None else bias + padding
@@ -324,11 +339,17 @@ class Attention(AbstractTerm):
             "logit_cap": self.logit_cap,
         }
 
-    def _normalized_weights(self, n: int, dtype, mask: Mask | None) -> Float[Array, " n"]:
-        w = jnp.ones(n, dtype) if self.quadrature is None else self.quadrature.astype(dtype)
+    def _weights_here(self, tokens: TokenAxis | None) -> Array:
+        assert self.quadrature is not None
+        return self.quadrature if tokens is None else tokens.own(self.quadrature)
+
+    def _normalized_weights(
+        self, n: int, dtype, mask: Mask | None, tokens: TokenAxis | None = None
+    ) -> Float[Array, " n"]:
+        w = jnp.ones(n, dtype) if self.quadrature is None else self._weights_here(tokens).astype(dtype)
         if mask is not None:
             w = jnp.where(mask, w, 0)
-        return w / jnp.sum(w)
+        return w / (jnp.sum(w) if tokens is None else tokens.sum(jnp.sum(w)))
 
 
 def _project(x: Field, w: Float[Array, "d H dk"], b: Float[Array, "H dk"] | None) -> Float[Array, "n H dk"]:

@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import math
 import re
+from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
 import equinox as eqx
@@ -18,6 +19,7 @@ from pdejax._check import traced
 from pdejax._types import Depth, Field, Mask
 from pdejax.solvers import AbstractLinearOperator, DiagonalizableOperator
 from pdejax.terms._constants import Lipschitz
+from pdejax.terms._token_axis import TokenAxis
 
 T = TypeVar("T")
 # The least ε under a root: the derivative of 1/√ε is ε^{-3/2}/2, which must not overflow float32.
@@ -75,6 +77,18 @@ class AbstractTerm(eqx.Module):
     @abc.abstractmethod
     def check(self, n: int, d: int) -> None:
         """Raise `ValueError` if the term cannot act on a field of `n` tokens and `d` features."""
+
+    def across(self, tokens: TokenAxis) -> "Callable[[Depth, Field, FieldArgs | None], Field]":
+        """The term as a function `(t, u, args)` of the tokens of one device, `(n, d)`, and their mask, inside `jax.shard_map`:
+        `self` where every token is on its own, else with what `tokens` exchanges between devices (see `shard_tokens`).
+
+        Raises `ValueError`, the default, for a term that does not say how.
+        """
+        del tokens
+        raise ValueError(
+            f"{type(self).__name__} does not say how it acts on tokens that lie on several devices; give it a method "
+            "across(tokens), which returns itself where every token is on its own."
+        )
 
     def looked_at(self) -> "AbstractTerm":
         """The term with what can only be seen of known values written into static fields, before they are traced by a solve."""
@@ -195,13 +209,17 @@ def gaussian(key: PRNGKeyArray, *shapes: tuple[int, ...]) -> list[Array]:
     return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-def token_average(values: Float[Array, "n d"], weights: Float[Array, " n"] | None, mask: Mask | None) -> Array:
-    """Quadrature mean over real tokens, `Σ w_i v_i / Σ w_i`, of shape `(d,)`."""
-    if weights is None and mask is None:
+def token_average(
+    values: Float[Array, "n d"], weights: Float[Array, " n"] | None, mask: Mask | None, tokens: TokenAxis | None = None
+) -> Array:
+    """Quadrature mean over real tokens, `Σ w_i v_i / Σ w_i`, of shape `(d,)`; over those of all devices with `tokens`."""
+    if weights is None and mask is None and tokens is None:
         return jnp.mean(values, axis=0)
     w = jnp.ones(values.shape[0], values.dtype) if weights is None else weights.astype(values.dtype)
     if mask is not None:
         w = jnp.where(mask, w, 0)
+    if tokens is not None:
+        return tokens.sum(w @ values) / tokens.sum(jnp.sum(w))
     return w @ values / jnp.sum(w)
 
 

@@ -1,6 +1,7 @@
 """Diffusion: v1 (8) with constant diffusivity, and the emergent diffusion of v2 (7)–(8)."""
 
 import math
+from collections.abc import Callable
 from typing import ClassVar, Literal, get_args
 
 import equinox as eqx
@@ -15,6 +16,7 @@ from pdejax._types import Depth, Field, Mask
 from pdejax.exact._heat import largest_wave_number
 from pdejax.solvers import Grid, Laplacian, TridiagonalOperator, divergence
 from pdejax.solvers._coupled import modal_operator
+from pdejax.solvers._divergence import inverse_square_spacing
 from pdejax.terms._attention import Attention
 from pdejax.terms._base import (
     AbstractTerm,
@@ -29,8 +31,11 @@ from pdejax.terms._base import (
 )
 from pdejax.terms._constants import UNEQUAL, UNSYMMETRIC, Lipschitz, check_domain, in_float64, operator_norm
 from pdejax.terms._reaction import FeedForward
+from pdejax.terms._token_axis import Seam, TokenAxis
 
 Form = Literal["raw", "absolute", "softplus", "clip"]
+# The values beyond the ends: no flux, zero, or the other end's.
+_SEAMS: dict[str, Seam] = {"neumann": "edge", "dirichlet": "constant", "periodic": "wrap"}
 
 
 class Diffusion(AbstractTerm):
@@ -67,7 +72,25 @@ class Diffusion(AbstractTerm):
             curvature = Laplacian(self.grid)(u)
         else:
             curvature = divergence(self.grid, jnp.ones(u.shape[0], u.dtype), u, mask=mask)
-        d = self.diffusivity.astype(u.dtype)
+        return self._times(curvature)
+
+    def across(self, tokens: TokenAxis) -> Callable[[Depth, Field, FieldArgs | None], Field]:
+        def on(t: Depth, u: Field, args: FieldArgs | None) -> Field:
+            del t
+            seam = _SEAMS[self.grid.boundary]
+            before, after = tokens.neighbours(u, seam)
+            left, right = u - before, after - u
+            if (mask := mask_of(args)) is not None:
+                # Faces that touch padding carry no flux; the ends of the sequence are real where their token is.
+                one, other = tokens.neighbours(mask, "wrap" if seam == "wrap" else "edge")
+                left = jnp.where((mask & one)[:, None], left, 0)
+                right = jnp.where((mask & other)[:, None], right, 0)
+            return self._times((right - left) * inverse_square_spacing(self.grid, u.dtype))
+
+        return on
+
+    def _times(self, curvature: Field) -> Field:
+        d = self.diffusivity.astype(curvature.dtype)
         if d.ndim == 2:
             return curvature @ d.T
         return curvature * (d if d.ndim == 0 else d[None])

@@ -102,8 +102,8 @@ def attend(
         positive("attend", name, value) for name, value in (("logit_scale", logit_scale), ("logit_cap", logit_cap))
     )
     n, heads, _ = q.shape
-    accumulator = _accumulator(q.dtype)
-    platform = _platform()
+    accumulator = accumulator_of(q.dtype)
+    platform = platform_now()
     kind = "cpu" if platform == "cpu" else "other"
     refusal = _refusal(platform, q, v, {"bias": bias, "alibi": alibi, "window": window, "logit_cap": logit_cap})
     if implementation == "auto":
@@ -117,7 +117,7 @@ def attend(
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             return jax.nn.dot_product_attention(q, k, v, scale=logit_scale, is_causal=causal, implementation="cudnn")
     rule = Rule(causal, logit_cap)
-    operands = _operands(q, k, bias, alibi, logit_scale)
+    operands = operands_of(q, k, bias, alibi, logit_scale)
     values = _for_heads(v.swapaxes(0, 1), heads)
     if implementation == "dense":
         positions = jnp.arange(n) if rule.by_position(alibi, window) else None
@@ -141,9 +141,9 @@ def attention_map(
     logit_cap: float | None,
 ) -> Array:
     """The weights `p (H, n, m)` of `attend`, at least float32; 0 in the row of a query that sees no key."""
-    rule, operands = Rule(causal, logit_cap), _operands(q, k, bias, alibi, logit_scale)
+    rule, operands = Rule(causal, logit_cap), operands_of(q, k, bias, alibi, logit_scale)
     positions = jnp.arange(q.shape[0]) if rule.by_position(alibi, window) else None
-    logits = functools.partial(_logits, rule=rule)
+    logits = functools.partial(logits_of, rule=rule)
     z = jax.vmap(logits, in_axes=(0, None, None))(operands, positions, window)
     seen = jnp.any(z != -jnp.inf, axis=-1, keepdims=True)  # NaN is no key left out: it stays
     return jnp.where(seen, jax.nn.softmax(jnp.where(seen, z, 0), axis=-1), 0)
@@ -168,8 +168,8 @@ class Operands(NamedTuple):
     slope: Array | None
 
 
-def _operands(q: Array, k: Array, bias: Array | None, alibi: Array | None, logit_scale: float | None) -> Operands:
-    accumulator, heads = _accumulator(q.dtype), q.shape[1]
+def operands_of(q: Array, k: Array, bias: Array | None, alibi: Array | None, logit_scale: float | None) -> Operands:
+    accumulator, heads = accumulator_of(q.dtype), q.shape[1]
     if bias is not None:
         bias = jnp.broadcast_to(bias.astype(accumulator), (heads, k.shape[0]))
     scale = q.shape[-1] ** -0.5 if logit_scale is None else logit_scale
@@ -184,9 +184,10 @@ def _for_heads(x: Array, heads: int) -> Array:
     return x if x.shape[0] == heads else jnp.repeat(x, heads // x.shape[0], axis=0)
 
 
-def _logits(x: Operands, positions: Array | None, window: Any, *, rule: Rule) -> Array:
-    """One head: q (r, dk), k (dk, m), bias (m,), slope (), positions (r,) of the queries if they matter."""
-    accumulator = _accumulator(x.q.dtype)
+def logits_of(x: Operands, positions: Array | None, window: Any, *, rule: Rule, keys: Array | None = None) -> Array:
+    """One head: q (r, dk), k (dk, m), bias (m,), slope (), positions (r,) of the queries if they matter, and those of
+    the `keys` (m,) where they are not 0 … m − 1."""
+    accumulator = accumulator_of(x.q.dtype)
     z = jnp.matmul(x.q, x.k, preferred_element_type=accumulator)
     if rule.cap is not None:
         z = rule.cap * jnp.tanh(z / rule.cap)
@@ -194,7 +195,8 @@ def _logits(x: Operands, positions: Array | None, window: Any, *, rule: Rule) ->
         z = z + x.bias[None, :]
     if positions is None:
         return z
-    keys, queries = jnp.arange(x.k.shape[1])[None, :], positions[:, None]
+    keys = jnp.arange(x.k.shape[1])[None, :] if keys is None else keys[None, :]
+    queries = positions[:, None]
     if rule.causal:
         z = jnp.where(keys <= queries, z, -jnp.inf)
     if x.slope is None and window is None:
@@ -207,12 +209,12 @@ def _logits(x: Operands, positions: Array | None, window: Any, *, rule: Rule) ->
 
 def _softmax(x: Operands, v: Array, positions: Array | None, window: Any, *, rule: Rule) -> Array:
     """One head: the logits of its operands, and v (m, dv)."""
-    z = _logits(x, positions, window, rule=rule)
+    z = logits_of(x, positions, window, rule=rule)
     shift = jax.lax.stop_gradient(z.max(axis=1, keepdims=True))
     shift = checkpoint_name(jnp.where(shift > -jnp.inf, shift, 0.0), SAVED[0])
     e = jnp.exp(z - shift)
     # Normalising the (r, dv) product instead of the (r, m) map saves a pass over the map.
-    numerator = jnp.matmul(e.astype(v.dtype), v, preferred_element_type=_accumulator(v.dtype))
+    numerator = jnp.matmul(e.astype(v.dtype), v, preferred_element_type=accumulator_of(v.dtype))
     numerator = checkpoint_name(numerator, SAVED[1])
     normaliser = checkpoint_name(e.sum(axis=1, keepdims=True), SAVED[2])
     return numerator / jnp.where(normaliser > 0, normaliser, 1.0)
@@ -246,7 +248,7 @@ def _blocked(x: Operands, v: Array, window: Any, rule: Rule, rows: int) -> Array
     return out.reshape(heads, blocks * rows, -1)[:, :n]
 
 
-def _platform() -> str:
+def platform_now() -> str:
     """The platform that a computation traced now is meant for: `jax.default_device` first, then the backend.
 
     Read when tracing rather than through `jax.lax.platform_dependent`, which traces every branch on every
@@ -258,7 +260,7 @@ def _platform() -> str:
     return device if isinstance(device, str) else device.platform
 
 
-def _accumulator(dtype) -> jnp.dtype:
+def accumulator_of(dtype) -> jnp.dtype:
     return jnp.dtype(dtype) if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 

@@ -26,6 +26,7 @@ from pdejax.terms._base import (
 )
 from pdejax.terms._constants import Lipschitz, activation_slopes, check_domain, in_float64, leaking, operator_norm
 from pdejax.terms._normalization import Norm, largest_output, norm_slope
+from pdejax.terms._token_axis import TokenAxis
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
@@ -120,6 +121,13 @@ class FeedForward(AbstractTerm):
                 )
             du = du + source
         return du
+
+    def across(self, tokens: TokenAxis) -> Callable[[Depth, Field, FieldArgs | None], Field]:
+        if self.source is not None:
+            raise ValueError(
+                "FeedForward: a source g(x, t) is given for all tokens at once; leave it out on several devices."
+            )
+        return self
 
     def network(self, x: Field) -> Field:
         """`σ(x W1 + b1) W2 + b2`, or `[σ(x Wg + bg) ⊙ (x W1 + b1)] W2 + b2`, shape `(n, d)`: the FFN alone, without

@@ -5,7 +5,7 @@ import math
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from pdejax import _check
 from pdejax._arguments import checked
@@ -44,8 +44,9 @@ class Rotary(eqx.Module):
         """How many features of a head turn."""
         return 2 * len(self.frequencies)
 
-    def __call__(self, x: Float[Array, "n H dk"]) -> Float[Array, "n H dk"]:
-        """Turn queries or keys of tokens 0 … n − 1. Raises `ValueError` for another rank or fewer than `dim` features."""
+    def __call__(self, x: Float[Array, "n H dk"], positions: Int[Array, " n"] | None = None) -> Float[Array, "n H dk"]:
+        """Turn queries or keys of tokens 0 … n − 1, or of those at `positions`. Raises `ValueError` for another rank or fewer
+        than `dim` features."""
         if x.ndim != 3 or x.shape[-1] < self.dim:
             raise ValueError(
                 f"{_OWNER}: x has shape {x.shape}; it must be (tokens, heads, features) with at least the {self.dim} features "
@@ -54,13 +55,30 @@ class Rotary(eqx.Module):
         if not jnp.issubdtype(x.dtype, jnp.floating):
             raise TypeError(f"{_OWNER}: x has type {x.dtype}; it must be floating point, cast it first.")
         dtype = at_least_float32(x.dtype)
-        # In float64 whatever the field: a float32 angle near m = 1000 is already off by 6e-5.
-        angle = np.arange(x.shape[0])[:, None] * np.asarray(self.frequencies)[None, :]
-        cos, sin = (jnp.asarray(self.gain * part[:, None, :], dtype) for part in (np.cos(angle), np.sin(angle)))
+        if positions is None:
+            # In float64 whatever the field: a float32 angle near m = 1000 is already off by 6e-5.
+            angle = np.arange(x.shape[0])[:, None] * np.asarray(self.frequencies)[None, :]
+            cos, sin = np.cos(angle), np.sin(angle)
+        else:
+            cos, sin = self._turns(positions)
+        cos, sin = (jnp.asarray(self.gain * part[:, None, :], dtype) for part in (cos, sin))
         turned = x if self.dim == x.shape[-1] else x[..., : self.dim]
         first, second = jnp.split(turned.astype(dtype), 2, axis=-1)
         turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
         return turned if self.dim == x.shape[-1] else jnp.concatenate([turned, x[..., self.dim :]], axis=-1)
+
+    def _turns(self, positions: Int[Array, " n"]) -> tuple[Array, Array]:
+        """Cosines and sines `(n, dim/2)` of traced positions m = 2048 a + b: the angles of a and of b are known in float64, and
+        their turns are composed, so that no angle is ever rounded to float32."""
+        split = 2048
+        high, low = positions // split, positions % split
+        coarse = np.arange(split)[:, None] * split * np.asarray(self.frequencies)[None, :]
+        fine = np.arange(split)[:, None] * np.asarray(self.frequencies)[None, :]
+        (c, s), (e, f) = (
+            tuple(jnp.asarray(part(angle), jnp.result_type(float))[at] for part in (np.cos, np.sin))
+            for angle, at in ((coarse, high), (fine, low))
+        )
+        return c * e - s * f, s * e + c * f
 
     @checked
     def linear(self, factor: float) -> "Rotary":

@@ -1,8 +1,10 @@
 """Stabilization S: v2 (9) as written, and the three readings that keep what v2 Thm 3.3 promises of it."""
 
 import math
+from collections.abc import Callable
 from typing import ClassVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,6 +29,7 @@ from pdejax.terms._base import (
 )
 from pdejax.terms._constants import Lipschitz, check_domain, in_float64, magnitude
 from pdejax.terms._normalization import LayerNorm, Norm, largest_output
+from pdejax.terms._token_axis import TokenAxis
 
 
 class SpatialNorm(AbstractTerm):
@@ -58,11 +61,17 @@ class SpatialNorm(AbstractTerm):
     @jax.named_scope("pdejax.SpatialNorm")
     def __call__(self, t: Depth, u: Field, args: FieldArgs | None) -> Field:
         del t
-        mask = mask_of(args)
+        return self._on(u, mask_of(args), None)
+
+    def across(self, tokens: TokenAxis) -> Callable[[Depth, Field, FieldArgs | None], Field]:
+        return lambda t, u, args: self._on(u, mask_of(args), tokens)
+
+    def _on(self, u: Field, mask: Mask | None, tokens: TokenAxis | None) -> Field:
         w = self.grid.weights if self.grid is not None and self.grid.boundary == "dirichlet" else None
-        centred = u - token_average(u, w, mask)[None]
-        variance = token_average(jnp.sum(centred**2, axis=-1, keepdims=True), w, mask)[0]
-        gamma = self.gamma.astype(u.dtype)
+        w = w if w is None or tokens is None else tokens.own(w)
+        centred = u - token_average(u, w, mask, tokens)[None]
+        variance = token_average(jnp.sum(centred**2, axis=-1, keepdims=True), w, mask, tokens)[0]
+        gamma = _rate_here(self.gamma, tokens).astype(u.dtype)
         rate = gamma * jax.lax.rsqrt(variance + self.eps.astype(u.dtype))
         return -centred * (rate if rate.ndim == 0 else rate[:, None])
 
@@ -137,6 +146,9 @@ class LayerNormRelaxation(AbstractTerm):
         gamma = self.gamma.astype(u.dtype)
         return -(gamma if gamma.ndim == 0 else gamma[:, None]) * (u - self.norm(u))
 
+    def across(self, tokens: TokenAxis) -> Callable[[Depth, Field, FieldArgs | None], Field]:
+        return eqx.tree_at(lambda s: s.gamma, self, _rate_here(self.gamma, tokens))
+
     def damping(self) -> Float[Array, ""]:
         return jnp.max(self.gamma)
 
@@ -181,6 +193,9 @@ class LinearDamping(AbstractTerm):
         gamma = self.gamma.astype(u.dtype)
         return -(gamma if gamma.ndim == 0 else gamma[:, None]) * u
 
+    def across(self, tokens: TokenAxis) -> Callable[[Depth, Field, FieldArgs | None], Field]:
+        return eqx.tree_at(lambda s: s.gamma, self, _rate_here(self.gamma, tokens))
+
     def damping(self) -> Float[Array, ""]:
         return jnp.max(self.gamma)
 
@@ -205,6 +220,10 @@ class LinearDamping(AbstractTerm):
         """Growth (−γ, 0), with the smallest γ of any token."""
         del n, norm
         return -float(in_float64(self.gamma).min()), 0.0
+
+
+def _rate_here(gamma: Array, tokens: TokenAxis | None) -> Array:
+    return gamma if gamma.ndim == 0 or tokens is None else tokens.own(gamma)
 
 
 def _rate(owner: str, gamma: ArrayLike) -> Array:

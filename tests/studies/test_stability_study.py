@@ -11,6 +11,7 @@ import xarray as xr
 from pdejax import cli
 from pdejax.runs import ResultError
 from pdejax.studies.numerics import _stability as study
+from pdejax.studies.numerics import _stability_maps as maps
 from pdejax.studies.numerics._stability import STABILITY, stability, summarize, verdicts
 from pdejax.studies.numerics._stability_config import StabilityConfig
 
@@ -89,37 +90,32 @@ def test_a_second_run_measures_nothing(folder, result, monkeypatch):
     def never(*args, **kwargs):
         raise AssertionError("measured again")
 
-    for name in ("run_chunk", "measure_dt_max", "predict_dt_max"):
+    for name in ("measure_dt_max", "predict_dt_max"):
         monkeypatch.setattr(study, name, never)
+    monkeypatch.setattr(maps, "run_one", never)
     again = stability(StabilityConfig(**SMALL, out=str(folder)))
     assert again.results["maps"] == result.results["maps"] and again.verdicts == result.verdicts
 
 
-def test_an_interrupted_run_goes_on(folder, result, tmp_path, monkeypatch):
+def test_an_interrupted_run_goes_on(result, tmp_path):
     config = StabilityConfig(**{**SMALL, "solvers": ()}, out=str(tmp_path))
-    said, run_chunk, calls = [], study.run_chunk, []
-
-    def counted(*args):
-        calls.append(1)
-        return run_chunk(*args)
+    said, notices = [], []
 
     def report(text):
         said.append(text)
-        if text.startswith("map of leak: run 60"):
+        if text == "map of leak: chunk 2 of 3":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(study, "run_chunk", counted)
     with pytest.raises(KeyboardInterrupt):
         stability(config, report=report)
-    assert not (tmp_path / "stability.json").exists() and len(calls) == 4
+    assert not (tmp_path / "stability.json").exists() and len(said) == 5
     # One finished part is lost and one is damaged: only they and the missing two are measured.
-    [lost] = tmp_path.glob("parts/*/map-mean_attention-0.json")
+    [lost] = tmp_path.glob("parts/*/map_of_mean_attention-0.npz")
     lost.unlink()
-    [damaged] = tmp_path.glob("parts/*/map-mean_attention-60.json")
-    damaged.write_text(damaged.read_text()[:50])
-    notices = []
+    [damaged] = tmp_path.glob("parts/*/map_of_mean_attention-1.npz")
+    damaged.write_bytes(damaged.read_bytes()[:50])
     resumed = stability(config, report=notices.append)
-    assert len(calls) == 8 and any("damaged" in text for text in notices)
+    assert sum("chunk" in text for text in notices) == 4 and any("damaged" in text for text in notices)
     assert resumed.results["maps"] == result.results["maps"]
 
 

@@ -338,7 +338,7 @@ def test_auto_keeps_small_maps_and_blocks_large_ones(monkeypatch):
 
 def test_platform_is_that_of_the_default_device():
     with jax.default_device(jax.devices("cpu")[0]):
-        assert _kernels._platform() == "cpu"
+        assert _kernels.platform_now() == "cpu"
 
 
 def test_fused_only_where_cudnn_can(monkeypatch, relative):
@@ -352,7 +352,7 @@ def test_fused_only_where_cudnn_can(monkeypatch, relative):
     half = inputs(12, dk=8, dv=8, dtype="bfloat16")
     with pytest.raises(ValueError, match="='fused' needs an NVIDIA GPU, not the platform 'cpu'"):
         attend(*half, implementation="fused")
-    monkeypatch.setattr(_kernels, "_platform", lambda: "gpu")
+    monkeypatch.setattr(_kernels, "platform_now", lambda: "gpu")
     monkeypatch.setattr(jax.nn, "dot_product_attention", recorded)
     for causal in (False, True):
         out = attend(*half, causal=causal)

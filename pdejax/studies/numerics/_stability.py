@@ -15,6 +15,7 @@ from pdejax.analysis.stability import measure_dt_max, predict_dt_max
 from pdejax.runs._parts import Parts
 from pdejax.runs._records import Picture, Result
 from pdejax.runs._table import Column, Table
+from pdejax.runs.sweep import collect_sweep
 from pdejax.solvers import RKC2, Grid
 from pdejax.studies.numerics._stability_config import StabilityConfig
 from pdejax.studies.numerics._stability_maps import (
@@ -22,13 +23,11 @@ from pdejax.studies.numerics._stability_maps import (
     SLICES,
     STATUS,
     Measured,
-    Parameters,
     classify,
     family,
     map_plot,
+    map_sweep,
     points,
-    run_chunk,
-    start_fields,
 )
 from pdejax.studies.study import Evidence, Judgement, Study, failed, run, settings
 from pdejax.terms import Attention, Diffusion, FeedForward, LinearDamping
@@ -172,24 +171,10 @@ def _limits(config: StabilityConfig, parts: Parts) -> list[dict[str, Any]]:
 
 
 def _map(config: StabilityConfig, name: str, parts: Parts) -> dict[str, np.ndarray]:
-    """Every run of a family, chunk by chunk; the last chunk is padded so that one compiled function serves all."""
+    """Every run of a family, chunk by chunk, over all devices."""
     kind, where = family(name, config.seed), points(config, name)
-    parameters = kind.parameters(where)
-    total = len(where["step"])
-    u0, v0 = start_fields(config.seed)
-    collected = []
-    for start in range(0, total, config.chunk):
-
-        def measure(start=start):
-            parts.say(f"map of {name}: run {start} of {total}")
-            index = np.minimum(np.arange(start, start + config.chunk), total - 1)
-            chosen = Parameters(*(jnp.asarray(values[index]) for values in parameters))
-            found = run_chunk(kind.equation, chosen, u0, v0, config.steps)
-            return {key: np.asarray(value)[: total - start] for key, value in found._asdict().items()}
-
-        part = parts.get(f"map-{name.replace(' ', '_')}-{start}", measure)
-        collected.append({key: np.asarray(part[key], float) for key in Measured._fields})
-    measured = Measured(*(np.concatenate([part[key] for part in collected]) for key in Measured._fields))
+    data = collect_sweep(map_sweep(config, kind, where), parts=parts, report=parts.say)
+    measured = Measured(*(np.asarray(data[key].isel(seed=0), float) for key in Measured._fields))
     return {**where, **measured._asdict(), **classify(kind, where, measured, config.steps)}
 
 

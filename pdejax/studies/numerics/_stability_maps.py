@@ -24,6 +24,7 @@ from pdejax._equation import MasterEquation
 from pdejax.analysis.numerics import token_max_norm
 from pdejax.analysis.stability import v1_21
 from pdejax.plot._style import COLOURS
+from pdejax.runs.sweep import Sweep
 from pdejax.solvers import Grid
 from pdejax.studies.numerics._stability_config import StabilityConfig
 from pdejax.terms import Attention, Diffusion, FeedForward, LayerNorm, LinearDamping
@@ -203,35 +204,55 @@ def start_fields(seed: int) -> tuple[Array, Array]:
     return u / jnp.linalg.norm(u, axis=1, keepdims=True), v / token_max_norm(v)
 
 
+def run_one(equation: MasterEquation, p: Parameters, u0: Array, v0: Array, steps: int) -> Measured:
+    """One Euler run, with a perturbation that is rescaled after every step."""
+    limit, single = math.exp(RANGE), with_parameters(equation, p)
+
+    def advance(u):
+        return u + p.step * single(0.0, u, None)
+
+    def body(carry, _):
+        u, v, grown, spread, alive = carry
+        new, pushed = jax.jvp(advance, (u,), (v,))
+        size = token_max_norm(pushed)
+        alive = alive & (token_max_norm(new) <= limit) & jnp.isfinite(size)
+        u = jnp.where(alive, new, u)
+        positive = alive & (size > 0)
+        v = jnp.where(positive, pushed / jnp.where(positive, size, 1.0), v)
+        grown = grown + jnp.where(alive, jnp.log(jnp.where(size > 0, size, 1e-300)), 0.0)
+        spread = jnp.minimum(spread, jnp.where(alive, jnp.min(jnp.std(new, axis=1)), spread))
+        return (u, v, grown, spread, alive), None
+
+    start = (u0, v0, jnp.zeros(()), jnp.min(jnp.std(u0, axis=1)), jnp.asarray(True))
+    (u, _, grown, spread, alive), _ = jax.lax.scan(body, start, length=steps)
+    size = jnp.log(jnp.maximum(token_max_norm(u), 1e-300))
+    return Measured(jnp.where(alive, size, RANGE), jnp.where(alive, grown, jnp.maximum(grown, RANGE)), spread)
+
+
 @eqx.filter_jit
 def run_chunk(equation: MasterEquation, parameters: Parameters, u0: Array, v0: Array, steps: int) -> Measured:
-    """Euler runs, one per entry of `parameters`, each with a perturbation, which is rescaled after every step."""
-    limit = math.exp(RANGE)
+    """Euler runs, one per entry of `parameters`."""
+    return jax.vmap(lambda p: run_one(equation, p, u0, v0, steps))(parameters)
 
-    def one(p):
-        single = with_parameters(equation, p)
 
-        def advance(u):
-            return u + p.step * single(0.0, u, None)
+def map_sweep(config: StabilityConfig, kind: Family, where: dict[str, np.ndarray]) -> Sweep:
+    """The runs of a family as a sweep whose one axis is their number: a slice and draws are no product of axes."""
+    parameters = Parameters(*(jnp.asarray(values) for values in kind.parameters(where)))
+    u0, v0 = start_fields(config.seed)
 
-        def body(carry, _):
-            u, v, grown, spread, alive = carry
-            new, pushed = jax.jvp(advance, (u,), (v,))
-            size = token_max_norm(pushed)
-            alive = alive & (token_max_norm(new) <= limit) & jnp.isfinite(size)
-            u = jnp.where(alive, new, u)
-            positive = alive & (size > 0)
-            v = jnp.where(positive, pushed / jnp.where(positive, size, 1.0), v)
-            grown = grown + jnp.where(alive, jnp.log(jnp.where(size > 0, size, 1e-300)), 0.0)
-            spread = jnp.minimum(spread, jnp.where(alive, jnp.min(jnp.std(new, axis=1)), spread))
-            return (u, v, grown, spread, alive), None
+    def measure(key, *, run):
+        del key  # all start alike
+        chosen = Parameters(*(values[run] for values in parameters))
+        return run_one(kind.equation, chosen, u0, v0, config.steps)._asdict()
 
-        start = (u0, v0, jnp.zeros(()), jnp.min(jnp.std(u0, axis=1)), jnp.asarray(True))
-        (u, _, grown, spread, alive), _ = jax.lax.scan(body, start, length=steps)
-        size = jnp.log(jnp.maximum(token_max_norm(u), 1e-300))
-        return Measured(jnp.where(alive, size, RANGE), jnp.where(alive, grown, jnp.maximum(grown, RANGE)), spread)
-
-    return jax.vmap(one)(parameters)
+    return Sweep(
+        name=f"map of {kind.name}",
+        measure=measure,
+        axes={"run": np.arange(len(where["step"])).tolist()},
+        dims={name: () for name in Measured._fields},
+        chunk=config.chunk,
+        lanes=None,
+    )
 
 
 def points(config: StabilityConfig, name: str) -> dict[str, np.ndarray]:

@@ -1,0 +1,1 @@
+"""Phase diagrams of tokens under attention, by sweeps that outgrow one machine."""

@@ -1,0 +1,225 @@
+"""The phase diagram of tokens under attention: where in inverse temperature, number and depth do they draw together?"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from pdejax._arguments import checked
+from pdejax._bootstrap import bootstrap
+from pdejax.exact import equiangular_cosine, preln_equiangular
+from pdejax.runs._parts import Parts
+from pdejax.runs._records import Picture, Result
+from pdejax.runs._table import Column, Table
+from pdejax.runs.sweep import Sweep, collect_sweep, run_sweep
+from pdejax.studies.phases._config import PhasesConfig
+from pdejax.studies.phases._measure import measure_run
+from pdejax.studies.phases._pictures import map_plot
+from pdejax.studies.study import Evidence, Judgement, Study, run
+
+HALF = 0.5  # mean cosine at the border between apart and aligned
+RESAMPLES = 200
+AXES = ("beta", "tokens", "normalization")
+DIGITS = 4
+
+
+@checked
+def phase_diagram(config: PhasesConfig | None = None, *, report: Callable[[str], None] | None = None) -> Result:
+    """Measure the phase diagram of tokens under attention, in the caller's precision.
+
+    With `config.out` the runs lie in a zarr store there (see `pdejax.runs.sweep.run_sweep`), an interrupted study goes on, and
+    `phases.json` and pictures are written. `results` has, by `beta`, `tokens`, `normalization` and `depth`, the mean over seeds
+    of the cosine of two tokens and of the number of clusters, and `border`, the depth at which that cosine first exceeds ½.
+
+    Raises `ResultError` for a folder that cannot be written, `ImportError` without zarr where there is a folder.
+    """
+    config = PhasesConfig() if config is None else config
+    return run(PHASES, config, out=config.out, report=report)
+
+
+def phase_sweep(config: PhasesConfig) -> Sweep:
+    """Return the sweep that a configuration stands for."""
+    betas = np.geomspace(config.beta_low, config.beta_high, config.betas)
+    # Rounded, so that machines whose powers differ in the last digit have the same points.
+    depths = tuple(float(f"{t:.6g}") for t in np.geomspace(config.t1 / 64, config.t1, config.depths))
+    measure = functools.partial(measure_run, dim=config.dim, depths=depths, step=float(config.step), close=config.close)
+    return Sweep(
+        name="phases",
+        measure=measure,
+        axes={
+            "beta": tuple(float(f"{b:.6g}") for b in betas),
+            "tokens": tuple(config.tokens),
+            "normalization": tuple(config.normalization),
+        },
+        static=("tokens",),
+        seeds=config.seeds,
+        dims={"cosine": ("depth",), "clusters": ("depth",)},
+        coords={"depth": depths},
+        chunk=config.chunk,
+        lanes=config.lanes,
+        base=config.seed,
+        attrs={"title": "tokens under attention with identity weights", "close": config.close, "dim": config.dim},
+        given={"dim": config.dim, "step": config.step, "close": config.close},
+    )
+
+
+def measure(config: PhasesConfig, seed: int, parts: Parts) -> Evidence:
+    """Measure what is missing, and average over seeds."""
+    del seed  # the configuration's own
+    sweep = phase_sweep(config)
+    if parts.folder is None:
+        data = collect_sweep(sweep, report=parts.say)
+    else:
+        progress = run_sweep(sweep, parts.folder, shard="0/1", report=parts.say)
+        parts.kept_seconds += progress.kept_seconds
+        data = progress.dataset().load()
+    return summarize(data)
+
+
+def summarize(data: xr.Dataset) -> dict[str, Any]:
+    """Means over seeds, how many runs are not finite, and the border with its interval."""
+    cosine = np.asarray(data.cosine, float)  # (beta, tokens, normalization, seed, depth)
+    log_depth = np.log(np.asarray(data.depth, float))
+    seeds = cosine.shape[3]
+    samples = jnp.asarray(np.moveaxis(cosine, 3, 0))
+    found = bootstrap(
+        lambda w: crossing(jnp.tensordot(w, samples, 1) / seeds, jnp.asarray(log_depth, samples.dtype)),
+        seeds,
+        key=jax.random.key(0),
+        resamples=RESAMPLES,
+        dtype=samples.dtype,
+    )
+    border, low, high = (np.exp(np.asarray(x, float)) for x in (found.value, found.low, found.high))
+    return {
+        **{name: np.asarray(data[name]).tolist() for name in (*AXES, "depth")},
+        "cosine": np.round(cosine.mean(axis=3), DIGITS),
+        "clusters": np.round(np.asarray(data.clusters, float).mean(axis=3), DIGITS),
+        "border": {"value": np.round(border, DIGITS), "low": np.round(low, DIGITS), "high": np.round(high, DIGITS)},
+        "runs": int(np.prod(cosine.shape[:4])),
+        "not_finite": int(np.sum(~np.isfinite(cosine).all(axis=4))),
+    }
+
+
+def crossing(cosine: Any, log_depth: Any) -> Any:
+    """Log depth at which curves `(…, depths)` first exceed ½, linear between depths; the last depth where they do not."""
+    above = cosine > HALF
+    at = jnp.clip(jnp.argmax(above, axis=-1), 1, cosine.shape[-1] - 1)
+    high, low = (jnp.take_along_axis(cosine, k[..., None], axis=-1)[..., 0] for k in (at, at - 1))
+    part = jnp.clip((HALF - low) / jnp.where(high > low, high - low, 1), 0, 1)
+    inside = log_depth[at - 1] + part * (log_depth[at] - log_depth[at - 1])
+    return jnp.where(above.any(axis=-1), inside, log_depth[-1])
+
+
+def equiangular(beta: Sequence[float], tokens: int, normalization: str, depth: Sequence[float]) -> np.ndarray | None:
+    """Cosine `(beta, depth)` of tokens that start orthogonal, in closed form, or None where there is none."""
+    b, t = np.meshgrid(np.asarray(beta, float), np.asarray(depth, float), indexing="ij")
+    with jax.enable_x64(True):
+        if normalization == "sphere":
+            return np.asarray(equiangular_cosine(0.0, b, tokens, t))
+        if normalization == "pre-norm":
+            return np.asarray(preln_equiangular(0.0, 1.0, b, tokens, t).cosine)
+    return None
+
+
+COLUMNS = (
+    Column("normalization"),
+    Column("tokens", "d", right=True),
+    Column("β", ".3g", right=True),
+    Column("aligned from depth", right=True),
+    Column("equiangular", right=True),
+    Column("clusters at the end", ".1f", right=True),
+)
+
+
+def judge(config: PhasesConfig, evidence: Sequence[Evidence]) -> Judgement:
+    """Answer from the numbers: how deep must one go for tokens to align, and what does the normalization change?"""
+    [found] = evidence
+    lines, last = [], float(found["depth"][-1])
+    for k, normalization in enumerate(found["normalization"]):
+        for j, tokens in enumerate(found["tokens"]):
+            exact = _exact_border(found, tokens, normalization)
+            for i in _shown(len(found["beta"])):
+                value, low, high = (float(found["border"][key][i][j][k]) for key in ("value", "low", "high"))
+                text = f"{value:.3g} [{low:.3g}, {high:.3g}]" if value < last else f"beyond {last:g}"
+                beside = "" if exact is None else f"{exact[i]:.3g}" if exact[i] < last else f"beyond {last:g}"
+                clusters = float(found["clusters"][i][j][k][-1])
+                lines.append((normalization, int(tokens), float(found["beta"][i]), text, beside, clusters))
+    answers = verdicts(found)
+    return Judgement(
+        sentence=answers["aligned"],
+        verdicts=answers,
+        passed=not found["not_finite"],
+        tables=(Table(COLUMNS, lines),),
+        results=found,
+        pictures=tuple(
+            Picture(f"phases_{name}.png", caption, functools.partial(map_plot, found, name, equiangular))
+            for name, caption in CAPTIONS.items()
+        ),
+    )
+
+
+CAPTIONS = {
+    "cosine": "Mean cosine of two tokens, by depth and inverse temperature β; the solid line is ½, the dashed one ½ of "
+    "equiangular tokens in closed form.",
+    "clusters": "Number of clusters of tokens, by depth and inverse temperature β.",
+}
+
+
+def verdicts(found: Mapping[str, Any]) -> dict[str, str]:
+    """Write one sentence per question, made from the numbers."""
+    last, most = float(found["depth"][-1]), int(np.argmax(found["tokens"]))
+    border = np.asarray(found["border"]["value"], float)
+    parts = []
+    for k, normalization in enumerate(found["normalization"]):
+        reached = np.flatnonzero(border[:, most, k] < last)
+        beta = found["beta"]
+        what = f"β ≤ {beta[reached[-1]]:.3g}" if len(reached) else f"no β ≥ {beta[0]:.3g}"
+        parts.append(f"{what} ({normalization})")
+    answers = {"aligned": f"{found['tokens'][most]} tokens align by depth {last:g} for {', '.join(parts)}"}
+    if ratios := _ratios(found, border, last):
+        answers["closed form"] = (
+            f"tokens from random directions align {min(ratios):.2f} to {max(ratios):.2f} times as deep as equiangular ones"
+        )
+    bad, runs = found["not_finite"], found["runs"]
+    answers["runs"] = f"NOT finite: {bad} of {runs}" if bad else f"all {runs} finite"
+    return answers
+
+
+def _ratios(found: Mapping[str, Any], border: np.ndarray, last: float) -> list[float]:
+    """Border over that in closed form, wherever both are inside the diagram."""
+    ratios: list[float] = []
+    for k, normalization in enumerate(found["normalization"]):
+        for j, tokens in enumerate(found["tokens"]):
+            exact = _exact_border(found, tokens, normalization)
+            if exact is not None:
+                both = (border[:, j, k] < last) & (exact < last)
+                ratios += (border[:, j, k] / exact)[both].tolist()
+    return ratios
+
+
+def _exact_border(found: Mapping[str, Any], tokens: int, normalization: str) -> np.ndarray | None:
+    curve = equiangular(found["beta"], int(tokens), normalization, found["depth"])
+    if curve is None:
+        return None
+    return np.exp(np.asarray(crossing(jnp.asarray(curve), jnp.asarray(np.log(found["depth"]), jnp.result_type(float)))))
+
+
+def _shown(count: int) -> list[int]:
+    """Inverse temperatures of the table: the lowest, that at a third, two thirds, and the highest."""
+    return sorted({round(share * (count - 1)) for share in (0, 1 / 3, 2 / 3, 1)})
+
+
+PHASES = Study(
+    name="phases",
+    title="Tokens under attention: where they draw together",
+    question="At which inverse temperature, number of tokens and depth do tokens align, and what does normalization change?",
+    source="arXiv 2312.10794, Figure 4",
+    measure=measure,
+    judge=judge,
+    command="sweep",
+    double=False,
+)

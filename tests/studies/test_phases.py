@@ -1,0 +1,225 @@
+"""The phase diagram of tokens: one run against closed forms, the study, the command, and a study swept."""
+
+import dataclasses
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray as xr
+
+from pdejax import cli
+from pdejax.exact import equiangular_cosine, equiangular_tokens, preln_equiangular
+from pdejax.runs.sweep import run_sweep
+from pdejax.studies import Judgement, PhasesConfig, Study, phase_diagram, study_sweep
+from pdejax.studies.phases import _phases as module
+from pdejax.studies.phases._measure import measure_run
+from pdejax.studies.phases._phases import PHASES, crossing, phase_sweep, summarize, verdicts
+
+DEPTHS = (0.5, 1.0, 2.0, 4.0)
+SMALL = {
+    "betas": 3,
+    "beta_high": 8.0,
+    "tokens": (3, 4),
+    "dim": 3,
+    "t1": 4.0,
+    "depths": 4,
+    "step": 0.05,
+    "seeds": 3,
+    "chunk": 6,
+}
+
+
+def one_run(normalization, beta, tokens, gamma, step):
+    return measure_run(
+        jax.random.key(0), beta=beta, tokens=tokens, normalization=normalization, dim=tokens, depths=DEPTHS, step=step,
+        close=0.99, start=lambda key: equiangular_tokens(tokens, tokens, gamma, key),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("normalization", "beta"), [("sphere", 3.0), ("pre-norm", 3.0)])
+def test_equiangular_tokens_follow_the_closed_form(normalization, beta):
+    found = one_run(normalization, beta, 4, 0.2, 0.01)
+    depths = jnp.asarray(DEPTHS)
+    if normalization == "sphere":
+        exact = equiangular_cosine(0.2, beta, 4, depths)
+    else:
+        exact = preln_equiangular(0.2, 1.0, beta, 4, depths).cosine
+    np.testing.assert_allclose(found["cosine"], exact, atol=2e-8)
+    np.testing.assert_array_equal(found["clusters"], np.where(exact > 0.99, 1, 4))
+
+
+def test_without_normalization_by_a_loop():
+    """Heun's steps written out, so short that they are exact to 1e-5."""
+    found = one_run("none", 2.0, 3, 0.1, 0.05)
+    x = np.asarray(equiangular_tokens(3, 3, 0.1, jax.random.key(0)))
+
+    def field(x):
+        weights = np.exp(2.0 * x @ x.T)
+        return weights / weights.sum(1, keepdims=True) @ x
+
+    h, steps = 1 / 2000, 2000
+    for _ in range(steps):
+        half = field(x)
+        x = x + h / 2 * (half + field(x + h * half))
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    assert float(found["cosine"][1]) == pytest.approx(float((unit @ unit.T)[np.triu_indices(3, 1)].mean()), abs=1e-5)
+
+
+def test_crossings_are_linear_in_log_depth():
+    log_depth = jnp.log(jnp.asarray([1.0, 2.0, 4.0]))
+    curves = jnp.asarray([[0.0, 0.25, 0.75], [0.0, 0.1, 0.2], [0.6, 0.7, 0.8], [0.4, 0.5, 0.6]])
+    found = np.exp(np.asarray(crossing(curves, log_depth)))
+    np.testing.assert_allclose(found, [2 * 2**0.5, 4.0, 1.0, 2.0], rtol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def result():
+    return phase_diagram(PhasesConfig(**SMALL))
+
+
+def test_the_study_averages_its_runs(result):
+    config = PhasesConfig(**SMALL)
+    sweep = phase_sweep(config)
+    assert result.results["runs"] == sweep.runs == 54 and result.passed and result.verdicts["runs"] == "all 54 finite"
+    beta, depth = sweep.axes["beta"][1], sweep.coords["depth"]
+    runs = [
+        measure_run(
+            jax.random.fold_in(jax.random.key(0), s), beta=beta, tokens=4, normalization="pre-norm", dim=3, depths=depth,
+            step=0.05, close=0.99,
+        )["cosine"]
+        for s in range(3)
+    ]  # fmt: skip
+    mean = np.mean(runs, axis=0)
+    np.testing.assert_allclose(np.asarray(result.results["cosine"])[1, 1, 1], mean, atol=1e-4)
+    border = result.results["border"]
+    low, value, high = (np.asarray(border[key]) for key in ("low", "value", "high"))
+    assert (low <= value).all() and (value <= high).all() and (value <= 4.0).all()
+    assert [picture.file for picture in result.pictures] == ["phases_cosine.png", "phases_clusters.png"]
+    assert all(picture.png().startswith(b"\x89PNG") for picture in result.pictures)
+
+
+def test_verdicts_follow_the_numbers(result):
+    assert re.search(r"^4 tokens align by depth 4 for β ≤ \S+ \(sphere\), ", result.verdict)
+    found = {**result.results, "not_finite": 2}
+    found["border"] = {key: np.full_like(np.asarray(x), 4.0).tolist() for key, x in found["border"].items()}
+    answers = verdicts(found)
+    assert answers["aligned"].startswith("4 tokens align by depth 4 for no β ≥ 0.5 (sphere)")
+    assert answers["runs"] == "NOT finite: 2 of 54" and "closed form" not in answers
+    assert not PHASES.judge(PhasesConfig(**SMALL), [found]).passed
+
+
+def test_runs_that_are_not_finite_are_counted():
+    data = module.collect_sweep(phase_sweep(PhasesConfig(**{**SMALL, "normalization": ("none",), "tokens": (3,)})))
+    assert summarize(data)["not_finite"] == 0
+    data.cosine[1, 0, 0, 2, 3] = np.nan
+    assert summarize(data)["not_finite"] == 1
+
+
+def options(**changes):
+    given = {**SMALL, "normalization": ("sphere",), "tokens": (3,), **changes}
+    words = [
+        [f"--{k.replace('_', '-')}", *(map(str, v) if isinstance(v, tuple) else [str(v)])] for k, v in given.items()
+    ]
+    return [word for group in words for word in group]
+
+
+@pytest.mark.slow
+def test_the_command_in_two_shards(tmp_path, capsys):
+    pytest.importorskip("zarr")
+    for shard, words in (("0/2", "the rest is another shard's"), ("1/2", "all 9 finite")):
+        assert cli.main(["sweep", *options(out=tmp_path, shard=shard, chunk=3)]) == 0
+        assert words in capsys.readouterr().out
+    content = json.loads((tmp_path / "phases.json").read_text())
+    assert content["results"]["runs"] == 9 and (tmp_path / "phases_clusters.png").exists() and content["seconds"] > 0
+    with xr.open_zarr(tmp_path / "sweep.zarr", chunks=None) as data:
+        assert dict(data.sizes) == {"beta": 3, "tokens": 1, "normalization": 1, "seed": 3, "depth": 4}
+        mean = np.asarray(data.cosine.mean("seed"), float)
+    np.testing.assert_allclose(content["results"]["cosine"], mean, atol=1e-4)
+
+
+OWN = """
+from pdejax.runs.sweep import Sweep
+
+def measure(key, *, x):
+    return {"y": x * x}
+
+sweep = Sweep(measure=measure, axes={"x": (1.0, 2.0)}, dims={"y": ()}, name="squares")
+other = 3
+"""
+
+
+def test_a_sweep_of_ones_own(tmp_path, capsys):
+    pytest.importorskip("zarr")
+    file = tmp_path / "own_sweep_of_a_test.py"
+    file.write_text(OWN)
+    out = str(tmp_path / "out")
+    assert cli.main(["sweep", f"{file}:sweep", "--out", out]) == 0
+    assert "2 runs in" in capsys.readouterr().out
+    with xr.open_zarr(f"{out}/sweep.zarr", chunks=None) as data:
+        assert data.y.values.ravel().tolist() == [1.0, 4.0] and data.attrs["sweep"] == "squares"
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nonsense"], "'nonsense' must be 'phases' or FILE.py:NAME"),
+        (["missing.py:sweep", "--out", "x"], "missing.py is no file"),
+        (["FILE:other", "--out", "x"], "has no Sweep called 'other'"),
+        (["FILE:sweep"], "give --out DIR"),
+        (["FILE:sweep", "--out", "x", "--betas", "3"], "says itself what is swept; leave out --betas"),
+        (["--shard", "0/2"], "give --out DIR"),
+        (["--shard", "2/2", "--out", "x"], "shard='2/2' must be 'i/n'"),
+        (["--jobs", "2", "--shard", "0/2"], "leave --shard out"),
+        (["--jobs", "0"], "sweep: jobs=0"),
+        (["--step", "1"], "step=1.0 must be at most t1/64 = 0.5"),
+        (["--beta-high", "0.1"], "beta_high=0.1"),
+        (["--normalization", "rms"], "normalization='rms' must be one of"),
+        (["--tokens", "1"], "tokens=1"),
+        (["--seeds", "1"], "seeds=1"),
+    ],
+)
+def test_bad_commands(arguments, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(OWN)
+    assert cli.main(["sweep", *(word.replace("FILE", "own.py") for word in arguments)]) == 2
+    assert words in capsys.readouterr().err
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Toy:
+    factor: float = 2.0
+    power: int = 1
+    seed: int = 4
+
+
+TOY = Study(
+    name="toy", title="", question="", source="", judge=lambda config, evidence: Judgement(),
+    measure=lambda config, seed, parts: {"value": parts.get("value", lambda: config.factor * seed**config.power)},
+)  # fmt: skip
+
+
+def test_a_study_is_swept_over_its_settings(tmp_path):
+    pytest.importorskip("zarr")
+    sweep = study_sweep(
+        TOY,
+        Toy(),
+        {"factor": (1.0, 3.0), "power": (1, 2)},
+        lambda e: {"value": e["value"]},
+        dims={"value": ()},
+        seeds=2,
+    )
+    data = run_sweep(sweep, tmp_path).dataset()
+    assert data.value.dims == ("factor", "power", "seed")
+    assert data.value.values.tolist() == [[[4, 5], [16, 25]], [[12, 15], [48, 75]]]
+
+
+@pytest.mark.bad_input
+def test_axes_of_a_study_are_its_settings():
+    with pytest.raises(ValueError, match="study_sweep: axes='colour' must be one of 'factor'"):
+        study_sweep(TOY, Toy(), {"colour": (1,)}, lambda e: {}, dims={"value": ()})
+    with pytest.raises(TypeError, match="config has type int"):
+        study_sweep(TOY, 3, {"power": (1,)}, lambda e: {}, dims={"value": ()})
