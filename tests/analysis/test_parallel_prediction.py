@@ -1,5 +1,8 @@
 """Predicted iterations against those needed, fields that expand refused, and the bias of gradients stopped early."""
 
+import json
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,6 +39,19 @@ def test_iterations_are_those_predicted(method):
         exponents.append(float(predicted.exponent))
     assert max(map(abs, gaps)) <= 1, gaps
     assert exponents[0] < -0.5 and exponents[-1] > 0.2
+
+
+def test_what_the_page_says_of_the_kept_figures():
+    """Within one to 1e-8 where the flow does not expand much; and no solve is called converged that is not."""
+    path = pathlib.Path(__file__).parents[2] / "benchmarks" / "results" / "parallel.json"
+    rows = json.loads(path.read_text())["results"]["rows"]
+    seen = [row for row in rows if "predicted" in row and row["tolerance"] == 1e-8]
+    gaps = {}
+    for row in seen:
+        gaps.setdefault(row["field"], []).append(abs(row["predicted"] - row["iterations"]))
+    assert max(max(gaps[kind]) for kind in ("contracting", "damped", "weakly expanding")) <= 1
+    assert max(gaps["expanding"]) > 2
+    assert all(row["converged"] and row["residual"] <= row["tolerance"] for row in rows)
 
 
 def test_a_field_that_expands_is_refused():
