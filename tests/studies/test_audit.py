@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import math
+import types
 
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +25,13 @@ from pdejax.training._kept import metadata
 
 B, L, D, K = 8, 4, 6, 5
 CONFIG = AuditConfig(network="net")
+
+
+# A network of matrices, as the nulls look at it.
+SUBJECT = types.SimpleNamespace(
+    network=types.SimpleNamespace(discretization=types.SimpleNamespace(field=[jnp.ones((2, 3, 3))])),
+    u0=jnp.ones((2, 3, 3)),
+)
 
 
 def stored(seed=0):
@@ -162,6 +170,24 @@ def test_without_nulls_nothing_is_compared():
     assert found.verdicts["weights in depth"] == "not measured: there are no weight matrices per layer"
     assert "loss at half the step" not in found.verdicts
     assert not any("continuum index" in row.quantity or "loss" in row.quantity for row in found.rows)
+
+
+def test_one_layer_at_all_depths_has_no_layers_to_rank_or_to_shuffle():
+    numbers = stored()
+    numbers["weights"] = {"autonomous": np.asarray(True), "applications": np.full((40, B), 0.3)}
+    numbers["subject"]["layers"] = L
+    del numbers["refinement layers shuffled"]
+    found = judge(CONFIG, [numbers])
+    quantities = {row.quantity for row in found.rows}
+    assert "move by application 40 of the one layer" in quantities and not any(
+        "rank correlation" in name for name in quantities
+    )
+    assert found.verdicts["fixed point"].startswith("none in 40 applications") and list(found.results["surgery"]) == [
+        "skip"
+    ]
+    assert found.results["applications"] == pytest.approx([0.3] * 40)
+    made = [name for name, null in measuring._nulls(SUBJECT, None, True) if null is not None]
+    assert made == ["untrained", "weights shuffled"]
 
 
 def test_pictures_are_drawn():
