@@ -4,8 +4,8 @@ import copy
 import dataclasses
 import json
 import math
-import types
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -19,19 +19,12 @@ from pdejax.studies.audit import AuditConfig, audit
 from pdejax.studies.audit import _measure as measuring
 from pdejax.studies.audit._judge import judge
 from pdejax.studies.audit._pictures import pictures
-from pdejax.studies.audit._subject import _ids, _of_text, is_training
+from pdejax.studies.audit._subject import Subject, _ids, _of_text, is_training
 from pdejax.training import TrainConfig, train
 from pdejax.training._kept import metadata
 
 B, L, D, K = 8, 4, 6, 5
 CONFIG = AuditConfig(network="net")
-
-
-# A network of matrices, as the nulls look at it.
-SUBJECT = types.SimpleNamespace(
-    network=types.SimpleNamespace(discretization=types.SimpleNamespace(field=[jnp.ones((2, 3, 3))])),
-    u0=jnp.ones((2, 3, 3)),
-)
 
 
 def stored(seed=0):
@@ -186,7 +179,10 @@ def test_one_layer_at_all_depths_has_no_layers_to_rank_or_to_shuffle():
         "skip"
     ]
     assert found.results["applications"] == pytest.approx([0.3] * 40)
-    made = [name for name, null in measuring._nulls(SUBJECT, None, True) if null is not None]
+    field = pj.MasterEquation(pj.terms.FeedForward(D, 2 * D, key=jax.random.key(0)))
+    net = pj.network([lambda u: u] * L).replace(discretization=pj.Discretization(field, "euler", t1=4.0, steps=4))
+    one = Subject(net, None, jnp.ones((B, 3, D)), jnp.ones((B, 3), bool), None, (), "states", "planted")
+    made = [name for name, null in measuring._nulls(one, None, True) if null is not None]
     assert made == ["untrained", "weights shuffled"]
 
 

@@ -95,7 +95,9 @@ def _nulls(subject: Subject, key: Any, one: bool) -> Iterator[tuple[str, Callabl
     """Each null as a function that makes it once, or None where the network has no weight matrices, or, if it is `one` layer, no
     other order."""
     net, n = subject.network, subject.u0.shape[1]
-    matrices = any(x.ndim >= 3 for x in jax.tree.leaves(eqx.filter(net.discretization.field, eqx.is_inexact_array)))
+    d = net.discretization
+    axes = 3 if d.layers else 2  # one of them that of layers
+    matrices = any(x.ndim >= axes for x in jax.tree.leaves(eqx.filter(d.field, eqx.is_inexact_array)))
     makes = (
         (NULLS[0], matrices, lambda: matched_null(net, subject.u0, mask=subject.mask, key=_draw_key(key, 0))),
         (NULLS[1], not one, lambda: shuffle_layers(net, key=jax.random.fold_in(key, 2), length=n)),
