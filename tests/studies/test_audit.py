@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from pdejax.studies.audit import AuditConfig, audit
 from pdejax.studies.audit import _measure as measuring
 from pdejax.studies.audit._judge import judge
 from pdejax.studies.audit._pictures import pictures
-from pdejax.studies.audit._subject import _ids, _of_text, is_training
+from pdejax.studies.audit._subject import Subject, _ids, _of_text, is_training
 from pdejax.training import TrainConfig, train
 from pdejax.training._kept import metadata
 
@@ -162,6 +163,27 @@ def test_without_nulls_nothing_is_compared():
     assert found.verdicts["weights in depth"] == "not measured: there are no weight matrices per layer"
     assert "loss at half the step" not in found.verdicts
     assert not any("continuum index" in row.quantity or "loss" in row.quantity for row in found.rows)
+
+
+def test_one_layer_at_all_depths_has_no_layers_to_rank_or_to_shuffle():
+    numbers = stored()
+    numbers["weights"] = {"autonomous": np.asarray(True), "applications": np.full((40, B), 0.3)}
+    numbers["subject"]["layers"] = L
+    del numbers["refinement layers shuffled"]
+    found = judge(CONFIG, [numbers])
+    quantities = {row.quantity for row in found.rows}
+    assert "move by application 40 of the one layer" in quantities and not any(
+        "rank correlation" in name for name in quantities
+    )
+    assert found.verdicts["fixed point"].startswith("none in 40 applications") and list(found.results["surgery"]) == [
+        "skip"
+    ]
+    assert found.results["applications"] == pytest.approx([0.3] * 40)
+    field = pj.MasterEquation(pj.terms.FeedForward(D, 2 * D, key=jax.random.key(0)))
+    net = pj.network([lambda u: u] * L).replace(discretization=pj.Discretization(field, "euler", t1=4.0, steps=4))
+    one = Subject(net, None, jnp.ones((B, 3, D)), jnp.ones((B, 3), bool), None, (), "states", "planted")
+    made = [name for name, null in measuring._nulls(one, None, True) if null is not None]
+    assert made == ["untrained", "weights shuffled"]
 
 
 def test_pictures_are_drawn():

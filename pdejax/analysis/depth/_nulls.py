@@ -56,8 +56,13 @@ def matched_null(
 
 def branch_ratios(field: Discretization, u: Array, mask: Array) -> Float[Array, " layers"]:
     """The size of every layer's branch over a batch, in units of the state, which a null's layers are brought to."""
-    moved, size = _walk(_branch(field), u, mask)
+    moved, size = _walk(_branch(field), _real(u, mask), mask)
     return jnp.sqrt(jnp.sum(moved, axis=1) / jnp.sum(size, axis=1))
+
+
+def _real(u: Array, mask: Array) -> Array:
+    """Zeros at padding, whose values would count as a part of the state."""
+    return jnp.where(mask[..., None], u, jnp.zeros((), u.dtype))
 
 
 @eqx.filter_jit
@@ -71,7 +76,7 @@ def drawn_ends(
     leaves, structure = jax.tree.flatten(field.field)
     keys = draw_keys(leaves, key)
     arrays = {i: leaf for i, leaf in enumerate(leaves) if eqx.is_array(leaf)}
-    half = jnp.asarray(0.5, u.dtype)
+    half, u = jnp.asarray(0.5, u.dtype), _real(u, mask)
 
     def layer(states, x):
         arrays, keys, ratio = x

@@ -75,7 +75,7 @@ def measure(config: AuditConfig, seed: int, parts: Parts) -> Evidence:
     arrays("tokens", lambda: tokens(subject, field, None, key))
     arrays("operators", lambda: operators(subject, net))
     del field
-    for name, null in _nulls(subject, key):
+    for name, null in _nulls(subject, key, "autonomous" in found["weights"]):
         if null is None:
             continue
         many = name == NULLS[0]
@@ -91,13 +91,16 @@ def measure(config: AuditConfig, seed: int, parts: Parts) -> Evidence:
     return found
 
 
-def _nulls(subject: Subject, key: Any) -> Iterator[tuple[str, Callable[[], Any] | None]]:
-    """Each null as a function that makes it once, or None where the network has no weight matrices."""
+def _nulls(subject: Subject, key: Any, one: bool) -> Iterator[tuple[str, Callable[[], Any] | None]]:
+    """Each null as a function that makes it once, or None where the network has no weight matrices, or, if it is `one` layer, no
+    other order."""
     net, n = subject.network, subject.u0.shape[1]
-    matrices = any(x.ndim >= 3 for x in jax.tree.leaves(eqx.filter(net.discretization.field, eqx.is_inexact_array)))
+    d = net.discretization
+    axes = 3 if d.layers else 2  # one of them that of layers
+    matrices = any(x.ndim >= axes for x in jax.tree.leaves(eqx.filter(d.field, eqx.is_inexact_array)))
     makes = (
         (NULLS[0], matrices, lambda: matched_null(net, subject.u0, mask=subject.mask, key=_draw_key(key, 0))),
-        (NULLS[1], True, lambda: shuffle_layers(net, key=jax.random.fold_in(key, 2), length=n)),
+        (NULLS[1], not one, lambda: shuffle_layers(net, key=jax.random.fold_in(key, 2), length=n)),
         (NULLS[2], matrices, lambda: shuffled_on_host(layer_field(net, length=n), key=jax.random.fold_in(key, 3))),
     )
     for name, there, make in makes:

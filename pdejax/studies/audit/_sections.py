@@ -155,17 +155,17 @@ def surgery(found: Evidence, key: Any, out: Found) -> None:
     if "losses" in ours:
         columns += [Column("loss without", right=True), Column("p", ".2g", right=True)]
     out.tables.append(Table(columns, lines, "Surgery: moves of the last state"))
+    out.row("move of the last state without a layer, mean", shown["skip"])
+    out.results["surgery"] = {"skip": numbers(shown["skip"])}
+    if "autonomous" in found["weights"]:
+        return  # without any of them the network is the same: there is nothing to rank
     scores = {
         "1 − cosine": (_foreseen(moves[0], cosines, key), _slope(moves[0], cosines)),
         "first-order estimate": (_foreseen(moves[0], estimates[0], key), _slope(moves[0], estimates[0])),
     }
-    out.row("move of the last state without a layer, mean", shown["skip"])
     for name, (rank, slope) in scores.items():
         out.row(f"rank correlation with {name}", rank, note=f"over layers; the move is {slope:.2g} times the score")
-    out.results["surgery"] = {
-        "skip": numbers(shown["skip"]),
-        **{n: numbers(r) | {"slope": s} for n, (r, s) in scores.items()},
-    }
+    out.results["surgery"] |= {n: numbers(r) | {"slope": s} for n, (r, s) in scores.items()}
     if "losses" in ours:
         rank = _foreseen(ours["losses"][0], ours["loss_estimates"][0], key)
         out.row("rank correlation of the loss with its first-order estimate", rank, note="over layers")
