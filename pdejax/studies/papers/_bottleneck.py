@@ -215,7 +215,7 @@ def _curves(data: xr.Dataset, best: np.ndarray) -> Any:
         for n, noise in enumerate(noises):
             ax = axes_of(panels[n, i])
             for layer in range(layers):
-                style = {"color": COLOURS[layer % len(COLOURS)], "marker": MARKERS[layer % len(MARKERS)]}
+                style: Any = {"color": COLOURS[layer % len(COLOURS)], "marker": MARKERS[layer % len(MARKERS)]}
                 ax.plot(
                     steps, target[:, i, n, :, layer].mean(axis=0), label=f"layer {layer + 1}", markersize=4, **style
                 )
