@@ -92,7 +92,7 @@ def test_findings_come_first_with_interval_null_and_setting():
         assert all(np.isfinite(float(end)) for end in (row.ours.low, row.ours.high))
         assert study.raw is not None
         train = study.raw["config"]["train"]["dataset"]
-        assert f"{train}, quick, {len(study.result.seeds)} seeds" in table
+        assert f"{train}, {study.result.preset}, {len(study.result.seeds)} seeds" in table
         assert f".table.{index}.ours" in table and f"#study-{study.name}" in table
 
 

@@ -210,7 +210,7 @@ _PAIRING = "shared, distilled, independent, and bare (independent without residu
 
 ATTENTION_IMAGES = experiment(
     name="attention-images",
-    headline="cosine, heads matched, independent",
+    headline="cosine, *, independent",
     title="Attention on images",
     question="Does a PDE model attend where a Transformer does, on images?",
     source="v1 §3.2, Figure 3",

@@ -215,7 +215,7 @@ def _curves(data: xr.Dataset, best: np.ndarray) -> Any:
         for n, noise in enumerate(noises):
             ax = axes_of(panels[n, i])
             for layer in range(layers):
-                style = {"color": COLOURS[layer % len(COLOURS)], "marker": MARKERS[layer % len(MARKERS)]}
+                style: Any = {"color": COLOURS[layer % len(COLOURS)], "marker": MARKERS[layer % len(MARKERS)]}
                 ax.plot(
                     steps, target[:, i, n, :, layer].mean(axis=0), label=f"layer {layer + 1}", markersize=4, **style
                 )
@@ -239,7 +239,7 @@ _NOISES = {"noises": (0.5, 1.0)}
 
 BOTTLENECK = experiment(
     name="information-bottleneck",  # a folder called bottleneck is a package to pandas, where Python is started beside it
-    headline="change of I(T; Y) in training, layer *, σ = 1, Transformer",
+    headline="I(T; Y) after training, layer *, σ = 1, Transformer",
     title="Information bottleneck",
     question="Does information about the answer fall in training, and more so in a PDE model?",
     source="v1 §3.3, Figure 4",

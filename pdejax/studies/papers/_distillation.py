@@ -144,7 +144,6 @@ def _points(names: Sequence[str], counts: np.ndarray, values: dict[str, np.ndarr
 
 DISTILLATION = experiment(
     name="distillation",
-    headline="linear CKA, debiased, RK4, 4 steps a layer",
     title="What is distilled",
     question="Which fields can be fitted to a Transformer's hidden states?",
     source="v2 §4.2, which does not say what its simulator is",

@@ -103,7 +103,9 @@ def pairing_curves(data: Any, panels: Sequence[tuple[str, str, str]], *, common:
 
     figure = Figure(figsize=(4.6 * len(panels) + 2.6, 3.9), layout="constrained")
     layers = data.layer.values
-    for ax, (name, label, null) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    for ax, (name, label, null) in zip(
+        figure.subplots(1, len(panels), squeeze=False, sharey=True)[0], panels, strict=True
+    ):
         axes_of(ax)
         for i, pairing in enumerate(data.pairing.values):
             seed_curves(ax, layers, data[name].values[:, i], index=i, label=str(pairing))

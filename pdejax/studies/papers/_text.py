@@ -304,7 +304,7 @@ _SIZES = {"epsilons": tuple(float(x) for x in np.logspace(-5, 0, 11)), "draws": 
 
 PERTURBATION = experiment(
     name="perturbation",
-    headline="PDE − Transformer, rises at ε = 1e-02, adversarial",
+    headline="rise of the loss at ε = 1e-02, adversarial, PDE*",
     title="Perturbation sensitivity",
     question="How do loss and state answer to perturbed inputs?",
     source="v1 §3.5, Figure 6",
