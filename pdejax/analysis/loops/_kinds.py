@@ -95,7 +95,7 @@ def classify_loop(
         exponent = Figure(math.nan if kind == "blow-up" else math.log(norms[k] / norms[half]) / max(k - half, 1))
         return LoopBehaviour(None, None, exponent, norms, steps, kind, 0, math.nan, math.nan, loops, False)
     growth = _growth(flat)
-    found = _return(loop, us, flat, periods, count, small)
+    found = _return(loop, us, flat, periods, count, small, growth)
     exponent = loop_exponents(loop, k=1, loops=loops, discard=loops // 2, key=key).exponents[0]
     if found is not None:
         point, spectrum, kind = found
@@ -123,7 +123,7 @@ def _growth(flat: np.ndarray) -> float:
 
 
 def _return(
-    loop: Loop, us: np.ndarray, flat: np.ndarray, periods: int, count: int, tolerance: float
+    loop: Loop, us: np.ndarray, flat: np.ndarray, periods: int, count: int, tolerance: float, growth: float
 ) -> tuple[FixedPoint, LoopSpectrum, str] | None:
     """The point or cycle that the states come to, of least period, the spectrum there and what it is."""
     last, half = len(flat) - 1, len(flat) // 2
@@ -131,7 +131,9 @@ def _return(
     size = float(np.max(np.linalg.norm(flat, axis=1)))
     for p in range(1, periods + 1):
         now, before = (max(np.linalg.norm(flat[k - j] - flat[k - j - p]) for j in range(p)) for k in (last, half))
-        if not (now <= tolerance * size or (now < NEAR * size and now < 0.9 * before)):
+        # What still moves away at a rate comes to nothing near: Newton would search in vain.
+        nearer = now < NEAR * size and now < 0.9 * before and growth < 0.5
+        if not (now <= tolerance * size or nearer):
             continue
         point = fixed_point(loop, jnp.asarray(us[last]), period=p, tolerance=min(tolerance, 1e-11))
         scale = max(size * 1e-3, float(np.linalg.norm(np.asarray(point.state).ravel())))
