@@ -70,7 +70,7 @@ def classify_loop(
        residual and last step at most `tolerance`, relative; the `count` dominant eigenvalues there; and, by further passes,
        whether the states do come to it.
     3. Else by the length of the steps over doublings of k (a power of k or exponential), their directions, and the largest
-       exponent. Within ±2 log(K)/K, K = `loops`, it counts as 0.
+       exponent. Within ±2 log(K)/K, K = `loops`, it counts as 0. Steps that grow more slowly than e^{k/K} are a drift's.
 
     In float32 small residuals are not reached: give `loop.astype("float64")`. A loop that needs many more passes than `loops`,
     or has a longer period, is `"not decided"`, `"marginal"` or `"expanding"` by its exponent. Memory: `loops` states. Raises
@@ -179,7 +179,7 @@ def _kind(flat: np.ndarray, steps: np.ndarray, growth: float, exponent: float, l
     if min(sizes) > 0:
         first, second = math.log(sizes[1] / sizes[0]), math.log(sizes[2] / sizes[1])
         # A power of k grows as much over every doubling, an exponential twice as much over the next.
-        if second > 0.2 and second > 1.5 * max(first, 0.0):
+        if second > 0.5 and second > 1.5 * max(first, 0.0):
             return "expanding", False
     if growth > 0.2 and aligned > 0.9:
         return "drift", False
