@@ -89,7 +89,8 @@ for i in range(8):
     errors.append(np.linalg.norm(us[1:] - limit, axis=(1, 2)) / np.linalg.norm(limit))
     for name, score in loops.exit_scores(us).items():
         rows.setdefault(name, []).append(score)
-rules = loops.exit_rules({n: np.stack(s) for n, s in rows.items()}, errors, target=1e-3)
+scores = {name: np.stack(found) for name, found in rows.items()}
+rules = loops.exit_rules(scores, np.stack(errors), target=1e-3)
 for rule in rules:
     print(
         f"{rule.name:20} {float(rule.loops):5.1f} passes, kept {float(rule.kept):.2f}"

@@ -59,7 +59,8 @@ def links(text: str) -> list[str]:
 
 def test_links_lead_somewhere():
     wrong = []
-    pictures = {*hooks.PICTURES, *hooks.results.reproduced_images(), *hooks.results.audit_images()}
+    made = hooks.results
+    pictures = {*hooks.PICTURES, *made.reproduced_images(), *made.audit_images(), *made.loop_images()}
     for address in pages():
         for link in links(prose(address)):
             path, _, anchor = link.partition("#")

@@ -71,7 +71,9 @@ def test_scores_in_closed_form():
     p = 1 / (1 + np.exp(-logits[:, 1]))
     kl = p[:-1] * np.log(p[:-1] / p[1:]) + (1 - p[:-1]) * np.log((1 - p[:-1]) / (1 - p[1:]))
     np.testing.assert_allclose(found[DIVERGENCE], kl, rtol=1e-6, atol=1e-13)
-    masked = exit_scores(np.concatenate([states(rate), np.full((K + 1, 1, 2), 7.0)], axis=1), mask=[True, False])
+    masked = exit_scores(
+        np.concatenate([states(rate), np.full((K + 1, 1, 2), 7.0)], axis=1), mask=np.asarray([True, False])
+    )
     np.testing.assert_allclose(masked[STEP], found[STEP])
 
 

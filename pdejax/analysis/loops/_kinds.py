@@ -70,7 +70,7 @@ def classify_loop(
        residual and last step at most `tolerance`, relative; the `count` dominant eigenvalues there; and, by further passes,
        whether the states do come to it.
     3. Else by the length of the steps over doublings of k (a power of k or exponential), their directions, and the largest
-       exponent. Within ±2 log(K)/K, K = `loops`, it counts as 0.
+       exponent. Within ±2 log(K)/K, K = `loops`, it counts as 0. Steps that grow more slowly than e^{k/K} are a drift's.
 
     In float32 small residuals are not reached: give `loop.astype("float64")`. A loop that needs many more passes than `loops`,
     or has a longer period, is `"not decided"`, `"marginal"` or `"expanding"` by its exponent. Memory: `loops` states. Raises
@@ -95,7 +95,7 @@ def classify_loop(
         exponent = Figure(math.nan if kind == "blow-up" else math.log(norms[k] / norms[half]) / max(k - half, 1))
         return LoopBehaviour(None, None, exponent, norms, steps, kind, 0, math.nan, math.nan, loops, False)
     growth = _growth(flat)
-    found = _return(loop, us, flat, periods, count, small)
+    found = _return(loop, us, flat, periods, count, small, growth)
     exponent = loop_exponents(loop, k=1, loops=loops, discard=loops // 2, key=key).exponents[0]
     if found is not None:
         point, spectrum, kind = found
@@ -123,7 +123,7 @@ def _growth(flat: np.ndarray) -> float:
 
 
 def _return(
-    loop: Loop, us: np.ndarray, flat: np.ndarray, periods: int, count: int, tolerance: float
+    loop: Loop, us: np.ndarray, flat: np.ndarray, periods: int, count: int, tolerance: float, growth: float
 ) -> tuple[FixedPoint, LoopSpectrum, str] | None:
     """The point or cycle that the states come to, of least period, the spectrum there and what it is."""
     last, half = len(flat) - 1, len(flat) // 2
@@ -131,7 +131,9 @@ def _return(
     size = float(np.max(np.linalg.norm(flat, axis=1)))
     for p in range(1, periods + 1):
         now, before = (max(np.linalg.norm(flat[k - j] - flat[k - j - p]) for j in range(p)) for k in (last, half))
-        if not (now <= tolerance * size or (now < NEAR * size and now < 0.9 * before)):
+        # What still moves away at a rate comes to nothing near: Newton would search in vain.
+        nearer = now < NEAR * size and now < 0.9 * before and growth < 0.5
+        if not (now <= tolerance * size or nearer):
             continue
         point = fixed_point(loop, jnp.asarray(us[last]), period=p, tolerance=min(tolerance, 1e-11))
         scale = max(size * 1e-3, float(np.linalg.norm(np.asarray(point.state).ravel())))
@@ -177,7 +179,7 @@ def _kind(flat: np.ndarray, steps: np.ndarray, growth: float, exponent: float, l
     if min(sizes) > 0:
         first, second = math.log(sizes[1] / sizes[0]), math.log(sizes[2] / sizes[1])
         # A power of k grows as much over every doubling, an exponential twice as much over the next.
-        if second > 0.2 and second > 1.5 * max(first, 0.0):
+        if second > 0.5 and second > 1.5 * max(first, 0.0):
             return "expanding", False
     if growth > 0.2 and aligned > 0.9:
         return "drift", False

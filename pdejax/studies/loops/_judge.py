@@ -53,7 +53,7 @@ def judge(config: LoopsConfig, evidence: Sequence[Evidence]) -> Judgement:
     main = max(counts, key=lambda kind: counts[kind])
     sentence = f"{facts['name']} as a loop: {main} for {counts[main]} of {len(inputs)} inputs"
     if safe is not None:
-        sentence += f"; counted from {facts['trained']} passes the answers are safe {_reach(safe)}"
+        sentence += f"; its answers are safe {_reach(safe)}"
     out.results |= {
         "name": facts["name"],
         "network": facts["loop"],
@@ -282,6 +282,8 @@ def _range(config: LoopsConfig, facts: Mapping[str, Any], inputs: Inputs, out: F
 
 
 def _reach(found: Any) -> str:
+    if found.loops == found.trained:
+        return f"no further than the {found.trained} passes of training"
     at_least = "at least " if found.censored else ""
     factor = found.loops / found.trained
     return f"to {at_least}{found.loops} passes, {factor:.3g} times training"
