@@ -137,9 +137,9 @@ def _gaussian(key):
 
     def measure(n: int, seed: int):
         u0 = mean[None] + jax.random.normal(jax.random.fold_in(key, seed), (n, 2)) @ root.T
-        u = _ends(d, u0)
+        u = np.asarray(_ends(d, u0))
         centred = u - u.mean(axis=0)
-        return np.concatenate([np.asarray(u.mean(axis=0)), np.asarray(centred.T @ centred / n).ravel()])
+        return np.concatenate([u.mean(axis=0), (centred.T @ centred / n).ravel()])
 
     return measure, np.concatenate([np.asarray(x).ravel() for x in closure])
 
