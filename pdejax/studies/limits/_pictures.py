@@ -84,10 +84,10 @@ def metastability_picture(results: Mapping[str, Any]) -> Figure:
 
 def noise_picture(results: Mapping[str, Any]) -> Figure:
     """Weak errors over L; the critical line over d; the share of tokens that end opposite over β."""
-    figure = Figure(figsize=(13.5, 4.2), layout="constrained")
+    figure = Figure(figsize=(15.5, 4.4), layout="constrained")
     first, second, third = (axes_of(ax) for ax in figure.subplots(1, 3))
     for i, record in enumerate(results["orders"]):
-        label = f"{record['system']}, {record['moment']}: order {record['order']:.2f}"
+        label = f"{record['system']},\n{record['moment']}: {record['order']:.2f}"
         size, error = np.asarray(record["layers"], float), np.asarray(record["errors"], float)
         first.loglog(size, error / error[-1], color=COLOURS[i], marker=MARKERS[i], label=label)
         first.loglog(size, size[-1] / size, color=COLOURS[i], linestyle=":", linewidth=1)
