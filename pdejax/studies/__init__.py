@@ -6,8 +6,6 @@ from pdejax._lazy import attach
 
 if TYPE_CHECKING:
     from pdejax.studies._sweep import study_sweep as study_sweep
-    from pdejax.studies.limits._config import LimitsConfig as LimitsConfig
-    from pdejax.studies.limits._limits import limits as limits
     from pdejax.studies.numerics._algorithm1 import algorithm1 as algorithm1
     from pdejax.studies.numerics._algorithm1_config import Algorithm1Config as Algorithm1Config
     from pdejax.studies.numerics._analyze import analyze as analyze

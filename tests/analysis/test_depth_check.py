@@ -297,8 +297,29 @@ def test_trained_networks_by_their_number_of_layers():
     assert depth_check(nets, u0, gradients=False).verdict == "ODE"
     other = {count: [net(count, seed, "iid") for seed in range(12)] for count in counts}
     assert depth_check(other, u0, gradients=False).verdict in ("SDE", "not decided")
-    with pytest.raises(ValueError, match=r"recipe\[16\] holds a network whose field is not one of 16 layers"):
+    with pytest.raises(ValueError, match=r"recipe\[16\] holds a network of 8 layers in 1 step"):
         depth_check({**nets, 16: nets[8]}, u0)
+
+
+@pytest.mark.slow
+def test_transformers_are_run_as_they_are():
+    """Sequential pre-LN blocks: states are those that the models show, and a layer's gradient has its matrices."""
+    from flax import nnx
+
+    def net(count, seed):
+        shape = pj.Architecture(vocab=5, dim=D, heads=2, layers=count, ffn=8, dtype="float64", param_dtype="float64")
+        return pj.as_network(pj.Transformer(shape, rngs=nnx.Rngs(seed)))
+
+    nets = {count: [net(count, seed) for seed in range(3)] for count in (2, 4, 6, 8)}
+    tokens = jnp.arange(N) % 5
+    u0 = nets[2][0].hidden_states(tokens)[0]
+    found = depth_check(nets, u0)
+    for place, (count, own) in enumerate(nets.items()):
+        ends = [pj.simulate(one.discretization, u0, save="end").us[-1] for one in own]
+        moved = sum(float(jnp.sum((end - u0) ** 2)) for end in ends)
+        expected = math.sqrt(moved / 3 / float(jnp.sum(u0**2)))
+        assert found.values["states"][place] == pytest.approx(expected, rel=1e-9), count
+    assert np.all(found.values["weight gradients"] > 0)
 
 
 def test_refusals():

@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 from pdejax import cli
-from pdejax.studies import LimitsConfig, limits
+from pdejax.studies.limits import LimitsConfig, limits
 from pdejax.studies.limits._limits import LIMITS, compared, verdicts
 from pdejax.studies.limits._sections import expected_cosine, summary
 

@@ -6,7 +6,8 @@ import pathlib
 import pytest
 
 from pdejax.runs._records import Result
-from pdejax.studies import ConvergenceConfig, LimitsConfig, StabilityConfig, StiffConfig
+from pdejax.studies import ConvergenceConfig, StabilityConfig, StiffConfig
+from pdejax.studies.limits import LimitsConfig
 from pdejax.studies.limits._limits import LIMITS
 from pdejax.studies.numerics._convergence import CONVERGENCE
 from pdejax.studies.numerics._stability import verdicts as stability_verdicts

@@ -14,10 +14,11 @@ from scipy.special import ndtr
 from pdejax import _check
 from pdejax._arguments import checked
 from pdejax._check import on_numbers
-from pdejax._depth import DepthVarying
+from pdejax._depth import take_layer
 from pdejax._figure import AbstractRecord, Figure
+from pdejax._integrate import terms_of
 from pdejax._types import Field
-from pdejax.analysis.jacobian._systems import discretization_of
+from pdejax.analysis.depth._layers import Layers, layers_as_maps
 from pdejax.analysis.limits._exponents import (
     MARGIN,
     above,
@@ -29,6 +30,9 @@ from pdejax.analysis.limits._exponents import (
     student,
 )
 from pdejax.analysis.limits._recipe import Recipe, is_drawn
+from pdejax.solvers import linear_part
+from pdejax.solvers._base import fresh_step
+from pdejax.terms import FieldArgs
 
 _OWNER = "depth_check"
 SHARP = 0.04  # increments have little noise, and their exponent is told apart by so much
@@ -93,8 +97,9 @@ def depth_check(
     r"""Find which limit a recipe has as layers grow: the depth coordinate check, with a verdict.
 
     - `recipe`: a [`Recipe`][pdejax.analysis.limits._recipe.Recipe], of which `draws` networks of each number of `layers` are
-      run; or trained networks by their number of layers, `{8: [net, …], 16: […], …}`, as many for each, from different seeds:
-      models or discretizations with Euler steps, one per layer (then `layers` and `draws` are theirs).
+      run; or trained networks by their number of layers, `{8: [net, …], 16: [net, …], …}`, as many for each, from different
+      seeds: models, networks or discretizations of one step per layer, of any solver; where layers are thinned, twice what a
+      layer adds. Then `layers` and `draws` are theirs.
     - `u0 (n, d)`: the input. Exponents of L come from the upper half of `layers`; their intervals hold the noise of draws and
       what the exponent still moves between the lower and the upper half. A limit is named only where every interval that it
       rests on lies whole within 0.1 (of increments within 0.04) of what it asks for: what falls between is not decided.
@@ -121,7 +126,7 @@ def depth_check(
                 f"{_OWNER}: recipe has {[len(nets) for nets in recipe.values()]} networks of {list(recipe)} layers; give at "
                 "least 3, and as many for each."
             )
-        found = [_of_networks(recipe[count], u0, count, key, gradients) for count in counts]
+        found = [_of_networks(recipe[count], u0, count, gradients) for count in counts]
     return judge_depth(counts, {name: np.stack([one[name] for one in found]) for name in found[0]}, draws)
 
 
@@ -157,26 +162,36 @@ def _drawn(recipe: Recipe, u0, count, scale, keys, longest: int, gradients: bool
     return jax.lax.map(one, keys, batch_size=min(BATCH, len(keys)))
 
 
-def _of_networks(nets: Sequence[Any], u0, count: int, key, gradients: bool) -> dict[str, np.ndarray]:
-    del key
+def _of_networks(nets: Sequence[Any], u0, count: int, gradients: bool) -> dict[str, np.ndarray]:
     found = []
     for net in nets:
-        d = discretization_of(_OWNER, net, u0.shape[-2])
-        if not isinstance(d.field, DepthVarying) or d.field.kind != "constant" or d.field.size != count:
+        maps = layers_as_maps(_OWNER, net, u0, jnp.ones(u0.shape[0], bool))
+        if maps.count != count or maps.native != 1 or not maps.d.layers:
             raise ValueError(
-                f"{_OWNER}: recipe[{count}] holds a network whose field is not one of {count} layers, each constant in depth."
+                f"{_OWNER}: recipe[{count}] holds a network of {maps.count} layers in {maps.native} step(s) each; it must have "
+                f"{count} layers with weights of their own, in a step each."
             )
-        scale = jnp.asarray((d.t1 - d.t0) / count, u0.dtype)
-        found.append(_given(d.field, u0, jnp.asarray(count), scale, count, gradients))
+        found.append(_given(maps, u0, jnp.asarray(count), count, gradients))
     return {name: np.stack([np.asarray(one[name]) for one in found]) for name in found[0]}
 
 
 @eqx.filter_jit
-def _given(field: DepthVarying, u0, count, scale, longest: int, gradients: bool):
-    def step(layer, u, scale):
-        return u + scale * layer(0.0, u, None)
+def _given(maps: Layers, u0, count, longest: int, gradients: bool):
+    d, args = maps.d, FieldArgs(jnp.ones(u0.shape[0], bool))
+    split = "linear" if linear_part(d.solver) is not None else d.split
+    span = jnp.asarray(maps.span, u0.dtype)
 
-    return _measured(field.layer, step, u0, count, longest, scale, gradients)
+    def layer(index):
+        place = d.layers[0] + index
+        start = jnp.asarray(d.t0, u0.dtype) + span * jnp.asarray(index).astype(u0.dtype)
+        return d.field.layer(place), take_layer(d.solver, place), start
+
+    def step(layer, u, scale):
+        field, solver, start = layer
+        moved = fresh_step(solver, terms_of(field, split, u, args), start, start + span, u, args)[0]
+        return u + scale * (moved - u)
+
+    return _measured(layer, step, u0, count, longest, jnp.ones((), u0.dtype), gradients)
 
 
 def _measured(layer, step, u0, count, longest: int, scale, gradients: bool) -> dict[str, Any]:

@@ -88,7 +88,7 @@ COMMAND = study_command(
     "pdejax.studies.limits._limits:LIMITS",
     LimitsConfig,
     description="Which limit: recipes of deep networks checked, closures beside tokens, slow clustering, noise that tokens\n"
-    "share; see pdejax.studies.LimitsConfig.",
+    "share; see pdejax.studies.limits.LimitsConfig.",
     examples="""examples:
   pdejax limits --out out                                  all of it: half an hour on two cores; goes on after a stop
   pdejax limits --sections check --repeats 20 --out out    how often verdicts are right

@@ -76,7 +76,7 @@ def metastability_picture(results: Mapping[str, Any]) -> Figure:
     right.semilogx(1 + np.asarray(stairs["ts"], float), stairs["energies"], color=COLOURS[0])
     for t, clusters in zip(stairs["merged"], stairs["clusters"], strict=True):
         right.axvline(1 + t, color="0.7", linestyle=":", linewidth=1)
-        right.annotate(f"{clusters}", (1 + t, 0.02), fontsize=9, ha="left", xytext=(3, 0), textcoords="offset points")
+        right.text(1.1 * (1 + t), 0.02, f"{clusters}", fontsize=9, transform=right.get_xaxis_transform())
     right.set_xlabel("1 + depth t (dotted: mergers, and how many clusters are left)")
     right.set_ylabel("energy, share of that of one cluster")
     return figure
@@ -84,14 +84,17 @@ def metastability_picture(results: Mapping[str, Any]) -> Figure:
 
 def noise_picture(results: Mapping[str, Any]) -> Figure:
     """Weak errors over L; the critical line over d; the share of tokens that end opposite over β."""
-    figure = Figure(figsize=(13.5, 4.2), layout="constrained")
+    figure = Figure(figsize=(15.5, 4.4), layout="constrained")
     first, second, third = (axes_of(ax) for ax in figure.subplots(1, 3))
     for i, record in enumerate(results["orders"]):
-        label = f"{record['system']}, {record['moment']}: order {record['order']:.2f}"
-        first.loglog(record["layers"], record["errors"], color=COLOURS[i], marker=MARKERS[i], label=label)
+        label = f"{record['system']},\n{record['moment']}: {record['order']:.2f}"
+        size, error = np.asarray(record["layers"], float), np.asarray(record["errors"], float)
+        first.loglog(size, error / error[-1], color=COLOURS[i], marker=MARKERS[i], label=label)
+        first.loglog(size, size[-1] / size, color=COLOURS[i], linestyle=":", linewidth=1)
     first.set_xlabel("layers L")
-    first.set_ylabel("distance of a moment of networks from the SDE's")
-    legend(first)
+    first.set_ylabel("distance of a moment of networks from the SDE's,\nrelative to that at the most layers")
+    first.set_ylim(top=100)
+    legend(first, loc="upper right", title="dotted: slope −1")
     critical = results["critical"]
     d = np.linspace(3.0, max(r["d"] for r in critical) + 1, 200)
     second.plot(d, 0.5 * np.arccosh(d - 2), color="0.5", linewidth=1, label="½ arcosh(d − 2)")
