@@ -114,7 +114,9 @@ def crossing(cosine: Any, log_depth: Any) -> Any:
     return jnp.where(above.any(axis=-1), inside, log_depth[-1])
 
 
-def equiangular(beta: Sequence[float], tokens: int, normalization: str, depth: Sequence[float]) -> np.ndarray | None:
+def equiangular(
+    beta: Sequence[float] | np.ndarray, tokens: int, normalization: str, depth: Sequence[float] | np.ndarray
+) -> np.ndarray | None:
     """Cosine `(beta, depth)` of tokens that start orthogonal, in closed form, or None where there is none."""
     b, t = np.meshgrid(np.asarray(beta, float), np.asarray(depth, float), indexing="ij")
     with jax.enable_x64(True):
