@@ -16,7 +16,7 @@ from pdejax.runs.sweep import run_sweep
 from pdejax.studies import Judgement, PhasesConfig, Study, phase_diagram, study_sweep
 from pdejax.studies.phases import _phases as module
 from pdejax.studies.phases._measure import measure_run
-from pdejax.studies.phases._phases import PHASES, crossing, phase_sweep, summarize, verdicts
+from pdejax.studies.phases._phases import PHASES, crossing, equiangular_border, phase_sweep, summarize, verdicts
 
 DEPTHS = (0.5, 1.0, 2.0, 4.0)
 SMALL = {
@@ -73,6 +73,15 @@ def test_crossings_are_linear_in_log_depth():
     curves = jnp.asarray([[0.0, 0.25, 0.75], [0.0, 0.1, 0.2], [0.6, 0.7, 0.8], [0.4, 0.5, 0.6]])
     found = np.exp(np.asarray(crossing(curves, log_depth)))
     np.testing.assert_allclose(found, [2 * 2**0.5, 4.0, 1.0, 2.0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("tokens", [4, 32])
+def test_the_border_in_closed_form_is_where_the_closed_form_is_one_half(tokens):
+    betas = np.array([0.5, 2.0, 5.0])
+    sphere, slow = (equiangular_border(betas, tokens, name) for name in ("sphere", "pre-norm"))
+    np.testing.assert_allclose(equiangular_cosine(0.0, betas, tokens, sphere), 0.5, atol=1e-8)
+    np.testing.assert_allclose(preln_equiangular(0.0, 1.0, betas, tokens, slow).cosine, 0.5, atol=1e-8)
+    assert equiangular_border(betas, tokens, "none") is None
 
 
 @pytest.fixture(scope="module")
