@@ -137,7 +137,7 @@ def equiangular_border(
     # Where e^τ overflows the depth is beyond every diagram.
     with np.errstate(over="ignore"):
         radius = np.exp(clock) / np.sqrt(1 + (tokens - 1) * gamma)
-    return simpson(slow * radius, x=gamma, axis=1)
+    return np.asarray(simpson(slow * radius, x=gamma, axis=1))
 
 
 COLUMNS = (
