@@ -26,7 +26,7 @@ from pdejax.studies.study import Evidence, Judgement, Study, run
 HALF = 0.5  # mean cosine at the border between apart and aligned
 RESAMPLES = 200
 AXES = ("beta", "tokens", "normalization")
-DIGITS = 4
+DIGITS = 3
 NODES = 513  # of the closed form's integrals over the cosine
 
 
@@ -135,9 +135,10 @@ def equiangular_border(
     if normalization == "sphere":
         return clock[:, -1]
     # Where e^τ overflows the depth is beyond every diagram.
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         radius = np.exp(clock) / np.sqrt(1 + (tokens - 1) * gamma)
-    return np.asarray(simpson(slow * radius, x=gamma, axis=1))
+        found = np.asarray(simpson(slow * radius, x=gamma, axis=1))
+    return np.where(np.isnan(found), np.inf, found)
 
 
 COLUMNS = (
