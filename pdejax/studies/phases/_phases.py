@@ -130,14 +130,15 @@ def equiangular_border(
         return None
     gamma, b = np.linspace(0, HALF, NODES), np.asarray(beta, float)
     with jax.enable_x64(True):
-        slow = 1 / np.asarray(equiangular_rate(gamma[None, :], b[:, None], tokens))
-    clock = cumulative_simpson(slow, x=gamma, axis=1, initial=0)
-    if normalization == "sphere":
-        return clock[:, -1]
-    # Where e^τ overflows the depth is beyond every diagram.
-    with np.errstate(over="ignore", invalid="ignore"):
-        radius = np.exp(clock) / np.sqrt(1 + (tokens - 1) * gamma)
-        found = np.asarray(simpson(slow * radius, x=gamma, axis=1))
+        rate = np.asarray(equiangular_rate(gamma[None, :], b[:, None], tokens))
+    # Where a rate is 0 in floating point, or e^τ ∞, the depth is beyond every diagram.
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        clock = cumulative_simpson(1 / rate, x=gamma, axis=1, initial=0)
+        if normalization == "sphere":
+            found = clock[:, -1]
+        else:
+            radius = np.exp(clock) / np.sqrt(1 + (tokens - 1) * gamma)
+            found = np.asarray(simpson(radius / rate, x=gamma, axis=1))
     return np.where(np.isnan(found), np.inf, found)
 
 
