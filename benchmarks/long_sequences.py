@@ -92,9 +92,11 @@ def table(given: argparse.Namespace, kind: str) -> list[dict[str, float]]:
 
 
 def million(rows: list[dict[str, float]]) -> dict[str, float]:
-    """What a million tokens need, by the least squares of a + b·N/devices; and how far measured sizes are from it."""
+    """What a million tokens need, by least squares of a + b·N/devices over several devices; and how far sizes are from it."""
     import numpy as np
 
+    # One device sends nothing, and holds no second copy of keys and values.
+    rows = [row for row in rows if row["devices"] > 1]
     per = np.array([row["tokens"] / row["devices"] for row in rows])
     size = np.array([row["bytes"] for row in rows])
     # Relative: small programs count as much as large ones.

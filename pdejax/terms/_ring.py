@@ -10,7 +10,7 @@ and reverse mode keeps nothing of a round: it asks for keys and values again. Me
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -186,12 +186,12 @@ def _by_pieces(
             )
 
         found.append(jax.vmap(head)(heads, values, *rows))
-    return tuple(jnp.concatenate(parts, axis=1) if len(parts) > 1 else parts[0] for parts in zip(*found, strict=True))
+    return tuple(jnp.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
 
 
-def _by_blocks(function: Callable[..., Any], block: int, rows: tuple[Array, ...]) -> Any:
+def _by_blocks(function: Callable[..., Any], block: int, rows: Sequence[Array]) -> Any:
     """A function of queries (leading axis), so many at a time, one block after the other."""
-    n = int(rows[0].shape[0])  # pyright: ignore[reportGeneralTypeIssues]
+    n = int(rows[0].shape[0])
     count = -(-n // block)
     if count == 1:
         return function(*rows)
@@ -200,7 +200,7 @@ def _by_blocks(function: Callable[..., Any], block: int, rows: tuple[Array, ...]
     def cut(x):
         return jnp.pad(x, [(0, count * size - n), *((0, 0),) * (x.ndim - 1)]).reshape(count, size, *x.shape[1:])
 
-    found = jax.lax.map(lambda parts: function(*parts), tuple(map(cut, rows)))
+    found = jax.lax.map(lambda parts: function(*parts), [cut(row) for row in rows])
     return jax.tree.map(lambda x: x.reshape(count * size, *x.shape[2:])[:n], found)
 
 

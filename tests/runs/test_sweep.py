@@ -1,5 +1,7 @@
 """Sweeps: the manifest, what is measured, resuming, shards, and what is refused."""
 
+import dataclasses
+import functools
 import gc
 import importlib
 import json
@@ -154,14 +156,15 @@ def test_what_another_process_is_at_is_left_to_it(folder, tmp_path):
 
 
 def test_another_sweep_is_not_mixed_in(folder):
-    import dataclasses
-
     other = dataclasses.replace(sweep, base=1)
     with pytest.raises(ResultError, match=r"holds another sweep: base differs. Give another folder"):
         run_sweep(other, folder)
     other = dataclasses.replace(sweep, given={"a": 1}, chunk=40)
     with pytest.raises(ResultError, match="chunk, given differ"):
         run_sweep(other, folder)
+    bound = [functools.partial(planted_sweep.decay, unused=number) for number in (1, 1, 2)]
+    keys = [dataclasses.replace(sweep, measure=measure).identity()["key"] for measure in bound]
+    assert keys[0] == keys[1] != keys[2]
     with pytest.raises(ResultError, match="is not there; run a sweep"):
         open_sweep(folder / "nothing")
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import re
 
 import jax
@@ -16,13 +17,14 @@ from pdejax.runs.sweep import run_sweep
 from pdejax.studies import Judgement, PhasesConfig, Study, phase_diagram, study_sweep
 from pdejax.studies.phases import _phases as module
 from pdejax.studies.phases._measure import measure_run
-from pdejax.studies.phases._phases import PHASES, crossing, phase_sweep, summarize, verdicts
+from pdejax.studies.phases._phases import PHASES, crossing, equiangular_border, phase_sweep, summarize, verdicts
 
+KEPT = pathlib.Path(__file__).parent.parent.parent / "benchmarks" / "results" / "sweep"
 DEPTHS = (0.5, 1.0, 2.0, 4.0)
 SMALL = {
     "betas": 3,
     "beta_high": 8.0,
-    "tokens": (3, 4),
+    "tokens": (4,),
     "dim": 3,
     "t1": 4.0,
     "depths": 4,
@@ -75,6 +77,17 @@ def test_crossings_are_linear_in_log_depth():
     np.testing.assert_allclose(found, [2 * 2**0.5, 4.0, 1.0, 2.0], rtol=1e-12)
 
 
+@pytest.mark.parametrize("tokens", [4, 32])
+def test_the_border_in_closed_form_is_where_the_closed_form_is_one_half(tokens):
+    betas = np.array([0.5, 2.0, 5.0])
+    sphere, slow = (equiangular_border(betas, tokens, name) for name in ("sphere", "pre-norm"))
+    np.testing.assert_allclose(equiangular_cosine(0.0, betas, tokens, sphere), 0.5, atol=1e-8)
+    np.testing.assert_allclose(preln_equiangular(0.0, 1.0, betas, tokens, slow).cosine, 0.5, atol=1e-8)
+    assert equiangular_border(betas, tokens, "none") is None
+    # Beyond the range of numbers it is infinitely deep, without a warning.
+    assert equiangular_border([2000.0], tokens, "pre-norm").tolist() == [np.inf]
+
+
 @pytest.fixture(scope="module")
 def result():
     return phase_diagram(PhasesConfig(**SMALL))
@@ -83,7 +96,7 @@ def result():
 def test_the_study_averages_its_runs(result):
     config = PhasesConfig(**SMALL)
     sweep = phase_sweep(config)
-    assert result.results["runs"] == sweep.runs == 54 and result.passed and result.verdicts["runs"] == "all 54 finite"
+    assert result.results["runs"] == sweep.runs == 27 and result.passed and result.verdicts["runs"] == "all 27 finite"
     beta, depth = sweep.axes["beta"][1], sweep.coords["depth"]
     runs = [
         measure_run(
@@ -93,7 +106,7 @@ def test_the_study_averages_its_runs(result):
         for s in range(3)
     ]  # fmt: skip
     mean = np.mean(runs, axis=0)
-    np.testing.assert_allclose(np.asarray(result.results["cosine"])[1, 1, 1], mean, atol=1e-4)
+    np.testing.assert_allclose(np.asarray(result.results["cosine"])[1, 0, 1], mean, atol=6e-4)
     border = result.results["border"]
     low, value, high = (np.asarray(border[key]) for key in ("low", "value", "high"))
     assert (low <= value).all() and (value <= high).all() and (value <= 4.0).all()
@@ -107,8 +120,15 @@ def test_verdicts_follow_the_numbers(result):
     found["border"] = {key: np.full_like(np.asarray(x), 4.0).tolist() for key, x in found["border"].items()}
     answers = verdicts(found)
     assert answers["aligned"].startswith("4 tokens align by depth 4 for no β ≥ 0.5 (sphere)")
-    assert answers["runs"] == "NOT finite: 2 of 54" and "closed form" not in answers
+    assert answers["runs"] == "NOT finite: 2 of 27" and "closed form" not in answers
     assert not PHASES.judge(PhasesConfig(**SMALL), [found]).passed
+
+
+def test_the_kept_result_is_judged_the_same():
+    content = json.loads((KEPT / "phases.json").read_text())
+    judged = PHASES.judge(PhasesConfig(**content["config"]), [content["results"]])
+    assert dict(judged.verdicts) == content["verdicts"] and judged.sentence == content["verdict"] and judged.passed
+    assert content["results"]["runs"] == phase_sweep(PhasesConfig(**content["config"])).runs > 100_000
 
 
 def test_runs_that_are_not_finite_are_counted():
@@ -137,7 +157,7 @@ def test_the_command_in_two_shards(tmp_path, capsys):
     with xr.open_zarr(tmp_path / "sweep.zarr", chunks=None) as data:
         assert dict(data.sizes) == {"beta": 3, "tokens": 1, "normalization": 1, "seed": 3, "depth": 4}
         mean = np.asarray(data.cosine.mean("seed"), float)
-    np.testing.assert_allclose(content["results"]["cosine"], mean, atol=1e-4)
+    np.testing.assert_allclose(content["results"]["cosine"], mean, atol=6e-4)
 
 
 OWN = """

@@ -1,6 +1,7 @@
 """What a sweep is: axes, seeds, a measuring function, and the manifest of chunks that follows from them."""
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -182,11 +183,24 @@ class Sweep:
             "lanes": self.lanes,
             "base": self.base,
             "given": plain(self.given),
-            "code": code_digest(self.measure),
+            "code": code_digest(_unbound(self.measure)[0]),
+            "bound": _unbound(self.measure)[1],
             "float64": bool(jax.config.read("jax_enable_x64")),
             "jax": jax.__version__,
         }
         return {**found, "key": digest(found)}
+
+
+def _unbound(measure: Any) -> tuple[Callable[..., Any], list[Any]]:
+    """The function of a partial, whose file is then part of the digest, and the numbers and words that it is given; what else it
+    is given, such as objects, is for `given` to say."""
+    bound: list[Any] = []
+    while isinstance(measure, functools.partial):
+        for name, value in [*enumerate(measure.args), *sorted(measure.keywords.items())]:
+            kind = np.asarray(value).dtype.kind if not callable(value) else "O"
+            bound += [[str(name), np.asarray(value).tolist()]] if kind in _KINDS else []
+        measure = measure.func
+    return measure, bound
 
 
 def _check_values(what: str, name: str, values: Any) -> None:

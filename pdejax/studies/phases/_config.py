@@ -1,6 +1,7 @@
 """The command `sweep`, its options, and the settings of the phase diagram. Imports no JAX, so that help comes at once."""
 
 import dataclasses
+import importlib
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -91,16 +92,16 @@ def _run(given: dict[str, Any], console: Console) -> int:
     """Run it; the exit status."""
     names = [field.name for field in dataclasses.fields(SweepOptions)]
     options = SweepOptions(**{name: given.pop(name) for name in names if name in given})
-    from pdejax.studies.phases._command import run_own, run_phases
-
+    # By its address: it imports this file.
+    command = importlib.import_module("pdejax.studies.phases._command")
     if options.what == "phases":
-        return run_phases(options, PhasesConfig(**given), console)
+        return command.run_phases(options, PhasesConfig(**given), console)
     other = sorted(set(given) - {"out"})
     if other:
         raise ValueError(
             f"{options.what} says itself what is swept; leave out {', '.join('--' + name for name in other)}."
         )
-    return run_own(options, given.get("out"), console)
+    return command.run_own(options, given.get("out"), console)
 
 
 COMMAND = Command(
@@ -113,7 +114,8 @@ COMMAND = Command(
   pdejax sweep --jobs 4 --cluster slurm --out out/phases
   pdejax sweep my_sweep.py:sweep --out out/mine       a Sweep of your own
 
-The data: xarray.open_zarr("out/phases/sweep.zarr"). Folders of several machines may be copied over one another.
+The data: xarray.open_zarr("out/phases/sweep.zarr"). Folders of several machines may be
+copied over one another.
 exit status: 0 done, 1 a run was not finite, 2 bad input
 """,
     run=_run,

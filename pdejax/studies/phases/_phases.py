@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from jaxtyping import Float
+from scipy.integrate import cumulative_simpson, simpson
 
 from pdejax._arguments import checked
 from pdejax._bootstrap import bootstrap
-from pdejax.exact import equiangular_cosine, preln_equiangular
+from pdejax.exact import equiangular_rate
 from pdejax.runs._parts import Parts
 from pdejax.runs._records import Picture, Result
 from pdejax.runs._table import Column, Table
@@ -24,7 +26,8 @@ from pdejax.studies.study import Evidence, Judgement, Study, run
 HALF = 0.5  # mean cosine at the border between apart and aligned
 RESAMPLES = 200
 AXES = ("beta", "tokens", "normalization")
-DIGITS = 4
+DIGITS = 3
+NODES = 513  # of the closed form's integrals over the cosine
 
 
 @checked
@@ -114,15 +117,29 @@ def crossing(cosine: Any, log_depth: Any) -> Any:
     return jnp.where(above.any(axis=-1), inside, log_depth[-1])
 
 
-def equiangular(beta: Sequence[float], tokens: int, normalization: str, depth: Sequence[float]) -> np.ndarray | None:
-    """Cosine `(beta, depth)` of tokens that start orthogonal, in closed form, or None where there is none."""
-    b, t = np.meshgrid(np.asarray(beta, float), np.asarray(depth, float), indexing="ij")
+def equiangular_border(
+    beta: Sequence[float] | np.ndarray, tokens: int, normalization: str
+) -> Float[np.ndarray, " betas"] | None:
+    r"""Depth `(betas,)` at which the cosine of tokens that start orthogonal is ½, or None where no closed form is known.
+
+    On the sphere $\tau = \int_0^{1/2} d\gamma/\gamma'$ with the rate of `pdejax.exact.equiangular_rate`; pre-norm is the same
+    path on a slower clock, $t = \int r\,d\tau$, $r = e^\tau(1 + (n-1)\gamma)^{-1/2}$ (see `pdejax.exact.preln_equiangular`). By
+    Simpson's rule.
+    """
+    if normalization not in ("sphere", "pre-norm"):
+        return None
+    gamma, b = np.linspace(0, HALF, NODES), np.asarray(beta, float)
     with jax.enable_x64(True):
+        rate = np.asarray(equiangular_rate(gamma[None, :], b[:, None], tokens))
+    # Where a rate is 0 in floating point, or e^τ ∞, the depth is beyond every diagram.
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        clock = cumulative_simpson(1 / rate, x=gamma, axis=1, initial=0)
         if normalization == "sphere":
-            return np.asarray(equiangular_cosine(0.0, b, tokens, t))
-        if normalization == "pre-norm":
-            return np.asarray(preln_equiangular(0.0, 1.0, b, tokens, t).cosine)
-    return None
+            found = clock[:, -1]
+        else:
+            radius = np.exp(clock) / np.sqrt(1 + (tokens - 1) * gamma)
+            found = np.asarray(simpson(radius / rate, x=gamma, axis=1))
+    return np.where(np.isnan(found), np.inf, found)
 
 
 COLUMNS = (
@@ -141,7 +158,7 @@ def judge(config: PhasesConfig, evidence: Sequence[Evidence]) -> Judgement:
     lines, last = [], float(found["depth"][-1])
     for k, normalization in enumerate(found["normalization"]):
         for j, tokens in enumerate(found["tokens"]):
-            exact = _exact_border(found, tokens, normalization)
+            exact = equiangular_border(found["beta"], int(tokens), normalization)
             for i in _shown(len(found["beta"])):
                 value, low, high = (float(found["border"][key][i][j][k]) for key in ("value", "low", "high"))
                 text = f"{value:.3g} [{low:.3g}, {high:.3g}]" if value < last else f"beyond {last:g}"
@@ -156,7 +173,7 @@ def judge(config: PhasesConfig, evidence: Sequence[Evidence]) -> Judgement:
         tables=(Table(COLUMNS, lines),),
         results=found,
         pictures=tuple(
-            Picture(f"phases_{name}.png", caption, functools.partial(map_plot, found, name, equiangular))
+            Picture(f"phases_{name}.png", caption, functools.partial(map_plot, found, name, equiangular_border))
             for name, caption in CAPTIONS.items()
         ),
     )
@@ -194,18 +211,11 @@ def _ratios(found: Mapping[str, Any], border: np.ndarray, last: float) -> list[f
     ratios: list[float] = []
     for k, normalization in enumerate(found["normalization"]):
         for j, tokens in enumerate(found["tokens"]):
-            exact = _exact_border(found, tokens, normalization)
+            exact = equiangular_border(found["beta"], int(tokens), normalization)
             if exact is not None:
                 both = (border[:, j, k] < last) & (exact < last)
                 ratios += (border[:, j, k] / exact)[both].tolist()
     return ratios
-
-
-def _exact_border(found: Mapping[str, Any], tokens: int, normalization: str) -> np.ndarray | None:
-    curve = equiangular(found["beta"], int(tokens), normalization, found["depth"])
-    if curve is None:
-        return None
-    return np.exp(np.asarray(crossing(jnp.asarray(curve), jnp.asarray(np.log(found["depth"]), jnp.result_type(float)))))
 
 
 def _shown(count: int) -> list[int]:

@@ -35,14 +35,15 @@ def map_plot(found: Mapping[str, Any], name: str, exact: Callable[..., Any]) -> 
             axes = panels[k, j]
             shown = np.clip(values[:, j, k], 0 if name == "cosine" else 1, None)
             mesh = axes.pcolormesh(depth, beta, shown, cmap=SEQUENTIAL, norm=scale, shading="nearest", rasterized=True)
-            _line(axes, depth, beta, cosine[:, j, k], "solid")
-            # The closed form costs nothing, and a fine grid makes a smooth line.
-            fine = [np.geomspace(values[0], values[-1], FINE) for values in (depth, beta)]
-            curve = exact(fine[1], int(tokens), normalization, fine[0])
-            if curve is not None:
-                _line(axes, fine[0], fine[1], np.asarray(curve), "dashed")
+            _line(axes, depth, beta, cosine[:, j, k])
+            fine = np.geomspace(beta[0], beta[-1], FINE)
+            border = exact(fine, int(tokens), normalization)
+            if border is not None:
+                axes.plot(border, fine, color="white", linewidth=3.0)
+                axes.plot(border, fine, color="black", linewidth=1.5, linestyle="dashed")
             _logarithmic(axes.xaxis, depth)
             _logarithmic(axes.yaxis, beta)
+            axes.set(xlim=(depth[0], depth[-1]), ylim=(beta[0], beta[-1]))
             axes.set_title(f"{_TITLES.get(normalization, normalization)}, {tokens} tokens", fontsize=10)
             axes.tick_params(labelsize=8)
     for axes in panels[-1]:
@@ -67,8 +68,8 @@ def _logarithmic(axis: Any, values: np.ndarray) -> None:
     axis.set_minor_locator(NullLocator())
 
 
-def _line(axes: Any, depth: np.ndarray, beta: np.ndarray, cosine: np.ndarray, style: str) -> None:
+def _line(axes: Any, depth: np.ndarray, beta: np.ndarray, cosine: np.ndarray) -> None:
     if np.nanmin(cosine) < 0.5 < np.nanmax(cosine):
         # White under black, so that it is seen on light and on dark.
-        axes.contour(depth, beta, cosine, levels=[0.5], colors="white", linewidths=3.0, linestyles=style)
-        axes.contour(depth, beta, cosine, levels=[0.5], colors="black", linewidths=1.5, linestyles=style)
+        axes.contour(depth, beta, cosine, levels=[0.5], colors="white", linewidths=3.0)
+        axes.contour(depth, beta, cosine, levels=[0.5], colors="black", linewidths=1.5)
