@@ -1,6 +1,6 @@
 """Ask which limit depth has.
 
-python examples/12_which_limit.py [--out DIR]
+python examples/13_which_limit.py [--out DIR]
 
 Recipes of deep networks and their limits; two tokens under common noise; clusters that
 wait.

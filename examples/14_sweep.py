@@ -1,6 +1,6 @@
 """Sweep over many runs, stop, and go on.
 
-python examples/12_sweep.py [--out DIR]
+python examples/14_sweep.py [--out DIR]
 
 Where do tokens that attend to each other end up, as attention and diffusion grow in strength? A grid of some 900 runs answers.
 They lie in a zarr store, chunk by chunk, so that the sweep may be stopped, go on, or be shared by machines.
@@ -64,7 +64,7 @@ print(f"{sweep.runs} runs in {len(chunks)} chunks of {sweep.chunk_shape}")
 
 # %% Run a half of it, as one of two machines would, and then whatever is missing. The
 # same call does both; what is there is compared with its digest and kept.
-store = out / "12_sweep"
+store = out / "14_sweep"
 half = run_sweep(sweep, store, shard="0/2")
 print(f"{half.done} of {half.chunks} chunks are there, {half.measured} measured")
 whole = run_sweep(sweep, store)
@@ -89,4 +89,4 @@ for axes, name, label in zip(
     axes.set(xscale="log", yscale="log", xlabel="diffusivity D", ylabel="strength α")
     figure.colorbar(grid, ax=axes, label=label)
 figure.suptitle("Attention and diffusion at depth 4, means of 8 seeds", fontsize=11)
-figure.savefig(out / "12_sweep.png", dpi=150)
+figure.savefig(out / "14_sweep.png", dpi=150)
