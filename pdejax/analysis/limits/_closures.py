@@ -69,7 +69,7 @@ def gaussian_closure(
 
 @checked
 def gaussian_attention(u: Field, logits: Float[Array, "d d"], values: Float[Array, "d d"]) -> Field:
-    r"""Field of the tokens that [`gaussian_closure`][pdejax.analysis.limits._closures.gaussian_closure] is of,
+    r"""Field of the tokens that [`gaussian_closure`][pdejax.analysis.limits.gaussian_closure] is of,
     $x_i' = V\sum_j\mathrm{softmax}_j(\langle x_j, Bx_i\rangle)\,x_j$, for tokens `u (n, d)`; all are keys."""
     return jax.nn.softmax(u @ logits.T @ u.T, axis=1) @ u @ values.T
 

@@ -5,6 +5,8 @@ import re
 import sys
 from collections.abc import Mapping
 
+from pdejax._arguments import checked
+
 # Rank and number of processes, as launchers export them.
 _PAIRS = (
     ("SKYPILOT_NODE_RANK", "SKYPILOT_NUM_NODES"),
@@ -12,6 +14,7 @@ _PAIRS = (
 )
 
 
+@checked
 def find_shard(text: str | None = None, environment: Mapping[str, str] | None = None) -> tuple[int, int, str]:
     """Return which shard of how many this process measures, counted from 0, and what says so.
 
