@@ -219,13 +219,15 @@ def test_coupled_networks_share_their_noise():
 
 @pytest.mark.parametrize("calculus", ["ito", pytest.param("stratonovich", marks=pytest.mark.slow)])
 def test_diffrax_solves_the_limit_in_both_senses(calculus):
-    """One token on the sphere: the mean cosine with its start is e^{−(d−1)σ²/2}."""
+    """One token on the sphere: the mean cosine with its start is e^{−(d−1)σ²/2}. Heun's error, of first order, is 0.02 in 16
+    steps."""
+    steps = {"ito": 16, "stratonovich": 40}[calculus]
     system = limits.CommonNoise(lambda u: u, variance=0.4, sphere=True)
     u0 = jnp.asarray([[1.0, 0.0, 0.0]])
-    ends = limits.sde_ends(system, u0, steps=16, draws=3000, key=jax.random.key(5), calculus=calculus)
+    ends = limits.sde_ends(system, u0, steps=steps, draws=2000, key=jax.random.key(5), calculus=calculus)
     cosine = np.asarray(ends[:, 0, 0] / jnp.linalg.norm(ends[:, 0], axis=-1))
     assert cosine.mean() == pytest.approx(
-        float(exact.sphere_noise_cosine(3, 0.4)), abs=4 * cosine.std() / math.sqrt(3000)
+        float(exact.sphere_noise_cosine(3, 0.4)), abs=4 * cosine.std() / math.sqrt(2000)
     )
 
 

