@@ -96,7 +96,7 @@ def depth_check(
 ) -> DepthCheck:
     r"""Find which limit a recipe has as layers grow: the depth coordinate check, with a verdict.
 
-    - `recipe`: a [`Recipe`][pdejax.analysis.limits._recipe.Recipe], of which `draws` networks of each number of `layers` are
+    - `recipe`: a [`Recipe`][pdejax.analysis.limits.Recipe], of which `draws` networks of each number of `layers` are
       run; or trained networks by their number of layers, `{8: [net, …], 16: [net, …], …}`, as many for each, from different
       seeds: models, networks or discretizations of one step per layer, of any solver; where layers are thinned, twice what a
       layer adds. Then `layers` and `draws` are theirs.
