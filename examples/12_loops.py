@@ -35,8 +35,18 @@ for r in (2.8, 3.2, 3.5, 4.0):
 # %% Two layers, gone through six times. Where the norm sits decides what the loop does:
 # before each sub-layer the state grows by a bounded step each time, after it the state
 # stays on a sphere.
-common = {"vocab": 12, "dim": 16, "heads": 2, "layers": 2, "ffn": 32, "loops": 6}
-common |= {"dtype": "float64", "param_dtype": "float64", "head": "classification"}
+base = pj.Architecture(
+    vocab=12,
+    dim=16,
+    heads=2,
+    layers=2,
+    ffn=32,
+    loops=6,
+    head="classification",
+    classes=3,
+    dtype="float64",
+    param_dtype="float64",
+)
 tokens = jnp.asarray([1, 7, 3, 3, 9])
 kinds = {
     "pre-LN": {"norm": "pre"},
@@ -46,15 +56,14 @@ kinds = {
 }
 behaviour, made = {}, {}
 for name, form in kinds.items():
-    architecture = pj.Architecture(classes=3, **common, **form)
-    model = pj.Transformer(architecture, rngs=nnx.Rngs(1))
+    model = pj.Transformer(base.replace(**form), rngs=nnx.Rngs(1))
     made[name] = loops.loop_of(model, tokens)
     behaviour[name] = found = loops.classify_loop(made[name], loops=256)
     rate = f", factor {found.rate:.3f} per pass" if found.point is not None else ""
     print(f"{name:20}{found.kind}{rate}, growth k^{found.growth:.2f}")
 
 # %% The network itself is six passes of it, to rounding, and every pass is to be seen.
-model = pj.Transformer(pj.Architecture(classes=3, **common), rngs=nnx.Rngs(1))
+model = pj.Transformer(base, rngs=nnx.Rngs(1))
 states = pj.as_network(model).hidden_states(tokens)
 gap = jnp.abs(loops.loop_of(model, tokens).states(6) - states[::2]).max()
 print(f"largest difference from the network's own states: {float(gap):.0e}")
@@ -80,7 +89,7 @@ for name, figure in cheap.estimates.items():
 # passes that would do. Thresholds are chosen on one half of the inputs and used on the
 # other.
 rows, errors = {}, []
-last = pj.Transformer(architecture, rngs=nnx.Rngs(1))
+last = pj.Transformer(base.replace(**kinds["post-LN, injection"]), rngs=nnx.Rngs(1))
 for i in range(8):
     sequence = jax.random.randint(jax.random.key(i), (5,), 0, 12)
     one = loops.loop_of(last, sequence)
