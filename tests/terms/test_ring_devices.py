@@ -59,7 +59,7 @@ def memory(length, devices):
         run = jax.jit(jax.grad(lambda u: jnp.sum(field(0.0, u, None) ** 2))).lower(x).compile()
     return run.memory_analysis().temp_size_in_bytes
 
-found["memory"] = {f"{n} on {r}": memory(n, r) for n, r in ((32768, 1), (32768, 8), (65536, 8))}
+found["memory"] = {f"{n} on {r}": memory(n, r) for n, r in ((32768, 2), (32768, 8), (65536, 8))}
 print(json.dumps(found))
 """
 
@@ -79,8 +79,12 @@ def test_eight_devices_give_what_one_gives():
     # The state lies on eight devices from end to end, 64 tokens on each.
     assert "tokens" in found["spec"] and found["here"] == [64, 8]
     assert max(found["end"], found["by tokens"], found["by weights"]) < 1e-12, found
-    # Of the gradient too, memory per device is a + b·tokens/devices, a some blocks of scores: 7/8 of 32768 b beside 1/8 of it.
+    # Of the gradient too, memory per device is a + b·tokens/devices, a some blocks of scores:
+    # (1/2 − 1/8) of 32768 b beside 1/8 of it.
+    # (One device sends nothing and holds no second copy of keys and values: its b is smaller.)
     memory = found["memory"]
-    less = memory["32768 on 1"] - memory["32768 on 8"]
-    assert less / (memory["65536 on 8"] - memory["32768 on 8"]) == pytest.approx(7, rel=0.1)
-    assert less > 3 / 4 * memory["32768 on 1"] * 7 / 8
+    less = memory["32768 on 2"] - memory["32768 on 8"]
+    assert less / (memory["65536 on 8"] - memory["32768 on 8"]) == pytest.approx(
+        3, rel=0.15
+    )  # a is not quite fixed: blocks have whole rows
+    assert less > memory["32768 on 2"] / 2
