@@ -104,13 +104,13 @@ def _file(path: pathlib.Path) -> Mapping[str, Any]:
 
 def _zarr(path: pathlib.Path) -> Mapping[str, Any]:
     try:
-        import zarr  # pyright: ignore[reportMissingImports]
+        import zarr
     except ImportError:
         raise ImportError(
             f"{_OWNER}: {path.name} is a folder, which the package zarr would read: pip install zarr."
         ) from None
     try:
-        found = zarr.open(path, mode="r")
+        found: Any = zarr.open(path, mode="r")
     except Exception as error:  # the package has many kinds
         raise ValueError(f"{_OWNER}: {path.name} is no Zarr folder ({error}).") from None
     return {"": found[...]} if hasattr(found, "shape") else {name: array[...] for name, array in found.arrays()}
