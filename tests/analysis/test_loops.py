@@ -10,11 +10,12 @@ import pytest
 from scipy.linalg import block_diag
 
 from pdejax.analysis.loops import classify_loop, fixed_point, loop_eigenvalues, loop_exponents, loop_of
-from pdejax.analysis.loops._kinds import KINDS
+from pdejax.analysis.loops._kinds import KINDS, _falls
 
 N, D = 3, 2
 U = jax.random.normal(jax.random.key(0), (N, D))
 IN = jax.nn.sigmoid(U)
+ZERO = jnp.zeros((N, D))
 TURN = np.linalg.qr(np.random.default_rng(0).standard_normal((N * D, N * D)))[0]
 
 
@@ -37,6 +38,20 @@ class Polynomial(eqx.Module):
 
     def __call__(self, u):
         return self.a * u + self.b * u**2 + self.c * u**3 + self.e
+
+
+class Inverse(eqx.Module):
+    """u + 1/u: u grows as the root of 2k, its steps fall as one over it."""
+
+    def __call__(self, u):
+        return u + 1 / u
+
+
+class Root(eqx.Module):
+    """sqrt(u² − 0.01): falls, and has no value after 100 u² passes."""
+
+    def __call__(self, u):
+        return jnp.sqrt(u**2 - 0.01)
 
 
 class Tanh(eqx.Module):
@@ -96,6 +111,8 @@ CASES = {
     "stable": (linear(np.diag([0.9, 0.5, -0.3])), U, "fixed point", 1, [0.9, 0.5, -0.3], [LOG(0.9), LOG(0.5)], 1024),
     "affine": (linear(np.diag([0.8, -0.5]), shift=1.0), U, "fixed point", 1, [0.8, -0.5], [LOG(0.8), LOG(0.5)], 1024),
     "slow": (linear(np.diag([0.995])), U, "fixed point", 1, [0.995], [LOG(0.995)], 1024),
+    "slow, from afar": (polynomial(a=0.997, e=0.003), ZERO, "fixed point", 1, [0.997] * 6, [LOG(0.997)], 1024),
+    "slower, from afar": (polynomial(a=0.999, e=0.001), ZERO, "fixed point", 1, [0.999] * 6, [LOG(0.999)], 1024),
     "negative": (linear(np.diag([-0.97])), U, "fixed point", 1, [-0.97], [LOG(0.97)], 1024),
     "spiral": (
         linear(turn(0.95, 1.0), turn(0.7, 0.4)),
@@ -131,6 +148,8 @@ CASES = {
         [0.0, LOG(0.5)],
         1024,
     ),
+    "drift by a root": (Inverse(), 1 + U**2, "drift", 0, None, None, 0),
+    "expanding, from 0": (polynomial(a=2.0, e=1.0), ZERO, "expanding", 0, None, [LOG(2.0)], 256),
     "expanding": (linear(np.diag([1.3, 0.5])), U, "expanding", 0, None, [LOG(1.3), LOG(0.5)], 256),
     "slowly expanding": (linear(np.diag([1.003, 0.5])), U, "expanding", 0, None, [LOG(1.003)], 1024),
     "an expanding spiral": (linear(turn(1.05, 1.0)), U, "expanding", 0, None, [LOG(1.05), LOG(1.05)], 1024),
@@ -198,6 +217,35 @@ def test_every_kind_is_told(name):
 
 def test_all_kinds_are_planted():
     assert {case[2] for case in CASES.values()} == set(KINDS) - {"not decided"}
+
+
+def test_a_rate_too_slow_for_these_passes_decides_nothing():
+    """1 − 0.9999^k has gone a twentieth of its way: no drift, though it grows as k does."""
+    found = classify_loop(loop_of(polynomial(a=0.9999, e=1e-4), ZERO))
+    assert (found.kind, found.bounded) == ("not decided", True) and found.growth > 0.9
+
+
+def test_what_steps_fall_at_a_rate():
+    """Exponential ones; not those of a power of k, of equal length with noise, or with a transient beside a drift."""
+    k, noise = np.arange(1.0, 513.0), np.random.default_rng(0).standard_normal(512)
+    assert _falls(0.9999**k) and _falls(0.98**k * np.exp(0.05 * noise))
+    walks = np.exp(0.003 * np.cumsum(np.random.default_rng(1).standard_normal((50, 512)), axis=1))
+    others = [k**-0.5, k**-1.0, k**-3.0, np.ones(512), np.exp(0.1 * noise), 0.99**k + 0.1, 1.01**k, 0 * k]
+    assert not any(map(_falls, others))
+    assert sum(map(_falls, walks)) <= 5
+
+
+def test_the_exponent_of_growth_from_zero():
+    found = classify_loop(loop_of(polynomial(a=2.0, e=1.0), ZERO))
+    assert float(found.exponent) == pytest.approx(LOG(2.0), rel=1e-6)
+
+
+@pytest.mark.parametrize("start", [1 + 0.1 * IN, 0.05 * IN, IN[:1, :1] * 1e-3])
+def test_no_value_is_no_growth(start):
+    """Lengths that fall until a root has no value, after a hundred passes or at once: neither expanding nor a blow-up."""
+    found = classify_loop(loop_of(Root(), start))
+    assert found.kind == "not decided" and not found.bounded and math.isnan(float(found.exponent))
+    assert np.isnan(found.norms[-1]) and found.norms[0] < 10
 
 
 @pytest.mark.slow

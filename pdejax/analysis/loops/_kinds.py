@@ -17,6 +17,7 @@ KINDS = ("fixed point", "cycle", "drift", "marginal", "expanding", "blow-up", "n
 MARGIN = 1e-6  # a radius nearer to 1 is marginal
 NEAR = 0.1  # of the largest state: where a return begins to look like one
 FURTHER = 4096  # passes to see a slow return to its point
+GROWN = 1e3  # of the first state: below, what is no number was no overflow
 
 
 class LoopBehaviour(AbstractRecord):
@@ -26,7 +27,8 @@ class LoopBehaviour(AbstractRecord):
       spectral radius there below 1, the states come nearer); `"marginal"` (neither comes back nor leaves at a rate: a radius of
       1 to 1e-6, or a largest exponent of 0); `"drift"` (the state grows as a power of the number of passes); `"expanding"`
       (neighbours part exponentially, whether the states stay bounded, as in chaos, or not); `"blow-up"` (growth faster than
-      exponential, or out of the floating-point numbers at once); `"not decided"`.
+      exponential, or out of the floating-point numbers at once); `"not decided"` (also where steps still fall at a rate to a
+      point that was not found, and where G has no value at a state that has not grown, such as a root of a negative number).
     - `point`, `spectrum`: the point or cycle and the eigenvalues of $DG^p$ there; None without one.
     - `rate`: geometric mean factor per pass of the distance to the point, $\rho^{1/p}$; NaN without one.
     - `growth`: a in max ‖u_k − u_0‖ ∝ k^a over the last doubling; NaN where the states left the numbers.
@@ -65,8 +67,10 @@ def classify_loop(
 ) -> LoopBehaviour:
     r"""Say what a loop does to its input: fixed point, cycle, drift, marginal, expanding or blow-up.
 
-    1. States of `loops` passes. Those beyond the numbers: growth faster than exponential is a blow-up, else expanding.
-    2. For p = 1 … `periods`, where u_k nearly equals u_{k−p} and comes nearer: Newton–Krylov on $G^p$ from the last state, its
+    1. States of `loops` passes. Those beyond the numbers: growth faster than exponential is a blow-up, else expanding; NaN
+       before the states have grown 1,000-fold decides nothing.
+    2. For p = 1 … `periods`, where u_k nearly equals u_{k−p} and comes nearer, or steps fall at one rate per pass and so have
+       a finite sum, however far they lead: Newton–Krylov on $G^p$ from the last state, its
        residual and last step at most `tolerance`, relative; the `count` dominant eigenvalues there; and, by further passes,
        whether the states do come to it.
     3. Else by the length of the steps over doublings of k (a power of k or exponential), their directions, and the largest
@@ -89,25 +93,37 @@ def classify_loop(
     largest = float(np.finfo(us.dtype).max) ** 0.25
     lost = np.flatnonzero(~(norms <= largest * max(1.0, norms[0])))
     if lost.size:
-        kind = "blow-up" if _faster(norms[: lost[0]]) else "expanding"
-        # Of a linear loop the growth of the state is that of its differences.
-        k, half = int(lost[0]) - 1, int(lost[0]) // 2
-        exponent = Figure(math.nan if kind == "blow-up" else math.log(norms[k] / norms[half]) / max(k - half, 1))
+        kind, exponent = _lost(norms, int(lost[0]))
         return LoopBehaviour(None, None, exponent, norms, steps, kind, 0, math.nan, math.nan, loops, False)
     growth = _growth(flat)
-    found = _return(loop, us, flat, periods, count, small, growth)
+    falls = _falls(steps)
+    found = _return(loop, us, flat, periods, count, small, growth < 0.5 or falls)
     exponent = loop_exponents(loop, k=1, loops=loops, discard=loops // 2, key=key).exponents[0]
     if found is not None:
         point, spectrum, kind = found
         rate = spectrum.radius ** (1 / point.period)
         return LoopBehaviour(point, spectrum, exponent, norms, steps, kind, point.period, rate, growth, loops, True)
-    kind, bounded = _kind(flat, steps, growth, float(exponent), loops)
+    kind, bounded = _kind(flat, steps, growth, float(exponent), loops, falls)
     return LoopBehaviour(None, None, exponent, norms, steps, kind, 0, math.nan, growth, loops, bounded)
+
+
+def _lost(norms: np.ndarray, first: int) -> tuple[str, Figure]:
+    """The kind and the exponent of states that are too large or no numbers from pass `first` on."""
+    k, half = first - 1, first // 2
+    # A cube that overflows may end in inf − inf: NaN after growth is growth.
+    if np.isnan(norms[first]) and norms[k] <= GROWN * max(1.0, norms[0]):
+        return "not decided", Figure(math.nan)
+    if _faster(norms[:first]):
+        return "blow-up", Figure(math.nan)
+    # Of a linear loop the growth of the state is that of its differences.
+    return "expanding", Figure(math.log(norms[k] / norms[half]) / max(k - half, 1))
 
 
 def _faster(norms: np.ndarray) -> bool:
     """Whether finite lengths grew faster than exponentially before the states left the numbers."""
-    if len(norms) < 6 or norms[0] <= 0:
+    # From 0 there is no rate.
+    norms = norms[int(np.argmax(norms > 0)) :]
+    if len(norms) < 6:
         return True
     rates = np.diff(np.log(np.maximum(norms, 1e-300)))
     last, before = rates[-1], np.median(rates[len(rates) // 2 - 1 : len(rates) // 2 + 2])
@@ -122,8 +138,19 @@ def _growth(flat: np.ndarray) -> float:
     return math.log2(now / before) if now > 0 and before > 0 else 0.0
 
 
+def _falls(steps: np.ndarray) -> bool:
+    """Whether steps fall at one rate per pass, so that their sum is finite; those of a power of k fall ever more slowly."""
+    window, loops = max(len(steps) // 32, 1), len(steps)
+    sizes = np.asarray([np.mean(steps[k - window : k]) for k in (loops // 4, loops // 2, 3 * loops // 4, loops)])
+    if not np.all(sizes > 0):
+        return False
+    rates = -np.diff(np.log(sizes))
+    # Of a power 2.4 to 1 in these three quarters.
+    return bool(rates.min() > 0.7 * rates.max() and rates[1] + rates[2] > 1e-3)
+
+
 def _return(
-    loop: Loop, us: np.ndarray, flat: np.ndarray, periods: int, count: int, tolerance: float, growth: float
+    loop: Loop, us: np.ndarray, flat: np.ndarray, periods: int, count: int, tolerance: float, near: bool
 ) -> tuple[FixedPoint, LoopSpectrum, str] | None:
     """The point or cycle that the states come to, of least period, the spectrum there and what it is."""
     last, half = len(flat) - 1, len(flat) // 2
@@ -132,7 +159,7 @@ def _return(
     for p in range(1, periods + 1):
         now, before = (max(np.linalg.norm(flat[k - j] - flat[k - j - p]) for j in range(p)) for k in (last, half))
         # What still moves away at a rate comes to nothing near: Newton would search in vain.
-        nearer = now < NEAR * size and now < 0.9 * before and growth < 0.5
+        nearer = now < NEAR * size and now < 0.9 * before and near
         if not (now <= tolerance * size or nearer):
             continue
         point = fixed_point(loop, jnp.asarray(us[last]), period=p, tolerance=min(tolerance, 1e-11))
@@ -165,7 +192,9 @@ def _comes(loop: Loop, u: np.ndarray, target: np.ndarray, p: int, radius: float,
     return bool(np.linalg.norm(np.asarray(end).ravel()[entries(loop)] - target) <= 0.1 * distance)
 
 
-def _kind(flat: np.ndarray, steps: np.ndarray, growth: float, exponent: float, loops: int) -> tuple[str, bool]:
+def _kind(
+    flat: np.ndarray, steps: np.ndarray, growth: float, exponent: float, loops: int, falls: bool
+) -> tuple[str, bool]:
     """Of states that come back to nothing: by the growth of steps over doublings, their directions, and the exponent."""
     threshold = 2 * math.log(loops) / loops
     window = max(loops // 32, 1)
@@ -181,12 +210,14 @@ def _kind(flat: np.ndarray, steps: np.ndarray, growth: float, exponent: float, l
         # A power of k grows as much over every doubling, an exponential twice as much over the next.
         if second > 0.5 and second > 1.5 * max(first, 0.0):
             return "expanding", False
+    # Steps that fall at a rate lead to a point that these passes do not reach.
+    away = ("not decided", True) if falls else ("drift", False)
     if growth > 0.2 and aligned > 0.9:
-        return "drift", False
+        return away
     if exponent > threshold:
         return "expanding", growth <= 0.2
     if growth > 0.2:
-        return "drift", False
+        return away
     if abs(exponent) <= threshold:
         return "marginal", True
     return "not decided", True
