@@ -77,6 +77,18 @@ def test_scores_in_closed_form():
     np.testing.assert_allclose(masked[STEP], found[STEP])
 
 
+@pytest.mark.parametrize("lost", [[np.inf, np.inf, np.nan], [np.nan] * 3, [1e200, np.inf, np.inf]])
+def test_what_is_no_number_is_not_at_rest(lost):
+    """A loop that diverges, and one that stands still from its fourth state on: only the second has a score of 0."""
+    for end, score in ((lost, np.inf), ([4.0] * 3, 0.0)):
+        u = np.asarray([1.0, 2.0, 4.0, *end])[:, None, None] * np.ones((1, 2, 2))
+        found = exit_scores(u, np.zeros((6, 3)))
+        for name in (STEP, RELATIVE, COSINE, RATE):
+            np.testing.assert_allclose(found[name][3:], score, atol=1e-15)
+        np.testing.assert_array_equal(found[DIVERGENCE][-2:], score)
+        assert not np.isnan(list(found.values())).any()
+
+
 def test_the_cheapest_exit_knows_the_rate():
     """Inputs of different rates: a step norm that is safe for the slow ones waits too long with the fast; the extrapolated
     error leaves each when it is there."""
@@ -110,6 +122,16 @@ def test_a_rule_that_breaks_its_promise_comes_last():
     assert float(useless.loops) == K and float(useless.kept) == 1.0 and useless.threshold == -np.inf
 
 
+def test_errors_without_end_are_counted():
+    """Outputs that are no numbers at the exit: the mean is of the others, and how many there are is said."""
+    errors = np.tile(0.5 ** np.arange(1.0, 9.0), (8, 1))
+    errors[:3] = [[np.inf] * 8, [np.nan] * 8, [np.inf] * 8]
+    rule = exit_rules({"never": np.ones((8, 8))}, errors, target=0.01, kept=0.9)[0]
+    assert rule.lost == 3 and float(rule.kept) == pytest.approx(5 / 8)
+    assert float(rule.error) == float(rule.error.low) == float(rule.error.high) == 0.5**8
+    assert float(exit_rules({"never": np.ones((8, 8))}, errors + np.inf, target=0.01)[0].error) == np.inf
+
+
 def test_the_range_ends_where_an_answer_is_left():
     """An answer that returns is not safe; intervals are those of the binomial law."""
     answers = np.tile(np.arange(21) * 0 + 4, (10, 1))
@@ -126,6 +148,26 @@ def test_the_range_ends_where_an_answer_is_left():
     assert found.kept.high[5] == 1.0 and found.kept.low[5] == pytest.approx(beta.ppf(0.025, 10, 1))
     per_token = np.stack([answers, answers * 0 + 4], axis=2)
     assert safe_range(per_token, trained=5, share=0.85).per_input.tolist() == found.per_input.tolist()
+
+
+def test_no_answer_is_not_kept():
+    """−2, an output that is not finite: of a loop that left the numbers before the trained pass, and of one after it."""
+    none = safe_range(np.full((80, 10), -2), trained=3)
+    assert (none.loops, none.certain, none.censored) == (2, 2, False)
+    assert none.per_input.tolist() == [2] * 80 and not np.any(none.kept.value)
+    answers = np.full((80, 10), 5)
+    kept = safe_range(answers, trained=3)
+    assert (kept.loops, kept.certain, kept.censored) == (9, 9, True)
+    answers[:, 7:] = -2
+    assert safe_range(answers, trained=3).loops == safe_range(answers, trained=3).certain == 6
+    tokens = np.stack([answers * 0 + 4, answers], axis=2)
+    assert safe_range(tokens, trained=3).loops == 6 and safe_range(tokens, trained=8).loops == 7
+
+
+@pytest.mark.parametrize(("inputs", "certain"), [(71, 3), (72, 9)])
+def test_a_certain_range_takes_inputs(inputs, certain):
+    found = safe_range(np.full((inputs, 10), 5), trained=3, share=0.95)
+    assert (found.loops, found.certain) == (9, certain)
 
 
 def test_gains_multiply_to_the_radius():
@@ -184,6 +226,36 @@ def test_a_point_has_no_change_to_foresee():
     loop = Loop(keeps.step, keeps.start, None, keeps.parts, Logits(jnp.eye(2)), ("the map",), 1)
     found = predict_change(loop, loop.start, horizon=6)
     assert found.loops == found.measured == 7 and found.ritz.size == 0
+
+
+class Squares(eqx.Module):
+    """u² on the first entry, the second as it is: J there is 2u."""
+
+    def __call__(self, u):
+        return u.at[0].set(u[0] ** 2)
+
+
+@pytest.mark.parametrize("power", [20, 80, 160])
+def test_what_is_foreseen_beyond_the_numbers_is_no_answer(power):
+    """From u = 10^p the squares go on as 10^(p 2^j), and s (2u)^(j−1), s ≈ u², is foreseen: no answer beyond 1e308."""
+    u = jnp.asarray([[10.0**power], [1.0]])
+    loop = Loop(Squares(), u, None, (Squares(),), Logits(jnp.eye(2)), ("the map",), 1)
+    found = predict_change(loop, u, horizon=20)
+    log = math.log10(np.finfo(float).max)
+    measured = next(j for j in range(21) if power * 2**j > log)
+    foreseen = next(j for j in range(1, 21) if 2 * power + (j - 1) * (power + math.log10(2)) > log)
+    assert (found.loops, found.measured) == (foreseen, measured)
+    for answers, first in ((found.answers, foreseen), (found.actual, measured)):
+        assert set(answers[:first]) == {0} and set(answers[first:]) == {-2}
+
+
+def test_without_an_answer_nothing_is_kept():
+    head = Logits(jnp.asarray([[jnp.inf, 0.0], [0.0, 1.0]]))
+    keeps = affine(np.diag([0.5, 0.5]), start=[1.0, 1.0])
+    found = predict_change(
+        Loop(keeps.step, keeps.start, None, keeps.parts, head, ("the map",), 1), keeps.start, horizon=5
+    )
+    assert found.loops == found.measured == 0 and set(found.actual) == {-2}
 
 
 WRONG = {

@@ -12,6 +12,7 @@ from pdejax._arguments import checked
 from pdejax._check import integer, on_numbers
 from pdejax._figure import AbstractRecord, Figure
 from pdejax.analysis.jacobian._operator import FORMED, Jacobian
+from pdejax.analysis.loops._exits import NO_ANSWER
 from pdejax.analysis.loops._loop import Loop, entries
 from pdejax.analysis.loops._points import LoopSpectrum, loop_eigenvalues, state_of
 
@@ -181,8 +182,10 @@ def _products(jacobian: Jacobian, keys: Any) -> Any:
 class PredictedChange(AbstractRecord):
     r"""When the answer of a network changes if its loop goes on, foreseen at one state.
 
-    - `loops`: passes until it changes, `horizon + 1` where it does not within the horizon. `measured`: the same by going on.
-    - `answers`, `actual (horizon + 1, ...)`: foreseen and true answers after 0, 1, … further passes.
+    - `loops`: passes until it changes, `horizon + 1` where it does not within the horizon, 0 where there is none at `u` already.
+      `measured`: the same by going on.
+    - `answers`, `actual (horizon + 1, ...)`: foreseen and true answers after 0, 1, … further passes; −2 where the output is not
+      finite, and from the first foreseen state on that is not.
     - `ritz (m,)`: the eigenvalues that the step excites, as the Krylov space has them, by falling modulus.
     """
 
@@ -214,18 +217,26 @@ def predict_change(loop: Loop, u: ArrayLike, *, horizon: int = 64, krylov: int =
     real = entries(loop)
     jacobian = Jacobian(loop, x, loop.mask)
     step = np.asarray(_applied(jacobian) - x).ravel()[real]
-    basis, matrix = _krylov(jacobian, step, min(krylov, int(real.sum())))
     foreseen = np.tile(np.asarray(x).ravel(), (horizon + 1, 1))
-    part, total = np.zeros(len(matrix)), np.zeros(len(matrix))
-    if len(matrix):
-        part[0] = float(np.linalg.norm(step))
     with np.errstate(over="ignore", invalid="ignore"):
+        basis, matrix = _krylov(jacobian, step, min(krylov, int(real.sum())))
+        part, total = np.zeros(len(matrix)), np.zeros(len(matrix))
+        size = _length(step)
+        if len(matrix):
+            part[0] = size
+        elif not np.isfinite(size):
+            foreseen[1:] = np.nan
         for j in range(1, horizon + 1):
             total, part = total + part, matrix @ part
             foreseen[j, real] += total @ basis
-    foreseen = np.nan_to_num(foreseen, nan=0.0, posinf=1e150, neginf=-1e150).reshape(-1, *x.shape)
+        foreseen = foreseen.astype(x.dtype)
+    # Nothing is foreseen of what is no number, nor of what follows.
+    known = np.logical_and.accumulate(np.all(np.isfinite(foreseen), axis=1))
+    foreseen = np.where(known[:, None], foreseen, 0).reshape(-1, *x.shape)
     actual = eqx.tree_at(lambda l: l.start, loop, x).states(horizon)
     answers, true = (answers_of(loop, states) for states in (jnp.asarray(foreseen, x.dtype), actual))
+    unknown = ~known.reshape(-1, *[1] * (answers.ndim - 1))
+    answers = np.where(unknown & (answers != -1), NO_ANSWER, answers)
     ritz = np.linalg.eigvals(matrix)
     return PredictedChange(
         answers,
@@ -253,21 +264,29 @@ def _largest(loop: Loop, states: Any) -> Any:
     def one(u):
         assert loop.read is not None
         out = loop.read(u)
-        return jnp.where(jnp.all(jnp.isfinite(out), axis=-1), jnp.argmax(out, axis=-1), -2)
+        return jnp.where(jnp.all(jnp.isfinite(out), axis=-1), jnp.argmax(out, axis=-1), NO_ANSWER)
 
     return jax.lax.map(one, states)
 
 
 def _first(answers: np.ndarray) -> int:
-    """The first place where an answer differs from that at place 0."""
-    same = (answers == answers[:1]).reshape(len(answers), -1).all(axis=1)
+    """The first place where an answer differs from that at place 0, or there is none."""
+    same = ((answers == answers[:1]) & (answers != NO_ANSWER)).reshape(len(answers), -1).all(axis=1)
     return len(answers) if same.all() else int(np.argmin(same))
 
 
+def _length(x: np.ndarray) -> float:
+    """The norm; its square need not be a number."""
+    from scipy.linalg import norm
+
+    return float(norm(x.astype(float), check_finite=False))
+
+
 def _krylov(jacobian: Jacobian, start: np.ndarray, m: int) -> tuple[np.ndarray, np.ndarray]:
-    """An orthonormal basis `(m, N)` of the Krylov space of `start`, and J on it `(m, m)`; fewer where it is exhausted."""
-    size = float(np.linalg.norm(start))
-    if not size > 0:
+    """An orthonormal basis `(m, N)` of the Krylov space of `start`, and J on it `(m, m)`; fewer where it is exhausted, and none
+    of what is not finite."""
+    size = _length(start)
+    if not 0 < size < np.inf:
         return np.zeros((0, start.size)), np.zeros((0, 0))
     basis, matrix = [start / size], np.zeros((m + 1, m))
     for j in range(m):

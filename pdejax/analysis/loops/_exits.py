@@ -21,6 +21,7 @@ STEP, RELATIVE, COSINE, DIVERGENCE, RATE = (
     "KL of outputs",
     "extrapolated error",
 )
+NO_ANSWER = -2  # where the output is not finite
 
 
 @checked
@@ -34,7 +35,8 @@ def exit_scores(
     With Δ_k = u_k − u_{k−1} over real tokens and N entries: **step norm** $\|\Delta_k\|/\sqrt N$; **relative change**
     ‖Δ_k‖/‖u_k‖; **cosine** 1 − cos(u_k, u_{k−1}); **KL of outputs** KL(p_{k−1} ‖ p_k), mean over tokens, of `outputs (K + 1, …,
     classes)`, logits; **extrapolated error** $\|\Delta_k\|\,r/(1-r)/\|u_k\|$ with r = ‖Δ_k‖/‖Δ_{k−1}‖: the distance to the
-    limit if steps go on falling at this rate, infinite where they do not fall and after the first pass.
+    limit if steps go on falling at this rate, infinite where they do not fall and after the first pass. All are infinite from
+    or to a state that is not finite: what is no number is not at rest.
     """
     u = np.asarray(states, float)
     if u.ndim < 2 or len(u) < 2:
@@ -44,23 +46,23 @@ def exit_scores(
     if mask is not None:
         u = u[:, np.asarray(mask)]
     u = u.reshape(len(u), -1)
-    delta, size = np.linalg.norm(np.diff(u, axis=0), axis=1), np.linalg.norm(u, axis=1)
-    safe = np.where(size > 0, size, 1.0)
-    cosine = np.sum(u[1:] * u[:-1], axis=1) / (safe[1:] * safe[:-1])
-    ratio = np.concatenate([[np.inf], delta[1:] / np.where(delta[:-1] > 0, delta[:-1], np.inf)])
-    falling = ratio < 1
-    ahead = np.where(falling, ratio / np.where(falling, 1 - ratio, 1.0), np.inf)
-    with np.errstate(invalid="ignore"):
-        rest = np.where(delta > 0, delta * ahead, 0.0) / safe[1:]
-    found = {
-        STEP: delta / math.sqrt(u.shape[1]),
-        RELATIVE: delta / safe[1:],
-        COSINE: np.maximum(1 - cosine, 0.0),
-        RATE: rest,
-    }
-    if outputs is not None:
-        found[DIVERGENCE] = kl_between(np.asarray(outputs, float)[:-1], np.asarray(outputs, float)[1:], mask)
-    return found
+    with np.errstate(over="ignore", invalid="ignore"):
+        delta, size = np.linalg.norm(np.diff(u, axis=0), axis=1), np.linalg.norm(u, axis=1)
+        safe = np.where(size > 0, size, 1.0)
+        cosine = np.sum(u[1:] * u[:-1], axis=1) / (safe[1:] * safe[:-1])
+        ratio = np.concatenate([[np.inf], delta[1:] / np.where(delta[:-1] > 0, delta[:-1], np.inf)])
+        falling = ratio < 1
+        ahead = np.where(falling, ratio / np.where(falling, 1 - ratio, 1.0), np.inf)
+        found = {
+            STEP: delta / math.sqrt(u.shape[1]),
+            RELATIVE: delta / safe[1:],
+            COSINE: np.maximum(1 - cosine, 0.0),
+            RATE: np.where(delta == 0, 0.0, delta * ahead) / safe[1:],
+        }
+        if outputs is not None:
+            found[DIVERGENCE] = kl_between(np.asarray(outputs, float)[:-1], np.asarray(outputs, float)[1:], mask)
+    lost = ~(np.isfinite(size[1:]) & np.isfinite(size[:-1]))
+    return {name: np.where(lost | np.isnan(score), np.inf, score) for name, score in found.items()}
 
 
 def kl_between(before: np.ndarray, after: np.ndarray, mask: Any = None) -> np.ndarray:
@@ -82,7 +84,8 @@ class ExitRule(AbstractRecord):
       null.
     - `kept`: share of inputs whose error at the exit is at most the target, with exact binomial ends. Both on inputs that the
       threshold was not chosen on.
-    - `error`: mean error at the exit. `exits (b,)`: the passes of each input; the last pass where it never left.
+    - `error`: mean error at the exit, of all but the `lost` inputs whose error there is not finite; infinite if it is of none.
+    - `exits (b,)`: the passes of each input; the last pass where it never left.
     """
 
     loops: Figure
@@ -91,6 +94,7 @@ class ExitRule(AbstractRecord):
     exits: Any
     name: str = eqx.field(static=True)
     threshold: float = eqx.field(static=True)
+    lost: int = eqx.field(static=True)
 
 
 @checked
@@ -129,7 +133,9 @@ def exit_rules(
         there = e[np.arange(len(e)), exits - 1]
         loops = over_seeds(exits.astype(float)).beside({"oracle": over_seeds(best.astype(float))})
         right = share_of(there <= limit)
-        found.append(ExitRule(loops, right, over_seeds(there), exits, name, float(np.mean(thresholds))))
+        known = there[np.isfinite(there)]
+        error = over_seeds(known) if len(known) else Figure(np.inf)
+        found.append(ExitRule(loops, right, error, exits, name, float(np.mean(thresholds)), len(there) - len(known)))
     return tuple(sorted(found, key=lambda rule: (float(rule.kept) < share, float(rule.loops))))
 
 
@@ -159,7 +165,9 @@ class SafeRange(AbstractRecord):
     - `kept (K + 1,)`: share of inputs that answer as after the trained number of passes, after k = 0 … K, exact binomial ends.
     - `per_input (b,)`: the last pass up to which the answer stays from the trained number on, K where it stays throughout.
     - `loops`: the last k up to which, from the trained number on, at least the wanted share stays; `censored`: whether that is K,
-      so that the range is at least that. `certain`: the same where the lower end of the interval must be above the share.
+      so that the range is at least that. `certain`: the same where the lower end of the interval must be above the share, and
+      the trained number where there are too few inputs for that.
+    - All three are one less than the trained number where there is no answer at that already.
     - `trained`: the number of passes it counts from.
     """
 
@@ -174,13 +182,15 @@ class SafeRange(AbstractRecord):
 @checked
 @on_numbers
 def safe_range(answers: ArrayLike, *, trained: int, share: float = 0.95, level: float = 0.95) -> SafeRange:
-    """Find the safe range of loops: how far beyond training the answer stays.
+    r"""Find the safe range of loops: how far beyond training the answer stays.
 
     - `answers (b, K + 1)` or `(b, K + 1, n)`: what each input is answered after 0 … K passes; of several tokens all must stay.
+      −2 is no answer, the output not finite: it is never kept.
     - `trained`: passes in training. `share` of inputs that must stay; `level` of the intervals (Clopper & Pearson 1934).
 
-    An answer that comes back later is not safe: the range ends where it is first left. Raises `ValueError` for other shapes
-    and `trained` beyond K.
+    For a range that is `certain` it takes inputs: if all b stay, the lower end is $((1-\text{level})/2)^{1/b}$, above a share
+    of 0.95 from b = 72 on. An answer that comes back later is not safe: the range ends where it is first left. Raises
+    `ValueError` for other shapes and `trained` beyond K.
     """
     owner = "safe_range"
     a = np.asarray(answers)
@@ -191,7 +201,8 @@ def safe_range(answers: ArrayLike, *, trained: int, share: float = 0.95, level: 
     integer(owner, "trained", trained, 0, a.shape[1] - 1)
     wanted = probability(owner, "share", share, advice="such as 0.95")
     level = probability(owner, "level", level, advice="such as 0.95")
-    same = (a == a[:, trained : trained + 1]).reshape(*a.shape[:2], -1).all(axis=2)
+    same = (a == a[:, trained : trained + 1]) & (a != NO_ANSWER)
+    same = same.reshape(*a.shape[:2], -1).all(axis=2)
     beyond = same[:, trained:]
     stays = np.cumprod(beyond, axis=1)
     per_input = trained + stays.sum(axis=1) - 1
@@ -200,7 +211,7 @@ def safe_range(answers: ArrayLike, *, trained: int, share: float = 0.95, level: 
     remaining = stays.mean(axis=0)
     lows, _ = _binomial(stays.sum(axis=0), len(a), level)
     loops = trained + int(np.sum(np.cumprod(remaining >= wanted))) - 1
-    certain = trained + max(int(np.sum(np.cumprod(lows >= wanted))) - 1, 0)
+    certain = max(trained + int(np.sum(np.cumprod(lows >= wanted))) - 1, min(loops, trained))
     last = a.shape[1] - 1
     return SafeRange(
         Figure(count / len(a), low, high, level=level), per_input, loops, certain, trained, bool(loops == last)

@@ -21,7 +21,7 @@ from pdejax.analysis.loops import (
     sublayer_gains,
 )
 from pdejax.analysis.loops._estimates import LARGEST, NORM, ONE, POWER, PRODUCT, RATIO
-from pdejax.analysis.loops._exits import COSINE, DIVERGENCE, RATE, RELATIVE, STEP
+from pdejax.analysis.loops._exits import COSINE, DIVERGENCE, NO_ANSWER, RATE, RELATIVE, STEP
 from pdejax.analysis.loops._kinds import KINDS
 from pdejax.models import Simulator, Transformer
 from pdejax.runs._parts import Parts
@@ -160,8 +160,7 @@ def _pairs(name: str, spectrum: Any, count: int) -> dict[str, np.ndarray]:
 def _exits(loop: Loop, states: Array, behaviour: Any, facts: Any, mask: Any) -> dict[str, Any]:
     """Criteria after every pass, the distance to the point, and what is answered."""
     found: dict[str, Any] = {}
-    with np.errstate(all="ignore"):
-        scores = exit_scores(np.nan_to_num(np.asarray(states), nan=np.inf), mask=mask)
+    scores = exit_scores(np.asarray(states), mask=mask)
     if behaviour.kind == "fixed point":
         real = np.asarray(mask)
         target = np.asarray(behaviour.point.state)[real]
@@ -206,7 +205,7 @@ def _read_states(loop: Loop, states: Array, trained: Array) -> tuple[Array, Arra
     # State by state: of a large vocabulary the logits of all would not fit.
     def step(before, u):
         now = logs(u)
-        answer = jnp.where(jnp.all(jnp.isfinite(now), axis=-1), jnp.argmax(now, axis=-1), -2)
+        answer = jnp.where(jnp.all(jnp.isfinite(now), axis=-1), jnp.argmax(now, axis=-1), NO_ANSWER)
         return now, (answer, apart(before, now), apart(reference, now))
 
     return jax.lax.scan(step, logs(states[0]), states)[1]
