@@ -76,8 +76,10 @@ def row(found, start):
 def test_points_that_tell_inputs_apart():
     found = judge(CONFIG, [stored()])
     assert found.passed and found.sentence.startswith("net as a loop: fixed point for 8 of 8 inputs")
-    assert "to at least 40 passes, 10 times training" in found.sentence
-    assert found.verdicts["memory"].startswith("the fixed points tell the inputs apart")
+    assert "to at least 40 passes, 10 times training (certain to 4 at 95%)" in found.sentence
+    assert float(row(found, "safe range of loops, certain").ours) == TRAINED
+    assert found.verdicts["memory"].startswith("the mean tokens of the fixed points tell the inputs apart")
+    assert "share" not in found.verdicts["memory"] and found.results["fixed points"]["the same"] == 1
     assert float(row(found, "spectral radius at the point").ours) == pytest.approx(0.5, rel=0.05)
     assert float(row(found, "safe range").ours) == K
     assert float(row(found, "accuracy at 4 passes").ours) == 1.0
@@ -88,16 +90,22 @@ def test_points_that_tell_inputs_apart():
     assert set(found.dataset.sizes) >= {"input", "state", "pass", "eigenvalue"}
 
 
-def test_one_point_for_all_is_a_loop_that_forgets():
+@pytest.mark.parametrize(("others", "forgets"), [(0, True), (1, True), (3, True), (4, False)])
+def test_one_point_for_all_is_a_loop_that_forgets(others, forgets):
+    """Whatever a few others do: one that is elsewhere moves the mean of all, not the point of the rest."""
     evidence = stored()
-    for x in evidence["inputs"]:
-        x["mean token"] = np.ones(D)
-    assert "share one fixed point: the loop forgets" in judge(CONFIG, [evidence]).verdicts["memory"]
+    for i, x in enumerate(evidence["inputs"]):
+        x["mean token"] = np.ones(D) * (1 + 1e-9 * i + (10 * i + 10) * (i < others))
+    found = judge(CONFIG, [evidence])
+    assert found.results["fixed points"]["the same"] == B - others
+    said = found.verdicts["memory"]
+    assert said.startswith(f"{B - others} of {B} inputs that settle share the mean token") == forgets
+    assert said.endswith("at most 4 of 8 share one") == (not forgets)
 
 
 def test_answers_that_collapse():
     found = judge(CONFIG, [stored(keeps=False)])
-    assert found.verdicts["safe range"] == "to 5 passes, 1.25 times training"
+    assert found.verdicts["safe range"] == "to 5 passes, 1.25 times training (certain to 4 at 95%)"
     assert float(row(found, "share of answers kept at 16 passes").ours) == 0.0
     assert "8 of 8 foreseen rightly" in found.verdicts["collapse foreseen"]
     assert float(row(found, "passes to the change").ours) == pytest.approx(1.0)
@@ -123,6 +131,62 @@ def test_an_estimate_on_the_wrong_side():
     assert (
         "spectral norm of J is on the wrong side of 1 in 100%" in judge(CONFIG, [evidence]).verdicts["cheap estimates"]
     )
+
+
+def wrong_sides(evidence):
+    """The intervals of the column "wrong side of 1", by estimate."""
+    table = next(t for t in judge(CONFIG, [evidence]).tables if t.caption.startswith("Cheap estimates"))
+    return {line[0]: line[-1] for line in table.rows[1:]}
+
+
+def test_shares_of_few_inputs_have_wide_intervals():
+    """8 of 8 and 0 of 8 leave a tail of 0.025^(1/8) by Clopper & Pearson; shares of draws between have one over inputs."""
+    evidence = stored()
+    for i, x in enumerate(evidence["inputs"]):
+        x["estimates"][3, 3], x["estimates"][0, 3] = 1.0, 0.5 + 0.05 * i
+    found = wrong_sides(evidence)
+    tail = 0.025 ** (1 / B)
+    for name, ends in (
+        (measuring.NORM, (tail, 1.0)),
+        (measuring.LARGEST, (0, 1 - tail)),
+        (measuring.POWER, (0, 1 - tail)),
+    ):
+        assert (float(found[name].low), float(found[name].high)) == pytest.approx(ends)
+    drawn = found[measuring.ONE]
+    assert float(drawn) == pytest.approx(0.675) and 0.5 < float(drawn.low) < 0.675 < float(drawn.high) < 0.85
+
+
+@pytest.mark.parametrize("fault", [1e-3, math.nan, "not converged"])
+def test_a_radius_without_a_residual_is_no_standard(fault):
+    """Estimates are set beside a radius that is an eigenvalue; what they are beside others is not said."""
+    evidence = stored()
+    spoilt = evidence["inputs"][2]
+    if fault == "not converged":
+        spoilt["radius converged"] = np.asarray(0.0)
+    else:
+        spoilt["point residual"][0] = fault
+    spoilt["radius"] = np.asarray(50.0)
+    found = judge(CONFIG, [evidence])
+    table = next(t for t in found.tables if t.caption.startswith("Cheap estimates"))
+    assert "7 inputs" in table.caption and "relative residual at most 2e-15" in table.rows[0][0]
+    assert float(table.rows[0][1]) < 1 and any(
+        note.startswith("1 of 8 spectral radii left out") for note in found.notes
+    )
+    for x in evidence["inputs"]:
+        x["point residual"][0] = math.nan
+    assert "cheap estimates" not in judge(CONFIG, [evidence]).verdicts
+
+
+def test_a_loop_that_leaves_the_numbers_is_not_safe():
+    evidence = stored("blow-up")
+    for x in evidence["inputs"]:
+        x["answers"][TRAINED - 1 :] = -2
+        x["foreseen"] = x["changed"] = np.asarray(0)
+        x["divergence"][TRAINED - 1 :] = math.nan
+    found = judge(CONFIG, [evidence])
+    assert found.verdicts["safe range"].startswith("nowhere: too few inputs have an answer at the 4 passes")
+    assert float(row(found, "share of answers kept at 8 passes").ours) == 0.0
+    assert "collapse foreseen" not in found.verdicts
 
 
 def test_without_answers_nothing_is_said_of_them():

@@ -72,7 +72,7 @@ def judge(config: LoopsConfig, evidence: Sequence[Evidence]) -> Judgement:
         notes=[f"{facts['loop']}; {facts['data']}", *out.notes],
         results=out.results,
         dataset=dataset(facts, inputs),
-        pictures=pictures(found),
+        pictures=pictures(found, config.share),
     )
 
 
@@ -123,7 +123,7 @@ def _kinds(inputs: Inputs, out: Found) -> dict[str, int]:
 
 
 def _memory(inputs: Inputs, out: Found) -> None:
-    """Whether the fixed points tell the inputs apart."""
+    """Whether the fixed points tell the inputs apart, by their mean tokens."""
     tokens = [x["mean token"] for x in inputs if KINDS[int(x["kind"])] == "fixed point"]
     if len(tokens) < 2:
         return
@@ -131,12 +131,15 @@ def _memory(inputs: Inputs, out: Found) -> None:
     middle = points.mean(axis=0)
     spread = np.linalg.norm(points - middle, axis=1) / max(float(np.linalg.norm(middle)), 1e-300)
     out.row("distance of an input's fixed point from their mean", over_seeds(spread), note="mean tokens, relative")
-    same = int(np.sum(spread < SAME))
+    # About any of them: one that is elsewhere moves their mean.
+    near = np.linalg.norm(points[:, None] - points[None], axis=2) <= SAME * np.linalg.norm(points, axis=1)[:, None]
+    same = int(near.sum(axis=1).max())
     out.results["fixed points"] = {"inputs": len(points), "the same": same, "spread": float(spread.mean())}
     out.verdicts["memory"] = (
-        f"{same} of {len(points)} inputs that settle share one fixed point: the loop forgets which input it had"
+        f"{same} of {len(points)} inputs that settle share the mean token of their fixed points, which forgets the input"
         if same > len(points) / 2
-        else f"the fixed points tell the inputs apart, {float(spread.mean()):.2g} from their mean"
+        else f"the mean tokens of the fixed points tell the inputs apart, {float(spread.mean()):.2g} from their mean"
+        + (f"; at most {same} of {len(points)} share one" if same > 1 else "")
     )
 
 
@@ -262,6 +265,12 @@ def _range(config: LoopsConfig, facts: Mapping[str, Any], inputs: Inputs, out: F
         unit="passes",
         note=f"trained {trained}" + (f", followed to {last}" if found.censored else ""),
     )
+    out.row(
+        "safe range of loops, certain",
+        Figure(float(found.certain)),
+        unit="passes",
+        note=f"lower ends at {found.kept.level:.0%} above {config.share:.0%}, of {len(inputs)} inputs",
+    )
     out.row("passes up to which an input's answer stays", over_seeds(np.asarray(found.per_input, float)), unit="passes")
     for k in sorted({min(trained * m, last) for m in (2, 4, 16)}):
         out.row(f"share of answers kept at {k} passes", found.kept[k])
@@ -282,16 +291,20 @@ def _range(config: LoopsConfig, facts: Mapping[str, Any], inputs: Inputs, out: F
 
 
 def _reach(found: Any) -> str:
+    if found.loops < found.trained:
+        return f"nowhere: too few inputs have an answer at the {found.trained} passes of training"
+    certain = f"(certain to {found.certain} at {found.kept.level:.0%})"
     if found.loops == found.trained:
-        return f"no further than the {found.trained} passes of training"
+        return f"no further than the {found.trained} passes of training {certain}"
     at_least = "at least " if found.censored else ""
     factor = found.loops / found.trained
-    return f"to {at_least}{found.loops} passes, {factor:.3g} times training"
+    return f"to {at_least}{found.loops} passes, {factor:.3g} times training {certain}"
 
 
 def _foreseen(config: LoopsConfig, inputs: Inputs, out: Found) -> None:
     """Collapse foreseen from the spectrum after the trained passes, against that measured."""
-    own = [x for x in inputs if "foreseen" in x]
+    # Where there is no answer at the trained passes nothing can change.
+    own = [x for x in inputs if "foreseen" in x and int(x["changed"]) > 0]
     if not own:
         return
     ahead, true = (np.asarray([int(x[name]) for x in own]) for name in ("foreseen", "changed"))
@@ -318,7 +331,13 @@ def _foreseen(config: LoopsConfig, inputs: Inputs, out: Found) -> None:
 
 def _estimates(inputs: Inputs, out: Found) -> None:
     """The cheap estimates beside the radius."""
-    own = [x for x in inputs if "estimates" in x and math.isfinite(float(x["radius"]))]
+    measured = [x for x in inputs if "estimates" in x and math.isfinite(float(x["radius"]))]
+    own = [x for x in measured if _residual(x) <= CERTIFIED]
+    if len(own) < len(measured):
+        out.notes.append(
+            f"{len(measured) - len(own)} of {len(measured)} spectral radii left out beside the cheap estimates: no eigenvalue "
+            f"with a relative residual of {CERTIFIED:g} or less"
+        )
     if not own:
         return
     radii = np.asarray([float(x["radius"]) for x in own])
@@ -330,7 +349,7 @@ def _estimates(inputs: Inputs, out: Found) -> None:
         if not known.any():
             continue
         error = np.abs(values[known] / radii[known] - 1)
-        share = over_seeds(wrong[known], within=(0, 1))
+        share = _wrong(wrong[known])
         # 1 − ρ decides how many passes are safe, or needed.
         gap = np.abs(values[known] - radii[known]) / np.maximum(np.abs(1 - radii[known]), 1e-12)
         lines.append(
@@ -357,7 +376,8 @@ def _estimates(inputs: Inputs, out: Found) -> None:
         Column("error over |1 − ρ|, median", ".2f", right=True),
         Column("wrong side of 1", right=True),
     ]
-    lines.insert(0, ("spectral radius ρ, certified", over_seeds(radii), None, None, None, None))
+    name = f"spectral radius ρ, relative residual at most {max(map(_residual, own)):.0e}"
+    lines.insert(0, (name, over_seeds(radii), None, None, None, None))
     out.tables.append(Table(columns, lines, f"Cheap estimates of the spectral radius beside it, {len(own)} inputs"))
     out.results["estimates"] = numbers
     worst = max(numbers, key=lambda name: numbers[name]["wrong side of 1"])
@@ -369,6 +389,22 @@ def _estimates(inputs: Inputs, out: Found) -> None:
     out.verdicts["cheap estimates"] = (
         f"{said}; one random vector errs by {first['error over |1 − ρ|, median']:.2g} times |1 − ρ| in the median"
     )
+
+
+def _residual(x: Mapping[str, Any]) -> float:
+    """That of the dominant eigenvalue beside which the estimates stand, over it; infinite where the search did not end."""
+    name = "point" if x["at point"] else "trained"
+    if not x.get("radius converged", True):
+        return math.inf
+    residual = float(x[f"{name} residual"][0])
+    # Of a nilpotent map the radius is 0.
+    return residual / max(float(x["radius"]), 1e-6) if math.isfinite(residual) else math.inf
+
+
+def _wrong(shares: np.ndarray) -> Figure:
+    """The mean over inputs of the share of draws on the wrong side of 1; all alike, inputs are counted as yes or no."""
+    whole = np.all((shares == 0) | (shares == 1))
+    return share_of(shares > 0.5) if whole else over_seeds(shares, within=(0, 1))
 
 
 def dataset(facts: Mapping[str, Any], inputs: Inputs) -> xr.Dataset:

@@ -238,6 +238,7 @@ def _derivatives(
     ]
     return found | {
         "radius": cheap.radius,
+        "radius converged": float(beside.converged),
         "estimates": np.asarray(rows),
         "sub-layer norms": gains.norms,
         "sub-layer gains": gains.gains,

@@ -13,14 +13,16 @@ from pdejax.runs._records import Picture
 Evidence = Mapping[str, Any]
 
 
-def pictures(found: Evidence) -> list[Picture]:
-    """The pictures there are numbers for."""
+def pictures(found: Evidence, share: float) -> list[Picture]:
+    """The pictures there are numbers for; `share` of inputs must keep their answers."""
     drawn = [
         Picture("steps.png", "Length of each pass's step, input by input, by what the loop does", lambda: steps(found)),
         Picture("spectrum.png", "Dominant eigenvalues of one pass, in the complex plane", lambda: spectrum(found)),
     ]
     if found["subject"]["answers"]:
-        drawn.insert(1, Picture("range.png", "Answers that stay, and those foreseen to change", lambda: reach(found)))
+        drawn.insert(
+            1, Picture("range.png", "Answers that stay, and those foreseen to change", lambda: reach(found, share))
+        )
     return drawn
 
 
@@ -44,12 +46,12 @@ def steps(found: Evidence) -> Any:
     return ax.figure
 
 
-def reach(found: Evidence) -> Any:
+def reach(found: Evidence, share: float) -> Any:
     """Share of answers kept and right against the pass; the pass of the change, foreseen against measured."""
     left, right = panels_of("loops", None, 2, 9.6, 3.8)
     inputs, trained = found["inputs"], found["subject"]["trained"]
     answers = np.stack([x["answers"] for x in inputs])
-    range_ = safe_range(answers, trained=trained)
+    range_ = safe_range(answers, trained=trained, share=share)
     k = np.arange(1, answers.shape[1])
     kept = range_.kept
     left.plot(k, np.asarray(kept.value)[1:], color=COLOURS[0], label="answer of training kept")
