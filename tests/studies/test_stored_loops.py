@@ -1,0 +1,75 @@
+"""Kept loops are judged again from the numbers by input that are kept beside them: the same verdicts, rows and tables."""
+
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from pdejax.analysis.loops._kinds import KINDS, _falls
+from pdejax.runs._records import Result
+from pdejax.studies.loops import LoopsConfig
+from pdejax.studies.loops import _measure as measuring
+from pdejax.studies.loops._judge import judge
+
+FOLDER = pathlib.Path(__file__).parent.parent.parent / "benchmarks" / "results" / "loops"
+NAMES = {
+    name.replace(" ", "_").replace("-", "_"): name
+    for name in (
+        *("mean token", "at point", "radius converged", "sub-layer norms", "sub-layer gains"),
+        *(f"{at} {part}" for at in ("point", "trained") for part in ("real", "imaginary", "residual")),
+        *(f"score {name}" for name in measuring.SCORES),
+    )
+}
+# Of an input that has none of these they are NaN throughout.
+OPTIONAL = (
+    *("mean token", "distance", "answers", "divergence", "label", "foreseen", "changed", "trained real", "radius"),
+    *("trained imaginary", "trained residual", "estimates", "sub-layer norms", "sub-layer gains", "at point"),
+    *("radius converged", f"score {measuring.DIVERGENCE}"),
+)
+
+
+def kept(name: str) -> tuple[Result, dict[str, Any]]:
+    """A kept result, and its evidence as `measure` gave it."""
+    result = Result.from_json(json.loads((FOLDER / name / "result.json").read_text()))
+    with xr.open_dataset(FOLDER / name / "result.nc") as opened:
+        data = opened.load()
+    variables = {NAMES.get(str(v), str(v)): np.asarray(data[v]) for v in data.variables}
+    inputs = [
+        {v: x[i] for v, x in variables.items() if not (v in OPTIONAL and np.all(np.isnan(x[i])))}
+        for i in range(data.sizes["input"])
+    ]
+    facts = {
+        "name": result.results["name"],
+        "loop": result.results["network"],
+        "data": result.results["data"],
+        "trained": int(data.attrs["trained"]),
+        "sub-layers": list(result.results["gains"]),
+        "answers": "answers" in variables,
+    }
+    return result, {"subject": facts, "inputs": inputs}
+
+
+@pytest.mark.parametrize("name", ["pre", "post", "injected"])
+def test_kept_loops_are_judged_the_same(name):
+    result, evidence = kept(name)
+    found = judge(LoopsConfig(**result.config), [evidence])
+    assert (found.sentence, dict(found.verdicts), found.passed) == (result.verdict, result.verdicts, result.passed)
+    assert [row.quantity for row in found.rows] == [row.quantity for row in result.rows]
+    for ours, theirs in zip(found.rows, result.rows, strict=True):
+        np.testing.assert_allclose(
+            [np.asarray(getattr(ours.ours, part), float) for part in ("value", "low", "high")],
+            [np.asarray(getattr(theirs.ours, part), float) for part in ("value", "low", "high")],
+            rtol=1e-9,
+            err_msg=ours.quantity,
+        )
+    assert [table.caption for table in found.tables] == [table.caption for table in result.tables]
+
+
+@pytest.mark.parametrize("name", ["pre", "injected"])
+def test_kept_drifts_do_not_settle(name):
+    """The kind was told when they were measured: steps that fall at a rate would be no drift."""
+    for x in kept(name)[1]["inputs"]:
+        assert KINDS[int(x["kind"])] == "drift" and not _falls(x["steps"]) and np.all(np.isfinite(x["norms"]))
