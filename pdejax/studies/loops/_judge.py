@@ -293,9 +293,9 @@ def _range(config: LoopsConfig, facts: Mapping[str, Any], inputs: Inputs, out: F
 def _reach(found: Any) -> str:
     if found.loops < found.trained:
         return f"nowhere: too few inputs have an answer at the {found.trained} passes of training"
-    certain = f"(certain to {found.certain} at {found.kept.level:.0%})"
     if found.loops == found.trained:
-        return f"no further than the {found.trained} passes of training {certain}"
+        return f"no further than the {found.trained} passes of training"
+    certain = f"(certain to {found.certain} at {found.kept.level:.0%})"
     at_least = "at least " if found.censored else ""
     factor = found.loops / found.trained
     return f"to {at_least}{found.loops} passes, {factor:.3g} times training {certain}"
