@@ -262,7 +262,7 @@ def dataset(config: LimitsConfig, results: Mapping[str, Any]) -> xr.Dataset:
     if results.get("check"):
         records = results["check"]
         coords |= {"layers": list(config.layers), "check": [f"{r['recipe']} #{i}" for i, r in enumerate(records)]}
-        for name in ("states", "increments", "coarse", "parity", "draws"):
+        for name in ("states", "increments", "coarse", "parity", "draws", "largest"):
             data[name] = (("check", "layers"), np.asarray([_floats(r["values"][name]) for r in records]))
         data["verdict"] = ("check", [r["verdict"] for r in records])
     for record in results.get("closures", ()):
