@@ -101,7 +101,7 @@ def noise_picture(results: Mapping[str, Any]) -> Figure:
     y, ci = ([r[name] for r in critical] for name in ("critical", "ci"))
     second.errorbar([r["d"] for r in critical], y, ci, fmt="o", color=COLOURS[0], capsize=3, label="networks")
     second.set_xlabel("dimension d")
-    second.set_ylabel("β from which opposite tokens attract")
+    second.set_ylabel("β from which opposite tokens stay opposite")
     legend(second)
     shares = results["antipodal"]
     x = [r["beta"] for r in shares]
