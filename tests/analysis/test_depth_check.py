@@ -9,7 +9,7 @@ import pytest
 
 import pdejax as pj
 from pdejax.analysis.limits import Recipe, depth_check
-from pdejax.analysis.limits._coordinate import depth_verdict, judge_depth
+from pdejax.analysis.limits._coordinate import BATCH, depth_verdict, judge_depth, verdict_power
 from pdejax.analysis.limits._exponents import settled_exponent
 
 N, D = 4, 8
@@ -148,6 +148,48 @@ def test_power_says_how_often_a_limit_is_decided():
         stated = np.mean([one.power for one in found])
         assert low <= decided <= high and abs(decided - stated) < 0.45
         assert all(one.detectable > 0 for one in found)
+
+
+@pytest.mark.parametrize("equal", [True, False])
+@pytest.mark.parametrize("width", [0.03, 0.06, 0.08, 0.13])
+def test_power_of_an_ode_rests_on_thinning_too(equal, width):
+    """The share of ODEs that are named, of exponents with normal errors about an ODE's own, their intervals `width` wide."""
+    parity = math.nan if equal else -1.0
+    at = {"states": (0.0, 0.01), "increments": (-1.0, 0.01), "coarse": (-1.0, width), "parity": (parity, width)}
+    values = {"parity": np.zeros(4) if equal else np.ones(4)}
+    verdict = depth_verdict(figures(**at), values)[0]
+    stated, detectable = verdict_power(verdict, False, figures(**at), 128, equal=equal)
+    rng, noise = np.random.default_rng(0), {name: ci / 1.97882 for name, (_, ci) in at.items()}  # t of 127 degrees
+    seen = [
+        depth_verdict(figures(**{name: (x + noise[name] * rng.normal(), ci) for name, (x, ci) in at.items()}), values)[
+            0
+        ]
+        for _ in range(1000)
+    ]
+    named = np.mean([one == "ODE" for one in seen])
+    if verdict == "ODE" or equal:  # else not decided, and the power is an SDE's
+        assert named == pytest.approx(stated, abs=0.04)
+    if equal:
+        assert detectable == pytest.approx(max(0.1 - width + 0.8416 * width / 1.97882, 0.0942), abs=1e-3)
+        assert (verdict, stated < 0.5) == (("not decided", True) if width > 0.1 else ("ODE", False))
+
+
+def test_growth_that_would_be_missed_in_four_cases_of_five():
+    at = figures(states=(0.3, 0.1))
+    power, detectable = verdict_power("none", False, at, 128)
+    far, noise = 0.3 - 0.1 - 0.1, 0.1 / 1.97882
+    assert power == pytest.approx(0.5 * (1 + math.erf(far / noise / math.sqrt(2))), abs=1e-6)
+    missed = np.mean(0.3 - detectable + noise * np.random.default_rng(1).normal(size=100_000) - 0.1 <= 0.1)
+    assert missed == pytest.approx(0.8, abs=0.01)
+
+
+def test_alternating_layers_are_not_called_independent():
+    """Two layers by turns, at L^-3/2: even and odd layers differ, and no draw of one is independent of another's."""
+    verdict, trivial, reason = depth_verdict(figures(states=(-0.5, 0.01), increments=(-1.5, 0.01)), SOME)
+    assert (verdict, trivial) == ("averaged ODE", True)
+    assert "even and odd layers differ" in reason and "independent" not in reason
+    grown = depth_verdict(figures(increments=(-0.25, 0.01)), SOME)
+    assert grown[0] == "none" and "even and odd layers differ" in grown[2] and "independent" not in grown[2]
 
 
 def test_one_large_layer_is_no_sde():
@@ -341,6 +383,10 @@ def test_transformers_are_run_as_they_are():
         expected = math.sqrt(moved / 3 / float(jnp.sum(u0**2)))
         assert found.values["states"][place] == pytest.approx(expected, rel=1e-9), count
     assert np.all(found.values["weight gradients"] > 0)
+
+
+def test_the_documented_memory_is_that_of_a_batch():
+    assert f"{BATCH} draws at a time" in (depth_check.__doc__ or "")
 
 
 def test_refusals():

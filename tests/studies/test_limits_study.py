@@ -2,13 +2,16 @@
 
 import copy
 import json
+import math
 
 import numpy as np
 import pytest
 import xarray as xr
 
 from pdejax import cli, exact
+from pdejax.runs._parts import Parts
 from pdejax.studies.limits import LimitsConfig, limits
+from pdejax.studies.limits import _sections as sections
 from pdejax.studies.limits._limits import LIMITS, compared, verdicts
 from pdejax.studies.limits._pictures import closures_picture, noise_picture
 from pdejax.studies.limits._sections import expected_cosine, opposite_share, summary
@@ -123,6 +126,21 @@ def test_values_beside_targets():
     assert compared(1.5, 0.01, 1.0).startswith("NOT 1 but 1.5")
     assert compared(1.5, 0.6, 1.0).startswith("not decided")
     assert compared(None, 0.1, 1.0) == compared(float("nan"), 0.1, 1.0) == "not measurable"
+
+
+def test_the_critical_interval_holds_what_the_step_does(monkeypatch):
+    """A planted exponent β_c − β + 7h² + noise: its zero moves by 7·3h² from h = 1/256 to twice that."""
+    critical, noise = exact.two_token_critical_beta(5), 1e-5 * np.random.default_rng(0).normal(size=4000)
+
+    def planted(beta, d, *, draws, key, step=1 / 256):
+        return critical - beta + 7 * step**2 + noise[:draws]
+
+    monkeypatch.setattr(sections, "antipodal_exponent", planted)
+    found = sections._critical(LimitsConfig(paths=4000), Parts(None, "", say=lambda text: None), 5)
+    moved = 7 * 3 / 256**2
+    assert found["step"] == pytest.approx(moved, rel=1e-6) and found["noise"] < 1e-6
+    assert found["ci"] == pytest.approx(math.hypot(moved, found["noise"]))
+    assert abs(found["critical"] - critical) < found["ci"]
 
 
 def test_cosines_that_are_not_finite_are_no_share():
