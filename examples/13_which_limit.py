@@ -44,7 +44,7 @@ for weights, alpha in (("tied", 1.0), ("iid", 0.5), ("iid", 0.25)):
     print(f"    {found.reason}")
 
 # %% Independent layers at 1/√L share their noise between tokens. Two tokens on the
-# sphere: opposite ones repel each other below a critical β and attract beyond it.
+# sphere: nearly opposite ones stay opposite beyond a critical β; below it they meet.
 figure = Figure(figsize=(11, 3.6), layout="constrained")
 left, middle, right = figure.subplots(1, 3)
 betas = np.linspace(0, 3, 61)

@@ -78,6 +78,20 @@ def test_antipodal_probability_by_quadrature(gamma, beta, d):
     assert float(exact.antipodal_probability(gamma, beta, d)) == pytest.approx(share, abs=0.01)
 
 
+@pytest.mark.parametrize(("factor", "stays"), [(0.4, False), (2.0, True)])
+def test_nearly_opposite_tokens_stay_opposite_beyond_the_critical_line_only(factor, stays):
+    """Networks in NumPy, 1 + γ = 0.02 at the start: how many pairs are still opposite at depth 2."""
+    d, rng = 8, np.random.default_rng(3)
+    u = np.broadcast_to(pair(-0.98, d), (400, 2, d))
+    for _ in range(128):
+        u = layer(u, rng.standard_normal((400, d, d)), factor * exact.two_token_critical_beta(d), 1 / 64)
+    opposite = float(np.mean(np.sum(u[:, 0] * u[:, 1], axis=-1) < -0.9))
+    assert opposite > 0.8 if stays else opposite < 0.1
+    assert (float(exact.two_token_exponents(factor * exact.two_token_critical_beta(d), d)[1]) < 0) == stays
+    words = " ".join((exact.two_token_critical_beta.__doc__ or "").split())
+    assert "nearly opposite tokens stay opposite; below it they leave and meet" in words
+
+
 def test_opposite_tokens_never_stay_below_the_critical_line():
     below = exact.antipodal_probability(0.0, jnp.asarray([0.5, 0.8]), 5)
     np.testing.assert_array_equal(below, 0)  # the critical β is 0.881

@@ -47,8 +47,9 @@ def two_token_exponents(beta: Values, d: int) -> tuple[Float[Array, "..."], Floa
 
     $$\lambda = \tfrac12\big((d-1)\,\mathrm{sech}^2\beta - 2\big).$$
 
-    Tokens that coincide attract always, opposite ones where λ < 0: beyond
-    [`two_token_critical_beta`][pdejax.exact.two_token_critical_beta]. Raises `ValueError` for β < 0 or d < 2. Derived here.
+    Coincidence attracts always, and the antipode where λ < 0, beyond
+    [`two_token_critical_beta`][pdejax.exact.two_token_critical_beta]: there nearly opposite tokens stay opposite; below it they
+    leave and meet. Raises `ValueError` for β < 0 or d < 2. Derived here.
     """
     count("d", d, 2)
     nonnegative("beta", beta)
@@ -60,7 +61,8 @@ def two_token_exponents(beta: Values, d: int) -> tuple[Float[Array, "..."], Floa
 
 @checked
 def two_token_critical_beta(d: int) -> float:
-    r"""The β from which two opposite tokens attract each other under [`two_token_rates`][pdejax.exact.two_token_rates]:
+    r"""The β from which the antipode attracts under [`two_token_rates`][pdejax.exact.two_token_rates]: nearly opposite tokens
+    stay opposite; below it they leave and meet:
     $\beta_c = \tfrac12\,\mathrm{arcosh}(d - 2)$, the zero of $(d-1)\,\mathrm{sech}^2\beta = 2$; 0 for d ≤ 3.
 
     Raises `ValueError` for d < 2. Derived here.

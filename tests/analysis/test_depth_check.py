@@ -9,7 +9,7 @@ import pytest
 
 import pdejax as pj
 from pdejax.analysis.limits import Recipe, depth_check
-from pdejax.analysis.limits._coordinate import depth_verdict, judge_depth
+from pdejax.analysis.limits._coordinate import BATCH, depth_verdict, judge_depth, verdict_power
 from pdejax.analysis.limits._exponents import settled_exponent
 
 N, D = 4, 8
@@ -29,7 +29,7 @@ def base(key, norm=True):
 def stack(kind, rng, draws, longest):
     """Weights of all layers of every draw `(draws, longest, d, d)`, as functions of depth on the finest grid."""
     size = 0.4
-    if kind == "tied":
+    if kind in ("tied", "one"):
         return np.repeat(size * rng.standard_normal((draws, 1, D, D)), longest, axis=1)
     common = size * rng.standard_normal((D, D))
     if kind == "smooth":
@@ -51,20 +51,26 @@ def shown(kind, alpha, rng, *, draws, layers=LAYERS, sphere=False):
     u0 = unit(u0)
 
     def place(index, count):
-        return index if kind in ("iid", "mean", "tied") else (index * longest) // count
+        return index if kind in ("iid", "mean", "tied", "one") else (index * longest) // count
+
+    def scale(index, count):
+        """One layer that does not shrink, before tied ones: an ODE from where it leaves tokens."""
+        return (1.0 if index == 0 else 0.3 / count) if kind == "one" else count**-alpha
 
     def run(count, stride, offset):
-        u, total = np.broadcast_to(u0, (draws, N, D)), 0.0
+        u, squares = np.broadcast_to(u0, (draws, N, D)), []
         for index in range(offset, count, stride):
-            moved = unit(u + stride * count**-alpha * np.tanh(u @ weights[:, place(index, count)]))
-            total, u = total + np.sum((moved - u) ** 2, axis=(1, 2)), moved
-        return u, total / count
+            moved = unit(u + stride * scale(index, count) * np.tanh(u @ weights[:, place(index, count)]))
+            squares.append(np.sum((moved - u) ** 2, axis=(1, 2)))
+            u = moved
+        return u, np.stack(squares)
 
-    found = {"end": [], "even": [], "odd": [], "start": [], "increments": []}
+    found = {"end": [], "even": [], "odd": [], "start": [], "increments": [], "largest": []}
     for count in layers:
-        end, increments = run(count, 1, 0)
+        end, squares = run(count, 1, 0)
         found["end"].append(end)
-        found["increments"].append(increments)
+        found["increments"].append(squares.mean(axis=0))
+        found["largest"].append(squares.max(axis=0))
         found["even"].append(run(count, 2, 0)[0])
         found["odd"].append(run(count, 2, 1)[0])
         found["start"].append(np.broadcast_to(u0, (draws, N, D)))
@@ -84,6 +90,7 @@ PLANTED = {
     "iid, L^-1/4": ("iid", 0.25, "none", False),
     "mean, L^-3/4": ("mean", 0.75, "none", False),
     "tied, 1/√L": ("tied", 0.5, "none", False),
+    "one layer, then tied, 1/L": ("one", 1.0, "ODE", False),
 }
 # Recipes whose verdict must come at 128 draws and 128 layers: the others may be too near to a border to be decided.
 DECIDED = ("tied, 1/L", "smooth, 1/L", "tied, L^-3/2", "iid, 1/L", "iid, 1/√L", "iid, L^-3/4", "iid, L^-1/4")
@@ -143,6 +150,57 @@ def test_power_says_how_often_a_limit_is_decided():
         assert all(one.detectable > 0 for one in found)
 
 
+@pytest.mark.parametrize("equal", [True, False])
+@pytest.mark.parametrize("width", [0.03, 0.06, 0.08, 0.13])
+def test_power_of_an_ode_rests_on_thinning_too(equal, width):
+    """The share of ODEs that are named, of exponents with normal errors about an ODE's own, their intervals `width` wide."""
+    parity = math.nan if equal else -1.0
+    at = {"states": (0.0, 0.01), "increments": (-1.0, 0.01), "coarse": (-1.0, width), "parity": (parity, width)}
+    values = {"parity": np.zeros(4) if equal else np.ones(4)}
+    verdict = depth_verdict(figures(**at), values)[0]
+    stated, detectable = verdict_power(verdict, False, figures(**at), 128, equal=equal)
+    rng, noise = np.random.default_rng(0), {name: ci / 1.97882 for name, (_, ci) in at.items()}  # t of 127 degrees
+    seen = [
+        depth_verdict(figures(**{name: (x + noise[name] * rng.normal(), ci) for name, (x, ci) in at.items()}), values)[
+            0
+        ]
+        for _ in range(1000)
+    ]
+    named = np.mean([one == "ODE" for one in seen])
+    if verdict == "ODE" or equal:  # else not decided, and the power is an SDE's
+        assert named == pytest.approx(stated, abs=0.04)
+    if equal:
+        assert detectable == pytest.approx(max(0.1 - width + 0.8416 * width / 1.97882, 0.0942), abs=1e-3)
+        assert (verdict, stated < 0.5) == (("not decided", True) if width > 0.1 else ("ODE", False))
+
+
+def test_growth_that_would_be_missed_in_four_cases_of_five():
+    at = figures(states=(0.3, 0.1))
+    power, detectable = verdict_power("none", False, at, 128)
+    far, noise = 0.3 - 0.1 - 0.1, 0.1 / 1.97882
+    assert power == pytest.approx(0.5 * (1 + math.erf(far / noise / math.sqrt(2))), abs=1e-6)
+    missed = np.mean(0.3 - detectable + noise * np.random.default_rng(1).normal(size=100_000) - 0.1 <= 0.1)
+    assert missed == pytest.approx(0.8, abs=0.01)
+
+
+def test_alternating_layers_are_not_called_independent():
+    """Two layers by turns, at L^-3/2: even and odd layers differ, and no draw of one is independent of another's."""
+    verdict, trivial, reason = depth_verdict(figures(states=(-0.5, 0.01), increments=(-1.5, 0.01)), SOME)
+    assert (verdict, trivial) == ("averaged ODE", True)
+    assert "even and odd layers differ" in reason and "independent" not in reason
+    grown = depth_verdict(figures(increments=(-0.25, 0.01)), SOME)
+    assert grown[0] == "none" and "even and odd layers differ" in grown[2] and "independent" not in grown[2]
+
+
+def test_one_large_layer_is_no_sde():
+    """Its root mean square falls as L^-½, its parity stays, and all exponents but that of the largest share are an SDE's."""
+    found = shown("one", 1.0, np.random.default_rng(4), draws=256, layers=(8, 16, 32, 64, 128, 256))
+    for name, value in (("states", 0.0), ("increments", -0.5), ("parity", 0.0), ("draws", 0.0), ("largest", 0.0)):
+        assert float(found.exponents[name]) == pytest.approx(value, abs=0.04), name
+    assert found.verdict == "not decided" and "a few layers may do most of it" in found.reason
+    assert found.power > 0.9  # "not decided" says something: an SDE would have been decided
+
+
 def test_on_the_sphere_growing_noise_is_no_sde():
     """States cannot grow there; increments tell that independent layers add up to more and more."""
     found = shown("iid", 0.25, np.random.default_rng(2), draws=96, sphere=True)
@@ -163,8 +221,8 @@ def test_an_exponent_that_settles_slowly_has_a_wide_interval():
 
 def figures(**values):
     """Exponents with intervals: value, half-width."""
-    names = ("states", "increments", "coarse", "parity", "draws")
-    given = {name: values.get(name, (0.0, 0.01)) for name in names}
+    names = ("states", "increments", "coarse", "parity", "draws", "largest")
+    given = {name: values.get(name, (-0.9 if name == "largest" else 0.0, 0.01)) for name in names}
     return {name: pj.Figure(v, v - c, v + c) for name, (v, c) in given.items()}
 
 
@@ -177,6 +235,8 @@ SOME = {"parity": np.ones(4)}
         ({"increments": (-0.5, 0.01)}, "SDE"),
         ({"increments": (-0.5, 0.05)}, "not decided"),
         ({"increments": (-0.55, 0.005)}, "not decided"),
+        ({"increments": (-0.5, 0.01), "largest": (0.0, 0.01)}, "not decided"),
+        ({"increments": (-0.5, 0.01), "largest": (-0.6, 0.2)}, "not decided"),
         ({"increments": (-0.5, 0.01), "draws": (0.0, 0.2)}, "not decided"),
         ({"increments": (-0.5, 0.01), "parity": (0.0, math.nan)}, "not decided"),
         ({"increments": (-1.0, 0.01), "parity": (-0.5, 0.02)}, "averaged ODE"),
@@ -213,20 +273,23 @@ def checked():
 def test_values_are_those_of_networks_run_by_hand(checked):
     recipe, u0, found = checked
     keys = jax.random.split(jax.random.key(3), 8)
-    ends, moved, grown, thinned = [], 0.0, 0.0, 0.0
+    ends, moved, grown, thinned, most = [], 0.0, 0.0, 0.0, 0.0
     for key in keys:
-        drawn, u, thin = recipe.draw(8, key), u0, [u0, u0]
+        drawn, u, thin, squares = recipe.draw(8, key), u0, [u0, u0], []
         for index in range(4):
             layer = recipe.layer(drawn, index, 4, 8)
             new = recipe.step(layer, u, 4**-0.8)
-            grown, u = grown + float(jnp.sum((new - u) ** 2)) / 4, new
+            squares.append(float(jnp.sum((new - u) ** 2)))
+            u = new
             thin[index % 2] = recipe.step(layer, thin[index % 2], 2 * 4**-0.8)
         ends.append(np.asarray(u))
+        grown, most = grown + sum(squares) / 4, most + max(squares)
         moved += float(jnp.sum((u - u0) ** 2))
         thinned += float(jnp.sum((thin[0] - thin[1]) ** 2))
     size = 8 * float(jnp.sum(u0**2))
     assert found.values["states"][1] == pytest.approx(math.sqrt(moved / size), rel=1e-9)
     assert found.values["increments"][1] == pytest.approx(math.sqrt(grown / size), rel=1e-9)
+    assert found.values["largest"][1] == pytest.approx(most / (4 * grown), rel=1e-9)
     assert found.values["parity"][1] == pytest.approx(math.sqrt(thinned / moved), rel=1e-9)
     mean = np.mean(ends, axis=0)
     spread = math.sqrt(sum(np.sum((end - mean) ** 2) for end in ends) / 7) / np.linalg.norm(mean)
@@ -322,8 +385,12 @@ def test_transformers_are_run_as_they_are():
     assert np.all(found.values["weight gradients"] > 0)
 
 
+def test_the_documented_memory_is_that_of_a_batch():
+    assert f"{BATCH} draws at a time" in (depth_check.__doc__ or "")
+
+
 def test_refusals():
-    recipe, u0 = Recipe(base(jax.random.key(1))), jnp.zeros((N, D))
+    recipe, u0 = Recipe(base(jax.random.key(1))), jnp.ones((N, D))
     with pytest.raises(ValueError, match=r"weights='smoth' must be one of .* did you mean 'smooth'"):
         Recipe(base(jax.random.key(1)), "smoth")
     with pytest.raises(ValueError, match="alpha"):
@@ -336,5 +403,7 @@ def test_refusals():
         depth_check(recipe, u0, draws=4)
     with pytest.raises(ValueError, match="NaN or infinite"):
         depth_check(recipe, jnp.full((N, D), jnp.nan))
+    with pytest.raises(ValueError, match="u0 is zero"):
+        depth_check(recipe, jnp.zeros((N, D)))
     with pytest.raises(ValueError, match="at least 3, and as many for each"):
         depth_check({8: [1], 16: [1], 32: [1], 64: [1]}, u0)

@@ -128,8 +128,12 @@ def test_the_waiting_exponent(waits):
     betas = np.array([6.0, 9.0, 12.0, 18.0])
     planted = limits.waiting_exponent(betas, np.exp(0.4 * betas) / betas * (1 + 2 / betas))
     assert float(planted.low) < 0.4 < float(planted.high) and float(planted) == pytest.approx(0.4, abs=0.005)
-    with pytest.raises(ValueError, match="betas must rise"):
-        limits.waiting_exponent([4.0, 3.0, 5.0, 6.0], [1.0, 2.0, 3.0, 4.0])
+    for betas in ([4.0, 3.0, 5.0, 6.0], [0.0, 1.0, 2.0, 3.0], [1.0, 2.0, 3.0, math.inf]):
+        with pytest.raises(ValueError, match="must be positive, finite, and rise"):
+            limits.waiting_exponent(betas, [1.0, 2.0, 3.0, 4.0])
+    for time in (0.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match=r"times=.* must be positive and finite"):
+            limits.waiting_exponent([1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, time])
 
 
 def test_the_staircase_of_planted_clusters():
@@ -192,6 +196,8 @@ def test_the_two_senses_differ_by_the_correction():
     )
     one = limits.CommonNoise(lambda x: x, sphere=True)
     np.testing.assert_allclose(jax.jit(lambda u: one.drift(u, "stratonovich"))(u[:1]), 0, atol=1e-12)
+    # The correction is +½(d − 1)σ²u there, not nothing: the whole drift is what vanishes.
+    np.testing.assert_allclose(-jax.jit(one.drift)(u[:1]), (3 - 1) / 2 * one.variance * u[:1], atol=1e-12)
 
 
 def test_networks_have_the_moments_of_their_closed_form():
@@ -256,3 +262,7 @@ def test_refusals():
         limits.gaussian_closure(jnp.zeros(1), jnp.eye(2), logits=jnp.eye(1), values=jnp.eye(1), t1=1.0)
     with pytest.raises(ValueError, match="even number of at least 8"):
         limits.circle_closure(jnp.ones(7), 1.0, t1=1.0)
+    with pytest.raises(ValueError, match="positive integral"):
+        limits.circle_closure(jnp.zeros(8), 1.0, t1=1.0)
+    with pytest.raises(ValueError, match="density has 8 NaN"):
+        limits.circle_closure(jnp.full(8, jnp.nan), 1.0, t1=1.0)

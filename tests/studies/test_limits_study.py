@@ -2,14 +2,19 @@
 
 import copy
 import json
+import math
 
+import numpy as np
 import pytest
 import xarray as xr
 
-from pdejax import cli
+from pdejax import cli, exact
+from pdejax.runs._parts import Parts
 from pdejax.studies.limits import LimitsConfig, limits
+from pdejax.studies.limits import _sections as sections
 from pdejax.studies.limits._limits import LIMITS, compared, verdicts
-from pdejax.studies.limits._sections import expected_cosine, summary
+from pdejax.studies.limits._pictures import closures_picture, noise_picture
+from pdejax.studies.limits._sections import expected_cosine, opposite_share, summary
 
 SMALL = [
     "--sections",
@@ -92,9 +97,27 @@ def test_all_is_as_it_should_be():
         (("noise", "critical", 0, "critical"), 0.95, "critical line", "NOT on the critical line in d = 5"),
         (("noise", "critical", 0, "ci"), 0.1, "critical line", "not decided to 1 %"),
         (("noise", "antipodal", 0, "share"), 0.4, "tokens that end opposite", "NOT at β = 2"),
+        *(
+            (path, nothing, question, "not measurable")
+            for nothing in (None, float("nan"))
+            for path, question in (
+                (("noise", "orders", 0, "order"), "linear layers, second moment"),
+                (("noise", "diffrax", 1, "mean"), "mean cosine in both senses"),
+                (("noise", "diffrax", 1, "ci"), "mean cosine in both senses"),
+                (("noise", "diffrax", 3, "mean"), "mean cosine in both senses"),
+                (("noise", "critical", 0, "critical"), "critical line"),
+                (("noise", "critical", 0, "ci"), "critical line"),
+                (("noise", "antipodal", 0, "share"), "tokens that end opposite"),
+                (("noise", "antipodal", 0, "expected"), "tokens that end opposite"),
+                (("metastability", "waiting", 0, "slope"), "waiting at ω₀ = 1.2"),
+                (("metastability", "staircase", "energies", 1), "energy staircase"),
+            )
+        ),
     ],
 )
 def test_other_numbers_give_other_verdicts(path, value, question, words):
+    if path[-1] == "slope" and words == "not measurable":
+        value = [value] * 3
     assert verdicts(changed(path, value))[question].startswith(words)
 
 
@@ -105,6 +128,36 @@ def test_values_beside_targets():
     assert compared(None, 0.1, 1.0) == compared(float("nan"), 0.1, 1.0) == "not measurable"
 
 
+def test_the_critical_interval_holds_what_the_step_does(monkeypatch):
+    """A planted exponent β_c − β + 7h² + noise: its zero moves by 7·3h² from h = 1/256 to twice that."""
+    critical, noise = exact.two_token_critical_beta(5), 1e-5 * np.random.default_rng(0).normal(size=4000)
+
+    def planted(beta, d, *, draws, key, step=1 / 256):
+        return critical - beta + 7 * step**2 + noise[:draws]
+
+    monkeypatch.setattr(sections, "antipodal_exponent", planted)
+    found = sections._critical(LimitsConfig(paths=4000), Parts(None, "", say=lambda text: None), 5)
+    moved = 7 * 3 / 256**2
+    assert found["step"] == pytest.approx(moved, rel=1e-6) and found["noise"] < 1e-6
+    assert found["ci"] == pytest.approx(math.hypot(moved, found["noise"]))
+    assert abs(found["critical"] - critical) < found["ci"]
+
+
+def test_cosines_that_are_not_finite_are_no_share():
+    assert opposite_share(np.array([-0.9, 0.9, 0.8, -0.7])) == 0.5
+    assert np.isnan(opposite_share(np.array([-0.9, np.nan, 0.8, -0.7])))
+
+
+def test_pictures_without_what_was_not_measurable():
+    """Lines are left out, and the critical line says which side is which."""
+    results = changed(("noise", "orders", 0, "order"), None)
+    results["noise"]["critical"][0]["critical"] = results["noise"]["antipodal"][0]["share"] = None
+    results["closures"][0]["exponent"] = [None, None, None]
+    axes = noise_picture(results["noise"]).axes
+    assert axes[1].get_ylabel() == "β from which opposite tokens stay opposite"
+    assert closures_picture(results["closures"]).axes
+
+
 def test_a_recipe_is_summed_up():
     row = summary(
         [record("SDE"), record("ODE"), record("not decided"), record("SDE", recipe="tied, 1/L")], "i.i.d., 1/√L"
@@ -113,10 +166,18 @@ def test_a_recipe_is_summed_up():
 
 
 def test_the_mean_cosine_of_two_tokens():
-    """β = 0, d = 2, where tokens on the circle turn by the same noise: the equation's own fixed end, and its grid's error."""
+    """The grid's error, and no depth at all."""
     coarse, fine = (expected_cosine(0.2, 1.0, 4, 0.5, points=points) for points in (301, 601))
     assert coarse == pytest.approx(fine, abs=1e-3)
     assert expected_cosine(0.0, 0.7, 3, 0.0) == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize(("gamma", "beta", "d"), [(0.2, 1.0, 4), (-0.5, 2.0, 6), (0.7, 0.3, 3)])
+def test_the_mean_cosine_starts_at_its_drift(gamma, beta, d):
+    """(E γ(h) − γ)/h tends to the closed form's drift."""
+    h = 1e-3
+    slope = (expected_cosine(gamma, beta, d, h) - expected_cosine(gamma, beta, d, 0.0)) / h
+    assert slope == pytest.approx(float(exact.two_token_rates(gamma, beta, d)[0]), rel=0.01, abs=0.01)
 
 
 @pytest.fixture(scope="module")

@@ -85,11 +85,15 @@ def circle_closure(density: Float[Array, " m"], beta: float | int, *, t1: float 
     [`sphere_attention`][pdejax.exact.sphere_attention] in d = 2. Fourier's method in θ, Tsit5 at 1e-9 in depth: accurate to
     rounding while the density is smooth on the grid, which clusters are not. The integral of ρ is kept.
 
-    Raises `ValueError` for fewer than 8 points, an odd number of them, or β < 0. Source: arXiv 2312.10794, (3.1).
+    Raises `ValueError` for fewer than 8 points, an odd number of them, values that are not finite, an integral that is not
+    positive, or β < 0. Source: arXiv 2312.10794, (3.1).
     """
     m = density.shape[0]
     if m < 8 or m % 2:
         raise ValueError(f"circle_closure: density has {m} points; give an even number of at least 8, such as 256.")
+    _check.finite("circle_closure", "density", density)
+    if _check.known(density) and not float(np.sum(np.asarray(density))) > 0:
+        raise ValueError("circle_closure: density must have a positive integral.")
     beta = _check.number("circle_closure", "beta", beta, least=0)
     psi = 2 * np.pi * np.arange(m) / m
     weight = np.exp(beta * (np.cos(psi) - 1))

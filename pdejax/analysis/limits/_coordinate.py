@@ -36,9 +36,10 @@ from pdejax.terms import FieldArgs
 
 _OWNER = "depth_check"
 SHARP = 0.04  # increments have little noise, and their exponent is told apart by so much
+FEW = -0.5  # of the largest layer's share: L^-1 (up to logarithms) where layers are alike, L^0 where a few do it all
 BATCH = 64  # draws at a time: the memory of their random numbers
 VERDICTS = ("ODE", "averaged ODE", "SDE", "none", "not decided")
-# What must be where for each limit: quantity, exponent, margin.
+# What must be where for each limit: quantity, exponent, margin; and what must lie below a bound.
 NEEDS: Mapping[str, tuple[tuple[str, float, float], ...]] = {
     "ODE": (("states", 0.0, MARGIN), ("increments", -1.0, SHARP)),
     "averaged ODE": (("states", 0.0, MARGIN), ("increments", -1.0, SHARP), ("parity", -0.5, MARGIN)),
@@ -46,6 +47,10 @@ NEEDS: Mapping[str, tuple[tuple[str, float, float], ...]] = {
         *(("states", 0.0, MARGIN), ("increments", -0.5, SHARP)),
         *(("draws", 0.0, MARGIN), ("parity", 0.0, MARGIN)),
     ),
+}
+BELOW: Mapping[str, tuple[tuple[str, float], ...]] = {
+    "ODE": (("coarse", -1 + MARGIN), ("parity", -1 + MARGIN)),  # equal layers have no parity
+    "SDE": (("largest", FEW),),
 }
 
 
@@ -58,6 +63,7 @@ class DepthCheck(AbstractRecord):
       those of the even and of the odd layers; both relative to `states`. Weights that are a function of depth let both fall
       like 1/L, independent layers let `parity` fall like their noise does beside the rest: L^{-½} if it averages out, L^0 if
       nothing else is left. Equal layers have no `parity` (`values` are 0, the exponent NaN).
+    - `largest`: the share of one layer, that which moves most, in the sum of the squares of increments.
     - `draws`: spread between draws, relative to their mean; `weight gradients` $\|\partial\ell/\partial\theta_l\|$, those of the
       layers' matrices, and `input gradients` $\|\partial\ell/\partial u_0\|$ of a random linear loss
       $\ell = \langle v, u_L\rangle$, $\|v\| = 1$.
@@ -66,10 +72,11 @@ class DepthCheck(AbstractRecord):
     of networks converges), `"none"`, or `"not decided"`; `trivial` if states stay where they are in the limit, at the rate of
     their exponent; `reason` in words.
 
-    `power`: the chance that a limit with exactly these exponents would be decided with the noise that was seen, so that "not
-    decided" at a small power says little; for `"none"` the chance that growth as fast as this is seen. `detectable`: of the
-    exponents that the verdict rests on (those of an SDE, where nothing is decided), how far off the noisiest of them would have
-    to be for the verdict to be withheld with a chance of 0.8.
+    `power`: the chance that a limit with exactly the exponents that it asks for would be decided with the noise that was seen,
+    so that "not decided" at a small power says little; for `"none"` the chance that growth as fast as this is seen.
+    `detectable`: of the exponents that the verdict rests on but `largest` (where nothing is decided those of an SDE, or of an
+    ODE if layers are equal), how far off the noisiest of them would have to be for the verdict to be withheld with a chance of
+    0.8; for `"none"` how much less growth would have to be.
     """
 
     layers: tuple[int, ...] = eqx.field(static=True)
@@ -105,14 +112,16 @@ def depth_check(
       rests on lies whole within 0.1 (of increments within 0.04) of what it asks for: what falls between is not decided.
     - `gradients`: measure them too; the verdict does not rest on them.
 
-    Cost: five passes through networks of `layers` for each draw, with the random numbers of 16 draws at a time in memory.
+    Cost: five passes through networks of `layers` for each draw, with the random numbers of 64 draws at a time in memory.
     **Not jit-compatible**. Raises `ValueError` for fewer than four numbers of layers, odd ones, fewer than 8 draws of a
-    recipe (3 of trained networks), or an input that is not finite.
+    recipe (3 of trained networks), or an input that is zero or not finite.
 
     Source: coordinate checks in depth, arXiv 2310.02244 and 2309.16620; scales and limits, arXiv 2206.06929; the use of thinned
     layers and the verdict are derived here.
     """
     _check.finite(_OWNER, "u0", u0)
+    if not np.any(np.asarray(u0)):
+        raise ValueError(f"{_OWNER}: u0 is zero; states are measured relative to it, give an input that is not.")
     key = jax.random.key(0) if key is None else key
     if isinstance(recipe, Recipe):
         counts = _counts(layers)
@@ -198,20 +207,24 @@ def _measured(layer, step, u0, count, longest: int, scale, gradients: bool) -> d
     """What one network shows: its end, and those of its even and odd layers; squares of its increments and gradients."""
 
     def run(stride, offset):
-        """Every layer, or every second one from `offset` in twice the step: the end, all states, squares of increments."""
+        """Every layer, or every second one from `offset` in twice the step: the end, all states, the sum of squares of
+        increments and the largest of them."""
         states = jnp.zeros((longest + 1 if gradients else 1, *u0.shape), u0.dtype).at[0].set(u0)
 
         def forward(j, carried):
-            u, states, total = carried
+            u, states, total, most = carried
             moved = step(layer(stride * j + offset), u, stride.astype(u0.dtype) * scale)
             states = states.at[j + 1].set(moved) if gradients else states
-            return moved, states, total + jnp.sum((moved - u) ** 2)
+            square = jnp.sum((moved - u) ** 2)
+            return moved, states, total + square, jnp.maximum(most, square)
 
-        return jax.lax.fori_loop(0, count // stride, forward, (u0, states, jnp.zeros((), u0.dtype)))
+        none = jnp.zeros((), u0.dtype)
+        return jax.lax.fori_loop(0, count // stride, forward, (u0, states, none, none))
 
     # One after another, so that the layer is compiled once.
-    ends, states, totals = jax.lax.map(lambda x: run(*x), (jnp.asarray([1, 2, 2]), jnp.asarray([0, 0, 1])))
-    found = {"end": ends[0], "even": ends[1], "odd": ends[2], "start": u0, "increments": totals[0] / count}
+    ends, states, totals, most = jax.lax.map(lambda x: run(*x), (jnp.asarray([1, 2, 2]), jnp.asarray([0, 0, 1])))
+    found = {"end": ends[0], "even": ends[1], "odd": ends[2], "start": u0}
+    found |= {"increments": totals[0] / count, "largest": most[0]}
     if gradients:
         probe = jax.random.normal(jax.random.key(1), u0.shape, u0.dtype)
         found |= _gradients(layer, step, states[0], count, scale, probe / jnp.linalg.norm(probe))
@@ -235,25 +248,27 @@ def _gradients(layer, step, states, count, scale, probe) -> dict[str, Any]:
 
 def judge_depth(layers: Sequence[int], found: Mapping[str, np.ndarray], draws: int) -> DepthCheck:
     """The verdict on what networks have shown, `(layers, draws, …)` each."""
-    squares = _squares(found)
+    squares = _squares(layers, found)
     values, left_out = {}, {}
     with np.errstate(all="ignore"):
         for name, (top, bottom) in squares.items():
-            values[name] = np.sqrt(top.sum(axis=1) / bottom.sum(axis=1))
+            power = 1.0 if name == "largest" else 0.5  # a share, and root mean squares
+            values[name] = (top.sum(axis=1) / bottom.sum(axis=1)) ** power
             without = [x.sum(axis=1, keepdims=True) - x for x in (top, bottom)]
-            left_out[name] = np.sqrt(without[0] / without[1]).T
+            left_out[name] = ((without[0] / without[1]) ** power).T
         ends = found["end"]
         values["draws"] = relative_spreads(ends)
         left_out["draws"] = np.stack([relative_spreads(np.delete(ends, i, axis=1)) for i in range(draws)])
         exponents = {name: _exponent(layers, values[name], left_out[name]) for name in values}
     lost = [str(count) for count, x in zip(layers, values["states"], strict=True) if not math.isfinite(x)]
     verdict, trivial, reason = depth_verdict(exponents, values, lost)
-    power, detectable = verdict_power(verdict, trivial, exponents, draws)
+    power, detectable = verdict_power(verdict, trivial, exponents, draws, equal=_equal(values))
     return DepthCheck(tuple(layers), draws, values, exponents, verdict, trivial, reason, power, detectable)
 
 
-def _squares(found: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Numerators and denominators `(layers, draws)` whose sums over draws make the square of each quantity."""
+def _squares(layers: Sequence[int], found: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Numerators and denominators `(layers, draws)` whose sums over draws make the square of each quantity, and of `largest`
+    the share itself."""
 
     def distance(a, b):
         return np.sum((found[a] - found[b]) ** 2, axis=(-2, -1))
@@ -264,6 +279,7 @@ def _squares(found: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.
         "increments": (found["increments"], size),
         "coarse": (distance("end", "even"), moved),
         "parity": (distance("even", "odd"), moved),
+        "largest": (found["largest"], np.asarray(layers)[:, None] * found["increments"]),
     }
     return squares | {
         name: (found[name], np.ones_like(size)) for name in ("weight gradients", "input gradients") if name in found
@@ -287,44 +303,66 @@ def depth_verdict(
         return ", ".join(shown[name] for name in names if math.isfinite(float(exponents[name])))
 
     states, increments, parity = (exponents[name] for name in ("states", "increments", "parity"))
-    equal = bool(np.all(values["parity"] <= 1e-12))  # layers that are one layer
+    equal = _equal(values)
     if lost:
         return "not decided", False, f"networks of {', '.join(lost)} layers diverged, which is no evidence"
     if above(states, MARGIN):
         return "none", False, f"states grow without bound: {said('states', 'increments')}"
     if above(increments, -0.5 + SHARP) and near(parity, 0.0):
-        return (
-            "none",
-            False,
-            f"increments of independent layers add up to more and more: {said('increments', 'parity')}",
-        )
+        return "none", False, f"increments add up to more and more: {said('increments', 'parity')}; {_DIFFER}"
     function = equal or below(parity, -1 + MARGIN)
     if below(states, -MARGIN):
         why = f"states stay at the input: {said('states', 'coarse', 'parity')}"
         if function and below(exponents["coarse"], -0.5):
             return "ODE", True, f"{why}; weights are a function of depth"
         if near(parity, 0.0):
-            return "averaged ODE", True, f"{why}; layers are independent"
+            return "averaged ODE", True, f"{why}; {_DIFFER}"
         return "not decided", False, why
-    if _meets("ODE", exponents) and function and below(exponents["coarse"], -1 + MARGIN):
+    if _near("ODE", exponents) and _below("ODE", exponents, equal):
         return "ODE", False, f"weights are a function of depth: {said('states', 'increments', 'coarse', 'parity')}"
-    for verdict, why in (("averaged ODE", "independent parts average out"), ("SDE", "independent parts stay")):
-        if _meets(verdict, exponents):
-            return verdict, False, f"{why}: {said('states', 'increments', 'parity', 'draws')}"
+    if _near("averaged ODE", exponents):
+        return "averaged ODE", False, f"what differs between layers averages out: {said(*_SHOWN)}"
+    if _near("SDE", exponents):
+        if _below("SDE", exponents, equal):
+            return "SDE", False, f"what differs between layers stays: {said(*_SHOWN, 'largest')}"
+        # One layer that moves by O(1) has the same root mean square as many that move by 1/√L, and no partner of its parity.
+        return "not decided", False, f"a few layers may do most of it: {said(*_SHOWN, 'largest')}"
     return "not decided", False, f"between the regimes: {said('states', 'increments', 'coarse', 'parity', 'draws')}"
 
 
-def _meets(verdict: str, exponents: Mapping[str, Figure]) -> bool:
+# All that parity can show: layers that alternate differ as much as independent ones.
+_DIFFER = "even and odd layers differ"
+_SHOWN = ("states", "increments", "parity", "draws")
+
+
+def _equal(values: Mapping[str, np.ndarray]) -> bool:
+    """Whether layers are one layer."""
+    return bool(np.all(values["parity"] <= 1e-12))
+
+
+def _near(verdict: str, exponents: Mapping[str, Figure]) -> bool:
     return all(near(exponents[name], target, margin) for name, target, margin in NEEDS[verdict])
 
 
-def _used(verdict: str, trivial: bool, exponents: Mapping[str, Figure]) -> list[str]:
-    """Names of the exponents that a verdict rests on, of those that are known."""
-    if verdict == "none":
-        names = ["states"] if above(exponents["states"], MARGIN) else ["increments"]
+def _below(verdict: str, exponents: Mapping[str, Figure], equal: bool) -> bool:
+    needs = BELOW.get(verdict, ())
+    return all(below(exponents[name], bound) or (equal and name == "parity") for name, bound in needs)
+
+
+def _rooms(verdict: str, trivial: bool, exponents: Mapping[str, Figure], equal: bool) -> dict[str, tuple[float, int]]:
+    """How far each exponent that a verdict rests on, of those that are known, may stray before the verdict is withheld, beside
+    the intervals' half-widths, and to how many sides."""
+    value = {name: float(x) for name, x in exponents.items()}
+    if trivial:
+        rooms = {"states": (-MARGIN - value["states"], 1)}
+        own = {"coarse": (-0.5 - value["coarse"], 1), "parity": (-1 + MARGIN - value["parity"], 1)}
+        rooms |= own if verdict == "ODE" else {"parity": (MARGIN, 2)}
     else:
-        names = [name for name, *_ in NEEDS.get(verdict, NEEDS["SDE"])] if not trivial else ["states", "parity"]
-    return [name for name in names if math.isfinite(float(exponents[name]))]
+        limit = verdict if verdict in NEEDS else "ODE" if equal else "SDE"
+        rooms = {name: (margin, 2) for name, _, margin in NEEDS[limit]}
+        # A limit's own are −1; where they fall faster there is more room.
+        rooms |= {name: (bound - min(value[name], -1.0), 1) for name, bound in BELOW.get(limit, ())}
+    return {name: room for name, room in rooms.items() if math.isfinite(value[name])}
 
 
 def student_error(exponent: Figure, draws: int) -> float:
@@ -332,19 +370,23 @@ def student_error(exponent: Figure, draws: int) -> float:
     return half_width(exponent) / student(draws)
 
 
-def verdict_power(verdict: str, trivial: bool, exponents: Mapping[str, Figure], draws: int) -> tuple[float, float]:
+def verdict_power(
+    verdict: str, trivial: bool, exponents: Mapping[str, Figure], draws: int, *, equal: bool = False
+) -> tuple[float, float]:
     """The power of a verdict and what it would have noticed (see `DepthCheck`), with normal errors as wide as the intervals."""
-    used = _used(verdict, trivial, exponents)
-    noise = {name: max(student_error(exponents[name], draws), 1e-12) for name in used}
-    if not used or not all(math.isfinite(noise[name]) for name in used):
-        return math.nan, math.nan
     if verdict == "none":
-        bound = MARGIN if used[0] == "states" else -0.5 + SHARP
-        far = float(exponents[used[0]]) - half_width(exponents[used[0]]) - bound
-        return float(ndtr(far / noise[used[0]])), far
+        name, bound = ("states", MARGIN) if above(exponents["states"], MARGIN) else ("increments", -0.5 + SHARP)
+        noise = max(student_error(exponents[name], draws), 1e-12)
+        far = float(exponents[name]) - half_width(exponents[name]) - bound
+        return float(ndtr(far / noise)), far + 0.8416 * noise
+    rooms = _rooms(verdict, trivial, exponents, equal)
+    errors = {name: max(student_error(exponents[name], draws), 1e-12) for name in rooms}
+    if not rooms or not all(math.isfinite(x) for x in errors.values()):
+        return math.nan, math.nan
     power, detectable = 1.0, 0.0
-    for name in used:
-        room = (SHARP if name == "increments" else MARGIN) - half_width(exponents[name])
-        power *= max(2 * float(ndtr(room / noise[name])) - 1, 0.0)
-        detectable = max(detectable, room + 0.8416 * noise[name])
+    for name, (least, sides) in rooms.items():
+        room, noise = least - half_width(exponents[name]), errors[name]
+        power *= max(sides * float(ndtr(room / noise)) - (sides - 1), 0.0)
+        if name != "largest":  # a share that falls by half as much is far from any layer's doing it all
+            detectable = max(detectable, room + 0.8416 * noise)
     return power, detectable

@@ -166,14 +166,18 @@ def waiting_exponent(betas: Sequence[float] | np.ndarray, times: Sequence[float]
     r"""Extrapolate d ln T/dβ of waiting times T(β) to β → ∞.
 
     Between neighbours the slope of ln T is $c + a/\beta + b/\beta^2 + \dots$ (Laplace's method: $T \propto e^{c\beta}/\beta\,(1 +
-    O(1/\beta))$), so that a parabola in 1/β through the last slopes gives c. The interval is the distance to what a line gives;
-    for two tokens at an angle ω₀ c is 1 − cos ω₀. Raises `ValueError` for fewer than four β, or times that are not positive.
+    O(1/\beta))$), and a = −1 is known: to the slopes of ln T + ln β between β₁ and β₂ a parabola in 1/(β₁β₂), the mean of
+    1/β² there, is fitted through the last three, which gives c. The interval is the distance to what a line through the last two
+    gives; for two tokens at an angle ω₀ c is 1 − cos ω₀. Raises `ValueError` for fewer than four β, for β or times that are not
+    positive and finite, or for β that do not rise.
     """
     x, y = np.asarray(betas, float), np.asarray(times, float)
     if x.shape != y.shape or x.ndim != 1 or len(x) < 4:
         raise ValueError("waiting_exponent: betas and times must be sequences of one length, at least 4.")
-    if not np.all(y > 0) or not np.all(np.diff(x) > 0):
-        raise ValueError("waiting_exponent: betas must rise, and times must be positive.")
+    if not (np.all(x > 0) and np.all(np.isfinite(x)) and np.all(np.diff(x) > 0)):
+        raise ValueError(f"waiting_exponent: betas={x.tolist()} must be positive, finite, and rise.")
+    if not (np.all(y > 0) and np.all(np.isfinite(y))):
+        raise ValueError(f"waiting_exponent: times={y.tolist()} must be positive and finite.")
     # ln T + ln β has no slope a/β of its own: the logarithm is known.
     local = np.diff(np.log(y) + np.log(x)) / np.diff(x)
     # The mean of 1/β² between neighbours, by which c + b/β² is what the local slope is of.

@@ -26,8 +26,9 @@ class CommonNoise(eqx.Module):
       du = m(u)\,dW\quad\text{without normalization},$$
 
     in **Itô**'s sense, over depth t ∈ [0, 1]: W is a matrix of Brownian motions of variance σ² per unit depth, the same for all
-    tokens. In **Stratonovich**'s sense the drift has $-\tfrac12\sum_kDG_k[G_k]$ besides, G_k the columns of the noise, which
-    vanishes for one token on the sphere but not where attention moves with the state.
+    tokens. In **Stratonovich**'s sense the drift has $-\tfrac12\sum_kDG_k[G_k]$ besides, G_k the columns of the noise: for one
+    token on the sphere, whose features are itself, $+\tfrac12(d-1)\sigma^2u$, so that no drift is left; more where attention
+    moves with the state.
 
     - `features` m: `(n, d) → (n, r)`; for random value matrices the attention means (`attention_means`), for random linear layers
       the state itself. `variance` σ² of the entries of W_l `(r, d)`, which have mean 0. `sphere`: whether ρ is the projection

@@ -19,7 +19,7 @@ class LimitsConfig:
       with `draws` networks of each number of `layers`: how often the verdict is right, not decided, wrong. `closures`: gaps of N
       `tokens` to their closures over seeds. `metastability`: waiting times of two tokens at `angles` ω₀ for those β at which
       (1 − cos ω₀)β is one of `waits`, and a staircase of five. `noise`: weak orders, the SDE by diffrax in both senses, and
-      where two opposite tokens begin to attract each other, in `dims` dimensions, from `paths` samples.
+      from which β nearly opposite tokens stay opposite, in `dims` dimensions, from `paths` samples.
     - `recipes`: names of those that are checked, all by default.
     - `seed`: of everything that is drawn. `out`: folder for data, pictures and resuming.
 
@@ -90,7 +90,7 @@ COMMAND = study_command(
     description="Which limit: recipes of deep networks checked, closures beside tokens, slow clustering, noise that tokens\n"
     "share; see pdejax.studies.limits.LimitsConfig.",
     examples="""examples:
-  pdejax limits --out out                                  all of it: half an hour on two cores; goes on after a stop
+  pdejax limits --out out                                  all of it: three quarters of an hour on two cores; goes on after a stop
   pdejax limits --sections check --repeats 20 --out out    how often verdicts are right
   pdejax limits --sections metastability noise
   pdejax limits --sections check --recipes "i.i.d., 1/√L" "tied, 1/L" --repeats 3

@@ -48,6 +48,7 @@ def closures_picture(records: Sequence[Mapping[str, Any]]) -> Figure:
     for i, record in enumerate(records):
         size, gap = np.asarray(record["sizes"], float), np.asarray(record["gaps"], float)
         value, low, _ = record["exponent"]
+        value, low = _value(value), _value(low)
         label = f"{record['closure']}, over {record['over']}: {value:.2f} ± {value - low:.2f}"
         axes.loglog(size, gap, color=COLOURS[i], marker=MARKERS[i], label=label)
         axes.loglog(size, gap[0] * (size / size[0]) ** -0.5, color=COLOURS[i], linestyle=":", linewidth=1)
@@ -63,7 +64,7 @@ def metastability_picture(results: Mapping[str, Any]) -> Figure:
     left, right = (axes_of(ax) for ax in figure.subplots(1, 2))
     for i, record in enumerate(results["waiting"]):
         beta, times = np.asarray(record["betas"], float), np.asarray(record["times"], float)
-        label = f"ω₀ = {record['angle']:g}: d ln T/dβ → {record['slope'][0]:.3f}"
+        label = f"ω₀ = {record['angle']:g}: d ln T/dβ → {_value(record['slope'][0]):.3f}"
         left.semilogy(beta, times, color=COLOURS[i], marker=MARKERS[i], linestyle="none", label=label)
         # Laplace's method: e^{cβ}/β, through the last point.
         c = record["expected"]
@@ -87,7 +88,7 @@ def noise_picture(results: Mapping[str, Any]) -> Figure:
     figure = Figure(figsize=(15.5, 4.4), layout="constrained")
     first, second, third = (axes_of(ax) for ax in figure.subplots(1, 3))
     for i, record in enumerate(results["orders"]):
-        label = f"{record['system']},\n{record['moment']}: {record['order']:.2f}"
+        label = f"{record['system']},\n{record['moment']}: {_value(record['order']):.2f}"
         size, error = np.asarray(record["layers"], float), np.asarray(record["errors"], float)
         first.loglog(size, error / error[-1], color=COLOURS[i], marker=MARKERS[i], label=label)
         first.loglog(size, size[-1] / size, color=COLOURS[i], linestyle=":", linewidth=1)
@@ -98,23 +99,25 @@ def noise_picture(results: Mapping[str, Any]) -> Figure:
     critical = results["critical"]
     d = np.linspace(3.0, max(r["d"] for r in critical) + 1, 200)
     second.plot(d, 0.5 * np.arccosh(d - 2), color="0.5", linewidth=1, label="½ arcosh(d − 2)")
-    y, ci = ([r[name] for r in critical] for name in ("critical", "ci"))
+    y, ci = ([_value(r[name]) for r in critical] for name in ("critical", "ci"))
     second.errorbar([r["d"] for r in critical], y, ci, fmt="o", color=COLOURS[0], capsize=3, label="networks")
     second.set_xlabel("dimension d")
-    second.set_ylabel("β from which opposite tokens attract")
+    second.set_ylabel("β from which opposite tokens stay opposite")
     legend(second)
     shares = results["antipodal"]
     x = [r["beta"] for r in shares]
     third.errorbar(
         x,
-        [r["share"] for r in shares],
-        [r["ci"] for r in shares],
+        [_value(r["share"]) for r in shares],
+        [_value(r["ci"]) for r in shares],
         fmt="o",
         color=COLOURS[0],
         capsize=3,
         label="networks",
     )
-    third.plot(x, [r["expected"] for r in shares], color="0.5", marker="x", linewidth=1, label="by the scale function")
+    third.plot(
+        x, [_value(r["expected"]) for r in shares], color="0.5", marker="x", linewidth=1, label="by the scale function"
+    )
     third.set_xlabel("inverse temperature β, d = 4")
     third.set_ylabel("share of pairs at right angles that end opposite")
     legend(third)
