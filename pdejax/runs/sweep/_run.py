@@ -138,13 +138,15 @@ def collect_sweep(
     say: Callable[[str], None] = report if report is not None else lambda text: None
     measurer, chunks = Measurer(sweep, devices), sweep.chunks()
     whole: dict[str, np.ndarray] = {}
+    # With what the sweep depends on: the owner of the parts may know less.
+    part = "" if parts is None else f"{sweep.name.replace(' ', '_')}-{sweep.identity()['key']}"
     for chunk in chunks:
 
         def measure(chunk: Chunk = chunk):
             say(f"{sweep.name}: chunk {chunk.number + 1} of {len(chunks)}")
             return measurer(chunk)
 
-        found = measure() if parts is None else parts.arrays(f"{sweep.name.replace(' ', '_')}-{chunk.number}", measure)
+        found = measure() if parts is None else parts.arrays(f"{part}-{chunk.number}", measure)
         for name, values in found.items():
             shape = (*sweep.shape, *sweep.sizes(name))
             whole.setdefault(name, np.empty(shape, values.dtype))[chunk.region] = values

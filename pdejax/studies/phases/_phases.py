@@ -14,6 +14,7 @@ from scipy.integrate import cumulative_simpson, simpson
 from pdejax._arguments import checked
 from pdejax._bootstrap import bootstrap
 from pdejax.exact import equiangular_rate
+from pdejax.runs._files import ResultError
 from pdejax.runs._parts import Parts
 from pdejax.runs._records import Picture, Result
 from pdejax.runs._table import Column, Table
@@ -38,7 +39,8 @@ def phase_diagram(config: PhasesConfig | None = None, *, report: Callable[[str],
     `phases.json` and pictures are written. `results` has, by `beta`, `tokens`, `normalization` and `depth`, the mean over seeds
     of the cosine of two tokens and of the number of clusters, and `border`, the depth at which that cosine first exceeds ½.
 
-    Raises `ResultError` for a folder that cannot be written, `ImportError` without zarr where there is a folder.
+    Raises `ResultError` for a folder that cannot be written or where another process is still at a part of it, `ImportError`
+    without zarr where there is a folder.
     """
     config = PhasesConfig() if config is None else config
     return run(PHASES, config, out=config.out, report=report)
@@ -79,6 +81,11 @@ def measure(config: PhasesConfig, seed: int, parts: Parts) -> Evidence:
     else:
         progress = run_sweep(sweep, parts.folder, shard="0/1", report=parts.say)
         parts.kept_seconds += progress.kept_seconds
+        if not progress.complete:  # what is not measured yet reads as NaN, or 0
+            raise ResultError(
+                f"{parts.folder}: {progress.chunks - progress.done} of {progress.chunks} chunks are another process's; run "
+                "again when it is done."
+            )
         data = progress.dataset().load()
     return summarize(data)
 
