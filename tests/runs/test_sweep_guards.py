@@ -1,6 +1,7 @@
 """Sweeps: what must not be served, judged, lost or rounded without a word."""
 
 import dataclasses
+import errno
 import functools
 
 import jax
@@ -13,6 +14,7 @@ from pdejax.runs import ResultError
 from pdejax.runs import _code as code_module
 from pdejax.runs._parts import Parts
 from pdejax.runs.sweep import Sweep, collect_sweep, run_sweep
+from pdejax.runs.sweep._store import Store
 from pdejax.studies import PhasesConfig, phase_diagram
 
 
@@ -134,3 +136,79 @@ def test_objects_that_say_nothing_of_themselves_must_be_spoken_for():
     with pytest.raises(ValueError, match="a of measure is a Opaque, which says nothing of itself; say in given="):
         small(measure=scaled(Opaque())).identity()
     assert small(measure=scaled(Opaque()), given={"a": 1.0}).identity()["key"]
+
+
+def squares(key, *, x):
+    return {"y": x * x}
+
+
+def test_two_processes_that_start_together_without_locks_lose_nothing(tmp_path, monkeypatch):
+    """The other one makes the store, and measures, between this one's look and its own making."""
+    pytest.importorskip("zarr")
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*arguments):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    made, create = small(measure=squares, chunk=1), Store._make
+
+    def late(self, folder):
+        monkeypatch.setattr(Store, "_make", create)
+        assert run_sweep(made, tmp_path, shard="0/2").measured == 2
+        create(self, folder)
+
+    monkeypatch.setattr(Store, "_make", late)
+    progress = run_sweep(made, tmp_path, shard="1/2")
+    assert progress.complete and progress.measured == 1
+    assert progress.dataset().y.values.ravel().tolist() == [1.0, 4.0, 9.0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["done", "locks", "manifest.json", "sweep.zarr"]
+
+
+def test_a_store_without_its_manifest_is_taken_up_or_refused(tmp_path):
+    pytest.importorskip("zarr")
+    made = small(measure=squares, chunk=1)
+    run_sweep(made, tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    assert run_sweep(made, tmp_path).measured == 0 and (tmp_path / "manifest.json").exists()
+    (tmp_path / "manifest.json").unlink()
+    with pytest.raises(ResultError, match="is of another sweep, or half of one"):
+        run_sweep(dataclasses.replace(made, base=1), tmp_path)
+    assert run_sweep(made, tmp_path).measured == 0
+
+
+def test_what_another_process_marked_is_looked_at_before_all_is_said_to_be_there(tmp_path):
+    pytest.importorskip("zarr")
+    made = small(measure=squares, chunk=1)
+    run_sweep(made, tmp_path, shard="0/2")
+    file = tmp_path / "sweep.zarr" / "y" / "c" / "0" / "0"
+    file.write_bytes(file.read_bytes()[:5])
+    progress = run_sweep(made, tmp_path, shard="1/2")
+    assert progress.measured == 1 and progress.done == 2 and not progress.complete
+    assert run_sweep(made, tmp_path).complete
+
+
+@pytest.mark.bad_input
+def test_values_that_do_not_fit_are_refused():
+    with jax.enable_x64(False):
+        for n in ((1, 3_000_000_000), (-3_000_000_000, 1)):
+            with pytest.raises(
+                ValueError, match=r"an axis has -?3000000000, beyond int32, as JAX is set; make the axis static"
+            ):
+                collect_sweep(small(axes={"n": n}, measure=lambda key, *, n: {"y": n}, chunk=1))
+        with pytest.raises(ValueError, match=r"an axis has 1e\+39, beyond float32"):
+            collect_sweep(small(axes={"x": (1.0, 1e39)}))
+        made = small(axes={"n": (1, 3_000_000_000)}, static=("n",), measure=lambda key, *, n: {"y": 1.0 * n})
+        assert collect_sweep(made).y.values.ravel().tolist() == [1.0, 3e9]
+        assert collect_sweep(small(axes={"n": (1, 2**31 - 1)}, measure=lambda key, *, n: {"y": n})).y[1, 0] == 2**31 - 1
+
+
+@pytest.mark.bad_input
+def test_numbers_of_another_type_than_the_first_are_not_rounded():
+    with pytest.raises(ValueError, match=r"measure gives 'y' as float\d\d here and as int\d\d at the first point"):
+        collect_sweep(small(axes={"n": (2, 3)}, static=("n",), measure=lambda key, *, n: {"y": n if n == 2 else 0.5}))
+    # The other way nothing is lost.
+    made = small(axes={"n": (2, 3)}, static=("n",), measure=lambda key, *, n: {"y": 0.5 if n == 2 else n})
+    assert collect_sweep(made).y.values.ravel().tolist() == [0.5, 3.0]
+    with pytest.raises(ValueError, match="measure gives 'y' as complex128 here and as float64"):
+        collect_sweep(small(traced=False, measure=lambda seed, *, x: {"y": x + 0.5j}))

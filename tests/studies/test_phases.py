@@ -1,9 +1,14 @@
 """The phase diagram of tokens: one run against closed forms, the study, the command, and a study swept."""
 
 import dataclasses
+import gc
+import importlib
 import json
+import os
 import pathlib
 import re
+import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +22,7 @@ from pdejax.runs._files import plain
 from pdejax.runs.sweep import run_sweep
 from pdejax.studies import Judgement, PhasesConfig, Study, phase_diagram, study_sweep
 from pdejax.studies.phases import _phases as module
+from pdejax.studies.phases._command import load_sweep
 from pdejax.studies.phases._measure import measure_run
 from pdejax.studies.phases._phases import PHASES, crossing, equiangular_border, phase_sweep, summarize, verdicts
 from pdejax.studies.phases._pictures import map_plot
@@ -264,6 +270,39 @@ def test_a_sweep_of_ones_own(tmp_path, capsys):
     assert "2 runs in" in capsys.readouterr().out
     with xr.open_zarr(f"{out}/sweep.zarr", chunks=None) as data:
         assert data.y.values.ravel().tolist() == [1.0, 4.0] and data.attrs["sweep"] == "squares"
+
+
+def test_a_file_may_be_called_as_a_module(tmp_path):
+    (tmp_path / "colorsys.py").write_text(OWN)
+    found = load_sweep(f"{tmp_path / 'colorsys.py'}:sweep")
+    assert found.name == "squares" and importlib.import_module("colorsys").rgb_to_hsv(0, 0, 0) == (0, 0, 0)
+    (tmp_path / "broken.py").write_text("1 / 0")
+    before = set(sys.modules)
+    with pytest.raises(ZeroDivisionError):
+        load_sweep(f"{tmp_path / 'broken.py'}:sweep")
+    assert not {name for name in set(sys.modules) - before if "broken" in name}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_jobs_of_a_file_that_no_job_can_import(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("zarr")
+    pytest.importorskip("submitit")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+    monkeypatch.setenv("JAX_ENABLE_X64", str(int(jax.config.read("jax_enable_x64"))))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "own_sweep_of_jobs.py").write_text(OWN)
+    words = ["sweep", "elsewhere/own_sweep_of_jobs.py:sweep", "--out", "out"]
+    assert cli.main([*words, "--jobs", "2", "--cluster", "local"]) == 0
+    assert "submitted 2 jobs" in capsys.readouterr().out
+    until = time.monotonic() + 100
+    while len(list((tmp_path / "out" / "jobs").glob("*_result.pkl"))) < 2 and time.monotonic() < until:
+        time.sleep(0.2)
+    with xr.open_zarr("out/sweep.zarr", chunks=None) as data:
+        assert data.y.values.ravel().tolist() == [1.0, 4.0]
+    assert cli.main(words) == 0 and "0 runs in" in capsys.readouterr().out  # to this process it is the same sweep
+    gc.collect()  # submitit leaves its processes and files to be collected
 
 
 @pytest.mark.bad_input

@@ -1,6 +1,7 @@
 """What a measuring function depends on beside its arguments: its code, and the values that it is bound to."""
 
 import dataclasses
+import dis
 import functools
 import hashlib
 import inspect
@@ -119,14 +120,14 @@ class _Reader:
 
 
 def _names(code: types.CodeType) -> set[str]:
+    """Global names that code reads."""
     inner = [_names(constant) for constant in code.co_consts if isinstance(constant, types.CodeType)]
-    return set(code.co_names).union(*inner)
+    own = {step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
+    return own.union(*inner)
 
 
 def _is_array(value: Any) -> bool:
-    return (
-        isinstance(value, np.ndarray | jax.Array) and value.dtype != object
-    )
+    return isinstance(value, np.ndarray | jax.Array) and value.dtype != object
 
 
 def _array(value: Any) -> Any:
