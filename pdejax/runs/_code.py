@@ -34,6 +34,17 @@ def code_digest(function: Callable[..., Any]) -> str:
     return whole.hexdigest()
 
 
+@functools.cache
+def library_digest() -> str:
+    """Return a digest of the library's source, but for what only asks, keeps, draws or tells: that changes no number."""
+    whole = hashlib.sha256()
+    for file in sorted(_LIBRARY.rglob("*.py")):
+        inside = file.relative_to(_LIBRARY)
+        if inside.parts[0] not in _NO_NUMBERS or inside.parts[:3] == ("runs", "sweep", "_measure.py"):
+            whole.update(f"{inside.as_posix()} ".encode() + hashlib.sha256(file.read_bytes()).digest())
+    return whole.hexdigest()
+
+
 def _without_file(function: Any) -> Any:
     """What a function does that no file holds: of a partial, what it is of and its arguments."""
     if isinstance(function, functools.partial):
@@ -66,4 +77,7 @@ def _studies_in(source: bytes) -> Iterator[pathlib.Path]:
                 yield from (file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file())
 
 
-_STUDIES = pathlib.Path(__file__).resolve().parents[1] / "studies"
+_LIBRARY = pathlib.Path(__file__).resolve().parents[1]
+_STUDIES = _LIBRARY / "studies"
+# Of studies those that measure are in `code_digest`.
+_NO_NUMBERS = ("__main__.py", "cli.py", "plot", "runs", "studies")

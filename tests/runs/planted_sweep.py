@@ -1,8 +1,11 @@
 """A sweep with a closed form, for processes that are killed, sharded, or have several devices."""
 
+import contextlib
 import hashlib
 import pathlib
+import subprocess
 import sys
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +37,22 @@ sweep = Sweep(
     dims={"end": ("component",), "softmax": ("component",), "above": ()},
     coords={"component": STEPS},
 )
+
+
+@contextlib.contextmanager
+def held(folder: pathlib.Path, chunk: int) -> Iterator[None]:
+    """Another process holds a chunk, until it is killed: whoever dies lets go."""
+    code = (
+        "import fcntl, sys; f = open(sys.argv[1], 'a+b'); fcntl.lockf(f, fcntl.LOCK_EX, 1, int(sys.argv[2])); "
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(folder / "locks"), str(chunk)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        try:
+            assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+            yield
+        finally:
+            holder.kill()
 
 
 def files(folder: pathlib.Path) -> dict[str, str]:

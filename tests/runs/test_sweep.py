@@ -17,7 +17,7 @@ import numpy as np
 import planted_sweep
 import pytest
 import xarray as xr
-from planted_sweep import STEPS, files, sweep
+from planted_sweep import STEPS, files, held, sweep
 
 from pdejax.runs import ResultError
 from pdejax.runs._parts import Parts
@@ -140,18 +140,9 @@ def test_what_another_process_is_at_is_left_to_it(folder, tmp_path):
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     for number in (2, 4):
         (tmp_path / "done" / f"{number}.json").unlink()
-    code = (
-        "import fcntl, sys, time; f = open(sys.argv[1], 'a+b'); fcntl.lockf(f, fcntl.LOCK_EX, 1, 2); print('held', flush=True); "
-        "sys.stdin.read()"
-    )
-    holder = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path / "locks")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    with holder:
-        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+    with held(tmp_path, 2):
         progress = run_sweep(sweep, tmp_path)
         assert progress.measured == 1 and progress.done == 15 and not (tmp_path / "done" / "2.json").exists()
-        holder.kill()  # whoever dies lets go
     assert run_sweep(sweep, tmp_path).measured == 1
 
 
@@ -185,7 +176,8 @@ def test_a_measuring_function_in_python(tmp_path):
     assert data.y.values.tolist() == [[[4, 4], [9, 9]], [[8, 8], [27, 27]]]
     assert data.twice.sel(seed=1).values.tolist() == [[[6, 6], [6, 6]], [[6, 6], [6, 6]]]
     assert len(calls) == len(set(calls)) == 8 and all(type(x) is int for _, _, x in calls)
-    assert run_sweep(made, tmp_path).measured == 0
+    calls.clear()  # what it closes over is part of what it is
+    assert run_sweep(made, tmp_path).measured == 0 and not calls
 
 
 def test_a_grid_that_does_not_divide_is_padded():

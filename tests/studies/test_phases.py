@@ -1,9 +1,14 @@
 """The phase diagram of tokens: one run against closed forms, the study, the command, and a study swept."""
 
 import dataclasses
+import gc
+import importlib
 import json
+import os
 import pathlib
 import re
+import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +18,14 @@ import xarray as xr
 
 from pdejax import cli
 from pdejax.exact import equiangular_cosine, equiangular_tokens, preln_equiangular
+from pdejax.runs._files import plain
 from pdejax.runs.sweep import run_sweep
 from pdejax.studies import Judgement, PhasesConfig, Study, phase_diagram, study_sweep
 from pdejax.studies.phases import _phases as module
+from pdejax.studies.phases._command import load_sweep
 from pdejax.studies.phases._measure import measure_run
 from pdejax.studies.phases._phases import PHASES, crossing, equiangular_border, phase_sweep, summarize, verdicts
+from pdejax.studies.phases._pictures import map_plot
 
 KEPT = pathlib.Path(__file__).parent.parent.parent / "benchmarks" / "results" / "sweep"
 DEPTHS = (0.5, 1.0, 2.0, 4.0)
@@ -72,9 +80,10 @@ def test_without_normalization_by_a_loop():
 
 def test_crossings_are_linear_in_log_depth():
     log_depth = jnp.log(jnp.asarray([1.0, 2.0, 4.0]))
-    curves = jnp.asarray([[0.0, 0.25, 0.75], [0.0, 0.1, 0.2], [0.6, 0.7, 0.8], [0.4, 0.5, 0.6]])
+    lost = jnp.nan
+    curves = jnp.asarray([[0.0, 0.25, 0.75], [0.0, 0.1, 0.2], [0.6, 0.7, 0.8], [0.4, 0.5, 0.6], [0.0, 0.75, lost]])
     found = np.exp(np.asarray(crossing(curves, log_depth)))
-    np.testing.assert_allclose(found, [2 * 2**0.5, 4.0, 1.0, 2.0], rtol=1e-12)
+    np.testing.assert_allclose(found, [2 * 2**0.5, 4.0, 1.0, 2.0, lost], rtol=1e-12)
 
 
 @pytest.mark.parametrize("tokens", [4, 32])
@@ -120,7 +129,8 @@ def test_verdicts_follow_the_numbers(result):
     found["border"] = {key: np.full_like(np.asarray(x), 4.0).tolist() for key, x in found["border"].items()}
     answers = verdicts(found)
     assert answers["aligned"].startswith("4 tokens align by depth 4 for no β ≥ 0.5 (sphere)")
-    assert answers["runs"] == "NOT finite: 2 of 27" and "closed form" not in answers
+    assert answers["runs"] == "NOT finite: 2 of 27"
+    assert re.search(r"align at least \S+ to more than \S+ times", answers["closed form"])
     assert not PHASES.judge(PhasesConfig(**SMALL), [found]).passed
 
 
@@ -131,11 +141,91 @@ def test_the_kept_result_is_judged_the_same():
     assert content["results"]["runs"] == phase_sweep(PhasesConfig(**content["config"])).runs > 100_000
 
 
-def test_runs_that_are_not_finite_are_counted():
-    data = module.collect_sweep(phase_sweep(PhasesConfig(**{**SMALL, "normalization": ("none",), "tokens": (3,)})))
-    assert summarize(data)["not_finite"] == 0
+def test_runs_that_are_not_finite_are_counted_and_are_no_evidence():
+    config = PhasesConfig(**{**SMALL, "normalization": ("none", "sphere"), "tokens": (3,)})
+    data = module.collect_sweep(phase_sweep(config))
+    whole = summarize(data)
+    assert whole["not_finite"] == 0
     data.cosine[1, 0, 0, 2, 3] = np.nan
-    assert summarize(data)["not_finite"] == 1
+    found = json.loads(json.dumps(plain(summarize(data))))
+    assert found["not_finite"] == 1
+    border = np.asarray(found["border"]["value"], float)
+    expected = np.asarray(whole["border"]["value"])
+    expected[1, 0, 0] = np.nan
+    np.testing.assert_array_equal(border, expected)
+    assert found["clusters"][1][0][0][3] is None and found["clusters"][1][0][0][2] is not None
+    judged = PHASES.judge(config, [found])
+    [table] = judged.tables
+    row = next(row for row in table.rows if row[0] == "none" and row[2] == pytest.approx(found["beta"][1]))
+    assert row[3] == "not measured" and row[5] is None
+    assert sum(row[3] == "not measured" for row in table.rows) == 1
+    assert judged.verdicts["runs"] == "NOT finite: 1 of 18; not measured at 1 of 6 points" and not judged.passed
+    data.cosine[:, 0, 0, 2, 3] = np.nan  # a whole panel: drawn without a word of NumPy's
+    judged = PHASES.judge(config, [summarize(data)])
+    assert "no β that is measured (none)" in judged.sentence
+    assert judged.pictures[0].png().startswith(b"\x89PNG")
+
+
+NONE, FEW = 32.0, (1.0, 2.0, 4.0, 8.0)
+
+
+@pytest.mark.parametrize(
+    ("border", "words"),
+    [
+        ((1.0, 2.0, NONE, NONE), "β ≤ 2 (none)"),
+        ((NONE, 1.0, NONE, NONE), "some β ≤ 2, not for all below (none)"),
+        ((1.0, NONE, 3.0, NONE), "β ≤ 1 and some up to 4 (none)"),
+        ((NONE, NONE, NONE, NONE), "no β ≥ 1 (none)"),
+        ((1.0, np.nan, 2.0, NONE), "β ≤ 4 (none)"),
+        ((np.nan, np.nan, np.nan, np.nan), "no β that is measured (none)"),
+        ((1.0, 1.0, 1.0, 1.0), "β ≤ 8 (none)"),
+    ],
+)
+def test_inverse_temperatures_that_align_need_not_be_all_below_the_highest(border, words):
+    assert (
+        verdicts(planted(np.reshape(border, (4, 1, 1)), "none"))["aligned"] == f"8 tokens align by depth 32 for {words}"
+    )
+
+
+def planted(border, normalization):
+    border = np.asarray(border, float)
+    return {
+        "beta": list(FEW), "tokens": [8], "normalization": [normalization], "depth": [0.5, 8.0, 32.0], "runs": 8,
+        "not_finite": 0, "border": {"value": border, "low": border, "high": border},
+        "cosine": np.zeros((4, 1, 1, 3)), "clusters": np.ones((4, 1, 1, 3)),
+    }  # fmt: skip
+
+
+def test_borders_outside_the_diagram_bound_their_ratio():
+    exact = equiangular_border(FEW, 8, "sphere")
+    assert exact is not None and exact[2] < 32 < exact[3]  # the last says nothing
+    for ratios, words in (
+        ((1.25, 1.5, 2.0), "1.25 to 2.00 times as deep as equiangular ones"),
+        ((1.25, 1.5, None), f"{min(1.25, 32 / exact[2]):.2f} to more than {32 / exact[2]:.2f} times"),
+        ((8.0, 7.0, None), f"at least {32 / exact[2]:.2f} to 8.00 times"),
+        ((None, None, None), f"at least {32 / exact[2]:.2f} to more than {32 / exact[0]:.2f} times"),
+        ((0.5 / exact[0], 1.5, 2.0), f"less than {0.5 / exact[0]:.2f} to 2.00 times"),
+    ):
+        border = [32.0 if r is None else r * x for r, x in zip(ratios, exact[:3], strict=True)] + [32.0]
+        said = verdicts(planted(np.reshape(border, (4, 1, 1)), "sphere"))["closed form"]
+        assert words in said and ("outside the diagram" in said) == (None in ratios or "less" in words), (ratios, said)
+    assert "closed form" not in verdicts(planted(np.full((4, 1, 1), 4.0), "none"))
+
+
+def test_ends_of_intervals_outside_the_diagram_say_so():
+    found = planted(np.reshape([0.5, 1.0, 30.0, 32.0], (4, 1, 1)), "none")
+    found["border"]["low"] = np.reshape([0.5, 0.5, 24.0, 31.0], (4, 1, 1))
+    found["border"]["high"] = np.reshape([0.7, 1.5, 32.0, 32.0], (4, 1, 1))
+    [table] = PHASES.judge(PhasesConfig(), [found]).tables
+    assert [row[3] for row in table.rows] == ["by 0.5", "1 [by 0.5, 1.5]", "30 [24, beyond 32]", "beyond 32"]
+
+
+def test_the_bar_of_colours_says_that_cosines_are_below_it():
+    found = planted(np.reshape([1.0, 1.0, 1.0, 1.0], (4, 1, 1)), "none")
+    for least, ends in ((-0.1, "min"), (0.0, "neither")):
+        found["cosine"][0] = least
+        bar = map_plot(found, "cosine", equiangular_border).axes[-1]
+        assert vars(bar)["_colorbar"].extend == ends
 
 
 def options(**changes):
@@ -180,6 +270,39 @@ def test_a_sweep_of_ones_own(tmp_path, capsys):
     assert "2 runs in" in capsys.readouterr().out
     with xr.open_zarr(f"{out}/sweep.zarr", chunks=None) as data:
         assert data.y.values.ravel().tolist() == [1.0, 4.0] and data.attrs["sweep"] == "squares"
+
+
+def test_a_file_may_be_called_as_a_module(tmp_path):
+    (tmp_path / "colorsys.py").write_text(OWN)
+    found = load_sweep(f"{tmp_path / 'colorsys.py'}:sweep")
+    assert found.name == "squares" and importlib.import_module("colorsys").rgb_to_hsv(0, 0, 0) == (0, 0, 0)
+    (tmp_path / "broken.py").write_text("1 / 0")
+    before = set(sys.modules)
+    with pytest.raises(ZeroDivisionError):
+        load_sweep(f"{tmp_path / 'broken.py'}:sweep")
+    assert not {name for name in set(sys.modules) - before if "broken" in name}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_jobs_of_a_file_that_no_job_can_import(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("zarr")
+    pytest.importorskip("submitit")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+    monkeypatch.setenv("JAX_ENABLE_X64", str(int(jax.config.read("jax_enable_x64"))))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "own_sweep_of_jobs.py").write_text(OWN)
+    words = ["sweep", "elsewhere/own_sweep_of_jobs.py:sweep", "--out", "out"]
+    assert cli.main([*words, "--jobs", "2", "--cluster", "local"]) == 0
+    assert "submitted 2 jobs" in capsys.readouterr().out
+    until = time.monotonic() + 100
+    while len(list((tmp_path / "out" / "jobs").glob("*_result.pkl"))) < 2 and time.monotonic() < until:
+        time.sleep(0.2)
+    with xr.open_zarr("out/sweep.zarr", chunks=None) as data:
+        assert data.y.values.ravel().tolist() == [1.0, 4.0]
+    assert cli.main(words) == 0 and "0 runs in" in capsys.readouterr().out  # to this process it is the same sweep
+    gc.collect()  # submitit leaves its processes and files to be collected
 
 
 @pytest.mark.bad_input

@@ -40,7 +40,13 @@ class Measurer:
         found = self._traced(columns, chunk.runs) if sweep.traced else self._in_python(columns, chunk.runs)
         shaped = {}
         for name, kind in self.types.items():
-            values = np.asarray(found[name], kind)
+            values = np.asarray(found[name])
+            if not np.can_cast(values.dtype, kind, "same_kind"):
+                raise ValueError(
+                    f"Sweep: measure gives {name!r} as {values.dtype} here and as {kind} at the first point; give one type, such "
+                    "as float, everywhere."
+                )
+            values = values.astype(kind)
             shaped[name] = values.reshape(*chunk.shape, *sweep.sizes(name))
         return shaped
 
@@ -120,8 +126,15 @@ def _fits(sweep: Sweep, name: str, found: Any) -> Any:
 
 def _as_traced(column: np.ndarray) -> Any:
     """Values of an axis in JAX's own types: floats, integers or booleans."""
-    kind = {"f": float, "b": bool}.get(column.dtype.kind, int)
-    return jnp.asarray(column, jnp.result_type(kind))
+    kind = jnp.result_type({"f": float, "b": bool}.get(column.dtype.kind, int))
+    with np.errstate(over="ignore"):
+        cast = column.astype(kind)
+    lost = column[np.isinf(cast) if column.dtype.kind == "f" else cast != column]
+    if lost.size:
+        raise ValueError(
+            f"Sweep: an axis has {lost[0]}, beyond {kind}, as JAX is set; make the axis static or set jax_enable_x64."
+        )
+    return jnp.asarray(column, kind)
 
 
 def _plain(value: Any) -> Any:

@@ -84,9 +84,10 @@ def run_sweep(
     say: Callable[[str], None] = report if report is not None else lambda text: None
     measurer = Measurer(sweep, devices)
     store = Store(pathlib.Path(out), sweep, measurer.types)
-    mine = sweep.share(index, count)
+    chunks, mine = sweep.chunks(), sweep.share(index, count)
     missing = [chunk for chunk in mine if not store.is_whole(chunk, verify)]
-    kept = math.fsum(store.seconds(chunk) for chunk in mine if chunk not in missing)
+    absent = {chunk.number for chunk in missing}
+    kept = math.fsum(store.seconds(chunk) for chunk in mine if chunk.number not in absent)
     whole = f"shard {index}/{count}, " if count > 1 else ""
     say(f"{whole}{len(mine) - len(missing)} of {len(mine)} chunks are there")
     began, runs, measured, compiling, seen = time.perf_counter(), 0, 0, 0.0, set()
@@ -108,9 +109,12 @@ def run_sweep(
         left = passed / measured * (len(missing) - measured)
         say(f"{whole}{measured} of {len(missing)} chunks, {runs / passed:.0f} runs/s, {_duration(left)} left")
     seconds = time.perf_counter() - began
-    done = sum(store.is_whole(chunk, verify=False) for chunk in sweep.chunks())
+    done = sum(store.is_whole(chunk, verify=False) for chunk in chunks)
+    if verify and done == len(chunks) and (missing or count > 1):
+        # Marks of other processes too, before it is called complete.
+        done = sum(store.is_whole(chunk) for chunk in chunks)
     return Progress(
-        chunks=len(sweep.chunks()),
+        chunks=len(chunks),
         done=done,
         measured=measured,
         runs=runs,
@@ -138,13 +142,15 @@ def collect_sweep(
     say: Callable[[str], None] = report if report is not None else lambda text: None
     measurer, chunks = Measurer(sweep, devices), sweep.chunks()
     whole: dict[str, np.ndarray] = {}
+    # With what the sweep depends on: the owner of the parts may know less.
+    part = "" if parts is None else f"{sweep.name.replace(' ', '_')}-{sweep.identity()['key']}"
     for chunk in chunks:
 
         def measure(chunk: Chunk = chunk):
             say(f"{sweep.name}: chunk {chunk.number + 1} of {len(chunks)}")
             return measurer(chunk)
 
-        found = measure() if parts is None else parts.arrays(f"{sweep.name.replace(' ', '_')}-{chunk.number}", measure)
+        found = measure() if parts is None else parts.arrays(f"{part}-{chunk.number}", measure)
         for name, values in found.items():
             shape = (*sweep.shape, *sweep.sizes(name))
             whole.setdefault(name, np.empty(shape, values.dtype))[chunk.region] = values

@@ -4,7 +4,10 @@ import contextlib
 import hashlib
 import importlib
 import json
+import os
 import pathlib
+import shutil
+import socket
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -88,7 +91,30 @@ class Store:
             yield True
 
     def _create(self) -> None:
-        sweep, path = self.sweep, str(self.folder / STORE)
+        """Make the store aside, then put it in its place: without locks another process may do so at the same time, and may have
+        measured since."""
+        store = self.folder / STORE
+        if not store.exists():
+            aside = self.folder / f"{STORE}.partial-{socket.gethostname()}-{os.getpid()}"
+            self._make(aside)
+            try:
+                os.rename(aside, store)
+            except OSError:
+                if not store.exists():
+                    raise
+                shutil.rmtree(aside, ignore_errors=True)
+        sweep = self.sweep
+        try:
+            with _quietly():
+                key = self.zarr.open_group(str(store), mode="r").attrs.get("key")
+        except (OSError, ValueError, KeyError):
+            key = None
+        if key != sweep.identity()["key"]:
+            raise ResultError(f"{store} is of another sweep, or half of one. Give another folder, or remove it.")
+        write_json(self.folder / MANIFEST, {**sweep.identity(), "chunks": len(sweep.chunks()), "runs": sweep.runs})
+
+    def _make(self, folder: pathlib.Path) -> None:
+        sweep, path = self.sweep, str(folder)
         with _quietly():
             group = self.zarr.open_group(path, mode="w", zarr_format=3, attributes=_attributes(sweep))
             for name, kind in self.types.items():
@@ -111,7 +137,6 @@ class Store:
                 made = group.create_array(name, shape=values.shape, dtype=kind, dimension_names=(name,))
                 made[:] = values
             self.zarr.consolidate_metadata(path)
-        write_json(self.folder / MANIFEST, {**sweep.identity(), "chunks": len(sweep.chunks()), "runs": sweep.runs})
 
     def _region(self, chunk: Chunk, name: str) -> tuple[slice, ...]:
         return (*chunk.region, *(slice(None) for _ in self.sweep.dims[name]))

@@ -1,7 +1,6 @@
 """What a sweep is: axes, seeds, a measuring function, and the manifest of chunks that follows from them."""
 
 import dataclasses
-import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from pdejax import _check as check
-from pdejax.runs._code import code_digest
 from pdejax.runs._files import digest, plain
 
 SEED = "seed"
@@ -56,7 +54,8 @@ class Sweep:
       device, the rest in turn: as it is fixed, results do not depend on the number of devices. None: as many as there are.
     - `traced`: False for a `measure(seed, **point)` that is plain Python, such as a study: its runs go one after the other.
     - `base`: the seed that all keys are made from. `name`, `attrs`: what the data says of itself. `given`: whatever else the
-      results depend on, such as a configuration; a store of other content is refused.
+      results depend on, such as a configuration; a store of other content is refused. Numbers, words, arrays, functions and
+      dataclasses that `measure` is bound to (partial, defaults, closure) need not be said; other objects must.
 
     Raises `ValueError`/`TypeError` naming the argument.
     """
@@ -171,6 +170,8 @@ class Sweep:
         """Return what the results depend on: all but where and in which order they are measured."""
         import jax
 
+        from pdejax.runs.sweep._identity import bound_to, code_of, versions
+
         kept = {name: np.asarray(values).tolist() for name, values in self.axes.items()}
         found = {
             "name": self.name,
@@ -183,24 +184,12 @@ class Sweep:
             "lanes": self.lanes,
             "base": self.base,
             "given": plain(self.given),
-            "code": code_digest(_unbound(self.measure)[0]),
-            "bound": _unbound(self.measure)[1],
+            "code": code_of(self.measure),
+            "bound": digest(bound_to(self.measure, said=self.given is not None)),
             "float64": bool(jax.config.read("jax_enable_x64")),
-            "jax": jax.__version__,
+            "versions": versions(),
         }
         return {**found, "key": digest(found)}
-
-
-def _unbound(measure: Any) -> tuple[Callable[..., Any], list[Any]]:
-    """The function of a partial, whose file is then part of the digest, and the numbers and words that it is given; what else it
-    is given, such as objects, is for `given` to say."""
-    bound: list[Any] = []
-    while isinstance(measure, functools.partial):
-        for name, value in [*enumerate(measure.args), *sorted(measure.keywords.items())]:
-            kind = np.asarray(value).dtype.kind if not callable(value) else "O"
-            bound += [[str(name), np.asarray(value).tolist()]] if kind in _KINDS else []
-        measure = measure.func
-    return measure, bound
 
 
 def _check_values(what: str, name: str, values: Any) -> None:

@@ -1,11 +1,14 @@
 """What `pdejax sweep` does: this process's share, and the pictures once all shares are there."""
 
+import functools
 import importlib.util
 import pathlib
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from pdejax.runs._command import Console
+from pdejax.runs._files import digest
 from pdejax.runs.sweep import Progress, Sweep, find_shard, run_sweep, submit_sweep
 from pdejax.studies._command import run_study
 from pdejax.studies.phases._config import PhasesConfig, SweepOptions
@@ -28,7 +31,10 @@ def run_own(options: SweepOptions, out: str | None, console: Console) -> int:
     if out is None:
         raise ValueError("sweep: give --out DIR, the folder for the data.")
     sweep = load_sweep(options.what)
-    progress = _share(options, sweep, out, console)
+    file, _, name = options.what.rpartition(":")
+    # Jobs read the file again: to them its module has no name to import it by.
+    make = functools.partial(load_sweep, f"{pathlib.Path(file).resolve()}:{name}")
+    progress = _share(options, sweep, out, console, make)
     if progress is not None and progress.complete:
         console.result(f"\nevery run is there: xarray.open_zarr({str(pathlib.Path(out) / 'sweep.zarr')!r})")
     return 0
@@ -40,22 +46,30 @@ def load_sweep(address: str) -> Sweep:
     path = pathlib.Path(file)
     if not path.is_file():
         raise ValueError(f"{path} is no file; give FILE.py:NAME.")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    # A name of its own: the file may be called as a module that others import.
+    own = f"pdejax_sweep_{path.stem}_{digest(str(path.resolve()))}"
+    spec = importlib.util.spec_from_file_location(own, path.resolve())
     if spec is None or spec.loader is None:
         raise ValueError(f"{path} is no Python file; give FILE.py:NAME.")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # found by its functions' digest
-    spec.loader.exec_module(module)
+    sys.modules[own] = module  # found by its functions' digest
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[own]
+        raise
     found = getattr(module, name, None)
     if not isinstance(found, Sweep):
         raise ValueError(f"{path} has no Sweep called {name!r}; write {name} = pdejax.runs.sweep.Sweep(…) there.")
     return found
 
 
-def _share(options: SweepOptions, sweep: Sweep, out: str, console: Console) -> Progress | None:
+def _share(
+    options: SweepOptions, sweep: Sweep, out: str, console: Console, make: Callable[[], Sweep] | None = None
+) -> Progress | None:
     """Measure a share, or submit all; None where they were submitted."""
     if options.jobs is not None:
-        jobs = submit_sweep(sweep, out, jobs=options.jobs, cluster=options.cluster)
+        jobs = submit_sweep(sweep, out, jobs=options.jobs, cluster=options.cluster, make=make)
         console.result(
             f"submitted {len(jobs)} jobs: {', '.join(str(job.job_id) for job in jobs)}; the same command without"
         )

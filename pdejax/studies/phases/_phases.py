@@ -14,6 +14,7 @@ from scipy.integrate import cumulative_simpson, simpson
 from pdejax._arguments import checked
 from pdejax._bootstrap import bootstrap
 from pdejax.exact import equiangular_rate
+from pdejax.runs._files import ResultError
 from pdejax.runs._parts import Parts
 from pdejax.runs._records import Picture, Result
 from pdejax.runs._table import Column, Table
@@ -38,7 +39,8 @@ def phase_diagram(config: PhasesConfig | None = None, *, report: Callable[[str],
     `phases.json` and pictures are written. `results` has, by `beta`, `tokens`, `normalization` and `depth`, the mean over seeds
     of the cosine of two tokens and of the number of clusters, and `border`, the depth at which that cosine first exceeds ½.
 
-    Raises `ResultError` for a folder that cannot be written, `ImportError` without zarr where there is a folder.
+    Raises `ResultError` for a folder that cannot be written or where another process is still at a part of it, `ImportError`
+    without zarr where there is a folder.
     """
     config = PhasesConfig() if config is None else config
     return run(PHASES, config, out=config.out, report=report)
@@ -79,6 +81,11 @@ def measure(config: PhasesConfig, seed: int, parts: Parts) -> Evidence:
     else:
         progress = run_sweep(sweep, parts.folder, shard="0/1", report=parts.say)
         parts.kept_seconds += progress.kept_seconds
+        if not progress.complete:  # what is not measured yet reads as NaN, or 0
+            raise ResultError(
+                f"{parts.folder}: {progress.chunks - progress.done} of {progress.chunks} chunks are another process's; run "
+                "again when it is done."
+            )
         data = progress.dataset().load()
     return summarize(data)
 
@@ -87,6 +94,8 @@ def summarize(data: xr.Dataset) -> dict[str, Any]:
     """Means over seeds, how many runs are not finite, and the border with its interval."""
     cosine = np.asarray(data.cosine, float)  # (beta, tokens, normalization, seed, depth)
     log_depth = np.log(np.asarray(data.depth, float))
+    # Tokens that are not finite are near none: n clusters, which is no measurement.
+    clusters = np.where(np.isfinite(cosine), np.asarray(data.clusters, float), np.nan)
     seeds = cosine.shape[3]
     samples = jnp.asarray(np.moveaxis(cosine, 3, 0))
     found = bootstrap(
@@ -100,7 +109,7 @@ def summarize(data: xr.Dataset) -> dict[str, Any]:
     return {
         **{name: np.asarray(data[name]).tolist() for name in (*AXES, "depth")},
         "cosine": np.round(cosine.mean(axis=3), DIGITS),
-        "clusters": np.round(np.asarray(data.clusters, float).mean(axis=3), DIGITS),
+        "clusters": np.round(clusters.mean(axis=3), DIGITS),
         "border": {"value": np.round(border, DIGITS), "low": np.round(low, DIGITS), "high": np.round(high, DIGITS)},
         "runs": int(np.prod(cosine.shape[:4])),
         "not_finite": int(np.sum(~np.isfinite(cosine).all(axis=4))),
@@ -108,13 +117,15 @@ def summarize(data: xr.Dataset) -> dict[str, Any]:
 
 
 def crossing(cosine: Any, log_depth: Any) -> Any:
-    """Log depth at which curves `(…, depths)` first exceed ½, linear between depths; the last depth where they do not."""
+    """Log depth at which curves `(…, depths)` first exceed ½, linear between depths; the last depth where they do not, and NaN
+    where a curve is not finite."""
     above = cosine > HALF
     at = jnp.clip(jnp.argmax(above, axis=-1), 1, cosine.shape[-1] - 1)
     high, low = (jnp.take_along_axis(cosine, k[..., None], axis=-1)[..., 0] for k in (at, at - 1))
     part = jnp.clip((HALF - low) / jnp.where(high > low, high - low, 1), 0, 1)
     inside = log_depth[at - 1] + part * (log_depth[at] - log_depth[at - 1])
-    return jnp.where(above.any(axis=-1), inside, log_depth[-1])
+    found = jnp.where(above.any(axis=-1), inside, log_depth[-1])
+    return jnp.where(jnp.isfinite(cosine).all(axis=-1), found, jnp.nan)
 
 
 def equiangular_border(
@@ -152,19 +163,35 @@ COLUMNS = (
 )
 
 
+def _end(depth: float, edges: tuple[float, float]) -> str:
+    """A depth; what lies at an edge of the diagram may lie anywhere beyond."""
+    first, last = edges
+    return f"beyond {last:g}" if depth >= last else f"by {first:g}" if depth <= first else f"{depth:.3g}"
+
+
+def _text(value: float, low: float, high: float, edges: tuple[float, float]) -> str:
+    """A border with its interval, which one at an edge of the diagram has not."""
+    if not np.isfinite([value, low, high]).all():
+        return "not measured"
+    inside = edges[0] < value < edges[1]
+    return _end(value, edges) + (f" [{_end(low, edges)}, {_end(high, edges)}]" if inside else "")
+
+
 def judge(config: PhasesConfig, evidence: Sequence[Evidence]) -> Judgement:
     """Answer from the numbers: how deep must one go for tokens to align, and what does the normalization change?"""
     [found] = evidence
-    lines, last = [], float(found["depth"][-1])
+    lines, edges = [], (float(found["depth"][0]), float(found["depth"][-1]))
+    border = {key: np.asarray(found["border"][key], float) for key in ("value", "low", "high")}
+    clusters = np.asarray(found["clusters"], float)  # None, as JSON has it, is NaN
     for k, normalization in enumerate(found["normalization"]):
         for j, tokens in enumerate(found["tokens"]):
             exact = equiangular_border(found["beta"], int(tokens), normalization)
             for i in _shown(len(found["beta"])):
-                value, low, high = (float(found["border"][key][i][j][k]) for key in ("value", "low", "high"))
-                text = f"{value:.3g} [{low:.3g}, {high:.3g}]" if value < last else f"beyond {last:g}"
-                beside = "" if exact is None else f"{exact[i]:.3g}" if exact[i] < last else f"beyond {last:g}"
-                clusters = float(found["clusters"][i][j][k][-1])
-                lines.append((normalization, int(tokens), float(found["beta"][i]), text, beside, clusters))
+                text = _text(*(float(border[key][i, j, k]) for key in ("value", "low", "high")), edges)
+                beside = "" if exact is None else _end(float(exact[i]), edges)
+                left = float(clusters[i, j, k, -1])
+                beta = float(found["beta"][i])
+                lines.append((normalization, int(tokens), beta, text, beside, left if np.isfinite(left) else None))
     answers = verdicts(found)
     return Judgement(
         sentence=answers["aligned"],
@@ -190,32 +217,61 @@ def verdicts(found: Mapping[str, Any]) -> dict[str, str]:
     """Write one sentence per question, made from the numbers."""
     last, most = float(found["depth"][-1]), int(np.argmax(found["tokens"]))
     border = np.asarray(found["border"]["value"], float)
-    parts = []
-    for k, normalization in enumerate(found["normalization"]):
-        reached = np.flatnonzero(border[:, most, k] < last)
-        beta = found["beta"]
-        what = f"β ≤ {beta[reached[-1]]:.3g}" if len(reached) else f"no β ≥ {beta[0]:.3g}"
-        parts.append(f"{what} ({normalization})")
+    parts = [
+        f"{_range(np.asarray(found['beta'], float), border[:, most, k], last)} ({normalization})"
+        for k, normalization in enumerate(found["normalization"])
+    ]
     answers = {"aligned": f"{found['tokens'][most]} tokens align by depth {last:g} for {', '.join(parts)}"}
-    if ratios := _ratios(found, border, last):
-        answers["closed form"] = (
-            f"tokens from random directions align {min(ratios):.2f} to {max(ratios):.2f} times as deep as equiangular ones"
-        )
-    bad, runs = found["not_finite"], found["runs"]
+    if beside := _ratios(found, border):
+        answers["closed form"] = beside
+    bad, runs, lost = found["not_finite"], found["runs"], int(np.isnan(border).sum())
     answers["runs"] = f"NOT finite: {bad} of {runs}" if bad else f"all {runs} finite"
+    if lost:
+        answers["runs"] += f"; not measured at {lost} of {border.size} points"
     return answers
 
 
-def _ratios(found: Mapping[str, Any], border: np.ndarray, last: float) -> list[float]:
-    """Border over that in closed form, wherever both are inside the diagram."""
-    ratios: list[float] = []
+def _range(beta: np.ndarray, border: np.ndarray, last: float) -> str:
+    """The inverse temperatures whose tokens align inside the diagram: from the lowest on, and whether there are others."""
+    measured = np.isfinite(border)
+    if not measured.any():
+        return "no β that is measured"
+    beta, aligned = beta[measured], border[measured] < last
+    run = int(np.argmin(np.append(aligned, False)))
+    if not aligned.any():
+        return f"no β ≥ {beta[0]:.3g}"
+    if not aligned[run:].any():
+        return f"β ≤ {beta[run - 1]:.3g}"
+    highest = beta[np.flatnonzero(aligned)[-1]]
+    return (
+        f"β ≤ {beta[run - 1]:.3g} and some up to {highest:.3g}" if run else f"some β ≤ {highest:.3g}, not for all below"
+    )
+
+
+def _ratios(found: Mapping[str, Any], border: np.ndarray) -> str:
+    """Say how many times as deep as in closed form the border lies, "" where there is nothing to compare.
+
+    A border beyond the diagram bounds its ratio from below, one before its first depth from above.
+    """
+    first, last = float(found["depth"][0]), float(found["depth"][-1])
+    rows = []
     for k, normalization in enumerate(found["normalization"]):
         for j, tokens in enumerate(found["tokens"]):
             exact = equiangular_border(found["beta"], int(tokens), normalization)
             if exact is not None:
-                both = (border[:, j, k] < last) & (exact < last)
-                ratios += (border[:, j, k] / exact)[both].tolist()
-    return ratios
+                # Where the closed form lies outside as well there is nothing to compare.
+                rows += [(b, b / x) for b, x in zip(border[:, j, k], exact, strict=True) if first < x < last]
+    ratios = [ratio for b, ratio in rows if first < b < last]
+    least, most = (
+        [ratio for b, ratio in rows if outside(b)] for outside in (lambda b: b >= last, lambda b: b <= first)
+    )
+    if not rows or not [*ratios, *least, *most]:
+        return ""
+    # The smallest ratio and the largest, each with what it is known to be.
+    low, what = min([(x, "") for x in ratios] + [(x, "at least ") for x in least] + [(x, "less than ") for x in most])
+    high, where = max([(x, "") for x in ratios] + [(x, "more than ") for x in least] + [(x, "at most ") for x in most])
+    edges = ", borders outside the diagram counted as at its edge" if least or most else ""
+    return f"tokens from random directions align {what}{low:.2f} to {where}{high:.2f} times as deep as equiangular ones{edges}"
 
 
 def _shown(count: int) -> list[int]:

@@ -50,7 +50,9 @@ def map_plot(found: Mapping[str, Any], name: str, exact: Callable[..., Any]) -> 
         axes.set_xlabel("depth t")
     for axes in panels[:, 0]:
         axes.set_ylabel("inverse temperature β")
-    figure.colorbar(mesh, ax=panels, label=_LABELS[name], shrink=0.8)
+    # Where cosines are negative the lowest colour stands for them, which the end of the bar says.
+    below = name == "cosine" and bool((values < 0).any())
+    figure.colorbar(mesh, ax=panels, label=_LABELS[name], shrink=0.8, extend="min" if below else "neither")
     handles = [
         Line2D([], [], color="black", label="mean cosine ½: aligned to the right"),
         Line2D([], [], color="black", linestyle="dashed", label="the same, equiangular tokens (closed form)"),
@@ -69,7 +71,8 @@ def _logarithmic(axis: Any, values: np.ndarray) -> None:
 
 
 def _line(axes: Any, depth: np.ndarray, beta: np.ndarray, cosine: np.ndarray) -> None:
-    if np.nanmin(cosine) < 0.5 < np.nanmax(cosine):
+    finite = cosine[np.isfinite(cosine)]
+    if finite.size and finite.min() < 0.5 < finite.max():
         # White under black, so that it is seen on light and on dark.
         axes.contour(depth, beta, cosine, levels=[0.5], colors="white", linewidths=3.0)
         axes.contour(depth, beta, cosine, levels=[0.5], colors="black", linewidths=1.5)
