@@ -82,7 +82,8 @@ def three_ways(p: Array, q: Array, mask: Array) -> dict[str, np.ndarray]:
         for s, values in enumerate(shifted):
             table[:, np.arange(heads), (np.arange(heads) + s) % heads] = values
         if name == "cosine":
-            matched = [linear_sum_assignment(-layer) for layer in table]
+            # Heads without a figure are matched last, and stay without.
+            matched = [linear_sum_assignment(-np.nan_to_num(layer, nan=-1.0)) for layer in table]
         mean = of(jnp.mean(p, axis=2, keepdims=True), jnp.mean(q, axis=2, keepdims=True), mask)
         found |= {
             name: shifted[0].mean(axis=-1),

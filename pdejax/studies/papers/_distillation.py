@@ -85,7 +85,7 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
             )
     cosine = {kind: float(values["cosine"][:, i].mean()) for i, kind in enumerate(names)}
     reached = [kind for kind in names if cosine[kind] >= REACHED]
-    missed = [f"{kind} {cosine[kind]:.3f}" for kind in names if cosine[kind] < REACHED]
+    missed = [f"{kind} {cosine[kind]:.3f}" for kind in names if not cosine[kind] >= REACHED]
     gaps = {kind: values["cosine"][:, i] - values["cosine"][:, 0] for i, kind in enumerate(names) if i}
     better, worse = ([kind for kind, gap in gaps.items() if sign(gap) == side] for side in (1, -1))
     least = min(gaps, key=lambda kind: gaps[kind].mean())

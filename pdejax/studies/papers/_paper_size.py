@@ -176,5 +176,6 @@ PAPER_SIZE = experiment(
     },
     measure=measure,
     judge=judge,
+    lacking=("correlation",),
     pairing="untrained: its own field at a finer step, and simulators of another seed",
 )
