@@ -33,6 +33,7 @@ from pdejax.studies.papers._experiment import (
     presets,
     row,
     shown,
+    spread,
     stacked,
     with_images,
 )
@@ -135,7 +136,7 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
     verdict = (
         f"A distilled simulator attends as the Transformer does with cosine {cosine:.4f} and KL {kl:.4f} "
         f"({'as close as printed' if good else 'not as close as printed'}). One trained on its own has cosine "
-        f"{'; '.join(alone)}. "
+        f"{'; '.join(alone)} ({spread(len(measured))}). "
         f"Against uniform attention's {flat['']:.3f}, 0.98 is "
         f"{'what flat attention gives anyway' if flat[''] > 0.95 else 'far above it, so that it needs a fit'}."
     )

@@ -29,6 +29,7 @@ from pdejax.studies.papers._experiment import (
     row,
     sign,
     signed,
+    spread,
     stacked,
     surely,
 )
@@ -93,11 +94,13 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
         f"Fitted to a Transformer's states, {len(reached)} of {len(names)} kinds of field reach v2's cosine of {REACHED:g}"
         + (f"; not {', '.join(missed)}" if missed else "")
         + f". Than the Transformer's own form ({cosine[NATIVE]:.3f}) {len(better)} are surely nearer and {len(worse)} surely "
-        f"farther ({surely(len(measured))}), the farthest {least} by {signed(over(gaps[least]))}: "
+        f"farther ({surely(len(measured))}), the farthest {least} by {signed(over(gaps[least]))} ({spread(len(measured))}): "
         + (
             "a high cosine after a fit does not tell which equation was fitted."
             if len(reached) == len(names)
             else "what the field is made of decides whether it can follow."
+            if worse
+            else "whether the form of the field decides is not shown."
         )
     )
     data = xr.Dataset(
