@@ -33,6 +33,7 @@ MADE = {
     "claims": results.claims_table,
     "reproduced": results.reproduced,
     "came out": results.came_out,
+    "kept": results.kept,
     "audits": results.audits,
     "audit findings": results.audit_findings,
     "loops": results.loops,

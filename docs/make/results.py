@@ -128,6 +128,31 @@ def came_out(folder: pathlib.Path = REPRODUCED) -> str:
     return "\n".join(lines)
 
 
+def kept(folder: pathlib.Path = REPRODUCED) -> str:
+    """Which studies are kept at which preset, with how many seeds of those that the preset has, on which data, and how long they
+    took; presets, seeds and times are those of the results."""
+    found = [content for _, content in _studies(folder)]
+    if not found:
+        return ""
+    lines = ["| study | preset | seeds | data | minutes |", "|---|---|---|---|---|"]
+    for content in found:
+        config, count = content.get("config") or {}, len(content["seeds"])
+        of = config.get("seeds", count)
+        seeds = str(count) if count == of else f"{count} of {of}"
+        trained = [config.get("train") or {}, *(config.get("options") or {}).get("architectures", {}).values()]
+        data = ", ".join(dict.fromkeys(one["dataset"] for one in trained if one.get("dataset"))) or "none"
+        minutes = f"{content['seconds'] / 60:.1f}"
+        lines.append(f"| `{content['study']}` | {content['preset']} | {seeds} | {_cell(data)} | {minutes} |")
+    groups = {
+        preset: [c for c in found if c["preset"] == preset] for preset in dict.fromkeys(c["preset"] for c in found)
+    }
+    times = "; ".join(
+        f"{len(group)} at `{preset}`, together {sum(c['seconds'] for c in group) / 60:.0f} minutes"
+        for preset, group in groups.items()
+    )
+    return "\n".join([*lines, f"\n{times}, on {_machine(found[0])} that had other work too.\n"])
+
+
 def _machine(content: Mapping[str, Any]) -> str:
     environment = content["environment"]
     return f"{environment['device']} ({environment['cores']} cores), jax {environment['versions']['jax']}"

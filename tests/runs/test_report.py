@@ -16,7 +16,7 @@ from matplotlib.figure import Figure as Canvas
 
 from pdejax import Figure
 from pdejax.runs import _format
-from pdejax.runs._records import Picture, Result
+from pdejax.runs._records import Picture, Result, Row
 from pdejax.runs._table import Cell, Column, Table
 from pdejax.runs.report import ReportError, _command, build_report
 from pdejax.runs.report._build import markdown_page
@@ -198,6 +198,24 @@ def test_markdown_has_the_same_numbers(results, page):
     widths = [len(re.findall(r"(?<!\\)\|", line)) for line in text.splitlines() if line.startswith("|")]
     assert set(widths) <= {4, 5, 6}
     assert [line.split(" ")[0] for line in text.splitlines() if line.startswith("#")][:3] == ["#", "##", "##"]
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ((), ""),
+        ((1, 1), "Ours is one seed."),
+        ((2,), "Ours is the mean [range] over 2 seeds."),
+        ((5, 5), "Ours is the mean [95 % interval] over 5 seeds."),
+        ((2, 5), "Ours is the mean [range or 95 % interval] over 2 or 5 seeds."),
+    ],
+)
+def test_both_pages_say_what_brackets_are(counts, said, tmp_path):
+    rows = tuple(Row(f"q{i}", Figure(0.5, 0.4, 0.6), (0.5,) * count) for i, count in enumerate(counts))
+    Result(study="spectral", rows=rows, verdict="So.").save(tmp_path)
+    found = read_results(tmp_path)
+    plain = markdown_page(found, tmp_path).replace("\\", "")
+    assert (said in plain and said in html_page(found, tmp_path)) if said else "Ours is" not in plain
 
 
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror="alert(1)"> & | `x` [a](javascript:alert(1)) \u0007'

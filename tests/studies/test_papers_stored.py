@@ -134,6 +134,77 @@ def test_a_folder_of_results_is_no_package(tmp_path):
     }
 
 
+def discretization_with(order):
+    """Five seeds whose schemes have these orders, give or take a hundredth."""
+    rng = np.random.default_rng(0)
+    saved, [first, *_] = stored("discretization")
+    settings = Settings(**saved["config"])
+    steps = np.asarray(settings.options["steps_per_layer"], float)
+    evidence = [
+        first
+        | {
+            "error": np.stack(
+                [steps ** -(order[s] + 0.01 * rng.standard_normal()) for s in settings.options["schemes"]]
+            )
+        }
+        for _ in range(5)
+    ]
+    return STUDIES["discretization"].judge(settings, evidence).sentence
+
+
+def test_an_order_is_that_of_theory_only_where_the_interval_holds_it():
+    theory = {"euler": 1.0, "lietrotter": 1.0, "heun": 2.0, "strang": 2.0, "rk4": 4.0}
+    assert "for 5 of 5 schemes, and the interval over seeds holds theory's to 0.001 for 5 of 5)" in discretization_with(
+        theory
+    )
+    near = discretization_with(theory | {"heun": 1.9})
+    assert "for 5 of 5 schemes, and" in near and "for 4 of 5, missed by heun -0.1 [" in near
+    far = discretization_with(theory | {"rk4": 3.0})
+    assert "for 4 of 5 schemes, not rk4, and" in far and "for 4 of 5, missed by rk4 -1 [" in far
+
+
+def test_a_limit_is_claimed_only_where_all_orders_are_near():
+    saved, evidence = stored("continuum")
+    for found in evidence:
+        found["order"] = found["order"] - 0.5 * (found["expected"] == 4)
+    said = STUDIES["continuum"].judge(Settings(**saved["config"]), evidence).sentence
+    assert said.startswith(
+        "Whether there is a continuum limit is not shown: orders within 0.15 of theory for 4 of 5 schemes, not rk4"
+    )
+
+
+def test_what_a_field_is_made_of_decides_only_where_some_is_surely_farther():
+    saved, evidence = stored("distillation")
+    settings = Settings(**saved["config"])
+    two = STUDIES["distillation"].judge(settings, evidence[:2]).sentence
+    assert two.endswith("(range over seeds): whether the form of the field decides is not shown.")
+    rng = np.random.default_rng(0)
+    five = [evidence[0] | {"cosine": evidence[0]["cosine"] + 1e-3 * rng.standard_normal()} for _ in range(5)]
+    for k, found in enumerate(five):  # a scatter that differs between kinds, too
+        found["cosine"] = found["cosine"] + 1e-3 * k * (np.arange(8) == 3)[:, None]
+    said = STUDIES["distillation"].judge(settings, five).sentence
+    assert "(interval over seeds): what the field is made of decides whether it can follow." in said
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "information-flow",
+        "attention",
+        "attention-images",
+        "alignment",
+        "distillation",
+        "information-bottleneck",
+        "paper-size",
+    ],
+)
+def test_a_sentence_says_what_its_brackets_are(name):
+    saved, evidence = stored(name)
+    for seeds, words in ((5, "interval over seeds"), (2, "range over seeds"), (1, "value of the one seed")):
+        some = [evidence[k % len(evidence)] for k in range(seeds)]
+        assert f"{words}" in STUDIES[name].judge(Settings(**saved["config"]), some).sentence
+
+
 def bottleneck_with(changes, risen=0.5):
     """Five seeds of two systems, two noises, four layers: I(T; Y) changes by these, give or take a hundredth, above a null of 0,
     then by half as much again while the validation loss rises."""

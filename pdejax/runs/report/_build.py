@@ -12,7 +12,7 @@ from pdejax.runs._table import Cell, Column, Table
 from pdejax.runs._table import markdown_text as marked
 from pdejax.runs.report._html import TITLE, html_page
 from pdejax.runs.report._read import Entry, Ledger, ReportError, Results, Study, read_results
-from pdejax.runs.report._write import link
+from pdejax.runs.report._write import columns_said, link
 
 
 def markdown_page(results: Results, base: str | pathlib.Path) -> str:
@@ -52,7 +52,7 @@ def _study(study: Study, base: pathlib.Path) -> list[str]:
         cells = Cell(row.paper or None, address), Cell(row.ours, address), Cell(row.null, address, row.null_name or "")
         lines.append((Cell(row.quantity, small=row.unit), *cells, row.note))
     if lines:
-        parts.append(Table(columns, lines).markdown())
+        parts += [Table(columns, lines).markdown(), marked(columns_said(study.rows))]
     for table in result.tables:
         if table.rows:
             linked = [

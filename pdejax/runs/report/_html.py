@@ -11,12 +11,23 @@ from typing import Any
 
 from pdejax.runs._findings import count_verdicts
 from pdejax.runs._format import environment, seconds
-from pdejax.runs._records import FEW_SEEDS, Result, Row
+from pdejax.runs._records import Result, Row
 from pdejax.runs._table import Cell, Column, Table
 from pdejax.runs.report._claims import LedgerPlaces, Named, ledger_section, placed
 from pdejax.runs.report._curves import drawn, panels
 from pdejax.runs.report._read import IMAGES, Image, Results, Study
-from pdejax.runs.report._write import FOLD, anchor, anchored, escape, file_link, folded, link, problems_note, slug
+from pdejax.runs.report._write import (
+    FOLD,
+    anchor,
+    anchored,
+    columns_said,
+    escape,
+    file_link,
+    folded,
+    link,
+    problems_note,
+    slug,
+)
 
 
 def study_article(study: Study, name: str, base: pathlib.Path) -> str:
@@ -59,17 +70,8 @@ def _rows(study: Study, anchors: Mapping[tuple[str | int, ...], str]) -> str:
         paper, ours, null = (f"#{anchors['table', index, key]}" for key in ("paper", "ours", "null"))
         cells = Cell(row.paper or None, paper), Cell(row.ours, ours), Cell(row.null, null, row.null_name or "")
         lines.append((Cell(row.quantity, small=row.unit), *cells, *([row.note] if notes else [])))
-    counts = sorted({len(row.seeds) for _, row in study.rows if row.seeds})
-    ends = "95 % interval" if counts and counts[0] >= FEW_SEEDS else "range"
-    seeds = f"Ours is the mean [{ends}] over {' or '.join(map(str, counts))} seeds. " if counts else ""
-    if counts == [1]:
-        seeds = "Ours is one seed. "
-    null = (
-        "Null is the same figure where there is nothing to find."
-        if any(row.null is not None for _, row in study.rows)
-        else ""
-    )
-    said = f'<p class="soft small">{seeds}{null}</p>' if seeds or null else ""
+    words = columns_said(study.rows)
+    said = f'<p class="soft small">{escape(words)}</p>' if words else ""
     columns += [Column("Note")] if notes else []
     return Table(columns, lines, f"{study.title}: paper, ours, null").html() + said
 

@@ -9,6 +9,7 @@ import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pdejax.runs._records import FEW_SEEDS, Row
 from pdejax.runs._table import Cell
 
 
@@ -39,6 +40,21 @@ def standing(verdict: str) -> str:
 
 
 escape = html.escape
+
+
+def columns_said(rows: Sequence[tuple[int, Row]]) -> str:
+    """Say what stands in the columns Ours and Null: over how many seeds, what is in brackets, and what a null is."""
+    counts = sorted({len(row.seeds) for _, row in rows if row.seeds})
+    kinds = {"range" if count < FEW_SEEDS else "95 % interval": None for count in counts if count > 1}
+    ends = " or ".join(kinds)
+    said = []
+    if counts == [1]:
+        said.append("Ours is one seed.")
+    elif counts:
+        said.append(f"Ours is the mean [{ends}] over {' or '.join(map(str, counts))} seeds.")
+    if any(row.null is not None for _, row in rows):
+        said.append("Null is the same figure where there is nothing to find.")
+    return " ".join(said)
 
 
 def problems_note(problems: Sequence[str], heading: str) -> str:

@@ -28,6 +28,7 @@ from pdejax.studies.papers._experiment import (
     presets,
     row,
     shown,
+    spread,
     stacked,
 )
 from pdejax.studies.papers._pairs import (
@@ -131,7 +132,7 @@ def judge_alignment(settings: Settings, measured: Sequence[Evidence]) -> Judgeme
         + (f" and not by {', '.join(missed)}" if missed else "")
         + f" (distilled {cosine['distilled']:.3f}, independent {cosine['independent']:.3f}, bare {cosine['bare']:.3f}; "
         f"their untrained fields {', '.join(untrained)}). Debiased CKA, which no "
-        f"basis decides: {', '.join(cka)}. Spectral similarity is {spectral[0]:.3f} to "
+        f"basis decides ({spread(len(measured))}): {', '.join(cka)}. Spectral similarity is {spectral[0]:.3f} to "
         f"{spectral[-1]:.3f} for untrained fields already, so that 0.967 is "
         f"{'no evidence of alignment' if spectral[-1] >= 0.967 else 'above what untrained fields have'}."
     )

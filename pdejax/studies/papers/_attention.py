@@ -33,6 +33,7 @@ from pdejax.studies.papers._experiment import (
     presets,
     row,
     shown,
+    spread,
     stacked,
     with_images,
 )
@@ -82,7 +83,8 @@ def three_ways(p: Array, q: Array, mask: Array) -> dict[str, np.ndarray]:
         for s, values in enumerate(shifted):
             table[:, np.arange(heads), (np.arange(heads) + s) % heads] = values
         if name == "cosine":
-            matched = [linear_sum_assignment(-layer) for layer in table]
+            # Heads without a figure are matched last, and stay without.
+            matched = [linear_sum_assignment(-np.nan_to_num(layer, nan=-1.0)) for layer in table]
         mean = of(jnp.mean(p, axis=2, keepdims=True), jnp.mean(q, axis=2, keepdims=True), mask)
         found |= {
             name: shifted[0].mean(axis=-1),
@@ -134,7 +136,7 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
     verdict = (
         f"A distilled simulator attends as the Transformer does with cosine {cosine:.4f} and KL {kl:.4f} "
         f"({'as close as printed' if good else 'not as close as printed'}). One trained on its own has cosine "
-        f"{'; '.join(alone)}. "
+        f"{'; '.join(alone)} ({spread(len(measured))}). "
         f"Against uniform attention's {flat['']:.3f}, 0.98 is "
         f"{'what flat attention gives anyway' if flat[''] > 0.95 else 'far above it, so that it needs a fit'}."
     )

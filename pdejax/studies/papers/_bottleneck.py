@@ -32,6 +32,7 @@ from pdejax.studies.papers._experiment import (
     sign,
     signed,
     signed_range,
+    spread,
     stacked,
     surely,
     with_text,
@@ -123,9 +124,10 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
         f"From the first weights to step {steps[-1]} (batches of {batch}, {size}) information about the answer changes by "
         f"{signed_range(change.mean(axis=0))} nats over layers and noises and surely falls in {falls}, rises in {rises} of {of} "
         f"({surely(len(measured))}; v1: it falls in all). After the least validation loss (steps {steps[best[0]]} and "
-        f"{steps[best[1]]}; it rises by {signed(risen[0])} and {signed(risen[1])} nats then) it surely falls in {falls_later}, "
-        f"rises in {rises_later}. At the end it is lower in the PDE model in {lower:.0%} of the layers, noises and seeds (v1: "
-        f"lower), and the PDE's first layer changes most downwards in {int(steepest.sum())} of {steepest.size} (v1: it does). "
+        f"{steps[best[1]]}; it rises by {signed(risen[0])} and {signed(risen[1])} nats, {spread(len(measured))}, then) it surely "
+        f"falls in {falls_later}, rises in {rises_later}. At the end it is lower in the PDE model in {lower:.0%} of the "
+        f"layers, noises and seeds (v1: lower), and the PDE's first layer changes most downwards in "
+        f"{int(steepest.sum())} of {steepest.size} (v1: it does). "
         + (
             "The fall is seen."
             if falls == of

@@ -223,20 +223,22 @@ def judge_residual(settings: Settings, measured: Sequence[Evidence]) -> Judgemen
     pre = next(i for i, c in enumerate(all_cells) if (c.residual, c.normalization) == ("on", "pre"))
     bare = next(i for i, c in enumerate(all_cells) if (c.residual, c.normalization) == ("off", "none"))
     network, probe = (after[:, [i]].mean(axis=(0, 1)) for i in (pre, bare))
-    architectural = first["with, fresh"] - first["without, fresh"] > 0.2
-    kept = first["with, trained"] - first["without, trained"] > 0.2
+    fresh, trained = (first[f"with, {time}"] - first[f"without, {time}"] for time in ("fresh", "trained"))
+    architectural = _answer(fresh, "a property of the architecture", "not there at initialization")
+    kept = _answer(trained, "kept by training", "and training removes most of it")
     fine = mean(after, ~on & ~coarse, 1) if (~coarse & ~on).any() else float("nan")
+    with_, without = (
+        {time: _number(first[f"{kind}, {time}"]) for time in ("fresh", "trained")} for kind in ("with", "without")
+    )
+    ends = " and ".join(_number(last[f"{kind}, trained"]) for kind in ("with", "without"))
     verdict = (
-        f"After one layer at h = 1 the correlation with the input is {first['with, fresh']:.2f} with residual connections and "
-        f"{first['without, fresh']:.2f} without at initialization, {first['with, trained']:.2f} and "
-        f"{first['without, trained']:.2f} after training (means over the normalizations; last layer {last['with, trained']:.2f} "
-        f"and {last['without, trained']:.2f}): the loss is "
-        f"{'a property of the architecture' if architectural else 'not there at initialization'}"
-        f"{', kept by training' if kept else ', and training removes most of it'}. "
-        f"The trained bare simulator has {probe[1]:.2f} after one layer and {probe[-1]:.2f} after the last (v2: "
-        f"{SIMULATOR[1]:.2f} and {SIMULATOR[-1]:.2f}), the pre-LN network {network[1]:.2f} and {network[-1]:.2f} (v2: "
+        f"After one layer at h = 1 the correlation with the input is {with_['fresh']} with residual connections and "
+        f"{without['fresh']} without at initialization, {with_['trained']} and {without['trained']} after training (means over "
+        f"the normalizations; last layer {ends}): the loss is {architectural}, {kept}. "
+        f"The trained bare simulator has {_number(probe[1])} after one layer and {_number(probe[-1])} after the last (v2: "
+        f"{SIMULATOR[1]:.2f} and {SIMULATOR[-1]:.2f}), the pre-LN network {_number(network[1])} and {_number(network[-1])} (v2: "
         f"{TRANSFORMER[1]:.2f} and {TRANSFORMER[-1]:.2f}). The leaky field at half the step, which is a residual network, has "
-        f"{fine:.2f} after one layer."
+        f"{_number(fine)} after one layer."
     )
     data = dataset(settings, measured)
     caption = (
@@ -249,6 +251,15 @@ def judge_residual(settings: Settings, measured: Sequence[Evidence]) -> Judgemen
         dataset=data,
         pictures=[Picture("residual.png", caption, lambda: _correlation_curves(settings, data))],
     )
+
+
+def _number(value: float, form: str = ".2f") -> str:
+    return f"{value:{form}}" if np.isfinite(value) else "an unknown figure"
+
+
+def _answer(difference: float, large: str, small: str) -> str:
+    """What a difference of two correlations says; nothing where there is none, as when all trainings failed."""
+    return "not measured" if not np.isfinite(difference) else large if difference > 0.2 else small
 
 
 def _crossed(before: np.ndarray, after: np.ndarray, on: np.ndarray):
@@ -291,6 +302,7 @@ RESIDUAL_STUDY = experiment(
     presets=PRESETS,
     measure=measure,
     judge=judge_residual,
+    failed="diverged",
     pairing="independent: every combination trained on the task from the same seeds",
 )
 
@@ -334,10 +346,14 @@ def judge_layernorm(settings: Settings, measured: Sequence[Evidence]) -> Judgeme
     spikes = float(np.nanmean(worst[:, off])), float(np.nanmean(worst[:, on]))
     larger = [value > 3 for value in both]
     answer = "holds" if all(larger) else "holds for one of them" if any(larger) else "does not hold"
+    if not np.all(np.isfinite(both)):
+        answer = "is not measured where all trainings failed"
+    on_ratio, off_ratio = (_number(value, ".2g") for value in both)
+    off_spike, on_spike = (_number(value, ".1f") for value in spikes)
     verdict = (
-        f"Without normalization the median gradient norm is {both[0]:.2g} times that of pre-LN with residual connections and "
-        f"{both[1]:.2g} times without: v2's order of magnitude {answer}. The largest hundredth of the steps lies {spikes[0]:.1f} "
-        f"(bare) and {spikes[1]:.1f} (residual) times above the median; {int(diverged[:, none].sum())} of "
+        f"Without normalization the median gradient norm is {on_ratio} times that of pre-LN with residual connections and "
+        f"{off_ratio} times without: v2's order of magnitude {answer}. The largest hundredth of the steps lies {off_spike} "
+        f"(bare) and {on_spike} (residual) times above the median; {int(diverged[:, none].sum())} of "
         f"{diverged[:, none].size} trainings without normalization failed."
     )
     caption = "Gradient norm of the whole network over training, geometric mean over seeds; left with residual, right without."
@@ -388,5 +404,6 @@ LAYERNORM = experiment(
     presets=PRESETS,
     measure=measure,
     judge=judge_layernorm,
+    failed="diverged",
     pairing="independent: every combination trained on the task from the same seeds",
 )

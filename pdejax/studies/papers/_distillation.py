@@ -29,6 +29,7 @@ from pdejax.studies.papers._experiment import (
     row,
     sign,
     signed,
+    spread,
     stacked,
     surely,
 )
@@ -85,7 +86,7 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
             )
     cosine = {kind: float(values["cosine"][:, i].mean()) for i, kind in enumerate(names)}
     reached = [kind for kind in names if cosine[kind] >= REACHED]
-    missed = [f"{kind} {cosine[kind]:.3f}" for kind in names if cosine[kind] < REACHED]
+    missed = [f"{kind} {cosine[kind]:.3f}" for kind in names if not cosine[kind] >= REACHED]
     gaps = {kind: values["cosine"][:, i] - values["cosine"][:, 0] for i, kind in enumerate(names) if i}
     better, worse = ([kind for kind, gap in gaps.items() if sign(gap) == side] for side in (1, -1))
     least = min(gaps, key=lambda kind: gaps[kind].mean())
@@ -93,11 +94,13 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
         f"Fitted to a Transformer's states, {len(reached)} of {len(names)} kinds of field reach v2's cosine of {REACHED:g}"
         + (f"; not {', '.join(missed)}" if missed else "")
         + f". Than the Transformer's own form ({cosine[NATIVE]:.3f}) {len(better)} are surely nearer and {len(worse)} surely "
-        f"farther ({surely(len(measured))}), the farthest {least} by {signed(over(gaps[least]))}: "
+        f"farther ({surely(len(measured))}), the farthest {least} by {signed(over(gaps[least]))} ({spread(len(measured))}): "
         + (
             "a high cosine after a fit does not tell which equation was fitted."
             if len(reached) == len(names)
             else "what the field is made of decides whether it can follow."
+            if worse
+            else "whether the form of the field decides is not shown."
         )
     )
     data = xr.Dataset(

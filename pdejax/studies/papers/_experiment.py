@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 import tempfile
@@ -20,6 +21,7 @@ from pdejax.data import Batch, Dataset, load
 from pdejax.runs._files import digest
 from pdejax.runs._parts import Parts, forget_programs
 from pdejax.runs._records import FEW_SEEDS, Row
+from pdejax.studies.papers._judged import judged
 from pdejax.studies.study import Evidence, Judgement, Study
 from pdejax.training import PRESETS, TrainConfig, load_trained, train
 
@@ -346,13 +348,18 @@ def experiment(
     pairing: str | None = None,
     resolve: Callable[[Settings], Settings] | None = None,
     headline: str = "",
+    lacking: Sequence[str] = (),
+    failed: str | None = None,
 ) -> Study:
     """Make a study of an experiment.
 
     - `presets`: its settings as `"quick"` (two cores, minutes), `"standard"` (five seeds) and `"paper"` (the papers' sizes).
       `resolve(settings)`: what becomes of settings on this machine, such as without the text.
     - `measure(settings, seed, models)` gives arrays of numbers, kept seed by seed; models are shared between experiments.
-    - `judge(settings, evidence)`, `pairing`, `headline`: as in [`Study`][pdejax.studies.Study].
+    - `judge(settings, evidence)`, `pairing`, `headline`: as in [`Study`][pdejax.studies.Study]. Of evidence that is not finite
+      nothing is concluded.
+    - `lacking`: names of evidence that may hold NaN, such as a null model that is not there. `failed`: the evidence that says of
+      which models the training failed, whose NaN is a finding.
     """
 
     def one_seed(settings: Settings, seed: int, parts: Parts) -> Evidence:
@@ -375,7 +382,7 @@ def experiment(
         presets=presets,
         resolve=resolve,
         measure=one_seed,
-        judge=judge,
+        judge=functools.partial(judged, judge, lacking=lacking, failed=failed),
         seeds=lambda settings: range(settings.seeds),
         stem="result",
         double=False,

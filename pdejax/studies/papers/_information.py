@@ -198,5 +198,6 @@ INFORMATION = experiment(
     ),
     measure=measure,
     judge=judge,
+    lacking=("null_input",),
     pairing="independent, bare",
 )

@@ -31,6 +31,7 @@ from pdejax.studies.papers._experiment import (
     presets,
     row,
     shown,
+    spread,
     stacked,
     with_images,
 )
@@ -132,7 +133,7 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
         f"rising in {rising:.0%} of the layers; "
         f"those of the heat equation at {adjacent[:, 1].mean():.3f}. In the last layer the correlation with the Transformer is "
         f"{shown(last['heat equation'])} for the heat equation, {empty:.2f} for an untrained field, {shown(own)} for a "
-        f"simulator trained on its own and {shown(fitted)} for a fitted one: v1's fall to −0.14 is "
+        f"simulator trained on its own and {shown(fitted)} for a fitted one ({spread(len(measured))}): v1's fall to −0.14 is "
         + (
             "what systems without a common fit do."
             if float(fitted) - float(own) > 0.3

@@ -27,6 +27,7 @@ from pdejax.studies.papers._experiment import (
     over,
     row,
     shown,
+    spread,
     stacked,
 )
 from pdejax.studies.papers._pairs import REFINED
@@ -116,7 +117,8 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
     size = f"{config.data.get('lengths', '')}, {config.layers} layers, d = {config.dim}"
     verdict = (
         f"Untrained at {config.dataset} {size}, the settings nearest to v2's correlations with the input are: "
-        f"{'; '.join(said)}. With the Transformer's states (v2, trained: cosine 0.97) cosines are {cosines}, debiased CKA {ckas}."
+        f"{'; '.join(said)}. With the Transformer's states (v2, trained: cosine 0.97) cosines are {cosines}, debiased CKA {ckas} "
+        f"({spread(len(measured))})."
     )
     data = xr.Dataset(
         {
@@ -176,5 +178,6 @@ PAPER_SIZE = experiment(
     },
     measure=measure,
     judge=judge,
+    lacking=("correlation",),
     pairing="untrained: its own field at a finer step, and simulators of another seed",
 )

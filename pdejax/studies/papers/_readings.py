@@ -214,6 +214,7 @@ READINGS = experiment(
     },
     measure=measure,
     judge=judge,
+    lacking=("correlation",),
     headline="PDE simulator, largest distance, nearest of its kind",
     pairing="untrained: every combination drawn from the same seeds",
 )
