@@ -163,6 +163,35 @@ def test_weights_shuffled_by_numpy_are_the_same_entries_layer_by_layer():
     np.testing.assert_array_equal(np.sort(after.reshape(L, -1)), np.sort(before.reshape(L, -1)))
 
 
+def test_copies_of_one_stored_layer_are_one_layer_of_a_null():
+    """A loop of two between a first and a last layer, and one layer at all depths: whatever the null, drawn at once or layer by
+    layer, shuffled, or made of a null."""
+    looped = pj.Transformer(
+        pj.Architecture(**SIZES | {"head": "none", "loops": 3, "prelude": 1, "coda": 1}), rngs=nnx.Rngs(1)
+    )
+    stored = SIZES["layers"]
+    middle = list(range(1, stored - 1))
+    one = pj.MasterEquation(pj.terms.FeedForward(D, 12, key=jax.random.key(0)))
+    tied = pj.network([lambda u: u] * L).replace(discretization=pj.Discretization(one, "euler", t1=float(L), steps=L))
+    for system, places in ((looped, [0, *middle * 3, stored - 1]), (tied, [0] * L)):
+        field, key = layer_field(system, length=N), jax.random.key(3)
+        assert np.array_equal(field.field.stacked.function.source, places)
+        first = np.asarray([places.index(place) for place in places])
+        for null in (
+            matched_null(system, U0, mask=MASK, key=key),
+            matched_null(matched_null(system, U0, mask=MASK, key=key), U0, mask=MASK, key=key),
+            shuffled_on_host(field, key=key),
+        ):
+            matrices = [x for x in jax.tree.leaves(eqx.filter(null.field, eqx.is_inexact_array)) if x.ndim > 2]
+            assert matrices and all(np.array_equal(x, x[first]) for x in matrices)
+            others = [x[np.unique(first)] for x in matrices]
+            assert all(not np.any(np.all(x[1:] == x[:-1], axis=tuple(range(1, x.ndim)))) for x in others)
+    # `field` and `key` are those of the tied network.
+    expected = refine_layers(matched_null(tied, U0, mask=MASK, key=key), U0, factors=(1, 2), mask=MASK)
+    for ours, theirs in zip(drawn_ends(field, branch_ratios(field, U0, MASK), U0, MASK, key), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
 class Sum(eqx.Module):
     def __call__(self, u, mask, label):
         return jnp.sum(u * mask[:, None].astype(u.dtype)) * label

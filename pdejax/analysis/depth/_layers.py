@@ -16,7 +16,7 @@ from pdejax._discretization import Discretization
 from pdejax._equation import FunctionField
 from pdejax._integrate import terms_of
 from pdejax.analysis._states import token_mask
-from pdejax.analysis.jacobian._systems import discretization_of, layers_of
+from pdejax.analysis.jacobian._systems import discretization_of, layers_of, sources
 from pdejax.solvers import linear_part
 from pdejax.solvers._base import fresh_step
 from pdejax.terms import FieldArgs
@@ -213,12 +213,14 @@ def _integers(owner: str, name: str, values: Any, most: int | None) -> np.ndarra
 
 
 class Branch(eqx.Module):
-    r"""$g\,(G_l(u) - u)/\Delta$ of one layer: its own map, its depth Δ, and a gain g, 1 for the layer itself."""
+    r"""$g\,(G_l(u) - u)/\Delta$ of one layer: its own map, its depth Δ, a gain g, 1 for the layer itself, and which stored
+    layer it is: copies of one, such as the layers of a tied network, have one draw in a null."""
 
     equation: Any
     solver: Any
     start: Array
     gain: Array
+    source: Array
     split: Any = eqx.field(static=True)
     inner: int = eqx.field(static=True)
     span: float = eqx.field(static=True)
@@ -276,15 +278,19 @@ def layer_field(system: Any, *, length: int | None = None) -> Discretization:
         order = d.field.order[own]
         equation = _each(lambda x: x if whole else x[order], d.field.stacked)
         solver = _stacked_solver(d.solver, count, own)
+        source = sources(d.field.stacked)
+        source = order if source is None else source[order]
     else:
         equation, solver = (
             _each(lambda x: jnp.broadcast_to(x, (count, *x.shape)), part) for part in (d.field, d.solver)
         )
+        source = np.zeros(count, int)
     branch = Branch(
         equation,
         solver,
         jnp.asarray(float(d.t0) + span * np.arange(count)),
         jnp.ones(count),
+        jnp.asarray(source, jnp.int32),
         d.split,
         d.steps // count,
         span,

@@ -34,7 +34,8 @@ def matched_null(
     r"""Make the null model of depth: untrained, of matched branch size.
 
     Every weight matrix is drawn anew, a Gaussian one scaled to the mean square of the trained one, layer by layer: in every
-    direction alike. Vectors (biases, scales) stay. Layer l is then $v + g_l\,(G'_l(v) - v)$ with the gain $g_l$ for which
+    direction alike. Copies of one stored layer, those of a tied or a looped network, have one draw. Vectors (biases, scales)
+    stay. Layer l is then $v + g_l\,(G'_l(v) - v)$ with the gain $g_l$ for which
 
     $$\frac{\|v_{l+1} - v_l\|}{\|v_l\|} = \frac{\|u_{l+1} - u_l\|}{\|u_l\|},$$
 
@@ -74,7 +75,7 @@ def drawn_ends(
     Each layer is drawn once, when both states come to it: three evaluations, and no copy of the weights.
     """
     leaves, structure = jax.tree.flatten(field.field)
-    keys = draw_keys(leaves, key)
+    keys = draw_keys(leaves, key, _branch(field).source)
     arrays = {i: leaf for i, leaf in enumerate(leaves) if eqx.is_array(leaf)}
     half, u = jnp.asarray(0.5, u.dtype), _real(u, mask)
 

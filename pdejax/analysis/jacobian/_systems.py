@@ -298,23 +298,37 @@ def _with_matrices(
             {name: _changed(leaf, name, key, i, change, host) for i, (name, leaf) in enumerate(named.items())}
         )
     leaves, structure = jax.tree_util.tree_flatten_with_path(system)
+    source = sources(getattr(system, "stacked", None))
     name = system.describe() if isinstance(system, AbstractEquation) else type(system).__name__
     if not isinstance(system, eqx.Module) or not any(eqx.is_inexact_array(x) and x.ndim >= 2 for _, x in leaves):
         raise TypeError(f"{owner}: {name} has no weight matrices to {what}; give a null of your own.")
     return jax.tree.unflatten(
         structure,
-        [_changed(leaf, jax.tree_util.keystr(path), key, i, change, host) for i, (path, leaf) in enumerate(leaves)],
+        [
+            _changed(leaf, jax.tree_util.keystr(path), key, i, change, host, source)
+            for i, (path, leaf) in enumerate(leaves)
+        ],
     )
 
 
-def draw_keys(leaves: Sequence[Any], key: PRNGKeyArray) -> dict[int, Array]:
+def sources(stacked: Any) -> Any:
+    """Which stored layer each layer of a stack is, `(L,)`, where the stack is that of a `layer_field`, else None."""
+    return getattr(getattr(stacked, "function", None), "source", None)
+
+
+def draw_keys(leaves: Sequence[Any], key: PRNGKeyArray, source: Any = None) -> dict[int, Array]:
     """Keys `(L,)` with which `drawn_weights` draws each layer of the matrices among the leaves of a stacked field, by their
-    place: `draw_layer(key, entries)` gives one layer's."""
+    place: `draw_layer(key, entries)` gives one layer's. Copies of one stored layer, as `source (L,)` says, have one key."""
     return {
-        i: jax.random.split(jax.random.fold_in(key, i), leaf.shape[0])
+        i: _layer_keys(jax.random.fold_in(key, i), leaf.shape[0], source)
         for i, leaf in enumerate(leaves)
         if eqx.is_inexact_array(leaf) and leaf.ndim >= 3
     }
+
+
+def _layer_keys(key: PRNGKeyArray, count: int, source: Any) -> Array:
+    keys = jax.random.split(key, count)
+    return keys if source is None else keys[source]
 
 
 def draw_layer(key: PRNGKeyArray, entries: Array) -> Array:
@@ -322,7 +336,15 @@ def draw_layer(key: PRNGKeyArray, entries: Array) -> Array:
     return _gaussian(key, entries.ravel()).reshape(entries.shape)
 
 
-def _changed(leaf: Any, name: str, key: PRNGKeyArray, index: int, change: Callable[..., Any], host: bool) -> Any:
+def _changed(
+    leaf: Any,
+    name: str,
+    key: PRNGKeyArray,
+    index: int,
+    change: Callable[..., Any],
+    host: bool,
+    source: Any = None,
+) -> Any:
     if not eqx.is_inexact_array(leaf):
         return leaf
     layered = "layers" in name or "stacked" in name
@@ -331,7 +353,7 @@ def _changed(leaf: Any, name: str, key: PRNGKeyArray, index: int, change: Callab
     key = jax.random.fold_in(key, index)
     if not layered:
         return change(key, leaf.ravel()).reshape(leaf.shape)
-    flat, keys = leaf.reshape(leaf.shape[0], -1), jax.random.split(key, leaf.shape[0])
+    flat, keys = leaf.reshape(leaf.shape[0], -1), _layer_keys(key, leaf.shape[0], source)
     if host:
         return jnp.asarray(np.stack([change(k, x) for k, x in zip(keys, np.asarray(flat), strict=True)])).reshape(
             leaf.shape
