@@ -2,7 +2,7 @@
 
     python benchmarks/parallel.py [--out DIR] [--steps N] [--seeds K]
 
-Fields with smooth weights, from contracting to expanding, beside layers drawn independently: N steps of explicit Euler over
+Fields with smooth weights, from contracting to strong ones, beside layers drawn independently: N steps of explicit Euler over
 [0, 4] in float64. Counts, not seconds: what a machine with one device per chunk would wait for. Results go to parallel.json.
 """
 
@@ -22,7 +22,7 @@ from pdejax.solvers.parallel import critical_path
 
 TOKENS, DIM, DEPTH = 8, 4, 4.0
 # Strength of attention and feed-forward, and the rate of damping.
-FIELDS = {"contracting": (0.3, 1.0), "damped": (0.6, 0.6), "weakly expanding": (0.6, 0.0), "expanding": (2.0, 0.5)}
+FIELDS = {"contracting": (0.3, 1.0), "damped": (0.6, 0.6), "weakly expanding": (0.6, 0.0), "strong": (2.0, 0.5)}
 METHODS = {
     "parareal": {"method": "parareal", "coarsening": 16},
     "MGRIT": {"method": "mgrit", "coarsening": 16},

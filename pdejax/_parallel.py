@@ -73,9 +73,10 @@ def simulate_in_parallel(
       residual; `converged` says whether it is good enough.
     - `adjoint_iterations`: cycles of the backward pass (default: until its relative residual is at the tolerance): gradients with
       respect to the field's arrays and u₀ come from the adjoint recurrence, solved in parallel as well. With few cycles they
-      are biased: `analysis.parallel.gradient_bias` measures by how much.
+      are biased: `analysis.parallel.gradient_bias` measures by how much. Of the solution only `us` has a derivative. Newton's
+      scan needs no cycles.
     - `linear`: how Newton solves its recurrences, `"scan"` (Jacobians) or `"cycles"` (products, matrix-free).
-    - `mesh`: a `jax.sharding.Mesh` of one axis whose devices share the chunks.
+    - `mesh`: a `jax.sharding.Mesh` of one axis whose devices share the chunks of the cycles, and of Newton's guess.
 
     Returns a `ParallelSolution` with the N + 1 states. At convergence they are those of `simulate(d, u0, save="steps")` to the
     tolerance, and exactly so where `iterations` suffices for all chunks. Before a long run ask

@@ -81,6 +81,18 @@ def test_gradients_are_those_of_the_serial_solve(name):
     np.testing.assert_allclose(gradients(d, how, tolerance=1e-13), gradients(d, None), rtol=1e-8, atol=1e-10)
 
 
+def test_gradients_see_no_padding():
+    d, mask = CASES["mgrit"][0], jnp.arange(N) < 3
+
+    def run(u, solve):
+        return loss(solve(u)[:, :3])
+
+    serial = jax.grad(lambda u: run(u, lambda u: pj.simulate(d, u, mask=mask, save="steps").us))(U0.at[3].set(0.0))
+    found = jax.grad(lambda u: run(u, lambda u: pj.simulate_in_parallel(d, u, mask=mask, tolerance=1e-13).us))(U0)
+    np.testing.assert_allclose(found[:3], serial[:3], rtol=1e-9, atol=1e-12)
+    assert np.all(found[3] == 0)
+
+
 def test_few_cycles_of_the_adjoint_are_biased_and_said_to_be():
     d, _ = CASES["mgrit"]
     exact = gradients(d, None)

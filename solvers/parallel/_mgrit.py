@@ -24,8 +24,10 @@ class Cycles(eqx.Module):
     sharding: Any = eqx.field(static=True, default=None)
 
     def split(self, x: Array) -> Array:
-        """Chunks `(chunks, ...)` shared among the devices."""
-        return x if self.sharding is None else jax.lax.with_sharding_constraint(x, self.sharding)
+        """Chunks `(chunks, ...)` shared among the devices, where there is an equal number for each."""
+        if self.sharding is None or x.shape[0] % self.sharding.mesh.size:
+            return x
+        return jax.lax.with_sharding_constraint(x, self.sharding)
 
 
 @checked
@@ -79,32 +81,30 @@ def solve_cycles(steps: Sequence[Step], right: Array, cycles: Cycles, tolerance:
     guess = jnp.where(jnp.all(jnp.isfinite(guess)), guess, still)
 
     def judged(points: Array) -> tuple[Array, Array]:
-        _, ends = _sweep(first, points, right, m, cycles)
-        return ends, relative_residual(ends - points[1:], points)
+        us, ends = _sweep(first, points, right, m, cycles)
+        return us, ends, relative_residual(ends - points[1:], us)
 
     def unfinished(carry):
-        k, _, _, _, best, residuals = carry
-        return (k < cycles.most) & (best[1] > tolerance) & jnp.isfinite(residuals[k])
+        # What is not finite is not exact yet, and will be: each cycle makes one more chunk exact.
+        k, _, _, best, _ = carry
+        return (k < cycles.most) & (best[1] > tolerance)
 
     def cycle(carry):
-        k, points, ends, _, best, residuals = carry
+        k, points, ends, best, residuals = carry
         if cycles.relaxation == "FCF":
             points = jnp.concatenate([points[:1], ends])
             _, ends = _sweep(first, points, right, m, cycles)
         points = _corrected(steps, points, ends, cycles, 1)
-        ends, found = judged(points)
+        us, ends, found = judged(points)
         better = found < best[1]
-        best = jax.tree.map(lambda new, old: jnp.where(better, new, old), (points, found), best)
-        return k + 1, points, ends, found, best, residuals.at[k + 1].set(found)
+        best = jax.tree.map(lambda new, old: jnp.where(better, new, old), (us, found), best)
+        return k + 1, points, ends, best, residuals.at[k + 1].set(found)
 
-    ends, found = judged(guess)
+    us, ends, found = judged(guess)
     residuals = jnp.full(cycles.most + 1, jnp.inf, found.dtype).at[0].set(found)
-    start = (jnp.asarray(0), guess, ends, found, (guess, found), residuals)
+    start = (jnp.asarray(0), guess, ends, (us, found), residuals)
     start = same_axes(start, (steps, right, tolerance))
-    k, _, _, _, (points, residual), residuals = jax.lax.while_loop(
-        unfinished, lambda c: same_axes(cycle(c), start), start
-    )
-    us, _ = _sweep(first, points, right, m, cycles)
+    k, _, _, (us, residual), residuals = jax.lax.while_loop(unfinished, lambda c: same_axes(cycle(c), start), start)
     return ParallelSolution(us, residual, residuals, k, residual <= tolerance)
 
 

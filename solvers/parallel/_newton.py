@@ -57,6 +57,10 @@ def newton(
         raise ValueError(f"newton: count={count} must be the number of steps, at least 1.")
     if linear == "cycles" and (len(steps) < 2 or coarsening is None):
         raise ValueError("newton: linear='cycles' needs steps of two grids or more, and their coarsening.")
+    if linear == "cycles" and count % (least := coarsening ** (len(steps) - 1)):
+        raise ValueError(
+            f"newton: coarsening={coarsening} on {len(steps)} grids needs multiples of {least} steps; got {count}."
+        )
     if not steps:
         raise ValueError("newton: steps is empty; give the map (k, u) -> u.")
     if iterations is not None and iterations < 0:
@@ -64,7 +68,7 @@ def newton(
     u0, step = jnp.asarray(u0), steps[0]
     most = 2 * count + HALVINGS if iterations is None else iterations
     ks = jnp.arange(count)
-    us = jnp.broadcast_to(u0, (count + 1, *u0.shape)) if guess is None else jnp.asarray(guess).at[0].set(u0)
+    us = jnp.broadcast_to(u0, (count + 1, *u0.shape)) if guess is None else _guessed(guess, count, u0)
 
     def judged(us: Array) -> tuple[Array, Array]:
         defects = jax.vmap(step)(ks, us[:-1]) - us[1:]
@@ -103,6 +107,13 @@ def newton(
         unfinished, lambda c: same_axes(iterate(c), start), start
     )
     return ParallelSolution(us, residual, residuals, k, residual <= tolerance)
+
+
+def _guessed(guess: ArrayLike, count: int, u0: Array) -> Array:
+    us = jnp.asarray(guess)
+    if us.shape != (count + 1, *u0.shape):
+        raise ValueError(f"newton: guess has shape {us.shape}; give the {count + 1} states {(count + 1, *u0.shape)}.")
+    return us.astype(u0.dtype).at[0].set(u0)
 
 
 class TangentSteps(eqx.Module):

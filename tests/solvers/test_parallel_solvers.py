@@ -118,6 +118,40 @@ def test_a_coarse_map_that_overflows_is_no_guess():
     assert int(found.iterations) <= 2
 
 
+@pytest.mark.parametrize("relaxation", ["F", "FCF"])
+def test_cycles_go_on_where_later_chunks_overflow(relaxation):
+    """Euler for u' = −u³ from 3: what lies behind the exact front may be infinite, the front moves on."""
+
+    def cubic(h):
+        return lambda k, u: u - h * u**3
+
+    count = 32
+    found = mgrit(
+        (cubic(1 / 16), cubic(1 / 2)),
+        3 * jnp.ones(1),
+        count=count,
+        coarsening=8,
+        relaxation=relaxation,
+        tolerance=1e-12,
+    )
+    assert bool(found.converged)
+    np.testing.assert_allclose(found.us, serial(cubic(1 / 16), 3 * jnp.ones(1), count), rtol=1e-12)
+
+
+def test_the_residual_is_that_of_its_definition():
+    """Far from convergence too, and with the largest state inside a chunk."""
+
+    def rotating(k, u):
+        return (
+            jnp.asarray([[0.0, -1.0], [1.0, 0.0]]) @ u * jnp.where(k % 4 == 1, 8.0, jnp.where(k % 4 == 2, 0.125, 1.0))
+        )
+
+    found = mgrit((rotating, lambda k, u: 0.9 * u), U0, count=N, coarsening=M, iterations=1, tolerance=1e-12)
+    defects = found.us[1:] - jax.vmap(rotating)(jnp.arange(N), found.us[:-1])
+    size = np.linalg.norm(defects, axis=1).max() / np.linalg.norm(found.us, axis=1).max()
+    assert size > 1e-3 and float(found.residual) == pytest.approx(size, rel=1e-12)
+
+
 @pytest.mark.parametrize("linear", ["scan", "cycles"])
 def test_newton_reaches_the_serial_states(linear):
     found = newton((fine, coarser(M)), U0, count=N, linear=linear, coarsening=M, tolerance=1e-13)
@@ -159,6 +193,23 @@ def test_a_scan_of_matrices_is_the_recurrence():
     np.testing.assert_allclose(jacobians(fine, us), exact, rtol=1e-12)
 
 
+@pytest.mark.parametrize("relaxation", ["F", "FCF"])
+def test_the_critical_path_is_what_the_solver_takes(relaxation):
+    """Sweeps of fine steps in a row, told by a callback of the first chunk: one chunk of m steps a sweep."""
+    calls = []
+
+    def counted(k, u):
+        jax.debug.callback(lambda k: calls.append(int(k)), k)
+        return fine(k, u)
+
+    found = mgrit((counted, coarser(M)), U0, count=N, coarsening=M, relaxation=relaxation, iterations=2, tolerance=0.0)
+    jax.block_until_ready(found.us)
+    jax.effects_barrier()
+    sweeps = calls.count(0)
+    coarse = (1 + 2) * (N // M) + 2  # the guess and each cycle solve serially; each cycle takes one step everywhere
+    assert critical_path(N, iterations=2, coarsening=M, relaxation=relaxation) == sweeps * M + coarse
+
+
 def test_the_critical_path_is_counted():
     """Two levels of F by hand: the coarse guess, k times (a sweep, one coarse step everywhere, the coarse solve), a sweep."""
     assert critical_path(64, iterations=3, coarsening=8, relaxation="F") == 8 + 3 * (8 + 1 + 8) + 8
@@ -176,6 +227,8 @@ def test_the_critical_path_is_counted():
         (lambda: mgrit((fine,), U0, count=N, coarsening=M), "mgrit: 1 levels and coarsening=4 on 24 steps"),
         (lambda: mgrit((fine, fine), U0, count=N, coarsening=5), "mgrit: 2 levels and coarsening=5 on 24 steps"),
         (lambda: newton((fine,), U0, count=0), "newton: count=0 must be the number of steps"),
+        (lambda: newton((fine, fine), U0, count=N, linear="cycles", coarsening=5), "newton: coarsening=5 on 2 grids"),
+        (lambda: newton((fine,), U0, count=N, guess=jnp.zeros((3, 2))), r"newton: guess has shape \(3, 2\)"),
         (lambda: newton((fine,), U0, count=N, linear="cycles"), "newton: linear='cycles' needs steps of two grids"),
     ],
 )

@@ -62,6 +62,8 @@ def gradient_bias(
     if not wanted:
         raise ValueError(f"{_OWNER}: iterations is empty; give at least one number of cycles.")
     maps, u, found, scheme = prepared(_OWNER, d, u0, mask, method, coarsening, levels, 0, 0, "scan", None)
+    if not any(map(eqx.is_inexact_array, jax.tree.leaves(maps))):
+        raise ValueError(f"{_OWNER}: the field has no arrays to differentiate with respect to; give one with weights.")
     grids = stopped(coarse_maps(_OWNER, maps, u, found, scheme, None))
 
     def after(k: int) -> tuple[PyTree, Array]:

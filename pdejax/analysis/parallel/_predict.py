@@ -15,7 +15,6 @@ from pdejax._check import known
 from pdejax._discretization import Discretization
 from pdejax._figure import AbstractRecord
 from pdejax._parallel import Method, coarse_maps, prepared
-from pdejax._step_maps import length
 from pdejax.solvers.parallel import critical_path
 from pdejax.solvers.parallel._solution import sizes
 
@@ -25,12 +24,14 @@ _OWNER = "predict_iterations"
 class ParallelPrediction(AbstractRecord):
     r"""What a parallel solve is expected to cost.
 
-    - `iterations`: predicted; the number of chunks (FCF: half) where only exactness by propagation will end it.
-    - `most`: that number. `residuals (most + 1,)`: the predicted residual of every iterate, the guess first.
+    - `iterations`: predicted; `most` where only exactness by propagation will end it: the number of chunks for parareal, half of
+      it for FCF, the number of steps for Newton, whose rejected iterates come on top.
+    - `residuals (most + 1,)`: the predicted residual of every iterate, the guess first.
     - `exponent`: growth per unit depth of a perturbation along the coarse trajectory, the mean over all chunks; `growth
       (chunks,)`
       of each chunk, a factor; `defect (chunks,)`: ‖(DF − DG) v‖/‖v‖, how much of an error a coarse step gets wrong.
-    - `speedup`: N over the steps that follow one another (`critical_path`), one device a chunk, communication free.
+    - `speedup`: N over the steps that follow one another, one device a chunk, communication free: `critical_path`; for Newton two
+      an iteration besides the guess, without its Jacobians and the log₂ N products of matrices.
     - `pays`: whether `speedup` is above 1.
 
     It is a prediction, not a bound: it follows one direction through the linearized flow.
@@ -116,21 +117,21 @@ def _measured(maps, coarser, u: Array, m: int, newton: bool) -> dict[str, Array]
     def tangent(v, x):
         k, point, defect = x
         pushed = jax.jvp(functools.partial(coarser, k), (point,), (v,))[1]
-        grown = jnp.where(length(v) > 0, length(pushed) / jnp.where(length(v) > 0, length(v), 1), 1)
-        return pushed + defect, (v, grown)
+        return pushed + defect, v
 
-    last, (vs, growth) = jax.lax.scan(tangent, jnp.zeros_like(u), (ks, points, defects))
-    # The first chunk begins without an error: its direction is that of the next.
+    last, vs = jax.lax.scan(tangent, jnp.zeros_like(u), (ks, points, defects))
+    # The first chunk begins without an error: its direction is that of the next. Exact coarse steps make none: any will do.
     probes = jnp.concatenate([vs[1:2] if chunks > 1 else last[None], vs[1:]])
+    probes = jnp.where((sizes(probes) > 0).reshape(-1, *(1,) * u.ndim), probes, jnp.ones_like(u))
     fine = jax.vmap(lambda k, p, v: jax.jvp(functools.partial(chunk, k), (p,), (v,))[1])(ks, points, probes)
     rough = jax.vmap(lambda k, p, v: jax.jvp(functools.partial(coarser, k), (p,), (v,))[1])(ks, points, probes)
-    size = jnp.where(sizes(probes) > 0, sizes(probes), 1)
+    size = sizes(probes)
     if newton:
         moved = jax.vmap(chunk)(ks, points + probes) - jax.vmap(chunk)(ks, points)
         bent = sizes(moved - fine) / size**2
         growth, share = sizes(fine) / size, bent
     else:
-        share = sizes(fine - rough) / size
+        growth, share = sizes(rough) / size, sizes(fine - rough) / size
     scale = jnp.max(sizes(jnp.concatenate([points, end[None]])))
     return {"growth": growth, "share": share, "defects": sizes(defects), "scale": scale}
 
@@ -140,8 +141,9 @@ def _predicted(
 ) -> ParallelPrediction:
     growth, share, defects, scale = (numbers[name] for name in ("growth", "share", "defects", "scale"))
     chunks = count // m
-    twice = method == "mgrit"
-    most = -(-chunks // 2) if twice else chunks
+    twice, newton = method == "mgrit", method == "newton"
+    # Newton's iterates have one more exact step each, those of cycles one more chunk or two.
+    most = -(-chunks // 2) if twice else count if newton else chunks
 
     def through(sources: Array) -> Array:
         """e_{j+1} = g_j e_j + s_j from e₀ = 0, at the beginnings of the chunks."""
@@ -153,9 +155,9 @@ def _predicted(
         before = errors
         if twice:
             before = jnp.concatenate([jnp.zeros(1, growth.dtype), growth[:-1] * errors[:-1]])
-        sources = share * (before**2 if method == "newton" else before)
+        sources = share * (before**2 if newton else before)
         # What has been propagated exactly has no error.
-        sources = jnp.where(jnp.arange(chunks) < (2 * k if twice else k), 0, sources)
+        sources = jnp.where(jnp.arange(chunks) < (2 * k if twice else k // m if newton else k), 0, sources)
         return through(sources), jnp.max(sources)
 
     _, later = jax.lax.scan(iterate, through(defects), jnp.arange(1, most + 1))
@@ -163,15 +165,16 @@ def _predicted(
     residuals = jnp.where(jnp.isfinite(residuals), residuals, jnp.inf)
     reached = residuals <= tolerance
     iterations = jnp.where(jnp.any(reached), jnp.argmax(reached), most)
-    if method == "newton":
+    if newton:
+        # Errors as large as the states: there is no linearized flow to follow, and propagation alone is sure.
+        lost = ~jnp.all(jnp.isfinite(residuals)) | (jnp.max(residuals) > 1)
+        iterations = jnp.where(lost, most, iterations)
         # A scan of Jacobians: two sweeps of everything at once, and log₂ N products that are not counted.
         path = iterations * 2 + chunks + m
     else:
         relaxation = "F" if method == "parareal" else "FCF"
         once, twice_ = (critical_path(count, iterations=k, coarsening=m, relaxation=relaxation) for k in (0, 1))
         path = once + iterations * (twice_ - once)
-    exponent = (
-        jnp.sum(jnp.log(growth[1:])) / (depth * (chunks - 1) / chunks) if chunks > 1 else jnp.log(growth[0]) / depth
-    )
+    exponent = jnp.sum(jnp.log(growth)) / depth
     speedup = count / path
     return ParallelPrediction(iterations, jnp.asarray(most), residuals, exponent, growth, share, speedup, speedup > 1)
