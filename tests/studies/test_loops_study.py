@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import types
 
 import numpy as np
 import pytest
@@ -187,6 +188,16 @@ def test_a_loop_that_leaves_the_numbers_is_not_safe():
     assert found.verdicts["safe range"].startswith("nowhere: too few inputs have an answer at the 4 passes")
     assert float(row(found, "share of answers kept at 8 passes").ours) == 0.0
     assert "collapse foreseen" not in found.verdicts
+
+
+def test_a_loop_that_leaves_the_numbers_is_not_at_rest():
+    """As measured: infinities that follow one another do not stand still."""
+    states = np.asarray([1.0, 2.0, 4.0, np.inf, np.inf, np.nan])[:, None, None] * np.ones((1, 2, 3))
+    behaviour = types.SimpleNamespace(kind="blow-up")
+    found = measuring._exits(None, states, behaviour, {"answers": False}, np.ones(2, bool))
+    assert set(found) == {f"score {name}" for name in measuring.SCORES if name != measuring.DIVERGENCE}
+    for score in found.values():
+        np.testing.assert_array_equal(score[2:], np.inf)
 
 
 def test_without_answers_nothing_is_said_of_them():

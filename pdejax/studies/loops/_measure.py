@@ -157,7 +157,7 @@ def _pairs(name: str, spectrum: Any, count: int) -> dict[str, np.ndarray]:
     return {f"{name} real": np.real(values), f"{name} imaginary": np.imag(values), f"{name} residual": residuals}
 
 
-def _exits(loop: Loop, states: Array, behaviour: Any, facts: Any, mask: Any) -> dict[str, Any]:
+def _exits(loop: Any, states: Any, behaviour: Any, facts: Any, mask: Any) -> dict[str, Any]:
     """Criteria after every pass, the distance to the point, and what is answered."""
     found: dict[str, Any] = {}
     scores = exit_scores(np.asarray(states), mask=mask)
