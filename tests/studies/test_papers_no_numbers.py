@@ -79,6 +79,25 @@ def test_trainings_that_failed_are_a_finding(name):
         )
 
 
+@pytest.mark.parametrize(
+    ("name", "key", "where"),
+    [
+        ("gradients", "null", ...),  # the null of labels is not there for a language model
+        ("information-bottleneck", "validation", (..., 0)),  # a step without an evaluation
+        ("information", "null_input", ...),
+        ("readings", "correlation", (0, 0, -1)),  # a setting whose states overflow
+    ],
+)
+def test_what_is_not_there_by_design_voids_nothing(name, key, where):
+    def change(seed, found, x):
+        if found == key:
+            x[where] = np.nan
+        return x
+
+    found = judged(name, change)
+    assert found.passed and not found.sentence.startswith("Not measured")
+
+
 def test_a_head_without_a_figure_is_matched_last():
     """Of three heads one is no number in one layer: the two others keep their partners, and the layer has no mean."""
     rng = np.random.default_rng(0)

@@ -162,6 +162,7 @@ GRADIENTS = experiment(
     presets=presets(TEXT, TEXT_STANDARD, TEXT_PAPER, sizes=(64, 64, 256)),
     measure=measure_gradients,
     judge=judge_gradients,
+    lacking=("null",),
     resolve=with_text,
     pairing="independent: the PDE model is the bare simulator, trained on the task",
 )
