@@ -98,6 +98,16 @@ def test_what_is_not_there_by_design_voids_nothing(name, key, where):
     assert found.passed and not found.sentence.startswith("Not measured")
 
 
+def test_a_state_that_never_leaves_the_linear_regime_is_an_answer():
+    """Infinite is "not within these sizes"; NaN is none."""
+    inf, nan = (
+        judged("perturbation", lambda seed, key, x, v=v: np.full_like(x, v) if key == "limit" else x)
+        for v in (np.inf, np.nan)
+    )
+    assert inf.passed and "Both are linear up to ε ≈ 1e+00 (the largest) and 1e+00 (the largest):" in inf.sentence
+    assert nan.sentence.startswith("Not measured: 2 of") and not nan.passed
+
+
 def test_a_head_without_a_figure_is_matched_last():
     """Of three heads one is no number in one layer: the two others keep their partners, and the layer has no mean."""
     rng = np.random.default_rng(0)
