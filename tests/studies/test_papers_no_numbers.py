@@ -79,6 +79,35 @@ def test_trainings_that_failed_are_a_finding(name):
         )
 
 
+@pytest.mark.parametrize(
+    ("name", "key", "where"),
+    [
+        ("gradients", "null", ...),  # the null of labels is not there for a language model
+        ("information-bottleneck", "validation", (..., 0)),  # a step without an evaluation
+        ("information", "null_input", ...),
+        ("readings", "correlation", (0, 0, -1)),  # a setting whose states overflow
+    ],
+)
+def test_what_is_not_there_by_design_voids_nothing(name, key, where):
+    def change(seed, found, x):
+        if found == key:
+            x[where] = np.nan
+        return x
+
+    found = judged(name, change)
+    assert found.passed and not found.sentence.startswith("Not measured")
+
+
+def test_a_state_that_never_leaves_the_linear_regime_is_an_answer():
+    """Infinite is "not within these sizes"; NaN is none."""
+    inf, nan = (
+        judged("perturbation", lambda seed, key, x, v=v: np.full_like(x, v) if key == "limit" else x)
+        for v in (np.inf, np.nan)
+    )
+    assert inf.passed and "Both are linear up to ε ≈ 1e+00 (the largest) and 1e+00 (the largest):" in inf.sentence
+    assert nan.sentence.startswith("Not measured: 2 of") and not nan.passed
+
+
 def test_a_head_without_a_figure_is_matched_last():
     """Of three heads one is no number in one layer: the two others keep their partners, and the layer has no mean."""
     rng = np.random.default_rng(0)

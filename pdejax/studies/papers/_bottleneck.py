@@ -248,6 +248,7 @@ BOTTLENECK = experiment(
     presets=presets(TEXT, TEXT_STANDARD, TEXT_PAPER, sizes=(400, 400, 2000), options=_NOISES),
     measure=measure,
     judge=judge,
+    lacking=("validation",),
     resolve=with_text,
     pairing="independent: the PDE model is the bare simulator, trained on the task",
 )

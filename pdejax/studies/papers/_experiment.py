@@ -353,7 +353,7 @@ def experiment(
 ) -> Study:
     """Make a study of an experiment.
 
-    - `presets`: its settings as `"quick"` (two cores, minutes), `"standard"` (five seeds) and `"paper"` (the papers' sizes).
+    - `presets`: its settings as `"quick"` (two cores, minutes), `"standard"` and `"paper"` (the papers' sizes).
       `resolve(settings)`: what becomes of settings on this machine, such as without the text.
     - `measure(settings, seed, models)` gives arrays of numbers, kept seed by seed; models are shared between experiments.
     - `judge(settings, evidence)`, `pairing`, `headline`: as in [`Study`][pdejax.studies.Study]. Of evidence that is not finite

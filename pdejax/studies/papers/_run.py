@@ -43,7 +43,8 @@ def reproduce(
     """Run studies of the papers and keep their results in `out/<study>/`: `result.json`, `result.nc`, pictures.
 
     - `studies`: names of [`STUDIES`][pdejax.studies.papers.STUDIES]; default all. `preset`: `"quick"` (two cores,
-      minutes), `"standard"` (five seeds) or `"paper"` (the papers' sizes). `seeds`: how many, default what the settings say.
+      minutes), `"standard"` (larger, most with five seeds) or `"paper"` (the papers' sizes). `seeds`: how many,
+      default what the settings say.
     - `report` takes a line about what is being done; `done` each result.
 
     What is measured is kept seed by seed, models by their configuration, and compiled programs in `out/programs` (unless JAX
