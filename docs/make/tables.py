@@ -144,7 +144,8 @@ def long_sequences() -> str:
         lines.append(
             f"On two devices or more the {kind}'s memory is {fit['fixed_bytes'] / 1e6:.1f} MB + "
             f"{fit['bytes_per_token'] / 1e3:.2f} kB · N/devices, within {100 * fit['largest_relative_error']:.0f} %. "
-            f"A million tokens would take {fit['gigabytes_per_device_on_8']:.2f} GB on each of 8 devices, {fit['gigabytes_per_device_on_64']:.2f} GB on "
+            f"A million tokens would take {fit['gigabytes_per_device_on_8']:.2f} GB on each of 8 devices, "
+            f"{fit['gigabytes_per_device_on_64']:.2f} GB on "
             f"each of 64; one attention map alone has {fit['gigabytes_of_one_map']:,.0f} GB."
         )
     beside = found["compared"]
