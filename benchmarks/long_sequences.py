@@ -118,8 +118,8 @@ def compare(length: int, devices: int) -> dict[str, float]:
 
     import pdejax as pj
 
-    dim = 8
-    made = equation(length, dim, 1, causal=True)
+    dim, heads = 8, 1
+    made = equation(length, dim, heads, causal=True)
     field = pj.shard_tokens(made)
     assert not isinstance(field, pj.DepthVarying)
     u = jax.random.normal(jax.random.key(1), (length, dim), jnp.float32)
@@ -139,6 +139,8 @@ def compare(length: int, devices: int) -> dict[str, float]:
     return {
         "tokens": length,
         "devices": devices,
+        "dim": dim,
+        "heads": heads,
         "largest_difference": float(jnp.abs(gap).max()),
         "relative_difference": float(jnp.linalg.norm(gap) / jnp.linalg.norm(expected)),
         "largest_value": float(jnp.abs(expected).max()),

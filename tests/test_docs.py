@@ -341,6 +341,9 @@ def test_numbers_of_the_tables():
     assert re.search(r"\| `etdrk4` \| 5, .*\| 17, 0.11 s \|", hooks.tables.stiff())
     assert "**97.2 %**" in hooks.tables.training() and "majority class 8.3 %" in hooks.tables.training()
     assert re.search(r"\| Gaussian d=1 ρ=0.9 \| 0.830 \| \+0.031 ± 0.025 \|", hooks.tables.calibration())
+    text = hooks.tables.long_sequences()
+    assert "On two devices or more the gradient's memory is 2.9 MB + 7.57 kB" in text
+    assert "the field of 100,000 tokens (d = 8, 1 head) on 8 devices" in text
     assert "PyTorch / pdejax | 0.99 |" in hooks.tables.speed() and "16.2 | 31.5" in hooks.tables.memory()
     assert re.search(r"linear_cka \| 4.8 ms \| 29.4 ms \| 6.16", hooks.tables.analysis_speed())
 

@@ -142,14 +142,16 @@ def long_sequences() -> str:
     lines = [table(["", *(f"{count} device{'s' * (count > 1)}" for count in counts)], rows)]
     for kind, fit in found["million"].items():
         lines.append(
-            f"The {kind}'s memory is {fit['fixed_bytes'] / 1e6:.1f} MB + {fit['bytes_per_token'] / 1e3:.2f} kB · N/devices, "
-            f"within {100 * fit['largest_relative_error']:.0f} %. A million tokens would take "
-            f"{fit['gigabytes_per_device_on_8']:.2f} GB on each of 8 devices, {fit['gigabytes_per_device_on_64']:.2f} GB on "
+            f"On two devices or more the {kind}'s memory is {fit['fixed_bytes'] / 1e6:.1f} MB + "
+            f"{fit['bytes_per_token'] / 1e3:.2f} kB · N/devices, within {100 * fit['largest_relative_error']:.0f} %. "
+            f"A million tokens would take {fit['gigabytes_per_device_on_8']:.2f} GB on each of 8 devices, "
+            f"{fit['gigabytes_per_device_on_64']:.2f} GB on "
             f"each of 64; one attention map alone has {fit['gigabytes_of_one_map']:,.0f} GB."
         )
     beside = found["compared"]
     lines.append(
-        f"The field of {beside['tokens']:,} tokens on {beside['devices']} devices is that of one within "
+        f"Beside one device: the field of {beside['tokens']:,} tokens (d = {beside['dim']}, "
+        f"{beside['heads']} head{'s' * (beside['heads'] > 1)}) on {beside['devices']} devices is that of one within "
         f"{beside['relative_difference']:.1e} of its norm."
     )
     return "\n\n".join(lines)

@@ -32,7 +32,7 @@ from pdejax.terms._constants import Lipschitz, check_domain, in_float64, leaking
 from pdejax.terms._kernels import IMPLEMENTATIONS, attend, attention_map, positive, window_size
 from pdejax.terms._normalization import Norm, largest_output, norm_slope
 from pdejax.terms._ring import ring_attend
-from pdejax.terms._rotary import Rotary
+from pdejax.terms._rotary import LONGEST, Rotary
 from pdejax.terms._token_axis import TokenAxis
 
 Kernel = Literal["softmax", "linear", "uniform", "l2"]
@@ -164,6 +164,11 @@ class Attention(AbstractTerm):
         return self._on(u, mask_of(args), None)
 
     def across(self, tokens: TokenAxis) -> Callable[[Depth, Field, FieldArgs | None], Field]:
+        if self.rotary is not None and tokens.length > LONGEST:
+            raise ValueError(
+                f"Attention: rotary positions on devices are known for {LONGEST:,} tokens, not for {tokens.length:,}; shorten "
+                "the sequence or leave rotary out."
+            )
         return lambda t, u, args: self._on(u, mask_of(args), tokens)
 
     def _on(self, u: Field, mask: Mask | None, tokens: TokenAxis | None) -> Field:

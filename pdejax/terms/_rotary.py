@@ -12,6 +12,8 @@ from pdejax._arguments import checked
 from pdejax.terms._base import at_least_float32, with_static
 
 _OWNER = "Rotary"
+_SPLIT = 2048  # m = 2048 a + b of traced positions
+LONGEST = _SPLIT**2  # so many tokens have angles that are known
 
 
 class Rotary(eqx.Module):
@@ -45,8 +47,8 @@ class Rotary(eqx.Module):
         return 2 * len(self.frequencies)
 
     def __call__(self, x: Float[Array, "n H dk"], positions: Int[Array, " n"] | None = None) -> Float[Array, "n H dk"]:
-        """Turn queries or keys of tokens 0 … n − 1, or of those at `positions`. Raises `ValueError` for another rank or fewer
-        than `dim` features."""
+        """Turn queries or keys of tokens 0 … n − 1, or of those at `positions`. Raises `ValueError` for another rank fewer
+        than `dim` features, or positions outside 0 … 2048² − 1; traced ones are not looked at."""
         if x.ndim != 3 or x.shape[-1] < self.dim:
             raise ValueError(
                 f"{_OWNER}: x has shape {x.shape}; it must be (tokens, heads, features) with at least the {self.dim} features "
@@ -60,6 +62,10 @@ class Rotary(eqx.Module):
             angle = np.arange(x.shape[0])[:, None] * np.asarray(self.frequencies)[None, :]
             cos, sin = np.cos(angle), np.sin(angle)
         else:
+            if not _check.traced(positions) and not np.all(
+                (np.asarray(positions) >= 0) & (np.asarray(positions) < LONGEST)
+            ):
+                raise ValueError(f"{_OWNER}: positions must lie in 0 … {LONGEST - 1:,}.")
             cos, sin = self._turns(positions)
         cos, sin = (jnp.asarray(self.gain * part[:, None, :], dtype) for part in (cos, sin))
         turned = x if self.dim == x.shape[-1] else x[..., : self.dim]
@@ -70,7 +76,7 @@ class Rotary(eqx.Module):
     def _turns(self, positions: Int[Array, " n"]) -> tuple[Array, Array]:
         """Cosines and sines `(n, dim/2)` of traced positions m = 2048 a + b: the angles of a and of b are known in float64, and
         their turns are composed, so that no angle is ever rounded to float32."""
-        split = 2048
+        split = _SPLIT
         high, low = positions // split, positions % split
         coarse = np.arange(split)[:, None] * split * np.asarray(self.frequencies)[None, :]
         fine = np.arange(split)[:, None] * np.asarray(self.frequencies)[None, :]

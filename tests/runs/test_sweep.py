@@ -194,10 +194,13 @@ SHARDS = [
     ({"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "1"}, (2, 4, "SLURM_ARRAY_TASK_ID")),
     ({"SLURM_ARRAY_TASK_ID": "20", "SLURM_ARRAY_TASK_COUNT": "3", "SLURM_ARRAY_TASK_MIN": "10", "SLURM_ARRAY_TASK_STEP": "10"},
      (1, 3, "SLURM_ARRAY_TASK_ID")),
-    ({"SLURM_PROCID": "2", "SLURM_NTASKS": "5"}, (2, 5, "SLURM_PROCID")),
-    # A batch script is one process of a job of eight.
+    ({"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "5"}, (2, 5, "SLURM_PROCID")),
+    # A batch script is one process of a job of eight, whether or not its own step is named.
+    ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, (0, 1, "")),
+    ({"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_PROCID": "0", "SLURM_NTASKS": "8"},
+     (1, 2, "SLURM_ARRAY_TASK_ID")),
     ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "1"}, (0, 1, "")),
-    ({"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_PROCID": "2", "SLURM_NTASKS": "3"},
+    ({"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "3"},
      (5, 6, "SLURM_ARRAY_TASK_ID and SLURM_PROCID")),
     ({"SKYPILOT_NODE_RANK": "1", "SKYPILOT_NUM_NODES": "2"}, (1, 2, "SKYPILOT_NODE_RANK")),
     ({"JAX_PROCESS_ID": "1", "JAX_NUM_PROCESSES": "4"}, (1, 4, "JAX_PROCESS_ID")),
@@ -213,7 +216,7 @@ def test_launchers_say_which_shard(variables, found):
 
 def test_every_process_of_an_array_of_steps_has_a_shard_of_its_own():
     names = ("SLURM_ARRAY_TASK_ID", "SLURM_PROCID")
-    given = {"SLURM_ARRAY_TASK_COUNT": "3", "SLURM_ARRAY_TASK_MIN": "0", "SLURM_NTASKS": "4"}
+    given = {"SLURM_ARRAY_TASK_COUNT": "3", "SLURM_ARRAY_TASK_MIN": "0", "SLURM_STEP_NUM_TASKS": "4"}
     found = [find_shard(None, {**given, names[0]: str(a), names[1]: str(b)})[:2] for a in range(3) for b in range(4)]
     assert found == [(i, 12) for i in range(12)]
 
@@ -225,7 +228,7 @@ def test_every_process_of_an_array_of_steps_has_a_shard_of_its_own():
         ("1", {}, "shard='1' must be"),
         ("-1/2", {}, "shard='-1/2' must be"),
         (None, {"SKYPILOT_NODE_RANK": "2", "SKYPILOT_NUM_NODES": "2"}, "SKYPILOT_NODE_RANK=2 and SKYPILOT_NUM_NODES=2 are no"),
-        (None, {"SLURM_PROCID": "x", "SLURM_NTASKS": "2"}, "SLURM_PROCID=x and"),
+        (None, {"SLURM_PROCID": "x", "SLURM_STEP_NUM_TASKS": "2"}, "SLURM_PROCID=x and"),
         (None, {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_ARRAY_TASK_MIN": "3"}, "give --shard i/n"),
     ],
 )  # fmt: skip

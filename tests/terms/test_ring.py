@@ -118,6 +118,16 @@ def test_rotary_positions_of_long_sequences_in_float32():
     np.testing.assert_array_equal(rotary(x[:3], jnp.arange(3)), rotary(x[:3]))
 
 
+def test_rotary_positions_end_where_their_angles_do():
+    plain, turned = (pj.Attention(8, 2, key=KEY, rotary=rotary) for rotary in (None, 10000.0))
+    longest = 2048**2
+    assert callable(turned.across(axis(n=longest))) and callable(plain.across(axis(n=2 * longest)))
+    with pytest.raises(
+        ValueError, match=r"rotary positions on devices are known for 4,194,304 tokens, not for 8,388,608"
+    ):
+        turned.across(axis(n=2 * longest))
+
+
 # Blocks of queries and pieces of a triangle, all of which a short sequence would have no need of.
 @pytest.fixture
 def small_blocks(monkeypatch):

@@ -148,6 +148,9 @@ def test_types_and_derivatives():
             lambda: Rotary(4)(jnp.ones((5, 2, 3))),
             r"Rotary: x has shape \(5, 2, 3\); .* at least the 4 features that turn",
         ),
+        # Beyond, the angles that are looked up would be those of another token.
+        (lambda: Rotary(4)(jnp.ones((1, 1, 4)), jnp.asarray([2048**2])), "positions must lie in 0 … 4,194,303"),
+        (lambda: Rotary(4)(jnp.ones((1, 1, 4)), jnp.asarray([-1])), "positions must lie in 0 … 4,194,303"),
     ],
 )
 def test_bad_input(make, words):

@@ -71,10 +71,11 @@ def run_sweep(
 
     Any number of processes on any number of machines may run the same sweep: in one shared folder, or each in its own, which are
     copied over one another afterwards. Each measures its share, and no two ever write one chunk. A process that is killed
-    loses the chunk it was at; the same call goes on, and ends with the same bits.
+    loses the chunk it was at; the same call goes on, and ends with the same bits on machines of one kind, else to rounding.
 
     - `out`: a folder. `shard`: `"i/n"`, by default as the launcher's variables say (see `find_shard`).
-    - `verify`: read the chunks that are there and compare them with their digests, so that damaged ones are measured again.
+    - `verify`: read the chunks that are there and compare them with their digests, so that damaged ones are measured again, and
+      a sweep is called complete only where all hold.
     - `devices`: those to share a chunk, by default all of this process. `report(text)` is told how far it is.
 
     Raises `ResultError` for a folder that cannot be written or holds another sweep, `ImportError` without zarr, `ValueError` for

@@ -60,8 +60,9 @@ def _array(given: Mapping[str, str]) -> tuple[int, int] | None:
 
 
 def _step(given: Mapping[str, str]) -> tuple[int, int] | None:
-    # A batch script without srun has SLURM_NTASKS of the whole job, but is one process: its step says how many there are.
-    size = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in given else "SLURM_NTASKS"
+    # Only srun says how many tasks its step has. A batch script has SLURM_PROCID=0 and SLURM_NTASKS of the whole job, but is one
+    # process.
+    size = "SLURM_STEP_NUM_TASKS"
     if "SLURM_PROCID" not in given or size not in given or given[size] == "1":
         return None
     return _checked("SLURM_PROCID", given["SLURM_PROCID"], size, given[size])

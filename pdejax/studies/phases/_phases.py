@@ -169,8 +169,9 @@ def _end(depth: float, edges: tuple[float, float]) -> str:
     return f"beyond {last:g}" if depth >= last else f"by {first:g}" if depth <= first else f"{depth:.3g}"
 
 
-def _text(value: float, low: float, high: float, edges: tuple[float, float]) -> str:
-    """A border with its interval, which one at an edge of the diagram has not."""
+def _text(border: Sequence[float], edges: tuple[float, float]) -> str:
+    """A border, value, low and high, with its interval, which one at an edge of the diagram has not."""
+    value, low, high = border
     if not np.isfinite([value, low, high]).all():
         return "not measured"
     inside = edges[0] < value < edges[1]
@@ -187,7 +188,7 @@ def judge(config: PhasesConfig, evidence: Sequence[Evidence]) -> Judgement:
         for j, tokens in enumerate(found["tokens"]):
             exact = equiangular_border(found["beta"], int(tokens), normalization)
             for i in _shown(len(found["beta"])):
-                text = _text(*(float(border[key][i, j, k]) for key in ("value", "low", "high")), edges)
+                text = _text([float(border[key][i, j, k]) for key in ("value", "low", "high")], edges)
                 beside = "" if exact is None else _end(float(exact[i]), edges)
                 left = float(clusters[i, j, k, -1])
                 beta = float(found["beta"][i])
