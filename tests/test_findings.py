@@ -77,3 +77,24 @@ def test_windows_of_a_language_model_are_counted_by_perplexity(tmp_path):
     text = hooks.results.findings.sentences(tmp_path)[1]
     assert "one of the 3 windows of 2 layers" in text and "-1.9% to +5.0%, by less than 2% in 2;" in text
     assert "takes it from 40 to 5,000, and a quarter of the step to 60,000." in text
+
+
+def test_operators_are_above_their_null_by_the_lower_end_of_the_difference(tmp_path):
+    """Whatever R² is, and the mean difference: what the interval leaves open is not counted, nor what is nothing worth naming."""
+    for name, low, null, value in (("a", 0.01, 0.1, 0.3), ("b", -0.01, 0.1, 0.6), ("c", 0.01, 0.28, 0.3)):
+        difference = {"value": value - null, "low": low, "high": 1.0}
+        found = {"the papers' operators": value, "null": null, "difference": difference}
+        (tmp_path / name).mkdir()
+        content = {"results": {"name": name, "operators": found | {"rollout": 0.5, "persistence": 1.0}}}
+        (tmp_path / name / "result.json").write_text(json.dumps(content))
+    [text] = hooks.results.findings.sentences(tmp_path)
+    assert "0.30 (a) to 0.60 (b), above that of another sequence's operators in 1 of 3 (a);" in text
+
+
+def test_what_is_said_of_operators_is_what_the_kept_verdicts_say():
+    """In the finding are those networks whose verdict names a share of the increments, and no others."""
+    text = hooks.results.findings.sentences(hooks.results.AUDITS)[-1]
+    kept = [json.loads(path.read_text()) for path in sorted(hooks.results.AUDITS.glob("*/result.json"))]
+    verdicts = {x["results"]["name"]: x["verdicts"]["operators of the papers"] for x in kept}
+    above = [name for name, words in verdicts.items() if "explain nothing" not in words]
+    assert f"in {len(above)} of {len(kept)} ({', '.join(above)})" in text

@@ -10,6 +10,7 @@ NEAR = 0.05
 SIGNIFICANT = 0.05
 IDENTICAL = 1e-4
 LITTLE = 0.02  # a change of perplexity
+MATERIAL = 0.05  # an R² above its null by less explains nothing worth naming
 
 
 class Audit(NamedTuple):
@@ -187,12 +188,27 @@ def _operators(audits: Sequence[Audit]) -> str:
     if not there:
         return ""
     papers = [(a.found["operators"]["the papers' operators"], a.name) for a in there]
-    text = f"The papers' operators explain {_span(papers, '.2f')} of the layers' increments on sequences held out (R²)"
+    text = f"The held-out R² of the papers' operators for the layers' increments is {_span(papers, '.2f')}"
+    tested = [
+        a.found["operators"] | {"name": a.name}
+        for a in there
+        if a.has("operators", "difference", "low") and a.has("operators", "null")
+    ]
+    if tested:
+        above = [x["name"] for x in tested if _above(x["the papers' operators"], x["null"], x["difference"]["low"])]
+        text += f", above that of another sequence's operators in {_count(len(above), len(tested))}"
+        text += f" ({', '.join(above)})" if above else ""
     own = [(a.found["operators"]["own terms"], a.name) for a in there if a.has("operators", "own terms")]
     if own:
-        text += f", the networks' own terms {_span(own, '.2f')}"
+        text += f"; of the networks' own terms it is {_span(own, '.2f')}"
     better = sum(a.found["operators"]["rollout"] < a.found["operators"]["persistence"] for a in there)
-    return f"{text}; over all layers, they end nearer to the last state than the first state is in {better} of {len(there)}."
+    text += "; over all layers, the papers' end nearer to the last state than the first state is"
+    return f"{text} in {better} of {len(there)}."
+
+
+def _above(value: float, null: float, low: Any) -> bool:
+    """As the verdict: by the lower end of the difference's interval, and by as much as is worth naming."""
+    return _numbers(low) and low > 0 and value > max(null, 0) + MATERIAL
 
 
 FINDINGS: tuple[Callable[[Sequence[Audit]], str], ...] = (
