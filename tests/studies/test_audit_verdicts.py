@@ -417,4 +417,27 @@ def test_the_law_of_collapse_is_what_the_fit_states(gap, expected):
     tokens({"tokens": found}, {"normalization": "inside the branch"}, out)
     verdict = out.verdicts["collapse of tokens"]
     assert verdict.startswith(expected)
-    assert verdict.endswith("attention alone gives the algebraic law") or expected == "not measured"
+    assert "attention alone gives the algebraic law" in verdict or expected == "not measured"
+
+
+@pytest.mark.parametrize(
+    ("fit", "told"),
+    [
+        ((0.5, 0.4, 0.6), True),
+        ((-0.5, -0.6, -0.4), True),
+        ((5493.0, -6.69e6, 6.7e6), False),
+        ((0.05, 0.01, 0.09), False),
+        ((0.5, np.nan, 0.6), False),
+    ],
+)
+def test_a_rate_whose_interval_is_wider_than_it_is_large_is_no_figure(fit, told):
+    found = {name: np.ones((3, 16)) for name in measuring.TOKEN_FIGURES} | {"gap": np.ones(16)}
+    out = Found()
+    tokens(
+        {"tokens": found | {"law": np.asarray("undecided"), "algebraic": np.asarray(fit)}},
+        {"normalization": "inside the branch"},
+        out,
+    )
+    rows = [row for row in out.rows if row.quantity == "algebraic law of the gap, fitted"]
+    assert bool(rows) == told == (out.results["tokens"]["rate"] is not None)
+    assert ("not decided" in out.verdicts["collapse of tokens"]) == (not told)

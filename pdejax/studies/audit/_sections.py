@@ -257,13 +257,16 @@ def tokens(found: Evidence, facts: Mapping[str, Any], out: Found) -> None:
     if law is None:
         return
     rate = Figure(*ours[law])
-    out.row(
-        f"{law} law of the gap, fitted",
-        rate,
-        note=f"exact for normalization {place} alone: {exact}; interval of the fit",
-    )
+    told = known(rate) and float(rate.high) - float(rate.low) <= abs(float(rate))
+    if told:
+        note = f"exact for normalization {place} alone: {exact}; interval of the fit"
+        out.row(f"{law} law of the gap, fitted", rate, note=note)
     out.verdicts["collapse of tokens"] += f"; with normalization {place} attention alone gives the {law} law"
-    out.results["tokens"] |= {"law": found_law, "rate": numbers(rate)}
+    if not told:
+        out.verdicts["collapse of tokens"] += (
+            ", whose fitted rate is not decided: its interval is wider than it is large"
+        )
+    out.results["tokens"] |= {"law": found_law, "rate": numbers(rate) if told else None}
 
 
 def operators(found: Evidence, key: Any, out: Found) -> None:
