@@ -87,7 +87,7 @@ def test_orders_that_decide_nothing_are_not_printed(tmp_path):
         content = {"results": {"name": name, "refinement": refinement}}
         (tmp_path / name / "result.json").write_text(json.dumps(content))
     [text] = hooks.results.findings.sentences(tmp_path)
-    assert "Euler, of order 1: 0.50 ± 0.30 (b), 1.10 ± 0.20 (a), in 1 of 2 of which" in text
+    assert "Euler, of order 1: 0.50 ± 0.30 (b), 1.10 ± 0.20 (a), whose interval holds it in 1 of 2;" in text
     assert text.endswith("not decided in 2 of 4.") and "3.25" not in text
 
 

@@ -79,7 +79,7 @@ def _orders(audits: Sequence[Audit]) -> str:
             continue
         holds = sum(abs(value - order) <= ci for value, ci, _ in told)
         shown = ", ".join(f"{value:.2f} ± {ci:.2f} ({name})" for value, ci, name in sorted(told))
-        shown = f"{shown}, in {_count(holds, len(told))} of which the interval holds it" if told else "none told"
+        shown = f"{shown}, whose interval holds it in {_count(holds, len(told))}" if told else "none told"
         parts.append(f"{words}, of order {order}: {shown}; not decided in {len(fits) - len(told)} of {len(fits)}")
     if not parts:
         return ""
