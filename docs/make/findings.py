@@ -3,13 +3,15 @@
 import json
 import math
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 NEAR = 0.05
 SIGNIFICANT = 0.05
 IDENTICAL = 1e-4
 LITTLE = 0.02  # a change of perplexity
+TOLD = 0.5  # a fitted order of a wider half-width decides nothing
+MATERIAL = 0.05  # an R² above its null by less explains nothing worth naming
 
 
 class Audit(NamedTuple):
@@ -69,15 +71,21 @@ def _half(audits: Sequence[Audit]) -> str:
 def _orders(audits: Sequence[Audit]) -> str:
     parts = []
     for scheme, words, order in (("euler", "Euler", 1), ("heun", "Heun", 2), ("rk4", "RK4", 4)):
-        values = [
-            (a.found["refinement"]["orders"][scheme], a.name)
-            for a in audits
-            if a.has("refinement", "orders", scheme) and _numbers(a.found["refinement"]["orders"][scheme])
+        fits = [
+            (a.found["refinement"]["orders"][scheme], a.name) for a in audits if a.has("refinement", "orders", scheme)
         ]
-        if values:
-            within = sum(abs(value - order) < 0.25 for value, _ in values)
-            parts.append(f"{words} {_span(values, '.2f')} (order {order}; within ¼ of it {within} of {len(values)})")
-    return f"Fitted orders of schemes for the layers' field: {'; '.join(parts)}." if parts else ""
+        told = [(x["value"], x["ci"], name) for x, name in fits if _numbers(x["value"], x["ci"]) and x["ci"] < TOLD]
+        if not fits:
+            continue
+        holds = sum(abs(value - order) <= ci for value, ci, _ in told)
+        shown = ", ".join(f"{value:.2f} ± {ci:.2f} ({name})" for value, ci, name in sorted(told))
+        shown = f"{shown}, whose interval holds it in {_count(holds, len(told))}" if told else "none told"
+        parts.append(f"{words}, of order {order}: {shown}; not decided in {len(fits) - len(told)} of {len(fits)}")
+    if not parts:
+        return ""
+    return (
+        f"Fitted orders of schemes for the layers' field, where the half-width is below {TOLD:g}. {'. '.join(parts)}."
+    )
 
 
 def _loss(audits: Sequence[Audit]) -> str:
@@ -125,9 +133,9 @@ def _weights(audits: Sequence[Audit]) -> str:
     for a in audits:
         if a.has("weights"):
             w = a.found["weights"]
-            ours, null = w["adjacent"]["value"], w["adjacent"]["nulls"]["layers shuffled"]
+            null = w["adjacent"]["nulls"]["layers shuffled"]
             parts.append(
-                f"{a.name} {ours:.2f} (in random order {null:.2f}, p = {w['p']:.2g}), exponent {w['holder']['value']:.2f}"
+                f"{a.name} {_ends(w['adjacent'])} (in random order {null:.2f}, p = {w['p']:.2g}), exponent {_ends(w['holder'])}"
             )
     text = f"Neighbouring layers' weights are correlated by: {'; '.join(parts)}." if parts else ""
     for a in audits:
@@ -159,9 +167,8 @@ def _exponents(audits: Sequence[Audit]) -> str:
     parts = []
     for a in there:
         relative, growth = (a.found["jacobians"][name] for name in ("relative", "growth"))
-        null = next(iter(relative.get("nulls", {}).values()), None)
-        beside = "" if null is None else f", untrained {null:.2f}"
-        parts.append(f"{a.name} {relative['value']:.2f}{beside} (growth of the state {growth['value']:.2f})")
+        beside = "".join(f", {name} {null:.2f}" for name, null in relative.get("nulls", {}).items())
+        parts.append(f"{a.name} {_ends(relative)}{beside} (growth of the state {_ends(growth)})")
     return f"The largest exponent of relative changes, per layer: {'; '.join(parts)}." if parts else ""
 
 
@@ -187,12 +194,27 @@ def _operators(audits: Sequence[Audit]) -> str:
     if not there:
         return ""
     papers = [(a.found["operators"]["the papers' operators"], a.name) for a in there]
-    text = f"The papers' operators explain {_span(papers, '.2f')} of the layers' increments on sequences held out (R²)"
+    text = f"The held-out R² of the papers' operators for the layers' increments is {_span(papers, '.2f')}"
+    tested = [
+        a.found["operators"] | {"name": a.name}
+        for a in there
+        if a.has("operators", "difference", "low") and a.has("operators", "null")
+    ]
+    if tested:
+        above = [x["name"] for x in tested if _above(x["the papers' operators"], x["null"], x["difference"]["low"])]
+        text += f", above that of another sequence's operators in {_count(len(above), len(tested))}"
+        text += f" ({', '.join(above)})" if above else ""
     own = [(a.found["operators"]["own terms"], a.name) for a in there if a.has("operators", "own terms")]
     if own:
-        text += f", the networks' own terms {_span(own, '.2f')}"
+        text += f"; of the networks' own terms it is {_span(own, '.2f')}"
     better = sum(a.found["operators"]["rollout"] < a.found["operators"]["persistence"] for a in there)
-    return f"{text}; over all layers, they end nearer to the last state than the first state is in {better} of {len(there)}."
+    text += "; over all layers, the papers' end nearer to the last state than the first state is"
+    return f"{text} in {better} of {len(there)}."
+
+
+def _above(value: float, null: float, low: Any) -> bool:
+    """As the verdict: by the lower end of the difference's interval, and by as much as is worth naming."""
+    return _numbers(low) and low > 0 and value > max(null, 0) + MATERIAL
 
 
 FINDINGS: tuple[Callable[[Sequence[Audit]], str], ...] = (
@@ -210,6 +232,13 @@ def _span(values: Sequence[tuple[float, str]], spec: str = ".3g") -> str:
     """The least and the largest of some values, with the networks they are of."""
     (low, first), (high, last) = min(values), max(values)
     return f"{low:{spec}} ({first})" if len(values) == 1 else f"{low:{spec}} ({first}) to {high:{spec}} ({last})"
+
+
+def _ends(figure: Mapping[str, Any]) -> str:
+    """A value with the ends of its interval, or in words that there are none."""
+    if not _numbers(figure["value"], figure.get("low"), figure.get("high")):
+        return f"{figure['value']:.2f} [no interval]" if _numbers(figure["value"]) else "not measured"
+    return f"{figure['value']:.2f} [{figure['low']:.2f}, {figure['high']:.2f}]"
 
 
 def _named(names: Sequence[str]) -> str:

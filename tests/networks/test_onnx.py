@@ -8,6 +8,7 @@ import stored
 
 import pdejax as pj
 from pdejax.networks import CheckpointError
+from pdejax.networks.families._onnx import read_onnx
 
 onnx = pytest.importorskip("onnx", reason="ONNX files need onnx: pip install 'pdejax[pretrained]'")
 IDS = np.asarray([2, 9, 4, 17, 3], np.int32)
@@ -119,3 +120,71 @@ def test_files_that_are_no_checkpoint_are_refused_in_words(arrays, tmp_path):
     # Wrong configuration: named, as of safetensors.
     with pytest.raises(CheckpointError, match="of another shape"):
         pj.load_pretrained(write(tmp_path / "c", content, vocab_size=30))
+
+
+FIRST, OTHER = np.eye(3, dtype=np.float32), np.ones((3, 3), np.float32)
+BYTES, SCALE, ZERO = np.full((3, 3), 3, np.uint8), np.float32([0.5]), np.uint8([1])
+
+
+def read(folder, nodes, tensors, prefix="", within=None):
+    """What is read of nodes `(operation, inputs, name)` and named tensors."""
+    helper, made = onnx.helper, onnx.numpy_helper.from_array
+    made_nodes = [helper.make_node(kind, inputs, [f"y{i}"], name) for i, (kind, inputs, name) in enumerate(nodes)]
+    graph = helper.make_graph(made_nodes, "g", [], [], [made(np.asarray(x), n) for n, x in tensors])
+    (folder / "x.onnx").write_bytes(helper.make_model(graph).SerializeToString())
+    found = read_onnx([folder / "x.onnx"], prefix, within=within)
+    return {name: tensor.read() for name, tensor in found.items()}
+
+
+TWO = [("MatMul", ["x", "onnx::a"], "/enc/q/MatMul"), ("MatMul", ["x", "onnx::b"], "/enc/q/MatMul_1")]
+WHOLE = [("MatMulInteger", ["x", "w_quantized", "z", "w_zero_point"], "/enc/q/MatMul_quant")]
+TABLE = [("Gather", ["t_quantized", "ids"], "/g"), ("DequantizeLinear", ["y0", "t_scale", "t_zero_point"], "/d")]
+# What cannot be told of a file, and the words.
+UNTOLD = [
+    (TWO, [("onnx::a", FIRST), ("onnx::b", OTHER)], "two tensors that are 'enc.q.weight', one of them 'onnx::b'"),
+    (TWO[:1], [("onnx::a", FIRST), ("enc.q.weight", OTHER)], "two tensors that are 'enc.q.weight'"),
+    (WHOLE, [("w_quantized", BYTES), ("w_zero_point", ZERO)], "the scale of 'enc.q.weight' is not stored"),
+    (WHOLE, [("w_quantized", BYTES), ("w_scale", SCALE)], "the zero point of 'enc.q.weight' is not stored"),
+    (WHOLE, [("w_quantized", BYTES), ("w_scale", np.ones(5)), ("w_zero_point", ZERO)], "do not fit its shape"),
+    (TABLE, [("t_quantized", BYTES), ("t_zero_point", ZERO)], "the scale of 't' is not stored"),
+    (TABLE, [("t_quantized", BYTES), ("t_scale", SCALE)], "the zero point of 't' is not stored"),
+    (
+        TABLE,
+        [("t_quantized", BYTES), ("t_scale", SCALE), ("t_zero_point", ZERO), ("t", FIRST)],
+        "two tensors that are 't'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("nodes", "tensors", "words"), UNTOLD)
+def test_tensors_that_cannot_be_told_are_refused_in_words(tmp_path, nodes, tensors, words):
+    """Not where they are in a part of the graph that is not read."""
+    with pytest.raises(CheckpointError, match=words):
+        read(tmp_path, nodes, tensors)
+    assert read(tmp_path, nodes, [*tensors, ("other.b", FIRST)], "other.").keys() == {"b"}
+    assert "other.b" in read(tmp_path, nodes, [*tensors, ("other.b", FIRST)], within="other.")
+
+
+def test_tensors_of_one_name_are_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"two tensors of one name \(a\)"):
+        read(tmp_path, [], [("a", FIRST), ("a", FIRST)])
+
+
+def test_what_can_be_told_is_read(tmp_path):
+    """One matrix in two places, or under its own name beside; nodes without their inputs; 8 bits without a zero point."""
+    same = read(tmp_path, TWO, [("onnx::a", FIRST), ("onnx::b", FIRST), ("enc.q.weight", FIRST)])
+    np.testing.assert_array_equal(same["enc.q.weight"], FIRST)
+    again = [TWO[0], ("MatMul", ["x", "onnx::a"], "/enc/q_1/MatMul"), ("MatMul", ["x"], "/m"), ("Gather", [], "/g")]
+    again += [("DequantizeLinear", [], "/d")]
+    assert read(tmp_path, again, [("onnx::a", FIRST)]).keys() == {"enc.q.weight"}
+    whole = [("MatMulInteger", ["x", "w_quantized"], "/enc/q/MatMul_quant")]
+    found = read(tmp_path, whole, [("w_quantized", BYTES), ("w_scale", SCALE)])
+    np.testing.assert_array_equal(found["enc.q.weight"], np.full((3, 3), 1.5))
+
+
+def test_a_name_that_is_there_already_is_not_given_again(arrays, tmp_path):
+    """A tensor may be renamed to what it is called, not over another."""
+    name = "embeddings.position_embeddings.weight"
+    other = "embeddings.word_embeddings.weight"
+    with pytest.raises(CheckpointError, match=f"{name!r}, which the ONNX file has under that name already"):
+        pj.load_pretrained(write(tmp_path / "a", model(arrays), {"names": {name: [other]}}))

@@ -136,7 +136,10 @@ def test_the_page_of_stored_numbers():
         "not near its continuum: it moves as 20 untrained networks do, p = "
     )
     orders = found.results["refinement"]["orders"]
-    assert orders["euler"] == pytest.approx(1, abs=0.2) and orders["heun"] == pytest.approx(2, abs=0.3)
+    assert orders["euler"]["value"] == pytest.approx(1, abs=0.2) and orders["heun"]["value"] == pytest.approx(
+        2, abs=0.3
+    )
+    assert orders["euler"]["ci"] > 0
     assert all(row.ours is not None for row in found.rows) and len(found.tables) >= 7
     json.dumps(found.results)
     assert float(found.dataset["refinement_euler_moves"][1].mean()) == pytest.approx(
@@ -147,6 +150,34 @@ def test_the_page_of_stored_numbers():
     assert relative is not None and float(relative) == pytest.approx(exponents.mean())
     assert rows["rank correlation with 1 − cosine"].ours is not None
     assert float(rows["rank correlation with 1 − cosine"].ours) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        ((0.25, 0.125, 0.0625), True),
+        ((0.25, 0.12, 0.058), True),
+        ((0.25, 0.25, 0.25), False),  # order 0
+        ((0.25, 0.0625, 0.015625), False),  # order 2
+        ((1.0, 0.2, 0.19), False),  # of no order
+        ((0.25, 0.125), False),  # no interval
+        ((0.25, np.nan, 0.0625), False),
+    ],
+)
+def test_a_limit_is_told_where_moves_converge_at_order_one(steps, expected):
+    """Richardson's extrapolation at order 1 of moves that converge otherwise, or not at all, is no limit."""
+    numbers, count = stored(), len(steps)
+    ours = numbers["refinement"]
+    for name, value in [(k, v) for k, v in ours.items() if k.startswith("euler/") and k != "euler/steps"]:
+        ours[name] = value[: count + 1]
+    ours["euler/steps"] = np.asarray(steps)[:, None] * np.ones(B)
+    ours["euler/moves"] = np.cumsum([0.0, *steps])[:, None] * np.ones(B)
+    found = judge(CONFIG, [numbers])
+    limits = [row for row in found.rows if row.quantity == "the same in the limit of small steps"]
+    assert bool(limits) == expected == ("(limit " in found.sentence)
+    if expected:
+        assert float(limits[0].ours) == pytest.approx(np.sum(steps) + steps[-1], rel=1e-5)
+        assert found.results["refinement"]["limit"] == float(limits[0].ours)
 
 
 def test_without_nulls_nothing_is_compared():

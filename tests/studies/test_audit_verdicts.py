@@ -21,6 +21,7 @@ from pdejax.studies.audit._sections import (
     _foreseen,
     fixed_point_verdict,
     operator_verdict,
+    operators,
     tokens,
     weights,
     weights_verdict,
@@ -244,6 +245,16 @@ def test_a_fixed_point_is_where_moves_end(factor, word):
     assert fixed_point_verdict(np.asarray([0.3, 0.6]) * factor ** np.arange(30)[:, None]).startswith(word)
 
 
+def test_a_plateau_approaches_no_fixed_point():
+    """A fall that was over before the last quarter says nothing of a fixed point; nor one of some sequences alone."""
+    for at in range(60, 85):
+        moves = np.where(np.arange(120) < at, 0.61, 0.29)[:, None] * np.asarray([1.0, 2.0])
+        assert fixed_point_verdict(moves).startswith("none in 120 applications: the last still moves the state by 0.29")
+    falling = 0.6 * 0.98 ** np.arange(120.0)
+    assert fixed_point_verdict(np.stack([falling, falling], axis=1)).startswith("approached")
+    assert fixed_point_verdict(np.stack([falling, np.full(120, 0.5)], axis=1)).startswith("none")
+
+
 def test_moves_of_one_layer_applied_on_and_on():
     """u ← (1 − r) u moves the state by r each time, relative to where it is."""
     d = pj.Discretization(pj.MasterEquation(pj.terms.LinearDamping(0.25)), "euler", t1=3.0, steps=3)
@@ -353,6 +364,22 @@ def test_the_verdict_on_operators(papers, null, spread, word):
     assert operator_verdict(papers, null, difference, 0.9).startswith(word)
 
 
+def test_the_null_of_the_operators_is_kept_with_the_difference():
+    """What the verdict says in words, in numbers: pairs of four sequences, each 0.1 to 0.4 above another's operators."""
+    null = 0.1 + np.asarray([0.0, 0.05, 0.1, 0.15])
+    r2 = null + np.asarray([0.1, 0.2, 0.3, 0.4])
+    ours = {"groups": np.asarray(["the papers' operators"])}
+    ours |= {"r2": r2[None, None] + np.zeros((1, 3, 1)), "null": null[None, None] + np.zeros((1, 3, 1))}
+    out = Found()
+    operators({"operators": ours | {"rollout": r2[None], "persistence": null[None]}}, KEY, out)
+    kept, expected = out.results["operators"], over_seeds(r2 - null)
+    assert kept["null"] == pytest.approx(null.mean()) and kept["the papers' operators"] == pytest.approx(r2.mean())
+    assert [kept["difference"][end] for end in ("value", "low", "high")] == pytest.approx(
+        [float(expected), float(expected.low), float(expected.high)]
+    )
+    assert kept["difference"]["low"] > 0 and "explain part" in out.verdicts["operators of the papers"]
+
+
 def test_ranks_of_scores_share_ties_and_nan_is_no_rank():
     value = np.repeat(np.asarray([1.0, 1.0, 2.0, 3.0])[:, None], 5, axis=1)
     score = np.repeat(np.asarray([1.0, 2.0, 2.0, 3.0])[:, None], 5, axis=1)
@@ -390,4 +417,27 @@ def test_the_law_of_collapse_is_what_the_fit_states(gap, expected):
     tokens({"tokens": found}, {"normalization": "inside the branch"}, out)
     verdict = out.verdicts["collapse of tokens"]
     assert verdict.startswith(expected)
-    assert verdict.endswith("attention alone gives the algebraic law") or expected == "not measured"
+    assert "attention alone gives the algebraic law" in verdict or expected == "not measured"
+
+
+@pytest.mark.parametrize(
+    ("fit", "told"),
+    [
+        ((0.5, 0.4, 0.6), True),
+        ((-0.5, -0.6, -0.4), True),
+        ((5493.0, -6.69e6, 6.7e6), False),
+        ((0.05, 0.01, 0.09), False),
+        ((0.5, np.nan, 0.6), False),
+    ],
+)
+def test_a_rate_whose_interval_is_wider_than_it_is_large_is_no_figure(fit, told):
+    found = {name: np.ones((3, 16)) for name in measuring.TOKEN_FIGURES} | {"gap": np.ones(16)}
+    out = Found()
+    tokens(
+        {"tokens": found | {"law": np.asarray("undecided"), "algebraic": np.asarray(fit)}},
+        {"normalization": "inside the branch"},
+        out,
+    )
+    rows = [row for row in out.rows if row.quantity == "algebraic law of the gap, fitted"]
+    assert bool(rows) == told == (out.results["tokens"]["rate"] is not None)
+    assert ("not decided" in out.verdicts["collapse of tokens"]) == (not told)

@@ -24,6 +24,7 @@ IDENTICAL = {"float32": 1e-4, "float64": 1e-10}
 FLOOR = {"float32": 3e-6, "float64": 1e-13}  # relative differences below are rounding
 NEAR = 0.05  # a last state that moves by less at half the step is near its continuum
 ORDERS = {"native": 1, "euler": 1, "heun": 2, "rk4": 4}
+TOLD = 0.5  # a fitted order of a wider half-width decides nothing
 
 
 def judge(config: AuditConfig, evidence: Sequence[Evidence]) -> Judgement:
@@ -124,13 +125,15 @@ def refinement(found: Evidence, precision: str, key: Any, out: Found) -> str:
         None if index is None else index.name,
         note="layers as Euler steps of their field; untrained from the least to the largest",
     )
-    out.row("the same in the limit of small steps", table["limit"], note="extrapolated at order 1")
+    orders = {name: _order(ours, name, precision) for name in ORDERS if f"{name}/steps" in ours}
+    limit = table["limit"] if first_order(*orders.get("euler", (math.nan, math.nan))) else None
+    if limit is not None:
+        out.row("the same in the limit of small steps", limit, note="extrapolated at order 1")
     again = found["subject"]["normalization"] == "after the step"
     after = "the norm after the step is applied twice as often: no limit is promised" if again else ""
     out.row("move at h/2, own scheme", table["own"][1], note=after)
     for name in nulls:
         out.row(f"move at h/2, {name}", table[name], note="one draw")
-    orders = {name: _order(ours, name, precision) for name in ORDERS if f"{name}/steps" in ours}
     lines = []
     for name, (order, ci) in orders.items():
         moves = np.mean(ours[f"{name}/moves"], axis=1)
@@ -142,20 +145,24 @@ def refinement(found: Evidence, precision: str, key: Any, out: Found) -> str:
     out.results["refinement"] = {
         "moves": np.mean(ours["euler/moves"], axis=1).tolist(),
         "own": np.mean(ours["native/moves"], axis=1).tolist(),
-        "limit": float(table["limit"]),
+        "limit": None if limit is None else float(limit),
         "half": numbers(half),
         "index": None if index is None else numbers(index.ratio) | {"p": index.p, "draws": index.count},
-        "orders": {name: order for name, (order, _) in orders.items()},
+        "orders": {name: {"value": order, "ci": ci} for name, (order, ci) in orders.items()},
     }
     readings(ours, out)
     out.verdicts["half the step"] = depth_verdict(table["half"], index)
     beside = (
         "" if index is None else f", {index.ratio.summary()} times what an untrained network of its branch sizes moves"
     )
-    return (
-        f"half the step moves the last state by {table['half'].summary()} (limit {float(table['limit']):.3g}){beside}: "
-        f"{out.verdicts['half the step']}"
-    )
+    towards = "no limit told" if limit is None else f"limit {float(limit):.3g}"
+    return f"half the step moves the last state by {table['half'].summary()} ({towards}){beside}: {out.verdicts['half the step']}"
+
+
+def first_order(order: float, ci: float) -> bool:
+    """Whether Euler's moves converge at order 1, as the extrapolation to their limit needs: the order is told, and its interval
+    holds 1 or it is within a quarter of it."""
+    return known(order, ci) and ci < TOLD and abs(order - 1) <= max(ci, 0.25)
 
 
 def _limit(moves: np.ndarray) -> np.ndarray:

@@ -110,16 +110,17 @@ def fixed_point(moves: np.ndarray, layers: int, out: Found) -> None:
 
 
 def fixed_point_verdict(moves: np.ndarray) -> str:
-    """From the moves of each application by sequence: a fixed point is there if the last moves nothing but rounding, and is near
-    if moves fell in every sequence over the last half by what would take them there."""
+    """From the moves of each application by sequence: a fixed point is there if the last moves nothing but rounding. It is
+    approached if moves of every sequence halve over the last half of the applications, and in the last quarter fall by no less
+    than an even fall would, √½: moves that stay where they are at the end approach nothing."""
     count = len(moves)
     if not np.all(np.isfinite(moves)):
         return "not measured: a move is not finite"
     last = float(np.max(moves[-1]))
     if last <= AT_REST:
         return f"reached: application {count} moves the state by {last:.1g} at most"
-    half = moves[count // 2]
-    if np.all(moves[-1] < 0.5 * half):
+    half, late = moves[count // 2], moves[3 * count // 4]
+    if np.all(moves[-1] < 0.5 * half) and np.all(moves[-1] < 0.5**0.5 * late):
         return f"approached: the move fell to {float(np.mean(moves[-1])):.3g} in {count} applications, and falls on"
     low = float(np.min(moves[-1]))
     return f"none in {count} applications: the last still moves the state by {low:.3g} to {last:.3g}"
@@ -256,13 +257,16 @@ def tokens(found: Evidence, facts: Mapping[str, Any], out: Found) -> None:
     if law is None:
         return
     rate = Figure(*ours[law])
-    out.row(
-        f"{law} law of the gap, fitted",
-        rate,
-        note=f"exact for normalization {place} alone: {exact}; interval of the fit",
-    )
+    told = known(rate) and float(rate.high) - float(rate.low) <= abs(float(rate))
+    if told:
+        note = f"exact for normalization {place} alone: {exact}; interval of the fit"
+        out.row(f"{law} law of the gap, fitted", rate, note=note)
     out.verdicts["collapse of tokens"] += f"; with normalization {place} attention alone gives the {law} law"
-    out.results["tokens"] |= {"law": found_law, "rate": numbers(rate)}
+    if not told:
+        out.verdicts["collapse of tokens"] += (
+            ", whose fitted rate is not decided: its interval is wider than it is large"
+        )
+    out.results["tokens"] |= {"law": found_law, "rate": numbers(rate) if told else None}
 
 
 def operators(found: Evidence, key: Any, out: Found) -> None:
@@ -307,10 +311,14 @@ def operators(found: Evidence, key: Any, out: Found) -> None:
     )
     own = float(np.mean(ours["r2"][groups.index("own terms")])) if "own terms" in groups else None
     explained, chance = (np.mean(ours[name][papers], axis=0) for name in ("r2", "null"))
+    difference = over_seeds(explained - chance)
     out.verdicts["operators of the papers"] = operator_verdict(
-        float(np.mean(explained)), float(np.mean(chance)), over_seeds(explained - chance), own
+        float(np.mean(explained)), float(np.mean(chance)), difference, own
     )
+    # Of the papers' operators: the R² of another sequence's, and how far they are above it.
     out.results["operators"] = {name: float(np.mean(ours["r2"][i])) for i, name in enumerate(groups)} | {
+        "null": float(np.mean(chance)),
+        "difference": numbers(difference),
         "rollout": float(error),
         "persistence": float(still),
     }
