@@ -90,7 +90,7 @@ COMMAND = study_command(
     description="Which limit: recipes of deep networks checked, closures beside tokens, slow clustering, noise that tokens\n"
     "share; see pdejax.studies.limits.LimitsConfig.",
     examples="""examples:
-  pdejax limits --out out                                  all of it: three quarters of an hour on two cores; goes on after a stop
+  pdejax limits --out out                                  all of it: an hour on two cores; goes on after a stop
   pdejax limits --sections check --repeats 20 --out out    how often verdicts are right
   pdejax limits --sections metastability noise
   pdejax limits --sections check --recipes "i.i.d., 1/√L" "tied, 1/L" --repeats 3
