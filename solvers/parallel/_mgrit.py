@@ -80,7 +80,7 @@ def solve_cycles(steps: Sequence[Step], right: Array, cycles: Cycles, tolerance:
     still = jnp.broadcast_to(right[0], guess.shape)
     guess = jnp.where(jnp.all(jnp.isfinite(guess)), guess, still)
 
-    def judged(points: Array) -> tuple[Array, Array]:
+    def judged(points: Array) -> tuple[Array, Array, Array]:
         us, ends = _sweep(first, points, right, m, cycles)
         return us, ends, relative_residual(ends - points[1:], us)
 
