@@ -110,9 +110,9 @@ def test_an_interrupted_run_goes_on(result, tmp_path):
         stability(config, report=report)
     assert not (tmp_path / "stability.json").exists() and len(said) == 5
     # One finished part is lost and one is damaged: only they and the missing two are measured.
-    [lost] = tmp_path.glob("parts/*/map_of_mean_attention-0.npz")
+    [lost] = tmp_path.glob("parts/*/map_of_mean_attention-*-0.npz")
     lost.unlink()
-    [damaged] = tmp_path.glob("parts/*/map_of_mean_attention-1.npz")
+    [damaged] = tmp_path.glob("parts/*/map_of_mean_attention-*-1.npz")
     damaged.write_bytes(damaged.read_bytes()[:50])
     resumed = stability(config, report=notices.append)
     assert sum("chunk" in text for text in notices) == 4 and any("damaged" in text for text in notices)
