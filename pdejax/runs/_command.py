@@ -66,6 +66,13 @@ class Console:
         if self.json:
             print(json.dumps(plain(content), indent=1, allow_nan=False), flush=True)
 
+    def conclude(self, text: str, result: Any) -> int:
+        """The end of a study: its text, its files, or its JSON; the exit status, 1 where something is not as it should be."""
+        self.result(f"\n{text}")
+        self.saved(result.files)
+        self.content(result.to_json())
+        return 0 if result.passed else 1
+
 
 def setting(
     default: Any = dataclasses.MISSING, help: str = "", *, metavar: str | None = None, positional: bool = False

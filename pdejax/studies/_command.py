@@ -41,10 +41,7 @@ def run_study(study: Any, config: Any, console: Console) -> int:
     shown = result.tables[1:] if started and not console.quiet else result.tables
     for table in shown:
         console.result(f"\n{table.text()}")
-    console.result(f"\n{result.summary()}")
-    console.saved(result.files)
-    console.content(result.to_json())
-    return 0 if result.passed else 1
+    return console.conclude(result.summary(), result)
 
 
 def _info(given: dict[str, Any], console: Console) -> int:

@@ -2,15 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 from pdejax._arguments import checked
 from pdejax.runs._records import Result
 from pdejax.studies.audit._config import AuditConfig
 from pdejax.studies.audit._judge import judge
 from pdejax.studies.audit._measure import measure
-from pdejax.studies.audit._subject import name_of
-from pdejax.studies.study import Study, run, settings
+from pdejax.studies.audit._subject import name_of, saved_settings
+from pdejax.studies.study import Study, run
 
 
 @checked
@@ -40,12 +39,6 @@ def study_of(config: AuditConfig) -> Study:
     )
 
 
-def _saved(config: AuditConfig) -> dict[str, Any]:
-    """The configuration without the machine's paths: files by their names."""
-    names = {x: getattr(config, x) for x in ("network", "text", "images")}
-    return settings(config) | {x: None if path is None else name_of(path) for x, path in names.items()}
-
-
 AUDIT = Study(
     name="audit",
     title="The depth of a network",
@@ -53,7 +46,7 @@ AUDIT = Study(
     source="",
     measure=measure,
     judge=judge,
-    saved=_saved,
+    saved=saved_settings,
     stem="result",
     double=False,
 )

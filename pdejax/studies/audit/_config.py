@@ -57,19 +57,21 @@ class AuditConfig:
             if getattr(self, name) is not None:
                 check.integer(_OWNER, name, getattr(self, name), least)
         check.choice(_OWNER, "precision", self.precision, ("float32", "float64"))
-        given = [f"{x}={getattr(self, x)!r}" for x in ("text", "images", "dataset") if getattr(self, x) is not None]
-        if len(given) > 1:
-            raise ValueError(f"{_OWNER}: {' and '.join(given)} were given; give one of them.")
+        check_one_input(_OWNER, self)
+
+
+def check_one_input(owner: str, config: Any) -> None:
+    """Raise `ValueError`, naming `owner`, where more than one of `text`, `images` and `dataset` is given."""
+    given = [f"{x}={getattr(config, x)!r}" for x in ("text", "images", "dataset") if getattr(config, x) is not None]
+    if len(given) > 1:
+        raise ValueError(f"{owner}: {' and '.join(given)} were given; give one of them.")
 
 
 def _run(given: dict[str, Any], console: Console) -> int:
     config = AuditConfig(**given)
     # By its address: the study imports this file.
     result = importlib.import_module("pdejax.studies.audit._audit").audit(config, report=console.say)
-    console.result(f"\n{result.text()}")
-    console.saved(result.files)
-    console.content(result.to_json())
-    return 0 if result.passed else 1
+    return console.conclude(result.text(), result)
 
 
 COMMAND = Command(

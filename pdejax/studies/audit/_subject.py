@@ -18,6 +18,7 @@ from pdejax.data import load
 from pdejax.models import Simulator, Transformer
 from pdejax.networks import CheckpointError, Network, as_network
 from pdejax.studies.audit._config import AuditConfig
+from pdejax.studies.study import settings
 from pdejax.training._kept import saved_model
 
 _OWNER = "audit"
@@ -268,3 +269,9 @@ def name_of(path: str | os.PathLike[str]) -> str:
     """What a network is called: the name of its folder, or of the one above where that says nothing."""
     place = pathlib.Path(path)
     return place.parent.name if place.name in ("model", "checkpoint", "weights") and place.parent.name else place.name
+
+
+def saved_settings(config: Any) -> dict[str, Any]:
+    """The configuration of a study of one network without the machine's paths: files by their names."""
+    names = {x: getattr(config, x) for x in ("network", "text", "images")}
+    return settings(config) | {x: None if path is None else name_of(path) for x, path in names.items()}

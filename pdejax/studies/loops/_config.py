@@ -6,6 +6,7 @@ from typing import Any
 
 from pdejax import _check as check
 from pdejax.runs._command import Command, Console, setting
+from pdejax.studies.audit._config import check_one_input
 
 _OWNER = "loops"
 
@@ -63,19 +64,14 @@ class LoopsConfig:
             raise ValueError(
                 f"{_OWNER}: periods={self.periods} must be at most a quarter of loops={self.loops}; follow more passes."
             )
-        given = [f"{x}={getattr(self, x)!r}" for x in ("text", "images", "dataset") if getattr(self, x) is not None]
-        if len(given) > 1:
-            raise ValueError(f"{_OWNER}: {' and '.join(given)} were given; give one of them.")
+        check_one_input(_OWNER, self)
 
 
 def _run(given: dict[str, Any], console: Console) -> int:
     config = LoopsConfig(**given)
     # By its address: the study imports this file.
     result = importlib.import_module("pdejax.studies.loops._loops").loops(config, report=console.say)
-    console.result(f"\n{result.text()}")
-    console.saved(result.files)
-    console.content(result.to_json())
-    return 0 if result.passed else 1
+    return console.conclude(result.text(), result)
 
 
 COMMAND = Command(

@@ -2,15 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 from pdejax._arguments import checked
 from pdejax.runs._records import Result
-from pdejax.studies.audit._subject import name_of
+from pdejax.studies.audit._subject import name_of, saved_settings
 from pdejax.studies.loops._config import LoopsConfig
 from pdejax.studies.loops._judge import judge
 from pdejax.studies.loops._measure import measure
-from pdejax.studies.study import Study, run, settings
+from pdejax.studies.study import Study, run
 
 
 @checked
@@ -31,12 +30,6 @@ def loops(config: LoopsConfig, *, report: Callable[[str], None] | None = None) -
     return run(study, config, out=config.out, report=report)
 
 
-def _saved(config: LoopsConfig) -> dict[str, Any]:
-    """The configuration without the machine's paths: files by their names."""
-    names = {x: getattr(config, x) for x in ("network", "text", "images")}
-    return settings(config) | {x: None if path is None else name_of(path) for x, path in names.items()}
-
-
 LOOPS = Study(
     name="loops",
     title="The loop of a network",
@@ -44,7 +37,7 @@ LOOPS = Study(
     source="",
     measure=measure,
     judge=judge,
-    saved=_saved,
+    saved=saved_settings,
     stem="result",
     headline="safe range of loops",
 )
