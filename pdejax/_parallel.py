@@ -87,6 +87,7 @@ def simulate_in_parallel(
     maps, u, mask_found, scheme = prepared(
         _OWNER, d, u0, mask, method, coarsening, levels, iterations, adjoint_iterations, linear, mesh
     )
+    check_tolerance(_OWNER, tolerance)
     grids = coarse_maps(_OWNER, maps, u, mask_found, scheme, coarse)
     return _solve_jitted(maps, u, grids, jnp.asarray(tolerance, u.dtype), scheme)
 
@@ -105,6 +106,12 @@ def prepared(
         None if adjoint_iterations is None else _check.integer(owner, "adjoint_iterations", adjoint_iterations, 0)
     )
     return maps, u, found, Scheme(method, m, depth, wanted, backward, linear, _sharding(owner, mesh, maps.count // m))
+
+
+def check_tolerance(owner: str, tolerance: Any) -> None:
+    """Raise `ValueError`, naming `owner`, for a tolerance below 0 or that is no number; a traced one is not looked at."""
+    if not _check.traced(tolerance):
+        _check.number(owner, "tolerance", tolerance, least=0, advice="it bounds the residual of the states")
 
 
 def coarse_maps(

@@ -185,6 +185,8 @@ STEPS = CASES["mgrit"][0]
     [
         (STEPS, {"method": "parareal", "levels": 3}, "simulate_in_parallel: levels=3, but parareal has two"),
         (STEPS, {"coarsening": 3}, "simulate_in_parallel: coarsening=3 on 2 levels needs steps in multiples of 3"),
+        (STEPS, {"tolerance": -1.0}, "simulate_in_parallel: tolerance=-1"),
+        (STEPS, {"tolerance": float("nan")}, "simulate_in_parallel: tolerance"),
         (STEPS, {"levels": 1}, "simulate_in_parallel: levels"),
         (STEPS.replace(steps=7), {"levels": 3}, "simulate_in_parallel: 7 steps have no coarsening on 3 levels"),
         (STEPS.replace(solver="tsit5", rtol=1e-3, atol=1e-3), {}, "simulate_in_parallel: steps are adaptive"),

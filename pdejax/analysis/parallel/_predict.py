@@ -14,7 +14,7 @@ from pdejax._axes import same_axes
 from pdejax._check import known
 from pdejax._discretization import Discretization
 from pdejax._figure import AbstractRecord
-from pdejax._parallel import Method, coarse_maps, prepared
+from pdejax._parallel import Method, check_tolerance, coarse_maps, prepared
 from pdejax.solvers.parallel import critical_path
 from pdejax.solvers.parallel._solution import sizes
 
@@ -91,6 +91,7 @@ def predict_iterations(
     Raises `ValueError`/`TypeError` as `simulate_in_parallel`.
     """
     maps, u, found, scheme = prepared(_OWNER, d, u0, mask, method, coarsening, 2, None, None, "scan", None)
+    check_tolerance(_OWNER, tolerance)
     (coarser,) = coarse_maps(_OWNER, maps, u, found, scheme, coarse)
     numbers = _measured(maps, coarser, u, scheme.coarsening, method == "newton")
     depth = jnp.asarray(maps.d.t1, u.dtype) - jnp.asarray(maps.d.t0, u.dtype)
