@@ -13,8 +13,6 @@ from pdejax import cli, exact
 from pdejax.studies import verify
 from pdejax.studies.numerics import _verify, _verify_cases
 
-pytestmark = pytest.mark.slow  # all share one full run
-
 CLOSED_FORMS = sorted(name for name in dir(exact) if not name.startswith("_") and callable(getattr(exact, name)))
 
 
@@ -28,6 +26,7 @@ def table(tmp_path_factory):
     return code, printed.getvalue().splitlines(), json.loads(path.read_text()), path
 
 
+@pytest.mark.slow
 def test_all_cases_pass(table):
     code, lines, content, path = table
     results = content["results"]
@@ -39,6 +38,7 @@ def test_all_cases_pass(table):
     assert lines[-1] == f"saved {path}"
 
 
+@pytest.mark.slow
 def test_the_table_says_what_the_json_says(table):
     _, lines, content, _ = table
     checks = content["results"]["checks"]
@@ -54,6 +54,7 @@ def test_the_table_says_what_the_json_says(table):
     assert content["seconds"] > 0
 
 
+@pytest.mark.slow
 def test_what_is_expected_is_tight(table):
     """All that a tight-tolerance solve can reach is held to far less than 1e-8."""
     _, _, content, _ = table
@@ -62,18 +63,21 @@ def test_what_is_expected_is_tight(table):
         "growth of noise at 0.95, decay at 1.05 of it",
         "equiangular tokens, order of retraction − 1",
         "Gaussian tokens, reported blow-up",
+        "two tokens under noise, antipodal share",
     }
 
 
 def group_of(name):
-    """The first group of cases that uses a closed form."""
-    for group in _verify.GROUPS:
-        if f"exact.{name}(" in inspect.getsource(group):
-            return group
-    raise AssertionError(f"pdejax.exact.{name} is not verified")
+    """The first group of cases that uses a closed form, None without one."""
+    return next((group for group in _verify.GROUPS if f"exact.{name}(" in inspect.getsource(group)), None)
+
+
+def test_every_closed_form_is_verified():
+    assert [name for name in CLOSED_FORMS if group_of(name) is None] == []
 
 
 @pytest.mark.parametrize("name", CLOSED_FORMS)
+@pytest.mark.slow
 def test_a_wrong_closed_form_is_found_out(table, name, monkeypatch):
     """Every public formula, one by one, off by a few 1e-6 (unevenly, so that no scaling hides it)."""
     right = getattr(exact, name)
@@ -87,6 +91,7 @@ def test_a_wrong_closed_form_is_found_out(table, name, monkeypatch):
     assert not all(check.passed for check in checks)
 
 
+@pytest.mark.slow
 def test_failure_is_shown_and_changes_the_exit_code(table, monkeypatch, capsys, tmp_path):
     right = exact.bivariate_normal_information
     monkeypatch.setattr(exact, "bivariate_normal_information", lambda r: right(r) * (1 + 1e-6))
@@ -105,6 +110,7 @@ def test_failure_is_shown_and_changes_the_exit_code(table, monkeypatch, capsys, 
     assert second["passed"]
 
 
+@pytest.mark.slow
 def test_nan_fails(table, monkeypatch):
     monkeypatch.setattr(exact, "bivariate_normal_information", lambda r: jnp.full(r.shape, jnp.nan))
     monkeypatch.setattr(_verify, "GROUPS", (_verify_cases.information,))
@@ -115,6 +121,7 @@ def test_nan_fails(table, monkeypatch):
     assert line.endswith("FAIL") and " – " in line and "not finite" in found.summary()
 
 
+@pytest.mark.slow
 def test_a_crash_fails_its_group_only(table, monkeypatch):
     def broken(*args):
         raise RuntimeError("no such device")
@@ -130,6 +137,7 @@ def test_a_crash_fails_its_group_only(table, monkeypatch):
     assert found.verdict == "2 of 3 cases passed"
 
 
+@pytest.mark.slow
 def test_instability_below_the_limit_is_seen(table, monkeypatch):
     """A limit that is stated twice too large: noise grows at 0.95 of it."""
     right = exact.diffusive_step_limit
@@ -140,6 +148,7 @@ def test_instability_below_the_limit_is_seen(table, monkeypatch):
     assert noise.error == float("inf") and "below the limit" in noise.note
 
 
+@pytest.mark.slow
 def test_the_callers_precision_is_left_alone(table, monkeypatch):
     monkeypatch.setattr(_verify, "GROUPS", (_verify_cases.information,))
     with jax.enable_x64(False):

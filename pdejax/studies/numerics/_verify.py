@@ -9,10 +9,28 @@ from pdejax.runs._files import plain
 from pdejax.runs._parts import Parts
 from pdejax.runs._records import Result
 from pdejax.runs._table import Column
-from pdejax.studies.numerics._verify_cases import GROUPS, Check
+from pdejax.studies.numerics._verify_cases import (
+    Check,
+    equiangular,
+    gaussian,
+    heat,
+    information,
+    linear,
+    preln,
+    spatial_norm,
+    sphere,
+    stability,
+    transformer,
+)
 from pdejax.studies.numerics._verify_config import VerifyConfig
+from pdejax.studies.numerics._verify_noise import circle, noise, random_layers
 from pdejax.studies.study import Evidence, Judgement, Study, run
 
+GROUPS: tuple[Callable[[], Iterator[Check]], ...] = (
+    *(heat, linear, spatial_norm, stability, information),
+    *(equiangular, preln, sphere, gaussian, transformer),
+    *(noise, random_layers, circle),
+)
 COLUMNS = (
     Column("case", width=46),
     Column("scheme", width=20),

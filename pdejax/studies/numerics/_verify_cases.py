@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import equinox as eqx
@@ -82,7 +82,7 @@ def normal(seed: int, *shape: int) -> Array:
     return jnp.asarray(np.random.default_rng([KEY, seed]).standard_normal(shape))
 
 
-def attention(logit: float, value: Array, **options: Any) -> Attention:
+def attention(logit: float | Array, value: Array, **options: Any) -> Attention:
     r"""One head with logits a⟨x, y⟩, a = `logit`, and value matrix V, W_V = I, W_O = V: $\sum_j K_{ij} u_j V$."""
     dim = value.shape[0]
     term = Attention(dim, key=jax.random.key(0), **options)
@@ -462,9 +462,3 @@ def _cosines(us: np.ndarray) -> np.ndarray:
     x = us / np.linalg.norm(us, axis=-1, keepdims=True)
     n = us.shape[1]
     return (np.sum(x @ np.swapaxes(x, 1, 2), axis=(1, 2)) - n) / (n * (n - 1))
-
-
-GROUPS: tuple[Callable[[], Iterator[Check]], ...] = (
-    *(heat, linear, spatial_norm, stability, information),
-    *(equiangular, preln, sphere, gaussian, transformer),
-)
