@@ -1,6 +1,7 @@
 """Long runs: parts and compiled programs that are kept for a run to go on from, and what it was measured with."""
 
 import contextlib
+import ctypes
 import gc
 import hashlib
 import io
@@ -68,6 +69,16 @@ def forget_programs(most: int = 30_000) -> bool:
     jax.clear_caches()
     gc.collect()
     return True
+
+
+def release_memory(programs: bool = False) -> None:
+    """Give back to the system what arrays that are gone have held, where the C library can (glibc); compiled `programs`, too,
+    if asked."""
+    if programs:
+        jax.clear_caches()
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def cache_folder() -> str | None:

@@ -91,6 +91,11 @@ class Table:
             f'<table class="sortable"><thead><tr>{heads}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
         )
 
+    def filled(self) -> "Table":
+        """Return the table without columns that have no entry at all."""
+        kept = [i for i in range(len(self.columns)) if any(not _empty(row[i]) for row in self.rows)]
+        return Table([self.columns[i] for i in kept], [[row[i] for i in kept] for row in self.rows], self.caption)
+
     def _repr_html_(self) -> str:
         return self.html()
 
@@ -118,6 +123,15 @@ def markdown_text(value: str) -> str:
     plain = " ".join(value.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     plain = re.sub(r"([\\`*_\[\]|~$#!])", r"\\\1", plain)
     return re.sub(r"^([-+]|\d+\.)(?=\s|$)", lambda found: found[0][:-1] + "\\" + found[0][-1], plain)
+
+
+def _empty(cell: Any) -> bool:
+    entry = _entry(cell)
+    return (
+        not entry.code
+        and not entry.small
+        and (entry.value is None or (isinstance(entry.value, str) and not entry.value))
+    )
 
 
 def _entry(cell: Any) -> Cell:

@@ -147,3 +147,10 @@ def test_a_result_shows_itself():
     for words in ("A bench", "cosine", "0.93", "0.90 [0.80, 1.00]", "0.1000 (shuffled)", "alike", "1.5 s", "seeds 0 1"):
         assert words in text, words
     assert "<table" in example()._repr_html_()
+
+
+def test_columns_without_any_entry_are_left_out():
+    columns = [Column(head) for head in ("a", "b", "c", "d")]
+    table = Table(columns, [("x", None, "", Cell(None, small="s")), ("y", Cell(""), 0.0, None)], "t")
+    assert [column.head for column in table.filled().columns] == ["a", "c", "d"]
+    assert table.filled().rows[1] == ["y", 0.0, None] and table.filled().caption == "t"

@@ -213,7 +213,9 @@ def test_one_layer_at_all_depths_has_no_layers_to_rank_or_to_shuffle():
     field = pj.MasterEquation(pj.terms.FeedForward(D, 2 * D, key=jax.random.key(0)))
     net = pj.network([lambda u: u] * L).replace(discretization=pj.Discretization(field, "euler", t1=4.0, steps=4))
     one = Subject(net, None, jnp.ones((B, 3, D)), jnp.ones((B, 3), bool), None, (), "states", "planted")
-    made = [name for name, null in measuring._nulls(one, None, True) if null is not None]
+    made = [
+        name for name, null in measuring._nulls(AuditConfig(network="planted"), [one], None, True) if null is not None
+    ]
     assert made == ["untrained", "weights shuffled"]
 
 

@@ -353,15 +353,16 @@ def _changed(
     key = jax.random.fold_in(key, index)
     if not layered:
         return change(key, leaf.ravel()).reshape(leaf.shape)
-    flat, keys = leaf.reshape(leaf.shape[0], -1), _layer_keys(key, leaf.shape[0], source)
+    keys = _layer_keys(key, leaf.shape[0], source)
     if host:
-        return jnp.asarray(np.stack([change(k, x) for k, x in zip(keys, np.asarray(flat), strict=True)])).reshape(
-            leaf.shape
-        )
-    return _by_layer(change, keys, flat).reshape(leaf.shape)
+        made = np.empty(leaf.shape, leaf.dtype)
+        for i, layer in enumerate(np.asarray(leaf)):
+            made[i] = change(keys[i], layer.ravel()).reshape(layer.shape)
+        return jnp.asarray(made)
+    return _by_layer(change, keys, leaf)
 
 
 @eqx.filter_jit
-def _by_layer(change: Callable[..., Array], keys: Array, entries: Array) -> Array:
+def _by_layer(change: Callable[..., Array], keys: Array, leaf: Array) -> Array:
     """`change` of every layer's entries, one layer after another: what it needs on the way is there for one alone."""
-    return jax.lax.map(lambda x: change(*x), (keys, entries))
+    return jax.lax.map(lambda x: change(x[0], x[1].ravel()).reshape(x[1].shape), (keys, leaf))

@@ -26,7 +26,7 @@ def markdown_page(results: Results, base: str | pathlib.Path) -> str:
     if results.studies:
         columns = [Column(head) for head in ("Study", "Source", "Verdict")]
         lines = [(s.title, s.result.source, s.result.verdict or "no result") for s in results.studies]
-        parts += ["## Summary", Table(columns, lines).markdown(), "## Studies"]
+        parts += ["## Summary", Table(columns, lines).filled().markdown(), "## Studies"]
     for study in results.studies:
         parts += _study(study, base)
     for index, ledger in enumerate(results.ledgers):

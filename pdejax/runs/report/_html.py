@@ -134,11 +134,18 @@ def _answers(result: Result) -> str:
     return (f"<ul>{answers}</ul>" if answers else "") + (f'<ul class="soft small">{notes}</ul>' if notes else "")
 
 
+OPEN = 2  # pictures of a study that stand open
+
+
 def _pictures(study: Study, base: pathlib.Path) -> str:
-    """The study's pictures, and curves of what its rows give layer by layer."""
+    """The study's pictures, and curves of what its rows give layer by layer; those beyond the first few folded."""
     made = [_figure(image, base) for image in study.images]
     made += [drawn(panel) for panel in panels([row for _, row in study.rows])]
-    return f'<div class="pictures">{"".join(made)}</div>' if any(made) else ""
+    made = [f for f in made if f]
+    first, rest = (
+        f'<div class="pictures">{"".join(part)}</div>' if part else "" for part in (made[:OPEN], made[OPEN:])
+    )
+    return first + (folded(f"{len(made) - OPEN} more pictures", rest) if rest else "")
 
 
 def _figure(image: Image, base: pathlib.Path) -> str:
@@ -285,7 +292,7 @@ def _summary(results: Results, names: Mapping[pathlib.Path, str]) -> str:
     said = problems_note(problems, "Missing or damaged:") if problems else ""
     foreign = results.foreign()
     said += f'<p class="soft small">{escape(foreign)}</p>' if foreign else ""
-    shown = Table(columns, lines, "Studies and verdicts").html() if lines else ""
+    shown = Table(columns, lines, "Studies and verdicts").filled().html() if lines else ""
     if len(lines) > FOLD:
         shown = folded(f"All {len(lines)} studies and verdicts", shown)
     return '<h2 id="summary">Summary</h2>' + said + _findings(results, names) + _counts(results) + shown
@@ -340,7 +347,7 @@ def _findings(results: Results, names: Mapping[pathlib.Path, str]) -> str:
         lambda study: f"#{names[study.json]}",
         lambda study, index, key: f"#{anchor(f'{names[study.json]}.json', 'table', index, key)}",
     )
-    return table.html() if table.rows else ""
+    return table.filled().html() if table.rows else ""
 
 
 def _counts(results: Results) -> str:

@@ -1,6 +1,6 @@
 """What the audit measures, part by part: arrays of numbers by sequence, for the network and for its nulls."""
 
-import gc
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,7 +9,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
+from pdejax._figure import Figure
 from pdejax._step_maps import Flow
 from pdejax.analysis.depth import (
     branch_sizes,
@@ -30,7 +32,7 @@ from pdejax.analysis.spectra import weights_in_depth
 from pdejax.analysis.spectra._depth import without_weights
 from pdejax.analysis.tokens import collapse_rate, token_clustering
 from pdejax.models import Transformer
-from pdejax.runs._parts import Parts
+from pdejax.runs._parts import Parts, release_memory
 from pdejax.solvers._retract import retractions
 from pdejax.studies.audit._config import AuditConfig
 from pdejax.studies.audit._found import DRAWS
@@ -41,6 +43,7 @@ from pdejax.terms import FieldArgs
 NULLS = ("untrained", "layers shuffled", "weights shuffled")
 SCHEMES = ("euler", "heun", "rk4")
 WORK = 2e13  # operations on them all, some minutes on a CPU
+LARGE = 5e7  # numbers of a network beside which compiled programs of several parts are too much to keep
 RESAMPLES = 200
 PASSES = 10  # through all layers of a network that is one layer, in search of a fixed point
 ITERATIONS = 24  # of Golub–Kahan for each layer
@@ -48,16 +51,17 @@ TOKEN_FIGURES = ("cosine", "effective_rank", "residual", "clusters")
 
 
 def measure(config: AuditConfig, seed: int, parts: Parts) -> Evidence:
-    """Measure every section for the network, then for each null, one of which is in memory at a time."""
+    """Measure every section for the network, then for each null, whose layers take the place of the network's in memory."""
     subject = load_subject(config)
-    gc.collect()  # what reading a checkpoint leaves behind is as large as a part of it
+    release_memory()  # what reading a checkpoint leaves behind is as large as a part of it
     net, key = subject.network, jax.random.key(seed)
     found: dict[str, Any] = {"subject": parts.get("subject", lambda: facts(config, subject))}
-    say = parts.say
+    say, large = parts.say, found["subject"]["numbers"] > LARGE
 
     def arrays(name: str, make: Callable[[], dict[str, Any]]) -> None:
         say(name)
         found[name] = parts.arrays(name.replace(" ", "-"), make)
+        release_memory(programs=large)
 
     n = subject.u0.shape[1]
     # The network itself as its nulls are, so that they share compiled programs.
@@ -72,43 +76,65 @@ def measure(config: AuditConfig, seed: int, parts: Parts) -> Evidence:
     arrays("weights", lambda: weights(subject, key))
     arrays("surgery", lambda: surgery(subject, say))
     arrays("jacobians", lambda: jacobians(config, subject, field, key, say))
-    arrays("tokens", lambda: tokens(subject, field, None, key))
+    states, mask = _states(subject, field), subject.mask
+    arrays("tokens", lambda: tokens(states, None, mask, key))
     arrays("operators", lambda: operators(subject, net))
-    del field
-    for name, null in _nulls(subject, key, "autonomous" in found["weights"]):
+    one, held = "autonomous" in found["weights"], [subject]
+    del field, net, subject  # the first null lets go of what is held
+    for name, null in _nulls(config, held, key, one):
         if null is None:
             continue
-        many = name == NULLS[0]
-        if many:
-            arrays("draws", lambda: draws(subject, layer_field(net, length=n), key, found["subject"]["draws"], say))
-        halvings = min(2, config.halvings) if many else 1
-        arrays(f"refinement {name}", lambda null=null, h=halvings: refined(subject, null(), h))
-        if many:
-            arrays(f"windows {name}", lambda null=null: windows(config, subject, null()))
-            arrays(f"jacobians {name}", lambda null=null: jacobians(config, subject, null(), key, say))
-            arrays(f"tokens {name}", lambda null=null: tokens(subject, layer_field(net, length=n), null(), key))
-            arrays(f"operators {name}", lambda null=null: operators(subject, null()))
+        if name != NULLS[0]:
+            arrays(f"refinement {name}", lambda null=null: refined(*null(), 1))
+            continue
+        arrays("draws", lambda: draws(*_layers_of(held[0]), key, found["subject"]["draws"], say))
+        arrays(f"refinement {name}", lambda null=null: refined(*null(), min(2, config.halvings)))
+        arrays(f"windows {name}", lambda null=null: windows(config, *null()))
+        arrays(f"jacobians {name}", lambda null=null: jacobians(config, *null(), key, say))
+        arrays(f"tokens {name}", lambda null=null: tokens(states, _states(*null()), mask, key))
+        arrays(f"operators {name}", lambda null=null: operators(*null()))
     return found
 
 
-def _nulls(subject: Subject, key: Any, one: bool) -> Iterator[tuple[str, Callable[[], Any] | None]]:
-    """Each null as a function that makes it once, or None where the network has no weight matrices, or, if it is `one` layer, no
-    other order."""
-    net, n = subject.network, subject.u0.shape[1]
-    d = net.discretization
+def _states(subject: Subject, system: Any) -> Array:
+    return run_layers(system, subject.u0, mask=subject.mask)
+
+
+def _layers_of(subject: Subject) -> tuple[Subject, Any]:
+    return subject, layer_field(subject.network, length=subject.u0.shape[1])
+
+
+def _nulls(
+    config: AuditConfig, held: list[Subject], key: Any, one: bool
+) -> Iterator[tuple[str, Callable[[], tuple[Subject, Any]] | None]]:
+    """Each null as a function that makes it once, with the subject whose layers it replaces, or None where the network has no
+    weight matrices, or, if it is `one` layer, no other order.
+
+    A null is a copy of the layers: the network's own are dropped when it is there, and read again for the next one."""
+    d, n = held[0].network.discretization, held[0].u0.shape[1]
     axes = 3 if d.layers else 2  # one of them that of layers
     matrices = any(x.ndim >= axes for x in jax.tree.leaves(eqx.filter(d.field, eqx.is_inexact_array)))
+    del d
     makes = (
-        (NULLS[0], matrices, lambda: matched_null(net, subject.u0, mask=subject.mask, key=_draw_key(key, 0))),
-        (NULLS[1], not one, lambda: shuffle_layers(net, key=jax.random.fold_in(key, 2), length=n)),
-        (NULLS[2], matrices, lambda: shuffled_on_host(layer_field(net, length=n), key=jax.random.fold_in(key, 3))),
+        (NULLS[0], matrices, lambda s: matched_null(s.network, s.u0, mask=s.mask, key=_draw_key(key, 0))),
+        (NULLS[1], not one, lambda s: shuffle_layers(s.network, key=jax.random.fold_in(key, 2), length=n)),
+        (
+            NULLS[2],
+            matrices,
+            lambda s: shuffled_on_host(layer_field(s.network, length=n), key=jax.random.fold_in(key, 3)),
+        ),
     )
     for name, there, make in makes:
-        kept: list[Any] = []
+        kept: list[tuple[Subject, Any]] = []
 
         def once(make=make, kept=kept):
             if not kept:
-                kept.append(make())
+                subject = held.pop() if held else load_subject(config)
+                null = make(subject)
+                network = subject.network.replace(discretization=null)
+                kept.append((dataclasses.replace(subject, network=network, model=None), null))
+                del subject
+                release_memory()
             return kept[0]
 
         yield name, once if there else None
@@ -346,26 +372,18 @@ def jacobians(
     return {name: np.stack(value) for name, value in rows.items()}
 
 
-def tokens(subject: Subject, net: Any, null: Any, key: Any) -> dict[str, Any]:
-    """Clusters, rank and collapse by depth; with a null of the same depth beside, only the null's."""
-    states = run_layers(net, subject.u0, mask=subject.mask)
-    other = None if null is None else run_layers(null, subject.u0, mask=subject.mask)
-    draws: dict[str, Any] = {"key": key, "mask": subject.mask, "resamples": RESAMPLES}
-    clusters = token_clustering(states, untrained=other, **draws)
+def tokens(states: Array, other: Array | None, mask: Array, key: Any) -> dict[str, Any]:
+    """Clusters, rank and collapse by depth; with states of a null beside, only the null's."""
+    clusters = token_clustering(states, untrained=other, key=key, mask=mask, resamples=RESAMPLES)
+    figures = {name: getattr(clusters, name) for name in TOKEN_FIGURES}
     if other is not None:
-        name = "untrained"
-        return {
-            figure: np.stack(
-                [np.asarray(getattr(getattr(clusters, figure).nulls[name], end)) for end in ("value", "low", "high")]
-            )
-            for figure in TOKEN_FIGURES
-        }
-    found = {
-        figure: np.stack([np.asarray(getattr(getattr(clusters, figure), end)) for end in ("value", "low", "high")])
-        for figure in TOKEN_FIGURES
-    }
-    found["gap"] = np.asarray(clusters.gap)
-    return found | _collapse(np.asarray(clusters.gap, float))
+        return {name: _ends(figure.nulls[NULLS[0]]) for name, figure in figures.items()}
+    gap = np.asarray(clusters.gap, float)
+    return {name: _ends(figure) for name, figure in figures.items()} | {"gap": gap} | _collapse(gap)
+
+
+def _ends(figure: Figure) -> np.ndarray:
+    return np.stack([np.asarray(x) for x in (figure.value, figure.low, figure.high)])
 
 
 def _collapse(gap: np.ndarray) -> dict[str, Any]:
