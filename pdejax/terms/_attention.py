@@ -31,6 +31,7 @@ from pdejax.terms._base import (
 from pdejax.terms._constants import Lipschitz, check_domain, in_float64, leaking
 from pdejax.terms._kernels import IMPLEMENTATIONS, attend, attention_map, positive, window_size
 from pdejax.terms._normalization import Norm, largest_output, norm_slope
+from pdejax.terms._products import product
 from pdejax.terms._ring import ring_attend
 from pdejax.terms._rotary import LONGEST, Rotary
 from pdejax.terms._token_axis import TokenAxis
@@ -191,7 +192,7 @@ class Attention(AbstractTerm):
                 q, k = self._queries_keys(x, tokens)
                 state = whole(jnp.einsum("j,jhk,jhe->hke", w, k, value)) * self._scale()
                 mixed = jnp.einsum("ihk,hke->ihe", q, self._for_heads(state, 0))
-        out = jnp.einsum("ihk,hkd->id", mixed, self.wo.astype(u.dtype))
+        out = product(mixed, self.wo.astype(u.dtype), over=2)
         if self.bo is not None:
             out = out + self.bo.astype(u.dtype)[None]
         if self.norm_out is not None:
@@ -358,7 +359,7 @@ class Attention(AbstractTerm):
 
 
 def _project(x: Field, w: Float[Array, "d H dk"], b: Float[Array, "H dk"] | None) -> Float[Array, "n H dk"]:
-    out = jnp.einsum("nd,dhk->nhk", x, w.astype(x.dtype))
+    out = product(x, w.astype(x.dtype))
     return out if b is None else out + b.astype(x.dtype)[None]
 
 
