@@ -1,12 +1,12 @@
 """Everything that is measured on a GPU, in one command and in less than ten minutes.
 
-    python benchmarks/gpu.py --out benchmarks/results            # on a GPU, with jax[cuda13]; PyTorch beside it where it sees the card
+    python benchmarks/gpu.py --out benchmarks/results            # on a GPU, with jax[cuda13]; PyTorch beside it if it is there
     python benchmarks/gpu.py --small --out out                   # rehearsal on any machine: tiny sizes, nothing to conclude from
     python benchmarks/gpu.py --only verify field --out out       # some parts
 
 Parts: `verify` (closed forms, on the device), `field` (forward and gradient, by tokens, width, type, mask; share of the matrix
 product's rate), `attention` (against cuDNN's own, with padding, causal and grouped heads), `torch` (against PyTorch and
-torchdiffeq on the same card), `stiff` (ETDRK4 against Tsit5), `sweeps` (runs a second of a stability map and of the phase diagram),
+torchdiffeq on the same card), `stiff` (ETDRK4 against Tsit5), `sweeps` (runs a second of a stability map and a phase diagram),
 `training` (a step, against plain Flax and optax), `memory` (temporaries of gradients, and the most that was in use).
 A part begins only while there is time left (`--minutes`); what was left out is named. Writes gpu.json.
 """
@@ -39,8 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
     device = jax.devices()[0]
     if device.platform not in ("gpu", "cuda") and not given.small:
         print(
-            f"gpu.py: JAX sees no GPU here, only {device.device_kind!r}. Install jax[cuda13] on a machine that has one, or rehearse "
-            "with --small.",
+            f"gpu.py: JAX sees no GPU here, only {device.device_kind!r}. Install jax[cuda13] on a machine that has one, or "
+            "rehearse with --small.",
             file=sys.stderr,
         )
         return 2
@@ -135,7 +135,10 @@ def field(bench: Bench) -> dict:
                     case = f"N={n} d={dim} {dtype} {kind}"
                     if not bench.late(f"field: {case}"):
                         out[case] = _one_field(bench, n, dim, heads, dtype, kind)
-                        print(f"  {case:<36}" + "  ".join(f"{k} {v:.3g}" for k, v in out[case]["share"].items()), flush=True)
+                        print(
+                            f"  {case:<36}" + "  ".join(f"{k} {v:.3g}" for k, v in out[case]["share"].items()),
+                            flush=True,
+                        )
     return out
 
 
@@ -172,13 +175,18 @@ def attention(bench: Bench) -> dict:
             case = f"N={n} {name}"
             if not bench.late(f"attention: {case}"):
                 out[case] = _one_attention(bench, n, heads, groups, dk, dict(options), fused)
-                print(f"  {case:<26}" + "  ".join(f"{k} {v['min']:.2f}" for k, v in out[case].items() if " / " in k), flush=True)
+                print(
+                    f"  {case:<26}" + "  ".join(f"{k} {v['min']:.2f}" for k, v in out[case].items() if " / " in k),
+                    flush=True,
+                )
     return out
 
 
 def _one_attention(bench: Bench, n: int, heads: int, groups: int, dk: int, options: dict, fused: bool) -> dict:
     keys = jax.random.split(jax.random.key(1), 3)
-    q, k, v = (jax.random.normal(key, (n, h, dk), jnp.bfloat16) for key, h in zip(keys, (heads, groups, groups), strict=True))
+    q, k, v = (
+        jax.random.normal(key, (n, h, dk), jnp.bfloat16) for key, h in zip(keys, (heads, groups, groups), strict=True)
+    )
     kernel = "cudnn" if fused else "xla"
     causal = bool(options.get("causal"))
     if options.pop("bias", False):
@@ -188,17 +196,21 @@ def _one_attention(bench: Bench, n: int, heads: int, groups: int, dk: int, optio
         return attend(q, k, v, **options)
 
     def theirs(q, k, v):
-        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            return jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation=kernel)
+        return jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation=kernel)
 
     calls = {}
     for name, function in (("pdejax", ours), (f"jax.nn, {kernel}", theirs)):
         calls[f"{name} forward"] = blocked(jax.jit(function), q, k, v)
-        gradient = jax.jit(jax.grad(lambda q, k, v, f=function: jnp.sum(jnp.square(f(q, k, v).astype(jnp.float32))), (0, 1, 2)))
+        gradient = jax.jit(
+            jax.grad(lambda q, k, v, f=function: jnp.sum(jnp.square(f(q, k, v).astype(jnp.float32))), (0, 1, 2))
+        )
         calls[f"{name} gradient"] = blocked(gradient, q, k, v)
     table = take_turns(calls, bench.rounds, quiet=True)
     mine, other = list(calls)[:2], list(calls)[2:]
-    found = {f"{kernel} / pdejax, {what}": ratio(table, b, a) for what, a, b in zip(("forward", "gradient"), mine, other, strict=True)}
+    found = {
+        f"{kernel} / pdejax, {what}": ratio(table, b, a)
+        for what, a, b in zip(("forward", "gradient"), mine, other, strict=True)
+    }
     return table | found
 
 
@@ -246,7 +258,10 @@ def against_torch(bench: Bench) -> dict:
             "torchdiffeq gradient": gradient,
         }
         table = take_turns(calls, bench.rounds, quiet=True)
-        found = {f"torchdiffeq / pdejax, {w}": ratio(table, f"torchdiffeq {w}", f"pdejax {w}") for w in ("forward", "gradient")}
+        found = {
+            f"torchdiffeq / pdejax, {w}": ratio(table, f"torchdiffeq {w}", f"pdejax {w}")
+            for w in ("forward", "gradient")
+        }
         out[method] = table | found
         print(f"  {method:<8}" + "  ".join(f"{name} {item['min']:.2f}" for name, item in found.items()), flush=True)
     return out
@@ -279,7 +294,7 @@ def sweeps(bench: Bench) -> dict:
     resolution, draws, steps = bench.pick((40, 1472, 400), (4, 0, 40))
     one = StabilityConfig(solvers=(), families=("softmax attention",), resolution=resolution, draws=draws, steps=steps)
     betas, seeds, tokens, lanes = bench.pick((16, 64, (8, 16, 32), 512), (2, 2, (4,), 4))
-    two = PhasesConfig(betas=betas, seeds=seeds, tokens=tokens, lanes=lanes, t1=bench.pick(32.0, 1.0))
+    two = PhasesConfig(betas=betas, seeds=seeds, tokens=tokens, lanes=lanes, t1=bench.pick(32.0, 8.0))
     counts = {
         "stability map": (resolution**2 + draws, lambda: stability(one)),
         "phase diagram": (betas * seeds * len(tokens) * len(two.normalization), lambda: phase_diagram(two)),

@@ -25,7 +25,6 @@ from pdejax._trajectory import Trajectory
 from pdejax.solvers import evaluations, real_stability_limit
 from pdejax.terms import FieldArgs
 
-
 # States that the gradient of an adaptive solve keeps. diffrax's own number, 360 for the largest number of steps allowed, takes
 # longer to clear than a short solve; with 64, solves of up to 2,145 steps are computed no more than twice again.
 _CHECKPOINTS = 64

@@ -35,8 +35,8 @@ KNOWN = "step known"
 
 
 def keep_saved(primitive: Any, /, *_: Any, **parameters: Any) -> bool:
-    """The `jax.checkpoint` policy that keeps `SAVED` and `KNOWN`. JAX's own, `save_only_these_names`, fails for a primitive that has a
-    parameter called `prim`, such as those of the tridiagonal solves."""
+    """The `jax.checkpoint` policy that keeps `SAVED` and `KNOWN`. JAX's own, `save_only_these_names`, fails for a primitive that
+    has a parameter called `prim`, such as those of the tridiagonal solves."""
     return primitive.name == "name" and parameters["name"] in (*SAVED, KNOWN)
 
 
@@ -273,7 +273,7 @@ def _refusal(platform: str, q: Array, k: Array, v: Array, bias: Array | None, ex
     return None
 
 
-# Features by which a bias lengthens queries, keys and values: three parts of it, and five of 0, since cuDNN wants a multiple of 8.
+# Features by which a bias lengthens queries, keys and values: three parts of it and five of 0, for cuDNN wants multiples of 8.
 _BIAS_FEATURES = 8
 
 
