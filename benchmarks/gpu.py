@@ -16,6 +16,7 @@ import functools
 import pathlib
 import sys
 import time
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -27,6 +28,7 @@ import pdejax as pj
 from pdejax.runs import environment
 from pdejax.runs._files import check_folder, write_json
 from pdejax.terms import attend
+from pdejax.terms._products import platform_now
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -163,7 +165,7 @@ def _one_field(bench: Bench, n: int, dim: int, heads: int, dtype: str, kind: str
 def attention(bench: Bench) -> dict:
     """`attend` as the library chooses, against cuDNN's kernel called as it is; blocked in float32 and with a window."""
     out: dict = {}
-    fused = pj.terms._products.platform_now() != "cpu"
+    fused = platform_now() != "cpu"
     for n in bench.pick((1024, 4096, 16384), (64,)):
         for name, heads, groups, dk, options in (
             ("plain", 12, 12, 64, {}),
@@ -232,7 +234,7 @@ def against_torch(bench: Bench) -> dict:
     span, out = torch.tensor([0.0, 4.0], device=where), {}
     fixed = bench.pick(24, 2)
     for method in ("euler", "rk4", "dopri5"):
-        how = {"rtol": 1e-5, "atol": 1e-5} if method == "dopri5" else {"steps": fixed}
+        how: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5} if method == "dopri5" else {"steps": fixed}
         options = {} if method == "dopri5" else {"step_size": 4.0 / fixed}
 
         def ours(e, u, how=how, method=method):
@@ -249,6 +251,7 @@ def against_torch(bench: Bench) -> dict:
             network.zero_grad()
             state.grad = None
             (theirs() ** 2).mean().backward()
+            assert state.grad is not None
             return state.grad.cpu()
 
         calls = {

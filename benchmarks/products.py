@@ -129,8 +129,10 @@ def _start(command: tuple[str, ...], folder: pathlib.Path) -> dict[str, float]:
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    status = subprocess.run([sys.executable, "-m", "pdejax", *command], env=os.environ | keep, **quiet).returncode
+    program = [sys.executable, "-m", "pdejax", *command]
+    status = subprocess.run(
+        program, env=os.environ | keep, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ).returncode
     if status not in (0, 1):  # 1: the study says that something is not as it should be
         raise RuntimeError(f"pdejax {' '.join(command)} ended with status {status}.")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -6,6 +6,7 @@ its own, so that its transposes can say which factor is copied in the other orde
 `jax.lax.dot_general`: values, both modes of differentiation, their compositions, `jax.vmap`, `jax.shard_map`, export.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -61,7 +62,7 @@ def _swapped(x: Array, batch: int, first: int) -> Array:
 
 def _transpose_left(ct: Any, x: Any, w: Array, *, batch: int, free: int, shared: int) -> Any:
     del x
-    if _MUCH_SMALLER * _size(w.shape[batch : batch + shared]) <= _size(w.shape[batch + shared :]):
+    if _MUCH_SMALLER * math.prod(w.shape[batch : batch + shared]) <= math.prod(w.shape[batch + shared :]):
         other = w.ndim - batch - shared
         return _product.bind(ct, _swapped(w, batch, shared), batch=batch, free=free, shared=other)
     common = tuple(range(batch))
@@ -72,7 +73,7 @@ def _transpose_left(ct: Any, x: Any, w: Array, *, batch: int, free: int, shared:
 def _transpose_right(ct: Any, x: Array, w: Any, *, batch: int, free: int, shared: int) -> Any:
     del w
     other = ct.ndim - batch - free
-    inward, outward = _size(x.shape[batch + free :]), _size(ct.shape[batch + free :])
+    inward, outward = math.prod(x.shape[batch + free :]), math.prod(ct.shape[batch + free :])
     if _MUCH_SMALLER * inward <= outward:
         return _product.bind(_swapped(x, batch, free), ct, batch=batch, free=shared, shared=free)
     if outward < inward:
@@ -82,23 +83,15 @@ def _transpose_right(ct: Any, x: Array, w: Any, *, batch: int, free: int, shared
     return jax.lax.dot_general(x, ct, ((rows, rows), (common, common)))
 
 
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for one in shape:
-        size *= one
-    return size
-
-
 def _batched(operands: Any, axes: Any, *, batch: int, free: int, shared: int) -> tuple[Array, int]:
-    x, w = operands
-    at_x, at_w = axes
-    if at_x is not None and at_w is not None:
-        x, w = jnp.moveaxis(x, at_x, 0), jnp.moveaxis(w, at_w, 0)
-        return _product.bind(x, w, batch=batch + 1, free=free, shared=shared), 0
+    (x, w), (at_x, at_w) = operands, axes
+    if at_x is None:
+        w = jnp.moveaxis(w, at_w, batch + shared)
+        return _product.bind(x, w, batch=batch, free=free, shared=shared), batch + free
     if at_w is None:
         return _product.bind(jnp.moveaxis(x, at_x, batch), w, batch=batch, free=free + 1, shared=shared), batch
-    w = jnp.moveaxis(w, at_w, batch + shared)
-    return _product.bind(x, w, batch=batch, free=free, shared=shared), batch + free
+    x, w = jnp.moveaxis(x, at_x, 0), jnp.moveaxis(w, at_w, 0)
+    return _product.bind(x, w, batch=batch + 1, free=free, shared=shared), 0
 
 
 _product = Primitive("pdejax_product")
