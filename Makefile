@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= out
 
 .DEFAULT_GOAL := help
-.PHONY: help convergence stability stiff verify claims reproduce test slow check format wheel speed analysis docs clean
+.PHONY: help convergence stability stiff verify claims reproduce test slow check format wheel speed analysis gpu docs clean
 
 help:
 	@echo "make convergence   measure the continuum limit on real input (results in $(OUT)/)"
@@ -16,6 +16,7 @@ help:
 	@echo "make slow          run the tests of more than about five seconds, which CI runs too"
 	@echo "make check         formatting, lint and types"
 	@echo "make speed         speed and memory benchmarks (installs PyTorch)"
+	@echo "make gpu           all that is measured on a GPU (needs one)"
 	@echo "make claims        a verdict on every claim of the papers, recomputed"
 	@echo "make reproduce     the papers' experiments, and one page of the results"
 	@echo "make analysis      what the analyses cost beside scikit-learn and NumPy"
@@ -94,6 +95,9 @@ docs: $(VENV)/.docs
 
 speed: $(VENV)/.bench
 	$(BIN)/python benchmarks/speed.py --out $(OUT) $(ARGS)
+
+gpu: $(VENV)/.base
+	$(BIN)/python benchmarks/gpu.py --out $(OUT) $(ARGS)
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .jax_cache .cache site

@@ -8,7 +8,8 @@ Parts: `solve` (simulate against a hand-written scan and the jitted Flax Transfo
 this machine's matrix product rate and PyTorch's fused attention), `memory` (temporaries of attention), `compile`
 (seconds per scheme, traces in a sweep of ten step sizes), `training` (a training step against plain Flax and optax, the
 simulator's against the Transformer's), `adjoints` (memory of a gradient against steps), `torch` (whole solves and
-gradients against torchdiffeq).
+gradients against torchdiffeq), `products` (each product of the field and of its gradient alone: the time below which no
+gradient can come), `blocks` (attention by size of its blocks), `starts` (a command's second start).
 Timings are minima and medians over rounds in which all candidates take turns.
 """
 
@@ -299,6 +300,34 @@ def adjoints(n: int, rounds: int) -> dict:
     return adjoint_memory(*equation_and_state(n))
 
 
+def products_alone(n: int, rounds: int) -> dict:
+    """Each product of the field and of its gradient by itself."""
+    from products import products  # pyright: ignore[reportMissingImports]
+
+    try:
+        import torch  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        torch = None
+    else:
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+    return products(take_turns, torch, n, D, HEADS, FFN, rounds)
+
+
+def blocks(n: int, rounds: int) -> dict:
+    """Attention and its gradient by bytes of a block and by heads side by side, batch 1 and 8: what `auto` should choose."""
+    from products import attention_by_blocks  # pyright: ignore[reportMissingImports]
+
+    return attention_by_blocks(take_turns, n, HEADS, D // HEADS, rounds)
+
+
+def second_start(n: int, rounds: int) -> dict:
+    """What a command takes the second time, its programs kept."""
+    del n, rounds
+    from products import starts  # pyright: ignore[reportMissingImports]
+
+    return starts()
+
+
 def _torch():
     """The PyTorch side, or None where it is not installed."""
     try:
@@ -355,6 +384,9 @@ PARTS = {
     "training": train,
     "adjoints": adjoints,
     "torch": against_torch,
+    "products": products_alone,
+    "blocks": blocks,
+    "starts": second_start,
 }
 
 if __name__ == "__main__":

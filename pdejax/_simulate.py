@@ -25,6 +25,10 @@ from pdejax._trajectory import Trajectory
 from pdejax.solvers import evaluations, real_stability_limit
 from pdejax.terms import FieldArgs
 
+# States that the gradient of an adaptive solve keeps. diffrax's own number, 360 for the largest number of steps allowed, takes
+# longer to clear than a short solve; with 64, solves of up to 2,145 steps are computed no more than twice again.
+_CHECKPOINTS = 64
+
 
 class DivergenceError(RuntimeError):
     """Raised by `simulate(..., throw=True)` when the field blows up or the steps run out."""
@@ -198,8 +202,10 @@ def _adaptive(
 
     longest = _longest_step(problem, plan)
     controller = diffrax.PIDController(rtol=rtol, atol=atol, dtmax=longest)
-    adjoint = diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint
-    problem = with_loops(problem, _loops(adjoint))
+    adjoint = diffrax.RecursiveCheckpointAdjoint(_CHECKPOINTS) if adjoint is None else adjoint
+    # Every step is computed once more in reverse mode: a checkpointed loop over its stages would compute them a third time.
+    stages = isinstance(adjoint, diffrax.RecursiveCheckpointAdjoint) and isinstance(problem.solver, diffrax.AbstractERK)
+    problem = with_loops(problem, "bounded" if stages else _loops(adjoint))
     return run(problem, plan, Diffrax(controller, first, None, adjoint, max_steps))
 
 

@@ -8,6 +8,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from pdejax._axes import same_axes, varying
@@ -15,7 +16,7 @@ from pdejax._integrate import Part, Plan, counted_evaluations, reduced, saved_va
 from pdejax._marks import marked
 from pdejax.solvers._stabilized import AbstractStabilized
 from pdejax.solvers._tableau import explicit_step, is_explicit, tableau
-from pdejax.terms._kernels import keep_saved
+from pdejax.terms._kernels import KNOWN, keep_saved
 
 
 class _State(eqx.Module):
@@ -60,7 +61,8 @@ class _Interval(eqx.Module):
         solved = diffrax.is_successful(result)
         finite = jnp.all(jnp.isfinite(u)) & solved
         within = jnp.all(jnp.abs(u) <= jnp.asarray(self.limit, u.dtype))
-        known = state.alive & finite
+        # Kept for reverse mode, which would compute the whole step again to know it.
+        known = checkpoint_name(state.alive & finite, KNOWN)
         blowup = jnp.where(state.alive & solved & ~(finite & within), stop, state.blowup)
 
         def kept(new, old):

@@ -55,7 +55,7 @@ def environment() -> dict[str, Any]:
 
 _MAPS = pathlib.Path("/proc/self/maps")
 _CPUINFO = pathlib.Path("/proc/cpuinfo")
-_LEAST_SECONDS = 0.5
+_LEAST_SECONDS = 0.1
 
 
 def forget_programs(most: int = 30_000) -> bool:
@@ -89,7 +89,7 @@ def cache_folder() -> str | None:
 
 @contextlib.contextmanager
 def kept_programs(folder: pathlib.Path) -> Iterator[None]:
-    """Programs that took more than half a second to compile are kept in `folder` and read from there, within this context.
+    """Programs that took more than a tenth of a second to compile are kept in `folder` and read from there, within this context.
 
     A second seed compiles nothing that the first did, nor does a run that goes on. Processors with other instructions get
     folders of their own. Where the caller has a compilation cache (`jax_compilation_cache_dir`), that one serves.

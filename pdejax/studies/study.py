@@ -16,7 +16,7 @@ from pdejax._arguments import checked
 from pdejax.runs._code import code_digest as code_digest
 from pdejax.runs._files import plain
 from pdejax.runs._findings import Finding
-from pdejax.runs._parts import Parts, environment
+from pdejax.runs._parts import Parts, environment, kept_programs
 from pdejax.runs._records import Picture, Result, Row
 from pdejax.runs._table import Column, Table
 
@@ -137,8 +137,9 @@ def run(
 ) -> Result:
     """Run a study: measure every seed, or read what is kept, judge, and write the files.
 
-    - `out`: folder for results and finished parts, from which an interrupted study goes on; None keeps nothing. Parts that other
-      settings, versions or other code of the study measured are not taken.
+    - `out`: folder for results, finished parts, from which an interrupted study goes on, and compiled programs (unless JAX has a
+      compilation cache already); None keeps nothing. Parts that other settings, versions or other code of the study measured
+      are not taken.
     - `seeds`: default those of the study; `preset`: the name of the settings; `shared`: see `Parts`.
     - `report(text)` is told what is being done; `row(record)` gets each line of the growing table.
 
@@ -151,7 +152,8 @@ def run(
     identity = [study.name, (study.identity or study.saved)(config), code_digest(study.measure)]
     parts = Parts(folder, identity, say, row, shared, study.command or study.name)
     chosen = tuple(study.seeds(config) if seeds is None else seeds)
-    with jax.enable_x64(True) if study.double else contextlib.nullcontext():
+    kept = contextlib.nullcontext() if folder is None else kept_programs(folder / "programs")
+    with kept, jax.enable_x64(True) if study.double else contextlib.nullcontext():
         evidence = [study.measure(config, seed, parts) for seed in chosen]
         where = environment()
     found = study.judge(config, evidence)

@@ -1,7 +1,8 @@
 """Interaction: attention as a non-local integral operator."""
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, get_args
 
 import equinox as eqx
@@ -31,6 +32,7 @@ from pdejax.terms._base import (
 from pdejax.terms._constants import Lipschitz, check_domain, in_float64, leaking
 from pdejax.terms._kernels import IMPLEMENTATIONS, attend, attention_map, positive, window_size
 from pdejax.terms._normalization import Norm, largest_output, norm_slope
+from pdejax.terms._products import product
 from pdejax.terms._ring import ring_attend
 from pdejax.terms._rotary import LONGEST, Rotary
 from pdejax.terms._token_axis import TokenAxis
@@ -174,14 +176,15 @@ class Attention(AbstractTerm):
     def _on(self, u: Field, mask: Mask | None, tokens: TokenAxis | None) -> Field:
         """The term on all tokens, or on those of one device of `tokens`."""
         x = u if self.norm is None else self.norm(u)
-        value = _project(x, self.wv, self.bv)
         if self.kernel in ("softmax", "l2"):
-            given = self._logits(x, mask, tokens)
+            q, k, value = _project(x, (self.wq, self.wk, self.wv), (self.bq, self.bk, self.bv))
+            given = self._logits(*self._placed(q, k, tokens), mask, tokens)
             if tokens is None:
                 mixed = attend(**given, v=value, implementation=self.implementation)
             else:
                 mixed = ring_attend(tokens, **given, v=value)
         else:
+            (value,) = _project(x, (self.wv,), (self.bv,))
             w = self._normalized_weights(x.shape[0], x.dtype, mask, tokens)
             whole = (lambda part: part) if tokens is None else tokens.sum
             if self.kernel == "uniform":
@@ -191,7 +194,7 @@ class Attention(AbstractTerm):
                 q, k = self._queries_keys(x, tokens)
                 state = whole(jnp.einsum("j,jhk,jhe->hke", w, k, value)) * self._scale()
                 mixed = jnp.einsum("ihk,hke->ihe", q, self._for_heads(state, 0))
-        out = jnp.einsum("ihk,hkd->id", mixed, self.wo.astype(u.dtype))
+        out = product(mixed, self.wo.astype(u.dtype), over=2)
         if self.bo is not None:
             out = out + self.bo.astype(u.dtype)[None]
         if self.norm_out is not None:
@@ -210,7 +213,7 @@ class Attention(AbstractTerm):
         if self.kernel == "linear":
             q, k = self._queries_keys(x)
             return jnp.einsum("ihk,jhk->hij", q, self._for_heads(k, 1)) * w[None, None, :] * self._scale()
-        return attention_map(**self._logits(x, mask)).astype(x.dtype)
+        return attention_map(**self._logits(*self._queries_keys(x), mask)).astype(x.dtype)
 
     def maps(self, u: Field, mask: Mask | None = None) -> Float[Array, "H n n"] | None:
         return self.weights(u, mask)
@@ -309,7 +312,11 @@ class Attention(AbstractTerm):
         return x if heads == groups else jnp.repeat(x, heads // groups, axis=axis)
 
     def _queries_keys(self, x: Field, tokens: TokenAxis | None = None) -> tuple[Array, Array]:
-        q, k = _project(x, self.wq, self.bq), _project(x, self.wk, self.bk)
+        q, k = _project(x, (self.wq, self.wk), (self.bq, self.bk))
+        return self._placed(q, k, tokens)
+
+    def _placed(self, q: Array, k: Array, tokens: TokenAxis | None) -> tuple[Array, Array]:
+        """Queries and keys normalized and turned to their positions."""
         if self.norm_q is not None:
             q = self.norm_q(q.reshape(-1, self.norm_q.scale.shape[-1])).reshape(q.shape)
         if self.norm_k is not None:
@@ -319,14 +326,13 @@ class Attention(AbstractTerm):
             q, k = self.rotary(q, at), self.rotary(k, at)
         return q, k
 
-    def _logits(self, x: Field, mask: Mask | None, tokens: TokenAxis | None = None) -> dict[str, Any]:
+    def _logits(self, q: Array, k: Array, mask: Mask | None, tokens: TokenAxis | None = None) -> dict[str, Any]:
         """What `attend` makes the logits of, up to a row constant."""
-        q, k = self._queries_keys(x, tokens)
         bias = None
         if self.quadrature is not None:
-            bias = jnp.log(self._weights_here(tokens)).astype(x.dtype)
+            bias = jnp.log(self._weights_here(tokens)).astype(q.dtype)
         if mask is not None:
-            padding = jnp.where(mask, 0.0, -jnp.inf).astype(x.dtype)
+            padding = jnp.where(mask, 0.0, -jnp.inf).astype(q.dtype)
             bias = padding if bias is None else bias + padding
         if self.kernel == "l2":
             # −‖q − k‖² = 2 q·k − ‖k‖² − ‖q‖², and the last part cancels in every row.
@@ -357,9 +363,13 @@ class Attention(AbstractTerm):
         return w / (jnp.sum(w) if tokens is None else tokens.sum(jnp.sum(w)))
 
 
-def _project(x: Field, w: Float[Array, "d H dk"], b: Float[Array, "H dk"] | None) -> Float[Array, "n H dk"]:
-    out = jnp.einsum("nd,dhk->nhk", x, w.astype(x.dtype))
-    return out if b is None else out + b.astype(x.dtype)[None]
+def _project(x: Field, ws: Sequence[Array], bs: Sequence[Array | None]) -> list[Array]:
+    """`x w + b`, `(n, H, dk)` for each w `(d, H, dk)` and b `(H, dk)`, by one product: reverse mode copies x once."""
+    widths = [math.prod(w.shape[1:]) for w in ws]
+    joined = jnp.concatenate([w.reshape(w.shape[0], -1).astype(x.dtype) for w in ws], axis=1)
+    parts = jnp.split(product(x, joined), list(itertools.accumulate(widths[:-1])), axis=1)
+    parts = [part.reshape(-1, *w.shape[1:]) for part, w in zip(parts, ws, strict=True)]
+    return [part if b is None else part + b.astype(x.dtype)[None] for part, b in zip(parts, bs, strict=True)]
 
 
 def _sizes(dim: int, heads: int, kv_heads: int | None, head_dim: int | None) -> tuple[int, int]:

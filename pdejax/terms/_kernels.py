@@ -15,6 +15,7 @@ from jaxtyping import Array
 
 from pdejax._arguments import checked
 from pdejax._check import choice, finite, integer, number, traced
+from pdejax.terms._products import platform_now, product
 
 Implementation = Literal["auto", "dense", "blocked", "fused"]
 IMPLEMENTATIONS: tuple[Implementation, ...] = ("auto", "dense", "blocked", "fused")
@@ -29,12 +30,14 @@ _MIN_ROWS = 16
 _HEADS_AT_ONCE = 4
 # What reverse mode keeps of a block of scores, by name, for `jax.checkpoint` policies: O(n), not O(n²).
 SAVED = ("attention shift", "attention numerator", "attention normaliser")
+# Whether a step ended in numbers: one flag, which all of the step would have to be computed again for.
+KNOWN = "step known"
 
 
 def keep_saved(primitive: Any, /, *_: Any, **parameters: Any) -> bool:
-    """The `jax.checkpoint` policy that keeps `SAVED`. JAX's own, `save_only_these_names`, fails for a primitive that has a
-    parameter called `prim`, such as those of the tridiagonal solves."""
-    return primitive.name == "name" and parameters["name"] in SAVED
+    """The `jax.checkpoint` policy that keeps `SAVED` and `KNOWN`. JAX's own, `save_only_these_names`, fails for a primitive that
+    has a parameter called `prim`, such as those of the tridiagonal solves."""
+    return primitive.name == "name" and parameters["name"] in (*SAVED, KNOWN)
 
 
 @checked
@@ -68,8 +71,9 @@ def attend(
     **Implementations.** `"dense"` forms the (H, n, m) map. `"blocked"` takes one head and one block of
     queries at a time and computes a block again in reverse mode: memory grows as n + m, and on a CPU the
     scores stay in the cache. `"fused"` is the cuDNN kernel of `jax.nn.dot_product_attention`, for a GPU, half
-    precision, no bias, ALiBi, window or cap, and dk = dv a multiple of 8 up to 128; it has reverse mode only. `"auto"` is
-    settled while tracing, by platform, type and shape: fused where possible, dense for small maps, else blocked.
+    precision, no ALiBi, window or cap, and dk = dv a multiple of 8 up to 128; it has reverse mode only. A bias takes
+    bfloat16 and eight features more: dk up to 120. `"auto"` is settled while tracing, by platform, type and shape: fused where
+    possible, dense for small maps, else blocked.
 
     Args:
         q: queries, `(n, H, dk)`.
@@ -105,7 +109,7 @@ def attend(
     accumulator = accumulator_of(q.dtype)
     platform = platform_now()
     kind = "cpu" if platform == "cpu" else "other"
-    refusal = _refusal(platform, q, v, {"bias": bias, "alibi": alibi, "window": window, "logit_cap": logit_cap})
+    refusal = _refusal(platform, q, k, v, bias, {"alibi": alibi, "window": window, "logit_cap": logit_cap})
     if implementation == "auto":
         scores = heads * n * k.shape[0] * accumulator.itemsize
         implementation = "dense" if scores <= _DENSE_BYTES[kind] else "blocked"
@@ -113,9 +117,7 @@ def attend(
     if implementation == "fused":
         if refusal:
             raise ValueError(f"attend: implementation='fused' needs {refusal}: choose 'auto', 'dense' or 'blocked'")
-        # The library's own arithmetic mixes types and ranks, which a caller may have forbidden.
-        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            return jax.nn.dot_product_attention(q, k, v, scale=logit_scale, is_causal=causal, implementation="cudnn")
+        return _fused(q, k, v, bias, causal, logit_scale)
     rule = Rule(causal, logit_cap)
     operands = operands_of(q, k, bias, alibi, logit_scale)
     values = _for_heads(v.swapaxes(0, 1), heads)
@@ -188,7 +190,7 @@ def logits_of(x: Operands, positions: Array | None, window: Any, *, rule: Rule, 
     """One head: q (r, dk), k (dk, m), bias (m,), slope (), positions (r,) of the queries if they matter, and those of
     the `keys` (m,) where they are not 0 … m − 1."""
     accumulator = accumulator_of(x.q.dtype)
-    z = jnp.matmul(x.q, x.k, preferred_element_type=accumulator)
+    z = product(x.q, x.k, kind=accumulator)
     if rule.cap is not None:
         z = rule.cap * jnp.tanh(z / rule.cap)
     if x.bias is not None:
@@ -214,7 +216,7 @@ def _softmax(x: Operands, v: Array, positions: Array | None, window: Any, *, rul
     shift = checkpoint_name(jnp.where(shift > -jnp.inf, shift, 0.0), SAVED[0])
     e = jnp.exp(z - shift)
     # Normalising the (r, dv) product instead of the (r, m) map saves a pass over the map.
-    numerator = jnp.matmul(e.astype(v.dtype), v, preferred_element_type=accumulator_of(v.dtype))
+    numerator = product(e.astype(v.dtype), v, kind=accumulator_of(v.dtype))
     numerator = checkpoint_name(numerator, SAVED[1])
     normaliser = checkpoint_name(e.sum(axis=1, keepdims=True), SAVED[2])
     return numerator / jnp.where(normaliser > 0, normaliser, 1.0)
@@ -248,25 +250,13 @@ def _blocked(x: Operands, v: Array, window: Any, rule: Rule, rows: int) -> Array
     return out.reshape(heads, blocks * rows, -1)[:, :n]
 
 
-def platform_now() -> str:
-    """The platform that a computation traced now is meant for: `jax.default_device` first, then the backend.
-
-    Read when tracing rather than through `jax.lax.platform_dependent`, which traces every branch on every
-    platform: cuDNN's cannot be traced where cuDNN is missing, and would deny the others forward mode.
-    """
-    device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]  (made at run time)
-    if device is None:
-        return jax.default_backend()
-    return device if isinstance(device, str) else device.platform
-
-
 def accumulator_of(dtype) -> jnp.dtype:
     return jnp.dtype(dtype) if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 
-def _refusal(platform: str, q: Array, v: Array, extra: dict[str, Any]) -> str | None:
+def _refusal(platform: str, q: Array, k: Array, v: Array, bias: Array | None, extra: dict[str, Any]) -> str | None:
     """What cuDNN's attention needs and does not get; None if it can be used."""
-    dk = q.shape[-1]
+    dk, most = q.shape[-1], 128 if bias is None else 128 - _BIAS_FEATURES
     if platform not in ("gpu", "cuda"):
         return f"an NVIDIA GPU, not the platform {platform!r}"
     if q.dtype not in (jnp.float16, jnp.bfloat16):
@@ -274,9 +264,56 @@ def _refusal(platform: str, q: Array, v: Array, extra: dict[str, Any]) -> str | 
     given = [name for name, value in extra.items() if value is not None]
     if given:
         return f"{given[0]}=None"
-    if dk != v.shape[-1] or dk % 8 or dk > 128:
-        return f"dk = dv, a multiple of 8 up to 128, not dk = {dk} and dv = {v.shape[-1]}"
+    if dk != v.shape[-1] or dk % 8 or dk > most:
+        return f"dk = dv, a multiple of 8 up to {most}, not dk = {dk} and dv = {v.shape[-1]}"
+    if bias is not None and q.dtype != jnp.bfloat16:
+        return f"bfloat16 for a bias, not {q.dtype}"
+    if bias is not None and bias.ndim == 2 and q.shape[1] != k.shape[1]:
+        return "one bias for all heads where heads share their keys"
     return None
+
+
+# Features by which a bias lengthens queries, keys and values: three parts of it and five of 0, for cuDNN wants multiples of 8.
+_BIAS_FEATURES = 8
+
+
+def _fused(q: Array, k: Array, v: Array, bias: Array | None, causal: bool, logit_scale: float | None) -> Array:
+    """cuDNN's attention. It takes biases of a whole map only, n × m numbers: that of a key goes into the key instead."""
+    scale, width = q.shape[-1] ** -0.5 if logit_scale is None else logit_scale, v.shape[-1]
+    seen = None
+    if bias is not None:
+        q, k, v, seen = _bias_in_keys(q, k, v, bias, causal, scale)
+    # The library's own arithmetic mixes types and ranks, which a caller may have forbidden.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        out = jax.nn.dot_product_attention(q, k, v, scale=scale, is_causal=causal, implementation="cudnn")
+    return out if seen is None else jnp.where(seen, out[..., :width], jnp.zeros((), out.dtype))
+
+
+def _bias_in_keys(q: Array, k: Array, v: Array, bias: Array, causal: bool, scale: float):
+    """Queries and keys whose products hold the bias, values of their width, and which queries see a key at all.
+
+    b/s is the sum of three numbers of bfloat16 to the precision of float32. Keys left out get a bias that is lower by 1000 than
+    twice the lowest of those that stay, counted from the largest.
+    """
+    (m, groups, _), (n, heads, _) = k.shape, q.shape
+    level = jnp.broadcast_to(bias.astype(jnp.float32), (groups, m)).T
+    stays = level != -jnp.inf
+    top = jax.lax.stop_gradient(jnp.max(level, axis=0, keepdims=True))
+    level = jnp.where(stays, level - jnp.where(top > -jnp.inf, top, 0), 0)
+    level = jnp.where(stays, level, 2 * jax.lax.stop_gradient(jnp.min(level)) - 1000) / scale
+    parts, rest = [], level
+    for _ in range(3):
+        parts.append(rest.astype(k.dtype))
+        rest = rest - parts[-1].astype(jnp.float32)
+
+    def longer(x: Array, *columns: Array) -> Array:
+        zeros = jnp.zeros((*x.shape[:2], _BIAS_FEATURES - len(columns)), x.dtype)
+        return jnp.concatenate([x, *(c[..., None] for c in columns), zeros], axis=-1)
+
+    counted = jnp.cumsum(stays, axis=0) > 0 if causal else jnp.any(stays, axis=0, keepdims=True)
+    seen = jnp.repeat(counted, heads // groups, axis=1)[..., None]
+    ones = jnp.ones((n, heads), q.dtype)
+    return longer(q, ones, ones, ones), longer(k, *parts), longer(v), seen
 
 
 def _check(q: Array, k: Array, v: Array, bias: Array | None, alibi: Array | None, implementation: str) -> None:

@@ -26,12 +26,27 @@ from pdejax.terms._base import (
 )
 from pdejax.terms._constants import Lipschitz, activation_slopes, check_domain, in_float64, leaking, operator_norm
 from pdejax.terms._normalization import Norm, largest_output, norm_slope
+from pdejax.terms._products import product
 from pdejax.terms._token_axis import TokenAxis
+
+
+@jax.custom_jvp
+def _gelu(x: Array) -> Array:
+    """x·Φ(x) by erf: 3× cheaper on a CPU than the erfc form of jax.nn.gelu, and equal to rounding of |x|."""
+    return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
+
+
+@_gelu.defjvp
+def _gelu_jvp(primals, tangents):
+    # One array is kept for reverse mode, the slope, where the plain formula keeps three.
+    (x,), (dx,) = primals, tangents
+    share = 0.5 * (1 + jax.lax.erf(x * 0.5**0.5))
+    return x * share, (share + x * jnp.exp(-0.5 * x * x) * (2 * math.pi) ** -0.5) * dx
+
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
-    # x·Φ(x) by erf: 3× cheaper on a CPU than the erfc form of jax.nn.gelu, and equal to rounding of |x|.
-    "gelu": lambda x: 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5)),
+    "gelu": _gelu,
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "silu": jax.nn.silu,
     "tanh": jnp.tanh,
@@ -273,7 +288,7 @@ class FeedForward(AbstractTerm):
 
 
 def _affine(x: Array, w: Array, b: Array | None) -> Array:
-    out = x @ w.astype(x.dtype)
+    out = product(x, w.astype(x.dtype))
     return out if b is None else out + b.astype(x.dtype)[None]
 
 

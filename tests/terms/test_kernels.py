@@ -364,7 +364,9 @@ def test_fused_only_where_cudnn_can(monkeypatch, relative):
     assert calls == ["cudnn"] * 3
     refused = [
         ((*inputs(12, dk=8, dv=8),), {}, "float16 or bfloat16"),
-        (half, {"bias": jnp.zeros(12)}, "bias=None"),
+        (inputs(12, dk=128, dv=128, dtype="bfloat16"), {"bias": jnp.zeros(12)}, "a multiple of 8 up to 120"),
+        (inputs(12, dk=8, dv=8, dtype="float16"), {"bias": jnp.zeros(12)}, "bfloat16 for a bias"),
+        (grouped, {"bias": jnp.zeros((2, 12))}, "one bias for all heads"),
         (half, {"window": 3}, "window=None"),
         (half, {"alibi": jnp.ones(2)}, "alibi=None"),
         (half, {"logit_cap": 2.0}, "logit_cap=None"),
@@ -376,6 +378,51 @@ def test_fused_only_where_cudnn_can(monkeypatch, relative):
         with pytest.raises(ValueError, match=words):
             attend(*arguments, implementation="fused", **options)
     assert len(calls) == 3
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_fused_takes_padding_and_weights_of_keys(monkeypatch, relative, causal, groups):
+    """cuDNN has no biases of keys: they go into the keys, and padding, quadrature and grouped heads are served fused."""
+    calls, original = [], jax.nn.dot_product_attention
+
+    def recorded(q, *args, implementation, **options):
+        calls.append((implementation, q.shape[-1]))
+        return original(q, *args, implementation="xla", **options)
+
+    q, k, v = inputs(12, dk=8, dv=8, dtype="bfloat16")
+    k, v = k[:, :groups], v[:, :groups]
+    weights = jnp.log(jnp.linspace(0.01, 3.0, 12)) + 70.0
+    biases = {
+        "weights": weights,
+        "padding": jnp.where(jnp.arange(12) < 9, 0.0, -jnp.inf),
+        "padding first": jnp.where(jnp.arange(12) > 2, weights, -jnp.inf),
+        "none left": jnp.full(12, -jnp.inf),
+        "far below": jnp.full(12, -1e5),
+    }
+    whole = (k, v) if groups == 2 else (jnp.repeat(k, 2, 1), jnp.repeat(v, 2, 1))
+    for name, bias in biases.items():
+        bias = bias.astype(jnp.float32)
+
+        def value(q, k, v, implementation, bias=bias):
+            out = attend(q, k, v, bias=bias, causal=causal, implementation=implementation)
+            return jnp.sum(jnp.sin(out.astype(jnp.float32)))
+
+        plain = jax.grad(value, (0, 1, 2))(q, k, v, "dense")
+        with monkeypatch.context() as patch:
+            patch.setattr(_kernels, "platform_now", lambda: "gpu")
+            patch.setattr(jax.nn, "dot_product_attention", recorded)
+            out = attend(q, k, v, bias=bias, causal=causal)
+            # JAX's plain attention, which stands in for cuDNN's, mixes types in reverse mode.
+            with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+                found = jax.grad(value, (0, 1, 2))(q, k, v, "fused")
+        assert out.shape == (12, 2, 8) and out.dtype == jnp.bfloat16
+        wanted = jnp.asarray(loop(q, *whole, bias=bias, causal=causal))
+        assert relative(out.astype(jnp.float64), wanted) < 2e-2, name
+        for a, b in zip(found, plain, strict=True):
+            assert a.dtype == jnp.bfloat16
+            assert float(jnp.abs(a.astype(jnp.float64) - b.astype(jnp.float64)).max()) < 4e-2, name
+    assert set(calls) == {("cudnn", 16)}
 
 
 @pytest.mark.parametrize(

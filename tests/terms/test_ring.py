@@ -1,5 +1,7 @@
 """Tokens on several devices, which are the lanes of a `vmap` with a named axis here; real ones: `test_ring_devices.py`."""
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -168,10 +170,11 @@ def products(jaxpr, times=1):
     """Multiplications of all matrix products of a program, loops as often as they run."""
     total = 0
     for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            (contract, _), _ = equation.params["dimension_numbers"]
-            a = equation.invars[0].aval.shape
-            total += times * int(np.prod(equation.outvars[0].aval.shape)) * int(np.prod([a[i] for i in contract]))
+        if equation.primitive.name == "pdejax_product":
+            # (rows × summed) (summed × columns) (rows × columns), each once for what all three have in common
+            sizes = [math.prod(x.aval.shape) for x in (*equation.invars, *equation.outvars)]
+            common = math.prod(equation.invars[0].aval.shape[: equation.params["batch"]])
+            total += times * math.isqrt(math.prod(sizes) // common)
         inside = times * equation.params.get("length", 1) if equation.primitive.name == "scan" else times
         for inner in jax.tree.leaves(
             list(equation.params.values()), is_leaf=lambda x: hasattr(x, "jaxpr") or hasattr(x, "eqns")

@@ -1,0 +1,109 @@
+"""Products laid out for a CPU: values and every kind of derivative equal those of `jnp.tensordot`."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from pdejax.terms import _products
+from pdejax.terms._products import product
+
+SHAPES = (((5, 4), (4, 3), 1), ((3, 7), (7, 2, 4), 1), ((6, 2, 4), (2, 4, 5), 2), ((4, 3, 2), (2, 17), 1))
+
+
+def factors(getkey, shapes, dtype=jnp.float64):
+    left, right, over = shapes
+    return jax.random.normal(getkey(), left, dtype), jax.random.normal(getkey(), right, dtype), over
+
+
+def loss(multiply, over):
+    return lambda x, w: jnp.sum(jnp.sin(multiply(x, w, over)))
+
+
+def alike(found, wanted, rtol=1e-12):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol), found, wanted)
+
+
+QUESTIONS = {
+    "value": lambda f, x, w: f(x, w),
+    "gradient": lambda f, x, w: jax.jit(jax.grad(f, (0, 1)))(x, w),
+    "change": lambda f, x, w: jax.jvp(f, (x, w), (jnp.cos(x), jnp.sin(w))),
+    "second derivatives": lambda f, x, w: jax.jacfwd(jax.grad(f, (0, 1)), (0, 1))(x, w),
+    "reverse twice": lambda f, x, w: jax.grad(lambda a: jnp.sum(jax.grad(f, 1)(a, w) ** 2))(x),
+    "batches of both": lambda f, x, w: jax.grad(lambda a: jnp.sum(jax.vmap(f)(a, jnp.stack([w, 2 * w]))))(
+        jnp.stack([x, -x])
+    ),
+    "batches of the left": lambda f, x, w: jax.grad(
+        lambda b: jnp.sum(jax.vmap(f, (0, None))(jnp.stack([x, -x, 2 * x]), b))
+    )(w),
+    "batches of the right": lambda f, x, w: jax.grad(lambda a: jnp.sum(jax.vmap(f, (None, 0))(a, jnp.stack([w, -w]))))(
+        x
+    ),
+    "batches within batches": lambda f, x, w: jax.grad(
+        lambda b: jnp.sum(jax.vmap(jax.vmap(f, (None, 0)), (0, None))(jnp.stack([x, -x, 2 * x]), b))
+    )(jnp.stack([w, 2 * w])),
+}
+
+
+@pytest.mark.parametrize("shapes", SHAPES)
+@pytest.mark.parametrize("question", list(QUESTIONS))
+def test_products_and_their_derivatives_equal_those_of_tensordot(getkey, question, shapes):
+    x, w, over = factors(getkey, shapes)
+    ask = QUESTIONS[question]
+    alike(ask(loss(product, over), x, w), ask(loss(jnp.tensordot, over), x, w))
+
+
+@pytest.mark.parametrize("dtype", (jnp.float32, jnp.bfloat16, jnp.float16))
+def test_gradients_in_other_types_equal_the_plain_formula_to_rounding(getkey, dtype):
+    x, w, over = factors(getkey, SHAPES[0], dtype)
+    wide = functools.partial(product, kind=jnp.float32)
+
+    def plain(x, w, over):
+        return jnp.tensordot(x, w, over, preferred_element_type=jnp.float32)
+
+    found = jax.grad(loss(wide, over), (0, 1))(x, w)
+    wanted = jax.grad(loss(plain, over), (0, 1))(x, w)
+    assert [g.dtype for g in found] == [dtype, dtype]
+    for a, b in zip(found, wanted, strict=True):
+        difference = np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)).max()
+        assert difference <= 4 * float(jnp.finfo(dtype).eps) * float(jnp.abs(b).max())
+
+
+def test_on_another_platform_and_in_half_precision_products_are_plain(getkey, monkeypatch):
+    def primitives(dtype):
+        x, w, over = factors(getkey, SHAPES[0], dtype)
+        return {equation.primitive.name for equation in jax.make_jaxpr(lambda a, b: product(a, b, over))(x, w).eqns}
+
+    assert primitives(jnp.float32) == {"pdejax_product"}
+    assert primitives(jnp.bfloat16) == {"dot_general"}
+    monkeypatch.setattr(_products, "platform_now", lambda: "gpu")
+    assert primitives(jnp.float32) == {"dot_general"}
+
+
+def test_of_the_two_factors_of_a_gradient_the_smaller_is_copied(getkey):
+    """The right factor's gradient xᵀc: x, of 4 columns, is copied before 40 columns of c, c if it has 2, neither before 9."""
+
+    def swapped(columns):
+        x, w = jnp.ones((5, 4)), jnp.ones((4, columns))
+        found = jax.make_jaxpr(jax.grad(lambda b: jnp.sum(jnp.sin(product(x, b)))))(w)
+        return [
+            e.invars[0].aval.shape
+            for e in found.eqns
+            if e.primitive.name == "optimization_barrier"  # pyright: ignore[reportAttributeAccessIssue]
+        ]
+
+    assert swapped(40) == [(4, 5)] and swapped(2) == [(2, 5)] and swapped(9) == []
+
+
+def test_products_pass_shard_map_and_export(getkey):
+    x, w, over = factors(getkey, SHAPES[0])
+    gradient = jax.grad(loss(product, over), (0, 1))
+    mesh = jax.make_mesh((1,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = PartitionSpec("rows")
+    on_devices = jax.shard_map(gradient, mesh=mesh, in_specs=(rows, PartitionSpec()), out_specs=(rows, PartitionSpec()))
+    alike(jax.jit(on_devices)(x, w), gradient(x, w))
+    kept = jax.export.deserialize(jax.export.export(jax.jit(gradient))(x, w).serialize())
+    alike(kept.call(x, w), gradient(x, w))
