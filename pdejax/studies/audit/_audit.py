@@ -1,12 +1,9 @@
 """The audit of a network as a study."""
 
 import dataclasses
-import pathlib
-import tempfile
 from collections.abc import Callable
 
 from pdejax._arguments import checked
-from pdejax.runs._parts import kept_programs
 from pdejax.runs._records import Result
 from pdejax.studies.audit._config import AuditConfig
 from pdejax.studies.audit._judge import judge
@@ -32,9 +29,7 @@ def audit(config: AuditConfig, *, report: Callable[[str], None] | None = None) -
     Raises `ValueError`/`TypeError` for a network or a text that cannot be read, and `ResultError` for a folder that cannot be
     written.
     """
-    # Programs that a large network's parts drop to save memory are read again, not compiled again.
-    with tempfile.TemporaryDirectory() as programs, kept_programs(pathlib.Path(programs)):
-        return run(study_of(config), config, out=config.out, report=report)
+    return run(study_of(config), config, out=config.out, report=report)
 
 
 def study_of(config: AuditConfig) -> Study:

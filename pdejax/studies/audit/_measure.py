@@ -43,7 +43,7 @@ from pdejax.terms import FieldArgs
 NULLS = ("untrained", "layers shuffled", "weights shuffled")
 SCHEMES = ("euler", "heun", "rk4")
 WORK = 2e13  # operations on them all, some minutes on a CPU
-LARGE = 5e7  # numbers of a network beside which compiled programs of several parts are too much to keep
+LARGE = 5e7  # numbers of a network beside which compiled programs are not kept in memory, but read again from `out`
 RESAMPLES = 200
 PASSES = 10  # through all layers of a network that is one layer, in search of a fixed point
 ITERATIONS = 24  # of Golub–Kahan for each layer
