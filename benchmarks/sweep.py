@@ -1,14 +1,166 @@
-"""The phase diagram of tokens under attention, as a sweep of runs that any number of machines share.
+"""A sweep of 10⁵ runs that is killed ten times on the way, beside the same sweep left alone; on devices and processes more.
 
-    python benchmarks/sweep.py --out out/phases
-    python benchmarks/sweep.py --betas 32 --seeds 348 --out out/large    # 100,224 runs
+    python benchmarks/sweep.py --out benchmarks/results/sweep    # a quarter of an hour on two cores
 
-The same as `pdejax sweep`; the study itself is `pdejax.studies.phase_diagram(config)`.
+Every sweep is `pdejax sweep` in a process of its own: once undisturbed; once killed by SIGKILL at random moments and started
+again; once on eight virtual devices of this machine's processor; once as two processes that share a folder. Stores are compared
+file by file. Writes resume.json: what differs, which chunks were lost or kept twice, runs per second, bytes.
 """
 
+import argparse
+import hashlib
+import json
+import os
+import pathlib
+import random
+import resource
+import subprocess
 import sys
+import tempfile
+import time
+from typing import Any
 
-from pdejax.cli import main
+SHORTEST = 1.0  # seconds before a process is killed
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("out"), help="folder for the result")
+    parser.add_argument("--betas", type=int, default=32, help="inverse temperatures of the diagram")
+    parser.add_argument("--seeds", type=int, default=348, help="runs per point")
+    parser.add_argument("--kills", type=int, default=10, help="how often the second sweep is killed")
+    parser.add_argument("--devices", type=int, default=8, help="virtual devices of the third")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments at which it is killed")
+    given = parser.parse_args(arguments)
+    from pdejax.runs import environment
+    from pdejax.runs._files import write_json
+
+    with tempfile.TemporaryDirectory() as place:
+        found = compare(given, pathlib.Path(place))
+    found["environment"] = environment()
+    given.out.mkdir(parents=True, exist_ok=True)
+    write_json(given.out / "resume.json", found)
+    print(json.dumps({key: value for key, value in found.items() if key != "environment"}, indent=1))
+    return 0 if found["identical"] else 1
+
+
+def compare(given: argparse.Namespace, place: pathlib.Path) -> dict[str, Any]:
+    """The four sweeps, and what differs between them."""
+    alone = place / "alone"
+    whole = {"undisturbed": finished(given, alone)}
+    print(f"undisturbed: {whole['undisturbed']}", flush=True)
+    killed, once = kills(given, place / "killed", whole["undisturbed"]["seconds"])
+    whole["killed"] = finished(given, place / "killed") | {"kills": killed}
+    once |= twice(place / "killed", once["marks"])
+    whole["devices"] = finished(given, place / "devices", devices=given.devices)
+    whole["processes"] = finished(given, place / "processes", processes=2)
+    reference = files(alone)
+    for name, sweep in whole.items():
+        sweep["differing_files"] = sum(
+            files(place / _FOLDERS[name]).get(path) != sha for path, sha in reference.items()
+        )
+        sweep["more_files"] = len(files(place / _FOLDERS[name]).keys() - reference.keys())
+    manifest = json.loads((alone / "manifest.json").read_text())
+    total = sum(mark["runs"] for mark in marks(place / "killed").values())
+    rates = {name: sweep["runs_per_second"] for name, sweep in whole.items()}
+    return {
+        "runs": total,
+        "runs_wanted": given.betas * 3 * 3 * given.seeds,
+        "chunks": whole["undisturbed"]["chunks"],
+        "sweeps": whole,
+        "files": len(reference),
+        "bytes": sum(path.stat().st_size for path in (alone / "sweep.zarr").rglob("*") if path.is_file()),
+        "marks_rewritten": once["rewritten"],
+        "chunks_lost": once["lost"],
+        "devices": given.devices,
+        "rate_of_devices_to_one": rates["devices"] / rates["undisturbed"],
+        "share_per_device": rates["devices"] / rates["undisturbed"] / given.devices,
+        "seed": given.seed,
+        "key": manifest["key"],
+        "identical": not any(sweep["differing_files"] or sweep["more_files"] for sweep in whole.values())
+        and not once["rewritten"]
+        and not once["lost"],
+    }
+
+
+_FOLDERS = {"undisturbed": "alone", "killed": "killed", "devices": "devices", "processes": "processes"}
+
+
+def start(given: argparse.Namespace, folder: pathlib.Path, devices: int = 1, **more: str) -> subprocess.Popen:
+    """`pdejax sweep` in a process of its own."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    command = [sys.executable, "-m", "pdejax", "sweep", "--betas", given.betas, "--seeds", given.seeds, "--out", folder]
+    return subprocess.Popen(
+        list(map(str, command)), env=os.environ | {"XLA_FLAGS": flags} | more, stdout=subprocess.DEVNULL
+    )
+
+
+def finished(given: argparse.Namespace, folder: pathlib.Path, devices: int = 1, processes: int = 1) -> dict[str, Any]:
+    """A sweep run to its end, or the rest of one: seconds, those of the processor, and runs per second of its chunks."""
+    before, began, cpu = len(marks(folder)), time.perf_counter(), _processor()
+    shares = (
+        [{}] if processes == 1 else [{"JAX_PROCESS_ID": str(i), "JAX_NUM_PROCESSES": str(processes)} for i in range(2)]
+    )
+    for process in [start(given, folder, devices, **share) for share in shares]:
+        if process.wait():
+            raise SystemExit(f"the sweep in {folder} ended with {process.returncode}")
+    found = marks(folder)
+    measuring = sum(mark["seconds"] for mark in found.values()) / processes
+    return {
+        "seconds": time.perf_counter() - began,
+        "processor_seconds": _processor() - cpu,
+        "chunks": len(found),
+        "chunks_here": len(found) - before,
+        "measuring_seconds": measuring,
+        "runs_per_second": sum(mark["runs"] for mark in found.values()) / measuring,
+    }
+
+
+def kills(
+    given: argparse.Namespace, folder: pathlib.Path, seconds: float
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """A sweep that is killed at random moments, and the marks that were there after each."""
+    draw, log, seen = random.Random(given.seed), [], {}
+    for _ in range(given.kills):
+        after = draw.uniform(SHORTEST, 2 * seconds / (given.kills + 1))
+        process = start(given, folder)
+        time.sleep(after)
+        process.kill()
+        status = process.wait()
+        seen |= {number: _stamp(folder, number) for number in marks(folder) if number not in seen}
+        log.append({"after_seconds": after, "status": status, "chunks": len(seen)})
+        print(f"killed after {after:.1f} s ({status}): {len(seen)} chunks", flush=True)
+    return log, {"marks": seen}
+
+
+def twice(folder: pathlib.Path, seen: dict[int, Any]) -> dict[str, int]:
+    """Marks that were there at a kill and were written again since, and chunks without one at the end."""
+    there = marks(folder)
+    rewritten = sum(number in there and _stamp(folder, number) != stamp for number, stamp in seen.items())
+    return {"rewritten": rewritten, "lost": sum(number not in there for number in range(max(there) + 1))}
+
+
+def marks(folder: pathlib.Path) -> dict[int, dict[str, Any]]:
+    """The marks of whole chunks, by their number."""
+    return {int(path.stem): json.loads(path.read_text()) for path in sorted((folder / "done").glob("*.json"))}
+
+
+def files(folder: pathlib.Path) -> dict[str, str]:
+    """SHA-256 of every file of the store; what a killed process left half written has another name."""
+    store = folder / "sweep.zarr"
+    found = (path for path in sorted(store.rglob("*")) if path.is_file() and ".partial" not in path.name)
+    return {str(path.relative_to(store)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+
+
+def _stamp(folder: pathlib.Path, number: int) -> tuple[int, str]:
+    path = folder / "done" / f"{number}.json"
+    return path.stat().st_mtime_ns, path.read_text()
+
+
+def _processor() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
 
 if __name__ == "__main__":
-    sys.exit(main(["sweep", *sys.argv[1:]]))
+    sys.exit(main())

@@ -25,6 +25,7 @@ MADE = {
     "parallel": tables.parallel,
     "limits": tables.limits,
     "phases": tables.phases,
+    "resumed": tables.resumed,
     "long sequences": tables.long_sequences,
     "speed": tables.speed,
     "memory": tables.memory,
@@ -37,6 +38,7 @@ MADE = {
     "audits": results.audits,
     "audit findings": results.audit_findings,
     "loops": results.loops,
+    "loop seeds": results.loop_seeds,
 }
 PICTURES = (
     "assets/pdejax.png",

@@ -184,6 +184,24 @@ class Discretization(eqx.Module):
         k = k if traced(k) or isinstance(k, Array) else _check.integer("Discretization.refine", "k", k)
         return self.replace(steps=self.steps * k)
 
+    def given(self, u0: Array) -> "Discretization":
+        """Return the discretization for solves that begin with `u0 (n, d)`: of a field that adds that state again before every
+        pass, such as `pdejax.lift(model)` of a Transformer with `injection="add"`; any other is returned as it is.
+
+        `simulate`, a `Network` and what else begins with a state do this by themselves. What looks at a single layer or at the
+        field at some state wants it done."""
+        if not self.field.needs_start:
+            return self
+        return eqx.tree_at(lambda d: d.field, self, self.field.given(jnp.asarray(u0)))
+
+    def check_start(self, owner: str) -> None:
+        """Raise `ValueError`, naming `owner`, for a field that still wants the state that a solve begins with."""
+        if self.field.needs_start:
+            raise ValueError(
+                f"{owner}: the field adds the state that it began with, which this state need not be; give the discretization "
+                "of one input: d.given(u0), such as pdejax.lift(model).given(model.embed(tokens))."
+            )
+
     def check_state(self, owner: str, u0: Any, mask: Any = None) -> tuple[Array, FieldArgs]:
         """Return the initial state as an array and the field's arguments; errors name `owner`.
 

@@ -162,7 +162,7 @@ def steps_of(
     u, args = d.check_state(owner, u, mask)
     if not u.ndim:
         raise ValueError(f"{owner}: a state must have at least one axis; give shape (1,) for one number.")
-    d, _ = d.settled(owner, u, args)
+    d, _ = d.given(u).settled(owner, u, args)
     if looks_back(d.solver):
         raise ValueError(
             f"{owner}: a step of {type(d.solver).__name__} depends on the step before, so that it is no map of the state; take a "

@@ -126,6 +126,38 @@ def phases() -> str:
     return "\n\n".join([table(head, rows), _verdicts(found), runs, picture])
 
 
+def resumed() -> str:
+    """The kept sweep that was killed on the way, beside the same left alone, on more devices and in two processes."""
+    found = _read("sweep/resume.json")
+    words = {
+        "undisturbed": "left alone",
+        "killed": "killed, then started again",
+        "devices": f"{found['devices']} virtual devices",
+        "processes": "two processes, one folder",
+    }
+    rows = []
+    for name, sweep in found["sweeps"].items():
+        times = len(sweep.get("kills", []))
+        last = f"; the last start, of {sweep['chunks_here']} chunks" if times else ""
+        rows.append(
+            [
+                f"{words[name]}{f' ({times} times)' if times else ''}",
+                f"{sweep['seconds']:.0f} s{last}",
+                f"{sweep['processor_seconds']:.0f} s",
+                f"{sweep['runs_per_second']:,.0f}",
+                sweep["differing_files"] + sweep["more_files"],
+            ]
+        )
+    head = ["sweep", "time", "of the processor", "runs per second", f"of {found['files']} files differ"]
+    done = (
+        f"{found['runs']:,} of {found['runs_wanted']:,} runs in {found['chunks']} chunks, {found['bytes'] / 1e6:.0f} MB. "
+        f"Chunks lost: {found['chunks_lost']}; kept twice: {found['marks_rewritten']}. The rate of {found['devices']} virtual "
+        f"devices, which share the machine's {found['environment']['cores']} cores, is {found['rate_of_devices_to_one']:.2f} "
+        f"times that of one, {found['share_per_device']:.2f} of it per device."
+    )
+    return table(head, rows) + "\n\n" + done
+
+
 def _cell(value: Any) -> Any:
     return f"{value:.3g}" if isinstance(value, float) else value
 

@@ -9,6 +9,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
+from pdejax._check import number, traced
+
 # step(k, u): the state after step k from the state before it.
 Step = Callable[[Any, Array], Array]
 
@@ -38,6 +40,12 @@ class ParallelSolution(eqx.Module):
             f"ParallelSolution of states {np.shape(self.us)}: {how} after {int(self.iterations)} iterations, "
             f"residual {float(self.residual):.2g}"
         )
+
+
+def check_tolerance(owner: str, tolerance: Any) -> None:
+    """Raise `ValueError`, naming `owner`, for a tolerance below 0 or that is no number; a traced one is not looked at."""
+    if not traced(tolerance):
+        number(owner, "tolerance", tolerance, least=0, advice="it bounds the residual of the states")
 
 
 def sizes(x: Array) -> Float[Array, " k"]:

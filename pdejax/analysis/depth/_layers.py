@@ -97,6 +97,7 @@ def layers_as_maps(owner: str, system: Any, u: Array, mask: Array) -> Layers:
         )
     if d.steps % count:
         raise ValueError(f"{owner}: {d.steps} steps are not shared equally by {count} layers.")
+    d.check_start(owner)
     _, args = d.check_state(owner, u, mask)
     d, _ = d.settled(owner, u, args)
     return Layers(d, count, int(d.steps) // count)
@@ -127,6 +128,14 @@ def run_layers(
     """
     owner = "run_layers"
     batch = batch_of(owner, u0, mask)
+    d = discretization_of(owner, system, batch.u.shape[-2])
+    if d.field.needs_start:
+        # Each sequence has a field of its own.
+        found = [
+            run_layers(d.given(u), u, order=order, steps=steps, mask=real)
+            for u, real in zip(batch.u, batch.mask, strict=True)
+        ]
+        return batch.given(jnp.stack(found, axis=1), 1)
     layers = layers_as_maps(owner, system, batch.u[0], batch.mask[0])
     places = np.arange(layers.count) if order is None else _integers(owner, "order", order, layers.count - 1)
     counts = np.full(places.shape, layers.native) if steps is None else _integers(owner, "steps", steps, None)

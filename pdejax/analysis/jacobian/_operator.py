@@ -382,6 +382,7 @@ def layer_jacobian(
     if (step is None) == (layer is None):
         raise ValueError(f"{owner}: give either step=0 … steps − 1, one step of the solver, or layer=0 … L − 1.")
     d = discretization_of(owner, system, state.shape[-2] if state.ndim > 1 else None)
+    d.check_start(owner)
     count = d.steps if step is not None else layers_of(owner, system, d)
     maps, state, real = steps_of(owner, d, state, mask, count=count)
     name, index = ("step", step) if step is not None else ("layer", layer)
