@@ -21,7 +21,6 @@ MODELS = {
     "injected": ["--norm", "pre", "--options", "loops=6", "injection=add"],
 }
 DATA = ["min_length=5", "max_length=20", "sizes=(48000,2000,2000)"]
-SIZES = ["--dim", "64", "--ffn", "256", "--layers", "1"]
 HOW = ["--optimizer", "adamw", "--schedule", "cosine", "--warmup", "200", "--weight-decay", "0.01", "--clip", "1.0"]
 SHARES = ("share", "accuracy", "test accuracy")  # from 0 to 1
 
@@ -32,6 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("out/loops"), help="for networks and studies")
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS), help="which of them")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of each, from 0")
+    parser.add_argument("--dim", type=int, default=64, help="features; the feed-forward network has four times as many")
     parser.add_argument("--steps", type=int, default=2500, help="steps of training")
     parser.add_argument("--sequences", type=int, default=24, help="inputs of a study")
     parser.add_argument("--loops", type=int, default=256, help="passes that are followed")
@@ -47,7 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
     given.out.mkdir(parents=True, exist_ok=True)
     content = {
         "models": {model: {"seeds": runs, "over seeds": over(runs)} for model, runs in found.items()},
-        "settings": {name: getattr(given, name) for name in ("seeds", "steps", "sequences", "loops", "derivatives")},
+        "settings": {
+            name: getattr(given, name) for name in ("seeds", "dim", "steps", "sequences", "loops", "derivatives")
+        },
         "environment": environment(),
     }
     write_json(given.out / "seeds.json", content)
@@ -59,7 +61,8 @@ def studied(given: argparse.Namespace, model: str, seed: int) -> dict[str, Any]:
     from pdejax.cli import main as run
 
     network, study = given.work / "networks" / f"{model}-{seed}", given.work / "studies" / f"{model}-{seed}"
-    train = ["train", "listops", "--data", *DATA, *SIZES, *HOW, "--steps", given.steps, *MODELS[model]]
+    sizes = ["--dim", given.dim, "--ffn", 4 * given.dim, "--layers", 1]
+    train = ["train", "listops", "--data", *DATA, *sizes, *HOW, "--steps", given.steps, *MODELS[model]]
     loops = ["loops", network, "--sequences", given.sequences, "--loops", given.loops]
     loops += ["--derivatives", given.derivatives, "--seed", seed, "--out", study]
     for command, done in (([*train, "--seed", seed, "--out", network], network), (loops, study)):

@@ -51,15 +51,12 @@ def compare(given: argparse.Namespace, place: pathlib.Path) -> dict[str, Any]:
     print(f"undisturbed: {whole['undisturbed']}", flush=True)
     killed, once = kills(given, place / "killed", whole["undisturbed"]["seconds"])
     whole["killed"] = finished(given, place / "killed") | {"kills": killed}
-    once |= twice(place / "killed", once["marks"])
+    once |= twice(place / "killed", once["marks"], whole["undisturbed"]["chunks"])
     whole["devices"] = finished(given, place / "devices", devices=given.devices)
     whole["processes"] = finished(given, place / "processes", processes=2)
     reference = files(alone)
     for name, sweep in whole.items():
-        sweep["differing_files"] = sum(
-            files(place / _FOLDERS[name]).get(path) != sha for path, sha in reference.items()
-        )
-        sweep["more_files"] = len(files(place / _FOLDERS[name]).keys() - reference.keys())
+        sweep["differing_files"], sweep["more_files"] = apart(reference, place / _FOLDERS[name])
     manifest = json.loads((alone / "manifest.json").read_text())
     total = sum(mark["runs"] for mark in marks(place / "killed").values())
     rates = {name: sweep["runs_per_second"] for name, sweep in whole.items()}
@@ -133,11 +130,11 @@ def kills(
     return log, {"marks": seen}
 
 
-def twice(folder: pathlib.Path, seen: dict[int, Any]) -> dict[str, int]:
+def twice(folder: pathlib.Path, seen: dict[int, Any], chunks: int) -> dict[str, int]:
     """Marks that were there at a kill and were written again since, and chunks without one at the end."""
     there = marks(folder)
     rewritten = sum(number in there and _stamp(folder, number) != stamp for number, stamp in seen.items())
-    return {"rewritten": rewritten, "lost": sum(number not in there for number in range(max(there) + 1))}
+    return {"rewritten": rewritten, "lost": sum(number not in there for number in range(chunks))}
 
 
 def marks(folder: pathlib.Path) -> dict[int, dict[str, Any]]:
@@ -150,6 +147,12 @@ def files(folder: pathlib.Path) -> dict[str, str]:
     store = folder / "sweep.zarr"
     found = (path for path in sorted(store.rglob("*")) if path.is_file() and ".partial" not in path.name)
     return {str(path.relative_to(store)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+
+
+def apart(reference: dict[str, str], folder: pathlib.Path) -> tuple[int, int]:
+    """How many files of a store are other than those of the reference, or not there, and how many more there are."""
+    found = files(folder)
+    return sum(found.get(path) != sha for path, sha in reference.items()), len(found.keys() - reference.keys())
 
 
 def _stamp(folder: pathlib.Path, number: int) -> tuple[int, str]:

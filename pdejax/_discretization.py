@@ -184,15 +184,16 @@ class Discretization(eqx.Module):
         k = k if traced(k) or isinstance(k, Array) else _check.integer("Discretization.refine", "k", k)
         return self.replace(steps=self.steps * k)
 
-    def given(self, u0: Array) -> "Discretization":
+    def given(self, u0: ArrayLike) -> "Discretization":
         """Return the discretization for solves that begin with `u0 (n, d)`: of a field that adds that state again before every
         pass, such as `pdejax.lift(model)` of a Transformer with `injection="add"`; any other is returned as it is.
 
         `simulate`, a `Network` and what else begins with a state do this by themselves. What looks at a single layer or at the
-        field at some state wants it done."""
+        field at some state wants it done. Raises `TypeError`/`ValueError` for a state that is not `(n, d)`."""
         if not self.field.needs_start:
             return self
-        return eqx.tree_at(lambda d: d.field, self, self.field.given(jnp.asarray(u0)))
+        start = _check.real_array("Discretization.given", "u0", u0, "(n, d)", 2)
+        return eqx.tree_at(lambda d: d.field, self, self.field.given(start))
 
     def check_start(self, owner: str) -> None:
         """Raise `ValueError`, naming `owner`, for a field that still wants the state that a solve begins with."""

@@ -81,6 +81,9 @@ def test_analyses_take_it(model, states):
     both = depth.run_layers(net, jnp.stack([u0, model.embed(OTHER)]), mask=jnp.stack([MASK, MASK]))
     np.testing.assert_allclose(both[:, 0][:, MASK], states[:, MASK], rtol=1e-11)
 
+    finer = depth.refine_layers(net, jnp.stack([u0, model.embed(OTHER)]), factors=(1, 2), mask=jnp.stack([MASK, MASK]))
+    np.testing.assert_allclose(finer[0, 0][MASK], states[-1][MASK], rtol=1e-11)
+
     # The first layer of the second pass at fixed e, against a difference of the block written out.
     single = model.architecture.replace(layers=1, loops=1, coda=0, injection="none", head="none", classes=None)
     named = {n: x[:1] if n.startswith("layers/") else x for n, x in model.parameters().items()}
@@ -99,6 +102,8 @@ def test_analyses_take_it(model, states):
     flow = jacobian.gradient_flow(net, jnp.stack([IDS, OTHER]), LABELS, mask=jnp.stack([MASK, MASK]), null=None)
     assert np.all(np.isfinite(np.asarray(flow.states)))
     parallel = pj.simulate_in_parallel(net.discretization, u0, mask=MASK, coarsening=2)
+    surgery = depth.layer_surgery(net.discretization.given(u0), u0, mask=MASK)
+    assert np.all(np.isfinite(np.asarray(surgery.moves[0])))
     np.testing.assert_allclose(parallel.us[-1][MASK], states[-1][MASK], rtol=1e-4)
 
 
@@ -115,10 +120,15 @@ def test_what_is_no_start_is_refused(model, states):
         ValueError, match=r"layer_jacobian: the field adds the state that it began with.*d\.given\(u0\)"
     ):
         jacobian.layer_jacobian(net, states[2], layer=2)
+    for refused in (depth.layer_surgery, lambda system, u: depth.layer_field(system)):
+        with pytest.raises(ValueError, match=r"layer_\w+: the field adds the state that it began with"):
+            refused(net, states[0])
     with pytest.raises(ValueError, match=r"this field adds the state that it began with.*d\.given\(u0\)"):
         net.discretization.field(0.0, states[0], None)
     with pytest.raises(ValueError, match="adds a state of 4 tokens, but the field has 2"):
         pj.simulate(net.discretization.given(states[0]), states[0][:2])
+    with pytest.raises(ValueError, match=r"given: u0 has shape \(3, 4, 8\)"):
+        net.discretization.given(states[:3])
     plain = pj.lift(pj.Transformer(model.architecture.replace(injection="none"), rngs=nnx.Rngs(0)))
     assert plain.given(states[0]) is plain
 

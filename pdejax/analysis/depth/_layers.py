@@ -128,13 +128,9 @@ def run_layers(
     """
     owner = "run_layers"
     batch = batch_of(owner, u0, mask)
-    d = discretization_of(owner, system, batch.u.shape[-2])
-    if d.field.needs_start:
-        # Each sequence has a field of its own.
-        found = [
-            run_layers(d.given(u), u, order=order, steps=steps, mask=real)
-            for u, real in zip(batch.u, batch.mask, strict=True)
-        ]
+    own = _fields(owner, system, batch)
+    if own is not None:
+        found = [run_layers(d, u, order=order, steps=steps, mask=real) for d, u, real in own]
         return batch.given(jnp.stack(found, axis=1), 1)
     layers = layers_as_maps(owner, system, batch.u[0], batch.mask[0])
     places = np.arange(layers.count) if order is None else _integers(owner, "order", order, layers.count - 1)
@@ -163,6 +159,10 @@ def refine_layers(
     """
     owner = "refine_layers"
     batch = batch_of(owner, u0, mask)
+    own = _fields(owner, system, batch)
+    if own is not None:
+        found = [refine_layers(d, u, factors=factors, window=window, mask=real) for d, u, real in own]
+        return batch.given(jnp.stack(found, axis=1), 1)
     layers = layers_as_maps(owner, system, batch.u[0], batch.mask[0])
     chosen = [integer(owner, "factors", k) for k in factors]
     if not chosen:
@@ -174,6 +174,14 @@ def refine_layers(
     inside = (places >= begin) & (places < end)
     ends = [states_of_run(layers, batch, places, layers.native * np.where(inside, k, 1))[-1] for k in chosen]
     return batch.given(jnp.stack(ends), 1)
+
+
+def _fields(owner: str, system: Any, batch: Batch) -> list[tuple[Discretization, Array, Array]] | None:
+    """Each sequence's own discretization, state and mask, where a field adds the state that it began with; else None."""
+    d = discretization_of(owner, system, batch.u.shape[-2])
+    if not d.field.needs_start:
+        return None
+    return [(d.given(u), u, real) for u, real in zip(batch.u, batch.mask, strict=True)]
 
 
 def states_of_run(layers: Layers, batch: Batch, order: np.ndarray, steps: np.ndarray) -> Float[Array, "m b n d"]:
@@ -271,6 +279,7 @@ def layer_field(system: Any, *, length: int | None = None) -> Discretization:
     """
     owner = "layer_field"
     d = discretization_of(owner, system, length)
+    d.check_start(owner)
     if d.adaptive or traced(d.steps):
         raise ValueError(f"{owner}: steps must be a plain number; give d.replace(steps=…).")
     count = layers_of(owner, system, d)
