@@ -1,6 +1,6 @@
 """A sweep of 10⁵ runs that is killed ten times on the way, beside the same sweep left alone; on devices and processes more.
 
-    python benchmarks/sweep.py --out benchmarks/results/sweep    # a quarter of an hour on two cores
+    python benchmarks/sweep.py --out benchmarks/results/sweep    # half an hour on two cores; goes on after a stop
 
 Every sweep is `pdejax sweep` in a process of its own: once undisturbed; once killed by SIGKILL at random moments and started
 again; once on eight virtual devices of this machine's processor; once as two processes that share a folder. Stores are compared
@@ -16,16 +16,20 @@ import random
 import resource
 import subprocess
 import sys
-import tempfile
 import time
 from typing import Any
 
-SHORTEST = 1.0  # seconds before a process is killed
+SWEEPS = ("undisturbed", "killed", "devices", "processes")
+LATER = 3.0  # seconds at most between a chunk that is drawn and the kill
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("out"), help="folder for the result")
+    parser.add_argument(
+        "--work", type=pathlib.Path, default=pathlib.Path("out/sweeps"), help="for the sweeps; goes on there"
+    )
+    parser.add_argument("--sweeps", nargs="+", choices=SWEEPS[1:], default=list(SWEEPS[1:]), help="beside the first")
     parser.add_argument("--betas", type=int, default=32, help="inverse temperatures of the diagram")
     parser.add_argument("--seeds", type=int, default=348, help="runs per point")
     parser.add_argument("--kills", type=int, default=10, help="how often the second sweep is killed")
@@ -35,52 +39,59 @@ def main(arguments: list[str] | None = None) -> int:
     from pdejax.runs import environment
     from pdejax.runs._files import write_json
 
-    with tempfile.TemporaryDirectory() as place:
-        found = compare(given, pathlib.Path(place))
+    given.work.mkdir(parents=True, exist_ok=True)
+    whole: dict[str, Any] = {}
+    for name in (SWEEPS[0], *given.sweeps):
+        kept = given.work / f"{name}.json"
+        if not kept.exists():
+            write_json(kept, measured(given, name, whole))
+        whole[name] = json.loads(kept.read_text())
+        print(f"{name}: {whole[name]}", flush=True)
+    found = compare(given, whole)
     found["environment"] = environment()
     given.out.mkdir(parents=True, exist_ok=True)
     write_json(given.out / "resume.json", found)
-    print(json.dumps({key: value for key, value in found.items() if key != "environment"}, indent=1))
     return 0 if found["identical"] else 1
 
 
-def compare(given: argparse.Namespace, place: pathlib.Path) -> dict[str, Any]:
-    """The four sweeps, and what differs between them."""
-    alone = place / "alone"
-    whole = {"undisturbed": finished(given, alone)}
-    print(f"undisturbed: {whole['undisturbed']}", flush=True)
-    killed, once = kills(given, place / "killed", whole["undisturbed"]["seconds"])
-    whole["killed"] = finished(given, place / "killed") | {"kills": killed}
-    once |= twice(place / "killed", once["marks"], whole["undisturbed"]["chunks"])
-    whole["devices"] = finished(given, place / "devices", devices=given.devices)
-    whole["processes"] = finished(given, place / "processes", processes=2)
+def measured(given: argparse.Namespace, name: str, whole: dict[str, Any]) -> dict[str, Any]:
+    """One of the sweeps, run to its end."""
+    folder = given.work / name
+    if name == "killed":
+        log, seen = kills(given, folder, whole["undisturbed"]["chunks"])
+        last = finished(given, folder)
+        return last | {"kills": log} | twice(folder, seen, whole["undisturbed"]["chunks"])
+    more = {"devices": {"devices": given.devices}, "processes": {"processes": 2}}
+    return finished(given, folder, **more.get(name, {}))
+
+
+def compare(given: argparse.Namespace, whole: dict[str, Any]) -> dict[str, Any]:
+    """What differs between the sweeps."""
+    alone = given.work / "undisturbed"
     reference = files(alone)
     for name, sweep in whole.items():
-        sweep["differing_files"], sweep["more_files"] = apart(reference, place / _FOLDERS[name])
-    manifest = json.loads((alone / "manifest.json").read_text())
-    total = sum(mark["runs"] for mark in marks(place / "killed").values())
-    rates = {name: sweep["runs_per_second"] for name, sweep in whole.items()}
-    return {
-        "runs": total,
-        "runs_wanted": given.betas * 3 * 3 * given.seeds,
+        sweep["differing_files"], sweep["more_files"] = apart(reference, given.work / name)
+        sweep["runs"] = sum(mark["runs"] for mark in marks(given.work / name).values())
+    wanted = given.betas * 3 * 3 * given.seeds
+    found = {
+        "runs": wanted,
         "chunks": whole["undisturbed"]["chunks"],
         "sweeps": whole,
         "files": len(reference),
         "bytes": sum(path.stat().st_size for path in (alone / "sweep.zarr").rglob("*") if path.is_file()),
-        "marks_rewritten": once["rewritten"],
-        "chunks_lost": once["lost"],
-        "devices": given.devices,
-        "rate_of_devices_to_one": rates["devices"] / rates["undisturbed"],
-        "share_per_device": rates["devices"] / rates["undisturbed"] / given.devices,
         "seed": given.seed,
-        "key": manifest["key"],
-        "identical": not any(sweep["differing_files"] or sweep["more_files"] for sweep in whole.values())
-        and not once["rewritten"]
-        and not once["lost"],
+        "key": json.loads((alone / "manifest.json").read_text())["key"],
+        "identical": all(
+            sweep["runs"] == wanted
+            and not any(sweep.get(name, 0) for name in ("differing_files", "more_files", "rewritten", "lost"))
+            for sweep in whole.values()
+        ),
     }
-
-
-_FOLDERS = {"undisturbed": "alone", "killed": "killed", "devices": "devices", "processes": "processes"}
+    if "devices" in whole:
+        rates = {name: wanted / whole[name]["processor_seconds"] for name in ("devices", "undisturbed")}
+        share = rates["devices"] / rates["undisturbed"]
+        found |= {"devices": given.devices, "rate_of_devices_to_one": share}
+    return found
 
 
 def start(given: argparse.Namespace, folder: pathlib.Path, devices: int = 1, **more: str) -> subprocess.Popen:
@@ -113,21 +124,22 @@ def finished(given: argparse.Namespace, folder: pathlib.Path, devices: int = 1, 
     }
 
 
-def kills(
-    given: argparse.Namespace, folder: pathlib.Path, seconds: float
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """A sweep that is killed at random moments, and the marks that were there after each."""
-    draw, log, seen = random.Random(given.seed), [], {}
-    for _ in range(given.kills):
-        after = draw.uniform(SHORTEST, 2 * seconds / (given.kills + 1))
-        process = start(given, folder)
-        time.sleep(after)
+def kills(given: argparse.Namespace, folder: pathlib.Path, chunks: int) -> tuple[list[dict[str, Any]], dict[int, Any]]:
+    """A sweep that is killed at random moments, and the marks that were there at the first kill after each was made."""
+    draw = random.Random(given.seed)
+    moments = [(chunk, draw.uniform(0, LATER)) for chunk in sorted(draw.sample(range(1, chunks), given.kills))]
+    log, seen = [], {}
+    for chunk, later in moments:
+        began, process = time.perf_counter(), start(given, folder)
+        while process.poll() is None and len(marks(folder)) < chunk:
+            time.sleep(0.1)
+        time.sleep(later)
         process.kill()
         status = process.wait()
         seen |= {number: _stamp(folder, number) for number in marks(folder) if number not in seen}
-        log.append({"after_seconds": after, "status": status, "chunks": len(seen)})
-        print(f"killed after {after:.1f} s ({status}): {len(seen)} chunks", flush=True)
-    return log, {"marks": seen}
+        log.append({"after_seconds": time.perf_counter() - began, "status": status, "chunks": len(seen)})
+        print(f"killed after {log[-1]['after_seconds']:.1f} s ({status}): {len(seen)} chunks", flush=True)
+    return log, seen
 
 
 def twice(folder: pathlib.Path, seen: dict[int, Any], chunks: int) -> dict[str, int]:

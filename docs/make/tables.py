@@ -127,34 +127,38 @@ def phases() -> str:
 
 
 def resumed() -> str:
-    """The kept sweep that was killed on the way, beside the same left alone, on more devices and in two processes."""
+    """The kept sweep that was killed on the way, beside the same left alone and, where they were run, on more devices and in two
+    processes."""
     found = _read("sweep/resume.json")
     words = {
         "undisturbed": "left alone",
         "killed": "killed, then started again",
-        "devices": f"{found['devices']} virtual devices",
+        "devices": f"{found.get('devices')} virtual devices",
         "processes": "two processes, one folder",
     }
     rows = []
     for name, sweep in found["sweeps"].items():
-        times = len(sweep.get("kills", []))
-        last = f"; the last start, of {sweep['chunks_here']} chunks" if times else ""
+        log = sweep.get("kills", [])
+        seconds = sweep["seconds"] + sum(kill["after_seconds"] for kill in log)
+        # Of what was killed the processor's time is not known.
+        used = "–" if log else f"{sweep['processor_seconds']:.0f} s"
+        rate = "–" if log else f"{sweep['runs'] / sweep['processor_seconds']:,.0f}"
+        what = f"{words[name]}, {len(log)} times" if log else words[name]
         rows.append(
-            [
-                f"{words[name]}{f' ({times} times)' if times else ''}",
-                f"{sweep['seconds']:.0f} s{last}",
-                f"{sweep['processor_seconds']:.0f} s",
-                f"{sweep['runs_per_second']:,.0f}",
-                sweep["differing_files"] + sweep["more_files"],
-            ]
+            [what, f"{sweep['runs']:,}", f"{seconds:.0f} s", used, rate, sweep["differing_files"] + sweep["more_files"]]
         )
-    head = ["sweep", "time", "of the processor", "runs per second", f"of {found['files']} files differ"]
+    head = ["sweep", "runs", "time", "of the processor", "runs per second of it", f"of {found['files']} files differ"]
+    killed = found["sweeps"]["killed"]
+    chunks = ", ".join(str(kill["chunks"]) for kill in killed["kills"])
     done = (
-        f"{found['runs']:,} of {found['runs_wanted']:,} runs in {found['chunks']} chunks, {found['bytes'] / 1e6:.0f} MB. "
-        f"Chunks lost: {found['chunks_lost']}; kept twice: {found['marks_rewritten']}. The rate of {found['devices']} virtual "
-        f"devices, which share the machine's {found['environment']['cores']} cores, is {found['rate_of_devices_to_one']:.2f} "
-        f"times that of one, {found['share_per_device']:.2f} of it per device."
+        f"{found['chunks']} chunks, {found['bytes'] / 1e6:.1f} MB. Killed with {chunks} of them whole. Chunks lost: "
+        f"{killed['lost']}; kept twice: {killed['rewritten']}."
     )
+    if "devices" in found:
+        done += (
+            f" {found['devices']} virtual devices share the machine's {found['environment']['cores']} cores: per second of the "
+            f"processor they do {found['rate_of_devices_to_one']:.2f} times the runs of one."
+        )
     return table(head, rows) + "\n\n" + done
 
 
