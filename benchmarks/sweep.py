@@ -131,8 +131,8 @@ def kills(given: argparse.Namespace, folder: pathlib.Path, chunks: int) -> tuple
     log, seen = [], {}
     for chunk, later in moments:
         began, process = time.perf_counter(), start(given, folder)
-        while process.poll() is None and len(marks(folder)) < chunk:
-            time.sleep(0.1)
+        while process.poll() is None and len(list((folder / "done").glob("*.json"))) < chunk:
+            time.sleep(0.2)
         time.sleep(later)
         process.kill()
         status = process.wait()

@@ -9,8 +9,6 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
-from pdejax._check import number, traced
-
 # step(k, u): the state after step k from the state before it.
 Step = Callable[[Any, Array], Array]
 
@@ -44,8 +42,12 @@ class ParallelSolution(eqx.Module):
 
 def check_tolerance(owner: str, tolerance: Any) -> None:
     """Raise `ValueError`, naming `owner`, for a tolerance below 0 or that is no number; a traced one is not looked at."""
-    if not traced(tolerance):
-        number(owner, "tolerance", tolerance, least=0, advice="it bounds the residual of the states")
+    if isinstance(tolerance, Tracer):
+        return
+    if np.ndim(tolerance) or not 0 <= float(tolerance) < np.inf:
+        raise ValueError(
+            f"{owner}: tolerance={tolerance} must be one finite number ≥ 0; it bounds the residual of the states."
+        )
 
 
 def sizes(x: Array) -> Float[Array, " k"]:

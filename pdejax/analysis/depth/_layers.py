@@ -15,6 +15,7 @@ from pdejax._depth import DepthVarying, LayerStack, take_layer
 from pdejax._discretization import Discretization
 from pdejax._equation import FunctionField
 from pdejax._integrate import terms_of
+from pdejax._step_maps import check_start
 from pdejax.analysis._states import token_mask
 from pdejax.analysis.jacobian._systems import discretization_of, layers_of, sources
 from pdejax.solvers import linear_part
@@ -97,7 +98,7 @@ def layers_as_maps(owner: str, system: Any, u: Array, mask: Array) -> Layers:
         )
     if d.steps % count:
         raise ValueError(f"{owner}: {d.steps} steps are not shared equally by {count} layers.")
-    d.check_start(owner)
+    check_start(owner, d)
     _, args = d.check_state(owner, u, mask)
     d, _ = d.settled(owner, u, args)
     return Layers(d, count, int(d.steps) // count)
@@ -279,7 +280,7 @@ def layer_field(system: Any, *, length: int | None = None) -> Discretization:
     """
     owner = "layer_field"
     d = discretization_of(owner, system, length)
-    d.check_start(owner)
+    check_start(owner, d)
     if d.adaptive or traced(d.steps):
         raise ValueError(f"{owner}: steps must be a plain number; give d.replace(steps=…).")
     count = layers_of(owner, system, d)
