@@ -38,7 +38,6 @@ MADE = {
     "audits": results.audits,
     "audit findings": results.audit_findings,
     "loops": results.loops,
-    "loop seeds": results.loop_seeds,
 }
 PICTURES = (
     "assets/pdejax.png",

@@ -199,26 +199,6 @@ def loops(folder: pathlib.Path = LOOPS) -> str:
     return "\n".join(_audits(found, tables=True))
 
 
-def loop_seeds(path: pathlib.Path = LOOPS / "seeds.json") -> str:
-    """The loops over seeds as Markdown: what they do, seed by seed, and means with intervals."""
-    if not path.exists():
-        return "!!! note\n\n    No seeds are in this checkout: `python benchmarks/loops.py --out benchmarks/results/loops`.\n"
-    found = json.loads(path.read_text())
-    models, settings = found["models"], found["settings"]
-    lines = [f"| mean over {settings['seeds']} seeds | {' | '.join(models)} |", "|---" * (len(models) + 1) + "|"]
-    does = (
-        "; ".join(", ".join(f"{kind} {n}" for kind, n in run["kinds"].items() if n) for run in model["seeds"])
-        for model in models.values()
-    )
-    lines.append(f"| what it does, of {settings['sequences']} inputs, by seed | {' | '.join(does)} |")
-    for name in dict.fromkeys(name for model in models.values() for name in model["over seeds"]):
-        cells = (
-            _figure(model["over seeds"][name]) if name in model["over seeds"] else "–" for model in models.values()
-        )
-        lines.append(f"| {_cell(name)} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
 def loop_images(folder: pathlib.Path = LOOPS) -> list[str]:
     """The pictures of the loops, by their path in the repository."""
     return audit_images(folder)
