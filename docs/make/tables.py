@@ -149,17 +149,17 @@ def resumed() -> str:
         )
     head = ["sweep", "runs", "time", "of the processor", "runs per second of it", f"of {found['files']} files differ"]
     killed = found["sweeps"]["killed"]
-    chunks = ", ".join(str(kill["chunks"]) for kill in killed["kills"])
-    done = (
-        f"{found['chunks']} chunks, {found['bytes'] / 1e6:.1f} MB. Killed with {chunks} of them whole. Chunks lost: "
-        f"{killed['lost']}; kept twice: {killed['rewritten']}."
-    )
+    starts = [
+        [i + 1, f"{kill['after_seconds']:.0f} s", f"{kill['chunks']} of {found['chunks']}"]
+        for i, kill in enumerate(killed["kills"])
+    ]
+    done = f"{found['bytes'] / 1e6:.1f} MB. Chunks lost: {killed['lost']}; kept twice: {killed['rewritten']}."
     if "devices" in found:
         done += (
             f" {found['devices']} virtual devices share the machine's {found['environment']['cores']} cores: per second of the "
             f"processor they do {found['rate_of_devices_to_one']:.2f} times the runs of one."
         )
-    return table(head, rows) + "\n\n" + done
+    return "\n\n".join([table(head, rows), table(["kill", "after the start", "chunks whole by then"], starts), done])
 
 
 def _cell(value: Any) -> Any:
