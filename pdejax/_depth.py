@@ -154,6 +154,13 @@ class DepthVarying(AbstractEquation):
     def looked_at(self) -> "DepthVarying":
         return self._of(self.stacked.looked_at())
 
+    @property
+    def needs_start(self) -> bool:
+        return self.stacked.needs_start
+
+    def given(self, start: Array) -> "DepthVarying":
+        return self._of(self.stacked.given(start)) if self.needs_start else self
+
     def names(self) -> tuple[str, ...]:
         return self.stacked.names()
 

@@ -67,8 +67,7 @@ class Discretization(eqx.Module):
     Immutable; `replace` and `refine` make others. Passes through `jit`, `vmap` and `grad` as an argument; plain numbers are
     static there, arrays are leaves.
 
-    Raises `ValueError`/`TypeError`, before anything compiles, for what does not fit together.
-    """
+    Raises `ValueError`/`TypeError`, before anything compiles, for what does not fit together."""
 
     field: Any  # an AbstractEquation
     solver: Any  # a diffrax solver; None for "auto" until it is settled
@@ -175,14 +174,21 @@ class Discretization(eqx.Module):
     def refine(self, k: Any) -> "Discretization":
         """Return the same field and solver with `k` times as many steps; `k` may be traced.
 
-        Raises `ValueError` for adaptive steps: there, `replace(rtol=…, atol=…)` asks for more accuracy.
-        """
+        Raises `ValueError` for adaptive steps: there, `replace(rtol=…, atol=…)` asks for more accuracy."""
         if self.adaptive:
             raise ValueError(
                 "Discretization.refine: steps are adaptive; use replace(rtol=…, atol=…) for more accuracy, or replace(steps=…)."
             )
         k = k if traced(k) or isinstance(k, Array) else _check.integer("Discretization.refine", "k", k)
         return self.replace(steps=self.steps * k)
+
+    def given(self, u0: ArrayLike) -> "Discretization":
+        """Return the discretization for solves that begin with `u0 (n, d)`: of a field that adds that state before every pass, as
+        with `injection="add"`; any other as it is. `simulate`, a `Network` and what else begins with a state do it themselves."""
+        if not self.field.needs_start:
+            return self
+        start = _check.real_array("Discretization.given", "u0", u0, "(n, d)", 2)
+        return eqx.tree_at(lambda d: d.field, self, self.field.given(start))
 
     def check_state(self, owner: str, u0: Any, mask: Any = None) -> tuple[Array, FieldArgs]:
         """Return the initial state as an array and the field's arguments; errors name `owner`.

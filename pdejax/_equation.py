@@ -59,6 +59,16 @@ class AbstractEquation(eqx.Module):
         """The same equation, its terms looked at before their values are traced (`AbstractTerm.looked_at`)."""
         return self
 
+    @property
+    def needs_start(self) -> bool:
+        """Whether a term wants the state that a solve begins with, and has none (`AbstractTerm.given`)."""
+        return False
+
+    def given(self, start: Array) -> "AbstractEquation":
+        """The same equation, its terms with the state that a solve begins with."""
+        del start
+        return self
+
     def no_linear_part(self) -> str:
         """Why no solver can take a linear part of this field apart."""
         return f"a {type(self).__name__} has no linear part that one transform diagonalizes"
@@ -174,6 +184,13 @@ class MasterEquation(AbstractEquation):
 
     def looked_at(self) -> "MasterEquation":
         return eqx.tree_at(lambda e: e.terms, self, tuple(term.looked_at() for term in self.terms))
+
+    @property
+    def needs_start(self) -> bool:
+        return any(term.needs_start for term in self.terms)
+
+    def given(self, start: Array) -> "MasterEquation":
+        return eqx.tree_at(lambda e: e.terms, self, tuple(term.given(start) for term in self.terms))
 
     def damping(self) -> Float[Array, ""]:
         return _rates(self.terms)

@@ -1,5 +1,7 @@
 """Attention maps along the trajectory of a discretization, at the states at which its solver evaluates them."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -8,8 +10,9 @@ from pdejax._depth import DepthVarying, take_layer
 from pdejax._discretization import Discretization
 from pdejax._equation import MasterEquation
 from pdejax._types import Field, Mask
-from pdejax.solvers import LieTrotter, Strang, linear_part
+from pdejax.solvers import linear_part
 from pdejax.solvers._base import fresh_step
+from pdejax.solvers._splitting import AbstractSplitting
 from pdejax.terms import FieldArgs
 
 
@@ -23,7 +26,7 @@ def attention_maps(
 
     Raises `ValueError`, naming `owner`, for a field without attention.
     """
-    count = states.shape[0] - 1
+    d, count = d.given(states[0]), states.shape[0] - 1
     places = jnp.arange(count)
     starts = d.t0 + (d.t1 - d.t0) / count * places.astype(states.dtype)
     field, args = d.field, FieldArgs(mask)
@@ -37,7 +40,7 @@ def attention_maps(
             solver = solver if layer is None else take_layer(solver, layer)
         if not isinstance(here, MasterEquation):
             raise ValueError(f"{owner}: the field, {field.describe()}, has no attention term to take maps of.")
-        return _map(owner, here, _before_attention(solver, here, t, 0.0 if d.adaptive else d.step, u, args), mask)
+        return _map(owner, here, _before_attention(d, solver, here, t, u, args), mask)
 
     return jax.vmap(one)(places, starts, states[:-1])
 
@@ -50,13 +53,15 @@ def _map(owner: str, field: MasterEquation, u: Field, mask: Mask | None) -> Floa
     raise ValueError(f"{owner}: the field, {field.describe()}, has no attention term to take maps of.")
 
 
-def _before_attention(solver, field: MasterEquation, t: Array, h, u: Field, args: FieldArgs) -> Field:
+def _before_attention(
+    d: Discretization, solver: Any, field: MasterEquation, t: Array, u: Field, args: FieldArgs
+) -> Field:
     """The field at which the first step from (t, u) evaluates the first term: in a Strang splitting, after the halves before."""
-    if not isinstance(solver, LieTrotter | Strang) or linear_part(solver) is not None:
+    if not isinstance(solver, AbstractSplitting) or linear_part(solver) is not None:
         return u
+    h, terms = 0.0 if d.adaptive else d.step, field.multiterm(d.split).terms
     for i, start, end in solver.schedule():
         if i == 0:
             break
-        term = field.multiterm().terms[i]
-        u, _ = fresh_step(solver.solvers[i], term, t + start * h, t + end * h, u, args)
+        u, _ = fresh_step(solver.solvers[i], terms[i], t + start * h, t + end * h, u, args)
     return u

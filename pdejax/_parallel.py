@@ -18,7 +18,7 @@ from pdejax._types import Mask
 from pdejax.solvers.parallel import ParallelSolution, mgrit, newton
 from pdejax.solvers.parallel._mgrit import Cycles, guess_states, solve_cycles, stopped
 from pdejax.solvers.parallel._newton import Linear, solve_recurrence
-from pdejax.solvers.parallel._solution import relative_residual
+from pdejax.solvers.parallel._solution import check_tolerance, relative_residual
 
 Method = Literal["mgrit", "parareal", "newton"]
 _OWNER = "simulate_in_parallel"
@@ -106,12 +106,6 @@ def prepared(
         None if adjoint_iterations is None else _check.integer(owner, "adjoint_iterations", adjoint_iterations, 0)
     )
     return maps, u, found, Scheme(method, m, depth, wanted, backward, linear, _sharding(owner, mesh, maps.count // m))
-
-
-def check_tolerance(owner: str, tolerance: Any) -> None:
-    """Raise `ValueError`, naming `owner`, for a tolerance below 0 or that is no number; a traced one is not looked at."""
-    if not _check.traced(tolerance):
-        _check.number(owner, "tolerance", tolerance, least=0, advice="it bounds the residual of the states")
 
 
 def coarse_maps(

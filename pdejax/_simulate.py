@@ -87,7 +87,7 @@ def integrate(
             "pdejax.Discretization(field, solver, t1=…, steps=…)."
         )
     u0, args = d.check_state(owner, u0, mask)
-    d, choice = d.settled(owner, u0, args)
+    d, choice = d.given(u0).settled(owner, u0, args)
     _check_resolvable(owner, d, u0)
     limit = _limit(owner, blowup, u0.dtype)
     if choice is not None and progress:

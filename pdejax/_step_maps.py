@@ -144,6 +144,15 @@ class FunctionMaps(AbstractMaps):
         return jnp.arange(self.count + 1).astype(dtype) * self.spacing.astype(dtype)
 
 
+def check_start(owner: str, d: Discretization) -> None:
+    """Raise `ValueError`, naming `owner`, for a field that still wants the state that a solve begins with."""
+    if d.field.needs_start:
+        raise ValueError(
+            f"{owner}: the field adds the state that it began with, which this state need not be; give the discretization "
+            "of one input: d.given(u0), such as pdejax.lift(model).given(model.embed(tokens))."
+        )
+
+
 def steps_of(
     owner: str, d: Discretization, u0: Any, mask: Any = None, *, count: int | None = None
 ) -> tuple[SolverSteps, Array, Mask | None]:
@@ -162,7 +171,7 @@ def steps_of(
     u, args = d.check_state(owner, u, mask)
     if not u.ndim:
         raise ValueError(f"{owner}: a state must have at least one axis; give shape (1,) for one number.")
-    d, _ = d.settled(owner, u, args)
+    d, _ = d.given(u).settled(owner, u, args)
     if looks_back(d.solver):
         raise ValueError(
             f"{owner}: a step of {type(d.solver).__name__} depends on the step before, so that it is no map of the state; take a "

@@ -160,3 +160,25 @@ class Strang(AbstractSplitting):
     def order(self, terms: Terms) -> int | None:
         orders = self.sub_orders(terms)
         return None if orders is None else min(2, *orders)
+
+
+class Injecting(AbstractSplitting):
+    """A splitting before every step of which the last term acts, over the whole step: Φ_k(h), then `then` of the others.
+
+    With Euler sub-steps and an injection as the last term, one step is u + e followed by the block that `then` is. Order 1. Made
+    by `pdejax.lift`.
+    """
+
+    solvers: SubSolvers = eqx.field(converter=_to_solvers)
+    places: tuple[tuple[int, float, float], ...] = eqx.field(static=True)
+
+    @classmethod
+    def of(cls, then: AbstractSplitting, first: diffrax.AbstractSolver) -> "Injecting":
+        count = len(then.solvers)
+        return cls((*then.solvers, first), ((count, 0.0, 1.0), *then.schedule()))
+
+    def schedule(self) -> tuple[tuple[int, float, float], ...]:
+        return self.places
+
+    def order(self, terms: Terms) -> int | None:
+        return None if self.sub_orders(terms) is None else 1

@@ -126,6 +126,42 @@ def phases() -> str:
     return "\n\n".join([table(head, rows), _verdicts(found), runs, picture])
 
 
+def resumed() -> str:
+    """The kept sweep that was killed on the way, beside the same left alone and, where they were run, on more devices and in two
+    processes."""
+    found = _read("sweep/resume.json")
+    words = {
+        "undisturbed": "left alone",
+        "killed": "killed, then started again",
+        "devices": f"{found.get('devices')} virtual devices",
+        "processes": "two processes, one folder",
+    }
+    rows = []
+    for name, sweep in found["sweeps"].items():
+        log = sweep.get("kills", [])
+        seconds = sweep["seconds"] + sum(kill["after_seconds"] for kill in log)
+        # Of what was killed the processor's time is not known.
+        used = "–" if log else f"{sweep['processor_seconds']:.0f} s"
+        rate = "–" if log else f"{sweep['runs'] / sweep['processor_seconds']:,.0f}"
+        what = f"{words[name]}, {len(log)} times" if log else words[name]
+        rows.append(
+            [what, f"{sweep['runs']:,}", f"{seconds:.0f} s", used, rate, sweep["differing_files"] + sweep["more_files"]]
+        )
+    head = ["sweep", "runs", "time", "of the processor", "runs per second of it", f"of {found['files']} files differ"]
+    killed = found["sweeps"]["killed"]
+    starts = [
+        [i + 1, f"{kill['after_seconds']:.0f} s", f"{kill['chunks']} of {found['chunks']}"]
+        for i, kill in enumerate(killed["kills"])
+    ]
+    done = f"{found['bytes'] / 1e6:.1f} MB. Chunks lost: {killed['lost']}; kept twice: {killed['rewritten']}."
+    if "devices" in found:
+        done += (
+            f" {found['devices']} virtual devices share the machine's {found['environment']['cores']} cores: per second of the "
+            f"processor they do {found['rate_of_devices_to_one']:.2f} times the runs of one."
+        )
+    return "\n\n".join([table(head, rows), table(["kill", "after the start", "chunks whole by then"], starts), done])
+
+
 def _cell(value: Any) -> Any:
     return f"{value:.3g}" if isinstance(value, float) else value
 

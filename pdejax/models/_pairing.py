@@ -145,10 +145,15 @@ def lift(model: Transformer) -> Discretization:
     | post-LN | A = Attn, R = FFN | Lie–Trotter with LN as retraction after each substep |
     | non-residual `u ← Attn(u)` | A with leak −u | Lie–Trotter with Euler, h = 1 |
     | gated `(1−s)u + s·Attn(u)` | A with leak −u | Lie–Trotter with Euler, h = s |
+    | looped, `injection="add"` | the same and a source e in the layer that begins a pass | e first, then the same |
 
     So a "simulator without residual connections" (v2 Thm 3.4) is the leaky field at h = 1: refining h makes it residual.
     The weights are piecewise constant in depth; refining the step converges to the ODE with those weights, which is not
     the network itself but its continuous-depth sibling.
+
+    With `injection="add"` the field depends on the input: e is the state that a solve begins with. `simulate` puts it in by
+    itself, as does what else begins with a state; for a look at one layer or at the field give
+    `lift(model).given(model.embed(tokens))`.
 
     Raises `TypeError` for anything but a `Transformer`.
     """

@@ -96,7 +96,8 @@ class Simulator(eqx.Module):
             sizes, equation = config.architecture, stacked_equation(config, self.stacked, self.common, n or 1)
             loop = {"passes": sizes.loops, "prelude": sizes.prelude, "coda": sizes.coda}
             field = DepthVarying(equation, config.t1, config.weights, **loop)
-        return Discretization(field, make_solver(config, self.stacked, self.common), t1=config.t1, steps=config.steps)
+        solver, split = make_solver(config, self.stacked, self.common)
+        return Discretization(field, solver, t1=config.t1, steps=config.steps, split=split)
 
     @property
     def headed(self) -> bool:

@@ -244,11 +244,6 @@ class SimulatorConfig(AbstractSimulatorConfig):
             raise ValueError(
                 f"SimulatorConfig: loops={sizes.loops} repeats layers, so it needs weights='constant', not {self.weights!r}."
             )
-        if sizes.injection != "none":
-            raise ValueError(
-                f"SimulatorConfig: injection={sizes.injection!r} makes the field depend on the input, so that it is none of the "
-                "state alone; pdejax.analysis.loops.loop_of(model, tokens) takes such a Transformer for one input."
-            )
         if not SOLVERS[self.solver].linear:
             return
         if self.weights in ("linear", "cubic"):

@@ -15,6 +15,7 @@ from pdejax._types import Depth, Field, Mask
 from pdejax.models._ends import cast, lecun, make_norm
 from pdejax.models._simulator_config import AbstractSimulatorConfig
 from pdejax.solvers import Grid, LieTrotter, Retract, Strang, get_solver
+from pdejax.solvers._splitting import Injecting
 from pdejax.terms import (
     AbstractTerm,
     Attention,
@@ -28,6 +29,7 @@ from pdejax.terms import (
     RMSNorm,
     SpatialNorm,
 )
+from pdejax.terms._injection import Injection
 
 
 class HalfPrecision(AbstractTerm):
@@ -130,7 +132,12 @@ def stacked_equation(
     # Retractions belong to the solver.
     given = {name: part for name, part in vars(stacked).items() if part is not None and name != "retractions"}
     rest = {} if common is None else vars(common)
-    return eqx.filter_vmap(lambda layer: _master(config, n, FieldWeights(**rest | layer)))(given)
+    equation = eqx.filter_vmap(lambda layer: _master(config, n, FieldWeights(**rest | layer)))(given)
+    sizes = config.architecture
+    if sizes.injection == "none":
+        return equation
+    gate = (jnp.arange(sizes.layers) == sizes.prelude).astype(jnp.int32)
+    return equation.replace(injection=Injection(None, gate, sizes.depth / config.t1))
 
 
 def single_equation(config: AbstractSimulatorConfig, common: FieldWeights, n: int) -> MasterEquation:
@@ -140,14 +147,39 @@ def single_equation(config: AbstractSimulatorConfig, common: FieldWeights, n: in
 
 def make_solver(
     config: AbstractSimulatorConfig, stacked: FieldWeights | None, common: FieldWeights | None
+) -> tuple[str | diffrax.AbstractSolver, tuple[tuple[str, ...], ...] | None]:
+    """The solver's name, or the solver with the retractions where there are any and what is injected first; and the groups of
+    terms that it splits the field into, where they are not the terms."""
+    solver, split = _with_retractions(config, stacked, common), None
+    if config.architecture.injection == "none" or config.solver not in ("euler", "lietrotter", "macaron"):
+        return solver, split
+    if config.solver == "euler":
+        split = (_others(config), ("injection",))
+        solver = LieTrotter((get_solver(solver),))
+    elif isinstance(solver, str):
+        solver = get_solver(solver, terms=len(_others(config)))
+    assert isinstance(solver, LieTrotter | Strang)
+    # As the block has it: the whole of what is injected comes before it.
+    return Injecting.of(solver, diffrax.Euler()), split
+
+
+def _others(config: AbstractSimulatorConfig) -> tuple[str, ...]:
+    """Names of the terms beside an injection."""
+    rated = config.stabilization in ("damping", "spatial", "layernorm")
+    found = {"interaction": True, "reaction": True, "diffusion": config.diffusion != "none", "stabilization": rated}
+    return tuple(name for name, there in found.items() if there)
+
+
+def _with_retractions(
+    config: AbstractSimulatorConfig, stacked: FieldWeights | None, common: FieldWeights | None
 ) -> str | diffrax.AbstractSolver:
-    """The solver's name, or the solver with the retractions where there are any."""
     layered = stacked is not None and stacked.retractions is not None
     holder = stacked if layered else common
     if holder is None or holder.retractions is None:
         return config.solver
-    terms = 2 + (config.diffusion != "none") + (config.stabilization in ("damping", "spatial", "layernorm"))
-    solver = get_solver(config.solver, terms=terms)
+    # Strang's halves of what is injected are the outermost.
+    strang = config.architecture.injection != "none" and config.solver == "strang"
+    solver = get_solver(config.solver, terms=len(_others(config)) + strang)
     maps: tuple[Any, ...] = holder.retractions
     if layered:
         sizes = config.architecture

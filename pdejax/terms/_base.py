@@ -95,6 +95,16 @@ class AbstractTerm(eqx.Module):
         return self
 
     @property
+    def needs_start(self) -> bool:
+        """Whether the term wants the state that a solve begins with (`given`)."""
+        return False
+
+    def given(self, start: Array) -> "AbstractTerm":
+        """The term with the state that a solve begins with, where it wants it and has none."""
+        del start
+        return self
+
+    @property
     def smoothness(self) -> float:
         """How many derivatives by u are continuous: no scheme keeps an order above this plus 2 (claim C17). ∞ by default; 0 for
         a field with kinks, such as ReLU."""

@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, PyTree
 from pdejax._arguments import checked
 from pdejax._axes import same_axes
 from pdejax.solvers.parallel._critical import Relaxation
-from pdejax.solvers.parallel._solution import ParallelSolution, Step, relative_residual
+from pdejax.solvers.parallel._solution import ParallelSolution, Step, check_tolerance, relative_residual
 
 
 class Cycles(eqx.Module):
@@ -55,7 +55,9 @@ def mgrit(
 
     The first k·m (FCF: 2k·m) states of iterate k are exact to rounding whatever the coarse maps are. Derivatives are those of
     `pdejax.simulate_in_parallel`, which has an adjoint; this loop has none in reverse mode. Sources: Lions, Maday and Turinici
-    2001; Falgout et al. 2014, DOI 10.1137/130944230. Raises `ValueError`/`TypeError` for levels and steps that do not fit.
+    2001; Falgout et al. 2014, DOI 10.1137/130944230.
+
+    Raises `ValueError`/`TypeError` for levels, steps and a tolerance that do not fit.
     """
     m, levels, u0 = coarsening, len(steps), jnp.asarray(u0)
     if levels < 2 or m < 2 or count < 1 or count % m ** (levels - 1):
@@ -65,6 +67,7 @@ def mgrit(
         )
     if iterations is not None and iterations < 0:
         raise ValueError(f"mgrit: iterations={iterations} must be at least 0.")
+    check_tolerance("mgrit", tolerance)
     chunks = count // m
     exact = chunks if relaxation == "F" else -(-chunks // 2)
     cycles = Cycles(count, m, relaxation, exact if iterations is None else iterations, sharding)

@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Float
 from pdejax._arguments import checked
 from pdejax._axes import same_axes
 from pdejax.solvers.parallel._mgrit import Cycles, solve_cycles
-from pdejax.solvers.parallel._solution import ParallelSolution, Step, relative_residual, sizes
+from pdejax.solvers.parallel._solution import ParallelSolution, Step, check_tolerance, relative_residual, sizes
 
 Linear = Literal["scan", "cycles"]
 LEAST_SHARE = 2.0**-6  # of the Jacobian; below it is left out, which is Picard's iteration
@@ -65,6 +65,7 @@ def newton(
         raise ValueError("newton: steps is empty; give the map (k, u) -> u.")
     if iterations is not None and iterations < 0:
         raise ValueError(f"newton: iterations={iterations} must be at least 0.")
+    check_tolerance("newton", tolerance)
     u0, step = jnp.asarray(u0), steps[0]
     most = 2 * count + HALVINGS if iterations is None else iterations
     ks = jnp.arange(count)

@@ -40,6 +40,16 @@ class ParallelSolution(eqx.Module):
         )
 
 
+def check_tolerance(owner: str, tolerance: Any) -> None:
+    """Raise `ValueError`, naming `owner`, for a tolerance below 0 or that is no number; a traced one is not looked at."""
+    if isinstance(tolerance, Tracer):
+        return
+    if np.ndim(tolerance) or not 0 <= float(tolerance) < np.inf:
+        raise ValueError(
+            f"{owner}: tolerance={tolerance} must be one finite number ≥ 0; it bounds the residual of the states."
+        )
+
+
 def sizes(x: Array) -> Float[Array, " k"]:
     """Euclidean length of every state of `(k, ...)`."""
     return jnp.sqrt(jnp.sum(jnp.square(x.reshape(x.shape[0], -1)), axis=1))

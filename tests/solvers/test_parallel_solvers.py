@@ -230,6 +230,12 @@ def test_the_critical_path_is_counted():
         (lambda: newton((fine, fine), U0, count=N, linear="cycles", coarsening=5), "newton: coarsening=5 on 2 grids"),
         (lambda: newton((fine,), U0, count=N, guess=jnp.zeros((3, 2))), r"newton: guess has shape \(3, 2\)"),
         (lambda: newton((fine,), U0, count=N, linear="cycles"), "newton: linear='cycles' needs steps of two grids"),
+        (
+            lambda: newton((fine,), U0, count=N, tolerance=-1e-3),
+            "newton: tolerance=-0.001 must be one finite number ≥ 0",
+        ),
+        (lambda: newton((fine,), U0, count=N, tolerance=float("nan")), "newton: tolerance=nan must be"),
+        (lambda: mgrit((fine, fine), U0, count=N, coarsening=4, tolerance=-1.0), "mgrit: tolerance=-1.0 must be"),
     ],
 )
 def test_what_does_not_fit_is_refused(call, words):

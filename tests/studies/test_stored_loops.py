@@ -52,7 +52,7 @@ def kept(name: str) -> tuple[Result, dict[str, Any]]:
     return result, {"subject": facts, "inputs": inputs}
 
 
-@pytest.mark.parametrize("name", ["pre", "post", "injected"])
+@pytest.mark.parametrize("name", ["pre", "post", "injected", "kokoro"])
 def test_kept_loops_are_judged_the_same(name):
     result, evidence = kept(name)
     found = judge(LoopsConfig(**result.config), [evidence])

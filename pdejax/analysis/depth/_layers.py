@@ -15,6 +15,7 @@ from pdejax._depth import DepthVarying, LayerStack, take_layer
 from pdejax._discretization import Discretization
 from pdejax._equation import FunctionField
 from pdejax._integrate import terms_of
+from pdejax._step_maps import check_start
 from pdejax.analysis._states import token_mask
 from pdejax.analysis.jacobian._systems import discretization_of, layers_of, sources
 from pdejax.solvers import linear_part
@@ -97,6 +98,7 @@ def layers_as_maps(owner: str, system: Any, u: Array, mask: Array) -> Layers:
         )
     if d.steps % count:
         raise ValueError(f"{owner}: {d.steps} steps are not shared equally by {count} layers.")
+    check_start(owner, d)
     _, args = d.check_state(owner, u, mask)
     d, _ = d.settled(owner, u, args)
     return Layers(d, count, int(d.steps) // count)
@@ -127,6 +129,10 @@ def run_layers(
     """
     owner = "run_layers"
     batch = batch_of(owner, u0, mask)
+    own = _fields(owner, system, batch)
+    if own is not None:
+        found = [run_layers(d, u, order=order, steps=steps, mask=real) for d, u, real in own]
+        return batch.given(jnp.stack(found, axis=1), 1)
     layers = layers_as_maps(owner, system, batch.u[0], batch.mask[0])
     places = np.arange(layers.count) if order is None else _integers(owner, "order", order, layers.count - 1)
     counts = np.full(places.shape, layers.native) if steps is None else _integers(owner, "steps", steps, None)
@@ -154,6 +160,10 @@ def refine_layers(
     """
     owner = "refine_layers"
     batch = batch_of(owner, u0, mask)
+    own = _fields(owner, system, batch)
+    if own is not None:
+        found = [refine_layers(d, u, factors=factors, window=window, mask=real) for d, u, real in own]
+        return batch.given(jnp.stack(found, axis=1), 1)
     layers = layers_as_maps(owner, system, batch.u[0], batch.mask[0])
     chosen = [integer(owner, "factors", k) for k in factors]
     if not chosen:
@@ -165,6 +175,14 @@ def refine_layers(
     inside = (places >= begin) & (places < end)
     ends = [states_of_run(layers, batch, places, layers.native * np.where(inside, k, 1))[-1] for k in chosen]
     return batch.given(jnp.stack(ends), 1)
+
+
+def _fields(owner: str, system: Any, batch: Batch) -> list[tuple[Discretization, Array, Array]] | None:
+    """Each sequence's own discretization, state and mask, where a field adds the state that it began with; else None."""
+    d = discretization_of(owner, system, batch.u.shape[-2])
+    if not d.field.needs_start:
+        return None
+    return [(d.given(u), u, real) for u, real in zip(batch.u, batch.mask, strict=True)]
 
 
 def states_of_run(layers: Layers, batch: Batch, order: np.ndarray, steps: np.ndarray) -> Float[Array, "m b n d"]:
@@ -262,6 +280,7 @@ def layer_field(system: Any, *, length: int | None = None) -> Discretization:
     """
     owner = "layer_field"
     d = discretization_of(owner, system, length)
+    check_start(owner, d)
     if d.adaptive or traced(d.steps):
         raise ValueError(f"{owner}: steps must be a plain number; give d.replace(steps=…).")
     count = layers_of(owner, system, d)

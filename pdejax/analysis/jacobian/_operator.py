@@ -13,7 +13,7 @@ from pdejax._arguments import checked
 from pdejax._check import finite, integer, known, probability, real_array, token_mask, traced
 from pdejax._figure import AbstractRecord
 from pdejax._nnx import is_nnx
-from pdejax._step_maps import OneMap, in_batches, real_count, real_entries, steps_of, without_padding
+from pdejax._step_maps import OneMap, check_start, in_batches, real_count, real_entries, steps_of, without_padding
 from pdejax._types import Mask
 from pdejax.analysis.jacobian._krylov import Found, arnoldi, golub_kahan, implicit_arnoldi, implicit_lanczos
 from pdejax.analysis.jacobian._systems import discretization_of, is_system, layers_of
@@ -382,6 +382,7 @@ def layer_jacobian(
     if (step is None) == (layer is None):
         raise ValueError(f"{owner}: give either step=0 … steps − 1, one step of the solver, or layer=0 … L − 1.")
     d = discretization_of(owner, system, state.shape[-2] if state.ndim > 1 else None)
+    check_start(owner, d)
     count = d.steps if step is not None else layers_of(owner, system, d)
     maps, state, real = steps_of(owner, d, state, mask, count=count)
     name, index = ("step", step) if step is not None else ("layer", layer)

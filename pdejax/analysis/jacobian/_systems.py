@@ -19,6 +19,7 @@ from pdejax._types import Mask
 from pdejax.analysis._states import token_mask
 from pdejax.models._pairing import functional
 from pdejax.terms._base import at_least_float32
+from pdejax.terms._injection import Injection
 
 Loss = Callable[[Array, Array | None, Mask | None], Array]
 
@@ -96,7 +97,12 @@ class System(eqx.Module):
         marked = jax.tree.map(lambda _: False, self)
 
         def weights(part: Any) -> PyTree[bool]:
-            return jax.tree.map(eqx.is_inexact_array, part)
+            # What a field adds of its input is no weight of it.
+            return jax.tree.map(
+                lambda x: jax.tree.map(lambda _: False, x) if isinstance(x, Injection) else eqx.is_inexact_array(x),
+                part,
+                is_leaf=lambda x: isinstance(x, Injection),
+            )
 
         if self.plain:
             return eqx.tree_at(lambda s: s.model.field, marked, weights(self.model.field))

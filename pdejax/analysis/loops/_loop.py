@@ -18,10 +18,9 @@ from pdejax._integrate import terms_of
 from pdejax._step_maps import Flow, SolverSteps, real_entries, steps_of, without_padding
 from pdejax._types import Mask
 from pdejax.analysis.jacobian._systems import discretization_of, is_system
-from pdejax.models import Transformer
 from pdejax.models._pairing import functional
-from pdejax.solvers import LieTrotter
 from pdejax.solvers._base import fresh_step
+from pdejax.solvers._splitting import AbstractSplitting
 
 _OWNER = "loop_of"
 
@@ -98,8 +97,6 @@ def loop_of(system: Any, inputs: Any, *, mask: Any = None) -> Loop:
 
     Raises `ValueError`/`TypeError` for inputs that do not fit, adaptive steps, and a field that may depend on t by itself.
     """
-    if isinstance(system, Transformer) and system.architecture.injection == "add":
-        return _injected(system, inputs, mask)
     if not isinstance(system, Discretization) and not is_system(system):
         if not callable(system):
             raise TypeError(
@@ -149,22 +146,6 @@ def _of_discretization(d: Discretization, u0: Any, mask: Any, model: Any) -> Loo
     return Loop(_Pass(ready, first, stop), u, real, parts, read, names, passes)
 
 
-def _injected(model: Transformer, tokens: Any, mask: Any) -> Loop:
-    """The loop of the same layers without injection, the embedding added before each pass."""
-    bare = Transformer.from_parameters(model.architecture.replace(injection="none"), model.parameters())
-    loop = loop_of(bare, tokens, mask=mask)
-    add = _Add(loop.start)
-    return Loop(
-        _Before(add, loop.step),
-        loop.start,
-        loop.mask,
-        (add, *loop.parts),
-        loop.read,
-        ("injection", *loop.names),
-        loop.trained,
-    )
-
-
 class _Ready(eqx.Module):
     """The maps of a discretization, prepared for derivatives where they are used, inside jit."""
 
@@ -199,21 +180,6 @@ class _Read(eqx.Module):
         return self.head(u, self.mask)
 
 
-class _Add(eqx.Module):
-    value: Array
-
-    def __call__(self, u: Array) -> Array:
-        return u + self.value
-
-
-class _Before(eqx.Module):
-    first: Callable[[Array], Array]
-    then: Callable[[Array], Array]
-
-    def __call__(self, u: Array) -> Array:
-        return self.then(self.first(u))
-
-
 class _SubLayer(eqx.Module):
     """One sub-step of one layer of a splitting: a term, its step and what is done after it."""
 
@@ -233,14 +199,18 @@ class _SubLayer(eqx.Module):
 def _sub_layers(
     maps: SolverSteps, layers: range, layered: bool
 ) -> tuple[tuple[str, ...], tuple[Callable[[Array], Array], ...]]:
-    """Names and maps of the sub-layers of a pass: the terms of a Lie–Trotter splitting, else whole layers."""
+    """Names and maps of the sub-layers of a pass: the terms of a splitting that takes each once, else whole layers."""
     names, parts = [], []
     d = maps.d
     for place, layer in enumerate(layers):
         which = "" if len(layers) == 1 else f"layer {place + 1} "
-        if maps.inner == 1 and isinstance(d.solver, LieTrotter):
-            groups = d.split or tuple((name,) for name in d.field.names())
-            for part, group in enumerate(groups):
+        schedule = d.solver.schedule() if isinstance(d.solver, AbstractSplitting) else ()
+        if maps.inner == 1 and d.split and sorted(schedule) == [(i, 0.0, 1.0) for i in range(len(d.split))]:
+            for part, _, _ in schedule:
+                group = d.split[part]
+                if group == ("injection",) and place:
+                    # Once per pass, before its first layer.
+                    continue
                 after = getattr(d.solver.solvers[part], "retraction", None) is not None
                 names.append(f"{which}{' and '.join(group)}{', norm after' if after else ''}")
                 parts.append(_SubLayer(maps, layer if layered else 0, part))

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array
 
 from pdejax._arguments import checked
-from pdejax._check import at_top_level, integer, on_numbers
+from pdejax._check import at_top_level, integer, number, on_numbers
 from pdejax._depth import DepthVarying
 from pdejax._discretization import Discretization
 from pdejax._simulate import integrate
@@ -154,7 +154,7 @@ def convergence(
             f"convergence: the field has dtype {u0.dtype}; orders drown in float32 round-off. Work in float64: "
             "`with jax.enable_x64(True): ...` and arrays of dtype float64."
         )
-    d = discretization_of("convergence", system, u0.shape[-2])
+    d = discretization_of("convergence", system, u0.shape[-2]).given(u0)
     if reference is None:
         about = _reference_steps(d, u0, mask)
         progress = _is_long(about) if progress is None else progress
@@ -201,6 +201,7 @@ def solve_reference(
 def _solve_reference(
     owner: str, d: Discretization, u0: Field, mask: Mask | None, tolerance: float, shown: bool, about: int | None
 ) -> Reference:
+    number(owner, "tolerance", tolerance, above=0, below=1, advice="it is the reference's, such as 1e-13")
     ts = np.append(check_depths(d.t1, d.t0), d.t1)
     if shown and about is not None:
         each = _step_evaluations("dopri8")

@@ -14,9 +14,9 @@ from pdejax._axes import same_axes
 from pdejax._check import known
 from pdejax._discretization import Discretization
 from pdejax._figure import AbstractRecord
-from pdejax._parallel import Method, check_tolerance, coarse_maps, prepared
+from pdejax._parallel import Method, coarse_maps, prepared
 from pdejax.solvers.parallel import critical_path
-from pdejax.solvers.parallel._solution import sizes
+from pdejax.solvers.parallel._solution import check_tolerance, sizes
 
 _OWNER = "predict_iterations"
 

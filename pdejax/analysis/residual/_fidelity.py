@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from pdejax._arguments import checked
 from pdejax._bootstrap import beside, bootstrap, check_bootstrap, compare
-from pdejax._check import integer, probability, traced
+from pdejax._check import integer, number, probability, traced
 from pdejax._discretization import Discretization
 from pdejax._equation import AbstractEquation, MasterEquation
 from pdejax._figure import AbstractRecord, Figure
@@ -94,7 +94,9 @@ def adversarial_update(u0: Float[Array, "n d"], ratio: float, *, key: PRNGKeyArr
 @checked
 def fidelity_report(us: Float[Array, "... n d"], u0: Float[Array, "n d"], tolerance: float = 1e-12) -> FidelityReport:
     """Fidelity, ratio and both bounds at every sample of `us (..., n, d)`, and how often each bound is violated by more than
-    `tolerance` (rounding). Samples that are not finite count nowhere."""
+    `tolerance` (rounding). Samples that are not finite count nowhere. Raises `ValueError` for a tolerance below 0."""
+    if not traced(tolerance):
+        number("fidelity_report", "tolerance", tolerance, least=0, advice="it is a rounding, such as 1e-12")
     rho, r = fidelity(us, u0), residual_ratio(us, u0)
     claimed, sharp = fidelity_bound(r, claimed=True), fidelity_bound(r)
     finite, below = jnp.isfinite(rho), r < 1
