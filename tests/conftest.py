@@ -51,6 +51,12 @@ def _shared_context():
 mlir.make_ir_context = _shared_context
 
 
+def pytest_ignore_collect(collection_path, config):
+    """To read all tests takes half a minute: files without slow ones are left out where those alone are asked for."""
+    if config.option.markexpr == "slow" and collection_path.match("test_*.py"):
+        return True if "mark.slow" not in collection_path.read_text() else None
+
+
 def pytest_collection_modifyitems(items):
     """Files with the most slow tests first, so that two processes end together."""
     slow: dict[pathlib.Path, int] = {}
