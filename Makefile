@@ -70,6 +70,8 @@ analysis: $(VENV)/.base
 verify: $(VENV)/.base
 	$(BIN)/pdejax verify $(ARGS)
 
+# Rewritten and instrumented sources are kept: to make them anew takes ten seconds of every process, of each of the tests' own too.
+test slow: export PYTHONDONTWRITEBYTECODE =
 PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/.test

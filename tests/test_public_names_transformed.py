@@ -123,22 +123,28 @@ def agree(found, expected, name):
 
 @pytest.mark.parametrize("name", TABLE)
 def test_works_everywhere(name):
+    """What plain calls give, by every transformation; all of them in one program, since compilation takes the time."""
     function, arguments = TABLE[name]
     expected = function(*arguments)
-    agree(jax.jit(lambda: floats(function(*arguments)))(), expected, "closed over")
-    agree(jax.jit(lambda *a: floats(function(*a)))(*arguments), expected, "jit")
-    stacked = tuple(jnp.stack([x, x]) for x in arguments)
-
-    def first(found):
-        return [x[0] for x in floats(found)]
-
-    agree(first(jax.vmap(lambda *a: floats(function(*a)))(*stacked)), expected, "vmap")
-    agree(first(jax.lax.map(lambda a: floats(function(*a)), stacked)), expected, "lax.map")
     mesh = jax.make_mesh((1,), ("b",), axis_types=(jax.sharding.AxisType.Auto,))
-    spread = jax.shard_map(
-        lambda *a: jax.vmap(lambda *x: floats(function(*x)))(*a), mesh=mesh, in_specs=jax.P("b"), out_specs=jax.P("b")
-    )
-    agree(first(jax.jit(spread)(*stacked)), expected, "shard_map")
+
+    def plain(*a):
+        return floats(function(*a))
+
+    spread = jax.shard_map(lambda *a: jax.vmap(plain)(*a), mesh=mesh, in_specs=jax.P("b"), out_specs=jax.P("b"))
+
+    @jax.jit
+    def everywhere(one, stacked):
+        batches = {
+            "vmap": jax.vmap(plain)(*stacked),
+            "lax.map": jax.lax.map(lambda a: plain(*a), stacked),
+            "shard_map": spread(*stacked),
+        }
+        return {"closed over": plain(*arguments), "jit": plain(*one)}, batches
+
+    alone, batches = everywhere(arguments, tuple(np.stack([x, x]) for x in arguments))
+    for how, found in (alone | {how: [np.asarray(x)[0] for x in found] for how, found in batches.items()}).items():
+        agree(found, expected, how)
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -149,11 +155,13 @@ def test_derivatives(name):
     def loss(a):
         return sum(jnp.sum(jnp.sin(x)) for x in floats(function(*a)))
 
-    slope = jax.grad(loss)(arguments)
-    along = sum(jnp.vdot(g, x) for g, x in zip(slope, arguments, strict=True))
-    eps = 1e-5
-    there = [loss(tuple((1 + s * eps) * x for x in arguments)) for s in (1, -1)]
-    assert float(along) == pytest.approx(float(there[0] - there[1]) / (2 * eps), rel=1e-5, abs=1e-8)
+    @jax.jit
+    def along_and_around(a):
+        along = sum(jnp.vdot(g, x) for g, x in zip(jax.grad(loss)(a), a, strict=True))
+        return along, [loss(tuple((1 + s * 1e-5) * x for x in a)) for s in (1, -1)]
+
+    along, around = along_and_around(arguments)
+    assert float(along) == pytest.approx(float(around[0] - around[1]) / 2e-5, rel=1e-5, abs=1e-8)
 
 
 def test_models_inside_transformations():
@@ -165,12 +173,12 @@ def test_models_inside_transformations():
     net = pj.as_network(model)
     for function in (lambda t: pj.observe(model, t).states, lambda t: net(t), lambda t: net.hidden_states(t)):
         expected = function(tokens)
-        for found in (
-            jax.jit(lambda function=function: function(tokens))(),
-            jax.jit(function)(tokens),
-            jax.vmap(function)(tokens[None])[0],
-            jax.lax.map(function, tokens[None])[0],
-        ):
+
+        @jax.jit
+        def everywhere(t, function=function):
+            return function(tokens), function(t), jax.vmap(function)(t[None])[0], jax.lax.map(function, t[None])[0]
+
+        for found in everywhere(tokens):
             np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 

@@ -87,8 +87,7 @@ def test_a_wrong_closed_form_is_found_out(table, name, monkeypatch):
         return x * (1 + 1e-6 * jnp.linspace(1.0, 2.0, x.size).reshape(x.shape))
 
     monkeypatch.setattr(exact, name, lambda *args, **kwargs: jax.tree.map(shift, right(*args, **kwargs)))
-    checks = list(group_of(name)())
-    assert not all(check.passed for check in checks)
+    assert any(not check.passed for check in group_of(name)())  # the first that fails is enough
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """`attend`: its implementations against a loop in float64, in values, derivatives, batches and memory."""
 
+import functools
 import math
 import re
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
 from pdejax.terms import _kernels
 from pdejax.terms._kernels import attend
@@ -25,8 +27,18 @@ def inputs(n, m=None, heads=2, dk=4, dv=3, dtype="float64", scale=1.0, seed=0):
     m = n if m is None else m
     rng = np.random.default_rng(seed)
     shapes = [(n, heads, dk), (m, heads, dk), (m, heads, dv)]
-    q, k, v = (jnp.asarray(rng.normal(size=s), dtype) for s in shapes)
-    return q * scale, k, v
+    q, k, v = (rng.normal(size=s) for s in shapes)
+    return tuple(jnp.asarray(np.asarray(x, jnp.dtype(dtype))) for x in (q * scale, k, v))
+
+
+@functools.partial(jax.jit, static_argnames=("causal", "implementation", "window", "logit_scale", "logit_cap"))
+def compiled(q, k, v, bias=None, **options):
+    """`attend` as one program: call by call it is thirty, each compiled alone."""
+    return attend(q, k, v, bias=bias, **options)
+
+
+def double(x):
+    return np.asarray(x).astype(np.float64)
 
 
 def loop(q, k, v, bias=None, causal=False, *, alibi=None, window=None, logit_scale=None, logit_cap=None):
@@ -85,8 +97,7 @@ def test_values(implementation, dtype, n, m, relative):
         for causal in {False, n == m}:
             out = f(q, k, v, bias, causal=causal)
             assert out.shape == (n, 2, 3) and out.dtype == dtype
-            expected = jnp.asarray(loop(q, k, v, bias, causal))
-            assert relative(out.astype(jnp.float64), expected) < TOLERANCE[dtype], (name, causal)
+            assert relative(double(out), loop(q, k, v, bias, causal)) < TOLERANCE[dtype], (name, causal)
 
 
 OPTIONS = {
@@ -117,10 +128,10 @@ def test_options(name, implementation, relative):
     given = {key: jnp.asarray(x) if isinstance(x, np.ndarray) else x for key, x in options.items()}
     f = jax.jit(lambda q, k, v, b: attend(q, k, v, bias=b, implementation=implementation, **given))
     for b in (None, bias):
-        assert relative(f(q, k, v, b), jnp.asarray(loop(q, k, v, b, **options))) < 1e-12
-    single = f(*(x.astype(jnp.float32) for x in (q, k, v)), None)
+        assert relative(f(q, k, v, b), loop(q, k, v, b, **options)) < 1e-12
+    single = f(*(np.asarray(x, np.float32) for x in (q, k, v)), None)
     assert single.dtype == jnp.float32
-    assert relative(single.astype(jnp.float64), jnp.asarray(loop(q, k, v, **options))) < 1e-5
+    assert relative(double(single), loop(q, k, v, **options)) < 1e-5
 
 
 def test_derivatives_of_options_agree_between_implementations(relative):
@@ -141,9 +152,13 @@ def test_derivatives_of_options_agree_between_implementations(relative):
     for a, b in zip(blocked(q, k, v, alibi), found, strict=True):
         assert relative(a, b) < 1e-11
     d = tuple(jnp.asarray(np.random.default_rng(4).normal(size=x.shape)) for x in (q, k, v, alibi))
-    ends = (jax.jit(f)(*(x + s * 1e-5 * y for x, y in zip((q, k, v, alibi), d, strict=True))) for s in (1, -1))
+    run = jax.jit(f)
+    ends = (
+        run(*(np.asarray(x) + s * 1e-5 * np.asarray(y) for x, y in zip((q, k, v, alibi), d, strict=True)))
+        for s in (1, -1)
+    )
     ahead, behind = map(float, ends)
-    slope = sum(float(jnp.vdot(g, y)) for g, y in zip(found, d, strict=True))
+    slope = sum(float(np.vdot(g, y)) for g, y in zip(found, d, strict=True))
     assert slope == pytest.approx((ahead - behind) / 2e-5, rel=1e-7)
 
 
@@ -160,7 +175,7 @@ def test_options_that_are_off_add_no_operations():
 def test_a_window_may_be_traced(relative):
     window = jax.jit(lambda w: attend(*inputs(16), window=w, implementation="dense"))
     for size in (1, 4):
-        assert relative(window(jnp.asarray(size)), jnp.asarray(loop(*inputs(16), window=size))) < 1e-12
+        assert relative(window(jnp.asarray(size)), loop(*inputs(16), window=size)) < 1e-12
     with pytest.raises(TypeError, match="window is traced as float64"):
         window(jnp.asarray(4.0))
 
@@ -178,8 +193,8 @@ def test_options_against_torch(causal, relative):
     expected = torch.nn.functional.scaled_dot_product_attention(
         *given, attn_mask=torch.tensor(bias)[None], scale=0.7, enable_gqa=True
     )
-    found = attend(q, k, v, alibi=jnp.asarray(slopes), window=6, causal=causal, logit_scale=0.7)
-    assert relative(found, jnp.asarray(expected[0].permute(1, 0, 2).numpy())) < 1e-12
+    found = compiled(q, k, v, alibi=jnp.asarray(slopes), window=6, causal=causal, logit_scale=0.7)
+    assert relative(found, expected[0].permute(1, 0, 2).numpy()) < 1e-12
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -188,47 +203,50 @@ def test_large_logits_neither_overflow_nor_lose_the_maximum(implementation, dtyp
     q, k, v = inputs(24, dtype=dtype, scale=2e4)
     logits = np.einsum("ihk,jhk->hij", *(np.asarray(x, np.float64) for x in (q, k))) / 2
     assert np.abs(logits).max() > 1e4
-    out, grads = jax.jit(
-        jax.value_and_grad(lambda *a: jnp.sum(attend(*a, implementation=implementation) ** 2), argnums=(0, 1, 2))
-    )(q, k, v)
-    assert jnp.isfinite(out) and all(jnp.isfinite(g).all() for g in grads)
+
+    def square(*a):
+        found = attend(*a, implementation=implementation)
+        return jnp.sum(found**2), found
+
+    (out, found), grads = jax.jit(jax.value_and_grad(square, argnums=(0, 1, 2), has_aux=True))(q, k, v)
+    assert np.isfinite(out) and all(np.isfinite(g).all() for g in grads)
     # float32 keeps a logit of 1e4 to about 1e-3 only: ask for what its rounding allows.
-    error = jnp.abs(attend(q, k, v, implementation=implementation) - jnp.asarray(loop(q, k, v), dtype)).max()
+    error = np.abs(double(found) - loop(q, k, v)).max()
     assert error < {"float64": 1e-10, "float32": 1e-1}[dtype]
-    one_sided = attend(q, k, v, bias=jnp.full((24,), -1e4, dtype), implementation=implementation)
-    assert jnp.isfinite(one_sided).all()
+    one_sided = compiled(q, k, v, jnp.asarray(np.full(24, -1e4, dtype)), implementation=implementation)
+    assert np.isfinite(one_sided).all()
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_query_without_keys_gives_zero_and_zero_derivatives(implementation):
     q, k, v = inputs(20)
-    nothing = jnp.full((20,), -jnp.inf)
 
     def f(*a):
-        return attend(*a, bias=nothing, implementation=implementation)
+        found = attend(*a, bias=jnp.full((20,), -jnp.inf), implementation=implementation)
+        return jnp.sum(found + found**2), found
 
-    assert (f(q, k, v) == 0).all()
-    grads = jax.grad(lambda *a: jnp.sum(f(*a) + f(*a) ** 2), argnums=(0, 1, 2))(q, k, v)
-    assert all((g == 0).all() for g in grads)
+    grads, found = jax.jit(jax.grad(f, argnums=(0, 1, 2), has_aux=True))(q, k, v)
+    assert all((np.asarray(x) == 0).all() for x in (found, *grads))
     # Causal, the first three keys masked: exactly the first three queries are left without a key.
-    bias = jnp.where(jnp.arange(20) < 3, -jnp.inf, 0.0)
-    out = attend(q, k, v, bias=bias, causal=True, implementation=implementation)
-    assert (out[:3] == 0).all() and (out[3:] != 0).all() and jnp.isfinite(out).all()
+    bias = np.where(np.arange(20) < 3, -np.inf, 0.0)
+    out = np.asarray(compiled(q, k, v, bias, causal=True, implementation=implementation))
+    assert (out[:3] == 0).all() and (out[3:] != 0).all() and np.isfinite(out).all()
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_equal_finite_biases_change_nothing(implementation, relative):
     q, k, v = inputs(20)
-    low = attend(q, k, v, bias=jnp.full((20,), -50.0), implementation=implementation)
-    assert relative(low, attend(q, k, v, implementation=implementation)) < 1e-12
+    low = compiled(q, k, v, np.full(20, -50.0), implementation=implementation)
+    assert relative(low, compiled(q, k, v, implementation=implementation)) < 1e-12
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_l2_kernel_through_a_bias_per_head(implementation, relative):
     q, k, v = inputs(19)
-    out = attend(2 * q, k, v, bias=-jnp.sum(k**2, -1).T / 2.0, implementation=implementation)
-    p = jax.nn.softmax(-jnp.sum((q[:, None] - k[None]) ** 2, -1) / 2.0, axis=1)
-    assert relative(out, jnp.einsum("ijh,jhd->ihd", p, v)) < 1e-12
+    q, k, v = map(np.asarray, (q, k, v))
+    out = compiled(2 * q, k, v, -np.sum(k**2, -1).T / 2.0, implementation=implementation)
+    p = scipy.special.softmax(-np.sum((q[:, None] - k[None]) ** 2, -1) / 2.0, axis=1)
+    assert relative(out, np.einsum("ijh,jhd->ihd", p, v)) < 1e-12
 
 
 def weighted(implementation, causal, weights):
@@ -264,21 +282,21 @@ def test_derivatives(causal, relative):
     h = 1e-5
 
     def shifted(s):
-        return tuple(a + s * t for a, t in zip(x, d, strict=True))
+        return tuple(np.asarray(a) + s * np.asarray(t) for a, t in zip(x, d, strict=True))
 
-    difference = (f(*shifted(h)) - f(*shifted(-h))) / (2 * h)
+    difference = (np.asarray(f(*shifted(h))) - np.asarray(f(*shifted(-h)))) / (2 * h)
     assert relative(forward, difference) < 1e-8
-    assert relative(sum(jnp.vdot(g, t) for g, t in zip(gradients, d, strict=True)), difference) < 1e-8
+    assert relative(sum(np.vdot(g, t) for g, t in zip(gradients, d, strict=True)), difference) < 1e-8
     grad = jax.jit(jax.grad(f, argnums=(0, 1, 2, 3)))
     for a, plus, minus in zip(second, grad(*shifted(h)), grad(*shifted(-h)), strict=True):
-        assert relative(a, (plus - minus) / (2 * h)) < 1e-7
+        assert relative(a, (np.asarray(plus) - np.asarray(minus)) / (2 * h)) < 1e-7
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_vmap_against_a_loop(implementation, relative):
     batch = [inputs(35, 21, seed=s) for s in range(3)]
-    q, k, v = (jnp.stack(x) for x in zip(*batch, strict=True))
-    bias = jnp.stack([jnp.asarray(biases(21, 2, seed=s)["masked"]) for s in range(3)])
+    q, k, v = (np.stack(x) for x in zip(*batch, strict=True))
+    bias = np.stack([biases(21, 2, seed=s)["masked"] for s in range(3)])
 
     def f(q, k, v, bias):
         return attend(q, k, v, bias=bias, implementation=implementation)
@@ -289,11 +307,11 @@ def test_vmap_against_a_loop(implementation, relative):
     for function in (f, g):
         together = jax.jit(jax.vmap(function))(q, k, v, bias)
         one = jax.jit(function)
-        alone = jax.tree.map(lambda *x: jnp.stack(x), *(one(*b, c) for b, c in zip(batch, bias, strict=True)))
+        alone = jax.tree.map(lambda *x: np.stack(x), *(one(*b, c) for b, c in zip(batch, bias, strict=True)))
         for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
             assert relative(a, b) < 1e-12
-    shared = jax.vmap(f, in_axes=(0, None, None, None))(q, k[0], v[0], bias[0])
-    assert relative(shared[2], f(q[2], k[0], v[0], bias[0])) < 1e-12
+    shared = np.asarray(jax.jit(jax.vmap(f, in_axes=(0, None, None, None)))(q, k[0], v[0], bias[0]))
+    assert relative(shared[2], jax.jit(f)(q[2], k[0], v[0], bias[0])) < 1e-12
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -301,10 +319,10 @@ def test_vmap_against_a_loop(implementation, relative):
 def test_half_precision_accumulates_in_single(implementation, dtype):
     q, k, _ = inputs(300, dtype=dtype, scale=0.0)
     v = jnp.ones((300, 2, 3), dtype)
-    out = attend(q, k, v, implementation=implementation)
+    out = compiled(q, k, v, implementation=implementation)
     assert out.dtype == dtype
     # A sum of 300 ones kept in bfloat16 stops at 256.
-    assert jnp.abs(out.astype(jnp.float32) - 1.0).max() < 1e-2
+    assert np.abs(double(out) - 1.0).max() < 1e-2
 
 
 @pytest.mark.parametrize("gradient", [False, True])
@@ -357,10 +375,10 @@ def test_fused_only_where_cudnn_can(monkeypatch, relative):
     for causal in (False, True):
         out = attend(*half, causal=causal)
         assert out.dtype == jnp.bfloat16 and out.shape == (12, 2, 8)
-        assert relative(out.astype(jnp.float64), jnp.asarray(loop(*half, causal=causal))) < 2e-2
+        assert relative(double(out), loop(*half, causal=causal)) < 2e-2
     grouped = (half[0], half[1][:, :1], half[2][:, :1])
     scaled = attend(*grouped, logit_scale=0.7)
-    assert relative(scaled.astype(jnp.float64), jnp.asarray(loop(*grouped, logit_scale=0.7))) < 2e-2
+    assert relative(double(scaled), loop(*grouped, logit_scale=0.7)) < 2e-2
     assert calls == ["cudnn"] * 3
     refused = [
         ((*inputs(12, dk=8, dv=8),), {}, "float16 or bfloat16"),
@@ -374,7 +392,7 @@ def test_fused_only_where_cudnn_can(monkeypatch, relative):
         (inputs(12, dk=4, dv=4, dtype="bfloat16"), {}, "multiple of 8"),
     ]
     for arguments, options, words in refused:
-        assert jnp.isfinite(attend(*arguments, **options)).all()
+        assert np.isfinite(double(jax.jit(lambda *a, o=options: attend(*a, **o))(*arguments))).all()
         with pytest.raises(ValueError, match=words):
             attend(*arguments, implementation="fused", **options)
     assert len(calls) == 3
@@ -472,8 +490,8 @@ def test_nan_stays_nan(implementation):
     bias = jnp.zeros((q.shape[1], 5)).at[0].set(-jnp.inf)  # the first head sees no key at all
     spoilt = q.at[2, 1].set(jnp.nan)
     options = {"alibi": None, "causal": False, "window": None, "logit_scale": None, "logit_cap": None}
-    found = np.asarray(_kernels.attention_map(spoilt, k, bias=bias, **options))
-    out = np.asarray(attend(spoilt, k, v, bias=bias, implementation=implementation))
+    found = np.asarray(jax.jit(lambda q: _kernels.attention_map(q, k, bias=bias, **options))(spoilt))
+    out = np.asarray(compiled(spoilt, k, v, bias, implementation=implementation))
     expected = np.zeros((q.shape[1], 5), bool)
     expected[1, 2] = True
     np.testing.assert_array_equal(np.isnan(found), np.broadcast_to(expected[:, :, None], found.shape))
