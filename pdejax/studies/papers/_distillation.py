@@ -87,15 +87,16 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
             )
     cosine = {kind: over(values["cosine"][:, i], CORRELATION) for i, kind in enumerate(names)}
     reached = [kind for kind in names if low(cosine[kind]) >= REACHED]
-    missed = [f"{kind} {shown(cosine[kind])}" for kind in names if kind not in reached]
+    missed = [f"{kind} {shown(cosine[kind], 3)}" for kind in names if kind not in reached]
     gaps = {kind: values["cosine"][:, i] - values["cosine"][:, 0] for i, kind in enumerate(names) if i}
     better, worse = ([kind for kind, gap in gaps.items() if sign(gap) == side] for side in (1, -1))
     least = min(gaps, key=lambda kind: gaps[kind].mean())
     verdict = (
         f"Fitted to a Transformer's states, {len(reached)} of {len(names)} kinds of field reach v2's cosine of {REACHED:g}"
         + (f"; not, or not surely, {', '.join(missed)}" if missed else "")
-        + f". Than the Transformer's own form ({shown(cosine[NATIVE])}) {len(better)} are surely nearer and {len(worse)} surely "
-        f"farther ({surely(len(measured))}), the farthest {least} by {signed(over(gaps[least]))} ({spread(len(measured))}): "
+        + f". Than the Transformer's own form ({shown(cosine[NATIVE], 3)}) {len(better)} are surely nearer and {len(worse)} "
+        f"surely farther ({surely(len(measured))}), the farthest {least} by {signed(over(gaps[least]))} "
+        f"({spread(len(measured))}): "
         + (
             "a high cosine after a fit does not tell which equation was fitted."
             if len(reached) == len(names)
