@@ -55,7 +55,8 @@ class Cell:
     @property
     def step(self) -> str:
         """The step as it is shown."""
-        return f"{self.solver}, h = {1 if self.per_layer == 1 else f'1/{self.per_layer}'}"
+        n = self.per_layer
+        return f"{self.solver}, h = 1" if n == 1 else f"{self.solver}, {n} steps of 1/{n} a layer"
 
     @property
     def name(self) -> str:
@@ -187,7 +188,7 @@ PRESETS = {
     "standard": Settings(
         train={**LISTOPS, **_SMALL},
         examples=64,
-        # At the second step untrained leaky fields come near to v2's figures, as the study `readings` has it.
+        # Several steps a layer, so that the field stays what it is; the study `readings` takes one smaller step a layer.
         options={"steps": (("lietrotter", 1), ("euler", 5))},
         seeds=5,
     ),
@@ -406,8 +407,8 @@ def judge_layernorm(settings: Settings, measured: Sequence[Evidence]) -> Judgeme
 
 
 def _times(ratio: Any) -> str:
-    ends = "" if not np.isfinite(float(ratio.low)) else f" [{_number(ratio.low, '.2g')}, {_number(ratio.high, '.2g')}]"
-    return f"{_number(float(ratio), '.2g')}{ends}"
+    ends = "" if not np.isfinite(float(ratio.low)) else f" [{_number(ratio.low, '.3g')}, {_number(ratio.high, '.3g')}]"
+    return f"{_number(float(ratio), '.3g')}{ends}"
 
 
 def _larger(ratios: Iterable[Any]) -> str:
