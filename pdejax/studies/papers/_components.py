@@ -279,8 +279,8 @@ def _lost(found: Sequence[Cell], before: np.ndarray, after: np.ndarray) -> str:
     return (
         f"After one layer at h = 1 the correlation with the input is {middle['fresh', 'with']} with residual connections and "
         f"{middle['fresh', 'without']} without at initialization, {middle['trained', 'with']} and "
-        f"{middle['trained', 'without']} after training (means over the normalizations; differences {shown(fresh)} and "
-        f"{shown(trained)}, {spread(len(before))}): the loss is "
+        f"{middle['trained', 'without']} after training (means over the normalizations; differences {_known(fresh)} and "
+        f"{_known(trained)}, {spread(len(before))}): the loss is "
         f"{_answer(fresh, 'a property of the architecture', 'not there at initialization')}, "
         f"{_answer(trained, 'kept by training', 'and training removes most of it')}."
     )
@@ -301,6 +301,10 @@ def _nearest(found: Sequence[Cell], own: Sequence[int], printed: Sequence[float]
         f"is met to {MET:g} after training by {', '.join(met) or 'none'} ({each}), the nearest {found[best].step}, "
         f"{apart[best]:.2f} away at most."
     )
+
+
+def _known(figure: Any) -> str:
+    return shown(figure) if np.isfinite(float(figure)) else "an unknown one"
 
 
 def _number(value: float, form: str = ".2f") -> str:
