@@ -79,3 +79,11 @@ def test_every_printed_number_is_counted_once():
     assert sum(int(cells[1]) for cells in rows) == len(numbers)
     assert all(int(cells[1]) == sum(map(int, cells[2:5])) for cells in rows)
     assert "<!-- make: met -->" in (DOCS / "howto" / "reproducing.md").read_text()
+
+
+def test_what_is_said_of_the_step_is_what_the_studies_say():
+    said = [
+        json.loads((hooks.results.REPRODUCED / name / "result.json").read_text()) for name in ("readings", "residual")
+    ]
+    assert all(content["verdict"].split(" is ")[0] in hooks.results.step() for content in said)
+    assert "<!-- make: step -->" in (DOCS / "howto" / "reproducing.md").read_text()
