@@ -411,8 +411,8 @@ def judge_layernorm(settings: Settings, measured: Sequence[Evidence]) -> Judgeme
 
 
 def _times(ratio: Any) -> str:
-    ends = "" if not np.isfinite(float(ratio.low)) else f" [{_number(ratio.low, '.3g')}, {_number(ratio.high, '.3g')}]"
-    return f"{_number(float(ratio), '.3g')}{ends}"
+    value, *ends = (_number(float(x), ".3g") for x in (ratio, ratio.low, ratio.high))
+    return f"{value} [{', '.join(ends)}]" if np.isfinite(ratio.low) else value
 
 
 def _larger(ratios: Iterable[Any]) -> str:
