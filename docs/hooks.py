@@ -34,6 +34,8 @@ MADE = {
     "claims": results.claims_table,
     "reproduced": results.reproduced,
     "came out": results.came_out,
+    "met": results.met,
+    "step": results.step,
     "kept": results.kept,
     "audits": results.audits,
     "audit findings": results.audit_findings,

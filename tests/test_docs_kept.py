@@ -46,3 +46,44 @@ def test_no_page_says_less_than_the_results_took():
     seeds = [study.preset("standard").seeds for study in STUDIES.values()]
     assert len(seeds) / 2 < seeds.count(5) < len(seeds)  # "most"
     assert seconds > 2 * 3600
+
+
+def test_a_printed_figure_is_met_where_the_interval_holds_it():
+    def side(paper, mean, low=None, high=None):
+        return hooks.results._side(paper, {"mean": mean, "low": low, "high": high})
+
+    assert [side("0.98", 0.97, low, high) for low, high in ((0.96, 0.98), (0.96, 0.976), (0.96, 0.974))] == [
+        "met",
+        "met",
+        "below",
+    ]
+    assert (
+        side("0.98", 0.99, 0.986, 0.999) == "above" and side("0.98", 0.9849) == "met" and side("0.98", 0.9) == "below"
+    )
+    assert side("> 0.98", 0.999) == side("< 0.018", 0.001) == "met"
+    assert side("> 0.98", 0.9) == "below" and side("< 0.018", 0.1) == "above"
+    for text in ("1 (Thm 3.2)", "about 1e-3", "falls", None):
+        assert side(text, 1.0) == ""
+    assert side("0.98", None) == ""
+
+
+def test_every_printed_number_is_counted_once():
+    found = [json.loads(path.read_text()) for path in hooks.results.REPRODUCED.glob("*/result.json")]
+    numbers = [
+        row
+        for content in found
+        for row in content["table"]
+        if re.fullmatch(r"[<>≥≤]? ?-?\d+(\.\d+)?", row["paper"] or "")
+    ]
+    rows = [line.split(" | ") for line in hooks.results.met().splitlines()[2:]]
+    assert sum(int(cells[1]) for cells in rows) == len(numbers)
+    assert all(int(cells[1]) == sum(map(int, cells[2:5])) for cells in rows)
+    assert "<!-- make: met -->" in (DOCS / "howto" / "reproducing.md").read_text()
+
+
+def test_what_is_said_of_the_step_is_what_the_studies_say():
+    said = [
+        json.loads((hooks.results.REPRODUCED / name / "result.json").read_text()) for name in ("readings", "residual")
+    ]
+    assert all(content["verdict"].split(" is ")[0] in hooks.results.step() for content in said)
+    assert "<!-- make: step -->" in (DOCS / "howto" / "reproducing.md").read_text()

@@ -8,6 +8,7 @@ import math
 import os
 import pathlib
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
@@ -25,7 +26,7 @@ def whole_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
     A reader sees the old file or the new one, never half of it. Raises `OSError`, and leaves nothing behind.
     """
     # Not by tempfile, whose files only their owner may read.
-    part = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    part = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         with open(part, "w+b") as file:  # to be read back, where a digest of it is part of it
             yield file

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import fnmatch
+import math
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ import xarray as xr
 
 from pdejax import _check as check
 from pdejax._arguments import checked
+from pdejax._figure import Figure
 from pdejax.runs._code import code_digest as code_digest
 from pdejax.runs._files import plain
 from pdejax.runs._findings import Finding
@@ -54,6 +56,16 @@ def settings(config: Any, *, without: Sequence[str] = ()) -> dict[str, Any]:
 def failed(verdicts: Mapping[str, str]) -> list[str]:
     """Return the questions whose answer is that something is NOT as it should be, or VIOLATED."""
     return [question for question, answer in verdicts.items() if "NOT" in answer or "VIOLATED" in answer]
+
+
+def low(figure: Any) -> float:
+    """Return the lower end of a figure: the number itself where there is no interval."""
+    return float(figure.low) if isinstance(figure, Figure) and not math.isnan(figure.low) else float(figure)
+
+
+def high(figure: Any) -> float:
+    """Return the upper end of a figure: the number itself where there is no interval."""
+    return float(figure.high) if isinstance(figure, Figure) and not math.isnan(figure.high) else float(figure)
 
 
 def own_seed(config: Any) -> tuple[int, ...]:

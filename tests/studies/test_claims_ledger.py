@@ -14,7 +14,7 @@ from pdejax.runs import ResultError
 from pdejax.runs._findings import Counterexample, Measured
 from pdejax.studies.claims import CLAIMS, _ledger, claims
 from pdejax.studies.claims._claim import high, low, range_over, ratio_over_seeds
-from pdejax.studies.claims._config import COMMAND
+from pdejax.studies.claims._config import COMMAND, ClaimsConfig
 
 QUICK = ("C5", "C9", "C10")
 
@@ -39,6 +39,8 @@ def counted(monkeypatch):
                 "claimed_at_I_minus_2_u0": -0.3,
                 "share_sharp_violated": 0.0,
                 "worst_energy_over_claim_linear_damping": Figure(0.5, 0.4, 0.6),
+                "basin_radius_error": 0.0,
+                "sharp_bound_attained_error": 0.0,
             }
             return Measured(figures, {}, Counterexample("one | number", {"u": np.array([[1.5]]), "n": np.array(3)}))
 
@@ -147,6 +149,16 @@ def test_files_and_json(counted, tmp_path):
     assert "1 claims: 1 fails; 1 equations: 1 fails" in ledger.text() and "instead" in ledger.text()
     with pytest.raises(ResultError):
         claims(["C4"], seeds=2, out=tmp_path / "claims.json")
+
+
+@pytest.mark.parametrize(("basin", "passed"), [(0.0, True), (0.1, False), (math.nan, False)])
+def test_a_corrected_statement_that_is_not_borne_out_is_a_failure(counted, basin, passed):
+    """Verdicts on the papers are findings; the corrected statement is ours."""
+    measured = _ledger.CLAIMS["C4"].measure(0, 2)
+    evidence = {"C4": measured.to_json() | {"seconds": 0.0}}
+    evidence["C4"]["figures"]["basin_radius_error"] = basin
+    found = _ledger.judge(ClaimsConfig(ids=("C4",), seeds=2), [evidence])
+    assert (found.findings["C4"].verdict, found.passed) == ("fails", passed)
 
 
 def test_command(counted, tmp_path, capsys):

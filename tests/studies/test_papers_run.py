@@ -1,5 +1,6 @@
 """Running an experiment: what is kept, what is measured again, what is refused."""
 
+import argparse
 import dataclasses
 import json
 import time
@@ -12,12 +13,14 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from pdejax.runs import ResultError
+from pdejax.runs._command import Console
 from pdejax.runs._records import Picture
 from pdejax.runs.report import build_report
 from pdejax.studies import Judgement
 from pdejax.studies import run as run_study
 from pdejax.studies.papers import STUDIES, reproduce
 from pdejax.studies.papers._architectures import architectures
+from pdejax.studies.papers._command import COMMAND
 from pdejax.studies.papers._components import cells
 from pdejax.studies.papers._experiment import KINDS, NATIVE, Models, Settings, experiment, row, stacked
 
@@ -198,6 +201,20 @@ def test_what_reproduce_leaves_is_what_the_report_reads(bench, tmp_path, monkeyp
     built = build_report(tmp_path)
     assert built.problems == () and built.studies == 1
     assert set(path.name for path in tmp_path.iterdir()) == {"bench", "programs", "models", "report.html", "report.md"}
+
+
+def test_the_command_fails_where_a_study_does_not_pass(bench, tmp_path, monkeypatch, capsys):
+    study, _ = bench.study()
+    monkeypatch.setattr("pdejax.studies.papers._run.STUDIES", {"bench": study})
+    given, console = {"studies": ("bench",), "out": str(tmp_path)}, Console(argparse.Namespace(quiet=True, json=False))
+    assert COMMAND.run(given, console) == 0
+
+    def violated(settings, evidence):
+        return dataclasses.replace(bench.judge(settings, evidence), passed=False)
+
+    monkeypatch.setattr("pdejax.studies.papers._run.STUDIES", {"bench": dataclasses.replace(study, judge=violated)})
+    assert COMMAND.run(given, console) == 1
+    assert "saved" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("preset", ["quick", "standard", "paper"])

@@ -22,6 +22,8 @@ from pdejax.models import Architecture, Transformer
 from pdejax.runs._findings import BORNE_OUT, NOT_BORNE_OUT, NOT_MEASURED, Evidence, Finding, Measured, Support, Verdict
 from pdejax.solvers import RK4
 from pdejax.solvers._base import fresh_step
+from pdejax.studies.study import high as high
+from pdejax.studies.study import low as low
 from pdejax.training import merge_model, split_model
 
 
@@ -227,13 +229,3 @@ def range_over(values: ArrayLike | Sequence[float]) -> Figure:
     """Median, least and greatest of the values: for statements about every case, where a mean would hide the worst."""
     x = np.asarray(values, float)
     return Figure(np.median(x), np.min(x), np.max(x), level=1.0)
-
-
-def low(figure: Any) -> float:
-    """The lower end of a figure: the number itself where there is no interval."""
-    return float(figure.low) if isinstance(figure, Figure) and not math.isnan(figure.low) else float(figure)
-
-
-def high(figure: Any) -> float:
-    """The upper end of a figure: the number itself where there is no interval."""
-    return float(figure.high) if isinstance(figure, Figure) and not math.isnan(figure.high) else float(figure)

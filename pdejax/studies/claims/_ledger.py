@@ -5,7 +5,18 @@ import time
 from collections.abc import Callable, Sequence
 
 from pdejax._arguments import checked
-from pdejax.runs._findings import COLUMNS, Finding, Measured, cells, count_verdicts, file_name, overview, paragraph
+from pdejax.runs._findings import (
+    BORNE_OUT,
+    COLUMNS,
+    NOT_MEASURED,
+    Finding,
+    Measured,
+    cells,
+    count_verdicts,
+    file_name,
+    overview,
+    paragraph,
+)
 from pdejax.runs._parts import Parts
 from pdejax.runs._records import Result
 from pdejax.studies.claims._c1_continuum import C1
@@ -93,13 +104,15 @@ def finding(name: str, evidence: Evidence) -> Finding:
 
 
 def judge(config: ClaimsConfig, evidence: Sequence[Evidence]) -> Judgement:
-    """Judge all that are asked for. Verdicts are results, not failures."""
+    """Judge all that are asked for. Verdicts on the papers are results; that a corrected statement, which is ours, is not borne
+    out, or that a figure is missing or no number, is a failure."""
     [found] = evidence
     findings = {name: finding(name, found) for name in config.wanted}
     claims = [found for name, found in findings.items() if name in CLAIMS]
     equations = [found for name, found in findings.items() if name in EQUATIONS]
     return Judgement(
         sentence=count_verdicts([*claims, *equations]),
+        passed=all(f.verdict != NOT_MEASURED and f.support in ("", BORNE_OUT) for f in findings.values()),
         tables=(overview([*claims, *equations]),),
         notes=[paragraph(found) for found in claims],
         results={"claims": [f.to_json() for f in claims], "equations": [f.to_json() for f in equations]},

@@ -42,7 +42,7 @@ from pdejax.studies.papers._pairs import (
     legend_beside,
     pairing_curves,
 )
-from pdejax.studies.study import Evidence, Judgement
+from pdejax.studies.study import Evidence, Judgement, high, low
 
 PAPER = {"mse": "0.031", "cosine": "0.970", "spectral": "0.967"}
 QUANTITIES = {
@@ -106,7 +106,7 @@ def judge_alignment(settings: Settings, measured: Sequence[Evidence]) -> Judgeme
         for name, label in QUANTITIES.items():
             ours = stacked(measured, name)[:, i].mean(axis=-1)
             null = stacked(measured, f"null_{name}")[:, i].mean(axis=-1)
-            overall[pairing, name] = float(ours.mean()), float(null.mean())
+            overall[pairing, name] = over(ours, CORRELATION if name in BOUNDED else None), float(null.mean())
             if name == "cka":
                 cka.append(f"{NAMES[pairing].split(' (')[0]} {shown(over(ours))} ({null.mean():.2f} untrained)")
             made = FORMS[pairing] + ("" if counts is None else f", {int(counts[i]):,} parameters")
@@ -123,14 +123,14 @@ def judge_alignment(settings: Settings, measured: Sequence[Evidence]) -> Judgeme
                 )
             )
     cosine = {pairing: overall[pairing, "cosine"][0] for pairing in PAIRINGS}
-    reached = [NAMES[p] for p in PAIRINGS if cosine[p] >= 0.97]
-    missed = [NAMES[p] for p in PAIRINGS if cosine[p] < 0.97]
+    reached = [NAMES[p] for p in PAIRINGS if low(cosine[p]) >= 0.97]
+    missed = [NAMES[p] for p in PAIRINGS if NAMES[p] not in reached]
     untrained = [f"{overall[pairing, 'cosine'][1]:.3f}" for pairing in PAIRINGS[1:]]
     spectral = sorted(overall[pairing, "spectral"][1] for pairing in PAIRINGS)
     verdict = (
         f"A cosine of 0.97 is reached by {', '.join(reached) or 'none'}"
-        + (f" and not by {', '.join(missed)}" if missed else "")
-        + f" (distilled {cosine['distilled']:.3f}, independent {cosine['independent']:.3f}, bare {cosine['bare']:.3f}; "
+        + (f" and not, or not surely, by {', '.join(missed)}" if missed else "")
+        + f" ({', '.join(f'{p} {shown(cosine[p], 3)}' for p in PAIRINGS[1:])}; "
         f"their untrained fields {', '.join(untrained)}). Debiased CKA, which no "
         f"basis decides ({spread(len(measured))}): {', '.join(cka)}. Spectral similarity is {spectral[0]:.3f} to "
         f"{spectral[-1]:.3f} for untrained fields already, so that 0.967 is "
@@ -235,7 +235,7 @@ def judge_spectra(settings: Settings, measured: Sequence[Evidence]) -> Judgement
         ("log_correlation", "correlation of log spectra"),
     ):
         value, null = stacked(measured, name).mean(axis=-1), stacked(measured, f"null_{name}").mean(axis=-1)
-        means[name] = value.mean(axis=0), null.mean(axis=0)
+        means[name] = value, null
         for i, pairing in enumerate(PAIRINGS):
             paper = "0.967" if name == "cosine" else None
             rows.append(
@@ -258,15 +258,18 @@ def judge_spectra(settings: Settings, measured: Sequence[Evidence]) -> Judgement
                 within=SHARE,
             )
         )
-    untrained, trained = float(means["cosine"][1].mean()), float(means["cosine"][0].mean())
-    blind = untrained > 0.9
-    logs = means["log_correlation"]
-    gain = float(logs[0][1] - logs[1][1])
+    trained, untrained = (over(values.mean(axis=-1), CORRELATION) for values in means["cosine"])
+    blind = "does not tell" if low(untrained) > 0.9 else "tells" if high(untrained) < 0.9 else "may not tell"
+    fitted, null = (values[:, PAIRINGS.index("distilled")] for values in means["log_correlation"])
+    gain = over(fitted - null)
+    apart = (
+        ", and tell them apart" if low(gain) > 0.1 else ", no better" if high(gain) < 0.1 else ": which is not decided"
+    )
     verdict = (
-        f"Amplitude spectra agree at {trained:.3f} on average over the pairings, and at {untrained:.3f} with an untrained field "
-        f"in its place: the similarity {'does not tell' if blind else 'tells'} a matching system from any other. Correlations of "
-        f"log spectra are {logs[0][1]:.2f} for the distilled simulator and {logs[1][1]:.2f} for its null"
-        f"{', and tell them apart.' if gain > 0.1 else ', no better.'}"
+        f"Amplitude spectra agree at {shown(trained, 3)} on average over the pairings, and at {shown(untrained, 3)} with an "
+        f"untrained field in its place ({spread(len(measured))}): the similarity {blind} a matching system from any other. "
+        f"Correlations of log spectra are {shown(over(fitted, CORRELATION))} for the distilled simulator and "
+        f"{shown(over(null, CORRELATION))} for its null{apart}."
     )
     systems = ["Transformer", *NAMES.values()]
     amplitude = stacked(measured, "amplitude")

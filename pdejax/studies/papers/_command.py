@@ -18,7 +18,7 @@ class ReproduceConfig:
 
 
 def _run(given: dict[str, Any], console: Console) -> int:
-    """Run the studies; 0 when all are done."""
+    """Run the studies; 0 when all are done, 1 where one is not as it should be."""
     from pdejax.studies.papers import STUDIES, reproduce
 
     config = ReproduceConfig(**given)
@@ -38,7 +38,7 @@ def _run(given: dict[str, Any], console: Console) -> int:
     console.content([result.to_json() for result in results])
     if not console.quiet:
         console.result(f"pdejax report {config.out} makes one page of it.")
-    return 0
+    return 0 if all(result.passed for result in results) else 1
 
 
 COMMAND = Command(
@@ -51,6 +51,8 @@ COMMAND = Command(
   pdejax reproduce --preset standard                  most with five seeds, hours on two cores
   pdejax reproduce --preset paper --out out/paper     the papers' sizes (a GPU's work)
   pdejax reproduce --list                             names and questions
+
+exit status: 0 done, 1 nothing could be concluded or a bound of ours is VIOLATED, 2 bad input
 """,
     run=_run,
 )

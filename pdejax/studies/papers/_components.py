@@ -5,7 +5,7 @@ Do states without residual connections lose their input (v2 §4.3.1, Thm 3.4)? A
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -29,11 +29,14 @@ from pdejax.studies.papers._experiment import (
     Settings,
     experiment,
     held_out,
+    over,
     row,
+    shown,
+    spread,
     stacked,
 )
-from pdejax.studies.papers._pairs import legend_beside
-from pdejax.studies.study import Evidence, Judgement
+from pdejax.studies.papers._pairs import field_parameters, legend_beside
+from pdejax.studies.study import Evidence, Judgement, high, low
 from pdejax.training import TrainConfig, build_model, read_metrics
 
 RESIDUAL = ("on", "off")
@@ -52,7 +55,21 @@ class Cell:
     @property
     def step(self) -> str:
         """The step as it is shown."""
-        return f"{self.solver}, h = {1 if self.per_layer == 1 else f'1/{self.per_layer}'}"
+        n = self.per_layer
+        return f"{self.solver}, h = 1" if n == 1 else f"{self.solver}, {n} steps of 1/{n} a layer"
+
+    @property
+    def name(self) -> str:
+        """The combination as it is shown."""
+        return f"residual {self.residual}, normalization {self.normalization}, {self.step}"
+
+    @property
+    def form(self) -> str:
+        """The field as a formula: what class of functions the combination is."""
+        inside = "LN u" if self.normalization == "pre" else "u"
+        leak = " − 2u" if self.residual == "off" else ""
+        more = {"post": ", LayerNorm after each substep", "v2 (9)": " + S(u)"}.get(self.normalization, "")
+        return f"u' = A({inside}) + R({inside}){leak}{more}"
 
     def config(self, settings: Settings, seed: int) -> TrainConfig:
         """The simulator of this combination. Normalization: inside A and R (`"pre"`), LayerNorm itself after each substep
@@ -79,16 +96,19 @@ def cells(settings: Settings) -> list[Cell]:
 
 
 def measure(settings: Settings, seed: int, models: Models) -> Evidence:
-    """Correlation of every layer with the input before and after training; accuracy; gradient norms of all training steps.
+    """Correlation of every layer with the input before and after training; accuracy; gradient norms of all training steps;
+    parameters of the field.
 
     A training that fails (NaN) leaves NaN in its row and counts as diverged.
     """
-    before, after, cosine, accuracy, gradient, diverged = [], [], [], [], [], []
+    before, after, cosine, accuracy, gradient, diverged, counts = [], [], [], [], [], [], []
     models.together([cell.config(settings, seed) for cell in cells(settings)])
     for cell in cells(settings):
         config = cell.config(settings, seed)
         test, batch = held_out(config, settings.examples)
-        before.append(_correlations(build_model(config, test), batch, seed)[0])
+        fresh = build_model(config, test)
+        counts.append(field_parameters(fresh))
+        before.append(_correlations(fresh, batch, seed)[0])
         steps = np.full(config.steps, np.nan)
         try:
             trained = models.trained(config)
@@ -113,6 +133,7 @@ def measure(settings: Settings, seed: int, models: Models) -> Evidence:
         "accuracy": np.asarray(accuracy, float),
         "gradient": np.stack(gradient),
         "diverged": np.asarray(diverged),
+        "parameters": np.asarray(counts),
     }
 
 
@@ -146,6 +167,7 @@ def dataset(settings: Settings, measured: Sequence[Evidence]) -> xr.Dataset:
             "accuracy": (("seed", "cell"), stacked(measured, "accuracy")),
             "gradient": (("seed", "cell", "training_step"), stacked(measured, "gradient")),
             "diverged": (("seed", "cell"), stacked(measured, "diverged").astype(np.int8)),
+            "parameters": (("cell",), np.asarray(measured[0]["parameters"])),
         },
         coords={
             "residual": ("cell", [cell.residual for cell in found]),
@@ -164,7 +186,11 @@ PRESETS = {
         train={**LISTOPS, **_SMALL}, examples=64, options={"steps": (("lietrotter", 1), ("lietrotter", 2))}
     ),
     "standard": Settings(
-        train={**LISTOPS, **_SMALL}, examples=64, options={"steps": (("lietrotter", 1), ("lietrotter", 2))}, seeds=5
+        train={**LISTOPS, **_SMALL},
+        examples=64,
+        # Several steps a layer, so that the field stays what it is; the study `readings` takes one smaller step a layer.
+        options={"steps": (("lietrotter", 1), ("euler", 5))},
+        seeds=5,
     ),
     "paper": Settings(
         train={**LISTOPS_PAPER, "clip": None},
@@ -177,119 +203,146 @@ PRESETS = {
 
 TRANSFORMER = (1.00, 0.99, 0.98, 0.98, 0.99, 0.98)
 SIMULATOR = (1.00, 0.93, 0.91, 0.89, 0.87, 0.85)
+# What v2 prints of which combination, by layer.
+PRINTED = {
+    ("on", "pre"): ("pre-LN network", TRANSFORMER),
+    ("off", "none"): ("bare simulator", SIMULATOR),
+}
+MET = 0.02  # two units of the last printed digit
 
 
 def judge_residual(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
-    """The last layer's correlation with the input in every cell, layer by layer for the two that the paper has."""
+    """The last layer's correlation with the input in every cell; layer by layer, at every step, for the two that v2 has."""
     before, after, accuracy = (stacked(measured, name) for name in ("before", "after", "accuracy"))
-    all_cells = cells(settings)
+    found = cells(settings)
     rows: list[Row] = []
-    for printed, residual, normalization, name in (
-        (TRANSFORMER, "on", "pre", "Transformer (residual, pre-LN)"),
-        (SIMULATOR, "off", "none", "bare simulator (neither)"),
-    ):
-        index = next(i for i, c in enumerate(all_cells) if (c.residual, c.normalization) == (residual, normalization))
-        for layer in range(after.shape[-1]):
-            paper = f"{printed[layer]:.2f}" if layer < len(printed) else None
+    for i, cell in enumerate(found):
+        name, printed = PRINTED.get((cell.residual, cell.normalization), ("", ()))
+        for layer in range(after.shape[-1] if name else 0):
             rows.append(
                 row(
-                    f"correlation with the input, layer {layer}, {name}",
-                    after[:, index, layer],
-                    paper=paper,
-                    null=before[:, index, layer],
+                    f"correlation with the input, layer {layer}, {name}, {cell.step}",
+                    after[:, i, layer],
+                    paper=f"{printed[layer]:.2f}" if layer < len(printed) else None,
+                    null=before[:, i, layer],
                     null_name="untrained",
                     within=CORRELATION,
                 )
             )
-    for i, cell in enumerate(all_cells):
+    for i, cell in enumerate(found):
+        reached = f"accuracy {np.nanmean(accuracy[:, i]):.3f}" if np.isfinite(accuracy[:, i]).any() else "diverged"
         rows.append(
             row(
-                f"last layer, residual {cell.residual}, normalization {cell.normalization}, {cell.step}",
+                f"last layer, {cell.name}",
                 after[:, i, -1],
                 null=before[:, i, -1],
                 null_name="untrained",
                 within=CORRELATION,
-                note=f"accuracy {np.nanmean(accuracy[:, i]):.3f}" if np.isfinite(accuracy[:, i]).any() else "diverged",
+                note=f"{_made(cell, measured, i)}; {reached}",
             )
         )
-    on = np.asarray([c.residual == "on" for c in all_cells])
-    coarse = np.asarray([c.per_layer == 1 for c in all_cells])
-
-    def mean(values, chosen, layer):
-        return float(np.nanmean(values[:, chosen, layer]))
-
-    first = {name: mean(values, kind & coarse, 1) for name, values, kind in _crossed(before, after, on)}
-    last = {name: mean(values, kind & coarse, -1) for name, values, kind in _crossed(before, after, on)}
-    pre = next(i for i, c in enumerate(all_cells) if (c.residual, c.normalization) == ("on", "pre"))
-    bare = next(i for i, c in enumerate(all_cells) if (c.residual, c.normalization) == ("off", "none"))
-    network, probe = (after[:, [i]].mean(axis=(0, 1)) for i in (pre, bare))
-    fresh, trained = (first[f"with, {time}"] - first[f"without, {time}"] for time in ("fresh", "trained"))
-    architectural = _answer(fresh, "a property of the architecture", "not there at initialization")
-    kept = _answer(trained, "kept by training", "and training removes most of it")
-    fine = mean(after, ~on & ~coarse, 1) if (~coarse & ~on).any() else float("nan")
-    with_, without = (
-        {time: _number(first[f"{kind}, {time}"]) for time in ("fresh", "trained")} for kind in ("with", "without")
-    )
-    ends = " and ".join(_number(last[f"{kind}, trained"]) for kind in ("with", "without"))
-    verdict = (
-        f"After one layer at h = 1 the correlation with the input is {with_['fresh']} with residual connections and "
-        f"{without['fresh']} without at initialization, {with_['trained']} and {without['trained']} after training (means over "
-        f"the normalizations; last layer {ends}): the loss is {architectural}, {kept}. "
-        f"The trained bare simulator has {_number(probe[1])} after one layer and {_number(probe[-1])} after the last (v2: "
-        f"{SIMULATOR[1]:.2f} and {SIMULATOR[-1]:.2f}), the pre-LN network {_number(network[1])} and {_number(network[-1])} (v2: "
-        f"{TRANSFORMER[1]:.2f} and {TRANSFORMER[-1]:.2f}). The leaky field at half the step, which is a residual network, has "
-        f"{_number(fine)} after one layer."
-    )
+    said = [_lost(found, before, after)]
+    for (residual, normalization), (name, printed) in PRINTED.items():
+        own = [i for i, c in enumerate(found) if (c.residual, c.normalization) == (residual, normalization)]
+        said.append(f"v2's curve of the {name} ({printed[1]:.2f} after one layer, {printed[-1]:.2f} after the last) ")
+        said[-1] += _nearest(found, own, printed, after)
     data = dataset(settings, measured)
     caption = (
-        "Correlation with the input by layer, means over seeds; dashed before training, solid after. Left: with residual "
-        "connections; right: without (the leaky field at h = 1). Crosses are v2's figures."
+        "Correlation with the input by layer, means over seeds, a row of panels for each step; dashed before training, "
+        "solid after. Left: with residual connections; right: without (the leaky field). Crosses are v2's figures."
     )
     return Judgement(
         rows=rows,
-        sentence=verdict,
+        sentence=" ".join(said),
         dataset=data,
         pictures=[Picture("residual.png", caption, lambda: _correlation_curves(settings, data))],
     )
+
+
+def _made(cell: Cell, measured: Sequence[Evidence], index: int) -> str:
+    """What a combination is made of: its class of functions, its parameters."""
+    return f"{cell.form}; {int(measured[0]['parameters'][index]):,} parameters in the field"
+
+
+def _lost(found: Sequence[Cell], before: np.ndarray, after: np.ndarray) -> str:
+    """What a layer of step 1 keeps of the input with and without residual connections: whether training has to do with it."""
+    on, coarse = (
+        np.asarray([flag(c) for c in found]) for flag in (lambda c: c.residual == "on", lambda c: c.per_layer == 1)
+    )
+    kept = {
+        (time, kind): np.nanmean(values[:, chosen & coarse, 1], axis=1)
+        for time, values in (("fresh", before), ("trained", after))
+        for kind, chosen in (("with", on), ("without", ~on))
+    }
+    fresh, trained = (over(kept[time, "with"] - kept[time, "without"]) for time in ("fresh", "trained"))
+    middle = {key: _number(float(np.mean(values))) for key, values in kept.items()}
+    return (
+        f"After one layer at h = 1 the correlation with the input is {middle['fresh', 'with']} with residual connections and "
+        f"{middle['fresh', 'without']} without at initialization, {middle['trained', 'with']} and "
+        f"{middle['trained', 'without']} after training (means over the normalizations; differences {_known(fresh)} and "
+        f"{_known(trained)}, {spread(len(before))}): the loss is "
+        f"{_answer(fresh, 'a property of the architecture', 'not there at initialization')}, "
+        f"{_answer(trained, 'kept by training', 'and training removes most of it')}."
+    )
+
+
+def _nearest(found: Sequence[Cell], own: Sequence[int], printed: Sequence[float], after: np.ndarray) -> str:
+    """Which step comes nearest to a printed curve after training, and how near."""
+    count = min(len(printed), after.shape[-1])
+    middle = after.mean(axis=0)
+    apart = {i: float(np.max(np.abs(middle[i, :count] - np.asarray(printed[:count])))) for i in own}
+    measured = [i for i in own if np.isfinite(apart[i])]
+    if not measured:
+        return "is compared with nothing: all trainings of its kind failed."
+    best = min(measured, key=lambda i: apart[i])
+    met = [found[i].step for i in measured if apart[i] <= MET]
+    each = "; ".join(f"{found[i].step}: {middle[i, 1]:.2f} and {middle[i, count - 1]:.2f}" for i in measured)
+    return (
+        f"is met to {MET:g} after training by {', '.join(met) or 'none'} ({each}), the nearest {found[best].step}, "
+        f"{apart[best]:.2f} away at most."
+    )
+
+
+def _known(figure: Any) -> str:
+    return shown(figure) if np.isfinite(float(figure)) else "an unknown one"
 
 
 def _number(value: float, form: str = ".2f") -> str:
     return f"{value:{form}}" if np.isfinite(value) else "an unknown figure"
 
 
-def _answer(difference: float, large: str, small: str) -> str:
-    """What a difference of two correlations says; nothing where there is none, as when all trainings failed."""
-    return "not measured" if not np.isfinite(difference) else large if difference > 0.2 else small
-
-
-def _crossed(before: np.ndarray, after: np.ndarray, on: np.ndarray):
-    """Both times and both kinds of network, by name."""
-    for time, values in (("fresh", before), ("trained", after)):
-        yield f"with, {time}", values, on
-        yield f"without, {time}", values, ~on
+def _answer(difference: Any, large: str, small: str) -> str:
+    """What a difference of two correlations says: its whole interval decides; nothing where there is none, as when all trainings
+    failed."""
+    if not np.isfinite(float(difference)):
+        return "not measured"
+    return large if low(difference) > 0.2 else small if high(difference) < 0.2 else "not decided"
 
 
 def _correlation_curves(settings: Settings, data: xr.Dataset) -> Figure:
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    panels = dict(zip(("on", "off"), figure.subplots(1, 2, sharey=True), strict=True))
     found = cells(settings)
-    first = found[0].step
+    steps = list(dict.fromkeys(cell.step for cell in found))
+    figure = Figure(figsize=(10, 0.6 + 2.9 * len(steps)), layout="constrained")
+    panels = figure.subplots(len(steps), 2, sharex=True, sharey=True, squeeze=False)
     layers = np.arange(data.sizes["layer"])
-    for residual, ax in panels.items():
-        axes_of(ax)
-        chosen = [(i, c) for i, c in enumerate(found) if c.residual == residual and c.step == first]
-        for index, (i, cell) in enumerate(chosen):
-            style = {"color": COLOURS[index], "marker": MARKERS[index], "markersize": 4}
-            ax.plot(layers, np.nanmean(data["after"].values[:, i], axis=0), label=cell.normalization, **style)
-            ax.plot(layers, np.nanmean(data["before"].values[:, i], axis=0), linestyle="--", alpha=0.7, **style)
-        printed = TRANSFORMER if residual == "on" else SIMULATOR
-        count = min(len(printed), len(layers))
-        ax.plot(layers[:count], printed[:count], "x", color="black", label="v2")
-        ax.set_title(f"residual {residual} ({first})", fontsize=10)
+    for line, step in zip(panels, steps, strict=True):
+        for ax, residual, printed in zip(line, RESIDUAL, (TRANSFORMER, SIMULATOR), strict=True):
+            axes_of(ax)
+            for i, cell in enumerate(found):
+                if (cell.residual, cell.step) != (residual, step):
+                    continue
+                index = NORMALIZATION.index(cell.normalization)
+                style = {"color": COLOURS[index], "marker": MARKERS[index], "markersize": 4}
+                ax.plot(layers, np.nanmean(data["after"].values[:, i], axis=0), label=cell.normalization, **style)
+                ax.plot(layers, np.nanmean(data["before"].values[:, i], axis=0), linestyle="--", alpha=0.7, **style)
+            count = min(len(printed), len(layers))
+            ax.plot(layers[:count], printed[:count], "x", color="black", label="v2")
+            ax.set_title(f"residual {residual} ({step})", fontsize=10)
+            whole_layers(ax)
+        line[0].set_ylabel("correlation with the input")
+    for ax in panels[-1]:
         ax.set_xlabel(LAYER)
-        whole_layers(ax)
     legend_beside(figure, "normalization")
-    panels["on"].set_ylabel("correlation with the input")
     return figure
 
 
@@ -318,45 +371,37 @@ def judge_layernorm(settings: Settings, measured: Sequence[Evidence]) -> Judgeme
     rows = []
     ratios = {}
     for i, cell in enumerate(found):
-        beside = next(
-            j
-            for j, other in enumerate(found)
-            if (other.residual, other.step, other.normalization) == (cell.residual, cell.step, "pre")
-        )
-        name = f"residual {cell.residual}, normalization {cell.normalization}, {cell.step}"
+        beside = found.index(dataclasses.replace(cell, normalization="pre"))
         bare = cell.residual == "off" and cell.normalization == "none"
         usual = cell.residual == "on" and cell.normalization == "pre"
         paper = "up to 1e-1" if bare else "about 1e-3" if usual else None
+        failures = f"{int(diverged[:, i].sum())} of {len(diverged)} trainings failed"
         rows.append(
             row(
-                f"gradient norm, {name}",
+                f"gradient norm, {cell.name}",
                 median[:, i],
                 paper=paper,
                 null=median[:, beside],
                 null_name="pre-LN, same seed",
-                note=f"median over training; {int(diverged[:, i].sum())} of {len(diverged)} trainings failed",
+                note=f"median over training; {_made(cell, measured, i)}; {failures}",
             )
         )
-        rows.append(row(f"99th percentile / median, {name}", worst[:, i], paper="spiky" if bare else None))
-        ratios[i] = median[:, i] / median[:, beside]
-    none = [i for i, c in enumerate(found) if c.normalization == "none" and c.per_layer == 1]
-    on = next((i for i in none if found[i].residual == "on"), none[0])
-    off = next((i for i in none if found[i].residual == "off"), none[0])
-    both = float(np.nanmean(ratios[on])), float(np.nanmean(ratios[off]))
-    spikes = float(np.nanmean(worst[:, off])), float(np.nanmean(worst[:, on]))
-    larger = [value > 3 for value in both]
-    answer = "holds" if all(larger) else "holds for one of them" if any(larger) else "does not hold"
-    if not np.all(np.isfinite(both)):
-        answer = "is not measured where all trainings failed"
-    on_ratio, off_ratio = (_number(value, ".2g") for value in both)
-    off_spike, on_spike = (_number(value, ".1f") for value in spikes)
+        rows.append(row(f"99th percentile / median, {cell.name}", worst[:, i], paper="spiky" if bare else None))
+        ratios[cell] = over(median[:, i] / median[:, beside])
+    without = {cell: ratio for cell, ratio in ratios.items() if cell.normalization == "none"}
+    none = [i for i, cell in enumerate(found) if cell in without]
+    spikes = ", ".join(f"{found[i].residual} {found[i].step} {_number(worst[:, i].mean(), '.1f')}" for i in none)
     verdict = (
-        f"Without normalization the median gradient norm is {on_ratio} times that of pre-LN with residual connections and "
-        f"{off_ratio} times without: v2's order of magnitude {answer}. The largest hundredth of the steps lies {off_spike} "
-        f"(bare) and {on_spike} (residual) times above the median; {int(diverged[:, none].sum())} of "
-        f"{diverged[:, none].size} trainings without normalization failed."
+        f"Without normalization the median gradient norm is, in those of pre-LN, "
+        f"{', '.join(f'residual {cell.residual} {cell.step} {_times(ratio)}' for cell, ratio in without.items())} "
+        f"({spread(len(measured))}): v2's order of magnitude {_larger(without.values())}. The largest hundredth of the steps "
+        f"lies this many times above the median: residual {spikes}; {int(diverged[:, none].sum())} of {diverged[:, none].size} "
+        f"trainings without normalization failed."
     )
-    caption = "Gradient norm of the whole network over training, geometric mean over seeds; left with residual, right without."
+    caption = (
+        "Gradient norm of the whole network over training, geometric mean over seeds, a row of panels for each step; left with "
+        "residual, right without."
+    )
     return Judgement(
         rows=rows,
         sentence=verdict,
@@ -365,33 +410,50 @@ def judge_layernorm(settings: Settings, measured: Sequence[Evidence]) -> Judgeme
     )
 
 
+def _times(ratio: Any) -> str:
+    value, *ends = (_number(float(x), ".3g") for x in (ratio, ratio.low, ratio.high))
+    return f"{value} [{', '.join(ends)}]" if np.isfinite(ratio.low) else value
+
+
+def _larger(ratios: Iterable[Any]) -> str:
+    """Whether gradients without normalization are of another order, by half of one: whole intervals decide."""
+    known = [ratio for ratio in ratios if np.isfinite(float(ratio))]
+    above, below = sum(low(r) > 3 for r in known), sum(high(r) < 3 for r in known)
+    if not known:
+        return "is not measured where all trainings failed"
+    if above:
+        return "holds" if above == len(known) else f"holds for {above} of {len(known)}, surely not for {below}"
+    return "does not hold" if below == len(known) else "is not decided"
+
+
 def _quantile(values: np.ndarray, share: float) -> float:
     finite = values[np.isfinite(values)]
     return float(np.quantile(finite, share)) if len(finite) else float("nan")
 
 
 def _gradient_curves(settings: Settings, gradient: np.ndarray) -> Figure:
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
     found = cells(settings)
-    first = found[0].step
+    shown_steps = list(dict.fromkeys(cell.step for cell in found))
+    figure = Figure(figsize=(10, 0.6 + 2.9 * len(shown_steps)), layout="constrained")
+    panels = figure.subplots(len(shown_steps), 2, sharex=True, sharey=True, squeeze=False)
     steps = np.arange(1, gradient.shape[-1] + 1)
-    for ax, residual in zip(panels, ("on", "off"), strict=True):
-        axes_of(ax)
-        for i, cell in enumerate(found):
-            if cell.residual != residual or cell.step != first:
-                continue
-            runs = gradient[:, i]
-            kept = runs[np.isfinite(runs).any(axis=1)]
-            if len(kept):
+    for line, step in zip(panels, shown_steps, strict=True):
+        for ax, residual in zip(line, RESIDUAL, strict=True):
+            axes_of(ax)
+            for i, cell in enumerate(found):
+                runs = gradient[:, i]
+                kept = runs[np.isfinite(runs).any(axis=1)]
+                if (cell.residual, cell.step) != (residual, step) or not len(kept):
+                    continue
                 with np.errstate(all="ignore"):
                     middle = np.exp(np.nanmean(np.log(kept), axis=0))
                 colour = COLOURS[NORMALIZATION.index(cell.normalization)]
                 ax.semilogy(steps, middle, color=colour, linewidth=1.2, label=cell.normalization)
+            ax.set_title(f"residual {residual} ({step})", fontsize=10)
+        line[0].set_ylabel("gradient norm ‖∂loss/∂θ‖")
+    for ax in panels[-1]:
         ax.set_xlabel("training step")
-        ax.set_title(f"residual {residual} ({first})", fontsize=10)
     legend_beside(figure, "normalization")  # one colour for each normalization, the same on both sides
-    panels[0].set_ylabel("gradient norm ‖∂loss/∂θ‖")
     return figure
 
 

@@ -27,6 +27,7 @@ from pdejax.studies.papers._experiment import (
     over,
     presets,
     row,
+    shown,
     sign,
     signed,
     spread,
@@ -34,7 +35,7 @@ from pdejax.studies.papers._experiment import (
     surely,
 )
 from pdejax.studies.papers._pairs import bench, field_parameters, untrained_partner
-from pdejax.studies.study import Evidence, Judgement
+from pdejax.studies.study import Evidence, Judgement, low
 
 QUANTITIES = {"cosine": "cosine of tokens", "cka_debiased": "linear CKA, debiased", "mse": "MSE"}
 PAPER = {"cosine": "0.970", "mse": "0.031"}
@@ -84,17 +85,18 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
                     within=CORRELATION if name == "cosine" else None,
                 )
             )
-    cosine = {kind: float(values["cosine"][:, i].mean()) for i, kind in enumerate(names)}
-    reached = [kind for kind in names if cosine[kind] >= REACHED]
-    missed = [f"{kind} {cosine[kind]:.3f}" for kind in names if not cosine[kind] >= REACHED]
+    cosine = {kind: over(values["cosine"][:, i], CORRELATION) for i, kind in enumerate(names)}
+    reached = [kind for kind in names if low(cosine[kind]) >= REACHED]
+    missed = [f"{kind} {shown(cosine[kind], 3)}" for kind in names if kind not in reached]
     gaps = {kind: values["cosine"][:, i] - values["cosine"][:, 0] for i, kind in enumerate(names) if i}
     better, worse = ([kind for kind, gap in gaps.items() if sign(gap) == side] for side in (1, -1))
     least = min(gaps, key=lambda kind: gaps[kind].mean())
     verdict = (
         f"Fitted to a Transformer's states, {len(reached)} of {len(names)} kinds of field reach v2's cosine of {REACHED:g}"
-        + (f"; not {', '.join(missed)}" if missed else "")
-        + f". Than the Transformer's own form ({cosine[NATIVE]:.3f}) {len(better)} are surely nearer and {len(worse)} surely "
-        f"farther ({surely(len(measured))}), the farthest {least} by {signed(over(gaps[least]))} ({spread(len(measured))}): "
+        + (f"; not, or not surely, {', '.join(missed)}" if missed else "")
+        + f". Than the Transformer's own form ({shown(cosine[NATIVE], 3)}) {len(better)} are surely nearer and {len(worse)} "
+        f"surely farther ({surely(len(measured))}), the farthest {least} by {signed(over(gaps[least]))} "
+        f"({spread(len(measured))}): "
         + (
             "a high cosine after a fit does not tell which equation was fitted."
             if len(reached) == len(names)
@@ -131,13 +133,13 @@ def _points(names: Sequence[str], counts: np.ndarray, values: dict[str, np.ndarr
     panels = [axes_of(ax) for ax in figure.subplots(1, 2, sharey=True)]
     places = np.arange(len(names))[::-1]
     for ax, name in zip(panels, ("cosine", "cka_debiased"), strict=True):
-        for shown, colour, label in (
+        for points, colour, label in (
             (values[f"null_{name}"], NULL["color"], "untrained"),
             (values[name], COLOURS[0], "fitted"),
         ):
-            for k, own in enumerate(shown):
+            for k, own in enumerate(points):
                 ax.plot(own, places, "o", color=colour, markersize=3, alpha=0.6, label="_" if k else label)
-            ax.plot(shown.mean(axis=0), places, "|", color=colour, markersize=14, markeredgewidth=2)
+            ax.plot(points.mean(axis=0), places, "|", color=colour, markersize=14, markeredgewidth=2)
         ax.set_xlabel(QUANTITIES[name])
         ax.grid(axis="y", linewidth=0.4, alpha=0.5)
     panels[0].set_yticks(places, [f"{name}\n{int(n):,} parameters" for name, n in zip(names, counts, strict=True)])

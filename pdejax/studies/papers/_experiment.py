@@ -445,10 +445,10 @@ def signed(figure: Figure) -> str:
     return f"{float(figure):+.2g}{ends}"
 
 
-def shown(figure: Figure) -> str:
+def shown(figure: Figure, digits: int = 2) -> str:
     """Write a figure with its ends."""
-    ends = "" if np.isnan(figure.low) else f" [{float(figure.low):.2f}, {float(figure.high):.2f}]"
-    return f"{float(figure):.2f}{ends}"
+    ends = "" if np.isnan(figure.low) else f" [{float(figure.low):.{digits}f}, {float(figure.high):.{digits}f}]"
+    return f"{float(figure):.{digits}f}{ends}"
 
 
 def row(

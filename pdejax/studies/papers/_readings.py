@@ -23,7 +23,7 @@ from pdejax._simulate import simulate
 from pdejax.analysis import layer_correlation
 from pdejax.plot._style import COLOURS, LAYER, MARKERS, SEQUENTIAL, axes_of, legend, whole_layers
 from pdejax.runs._records import Picture, Row
-from pdejax.studies.papers._components import SIMULATOR, TRANSFORMER, Cell
+from pdejax.studies.papers._components import MET, SIMULATOR, TRANSFORMER, Cell
 from pdejax.studies.papers._experiment import (
     CORRELATION,
     LISTOPS_PAPER,
@@ -41,7 +41,6 @@ from pdejax.training import build_model
 SYSTEMS = tuple(itertools.product(("on", "off"), ("pre", "none"), ("euler", "lietrotter")))
 STEPS = (0.05, 0.1, 0.125, 0.15, 0.175, 0.2, 0.25, 0.3, 0.5, 0.7, 1.0)
 SCALES = ("1", "√d")
-MET = 0.02  # two units of the last printed digit
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,6 +25,7 @@ from pdejax.studies.papers._experiment import (
     over,
     presets,
     row,
+    shown,
     sign,
     signed,
     spread,
@@ -87,16 +88,21 @@ def judge_gradients(settings: Settings, measured: Sequence[Evidence]) -> Judgeme
                 )
             )
     ratio = np.exp(np.mean(np.log(median[:, 1] / median[:, 0]), axis=-1))
-    spread = np.max(median, axis=-1) / np.min(median, axis=-1)
+    uneven = np.max(median, axis=-1) / np.min(median, axis=-1)
     rows.append(row("PDE / Transformer, geometric mean over layers", ratio, paper="about 10"))
     for i, system in enumerate(SYSTEMS):
-        rows.append(row(f"largest / smallest layer, {system}", spread[:, i], paper="uniform" if i == 0 else "uneven"))
-    larger = float(np.exp(np.mean(np.log(ratio))))
-    uneven = spread[:, 1].mean() > spread[:, 0].mean()
+        rows.append(row(f"largest / smallest layer, {system}", uneven[:, i], paper="uniform" if i == 0 else "uneven"))
+    larger = over(np.log(ratio))
+    ends = "" if np.isnan(larger.low) else f" [{np.exp(larger.low):.2g}, {np.exp(larger.high):.2g}]"
+    answers = {
+        1: "more uneven, as in v1",
+        -1: "less uneven, against v1",
+        0: "neither is surely the more uneven, against v1",
+    }
     verdict = (
-        f"The PDE model's gradients are {larger:.2g} times the Transformer's (v1: about ten times); they differ by a factor "
-        f"{spread[:, 1].mean():.1f} between its layers and {spread[:, 0].mean():.1f} between the Transformer's: "
-        f"{'uneven as in v1' if uneven else 'not more uneven, against v1'}."
+        f"The PDE model's gradients are {np.exp(float(larger)):.2g}{ends} times the Transformer's ({spread(len(measured))}; v1: "
+        f"about ten times); they differ by a factor {shown(over(uneven[:, 1]), 1)} between its layers and "
+        f"{shown(over(uneven[:, 0]), 1)} between the Transformer's: {answers[sign(uneven[:, 1] - uneven[:, 0])]}."
     )
     data = xr.Dataset(
         {
