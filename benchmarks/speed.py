@@ -357,17 +357,18 @@ def _torch():
                 options["perturb"] = False
             settings = {"method": method, "options": options, "rtol": 1e-5, "atol": 1e-5}
             plain, trained = TorchField(equation), TorchField(equation, gradients=True)
+            odeint: Any = torchdiffeq.odeint  # returns a tuple as well, of other states
             state = torch.tensor(np.asarray(u0))[None]
             moving = state.clone().requires_grad_(True)
 
             def forward():
                 with torch.no_grad():
-                    return torchdiffeq.odeint(plain, state, span, **settings)[-1, 0].numpy()
+                    return odeint(plain, state, span, **settings)[-1, 0].numpy()
 
             def gradient():
                 trained.zero_grad()
                 moving.grad = None
-                (torchdiffeq.odeint(trained, moving, span, **settings)[-1] ** 2).mean().backward()
+                (odeint(trained, moving, span, **settings)[-1] ** 2).mean().backward()
 
             return {"forward": forward, "gradient": gradient}
 
