@@ -5,7 +5,6 @@ import gc
 import inspect
 import os
 import pathlib
-import threading
 import time
 
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -21,7 +20,6 @@ import jax
 import jaxtyping
 import numpy as np
 import pytest
-from jax._src.interpreters import mlir
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -32,23 +30,6 @@ jax.config.update("jax_compilation_cache_dir", str(_cache))
 # Small programs too: to read one takes a quarter of the time of compiling it, and the processes of a run share them.
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
-_NEW_CONTEXT, _CONTEXTS, _PROGRAMS_OF_A_CONTEXT = mlir.make_ir_context, threading.local(), 500
-
-
-def _shared_context():
-    """Return the thread's MLIR context: JAX makes one for every program, a quarter of the time that a small one takes.
-
-    A context keeps the types and constants of all its programs, so a new one comes after every 500.
-    """
-    made, used = getattr(_CONTEXTS, "now", (None, _PROGRAMS_OF_A_CONTEXT))
-    if used >= _PROGRAMS_OF_A_CONTEXT:
-        made, used = _NEW_CONTEXT(), 0
-    _CONTEXTS.now = (made, used + 1)
-    return made
-
-
-mlir.make_ir_context = _shared_context
 
 
 def pytest_ignore_collect(collection_path, config):
