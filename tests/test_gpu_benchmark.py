@@ -27,6 +27,7 @@ def rehearse(command, folder, *parts):
     return json.loads((folder / "gpu.json").read_text())
 
 
+@pytest.mark.skipif(jax.devices()[0].platform in ("gpu", "cuda"), reason="there is a GPU")
 def test_without_a_gpu_it_refuses_in_words(command, tmp_path, capsys):
     assert command(["--out", str(tmp_path)]) == 2
     said = capsys.readouterr().err
@@ -48,7 +49,18 @@ def test_a_rehearsal_measures_the_field_and_attention(command, tmp_path):
 def test_what_there_is_no_time_for_is_named(command, tmp_path):
     assert command(["--small", "--minutes", "0", "--out", str(tmp_path), "--only", "attention"]) == 0
     found = json.loads((tmp_path / "gpu.json").read_text())
-    assert "attention: N=64 padding" in found["left out for want of time"]
+    assert found["left out for want of time"] == ["attention"] and found["results"] == {}
+
+
+def test_a_part_that_fails_loses_nothing_and_is_told(command, tmp_path, monkeypatch, capsys):
+    parts = command.__globals__["PARTS"]
+    monkeypatch.setitem(parts, "verify", lambda bench: {"passed": False})
+    monkeypatch.setitem(parts, "field", lambda bench: 1 / 0)
+    monkeypatch.setitem(parts, "memory", lambda bench: {"most in use": 1.0})
+    assert command(["--small", "--out", str(tmp_path), "--only", "verify", "field", "memory"]) == 1
+    found = json.loads((tmp_path / "gpu.json").read_text())["results"]
+    assert found["field"]["failed"].startswith("ZeroDivisionError") and found["memory"]["most in use"] == 1.0
+    assert "failed: verify, field" in capsys.readouterr().err
 
 
 @pytest.mark.slow

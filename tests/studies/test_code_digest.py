@@ -44,7 +44,9 @@ def found(measure, out: pathlib.Path) -> float:
 
 
 def test_an_edited_measure_does_not_take_old_parts(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # Python takes an edit of equal length in the same second for none
+    monkeypatch.setattr(
+        sys, "dont_write_bytecode", True
+    )  # Python takes an edit of equal length in the same second for none
     own, out = tmp_path / "own_study.py", tmp_path / "out"
     assert found(measure_of(own, 1.0), out) == 1.0
     assert found(measure_of(own, 2.0), out) == 2.0
