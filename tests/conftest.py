@@ -1,7 +1,6 @@
 """Test configuration: float64, strict promotion, and a compilation cache that outlives the run."""
 
 import functools
-import gc
 import inspect
 import os
 import pathlib
@@ -44,13 +43,6 @@ def pytest_collection_modifyitems(items):
     for item in items:
         slow[item.path] = slow.get(item.path, 0) + (item.get_closest_marker("slow") is not None)
     items.sort(key=lambda item: -slow[item.path])
-
-
-def pytest_collection_finish():
-    """What the imports made lasts until the end: the garbage collector need not walk through it again and again."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture(autouse=True)
