@@ -18,6 +18,7 @@ import os
 import pathlib
 import sys
 import time
+from typing import Any
 
 import equinox as eqx
 import jax
