@@ -20,6 +20,7 @@ from pdejax._discretization import Discretization
 from pdejax._integrate import Diffrax, Outcome, Plan, Problem, run, with_loops, with_root_tolerances
 from pdejax._plan import make_plan
 from pdejax._start import starting_step
+from pdejax._step_maps import begun
 from pdejax._steps import CheckpointedScan, CountedLoop
 from pdejax._trajectory import Trajectory
 from pdejax.solvers import evaluations, real_stability_limit
@@ -87,7 +88,7 @@ def integrate(
             "pdejax.Discretization(field, solver, t1=…, steps=…)."
         )
     u0, args = d.check_state(owner, u0, mask)
-    d, choice = d.given(u0).settled(owner, u0, args)
+    d, choice = begun(owner, d, u0).settled(owner, u0, args)
     _check_resolvable(owner, d, u0)
     limit = _limit(owner, blowup, u0.dtype)
     if choice is not None and progress:

@@ -153,6 +153,13 @@ def check_start(owner: str, d: Discretization) -> None:
         )
 
 
+def begun(owner: str, d: Discretization, u0: Array) -> Discretization:
+    """`d.given(u0)`; `ValueError` for a solve that begins on the way, whose first state need not be the one that is added."""
+    if d.field.needs_start and (traced(d.t0) or float(d.t0) != 0):
+        check_start(owner, d)
+    return d.given(u0)
+
+
 def steps_of(
     owner: str, d: Discretization, u0: Any, mask: Any = None, *, count: int | None = None
 ) -> tuple[SolverSteps, Array, Mask | None]:
@@ -171,7 +178,7 @@ def steps_of(
     u, args = d.check_state(owner, u, mask)
     if not u.ndim:
         raise ValueError(f"{owner}: a state must have at least one axis; give shape (1,) for one number.")
-    d, _ = d.given(u).settled(owner, u, args)
+    d, _ = begun(owner, d, u).settled(owner, u, args)
     if looks_back(d.solver):
         raise ValueError(
             f"{owner}: a step of {type(d.solver).__name__} depends on the step before, so that it is no map of the state; take a "

@@ -125,6 +125,9 @@ def test_what_is_no_start_is_refused(model, states):
             refused(net, states[0])
     with pytest.raises(ValueError, match=r"this field adds the state that it began with.*d\.given\(u0\)"):
         net.discretization.field(0.0, states[0], None)
+    late = net.discretization.replace(t0=2.0, steps=net.discretization.steps - 2)
+    with pytest.raises(ValueError, match=r"simulate: the field adds the state that it began with.*d\.given\(u0\)"):
+        pj.simulate(late, states[2])
     with pytest.raises(ValueError, match="adds a state of 4 tokens, but the field has 2"):
         pj.simulate(net.discretization.given(states[0]), states[0][:2])
     with pytest.raises(ValueError, match=r"given: u0 has shape \(3, 4, 8\)"):
