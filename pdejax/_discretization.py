@@ -183,8 +183,8 @@ class Discretization(eqx.Module):
         return self.replace(steps=self.steps * k)
 
     def given(self, u0: ArrayLike) -> "Discretization":
-        """Return the discretization for solves that begin with `u0 (n, d)`: of a field that adds that state before every pass, as
-        with `injection="add"`; any other as it is. `simulate`, a `Network` and what else begins with a state do it themselves."""
+        """Return the discretization whose field adds the state `u0 (n, d)` of one input before every pass, as with
+        `injection="add"`; any other as it is. `simulate`, a `Network` and what else begins with a state do it themselves."""
         if not self.field.needs_start:
             return self
         start = _check.real_array("Discretization.given", "u0", u0, "(n, d)", 2)

@@ -16,6 +16,7 @@ from pdejax._depth import DepthVarying
 from pdejax._equation import AbstractEquation, MasterEquation
 from pdejax._types import Depth, Field
 from pdejax.terms import FieldArgs
+from pdejax.terms._base import holds_input
 from pdejax.terms._token_axis import Layout, TokenAxis
 
 _OWNER = "shard_tokens"
@@ -116,7 +117,8 @@ def shard_tokens(
     from `sharded.place(u0)`, differentiate it, and read `sharded.collect(u)`. Memory of a device grows as n over devices, also
     in reverse mode.
 
-    - `field`: a `MasterEquation`, or a `DepthVarying` of one. `devices`: default all of this process and of others.
+    - `field`: a `MasterEquation`, or a `DepthVarying` of one, without injection. `devices`: default all, those of other processes
+      too.
     - `layout`: `"striped"`, token i on device i mod R, which shares the work of a causal mask out evenly; `"blocks"`, neighbours
       together, for which diffusion exchanges one token rather than all.
 
@@ -128,6 +130,11 @@ def shard_tokens(
     found = list(jax.devices() if devices is None else devices)
     if not found:
         raise ValueError(f"{_OWNER}: devices is empty; give at least one device, or None for all.")
+    if field.needs_start or holds_input(field):
+        raise ValueError(
+            f"{_OWNER}: the field adds the state that it began with (injection), whose tokens are not spread over devices; give "
+            "a field without."
+        )
     mesh = Mesh(np.array(found), ("tokens",), axis_types=(AxisType.Auto,))
     if isinstance(field, DepthVarying):
         layers = _check.instance(

@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
 from pdejax._arguments import checked
 from pdejax._check import traced
@@ -93,6 +93,10 @@ class AbstractTerm(eqx.Module):
     def looked_at(self) -> "AbstractTerm":
         """The term with what can only be seen of known values written into static fields, before they are traced by a solve."""
         return self
+
+    def learned(self) -> PyTree[bool]:
+        """True at the arrays that are weights: by default all of real numbers. False at what is part of the input."""
+        return jax.tree.map(eqx.is_inexact_array, self)
 
     @property
     def needs_start(self) -> bool:
@@ -252,3 +256,20 @@ def check_grid(owner: str, grid_n: int, n: int) -> None:
             f"{owner} was built on a grid of {grid_n} tokens, but the field has {n}. "
             f"Use Grid({n}, ...) or a field of shape ({grid_n}, d)."
         )
+
+
+def learned(tree: PyTree) -> PyTree[bool]:
+    """True at the weights of a tree: of its terms what `AbstractTerm.learned` says, elsewhere all arrays of real numbers."""
+
+    def marks(x: Any) -> PyTree[bool]:
+        return x.learned() if isinstance(x, AbstractTerm) else eqx.is_inexact_array(x)
+
+    return jax.tree.map(marks, tree, is_leaf=lambda x: isinstance(x, AbstractTerm))
+
+
+def holds_input(tree: PyTree) -> bool:
+    """Whether a tree of terms and arrays holds a part of one input: an array of real numbers that is no weight."""
+    return any(
+        eqx.is_inexact_array(x) and not weight
+        for x, weight in zip(jax.tree.leaves(tree), jax.tree.leaves(learned(tree)), strict=True)
+    )

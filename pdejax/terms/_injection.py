@@ -3,9 +3,10 @@
 from typing import ClassVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from pdejax._check import traced
 from pdejax._types import Depth, Field
@@ -44,6 +45,10 @@ class Injection(AbstractTerm):
         check_features("Injection", self.value.shape[-1], d)
         if self.value.shape[-2] != n:
             raise ValueError(f"Injection: it adds a state of {self.value.shape[-2]} tokens, but the field has {n}.")
+
+    def learned(self) -> PyTree[bool]:
+        """False throughout: what is added is a part of the input."""
+        return jax.tree.map(lambda _: False, self)
 
     @property
     def needs_start(self) -> bool:

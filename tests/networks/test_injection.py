@@ -11,6 +11,7 @@ from flax import nnx
 
 import pdejax as pj
 from pdejax.analysis import depth, field_lipschitz, jacobian, loops
+from pdejax.analysis.jacobian._systems import drawn_weights
 
 SIZES = {"vocab": 7, "dim": 8, "heads": 2, "ffn": 16, "dtype": "float64", "param_dtype": "float64", "injection": "add"}
 IDS, OTHER = jnp.asarray([1, 4, 2, 6]), jnp.asarray([0, 3, 3, 5])
@@ -97,14 +98,61 @@ def test_analyses_take_it(model, states):
     found = jacobian.layer_jacobian(net.discretization.given(u0), states[1], step=1, mask=MASK)
     np.testing.assert_allclose(found.matvec(way)[MASK], slope[MASK], rtol=1e-6, atol=1e-8)
 
-    exponents = jacobian.lyapunov_exponents(net, u0, k=2, mask=MASK, key=jax.random.key(0)).exponents
-    assert np.all(np.isfinite(np.asarray(exponents.value)))
-    flow = jacobian.gradient_flow(net, jnp.stack([IDS, OTHER]), LABELS, mask=jnp.stack([MASK, MASK]), null=None)
-    assert np.all(np.isfinite(np.asarray(flow.states)))
     parallel = pj.simulate_in_parallel(net.discretization, u0, mask=MASK, coarsening=2)
+    # Without its second layer, the block's second time: the last layer's input is the state before.
     surgery = depth.layer_surgery(net.discretization.given(u0), u0, mask=MASK)
-    assert np.all(np.isfinite(np.asarray(surgery.moves[0])))
+    short = depth.run_layers(net, u0, order=(0, 2, 3), mask=MASK)[-1]
+    expected = np.linalg.norm((short - states[-1])[MASK]) / np.linalg.norm(states[-1][MASK])
+    assert float(np.asarray(surgery.moves[0])[1]) == pytest.approx(expected, rel=1e-9)
     np.testing.assert_allclose(parallel.us[-1][MASK], states[-1][MASK], rtol=1e-4)
+
+
+def test_gradients_of_states_go_through_the_source(model):
+    """At the embedding the loss's gradient has the part of every pass, that of e too; a fixed source has another."""
+    net, u0 = pj.as_network(model), model.embed(IDS)
+    d = net.discretization
+
+    def loss(u, start):
+        return jacobian_loss(net.head(pj.simulate(d.given(start), u).us[-1], None))
+
+    def jacobian_loss(logits):
+        return -jax.nn.log_softmax(logits)[LABELS[0]]
+
+    whole = jax.grad(lambda u: loss(u, u))(u0)
+    fixed = jax.grad(loss)(u0, u0)
+    flow = jacobian.gradient_flow(net, IDS[None], LABELS[:1], null=None)
+    found = float(np.ravel(np.asarray(flow.states))[0])
+    assert found == pytest.approx(float(jnp.linalg.norm(whole)), rel=1e-9)
+    assert abs(found / float(jnp.linalg.norm(fixed)) - 1) > 0.1
+
+
+def test_exponents_are_those_of_the_passes_at_a_fixed_source(model):
+    """All of them together: ln |det| of the whole map's Jacobian, by forward mode, per unit depth."""
+    u0 = model.embed(IDS)
+    d = pj.as_network(model).discretization
+    jac = jax.jacfwd(lambda u: jnp.ravel(pj.simulate(d.given(u0), u).us[-1]))(u0).reshape(u0.size, u0.size)
+    expected = np.log(np.linalg.svd(np.asarray(jac), compute_uv=False)) / float(d.t1 - d.t0)
+    found = jacobian.lyapunov_exponents(d.given(u0), u0, k=u0.size, key=jax.random.key(0)).exponents.value
+    assert float(np.sum(np.asarray(found))) == pytest.approx(float(np.sum(expected)), rel=1e-8)
+
+
+def test_nulls_leave_the_source(model):
+    """It is of the input: nulls of weights keep it, and draw the matrices around it."""
+    u0 = model.embed(IDS)
+    d = pj.lift(model).given(u0)
+
+    def source(system):
+        return jax.tree.leaves(system.field.only(("injection",)))
+
+    for null in (jacobian.shuffle_weights(d, key=jax.random.key(1)), drawn_weights(d, key=jax.random.key(1))):
+        jax.tree.map(np.testing.assert_array_equal, source(null), source(d))
+        assert not np.array_equal(null.field.stacked.interaction.wq, d.field.stacked.interaction.wq)
+    field = depth.layer_field(d)
+    null = depth.matched_null(d, u0, key=jax.random.key(2))
+    np.testing.assert_allclose(depth.branch_sizes(null, u0), depth.branch_sizes(field, u0), rtol=1e-10)
+    kept = [x for x in jax.tree.leaves(null) if eqx.is_array(x) and x.shape == (4, *u0.shape)]
+    assert len(kept) == 1
+    np.testing.assert_array_equal(kept[0], jnp.broadcast_to(u0, kept[0].shape))
 
 
 def test_the_loop_of_the_lifted_network_is_that_of_the_model(model):
@@ -130,6 +178,15 @@ def test_what_is_no_start_is_refused(model, states):
         pj.simulate(late, states[2])
     with pytest.raises(ValueError, match="adds a state of 4 tokens, but the field has 2"):
         pj.simulate(net.discretization.given(states[0]), states[0][:2])
+    one, two = net.discretization.given(states[0]), jnp.stack([states[0], 2 * states[0]])
+    for refused in (depth.run_layers, depth.refine_layers, depth.layer_surgery, depth.branch_sizes, depth.matched_null):
+        with pytest.raises(
+            ValueError, match=rf"{refused.__name__}: the field adds the state that one input began with"
+        ):
+            refused(one, two)
+    for field in (net.discretization.field, one.field):
+        with pytest.raises(ValueError, match=r"shard_tokens: the field adds the state that it began with"):
+            pj.shard_tokens(field)
     with pytest.raises(ValueError, match=r"given: u0 has shape \(3, 4, 8\)"):
         net.discretization.given(states[:3])
     plain = pj.lift(pj.Transformer(model.architecture.replace(injection="none"), rngs=nnx.Rngs(0)))

@@ -21,6 +21,7 @@ from pdejax.analysis.jacobian._systems import discretization_of, layers_of, sour
 from pdejax.solvers import linear_part
 from pdejax.solvers._base import fresh_step
 from pdejax.terms import FieldArgs
+from pdejax.terms._base import holds_input
 
 
 class Batch(NamedTuple):
@@ -81,8 +82,17 @@ class Layers(eqx.Module):
         return fresh_step(solver, terms_of(field, split, u, args), start, stop, u, args)[0]
 
 
-def layers_as_maps(owner: str, system: Any, u: Array, mask: Array) -> Layers:
-    """The layers of a discretization or a model for states such as `u (n, d)`; refusals name `owner`."""
+def check_inputs(owner: str, d: Discretization, sequences: int) -> None:
+    """Raise `ValueError` for a batch where the field adds the state that one sequence began with."""
+    if sequences > 1 and holds_input(d.field):
+        raise ValueError(
+            f"{owner}: the field adds the state that one input began with, and u0 has {sequences}; call it for each input with "
+            "d.given(u0[i]) and u0[i]."
+        )
+
+
+def layers_as_maps(owner: str, system: Any, u: Array, mask: Array, sequences: int = 1) -> Layers:
+    """The layers of a discretization or a model for `sequences` states such as `u (n, d)`; refusals name `owner`."""
     d = discretization_of(owner, system, u.shape[-2])
     if d.adaptive:
         raise ValueError(
@@ -99,6 +109,7 @@ def layers_as_maps(owner: str, system: Any, u: Array, mask: Array) -> Layers:
     if d.steps % count:
         raise ValueError(f"{owner}: {d.steps} steps are not shared equally by {count} layers.")
     check_start(owner, d)
+    check_inputs(owner, d, sequences)
     _, args = d.check_state(owner, u, mask)
     d, _ = d.settled(owner, u, args)
     return Layers(d, count, int(d.steps) // count)
@@ -133,7 +144,7 @@ def run_layers(
     if own is not None:
         found = [run_layers(d, u, order=order, steps=steps, mask=real) for d, u, real in own]
         return batch.given(jnp.stack(found, axis=1), 1)
-    layers = layers_as_maps(owner, system, batch.u[0], batch.mask[0])
+    layers = layers_as_maps(owner, system, batch.u[0], batch.mask[0], len(batch.u))
     places = np.arange(layers.count) if order is None else _integers(owner, "order", order, layers.count - 1)
     counts = np.full(places.shape, layers.native) if steps is None else _integers(owner, "steps", steps, None)
     if counts.shape != places.shape:
@@ -164,7 +175,7 @@ def refine_layers(
     if own is not None:
         found = [refine_layers(d, u, factors=factors, window=window, mask=real) for d, u, real in own]
         return batch.given(jnp.stack(found, axis=1), 1)
-    layers = layers_as_maps(owner, system, batch.u[0], batch.mask[0])
+    layers = layers_as_maps(owner, system, batch.u[0], batch.mask[0], len(batch.u))
     chosen = [integer(owner, "factors", k) for k in factors]
     if not chosen:
         raise ValueError(f"{owner}: factors is empty; give at least one, such as (1, 2, 4).")

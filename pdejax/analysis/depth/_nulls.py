@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
 from pdejax._arguments import checked
+from pdejax._depth import DepthVarying
 from pdejax._discretization import Discretization
-from pdejax.analysis.depth._layers import Branch, batch_of, layer_field
+from pdejax.analysis.depth._layers import Branch, batch_of, check_inputs, layer_field
 from pdejax.analysis.jacobian._systems import draw_keys, draw_layer, drawn_weights
 from pdejax.terms import FieldArgs
 
@@ -23,6 +24,7 @@ def branch_sizes(system: Any, u0: ArrayLike, *, mask: ArrayLike | None = None) -
     """
     batch = batch_of("branch_sizes", u0, mask)
     field = layer_field(system, length=batch.u.shape[1])
+    check_inputs("branch_sizes", field, len(batch.u))
     moved, size = _walk(_branch(field), batch.u, batch.mask)
     return batch.given(jnp.sqrt(moved / size), 1)
 
@@ -50,6 +52,7 @@ def matched_null(
     key = jax.random.key(0) if key is None else key
     batch = batch_of("matched_null", u0, mask)
     field = layer_field(system, length=batch.u.shape[1])
+    check_inputs("matched_null", field, len(batch.u))
     ratios = branch_ratios(field, batch.u, batch.mask)
     null = drawn_weights(field, key=key)
     return eqx.tree_at(lambda d: _branch(d).gain, null, _gains(_branch(null), ratios, batch.u, batch.mask))
@@ -75,7 +78,8 @@ def drawn_ends(
     Each layer is drawn once, when both states come to it: three evaluations, and no copy of the weights.
     """
     leaves, structure = jax.tree.flatten(field.field)
-    keys = draw_keys(leaves, key, _branch(field).source)
+    assert isinstance(field.field, DepthVarying)
+    keys = draw_keys(field.field, key)
     arrays = {i: leaf for i, leaf in enumerate(leaves) if eqx.is_array(leaf)}
     half, u = jnp.asarray(0.5, u.dtype), _real(u, mask)
 

@@ -61,7 +61,7 @@ def layer_surgery(
     """
     owner = "layer_surgery"
     batch = batch_of(owner, u0, mask)
-    layers = layers_as_maps(owner, system, batch.u[0], batch.mask[0])
+    layers = layers_as_maps(owner, system, batch.u[0], batch.mask[0], len(batch.u))
     answers = _labels(owner, loss, labels, batch)
     count = layers.count
     states = states_of_run(layers, batch, *_schedule(layers, 0))[: count + 1]

@@ -1,6 +1,6 @@
 """What is differentiated: the maps of a discretization, a model or a network, real tokens alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -12,14 +12,14 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from pdejax._arguments import checked
 from pdejax._check import finite, traced
+from pdejax._depth import DepthVarying
 from pdejax._discretization import Discretization
 from pdejax._equation import AbstractEquation
 from pdejax._step_maps import AbstractMaps, SolverSteps, steps_of, without_padding
 from pdejax._types import Mask
 from pdejax.analysis._states import token_mask
 from pdejax.models._pairing import functional
-from pdejax.terms._base import at_least_float32
-from pdejax.terms._injection import Injection
+from pdejax.terms._base import at_least_float32, learned
 
 Loss = Callable[[Array, Array | None, Mask | None], Array]
 
@@ -96,16 +96,8 @@ class System(eqx.Module):
         """True at the parameters: those that a model names, else the weights of read-in, field, solver and read-out."""
         marked = jax.tree.map(lambda _: False, self)
 
-        def weights(part: Any) -> PyTree[bool]:
-            # What a field adds of its input is no weight of it.
-            return jax.tree.map(
-                lambda x: jax.tree.map(lambda _: False, x) if isinstance(x, Injection) else eqx.is_inexact_array(x),
-                part,
-                is_leaf=lambda x: isinstance(x, Injection),
-            )
-
         if self.plain:
-            return eqx.tree_at(lambda s: s.model.field, marked, weights(self.model.field))
+            return eqx.tree_at(lambda s: s.model.field, marked, learned(self.model.field))
         if hasattr(self.model, "trainable"):
             return eqx.tree_at(lambda s: s.model, marked, self.model.trainable())
 
@@ -113,7 +105,7 @@ class System(eqx.Module):
             d = s.model.discretization
             return s.model.embed, d.field, d.solver, s.model.head
 
-        return eqx.tree_at(parts, marked, tuple(weights(part) for part in parts(self)))
+        return eqx.tree_at(parts, marked, tuple(learned(part) for part in parts(self)))
 
 
 class Examples(eqx.Module):
@@ -306,13 +298,16 @@ def _with_matrices(
     leaves, structure = jax.tree_util.tree_flatten_with_path(system)
     source = sources(getattr(system, "stacked", None))
     name = system.describe() if isinstance(system, AbstractEquation) else type(system).__name__
-    if not isinstance(system, eqx.Module) or not any(eqx.is_inexact_array(x) and x.ndim >= 2 for _, x in leaves):
+    marks = jax.tree.leaves(learned(system))
+    if not isinstance(system, eqx.Module) or not any(
+        mark and x.ndim >= 2 for mark, (_, x) in zip(marks, leaves, strict=True)
+    ):
         raise TypeError(f"{owner}: {name} has no weight matrices to {what}; give a null of your own.")
     return jax.tree.unflatten(
         structure,
         [
-            _changed(leaf, jax.tree_util.keystr(path), key, i, change, host, source)
-            for i, (path, leaf) in enumerate(leaves)
+            _changed(leaf, jax.tree_util.keystr(path), key, i, change, host, source) if mark else leaf
+            for i, (mark, (path, leaf)) in enumerate(zip(marks, leaves, strict=True))
         ],
     )
 
@@ -322,13 +317,14 @@ def sources(stacked: Any) -> Any:
     return getattr(getattr(stacked, "function", None), "source", None)
 
 
-def draw_keys(leaves: Sequence[Any], key: PRNGKeyArray, source: Any = None) -> dict[int, Array]:
-    """Keys `(L,)` with which `drawn_weights` draws each layer of the matrices among the leaves of a stacked field, by their
-    place: `draw_layer(key, entries)` gives one layer's. Copies of one stored layer, as `source (L,)` says, have one key."""
+def draw_keys(stack: DepthVarying, key: PRNGKeyArray) -> dict[int, Array]:
+    """Keys `(L,)` with which `drawn_weights` draws each layer of the matrices of a stack, by their place among its leaves:
+    `draw_layer(key, entries)` gives one layer's. Copies of one stored layer, as those of a `layer_field`, have one key."""
+    source = sources(stack.stacked)
     return {
         i: _layer_keys(jax.random.fold_in(key, i), leaf.shape[0], source)
-        for i, leaf in enumerate(leaves)
-        if eqx.is_inexact_array(leaf) and leaf.ndim >= 3
+        for i, (mark, leaf) in enumerate(zip(jax.tree.leaves(learned(stack)), jax.tree.leaves(stack), strict=True))
+        if mark and leaf.ndim >= 3
     }
 
 

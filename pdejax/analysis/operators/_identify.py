@@ -102,7 +102,7 @@ def identify_operators(system: Any, u0: ArrayLike, *, mask: ArrayLike | None = N
         raise ValueError(
             f"{owner}: u0 has {batch.u.shape[0]} sequences; give at least 4, of which every second is held out."
         )
-    layers = layers_as_maps(owner, system, batch.u[0], batch.mask[0])
+    layers = layers_as_maps(owner, system, batch.u[0], batch.mask[0], len(batch.u))
     places = np.arange(layers.count)
     states = states_of_run(layers, batch, places, np.full(places.shape, layers.native))
     own = _own_names(layers)

@@ -17,6 +17,7 @@ from pdejax._depth import DepthVarying
 from pdejax._discretization import Discretization
 from pdejax._figure import AbstractRecord, Figure
 from pdejax.models._pairing import functional
+from pdejax.terms._base import learned
 
 _OWNER = "weights_in_depth"
 ORDERS = 2000  # random orders of layers in the test
@@ -186,7 +187,7 @@ def _matrices(system: Any) -> dict[str, Any]:
     if not isinstance(field, DepthVarying):
         return {}
     found = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(eqx.filter(field.stacked, eqx.is_inexact_array)):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(eqx.filter(field.stacked, learned(field.stacked))):
         if traced(leaf):
             raise TypeError(f"{_OWNER}: works on numbers, not inside jit, vmap or grad; call it outside of them.")
         if leaf.ndim >= 3:
