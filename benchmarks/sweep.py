@@ -1,10 +1,10 @@
-"""A sweep of 10⁵ runs that is killed ten times on the way, beside the same sweep left alone.
+"""A sweep of 10⁵ runs that is killed ten times on the way, beside the same sweep left alone; on devices and processes more.
 
-    python benchmarks/sweep.py --out benchmarks/results/sweep --sweeps undisturbed killed    # what is kept
-    python benchmarks/sweep.py --out out                         # on devices and as processes, too
+    python benchmarks/sweep.py --sweeps killed --out benchmarks/results/sweep    # what is kept; goes on after a stop
+    python benchmarks/sweep.py --out out                                         # on devices and as processes, too
 
 Every sweep is `pdejax sweep` in a process of its own: once undisturbed; once killed by SIGKILL at random moments and started
-again; and, unless `--sweeps` leaves them out, once on eight virtual devices of this machine's processor; once as two processes that share a folder. Stores are compared
+again; once on eight virtual devices of this machine's processor; once as two processes that share a folder. Stores are compared
 file by file. Writes resume.json: what differs, which chunks were lost or kept twice, runs per second, bytes.
 """
 
@@ -127,10 +127,14 @@ def finished(given: argparse.Namespace, folder: pathlib.Path, devices: int = 1, 
 
 def kills(given: argparse.Namespace, folder: pathlib.Path, chunks: int) -> tuple[list[dict[str, Any]], dict[int, Any]]:
     """A sweep that is killed at random moments, and the marks that were there at the first kill after each was made."""
+    from pdejax.runs._files import write_json
+
     draw = random.Random(given.seed)
     moments = [(chunk, draw.uniform(0, LATER)) for chunk in sorted(draw.sample(range(1, chunks), given.kills))]
-    log, seen = [], {}
-    for chunk, later in moments:
+    kept = given.work / "kills.json"  # written after every kill, so that a stop loses none of them
+    log, seen = json.loads(kept.read_text()) if kept.exists() else ([], {})
+    seen = {int(number): tuple(stamp) for number, stamp in dict(seen).items()}
+    for chunk, later in moments[len(log) :]:
         began, process = time.perf_counter(), start(given, folder)
         while process.poll() is None and len(list((folder / "done").glob("*.json"))) < chunk:
             time.sleep(0.2)
@@ -139,6 +143,7 @@ def kills(given: argparse.Namespace, folder: pathlib.Path, chunks: int) -> tuple
         status = process.wait()
         seen |= {number: _stamp(folder, number) for number in marks(folder) if number not in seen}
         log.append({"after_seconds": time.perf_counter() - began, "status": status, "chunks": len(seen)})
+        write_json(kept, [log, {str(number): stamp for number, stamp in seen.items()}])
         print(f"killed after {log[-1]['after_seconds']:.1f} s ({status}): {len(seen)} chunks", flush=True)
     return log, seen
 

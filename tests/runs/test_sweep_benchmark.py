@@ -1,9 +1,12 @@
 """The benchmark that kills a sweep: what it would call lost, kept twice or different is planted; the kept result is read."""
 
+import argparse
 import json
 import os
 import pathlib
 import runpy
+
+import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 BENCHMARK = runpy.run_path(str(ROOT / "benchmarks" / "sweep.py"))
@@ -46,6 +49,37 @@ def test_stores_that_differ_are_told(tmp_path):
     reference = files(tmp_path / "a")
     found = {name: apart(reference, tmp_path / name) for name in ("a", "b", "c", "d")}
     assert found == {"a": (0, 0), "b": (1, 0), "c": (1, 1), "d": (0, 0)}
+
+
+def test_kills_go_on_after_a_stop(tmp_path, monkeypatch):
+    """Stopped at the third kill: the first two and what was whole then are still known, and are not made again."""
+    given = argparse.Namespace(seed=0, kills=4, work=tmp_path)
+    made = []
+
+    class Process:
+        def poll(self):
+            return 0
+
+        def kill(self):
+            plant(tmp_path / "killed", len(made))
+
+        def wait(self):
+            return -9
+
+    def start(*_):
+        made.append(1)
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        return Process()
+
+    names = BENCHMARK["kills"].__globals__
+    monkeypatch.setitem(names, "start", start)
+    monkeypatch.setattr(names["time"], "sleep", lambda _: None)
+    with pytest.raises(KeyboardInterrupt):
+        BENCHMARK["kills"](given, tmp_path / "killed", 50)
+    log, found = BENCHMARK["kills"](given, tmp_path / "killed", 50)
+    assert [kill["chunks"] for kill in log] == [1, 2, 3, 4] and len(made) == 5 and sorted(found) == [1, 2, 4, 5]
+    assert found == seen(tmp_path / "killed")
 
 
 def test_the_kept_sweep_was_killed_and_is_the_one_left_alone():
