@@ -3,7 +3,8 @@
 XLA multiplies fastest on a CPU where the left factor lies in memory by rows and the right one too; what reverse mode makes of
 a product has one factor the other way round, and takes up to three times as long. A product of this module is a primitive of
 its own, so that its transposes can say which factor is copied in the other order, the smaller one. All else is as with
-`jax.lax.dot_general`: values, both modes of differentiation, their compositions, `jax.vmap`, `jax.shard_map`, export.
+`jax.lax.dot_general`: values, both modes of differentiation, their compositions, `jax.vmap`, `jax.shard_map`, export; on a mesh
+of explicit axes it is JAX's product itself.
 """
 
 import math
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jax.sharding import AxisType
 from jaxtyping import Array
 
 from pdejax._axes import same_axes
@@ -24,7 +26,9 @@ _MUCH_SMALLER = 8
 
 def product(x: Array, w: Array, over: int = 1, kind: Any = None) -> Array:
     """`jnp.tensordot(x, w, over)`: the last `over` axes of x with the first of w, both of one type; accumulated in `kind`."""
-    if platform_now() != "cpu" or x.dtype not in (jnp.float32, jnp.float64):
+    # Of arrays with a sharding of their own, on a mesh of explicit axes, JAX's rules say how cotangents are sharded.
+    explicit = AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
+    if explicit or platform_now() != "cpu" or x.dtype not in (jnp.float32, jnp.float64):
         return jnp.tensordot(x, w, over, preferred_element_type=kind)
     x, w = same_axes(x, w), same_axes(w, x)
     return _product.bind(x, w, batch=0, free=x.ndim - over, shared=over)

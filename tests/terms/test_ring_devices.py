@@ -59,6 +59,19 @@ def memory(length, devices):
         run = jax.jit(jax.grad(lambda u: jnp.sum(field(0.0, u, None) ** 2))).lower(x).compile()
     return run.memory_analysis().temp_size_in_bytes
 
+from pdejax.terms._products import product
+
+def products(kind):
+    # Errors of gradients, x by rows on eight devices, beside those of the plain product on one.
+    x, w = u[:64, :5], u[:5, :3]
+    mesh = jax.make_mesh((8,), ("rows",), axis_types=(kind,))
+    rows, whole = (jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(a)) for a in ("rows", None))
+    slopes = lambda f: jax.jit(jax.grad(lambda x, w: jnp.sum(jnp.sin(f(x, w, 1))), (0, 1)))
+    with jax.set_mesh(mesh):
+        got = slopes(product)(jax.device_put(x, rows), jax.device_put(w, whole))
+    return [error(np.asarray(a), b) for a, b in zip(got, slopes(jnp.tensordot)(x, w))]
+
+found["products"] = products(jax.sharding.AxisType.Auto) + products(jax.sharding.AxisType.Explicit)
 found["memory"] = {f"{n} on {r}": memory(n, r) for n, r in ((32768, 2), (32768, 8), (65536, 8))}
 print(json.dumps(found))
 """
@@ -79,6 +92,7 @@ def test_eight_devices_give_what_one_gives():
     # The state lies on eight devices from end to end, 64 tokens on each.
     assert "tokens" in found["spec"] and found["here"] == [64, 8]
     assert max(found["end"], found["by tokens"], found["by weights"]) < 1e-12, found
+    assert len(found["products"]) == 4 and max(found["products"]) < 1e-13
     # Of the gradient too, memory per device is a + b·tokens/devices, a some blocks of scores:
     # (1/2 − 1/8) of 32768 b beside 1/8 of it.
     # (One device sends nothing and holds no second copy of keys and values: its b is smaller.)
