@@ -78,7 +78,8 @@ def reach(found: Evidence, share: float) -> Any:
 
 
 def spectrum(found: Evidence) -> Any:
-    """Eigenvalues after the trained passes, and at the points where there are, beside the unit circle."""
+    """Eigenvalues after the trained passes, and at the points where there are, beside the unit circle; those of a real map
+    come in pairs, of which the search may have ended between the two: both are drawn."""
     ax = axes_of(None, 4.8, 4.6)
     angle = np.linspace(0, 2 * np.pi, 400)
     ax.plot(np.cos(angle), np.sin(angle), **NULL, label="unit circle")
@@ -89,10 +90,11 @@ def spectrum(found: Evidence) -> Any:
         if own:
             real, imaginary = (np.concatenate([x[f"{name} {part}"] for x in own]) for part in ("real", "imaginary"))
             if np.isfinite(real).any():
-                ax.scatter(real, imaginary, s=10, color=COLOURS[index], alpha=0.6, label=label)
+                pairs = np.unique(np.stack([np.r_[real, real], np.r_[imaginary, -imaginary]], axis=1), axis=0)
+                ax.scatter(*pairs.T, s=10, color=COLOURS[index], alpha=0.6, label=label)
     ax.set(xlabel="Re λ", ylabel="Im λ")
     ax.set_aspect("equal", adjustable="datalim")
-    legend(ax)
+    legend(ax, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return ax.figure
 
 
