@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import pdejax as pj
-from pdejax.analysis import depth, field_lipschitz, jacobian, loops
+from pdejax.analysis import convergence, depth, field_lipschitz, jacobian, loops
 from pdejax.analysis.jacobian._systems import drawn_weights
 
 SIZES = {"vocab": 7, "dim": 8, "heads": 2, "ffn": 16, "dtype": "float64", "param_dtype": "float64", "injection": "add"}
@@ -174,8 +174,17 @@ def test_what_is_no_start_is_refused(model, states):
     with pytest.raises(ValueError, match=r"this field adds the state that it began with.*d\.given\(u0\)"):
         net.discretization.field(0.0, states[0], None)
     late = net.discretization.replace(t0=2.0, steps=net.discretization.steps - 2)
-    with pytest.raises(ValueError, match=r"simulate: the field adds the state that it began with.*d\.given\(u0\)"):
-        pj.simulate(late, states[2])
+    for name, solve in {
+        "simulate": pj.simulate,
+        "simulate_in_parallel": lambda d, u: pj.simulate_in_parallel(d, u, coarsening=2),
+        "convergence": lambda d, u: convergence(d, u, steps=(2, 4, 8)),
+        "run_layers": lambda d, u: depth.run_layers(d.replace(steps=4), u),
+        "refine_layers": lambda d, u: depth.refine_layers(d.replace(steps=4), u),
+        "lyapunov_exponents": lambda d, u: jacobian.lyapunov_exponents(d, u, k=1, key=jax.random.key(0)),
+        "ftle": lambda d, u: jacobian.ftle(d, u, key=jax.random.key(0)),
+    }.items():
+        with pytest.raises(ValueError, match=rf"{name}: the field adds the state that it began with.*d\.given\(u0\)"):
+            solve(late, states[2])
     with pytest.raises(ValueError, match="adds a state of 4 tokens, but the field has 2"):
         pj.simulate(net.discretization.given(states[0]), states[0][:2])
     one, two = net.discretization.given(states[0]), jnp.stack([states[0], 2 * states[0]])

@@ -15,7 +15,7 @@ from pdejax._depth import DepthVarying, LayerStack, take_layer
 from pdejax._discretization import Discretization
 from pdejax._equation import FunctionField
 from pdejax._integrate import terms_of
-from pdejax._step_maps import check_start
+from pdejax._step_maps import begun, check_start
 from pdejax.analysis._states import token_mask
 from pdejax.analysis.jacobian._systems import discretization_of, layers_of, sources
 from pdejax.solvers import linear_part
@@ -193,7 +193,7 @@ def _fields(owner: str, system: Any, batch: Batch) -> list[tuple[Discretization,
     d = discretization_of(owner, system, batch.u.shape[-2])
     if not d.field.needs_start:
         return None
-    return [(d.given(u), u, real) for u, real in zip(batch.u, batch.mask, strict=True)]
+    return [(begun(owner, d, u), u, real) for u, real in zip(batch.u, batch.mask, strict=True)]
 
 
 def states_of_run(layers: Layers, batch: Batch, order: np.ndarray, steps: np.ndarray) -> Float[Array, "m b n d"]:

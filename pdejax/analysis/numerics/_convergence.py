@@ -19,6 +19,7 @@ from pdejax._check import at_top_level, integer, number, on_numbers
 from pdejax._depth import DepthVarying
 from pdejax._discretization import Discretization
 from pdejax._simulate import integrate
+from pdejax._step_maps import begun
 from pdejax._trajectory import Trajectory
 from pdejax._types import Field, Mask
 from pdejax.analysis.jacobian._operator import FieldAt, Jacobian
@@ -154,7 +155,7 @@ def convergence(
             f"convergence: the field has dtype {u0.dtype}; orders drown in float32 round-off. Work in float64: "
             "`with jax.enable_x64(True): ...` and arrays of dtype float64."
         )
-    d = discretization_of("convergence", system, u0.shape[-2]).given(u0)
+    d = begun("convergence", discretization_of("convergence", system, u0.shape[-2]), u0)
     if reference is None:
         about = _reference_steps(d, u0, mask)
         progress = _is_long(about) if progress is None else progress
