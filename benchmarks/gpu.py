@@ -1,4 +1,4 @@
-"""Everything that is measured on a GPU, in one command and in less than ten minutes.
+"""Everything that is measured on a GPU, in one command; no part begins after nine minutes.
 
     python benchmarks/gpu.py --out benchmarks/results            # on a GPU, with jax[cuda13]; PyTorch beside it if it is there
     python benchmarks/gpu.py --small --out out                   # rehearsal on any machine: tiny sizes, nothing to conclude from
