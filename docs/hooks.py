@@ -28,6 +28,7 @@ MADE = {
     "resumed": tables.resumed,
     "long sequences": tables.long_sequences,
     "speed": tables.speed,
+    "starts": tables.starts,
     "memory": tables.memory,
     "analysis speed": tables.analysis_speed,
     "calibration": tables.calibration,

@@ -318,7 +318,7 @@ def test_the_table_of_solvers_is_the_librarys():
 def test_tables_are_made_from_what_is_kept(name):
     text = hooks.MADE[name]()
     rows = [line for line in text.splitlines() if line.lstrip().startswith("|")]
-    assert len(rows) > 5
+    assert len(rows) > (3 if name == "starts" else 5)
     assert "nan" not in text.lower().split() and "None" not in text
     for _, table in group(rows):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1
@@ -344,7 +344,16 @@ def test_numbers_of_the_tables():
     text = hooks.tables.long_sequences()
     assert "On two devices or more the gradient's memory is 2.9 MB + 7.57 kB" in text
     assert "the field of 100,000 tokens (d = 8, 1 head) on 8 devices" in text
-    assert "PyTorch / pdejax | 0.99 |" in hooks.tables.speed() and "16.2 | 31.5" in hooks.tables.memory()
+    kept = json.loads((ROOT / "benchmarks" / "results" / "speed.json").read_text())["results"]
+    speed = hooks.tables.speed()
+    for case in ("euler 24", "rk4 24", "dopri5 1e-5"):  # what is slower is said, too
+        for way in ("forward", "gradient"):
+            ratio = kept["torch"][case][way]
+            assert (
+                f"torch: {case} | torchdiffeq / pdejax, {way} | {ratio['min']:.2f} | {ratio['median']:.2f} |" in speed
+            )
+    assert "PyTorch / pdejax | 0.93 |" in speed and "16.2 | 32.0" in hooks.tables.memory()
+    assert "| 43.7 | 29.2 | 0.67 |" in hooks.tables.starts()
     assert re.search(r"linear_cka \| 4.8 ms \| 29.4 ms \| 6.16", hooks.tables.analysis_speed())
 
 

@@ -305,6 +305,20 @@ def speed() -> str:
     return table(["what", "ratio of times", "fastest rounds", "medians"], rows)
 
 
+def starts() -> str:
+    """Seconds of a command, and of the same command again, its programs kept."""
+    found = _read("speed.json")["results"]["starts"]
+    rows = [
+        [
+            f"`pdejax {x['command']}`",
+            *(f"{x[which]['wall']:.1f}" for which in ("first", "second")),
+            f"{x['second / first']['wall']:.2f}",
+        ]
+        for x in found.values()
+    ]
+    return table(["command", "first, seconds", "second", "second / first"], rows)
+
+
 def memory() -> str:
     """Temporaries of attention, dense and blocked, and of gradients through RK4 by adjoint, in MiB."""
     attention = _read("speed.json")["results"]["memory"]
@@ -322,9 +336,11 @@ def memory() -> str:
 
 
 def _ratios(found: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, float]]]:
+    """All ratios by their place: times have a spread, ratios have none."""
     for name, item in found.items():
-        if isinstance(item, dict) and " / " in name and "min" in item:
-            yield (*path, name), item
+        if isinstance(item, dict) and "min" in item:
+            if "iqr" not in item:
+                yield (*path, name if path[0] != "torch" else f"torchdiffeq / pdejax, {name}"), item
         elif isinstance(item, dict):
             yield from _ratios(item, (*path, name))
 
