@@ -1,13 +1,18 @@
 """Looped Transformers over seeds: the same loop with pre-, post- and peri-norm and with injection, trained and studied anew.
 
-    python benchmarks/loops.py --out benchmarks/results/loops    # hours on two cores; goes on after a stop
+    python benchmarks/loops.py --jobs 2 --out benchmarks/results/loops    # an hour on two cores; goes on after a stop
 
 Every model is trained by `pdejax train` on short ListOps and studied by `pdejax loops`, once per seed, into a folder of its own
-under --work. Writes seeds.json: what each seed's study found, figure by figure, and their means with intervals over seeds.
+under --work; --jobs of them at a time. Writes seeds.json: what each seed's study found, figure by figure, and their means with
+intervals over seeds.
 """
 
 import argparse
+import concurrent.futures
+import functools
+import itertools
 import json
+import multiprocessing
 import pathlib
 import sys
 from typing import Any
@@ -22,6 +27,7 @@ MODELS = {
 }
 DATA = ["min_length=5", "max_length=20", "sizes=(48000,2000,2000)"]
 HOW = ["--optimizer", "adamw", "--schedule", "cosine", "--warmup", "200", "--weight-decay", "0.01", "--clip", "1.0"]
+SETTINGS = ("seeds", "dim", "steps", "sequences", "loops", "derivatives")
 SHARES = ("share", "accuracy", "test accuracy")  # from 0 to 1
 
 
@@ -30,36 +36,39 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("out"), help="folder for the result")
     parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("out/loops"), help="for networks and studies")
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS), help="which of them")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds of each, from 0")
-    parser.add_argument("--dim", type=int, default=64, help="features; the feed-forward network has four times as many")
-    parser.add_argument("--steps", type=int, default=2500, help="steps of training")
-    parser.add_argument("--sequences", type=int, default=24, help="inputs of a study")
-    parser.add_argument("--loops", type=int, default=256, help="passes that are followed")
-    parser.add_argument("--derivatives", type=int, default=12, help="inputs whose sub-layers are measured")
+    parser.add_argument("--seeds", type=int, default=5, help="seeds of each, from 0")
+    parser.add_argument("--jobs", type=int, default=1, help="networks at a time, each in a process of its own")
+    parser.add_argument("--dim", type=int, default=32, help="features; the feed-forward network has four times as many")
+    parser.add_argument("--steps", type=int, default=1000, help="steps of training")
+    parser.add_argument("--sequences", type=int, default=20, help="inputs of a study")
+    parser.add_argument("--loops", type=int, default=96, help="passes that are followed")
+    parser.add_argument("--derivatives", type=int, default=1, help="inputs whose sub-layers are measured")
     given = parser.parse_args(arguments)
     from pdejax.runs import environment
     from pdejax.runs._files import write_json
 
-    found: dict[str, Any] = {}
-    for seed in range(given.seeds):
-        for model in given.models:
-            found.setdefault(model, []).append(studied(given, model, seed))
+    found: dict[str, Any] = {model: [] for model in given.models}
+    order = list(itertools.product(range(given.seeds), given.models))
+    # In fresh processes: a thread of XLA does not outlive a fork, and memory goes back after every network.
+    alone = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(given.jobs, alone, max_tasks_per_child=1) as pool:
+        for (_, model), run in zip(order, pool.map(functools.partial(studied, given), order), strict=True):
+            found[model].append(run)
     given.out.mkdir(parents=True, exist_ok=True)
     content = {
         "models": {model: {"seeds": runs, "over seeds": over(runs)} for model, runs in found.items()},
-        "settings": {
-            name: getattr(given, name) for name in ("seeds", "dim", "steps", "sequences", "loops", "derivatives")
-        },
+        "settings": {name: getattr(given, name) for name in SETTINGS},
         "environment": environment(),
     }
     write_json(given.out / "seeds.json", content)
     return 0
 
 
-def studied(given: argparse.Namespace, model: str, seed: int) -> dict[str, Any]:
+def studied(given: argparse.Namespace, which: tuple[int, str]) -> dict[str, Any]:
     """One network trained and studied, or read where it was already."""
     from pdejax.cli import main as run
 
+    seed, model = which
     network, study = given.work / "networks" / f"{model}-{seed}", given.work / "studies" / f"{model}-{seed}"
     sizes = ["--dim", given.dim, "--ffn", 4 * given.dim, "--layers", 1]
     train = ["train", "listops", "--data", *DATA, *sizes, *HOW, "--steps", given.steps, *MODELS[model]]
@@ -73,12 +82,18 @@ def studied(given: argparse.Namespace, model: str, seed: int) -> dict[str, Any]:
     values = {
         name: ours.get("value", ours.get("mean")) if isinstance(ours, dict) else ours for name, ours in figures.items()
     }
+    kinds = found["results"]["kinds"]
+    # Of kinds that no input is of the study has no row.
+    shares = {f"share of inputs: {kind}": count / sum(kinds.values()) for kind, count in kinds.items()}
     return {
         "seed": seed,
         "accuracy": trained["test"]["accuracy"],
-        "kinds": found["results"]["kinds"],
+        "baselines": trained["baselines"],
+        "kinds": kinds,
+        "followed to its end": found["results"]["safe range"]["censored"],
+        "same point": found["results"].get("fixed points", {}).get("the same", 0),
         "verdict": found["verdict"],
-        "values": {name: value for name, value in values.items() if isinstance(value, int | float)},
+        "values": shares | {name: value for name, value in values.items() if isinstance(value, int | float)},
     }
 
 
