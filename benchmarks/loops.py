@@ -1,4 +1,4 @@
-"""Looped Transformers over seeds: the same loop with pre-, post- and peri-norm and with injection, trained and studied anew.
+"""Looped Transformers over seeds: pre-, post- and peri-norm, with injection and without, trained and studied anew.
 
     python benchmarks/loops.py --jobs 2 --out benchmarks/results/loops    # an hour on two cores; goes on after a stop
 
@@ -24,6 +24,7 @@ MODELS = {
     "post": ["--norm", "post", "--options", "loops=6"],
     "peri": ["--norm", "peri", "--options", "loops=6"],
     "injected": ["--norm", "pre", "--options", "loops=6", "injection=add"],
+    "injected-post": ["--norm", "post", "--options", "loops=6", "injection=add"],
 }
 DATA = ["min_length=5", "max_length=20", "sizes=(48000,2000,2000)"]
 HOW = ["--optimizer", "adamw", "--schedule", "cosine", "--warmup", "200", "--weight-decay", "0.01", "--clip", "1.0"]
