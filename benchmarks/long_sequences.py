@@ -1,10 +1,11 @@
 """Long sequences on several devices: ring attention, diffusion by halos, memory per device.
 
-    python benchmarks/long_sequences.py --out benchmarks/results    # a quarter of an hour on two cores
+    python benchmarks/long_sequences.py --out benchmarks/results    # half an hour on two cores
+    python benchmarks/long_sequences.py --parts gradient --out benchmarks/results    # that anew, the rest as it is there
 
 Eight devices are made of this machine's processor, which says what is computed and how much memory it takes, not how fast.
-Compares a field of 100,000 tokens with that of one device, fits the compiled programs' memory by a + b·N/devices, and says from
-that what a million tokens need. Writes long_sequences.json.
+Compares a field of 100,000 tokens and its gradient with those of one device, fits the compiled programs' memory by
+a + b·N/devices, and says from that what a million tokens need. Writes long_sequences.json.
 """
 
 import argparse
@@ -15,13 +16,15 @@ import sys
 import time
 
 MILLION = 1_000_000
+PARTS = ("memory", "field", "gradient")
 LENGTHS, COUNTS = (16_384, 32_768, 65_536), (1, 2, 4, 8)
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("out"), help="folder for the result")
-    parser.add_argument("--length", type=int, default=100_000, help="tokens of the field that is compared")
+    parser.add_argument("--length", type=int, default=100_000, help="tokens of the fields that are compared")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what is measured")
     parser.add_argument("--devices", type=int, default=8, help="devices to make")
     parser.add_argument("--dim", type=int, default=64, help="features of the fields whose memory is measured")
     parser.add_argument("--heads", type=int, default=4, help="their heads")
@@ -32,16 +35,19 @@ def main(arguments: list[str] | None = None) -> int:
     from pdejax.runs import environment
     from pdejax.runs._files import write_json
 
-    memory = {kind: table(given, kind) for kind in ("field", "gradient")}
-    found = {
-        "memory": memory,
-        "million": {kind: million(rows) for kind, rows in memory.items()},
-        "compared": compare(given.length, given.devices),
-        "dim": given.dim,
-        "heads": given.heads,
-        "environment": environment(),
-    }
-    write_json(given.out / "long_sequences.json", found)
+    path, found = given.out / "long_sequences.json", {}
+    if set(given.parts) != set(PARTS):
+        found = json.loads(path.read_text())
+        if found["environment"] != environment():
+            raise SystemExit(f"{path} was measured elsewhere; measure all parts.")
+    found |= {"dim": given.dim, "heads": given.heads, "environment": environment()}
+    if "memory" in given.parts:
+        memory = {kind: table(given, kind) for kind in ("field", "gradient")}
+        found |= {"memory": memory, "million": {kind: million(rows) for kind, rows in memory.items()}}
+    for kind in PARTS[1:]:
+        if kind in given.parts:
+            found["compared"] = found.get("compared", {}) | {kind: compare(given.length, given.devices, kind)}
+    write_json(path, found)
     print(json.dumps({key: value for key, value in found.items() if key != "environment"}, indent=1))
     return 0
 
@@ -110,8 +116,8 @@ def million(rows: list[dict[str, float]]) -> dict[str, float]:
     return found
 
 
-def compare(length: int, devices: int) -> dict[str, float]:
-    """A field of so many tokens on all devices beside that of one, float32."""
+def compare(length: int, devices: int, kind: str) -> dict[str, float]:
+    """A field of so many tokens, or the gradient of half its square by the tokens, on all devices beside that of one, float32."""
     import equinox as eqx
     import jax
     import jax.numpy as jnp
@@ -126,7 +132,10 @@ def compare(length: int, devices: int) -> dict[str, float]:
 
     @eqx.filter_jit
     def run(field, u):
-        return field(0.0, u, None)
+        def value(v):
+            return field(0.0, v, None)
+
+        return value(u) if kind == "field" else jax.grad(lambda v: jnp.sum(value(v) ** 2) / 2)(u)
 
     took = []
     for one, x in ((made, u), (field, field.place(u))):

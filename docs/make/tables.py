@@ -184,12 +184,12 @@ def long_sequences() -> str:
             f"{fit['gigabytes_per_device_on_64']:.2f} GB on "
             f"each of 64; one attention map alone has {fit['gigabytes_of_one_map']:,.0f} GB."
         )
-    beside = found["compared"]
-    lines.append(
-        f"Beside one device: the field of {beside['tokens']:,} tokens (d = {beside['dim']}, "
-        f"{beside['heads']} head{'s' * (beside['heads'] > 1)}) on {beside['devices']} devices is that of one within "
-        f"{beside['relative_difference']:.1e} of its norm."
-    )
+    for kind, beside in found["compared"].items():
+        lines.append(
+            f"Beside one device: the {kind} of {beside['tokens']:,} tokens (d = {beside['dim']}, "
+            f"{beside['heads']} head{'s' * (beside['heads'] > 1)}) on {beside['devices']} devices is that of one within "
+            f"{beside['relative_difference']:.1e} of its norm."
+        )
     return "\n\n".join(lines)
 
 
