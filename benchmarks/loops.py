@@ -3,8 +3,8 @@
     python benchmarks/loops.py --jobs 2 --out benchmarks/results/loops    # an hour on two cores; goes on after a stop
 
 Every model is trained by `pdejax train` on short ListOps and studied by `pdejax loops`, once per seed, into a folder of its own
-under --work; --jobs of them at a time. Writes seeds.json: what each seed's study found, figure by figure, and their means with
-intervals over seeds.
+under --work; --jobs of them at a time. Writes seeds.json, again after every seed: what each seed's study found, figure by
+figure, and their means with intervals over seeds.
 """
 
 import argparse
@@ -48,6 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     from pdejax.runs import environment
     from pdejax.runs._files import write_json
 
+    given.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {model: [] for model in given.models}
     order = list(itertools.product(range(given.seeds), given.models))
     # In fresh processes: a thread of XLA does not outlive a fork, and memory goes back after every network.
@@ -55,14 +56,18 @@ def main(arguments: list[str] | None = None) -> int:
     with concurrent.futures.ProcessPoolExecutor(given.jobs, alone, max_tasks_per_child=1) as pool:
         for (_, model), run in zip(order, pool.map(functools.partial(studied, given), order), strict=True):
             found[model].append(run)
-    given.out.mkdir(parents=True, exist_ok=True)
-    content = {
-        "models": {model: {"seeds": runs, "over seeds": over(runs)} for model, runs in found.items()},
-        "settings": {name: getattr(given, name) for name in SETTINGS},
-        "environment": environment(),
-    }
-    write_json(given.out / "seeds.json", content)
+            if model == given.models[-1]:
+                write_json(given.out / "seeds.json", summary(given, found) | {"environment": environment()})
     return 0
+
+
+def summary(given: argparse.Namespace, found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """What is known after so many seeds of every model."""
+    settings = {name: getattr(given, name) for name in SETTINGS} | {"seeds": len(found[given.models[0]])}
+    return {
+        "models": {model: {"seeds": list(runs), "over seeds": over(runs)} for model, runs in found.items()},
+        "settings": settings,
+    }
 
 
 def studied(given: argparse.Namespace, which: tuple[int, str]) -> dict[str, Any]:
