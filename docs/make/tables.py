@@ -155,9 +155,13 @@ def resumed() -> str:
     ]
     done = f"{found['bytes'] / 1e6:.1f} MB. Chunks lost: {killed['lost']}; kept twice: {killed['rewritten']}."
     if "devices" in found:
+        one, many = (found["sweeps"][name] for name in ("undisturbed", "devices"))
+        clock, cores = one["seconds"] / many["seconds"], found["environment"]["cores"]
         done += (
-            f" {found['devices']} virtual devices share the machine's {found['environment']['cores']} cores: per second of the "
-            f"processor they do {found['rate_of_devices_to_one']:.2f} times the runs of one."
+            f" {found['devices']} virtual devices share the machine's {cores} cores: per second of the processor they do "
+            f"{found['rate_of_devices_to_one']:.2f} times the runs of one; by the clock {clock:.2f} times, which is "
+            f"{clock / found['devices']:.2f} of {found['devices']} times its rate, where {cores} cores of which one device keeps "
+            f"one busy can give {cores / found['devices']:.2f} at most."
         )
     return "\n\n".join([table(head, rows), table(["kill", "after the start", "chunks whole by then"], starts), done])
 
