@@ -26,6 +26,9 @@ def base(key, norm=True):
 # A network of its own, in NumPy: u ← u + L^{−α} tanh(u W_l), many draws at once.
 
 
+BLOCKS = {"pairs": 2, "iid pairs": 2, "fours": 4}  # how often each drawn layer is used in a row
+
+
 def stack(kind, rng, draws, longest):
     """Weights of all layers of every draw `(draws, longest, d, d)`, as functions of depth on the finest grid."""
     size = 0.4
@@ -39,6 +42,11 @@ def stack(kind, rng, draws, longest):
     noise = size * rng.standard_normal((draws, longest, D, D))
     if kind == "rough":
         return common + np.cumsum(noise, axis=1) / math.sqrt(longest)
+    if kind in BLOCKS:
+        noise = np.repeat(noise, BLOCKS[kind], axis=1)[:, :longest]
+        return noise if kind == "iid pairs" else common + noise
+    if kind == "alternating":
+        return noise[:, np.arange(longest) % 2]
     return noise if kind == "iid" else common + noise
 
 
@@ -51,7 +59,7 @@ def shown(kind, alpha, rng, *, draws, layers=LAYERS, sphere=False):
     u0 = unit(u0)
 
     def place(index, count):
-        return index if kind in ("iid", "mean", "tied", "one") else (index * longest) // count
+        return index if kind not in ("smooth", "rough") else (index * longest) // count
 
     def scale(index, count):
         """One layer that does not shrink, before tied ones: an ODE from where it leaves tokens."""
@@ -65,7 +73,7 @@ def shown(kind, alpha, rng, *, draws, layers=LAYERS, sphere=False):
             u = moved
         return u, np.stack(squares)
 
-    found = {"end": [], "even": [], "odd": [], "start": [], "increments": [], "largest": []}
+    found = {"end": [], "even": [], "odd": [], "start": [], "increments": [], "largest": [], "equal": []}
     for count in layers:
         end, squares = run(count, 1, 0)
         found["end"].append(end)
@@ -74,6 +82,8 @@ def shown(kind, alpha, rng, *, draws, layers=LAYERS, sphere=False):
         found["even"].append(run(count, 2, 0)[0])
         found["odd"].append(run(count, 2, 1)[0])
         found["start"].append(np.broadcast_to(u0, (draws, N, D)))
+        own = weights[:, [place(index, count) for index in range(count)]]
+        found["equal"].append((own == own[:, :1]).all(axis=(1, 2, 3)) & (kind != "one"))
     return judge_depth(layers, {name: np.stack(x) for name, x in found.items()}, draws)
 
 
@@ -91,9 +101,26 @@ PLANTED = {
     "mean, L^-3/4": ("mean", 0.75, "none", False),
     "tied, 1/√L": ("tied", 0.5, "none", False),
     "one layer, then tied, 1/L": ("one", 1.0, "ODE", False),
+    "pairs around a mean, 1/L": ("pairs", 1.0, "averaged ODE", False),
+    "fours around a mean, 1/L": ("fours", 1.0, "averaged ODE", False),
+    "pairs, 1/L": ("iid pairs", 1.0, "averaged ODE", True),
+    "pairs, 1/√L": ("iid pairs", 0.5, "SDE", False),
+    "pairs, L^-1/4": ("iid pairs", 0.25, "none", False),
+    # What a and b by turns tend to is the ODE of (a + b)/2, which no noise averages: no limit of these is theirs by name.
+    "two by turns, 1/L": ("alternating", 1.0, "not decided", False),
+    "two by turns, L^-3/2": ("alternating", 1.5, "not decided", False),
 }
 # Recipes whose verdict must come at 128 draws and 128 layers: the others may be too near to a border to be decided.
-DECIDED = ("tied, 1/L", "smooth, 1/L", "tied, L^-3/2", "iid, 1/L", "iid, 1/√L", "iid, L^-3/4", "iid, L^-1/4")
+DECIDED = (
+    "tied, 1/L",
+    "smooth, 1/L",
+    "tied, L^-3/2",
+    "iid, 1/L",
+    "iid, 1/√L",
+    "iid, L^-3/4",
+    "iid, L^-1/4",
+    "pairs, L^-1/4",
+)
 
 
 @pytest.mark.parametrize("name", PLANTED)
@@ -157,13 +184,13 @@ def test_power_of_an_ode_rests_on_thinning_too(equal, width):
     parity = math.nan if equal else -1.0
     at = {"states": (0.0, 0.01), "increments": (-1.0, 0.01), "coarse": (-1.0, width), "parity": (parity, width)}
     values = {"parity": np.zeros(4) if equal else np.ones(4)}
-    verdict = depth_verdict(figures(**at), values)[0]
+    verdict = depth_verdict(figures(**at), values, equal=equal)[0]
     stated, detectable = verdict_power(verdict, False, figures(**at), 128, equal=equal)
     rng, noise = np.random.default_rng(0), {name: ci / 1.97882 for name, (_, ci) in at.items()}  # t of 127 degrees
     seen = [
-        depth_verdict(figures(**{name: (x + noise[name] * rng.normal(), ci) for name, (x, ci) in at.items()}), values)[
-            0
-        ]
+        depth_verdict(
+            figures(**{name: (x + noise[name] * rng.normal(), ci) for name, (x, ci) in at.items()}), values, equal=equal
+        )[0]
         for _ in range(1000)
     ]
     named = np.mean([one == "ODE" for one in seen])
@@ -184,12 +211,22 @@ def test_growth_that_would_be_missed_in_four_cases_of_five():
 
 
 def test_alternating_layers_are_not_called_independent():
-    """Two layers by turns, at L^-3/2: even and odd layers differ, and no draw of one is independent of another's."""
-    verdict, trivial, reason = depth_verdict(figures(states=(-0.5, 0.01), increments=(-1.5, 0.01)), SOME)
-    assert (verdict, trivial) == ("averaged ODE", True)
-    assert "even and odd layers differ" in reason and "independent" not in reason
-    grown = depth_verdict(figures(increments=(-0.25, 0.01)), SOME)
+    """Two layers by turns, at L^-3/2: states are L times an increment, of independent layers √L times."""
+    by_turns = figures(states=(-0.5, 0.01), increments=(-1.5, 0.01))
+    assert depth_verdict(by_turns, SOME, equal=False)[:2] == ("not decided", False)
+    drawn = figures(states=(-0.5, 0.01), increments=(-1.0, 0.01))
+    assert depth_verdict(drawn, SOME, equal=False)[:2] == ("averaged ODE", True)
+    grown = depth_verdict(figures(increments=(-0.25, 0.01)), SOME, equal=False)
     assert grown[0] == "none" and "even and odd layers differ" in grown[2] and "independent" not in grown[2]
+
+
+@pytest.mark.parametrize("parity", [[0.0] * 4, [0.1, 0.1, 0.0, 0.1]])
+def test_what_parity_does_not_see_is_not_decided(parity):
+    """All exponents are an ODE's: of one layer it is one, of layers in pairs nothing is known."""
+    at, values = figures(increments=(-1, 0.01), coarse=(-1, 0.01), parity=(math.nan, math.nan)), {"parity": parity}
+    assert depth_verdict(at, values, equal=False)[0] == "not decided"
+    assert depth_verdict(at, {"parity": [0.0] * 4}, equal=True)[0] == "ODE"
+    assert depth_verdict(at | figures(states=(0.3, 0.01)), values, equal=False)[0] == "none"
 
 
 def test_one_large_layer_is_no_sde():
@@ -251,11 +288,11 @@ SOME = {"parity": np.ones(4)}
     ],
 )
 def test_verdicts_from_exponents(exponents, verdict):
-    assert depth_verdict(figures(**exponents), SOME)[0] == verdict
+    assert depth_verdict(figures(**exponents), SOME, equal=False)[0] == verdict
 
 
 def test_networks_that_diverge_are_no_evidence():
-    verdict, _, reason = depth_verdict(figures(states=(math.nan, math.nan)), SOME, ["64", "128"])
+    verdict, _, reason = depth_verdict(figures(states=(math.nan, math.nan)), SOME, ["64", "128"], equal=False)
     assert verdict == "not decided" and "64, 128 layers diverged" in reason
 
 
@@ -339,6 +376,34 @@ def test_weights_depend_on_depth_as_the_recipe_says():
     assert np.all(weights("tied", 4) == weights("tied", 4)[:1])
     # What is no matrix stays as it is.
     assert Recipe(equation, "mean").layer(Recipe(equation, "mean").draw(4, key), 1, 4, 4).reaction.b1.shape == (4,)
+
+
+@pytest.mark.parametrize(
+    ("kind", "amplitude", "equal"), [("tied", 0.5, True), ("mean", 0.0, True), ("mean", 0.5, False)]
+)
+def test_layers_are_equal_if_their_weights_are(kind, amplitude, equal):
+    recipe = Recipe(pj.MasterEquation(pj.FeedForward(D, 4, key=jax.random.key(1))), kind, 1.0, amplitude=amplitude)
+    found = depth_check(recipe, jnp.ones((N, D)), layers=(2, 4, 6, 8), draws=8, gradients=False)
+    assert found.equal == equal == bool(np.all(found.values["parity"] == 0))
+
+
+def test_networks_of_tied_pairs_are_no_ode_by_their_parity():
+    """Each drawn layer twice in a row, around a mean at 1/L: even and odd layers are the same, and the limit is an average."""
+
+    def net(count, seed, repeat):
+        own = jax.random.fold_in(jax.random.key(6), seed)
+        drawn = [
+            pj.FeedForward(D, 4, key=jax.random.fold_in(own, i // repeat), activation="tanh") for i in range(count)
+        ]
+        field = pj.DepthVarying.from_layers([pj.MasterEquation(one) for one in drawn], 1.0)
+        return pj.Discretization(field, "euler", t1=1.0, steps=count)
+
+    for repeat, equal in ((2, False), (8, True)):
+        nets = {count: [net(count, seed, repeat) for seed in range(3)] for count in (4, 6, 8, 2)}
+        found = depth_check(nets, jnp.ones((N, D)), gradients=False)
+        assert found.equal == equal and np.all(found.values["parity"] == 0)
+        assert found.verdict in (("ODE", "not decided") if equal else ("not decided",))
+        assert equal or "what they differ by is not seen" in found.reason
 
 
 @pytest.mark.slow

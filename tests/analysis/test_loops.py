@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from scipy.linalg import block_diag
 
+from pdejax import Figure
 from pdejax.analysis.loops import classify_loop, fixed_point, loop_eigenvalues, loop_exponents, loop_of
-from pdejax.analysis.loops._kinds import KINDS, _falls
+from pdejax.analysis.loops._kinds import KINDS, _falls, exponent_kind
 
 N, D = 3, 2
 U = jax.random.normal(jax.random.key(0), (N, D))
@@ -264,12 +265,65 @@ def test_random_linear_loops():
     assert wrong == []
 
 
-def test_a_loop_that_needs_more_passes_is_not_called_a_point():
-    """An exponent of 0 beside a point that is not reached: nothing is certified, nothing is claimed."""
+def test_a_slow_approach_is_called_its_point_or_nothing():
+    """u − u² + 1e-6 is drawn to 1e-3, where its slope is 0.998: what 64 passes show as an exponent near 0 is no neutral loop."""
     found = classify_loop(loop_of(polynomial(a=1.0, b=-1.0, e=1e-6), U * 0 + 0.5), loops=64)
-    assert found.kind in ("marginal", "not decided", "fixed point")
-    if found.kind == "fixed point":
-        np.testing.assert_allclose(found.point.state, 1e-3, rtol=1e-6)
+    assert found.kind == "fixed point"
+    np.testing.assert_allclose(found.point.state, 1e-3, rtol=1e-6)
+
+
+def jordan(radius):
+    """A block of one eigenvalue: powers of k before it falls."""
+    return Linear(jnp.asarray(radius * np.eye(N * D) + np.eye(N * D, k=1)), ZERO)
+
+
+# name: map, start, passes, the truth, and whether it must be said.
+TRUTHS = {
+    # Cycles of more than 8 passes, true exponents −0.021, −0.075 and −0.0025; and weak chaos, +0.023.
+    "a long cycle": (logistic(3.569), IN, 512, "cycle", False),
+    "a long cycle, seen for longer": (logistic(3.569), IN, 4096, "cycle", False),
+    "a strong cycle of 16": (logistic(3.566), IN, 512, "cycle", False),
+    "a weak cycle of 16": (logistic(3.5645), IN, 4096, "cycle", False),
+    "weak chaos": (logistic(3.5702), IN, 512, "expanding", False),
+    "weak chaos, seen for longer": (logistic(3.5702), IN, 4096, "expanding", True),
+    "chaos": (logistic(3.7), IN, 512, "expanding", True),
+    "Jordan, 64": (jordan(0.985), U, 64, "fixed point", True),
+    "Jordan, 128": (jordan(0.985), U, 128, "fixed point", True),
+    "Jordan, 256": (jordan(0.985), U, 256, "fixed point", True),
+    "Jordan, 512": (jordan(0.985), U, 512, "fixed point", True),
+    "Jordan of 1, 32": (jordan(1.0), U, 32, "drift", True),
+    "Jordan of 1, 512": (jordan(1.0), U, 512, "drift", True),
+    "Jordan beyond 1": (jordan(1.02), U, 512, "expanding", True),
+}
+
+
+@pytest.mark.parametrize("name", TRUTHS)
+def test_a_kind_is_the_truth_or_not_decided(name):
+    """Exponents near 0 and growth before a fall: what is named is so, whatever the point values suggest."""
+    step, start, passes, truth, must = TRUTHS[name]
+    found = classify_loop(loop_of(step, start), loops=passes)
+    assert found.kind in ((truth,) if must else (truth, "not decided"))
+
+
+@pytest.mark.parametrize(
+    ("value", "ci", "kind"),
+    [
+        (0.0, 0.0, "marginal"),
+        (0.001, 0.02, "marginal"),
+        (0.001, 0.03, "not decided"),  # reaches beyond what counts as 0
+        (-0.021, 0.049, "not decided"),
+        (-0.015, 0.002, "not decided"),  # falls at a rate, if slowly
+        (0.015, 0.002, "not decided"),
+        (-0.004, 0.0004, "marginal"),  # as a power of k does
+        (0.03, 0.01, "expanding"),
+        (0.03, 0.04, "not decided"),
+        (0.03, math.nan, "not decided"),
+        (-0.3, 0.01, "not decided"),
+    ],
+)
+def test_what_an_exponent_shows_of_512_passes(value, ci, kind):
+    """2 log(512)/512 = 0.0244, 4 log(2)/512 = 0.0054."""
+    assert exponent_kind(Figure(value, value - ci, value + ci), 512) == kind
 
 
 @pytest.mark.parametrize("distance", [0.1, 3.0])

@@ -8,12 +8,19 @@ import types
 import numpy as np
 import pytest
 from flax import nnx
+from scipy.stats import spearmanr
 
 import pdejax as pj
 from pdejax import cli
+from pdejax._bootstrap import over_seeds
+from pdejax.analysis.loops import safe_range
+from pdejax.analysis.loops._exits import ExitRule, share_of
 from pdejax.analysis.loops._kinds import KINDS
 from pdejax.studies.loops import LoopsConfig, loops
+from pdejax.studies.loops import _answers as answers
 from pdejax.studies.loops import _measure as measuring
+from pdejax.studies.loops._answers import foreseen, nothing_certain, rank_correlation
+from pdejax.studies.loops._found import Found
 from pdejax.studies.loops._judge import judge
 
 B, K, TRAINED, D = 8, 40, 4, 3
@@ -77,8 +84,9 @@ def row(found, start):
 def test_points_that_tell_inputs_apart():
     found = judge(CONFIG, [stored()])
     assert found.passed and found.sentence.startswith("net as a loop: fixed point for 8 of 8 inputs")
-    assert "to at least 40 passes, 10 times training (certain to 4 at 95%)" in found.sentence
-    assert float(row(found, "safe range of loops, certain").ours) == TRAINED
+    certain = "nothing beyond training is certain at 95%: 72 inputs are needed"
+    assert f"to at least 40 passes, 10 times training ({certain})" in found.sentence
+    assert row(found, "safe range of loops, certain").note == certain
     assert found.verdicts["memory"].startswith("the mean tokens of the fixed points tell the inputs apart")
     assert "share" not in found.verdicts["memory"] and found.results["fixed points"]["the same"] == 1
     assert float(row(found, "spectral radius at the point").ours) == pytest.approx(0.5, rel=0.05)
@@ -86,7 +94,8 @@ def test_points_that_tell_inputs_apart():
     assert float(row(found, "accuracy at 4 passes").ours) == 1.0
     assert found.results["gains"]["reaction"] == pytest.approx(0.5, rel=0.05)
     # Of inputs that are alike every criterion does as well.
-    assert "costs least, 7.2 passes, 7.0 would do" in found.verdicts["exit, point"]
+    assert found.verdicts["exit, point"].endswith("cost least, not told apart; 7.0 would do")
+    assert all(f"{name} (" in found.verdicts["exit, point"] for name in measuring.SCORES)
     assert found.verdicts["cheap estimates"].startswith("none is on the wrong side of 1")
     assert set(found.dataset.sizes) >= {"input", "state", "pass", "eigenvalue"}
 
@@ -106,14 +115,107 @@ def test_one_point_for_all_is_a_loop_that_forgets(others, forgets):
 
 def test_answers_that_collapse():
     found = judge(CONFIG, [stored(keeps=False)])
-    assert found.verdicts["safe range"] == "to 5 passes, 1.25 times training (certain to 4 at 95%)"
+    assert found.verdicts["safe range"].startswith(
+        "to 5 passes, 1.25 times training (nothing beyond training is certain"
+    )
     assert float(row(found, "share of answers kept at 16 passes").ours) == 0.0
     assert "8 of 8 foreseen rightly" in found.verdicts["collapse foreseen"]
+    assert "no better than the 8 of the commoner answer" in found.verdicts["collapse foreseen"]
     assert float(row(found, "passes to the change").ours) == pytest.approx(1.0)
     wrong = stored(keeps=False)
     for x in wrong["inputs"]:
         x["foreseen"] = np.asarray(21)
     assert judge(CONFIG, [wrong]).verdicts["collapse foreseen"].startswith("0 of 8")
+
+
+@pytest.mark.parametrize(("count", "certain"), [(71, False), (72, True)])
+def test_what_is_certain_takes_inputs(count, certain):
+    """0.025^(1/72) is above 0.95, 0.025^(1/71) is not."""
+    found = safe_range(np.zeros((count, 9), int), trained=4)
+    assert (found.certain > 4) == certain == (0.025 ** (1 / count) > 0.95)
+    said = nothing_certain(found, 0.95)
+    assert said.endswith("72 inputs are needed") != certain
+
+
+# What is foreseen, what is measured (21: not in 20 passes), and what is said of yes or no, and of the pass.
+MANY = np.arange(2, 18)
+FORESEEN = {
+    "all change, all foreseen": (MANY, MANY, "16 of 16", "no better than the 16", ", nearer than their median"),
+    "one never does": (np.r_[MANY, 5], np.r_[MANY, 21], "16 of 17", "no better than the 16", ", nearer than"),
+    "half do, all foreseen": (
+        np.r_[MANY, [21] * 16],
+        np.r_[MANY, [21] * 16],
+        "32 of 32",
+        "more than the 16",
+        ", nearer",
+    ),
+    "half do, two more foreseen": (
+        np.r_[MANY, [3] * 14, 21, 21],
+        np.r_[MANY, [21] * 16],
+        "18 of 32",
+        "not told apart from the 16",
+        ", nearer",
+    ),
+    "fewer than the commoner": (np.r_[MANY[:12], [21] * 4], MANY, "12 of 16", "no better than the 16", ", nearer"),
+    "the median of all": (np.full(16, 9), MANY, "16 of 16", "no better than", ", no nearer than their median"),
+    "backwards": (MANY[::-1], MANY, "16 of 16", "no better than", ", no nearer than their median"),
+    "a factor of 20 off": (20 * MANY, 20 * MANY[::-1], "16 of 16", "no better", ", no nearer"),
+}
+
+
+@pytest.mark.parametrize("name", FORESEEN)
+def test_what_is_foreseen_is_set_beside_what_knows_nothing(name):
+    ahead, true, right, beside, nearer = FORESEEN[name]
+    horizon = 20 if true.max() <= 21 else 10_000
+    out = Found()
+    config = LoopsConfig(network="net", loops=K, horizon=horizon)
+    foreseen(config, [{"foreseen": a, "changed": t} for a, t in zip(ahead, true, strict=True)], out)
+    said = out.verdicts["collapse foreseen"]
+    assert said.startswith(right) and f"{beside} " in f"{said} " and nearer in said
+    share = next(r for r in out.rows if r.quantity.startswith("change of answer"))
+    changes = np.mean(true <= horizon)
+    assert share.null is not None and float(share.null) == pytest.approx(max(changes, 1 - changes))
+
+
+def test_the_rank_correlation_is_scipys():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=30)
+    y = np.round(x + rng.normal(size=30), 1)
+    found = rank_correlation(x, y)
+    assert found is not None and float(found) == pytest.approx(spearmanr(x, y).statistic)
+    assert float(found.low) < float(found) < float(found.high)
+    # The interval of correlations that are 0 leaves them out one time in twenty.
+    drawn = [rank_correlation(*rng.normal(size=(2, 30))) for _ in range(400)]
+    missed = np.mean([float(x.low) > 0 or float(x.high) < 0 for x in drawn if x is not None])
+    assert missed == pytest.approx(0.05, abs=0.035)
+    assert rank_correlation(x, np.ones(30)) is None and rank_correlation(x[:4], y[:4]) is None
+
+
+# Exits of the second criterion beside 5 passes of the first, of 16 inputs each within the error, and who costs least.
+EXITS = {
+    "dearer by one": (np.full(16, 6), ["first"]),
+    "the same": (np.full(16, 5), ["first", "second"]),
+    "dearer for one input": (np.r_[np.full(15, 5), 6], ["first", "second"]),
+    "dearer for most": (np.r_[np.full(4, 5), np.full(12, 7)], ["first"]),
+    "cheaper, and too early for a quarter": (np.r_[np.full(12, 5), np.full(4, 2)], ["first"]),
+    "cheaper, and too early for one": (np.r_[np.full(15, 5), 2], ["first", "second"]),
+}
+
+
+@pytest.mark.parametrize("name", EXITS)
+def test_criteria_that_are_not_told_apart_are_all_named(name, monkeypatch):
+    exits_, least = EXITS[name]
+    rules = []
+    for which, own in (("first", np.full(16, 5)), ("second", exits_)):
+        loops_ = over_seeds(own.astype(float)).beside({"oracle": over_seeds(np.full(16, 4.0))})
+        rules.append(ExitRule(loops_, share_of(own >= 5), over_seeds(own * 0.0), own, which, 0.1, 0))
+    monkeypatch.setattr(answers, "exit_rules", lambda *given, **settings: tuple(rules))
+    out = Found()
+    inputs = [{"score step norm": np.ones(8)} for _ in range(16)]
+    answers._exit_table(CONFIG, inputs, np.ones((16, 8)), "within", "point", out)
+    assert out.results["exits point"]["least"] == least
+    said = out.verdicts["exit, point"]
+    assert ("not told apart" in said) == (len(least) > 1) and ("second (" in said) == ("second" in least)
 
 
 @pytest.mark.parametrize("residual", [1e-3, math.nan])

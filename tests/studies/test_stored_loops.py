@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pdejax.analysis.loops._kinds import KINDS, _falls
+from pdejax import Figure
+from pdejax.analysis.loops._kinds import KINDS, _falls, exponent_kind
 from pdejax.runs._records import Result
 from pdejax.studies.loops import LoopsConfig
 from pdejax.studies.loops import _measure as measuring
@@ -18,7 +19,8 @@ FOLDER = pathlib.Path(__file__).parent.parent.parent / "benchmarks" / "results" 
 NAMES = {
     name.replace(" ", "_").replace("-", "_"): name
     for name in (
-        *("mean token", "at point", "radius converged", "sub-layer norms", "sub-layer gains"),
+        *("mean token", "exponent low", "exponent high", "at point", "radius converged", "sub-layer norms"),
+        "sub-layer gains",
         *(f"{at} {part}" for at in ("point", "trained") for part in ("real", "imaginary", "residual")),
         *(f"score {name}" for name in measuring.SCORES),
     )
@@ -70,6 +72,19 @@ def test_kept_loops_are_judged_the_same(name):
 
 @pytest.mark.parametrize("name", ["pre", "injected"])
 def test_kept_drifts_do_not_settle(name):
-    """The kind was told when they were measured: steps that fall at a rate would be no drift."""
+    """The kind was told when they were measured: steps that fall at a rate, or lengths that fall, would be no drift."""
     for x in kept(name)[1]["inputs"]:
         assert KINDS[int(x["kind"])] == "drift" and not _falls(x["steps"]) and np.all(np.isfinite(x["norms"]))
+        quarter = len(x["norms"]) // 4
+        assert np.mean(x["norms"][-quarter:]) > np.mean(x["norms"][-2 * quarter : -quarter])
+
+
+def test_kept_exponents_show_what_they_are_said_to():
+    """Of inputs without a point or cycle the whole interval decides: four of kokoro's."""
+    shown = {}
+    for x in kept("kokoro")[1]["inputs"]:
+        if not int(x["period"]):
+            found = Figure(*(float(x[name]) for name in ("exponent", "exponent low", "exponent high")))
+            assert KINDS[int(x["kind"])] == exponent_kind(found, len(x["steps"]))
+            shown[KINDS[int(x["kind"])]] = shown.get(KINDS[int(x["kind"])], 0) + 1
+    assert shown == {"marginal": 2, "expanding": 1, "not decided": 1}

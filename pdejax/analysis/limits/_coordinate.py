@@ -37,6 +37,7 @@ from pdejax.terms import FieldArgs
 _OWNER = "depth_check"
 SHARP = 0.04  # increments have little noise, and their exponent is told apart by so much
 FEW = -0.5  # of the largest layer's share: L^-1 (up to logarithms) where layers are alike, L^0 where a few do it all
+ADDED, HALFWAY = 0.5, 0.25  # independent layers add up to L^½ of their increments, alike ones to L
 BATCH = 64  # draws at a time: the memory of their random numbers
 VERDICTS = ("ODE", "averaged ODE", "SDE", "none", "not decided")
 # What must be where for each limit: quantity, exponent, margin; and what must lie below a bound.
@@ -62,7 +63,8 @@ class DepthCheck(AbstractRecord):
     - `coarse`: distance to the network that keeps every second layer and takes twice the step; `parity`: distance between
       those of the even and of the odd layers; both relative to `states`. Weights that are a function of depth let both fall
       like 1/L, independent layers let `parity` fall like their noise does beside the rest: L^{-½} if it averages out, L^0 if
-      nothing else is left. Equal layers have no `parity` (`values` are 0, the exponent NaN).
+      nothing else is left. Equal layers have no `parity` (`values` are 0, the exponent NaN), nor have others that are used twice
+      in a row: of those nothing but growth is decided. `equal`: whether the layers of every network have the same weights.
     - `largest`: the share of one layer, that which moves most, in the sum of the squares of increments.
     - `draws`: spread between draws, relative to their mean; `weight gradients` $\|\partial\ell/\partial\theta_l\|$, those of the
       layers' matrices, and `input gradients` $\|\partial\ell/\partial u_0\|$ of a random linear loss
@@ -81,6 +83,7 @@ class DepthCheck(AbstractRecord):
 
     layers: tuple[int, ...] = eqx.field(static=True)
     draws: int = eqx.field(static=True)
+    equal: bool = eqx.field(static=True)
     values: dict[str, np.ndarray]
     exponents: dict[str, Figure]
     verdict: str = eqx.field(static=True)
@@ -163,10 +166,14 @@ def _of_recipe(recipe, u0, count: int, longest: int, draws: int, key, gradients:
 def _drawn(recipe: Recipe, u0, count, scale, keys, longest: int, gradients: bool):
     def one(key):
         drawn = recipe.draw(longest, key)
-        measured = _measured(
-            lambda index: recipe.layer(drawn, index, count, longest), recipe.step, u0, count, longest, scale, gradients
-        )
-        return measured
+
+        def layer(index):
+            return recipe.layer(drawn, index, count, longest), None
+
+        def step(layer, u, scale):
+            return recipe.step(layer[0], u, scale)
+
+        return _measured(layer, step, u0, count, longest, scale, gradients)
 
     return jax.lax.map(one, keys, batch_size=min(BATCH, len(keys)))
 
@@ -193,10 +200,10 @@ def _given(maps: Layers, u0, count, longest: int, gradients: bool):
     def layer(index):
         place = d.layers[0] + index
         start = jnp.asarray(d.t0, u0.dtype) + span * jnp.asarray(index).astype(u0.dtype)
-        return d.field.layer(place), take_layer(d.solver, place), start
+        return (d.field.layer(place), take_layer(d.solver, place)), start
 
     def step(layer, u, scale):
-        field, solver, start = layer
+        (field, solver), start = layer
         moved = fresh_step(solver, terms_of(field, split, u, args), start, start + span, u, args)[0]
         return u + scale * (moved - u)
 
@@ -204,7 +211,9 @@ def _given(maps: Layers, u0, count, longest: int, gradients: bool):
 
 
 def _measured(layer, step, u0, count, longest: int, scale, gradients: bool) -> dict[str, Any]:
-    """What one network shows: its end, and those of its even and odd layers; squares of its increments and gradients."""
+    """What one network shows: its end, and those of its even and odd layers; squares of its increments and gradients; and
+    whether its layers are one. `layer(index)` is a layer's weights and where it begins."""
+    first = layer(0)[0]
 
     def run(stride, offset):
         """Every layer, or every second one from `offset` in twice the step: the end, all states, the sum of squares of
@@ -224,11 +233,21 @@ def _measured(layer, step, u0, count, longest: int, scale, gradients: bool) -> d
     # One after another, so that the layer is compiled once.
     ends, states, totals, most = jax.lax.map(lambda x: run(*x), (jnp.asarray([1, 2, 2]), jnp.asarray([0, 0, 1])))
     found = {"end": ends[0], "even": ends[1], "odd": ends[2], "start": u0}
-    found |= {"increments": totals[0] / count, "largest": most[0]}
+    found |= {"increments": totals[0] / count, "largest": most[0], "equal": _same_as(first, layer, count)}
     if gradients:
         probe = jax.random.normal(jax.random.key(1), u0.shape, u0.dtype)
         found |= _gradients(layer, step, states[0], count, scale, probe / jnp.linalg.norm(probe))
     return found
+
+
+def _same_as(first, layer, count):
+    """Whether the weights of all layers are those of the first."""
+
+    def same(index, before):
+        pairs = zip(*(jax.tree.leaves(eqx.filter(one, eqx.is_array)) for one in (first, layer(index)[0])), strict=True)
+        return before & jnp.all(jnp.stack([jnp.all(a == b) for a, b in pairs]))
+
+    return jax.lax.fori_loop(1, count, same, jnp.asarray(True))
 
 
 def _gradients(layer, step, states, count, scale, probe) -> dict[str, Any]:
@@ -257,13 +276,18 @@ def judge_depth(layers: Sequence[int], found: Mapping[str, np.ndarray], draws: i
             without = [x.sum(axis=1, keepdims=True) - x for x in (top, bottom)]
             left_out[name] = ((without[0] / without[1]) ** power).T
         ends = found["end"]
+        # Even and odd layers that are the same differ by the rounding of their depths.
+        seen = values["parity"] > max(1e-12, 64 * float(np.finfo(ends.dtype).eps))
+        values["parity"] = np.where(seen | np.isnan(values["parity"]), values["parity"], 0.0)
         values["draws"] = relative_spreads(ends)
         left_out["draws"] = np.stack([relative_spreads(np.delete(ends, i, axis=1)) for i in range(draws)])
         exponents = {name: _exponent(layers, values[name], left_out[name]) for name in values}
     lost = [str(count) for count, x in zip(layers, values["states"], strict=True) if not math.isfinite(x)]
-    verdict, trivial, reason = depth_verdict(exponents, values, lost)
-    power, detectable = verdict_power(verdict, trivial, exponents, draws, equal=_equal(values))
-    return DepthCheck(tuple(layers), draws, values, exponents, verdict, trivial, reason, power, detectable)
+    # Equal weights in a field that depends on t are no equal layers.
+    equal = bool(np.all(found["equal"]) and not _differ(values).any())
+    verdict, trivial, reason = depth_verdict(exponents, values, lost, equal=equal)
+    power, detectable = verdict_power(verdict, trivial, exponents, draws, equal=equal)
+    return DepthCheck(tuple(layers), draws, equal, values, exponents, verdict, trivial, reason, power, detectable)
 
 
 def _squares(layers: Sequence[int], found: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -293,30 +317,32 @@ def _exponent(layers: Sequence[int], values: np.ndarray, left_out: np.ndarray) -
 
 
 def depth_verdict(
-    exponents: Mapping[str, Figure], values: Mapping[str, np.ndarray], lost: Sequence[str] = ()
+    exponents: Mapping[str, Figure], values: Mapping[str, np.ndarray], lost: Sequence[str] = (), *, equal: bool
 ) -> tuple[str, bool, str]:
-    """The verdict, whether the limit is trivial, and the reason, from exponents of L; a limit only where all intervals lie within
-    the margin of what it asks for."""
+    """The verdict, whether the limit is trivial, and the reason, from exponents of L and whether all layers are `equal`; a limit
+    only where all intervals lie within the margin of what it asks for."""
     shown = {name: f"{name} L^{float(x):+.2f} ± {half_width(x):.2f}" for name, x in exponents.items()}
 
     def said(*names: str) -> str:
         return ", ".join(shown[name] for name in names if math.isfinite(float(exponents[name])))
 
     states, increments, parity = (exponents[name] for name in ("states", "increments", "parity"))
-    equal = _equal(values)
     if lost:
         return "not decided", False, f"networks of {', '.join(lost)} layers diverged, which is no evidence"
     if above(states, MARGIN):
         return "none", False, f"states grow without bound: {said('states', 'increments')}"
     if above(increments, -0.5 + SHARP) and near(parity, 0.0):
         return "none", False, f"increments add up to more and more: {said('increments', 'parity')}; {_DIFFER}"
+    if not (equal or _differ(values).all()):
+        why = "layers are not one, but even and odd ones are the same: what they differ by is not seen"
+        return "not decided", False, f"{why}: {said('states', 'increments', 'coarse', 'draws')}"
     function = equal or below(parity, -1 + MARGIN)
     if below(states, -MARGIN):
         why = f"states stay at the input: {said('states', 'coarse', 'parity')}"
         if function and below(exponents["coarse"], -0.5):
             return "ODE", True, f"{why}; weights are a function of depth"
-        if near(parity, 0.0):
-            return "averaged ODE", True, f"{why}; {_DIFFER}"
+        if near(parity, 0.0) and near(_added(exponents), ADDED, HALFWAY):
+            return "averaged ODE", True, f"{why}; {_DIFFER}, and add up as independent ones do"
         return "not decided", False, why
     if _near("ODE", exponents) and _below("ODE", exponents, equal):
         return "ODE", False, f"weights are a function of depth: {said('states', 'increments', 'coarse', 'parity')}"
@@ -335,9 +361,16 @@ _DIFFER = "even and odd layers differ"
 _SHOWN = ("states", "increments", "parity", "draws")
 
 
-def _equal(values: Mapping[str, np.ndarray]) -> bool:
-    """Whether layers are one layer."""
-    return bool(np.all(values["parity"] <= 1e-12))
+def _differ(values: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Whether even and odd layers differ, by number of layers."""
+    return ~(np.asarray(values["parity"]) == 0)
+
+
+def _added(exponents: Mapping[str, Figure]) -> Figure:
+    """By which power of L states are longer than increments."""
+    states, increments = exponents["states"], exponents["increments"]
+    value, ci = float(states) - float(increments), half_width(states) + half_width(increments)
+    return Figure(value, value - ci, value + ci)
 
 
 def _near(verdict: str, exponents: Mapping[str, Figure]) -> bool:
@@ -356,7 +389,7 @@ def _rooms(verdict: str, trivial: bool, exponents: Mapping[str, Figure], equal: 
     if trivial:
         rooms = {"states": (-MARGIN - value["states"], 1)}
         own = {"coarse": (-0.5 - value["coarse"], 1), "parity": (-1 + MARGIN - value["parity"], 1)}
-        rooms |= own if verdict == "ODE" else {"parity": (MARGIN, 2)}
+        rooms |= own if verdict == "ODE" else {"parity": (MARGIN, 2), "added": (HALFWAY, 2)}
     else:
         limit = verdict if verdict in NEEDS else "ODE" if equal else "SDE"
         rooms = {name: (margin, 2) for name, _, margin in NEEDS[limit]}
@@ -379,6 +412,7 @@ def verdict_power(
         noise = max(student_error(exponents[name], draws), 1e-12)
         far = float(exponents[name]) - half_width(exponents[name]) - bound
         return float(ndtr(far / noise)), far + 0.8416 * noise
+    exponents = {**exponents, "added": _added(exponents)}
     rooms = _rooms(verdict, trivial, exponents, equal)
     errors = {name: max(student_error(exponents[name], draws), 1e-12) for name in rooms}
     if not rooms or not all(math.isfinite(x) for x in errors.values()):

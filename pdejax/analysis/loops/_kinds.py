@@ -25,10 +25,11 @@ class LoopBehaviour(AbstractRecord):
 
     - `kind`: one of `"fixed point"` and `"cycle"` (of least `period` p; certified: $G^p(u^*) = u^*$ to `point.relative`, the
       spectral radius there below 1, the states come nearer); `"marginal"` (neither comes back nor leaves at a rate: a radius of
-      1 to 1e-6, or a largest exponent of 0); `"drift"` (the state grows as a power of the number of passes); `"expanding"`
-      (neighbours part exponentially, whether the states stay bounded, as in chaos, or not); `"blow-up"` (growth faster than
-      exponential, or out of the floating-point numbers at once); `"not decided"` (also where steps still fall at a rate to a
-      point that was not found, and where G has no value at a state that has not grown, such as a root of a negative number).
+      1 to 1e-6, or a largest exponent whose whole interval counts as 0); `"drift"` (the state grows as a power of the number of
+      passes); `"expanding"` (neighbours part exponentially, whether the states stay bounded, as in chaos, or not: an exponent
+      whose whole interval lies above 0); `"blow-up"` (growth faster than exponential, or out of the floating-point numbers at
+      once); `"not decided"` (also where steps still fall at a rate to a point that was not found, and where G has no value at
+      a state that has not grown, such as a root of a negative number).
     - `point`, `spectrum`: the point or cycle and the eigenvalues of $DG^p$ there; None without one.
     - `rate`: geometric mean factor per pass of the distance to the point, $\rho^{1/p}$; NaN without one.
     - `growth`: a in max ‖u_k − u_0‖ ∝ k^a over the last doubling; NaN where the states left the numbers.
@@ -74,11 +75,15 @@ def classify_loop(
        residual and last step at most `tolerance`, relative; the `count` dominant eigenvalues there; and, by further passes,
        whether the states do come to it.
     3. Else by the length of the steps over doublings of k (a power of k or exponential), their directions, and the largest
-       exponent. Within ±2 log(K)/K, K = `loops`, it counts as 0. Steps that grow more slowly than e^{k/K} are a drift's.
+       exponent with its interval. It counts as 0 where the interval lies within ±2 log(K)/K, K = `loops`, and holds an exponent
+       that powers of k up to the second have. It is positive where the interval lies above 0 and the exponent above 2 log(K)/K.
+       Steps that grow more slowly than e^{k/K} are a drift's, unless states fall over the last quarter.
+    4. States that grow may be on their way to a point: Newton–Krylov is tried once from the last of them, and what it finds, if
+       it attracts, is the point if 4,096 further passes lead there.
 
     In float32 small residuals are not reached: give `loop.astype("float64")`. A loop that needs many more passes than `loops`,
-    or has a longer period, is `"not decided"`, `"marginal"` or `"expanding"` by its exponent. Memory: `loops` states. Raises
-    `ValueError` for numbers out of range.
+    or has a longer period, is `"not decided"`, or what its exponent shows. Memory: `loops` states. Raises `ValueError` for
+    numbers out of range.
     """
     owner = "classify_loop"
     integer(owner, "loops", loops, 32, advice="of fewer passes nothing follows")
@@ -103,7 +108,14 @@ def classify_loop(
         point, spectrum, kind = found
         rate = spectrum.radius ** (1 / point.period)
         return LoopBehaviour(point, spectrum, exponent, norms, steps, kind, point.period, rate, growth, loops, True)
-    kind, bounded = _kind(flat, steps, growth, float(exponent), loops, falls)
+    kind, bounded = _kind(flat, steps, growth, exponent, loops, falls)
+    ahead = _ahead(loop, us[-1], count, small) if growth > 0.2 else None
+    if ahead is not None:
+        point, spectrum, there = ahead
+        if there:
+            rate = spectrum.radius
+            return LoopBehaviour(point, spectrum, exponent, norms, steps, "fixed point", 1, rate, growth, loops, True)
+        kind, bounded = "not decided", True
     return LoopBehaviour(None, None, exponent, norms, steps, kind, 0, math.nan, growth, loops, bounded)
 
 
@@ -192,11 +204,39 @@ def _comes(loop: Loop, u: np.ndarray, target: np.ndarray, p: int, radius: float,
     return bool(np.linalg.norm(np.asarray(end).ravel()[entries(loop)] - target) <= 0.1 * distance)
 
 
+def _ahead(loop: Loop, u: np.ndarray, count: int, tolerance: float) -> tuple[FixedPoint, LoopSpectrum, bool] | None:
+    """An attracting point that states which still grow may be on their way to, and whether further passes lead there; None
+    without one, or where they lead away."""
+    point = fixed_point(loop, jnp.asarray(u), tolerance=min(tolerance, 1e-11))
+    if not point.converged:
+        return None
+    spectrum = loop_eigenvalues(loop, point.state, count=count)
+    if not (spectrum.converged and spectrum.radius < 1 - MARGIN):
+        return None
+    real = entries(loop)
+    target = np.asarray(point.state).ravel()[real]
+    end = np.asarray(applied(repeated(loop, FURTHER), jnp.asarray(u))).ravel()[real]
+    distance, left = np.linalg.norm(u.ravel()[real] - target), np.linalg.norm(end - target)
+    return (point, spectrum, bool(left <= 0.1 * distance)) if left < distance else None
+
+
+def exponent_kind(exponent: Figure, loops: int) -> str:
+    """What a largest exponent shows, if its whole interval does: `"expanding"`, `"marginal"`, or nothing."""
+    value, low, high = (float(x) for x in (exponent, exponent.low, exponent.high))
+    threshold = 2 * math.log(loops) / loops
+    # Of a tangent that grows or falls as k², over the last half.
+    slow = 4 * math.log(2) / loops
+    if value > threshold and low > 0:
+        return "expanding"
+    if -threshold <= low <= slow and -slow <= high <= threshold:
+        return "marginal"
+    return "not decided"
+
+
 def _kind(
-    flat: np.ndarray, steps: np.ndarray, growth: float, exponent: float, loops: int, falls: bool
+    flat: np.ndarray, steps: np.ndarray, growth: float, exponent: Figure, loops: int, falls: bool
 ) -> tuple[str, bool]:
     """Of states that come back to nothing: by the growth of steps over doublings, their directions, and the exponent."""
-    threshold = 2 * math.log(loops) / loops
     window = max(loops // 32, 1)
     sizes = [float(np.mean(steps[k - window : k])) for k in (loops // 4, loops // 2, loops)]
     moves = np.diff(flat[-loops // 4 :], axis=0)
@@ -205,19 +245,22 @@ def _kind(
     if np.all(lengths > 0):
         units = moves / lengths[:, None]
         aligned = float(np.mean(np.sum(units[1:] * units[:-1], axis=1)))
+    power = True
     if min(sizes) > 0:
         first, second = math.log(sizes[1] / sizes[0]), math.log(sizes[2] / sizes[1])
         # A power of k grows as much over every doubling, an exponential twice as much over the next.
         if second > 0.5 and second > 1.5 * max(first, 0.0):
             return "expanding", False
-    # Steps that fall at a rate lead to a point that these passes do not reach.
-    away = ("not decided", True) if falls else ("drift", False)
-    if growth > 0.2 and aligned > 0.9:
-        return away
-    if exponent > threshold:
-        return "expanding", growth <= 0.2
+        power = second <= 1.2 * max(first, 0.0) + 0.2
+    # Steps that fall at a rate lead to a point that these passes do not reach; states that fall do not grow as a power.
+    away = np.linalg.norm(flat - flat[0], axis=1)
+    rises = np.mean(away[-loops // 4 :]) > np.mean(away[-loops // 2 : -loops // 4])
+    drifts = growth > 0.2 and power and rises and not falls
+    shown = exponent_kind(exponent, loops)
+    if drifts and aligned > 0.9:
+        return "drift", False
+    if shown == "expanding":
+        return shown, growth <= 0.2
     if growth > 0.2:
-        return away
-    if abs(exponent) <= threshold:
-        return "marginal", True
-    return "not decided", True
+        return ("drift", False) if drifts and shown == "marginal" else ("not decided", True)
+    return shown, True

@@ -99,12 +99,17 @@ def verdicts(results: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _checked(records: Sequence[Mapping[str, Any]]) -> str:
-    """How many verdicts are wrong, with the exact 95 % upper bound of the rate."""
+    """How many of the decided verdicts are wrong, with the exact 95 % upper bound of the rate where checks are independent."""
     rows = [summary(records, name) for name in NAMES if any(r["recipe"] == name for r in records)]
     checks, wrong, right = (sum(row[key] for row in rows) for key in ("checks", "wrong", "right"))
-    most = float(beta_law.ppf(0.95, wrong + 1, checks - wrong)) if wrong < checks else 1.0
-    said = f"{wrong} of {checks} verdicts wrong (rate at most {most:.1%} at 95 %), {right} right, "
-    said += f"{checks - wrong - right} not decided"
+    decided = wrong + right
+    keys = {tuple(r["key"]) for r in records if "key" in r}
+    if len(keys) < len(records):
+        bound = "no bound of the rate: checks share their draws"
+    else:
+        most = float(beta_law.ppf(0.95, wrong + 1, right)) if right else 1.0
+        bound = f"rate at most {most:.1%} at 95 %"
+    said = f"{wrong} of {decided} decided verdicts wrong ({bound}), {checks - decided} of {checks} not decided"
     where = [row["recipe"] for row in rows if row["wrong"]]
     return f"NOT as it should be: {said}; wrong on {', '.join(where)}" if wrong else said
 

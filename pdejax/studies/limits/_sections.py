@@ -19,7 +19,7 @@ from pdejax.analysis.limits._closures import gaussian_attention
 from pdejax.analysis.limits._exponents import exponent_over_draws
 from pdejax.analysis.limits._noise import antipodal_exponent, coupled_ends
 from pdejax.runs._parts import Parts
-from pdejax.studies.limits._config import PLANTED, LimitsConfig
+from pdejax.studies.limits._config import NAMES, PLANTED, LimitsConfig
 from pdejax.terms import Attention, FeedForward, LayerNorm, SphereProjection
 
 TOKENS, DIM, HIDDEN = 4, 8, 8  # of the networks that are checked
@@ -27,10 +27,15 @@ SEEDS = 64  # of a gap, at least
 BATCHES = 40  # of samples, over which intervals are taken
 
 
-def planted(name: str, seed: int) -> tuple[limits.Recipe, Any]:
+def check_key(config: LimitsConfig, name: str, repeat: int) -> Any:
+    """From which one check draws all that it draws: another for every recipe, repeat and seed of the study."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), NAMES.index(name)), repeat)
+
+
+def planted(name: str, key: Any) -> tuple[limits.Recipe, Any]:
     """A recipe whose limit is known, and an input."""
     weights, alpha, sphere = next(row[1:4] for row in PLANTED if row[0] == name)
-    keys = jax.random.split(jax.random.key(1000 + seed), 3)
+    keys = jax.random.split(key, 3)
     norm = None if sphere else LayerNorm(DIM)
     base = MasterEquation(
         Attention(DIM, 2, key=keys[0], norm=norm), FeedForward(DIM, HIDDEN, key=keys[1], activation="tanh", norm=norm)
@@ -51,13 +56,15 @@ def check_section(config: LimitsConfig, parts: Parts) -> list[dict[str, Any]]:
 
             def measure(name=name, repeat=repeat, truth=truth, trivial=trivial):
                 parts.say(f"coordinate check of {name}: {repeat + 1} of {config.repeats}")
-                seed = config.seed + repeat
-                recipe, u0 = planted(name, seed)
-                key = jax.random.fold_in(jax.random.key(config.seed), repeat)
+                own = check_key(config, name, repeat)
+                one, two = jax.random.split(own)
+                recipe, u0 = planted(name, one)
                 found = limits.depth_check(
-                    recipe, u0, layers=tuple(config.layers), draws=config.draws, key=key, gradients=repeat == 0
+                    recipe, u0, layers=tuple(config.layers), draws=config.draws, key=two, gradients=repeat == 0
                 )
                 return {
+                    "key": np.asarray(jax.random.key_data(own)).tolist(),
+                    "equal": found.equal,
                     "recipe": name,
                     "truth": truth,
                     "trivial_truth": trivial,
@@ -156,7 +163,7 @@ def _circle(key):
     inverse = np.concatenate([[0], np.cumsum(density) * 2 * np.pi / 256])
 
     def measure(n: int, seed: int):
-        drawn = np.random.default_rng([seed, n, 5]).uniform(size=n)
+        drawn = np.random.default_rng([seed, n, *np.asarray(jax.random.key_data(key))]).uniform(size=n)
         # The cumulated density by cells centred on the grid's angles.
         angle = np.interp(drawn, inverse, 2 * np.pi * (np.arange(257) - 0.5) / 256)
         u0 = jnp.asarray(np.stack([np.cos(angle), np.sin(angle)], axis=1))
@@ -165,7 +172,6 @@ def _circle(key):
         modes = np.array([np.mean(z), np.mean(z**2)])
         return np.concatenate([modes.real, modes.imag])
 
-    del key
     return measure, np.concatenate([closure.real, closure.imag])
 
 

@@ -9,33 +9,18 @@ import xarray as xr
 
 from pdejax._bootstrap import over_seeds
 from pdejax._figure import Figure
-from pdejax.analysis.loops import exit_rules, safe_range
-from pdejax.analysis.loops._exits import RATE, share_of
+from pdejax.analysis.loops._exits import share_of
 from pdejax.analysis.loops._kinds import KINDS
-from pdejax.runs._records import Row
 from pdejax.runs._table import Column, Table
+from pdejax.studies.loops._answers import exits, foreseen, reach, safe
 from pdejax.studies.loops._config import LoopsConfig
-from pdejax.studies.loops._measure import ESTIMATES, SCORES
+from pdejax.studies.loops._found import Found, Inputs
+from pdejax.studies.loops._measure import ESTIMATES
 from pdejax.studies.loops._pictures import pictures
 from pdejax.studies.study import Evidence, Judgement
 
 SAME = 1e-6  # relative distance up to which two fixed points are one
 CERTIFIED = 1e-9  # relative residual of a point that counts
-Inputs = Sequence[Mapping[str, Any]]
-
-
-class Found:
-    """What the parts of the judgement hand over."""
-
-    def __init__(self):
-        self.rows: list[Row] = []
-        self.tables: list[Table] = []
-        self.verdicts: dict[str, str] = {}
-        self.results: dict[str, Any] = {}
-        self.notes: list[str] = []
-
-    def row(self, quantity: str, ours: Figure, **beside: Any) -> None:
-        self.rows.append(Row(quantity, ours, **beside))
 
 
 def judge(config: LoopsConfig, evidence: Sequence[Evidence]) -> Judgement:
@@ -46,14 +31,16 @@ def judge(config: LoopsConfig, evidence: Sequence[Evidence]) -> Judgement:
     _memory(inputs, out)
     _exponents(inputs, out)
     _sub_layers(facts, inputs, out)
-    _exits(config, facts, inputs, out)
-    safe = _range(config, facts, inputs, out)
-    _foreseen(config, inputs, out)
+    exits(config, facts, inputs, out)
+    far = safe(config, facts, inputs, out)
+    foreseen(config, inputs, out)
     _estimates(inputs, out)
     main = max(counts, key=lambda kind: counts[kind])
-    sentence = f"{facts['name']} as a loop: {main} for {counts[main]} of {len(inputs)} inputs"
-    if safe is not None:
-        sentence += f"; its answers are safe {_reach(safe)}"
+    most = 2 * counts[main] > len(inputs)
+    kinds = f"{main} for {counts[main]}" if most else out.verdicts["what it does"]
+    sentence = f"{facts['name']} as a loop: {kinds} of {len(inputs)} inputs"
+    if far is not None:
+        sentence += f"; its answers are safe {reach(far, config.share)}"
     out.results |= {
         "name": facts["name"],
         "network": facts["loop"],
@@ -197,138 +184,6 @@ def _sub_layers(facts: Mapping[str, Any], inputs: Inputs, out: Found) -> None:
     out.results["gains"] = dict(zip(facts["sub-layers"], mean.tolist(), strict=True))
 
 
-def _exits(config: LoopsConfig, facts: Mapping[str, Any], inputs: Inputs, out: Found) -> None:
-    """What each criterion costs, to the fixed point and to the output of the trained passes."""
-    settled = [x for x in inputs if "distance" in x]
-    if len(settled) >= 4:
-        errors = np.asarray([x["distance"][1:] for x in settled])
-        _exit_table(config, settled, errors, f"within {config.error:g} of the fixed point, relative", "point", out)
-    answered = [x for x in inputs if "divergence" in x]
-    if len(answered) >= 4 and facts["trained"] > 1:
-        # Up to the trained passes, after which the divergence from them says nothing of an exit.
-        k = facts["trained"]
-        errors = np.asarray([x["divergence"][1 : k + 1] for x in answered])
-        errors = np.where(np.isfinite(errors), errors, np.inf)
-        _exit_table(config, answered, errors, f"within {config.error:g} nats of the trained output", "output", out)
-
-
-def _exit_table(config: LoopsConfig, inputs: Inputs, errors: np.ndarray, what: str, name: str, out: Found) -> None:
-    k = errors.shape[1]
-    scores = {s: np.asarray([x[f"score {s}"][:k] for x in inputs]) for s in SCORES if f"score {s}" in inputs[0]}
-    rules = exit_rules(scores, errors, target=config.error, kept=config.share)
-    columns = [
-        Column("criterion"),
-        Column("threshold", ".1e", right=True),
-        Column("passes", right=True),
-        Column("inputs within the error", right=True),
-    ]
-    lines: list[Any] = [(r.name, r.threshold if math.isfinite(r.threshold) else None, r.loops, r.kept) for r in rules]
-    oracle = rules[0].loops.nulls["oracle"]
-    lines.append(("the fewest there could be", None, oracle, None))
-    out.tables.append(Table(columns, lines, f"Leaving the loop {what}; thresholds cross-fitted, {len(inputs)} inputs"))
-    good = [r for r in rules if float(r.kept) >= config.share]
-    best = good[0] if good else None
-    out.results[f"exits {name}"] = {
-        r.name: {"passes": float(r.loops), "kept": float(r.kept), "threshold": r.threshold} for r in rules
-    } | {"oracle": float(oracle)}
-    if best is None:
-        out.verdicts[f"exit, {name}"] = (
-            f"no criterion keeps the error for {config.share:.0%} of inputs it was not fitted on"
-        )
-        return
-    out.row(
-        f"passes of the cheapest exit, {name}",
-        best.loops.beside({"oracle": oracle}),
-        null=oracle,
-        null_name="oracle",
-        note=best.name,
-    )
-    rate = next((r for r in rules if r.name == RATE), None)
-    beside = "" if rate is None or rate is best else f"; {RATE} {float(rate.loops):.1f}"
-    out.verdicts[f"exit, {name}"] = (
-        f"{best.name} costs least, {float(best.loops):.1f} passes, {float(oracle):.1f} would do{beside}"
-    )
-
-
-def _range(config: LoopsConfig, facts: Mapping[str, Any], inputs: Inputs, out: Found) -> Any:
-    """How far beyond training answers stay, and what becomes of the accuracy."""
-    if not facts["answers"]:
-        out.verdicts["safe range"] = "not measured: the network has no answers"
-        return None
-    answers = np.stack([x["answers"] for x in inputs])
-    trained = facts["trained"]
-    found = safe_range(answers, trained=trained, share=config.share)
-    last = answers.shape[1] - 1
-    out.row(
-        "safe range of loops",
-        Figure(float(found.loops)),
-        unit="passes",
-        note=f"trained {trained}" + (f", followed to {last}" if found.censored else ""),
-    )
-    out.row(
-        "safe range of loops, certain",
-        Figure(float(found.certain)),
-        unit="passes",
-        note=f"lower ends at {found.kept.level:.0%} above {config.share:.0%}, of {len(inputs)} inputs",
-    )
-    out.row("passes up to which an input's answer stays", over_seeds(np.asarray(found.per_input, float)), unit="passes")
-    for k in sorted({min(trained * m, last) for m in (2, 4, 16)}):
-        out.row(f"share of answers kept at {k} passes", found.kept[k])
-    if all("label" in x for x in inputs):
-        right = answers == np.asarray([int(x["label"]) for x in inputs])[:, None]
-        for k in sorted({trained, *(min(trained * m, last) for m in (2, 4, 16))}):
-            out.row(f"accuracy at {k} passes", share_of(right[:, k]))
-        out.results["accuracy"] = right.mean(axis=0).tolist()
-    out.results["safe range"] = {
-        "loops": found.loops,
-        "certain": found.certain,
-        "trained": trained,
-        "censored": found.censored,
-        "kept": np.asarray(found.kept.value).tolist(),
-    }
-    out.verdicts["safe range"] = _reach(found)
-    return found
-
-
-def _reach(found: Any) -> str:
-    if found.loops < found.trained:
-        return f"nowhere: too few inputs have an answer at the {found.trained} passes of training"
-    if found.loops == found.trained:
-        return f"no further than the {found.trained} passes of training"
-    certain = f"(certain to {found.certain} at {found.kept.level:.0%})"
-    at_least = "at least " if found.censored else ""
-    factor = found.loops / found.trained
-    return f"to {at_least}{found.loops} passes, {factor:.3g} times training {certain}"
-
-
-def _foreseen(config: LoopsConfig, inputs: Inputs, out: Found) -> None:
-    """Collapse foreseen from the spectrum after the trained passes, against that measured."""
-    # Where there is no answer at the trained passes nothing can change.
-    own = [x for x in inputs if "foreseen" in x and int(x["changed"]) > 0]
-    if not own:
-        return
-    ahead, true = (np.asarray([int(x[name]) for x in own]) for name in ("foreseen", "changed"))
-    never = config.horizon + 1
-    right = (ahead < never) == (true < never)
-    both = (ahead < never) & (true < never)
-    out.row("change of answer foreseen rightly, yes or no", share_of(right))
-    text = (
-        f"{int(right.sum())} of {len(own)} foreseen rightly to keep or change their answer in {config.horizon} passes"
-    )
-    numbers: dict[str, Any] = {"right": float(right.mean()), "changed": int((true < never).sum()), "inputs": len(own)}
-    if both.sum() >= 2:
-        ratio = np.log(ahead[both] / true[both])
-        figure = over_seeds(ratio)
-        factor = Figure(math.exp(float(figure)), np.exp(figure.low), np.exp(figure.high))
-        out.row("passes to the change, foreseen over measured", factor, note=f"{int(both.sum())} inputs that change")
-        numbers |= {"factor": float(factor), "within a factor of 2": float(np.mean(np.abs(ratio) <= math.log(2)))}
-        text += f"; of those that do, the pass is foreseen at {float(factor):.2g} times the measured one"
-    median = float(np.median(true)), float(np.median(ahead))
-    numbers |= {"measured median": median[0], "foreseen median": median[1]}
-    out.results["foreseen"] = numbers
-    out.verdicts["collapse foreseen"] = text
-
-
 def _estimates(inputs: Inputs, out: Found) -> None:
     """The cheap estimates beside the radius."""
     measured = [x for x in inputs if "estimates" in x and math.isfinite(float(x["radius"]))]
@@ -382,9 +237,9 @@ def _estimates(inputs: Inputs, out: Found) -> None:
     out.results["estimates"] = numbers
     worst = max(numbers, key=lambda name: numbers[name]["wrong side of 1"])
     if numbers[worst]["wrong side of 1"] > 0:
-        said = f"{worst} is on the wrong side of 1 in {numbers[worst]['wrong side of 1']:.0%}"
+        said = f"{worst} is on the wrong side of 1 in {numbers[worst]['wrong side of 1']:.0%}, of {len(own)} inputs"
     else:
-        said = "none is on the wrong side of 1"
+        said = f"none is on the wrong side of 1, of {len(own)} inputs"
     first = numbers[ESTIMATES[0]]
     out.verdicts["cheap estimates"] = (
         f"{said}; one random vector errs by {first['error over |1 − ρ|, median']:.2g} times |1 − ρ| in the median"

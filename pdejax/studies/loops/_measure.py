@@ -130,6 +130,8 @@ def one_input(config: LoopsConfig, subject: Subject, facts: Any, i: int, key: An
         "rate": behaviour.rate,
         "growth": behaviour.growth,
         "exponent": float(behaviour.exponent),
+        "exponent low": float(behaviour.exponent.low),
+        "exponent high": float(behaviour.exponent.high),
         "exponents": exponents,
         "relative": math.nan if point is None else point.relative,
         "newton": 0 if point is None else point.steps,
