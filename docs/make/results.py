@@ -20,7 +20,7 @@ def claims_table(path: pathlib.Path = CLAIMS) -> str:
     """The ledger of claims as Markdown, from what `pdejax claims` wrote."""
     try:
         ledger = json.loads(path.read_text())
-        return "\n".join(_claims(ledger["results"].get("claims", [])))
+        return "\n".join([*_claims(ledger["results"].get("claims", [])), *_measured(ledger)])
     except FileNotFoundError:
         return (
             "!!! note\n\n    The ledger's data are not in this checkout. `pdejax claims --out benchmarks/results/claims` "
@@ -54,6 +54,12 @@ def _claims(claims: list[dict[str, Any]]) -> Iterator[str]:
             yield f"**Counterexample.** {_cell(example.get('description') if isinstance(example, dict) else example)}\n"
         if claim.get("code"):
             yield f"Computed by `{claim['code']}`.\n"
+
+
+def _measured(ledger: Mapping[str, Any]) -> Iterator[str]:
+    """Where and with which code the ledger was measured, and how long it took."""
+    if ledger.get("seconds"):
+        yield f"\nMeasured in {ledger['seconds'] / 60:.0f} minutes on {_machine(ledger)}, {_code(ledger)}.\n"
 
 
 # The papers' experiments, from their data.
@@ -99,7 +105,7 @@ def _reproduced(path: pathlib.Path, content: dict[str, Any]) -> Iterator[str]:
     yield f"**{_cell(content['verdict'])}**\n"
     yield (
         f"Preset `{content['preset']}`, {count} seed{'s' if count > 1 else ''}, {content['seconds']:.0f} s on "
-        f"{_machine(content)}; systems compared: "
+        f"{_machine(content)}, {_code(content)}; systems compared: "
         f"{_cell(content['pairing'])}.\n"
     )
     for figure in content["figures"]:
@@ -192,6 +198,12 @@ def _side(paper: str | None, ours: Mapping[str, Any] | None) -> str:
     if low > number + half:
         return "met" if bound in (">", "≥") else "above"
     return "met"
+
+
+def _code(content: Mapping[str, Any]) -> str:
+    from pdejax.runs._format import code
+
+    return code(content.get("code"))
 
 
 def _machine(content: Mapping[str, Any]) -> str:
