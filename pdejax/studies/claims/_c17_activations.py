@@ -10,6 +10,7 @@ from jaxtyping import Array
 from pdejax._bootstrap import over_seeds
 from pdejax.analysis import fit_order
 from pdejax.analysis.numerics import fit_power
+from pdejax.analysis.numerics._fit import OrderFit, order_over_seeds
 from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
 from pdejax.solvers import RK4, Heun
 from pdejax.solvers._base import fresh_step
@@ -28,7 +29,7 @@ def measure(seed: int, seeds: int) -> Measured:
     way to t = 1: root mean square error over many c drawn from [0.2, 0.8], since a single error depends on where in a step
     the kink lies. With ReLU the solution is known, c − 1 + e^{t−c}."""
     jumps = {name: _jump(name) for name in ("relu", *SMOOTH)}
-    orders: dict[str, list[float]] = {"relu": [], "relu_heun": [], "gelu": []}
+    orders: dict[str, list[OrderFit]] = {"relu": [], "relu_heun": [], "gelu": []}
     for s in range(seeds):
         c = jnp.asarray(np.random.default_rng([seed, s]).uniform(0.2, 0.8, KINKS))
         for name, scheme in (("relu", "rk4"), ("relu_heun", "heun"), ("gelu", "rk4")):
@@ -41,16 +42,16 @@ def measure(seed: int, seeds: int) -> Measured:
                 float(jnp.sqrt(jnp.mean((_ends(c, scheme, activation, jnp.asarray(n)) - exact) ** 2))) for n in COUNTS
             ]
             fit = fit_power if activation == "relu" else fit_order
-            orders[name].append(fit([1 / n for n in COUNTS], errors).order)
+            orders[name].append(fit([1 / n for n in COUNTS], errors))
     figures = {
         "derivative_jump_relu": jumps["relu"],
-        "order_rk4_relu": over_seeds(orders["relu"]),
-        "order_heun_relu": over_seeds(orders["relu_heun"]),
+        "order_rk4_relu": over_seeds([fit.order for fit in orders["relu"]]),
+        "order_heun_relu": over_seeds([fit.order for fit in orders["relu_heun"]]),
     }
     corrected = {
         "lipschitz_constant_relu": _slope("relu"),
         **{f"derivative_jump_{name}": jumps[name] for name in SMOOTH},
-        "order_rk4_gelu": over_seeds(orders["gelu"]),
+        "order_rk4_gelu": order_over_seeds(orders["gelu"]),
     }
     return Measured(figures, corrected, smallest())
 

@@ -13,7 +13,7 @@ from pdejax.studies.claims._c6_fidelity import C6
 from pdejax.studies.claims._c7_diffusivity import C7
 from pdejax.studies.claims._c8_estimate import C8
 from pdejax.studies.claims._c11_boundary import C11
-from pdejax.studies.claims._claim import Claim, high
+from pdejax.studies.claims._claim import Claim, high, near
 
 ROUNDING = 1e-10
 
@@ -29,21 +29,16 @@ def defined(evidence: Evidence) -> Verdict:
 
 
 def sampled(evidence: Evidence) -> Verdict:
-    """A definition, which the library computes as printed to second order in Δx."""
-    return DEFINITION if near(evidence, "order_in_dx", 2) else FAILS
-
-
-def near(evidence: Evidence, name: str, order: int) -> bool:
-    """Whether an order is what is expected, within 0.15."""
-    return bool(abs(evidence[name] - order) <= 0.15)
+    """A definition, which the library computes as printed to second order in Δx: the order's interval holds 2."""
+    return DEFINITION if near(evidence["order_in_dx"], 2) else FAILS
 
 
 def orders(**expected: int) -> Callable[[Evidence], Verdict]:
     """A judge of orders, which must be as expected."""
 
     def judge(evidence: Evidence) -> Verdict:
-        """Every fitted order is within 0.15 of what is expected."""
-        return HOLDS if all(near(evidence, name, p) for name, p in expected.items()) else FAILS
+        """The interval of every fitted order holds what is expected, and is centred within 0.15 of it."""
+        return HOLDS if all(near(evidence[name], p) for name, p in expected.items()) else FAILS
 
     return judge
 
@@ -86,9 +81,9 @@ def bounded(evidence: Evidence) -> Verdict:
 
 def taylor(evidence: Evidence) -> Verdict:
     """Second order for a smooth activation; conditional if ReLU has less where it bends."""
-    if not near(evidence, "order_gelu", 2):
+    if not near(evidence["order_gelu"], 2):
         return FAILS
-    return HOLDS if near(evidence, "order_relu_at_kink", 2) else CONDITIONAL
+    return HOLDS if near(evidence["order_relu_at_kink"], 2) else CONDITIONAL
 
 
 def heads(evidence: Evidence) -> Verdict:
