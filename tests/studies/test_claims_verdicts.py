@@ -211,6 +211,15 @@ def test_what_is_no_number_is_no_evidence(name, missing):
         assert claim.verdict(evidence | {key: missing}) in (NOT_MEASURED, claim.verdict(evidence))
 
 
+@pytest.mark.parametrize("name", CLAIMS)
+def test_intervals_of_bounded_figures_stay_in_their_range(name):
+    """Shares and cosines that cannot be negative, and differences of the latter."""
+    for key, figure in MEASURED[name].items():
+        if isinstance(figure, Figure) and key.startswith(("share_", "fidelity_", "cosine_", "copy_above_", "worst_energy_over_")):
+            ends = (-1 if key.startswith("copy_") else 0, math.inf if "_over_" in key else 1)
+            assert ends[0] <= low(figure) <= float(figure) <= high(figure) <= ends[1], key
+
+
 def test_ends_of_an_interval_are_taken_as_they_are():
     """An infinite end is an end; half an interval is none; a number without one stands for itself."""
     assert (low(Figure(1.0, -math.inf, math.inf)), high(Figure(1.0, -math.inf, math.inf))) == (-math.inf, math.inf)

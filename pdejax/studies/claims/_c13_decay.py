@@ -12,7 +12,7 @@ from pdejax._bootstrap import over_seeds
 from pdejax._equation import MasterEquation
 from pdejax.analysis.residual import fidelity
 from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
-from pdejax.studies.claims._claim import Claim, flow, high, low, range_over
+from pdejax.studies.claims._claim import Claim, flow, high, low, range_over, share_over_seeds
 from pdejax.studies.numerics._verify_cases import reaction
 from pdejax.terms import Attention, FeedForward, LinearDamping
 
@@ -41,9 +41,9 @@ def measure(seed: int, seeds: int) -> Measured:
                     rates["later"].append(-np.polyfit(np.arange(LAYERS // 2, LAYERS + 1), logs[LAYERS // 2 :], 1)[0])
         figures[f"rate_in_layer_1_without_residual_scale_{scale:g}"] = over_seeds(rates["first"])
         figures[f"rate_in_layers_8_to_16_without_residual_scale_{scale:g}"] = over_seeds(rates["later"])
-        figures[f"fidelity_at_16_with_residual_scale_{scale:g}"] = over_seeds(ends["residual"])
+        figures[f"fidelity_at_16_with_residual_scale_{scale:g}"] = share_over_seeds(ends["residual"])
         corrected[f"fidelity_at_16_without_residual_over_chance_scale_{scale:g}"] = over_seeds(
-            np.array(ends["leaky"]) / floor
+            np.array(ends["leaky"]) / floor, within=(0.0, 1.0 / floor)
         )
     identity, turned, error = exact()
     figures["fidelity_of_a_stable_rotation"] = turned

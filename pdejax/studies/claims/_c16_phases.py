@@ -12,7 +12,7 @@ from pdejax._bootstrap import over_seeds
 from pdejax.analysis.information import curve_noise, information_stages, mutual_information
 from pdejax.models import observe
 from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, NOT_SHOWN, Counterexample, Evidence, Measured, Verdict
-from pdejax.studies.claims._claim import Claim, high, low, train
+from pdejax.studies.claims._claim import Claim, high, low, share_over_seeds, train
 
 STEPS = 100
 SIZES: dict[str, Any] = {"dim": 16, "heads": 2, "layers": 15, "ffn": 32, "norm": "pre"}
@@ -48,8 +48,8 @@ def measure(seed: int, seeds: int) -> Measured:
     for kind, drawn in found.items():
         for name, values in changes(np.stack(drawn)).items():
             figures[f"{name}_{kind}_noise"] = over_seeds(values)
-        figures[f"share_with_three_phases_{kind}_noise"] = over_seeds(shares[f"{kind}_trained"])
-        corrected[f"share_with_three_phases_untrained_{kind}_noise"] = over_seeds(shares[f"{kind}_untrained"])
+        figures[f"share_with_three_phases_{kind}_noise"] = share_over_seeds(shares[f"{kind}_trained"])
+        corrected[f"share_with_three_phases_untrained_{kind}_noise"] = share_over_seeds(shares[f"{kind}_untrained"])
         corrected[f"noise_of_the_curves_over_their_range_{kind}_noise"] = roughness(np.stack(drawn))
     noise = max(corrected[f"noise_of_the_curves_over_their_range_{kind}_noise"] for kind in NOISE)
     corrected |= {

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from pdejax._bootstrap import over_seeds
 from pdejax.analysis.growth._diffusivity import (
     AntiDiffusion,
     anti_diffusion,
@@ -15,7 +14,7 @@ from pdejax.analysis.growth._diffusivity import (
 )
 from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
 from pdejax.solvers import Grid
-from pdejax.studies.claims._claim import Claim, high
+from pdejax.studies.claims._claim import Claim, high, share_over_seeds
 from pdejax.studies.numerics._verify_cases import normal
 from pdejax.terms import Attention, EffectiveDiffusion, FeedForward
 
@@ -31,7 +30,7 @@ def measure(seed: int, seeds: int) -> Measured:
     coarse, fine = (growth_rate(n).rate for n in SIZES)
     safe = max(growth_rate(SIZES[-1], form).rate for form in ("absolute", "softplus", "clip"))
     figures = {
-        "share_of_tokens_with_negative_trace": over_seeds(shares),
+        "share_of_tokens_with_negative_trace": share_over_seeds(shares),
         "growth_rate_16_tokens": coarse,
         "growth_rate_64_tokens": fine,
         "growth_rate_order_in_1_by_dx": float(np.log(fine / coarse) / np.log(SIZES[1] / SIZES[0]))

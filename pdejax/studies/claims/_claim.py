@@ -236,6 +236,11 @@ def near(figure: Figure, order: float) -> bool:
     return bool(held and abs(figure - order) <= 0.15)
 
 
+def share_over_seeds(values: ArrayLike | Sequence[float]) -> Figure:
+    """Mean of one share per seed, with the interval of `over_seeds` that stays within 0 and 1."""
+    return over_seeds(values, within=(0.0, 1.0))
+
+
 def range_over(values: ArrayLike | Sequence[float]) -> Figure:
     """Median, least and greatest of the values: for statements about every case, where a mean would hide the worst."""
     x = np.asarray(values, float)
