@@ -43,6 +43,8 @@ GROWS = {
     "growth_rate_order_in_1_by_dx": 2.0,
     "share_of_tokens_with_negative_trace": at(0.6),
 }
+
+
 def of_order(p, name, figure, here, there, far=None):
     """A fitted order's lines: how far it may lie from p, that its interval must hold p, and how wide it may be."""
     pairs = [(around(p + s * 0.14, 0.2), around(p + s * 0.16, 0.2)) for s in (1, -1)]
@@ -121,8 +123,11 @@ ORDERS_OF_THEORY = [
 # Corrected statements: a figure, its value where they are borne out, and where they are not.
 SUPPORTS = [
     ("C1", "order_rk4_relu", past(1.99), past(2.01)),
-    *((name, figure, *pair) for name, figure, p in ORDERS_OF_THEORY for pair in (
-        (around(p + 0.14, 0.2), around(p + 0.16, 0.2)), (around(p - 0.05, 0.06), around(p - 0.05, 0.04)))),
+    *(
+        (name, figure, *pair)
+        for name, figure, p in ORDERS_OF_THEORY
+        for pair in ((around(p + 0.14, 0.2), around(p + 0.16, 0.2)), (around(p - 0.05, 0.06), around(p - 0.05, 0.04)))
+    ),
     ("C17", "lipschitz_constant_relu", 1 + 0.9e-6, 1 + 1.1e-6),
     ("C17", "derivative_jump_relu", 1 + 0.9e-6, 1 + 1.1e-6),
     *(("C17", f"derivative_jump_{name}", 0.9e-6, 1.1e-6) for name in ("gelu", "silu", "tanh")),

@@ -75,7 +75,9 @@ def test_results_say_which_code_measured_them(tmp_path, monkeypatch):
     monkeypatch.setattr("pdejax.runs._parts.library_digest", lambda: "b" * 64)
     again = ran(measure, tmp_path / "out")
     saved = json.loads((tmp_path / "out" / "own.json").read_text())
-    assert again.code == first == saved["code"] == Result.from_json(saved).code and "library aaaaaaaaaaaa" in again.text()
+    assert (
+        again.code == first == saved["code"] == Result.from_json(saved).code and "library aaaaaaaaaaaa" in again.text()
+    )
     # A part of before, which does not say.
     [kept] = (tmp_path / "out").glob("parts/*/one.json")
     kept.write_text('{"value": 1.0}')

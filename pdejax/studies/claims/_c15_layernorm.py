@@ -79,8 +79,9 @@ C15 = Claim(
     quote="The PDE simulator, which lacks explicit normalization, exhibits gradients nearly an order of magnitude larger "
     "(10⁻¹ scale) and highly volatile fluctuations across training. These instabilities manifest as frequent gradient spikes "
     "… By contrast, the Transformer maintains smooth and bounded gradient magnitudes around the 10⁻³ scale. (v2 §4.3.2) "
-    "The simulator deliberately omits explicit residual connections and layer normalization to expose the dynamics of a “bare” "
-    "continuous system. (v2 §4.1)",
+    "… a PDE simulator (theoretical probe), which discretizes the master equation using operators A, R, D, S and learns "
+    "parameters end-to-end, but deliberately omits explicit residual connections and layer normalization to expose the dynamics "
+    "of a “bare” continuous system. (v2 §4.1)",
     bears_out=bears_out,
     condition="without residual connections too, as in v2's own probe, gradients are smaller than with both, at the start and in "
     "training, with more spikes. Where residual connections are kept they are larger at the start; in training the factor "

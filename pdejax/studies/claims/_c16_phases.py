@@ -150,9 +150,13 @@ C16 = Claim(
     id="C16",
     statement="in depth I(Y; u) rises while I(X; u) is kept, then both rest, then I(X; u) falls while I(Y; u) is kept",
     source="v2 Thm 3.5",
-    quote="(i) Extraction: I(Y; u(·, t)) increases rapidly while I(X; u(·, t)) is preserved. (ii) Equilibrium: A balance is "
-    "reached between extraction and compression. (iii) Compression: Redundant information I(X; u(·, t)) decreases while I(Y; "
-    "u(·, t)) saturates. (v2 §3.3)",
+    quote="Viewed through the lens of the Information Bottleneck, the dynamics of u(·, t) exhibit three characteristic phases. "
+    "Let X be the input and Y be the target. The mutual information dynamics follow: (i) Extraction: I(Y; u(·, t)) increases "
+    "rapidly while I(X; u(·, t)) is preserved. (ii) Equilibrium: A balance is reached between extraction and compression. (iii) "
+    "Compression: Redundant information I(X; u(·, t)) decreases while I(Y; u(·, t)) saturates. (v2 §3.3, Thm 3.5) The "
+    "Fokker-Planck equation … should be interpreted as a conceptual model for the evolution of the distribution of "
+    "representations, driven by the deterministic dynamics of our PDE (the drift term) and stochasticity from data sampling "
+    "(the diffusion term). (v2 App. B.4)",
     condition="I(X; u(t)) of a noiseless network is constant (C10), so phases are those of a noisy read-out, and its noise "
     "must be stated: of networks of this size, trained for a moment, I(X; T) rises with depth under noise of one size at all "
     "depths, and rises and falls under noise relative to each depth's spread",

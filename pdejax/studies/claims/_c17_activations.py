@@ -25,9 +25,9 @@ REFERENCE = 2048
 
 
 def measure(seed: int, seeds: int) -> Measured:
-    """The jump of σ′ at 0; the largest slope of σ, and how it grows with the interval; and the order of RK4 on u′ = 1 + σ(u − c), u(0) = 0, which passes c on the
-    way to t = 1: root mean square error over many c drawn from [0.2, 0.8], since a single error depends on where in a step
-    the kink lies. With ReLU the solution is known, c − 1 + e^{t−c}."""
+    """The jump of σ′ at 0; the largest slope of σ, and how it grows with the interval; and the order of RK4 on u′ = 1 + σ(u − c),
+    u(0) = 0, which passes c on the way to t = 1: root mean square error over many c drawn from [0.2, 0.8], since a single error
+    depends on where in a step the kink lies. With ReLU the solution is known, c − 1 + e^{t−c}."""
     jumps = {name: _jump(name) for name in ("relu", *SMOOTH)}
     orders: dict[str, list[OrderFit]] = {"relu": [], "relu_heun": [], "gelu": []}
     for s in range(seeds):
@@ -58,9 +58,9 @@ def measure(seed: int, seeds: int) -> Measured:
 
 
 def judge(evidence: Evidence) -> Verdict:
-    """What the sentence is for is the condition of Theorem 1, Lipschitz continuity: it holds if no slope of a chord of ReLU and of
-    its variants is larger on an interval ten times as long, else it fails. That it calls ReLU smooth, which the theorem does not
-    ask for, is in the corrected statement."""
+    """What the sentence is for is the condition of Theorem 1, Lipschitz continuity: it holds if no slope of a chord of ReLU and
+    of its variants is larger on an interval ten times as long, else it fails. That it calls ReLU smooth, which the theorem does
+    not ask for, is in the corrected statement."""
     return HOLDS if evidence["growth_of_the_largest_slope"] <= 1 + 1e-3 else FAILS
 
 

@@ -57,8 +57,9 @@ def measure(seed: int, seeds: int) -> Measured:
 
 
 def judge(evidence: Evidence) -> Verdict:
-    """With weights smooth in depth, as the theorem assumes, parallel layers (Euler) and sequential ones (Lie–Trotter) tend to the
-    equation at order 1, which the interval of each must hold: both, one of them, or neither."""
+    """With weights smooth in depth, as the theorem assumes, F_ℓ = F(·, ℓΔt), so that the layers are consistent with the equation,
+    and Lipschitz where the states stay, parallel layers (Euler) and sequential ones (Lie–Trotter) tend to the equation at order
+    1, which the interval of each must hold: both, one of them, or neither."""
     found = [near(evidence[name], 1) for name in ("order_euler", "order_lie")]
     return HOLDS if all(found) else CONDITIONAL if any(found) else FAILS
 
@@ -155,13 +156,15 @@ def smallest(seed: int) -> Counterexample:
 
 C1 = Claim(
     id="C1",
-    statement="with layers Lipschitz and smooth in ℓ, the trajectory converges uniformly, at rate O(Δt), to the solution of "
-    "an ODE",
+    statement="with layers uniformly Lipschitz, smooth in ℓ and consistent with a field F, the trajectory converges uniformly, "
+    "at rate O(Δt), to the solution of an ODE",
     source="v2 Thm 3.2, (3), (12)",
-    quote="Assuming the family of discrete operators {F_ℓ} satisfies uniform regularity conditions (e.g., Lipschitz "
-    "continuity and smoothness with respect to ℓ, see Appendix A.1), then as the number of layers L → ∞ (and thus Δt → 0), "
-    "the discrete trajectory, when properly interpolated, converges uniformly to the solution u(x, t) of the continuous "
-    "system. (v2 §3.1)",
+    quote="Assuming the family of discrete operators {F_ℓ} satisfies uniform regularity conditions (e.g., Lipschitz continuity "
+    "and smoothness with respect to ℓ, see Appendix A.1), then as the number of layers L → ∞ (and thus Δt → 0), the discrete "
+    "trajectory, when properly interpolated, converges uniformly to the solution u(x, t) of the continuous system. (v2 §3.1, "
+    "Thm 3.2) 1. Uniform Lipschitz Continuity: There exists a constant L_F > 0 such that for all layers ℓ and all hidden states "
+    "U, V, ‖F_ℓ(U) − F_ℓ(V)‖ ≤ L_F‖U − V‖. 2. Temporal Consistency: The discrete operator F_ℓ converges to its continuous "
+    "counterpart F as L → ∞, i.e., sup_ℓ‖F_ℓ(U) − F(U, ℓΔt)‖ → 0. (v2 App. B.1)",
     condition="smooth weights and residual scale 1/L are sufficient for the rate, not necessary for a limit: weights drawn "
     "anew in each layer converge at scale 1/L too, in the mean and at rate L^(-1/2), to the mean field's ODE; at scale 1/√L "
     "they have no limit along a path. Orders above 1 need a scheme and subflows of that order (Strang with Euler subflows "

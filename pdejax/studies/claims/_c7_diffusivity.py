@@ -42,9 +42,10 @@ def measure(seed: int, seeds: int) -> Measured:
 
 
 def judge(evidence: Evidence) -> Verdict:
-    """A diffusion dissipates. It holds if nothing grows; with a condition to add on the trace if few random networks, less than
-    one
-    token in ten, break it; it fails if growth is met in typical ones and is the faster the finer the grid."""
+    """A diffusion dissipates: the D of App. B.2 is the D_eff of (7), and the last sign there needs D ≥ 0, which is not said. How
+    well (7) stands for the network, its "≈", is not judged. It holds if nothing grows; with a condition to add on the trace if
+    few random networks, less than one token in ten, break it; it fails if growth is met in typical ones and is the faster the
+    finer the grid."""
     if evidence["growth_rate_64_tokens"] <= 0:
         return HOLDS
     rare = high(evidence["share_of_tokens_with_negative_trace"]) < 0.1
@@ -86,8 +87,9 @@ C7 = Claim(
     statement="attention and network act as a diffusion with coefficient D_eff, inherently dissipative",
     source="v2 (7), (8), App. B.2",
     quote="A central insight of our framework is that the coupling of positional encodings with the FFN induces an emergent "
-    "diffusion effect … D_eff(u, x) ∝ |∇P(x)|² · Tr(∇_u FFN(u)) · σ²_att(x). (v2 §3.2) The diffusion operator is inherently "
-    "dissipative. (v2 App. B.2)",
+    "diffusion effect …: D(u) ≈ ∇_x · (D_eff(u, x) ∇_x u). … D_eff(u, x) ∝ |∇_x P(x)|² · Tr(∇_u FFN(u)) · σ²_att(x). (v2 "
+    "§3.2, (7), (8)) The diffusion operator is inherently dissipative. Using integration by parts (Green’s first identity), we "
+    "find ∫⟨u, ∇ · (D∇u)⟩dx = −∫D‖∇u‖²dx ≤ 0. (v2 App. B.2)",
     bears_out=bears_out,
     condition="where Tr(∂FFN/∂u) ≥ 0 at every token, or with a non-negative form of it (absolute value, softplus, clip)",
     headline=(

@@ -1,5 +1,6 @@
 """Every numbered equation of the papers: what it says, which evidence it rests on, and the verdict from it."""
 
+import dataclasses
 from collections.abc import Callable
 
 from pdejax.runs._findings import CONDITIONAL, DEFINITION, FAILS, HOLDS, Evidence, Verdict
@@ -14,6 +15,7 @@ from pdejax.studies.claims._c7_diffusivity import C7
 from pdejax.studies.claims._c8_estimate import C8
 from pdejax.studies.claims._c11_boundary import C11
 from pdejax.studies.claims._claim import Claim, high, near
+from pdejax.studies.claims._quotes import QUOTES
 
 ROUNDING = 1e-10
 
@@ -149,7 +151,7 @@ _ALL = (
     Claim("v2 (8)", "D_eff ∝ |∇P|² Tr(∂FFN) σ²_att is a diffusion coefficient", NEGATIVE, C7.judge,
              "where the trace is not negative", rests_on="C7"),
     Claim("v2 (9)", "S drives the field towards mean 0 and variance 1", ("mean_at_the_end", "deviation_at_the_end"),
-             unit_variance, "the mean is not moved, and the deviation falls to 0 in finite depth, σ₀/γ, for ε → 0",
+             unit_variance, "for constant γ the mean is not moved, and the deviation falls to 0 in finite depth, σ₀/γ, for ε → 0",
              measure=second.normalization),
     Claim("v2 (10)", "u^L is the piecewise linear interpolant of the layers (⌈τ⌉ may be an error of the text's conversion)",
              ("jump_as_printed_over_step", "jump_with_floor_over_step"), interpolant, "with ⌊τ⌋ in place of the printed ⌈τ⌉",
@@ -171,4 +173,4 @@ _ALL = (
              "with the −u of (5) once, outside the sum: inside, it would become −H W_O u", measure=second.heads),
 )
 # fmt: on
-EQUATIONS: dict[str, Claim] = {equation.id: equation for equation in _ALL}
+EQUATIONS: dict[str, Claim] = {e.id: dataclasses.replace(e, quote=QUOTES[e.id]) for e in _ALL}
