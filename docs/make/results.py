@@ -223,15 +223,15 @@ def _side(paper: str | None, ours: Mapping[str, Any] | None) -> str:
     return "met"
 
 
+def _machine(content: Mapping[str, Any]) -> str:
+    environment = content["environment"]
+    return f"{environment['device']} ({environment['cores']} cores), jax {environment['versions']['jax']}"
+
+
 def _code(content: Mapping[str, Any]) -> str:
     from pdejax.runs._format import code
 
     return code(content.get("code"))
-
-
-def _machine(content: Mapping[str, Any]) -> str:
-    environment = content["environment"]
-    return f"{environment['device']} ({environment['cores']} cores), jax {environment['versions']['jax']}"
 
 
 def _rows(rows: list[dict[str, Any]]) -> Iterator[str]:
