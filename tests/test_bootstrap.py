@@ -70,9 +70,11 @@ def test_a_range_of_two_covers_a_median_half_the_time():
     assert abs(share - 0.9375) < 4 * np.sqrt(0.9375 * 0.0625 / 1000)
 
 
-@pytest.mark.parametrize("samples", [6, 8, 16, 32])
+@pytest.mark.parametrize(
+    "samples", [6, pytest.param(8, marks=pytest.mark.slow), 16, pytest.param(32, marks=pytest.mark.slow)]
+)
 def test_intervals_by_resampling_cover_what_they_say(samples):
-    """At least 92 of 100 from 6 samples on, where plain percentiles cover 86 (binomial spread of 1,000: 0.9)."""
+    """At least 92 of 100 from 6 samples on, where plain percentiles cover 86 (two binomial spreads of 5,000: 0.8)."""
 
     @jax.jit
     @jax.vmap
@@ -80,12 +82,12 @@ def test_intervals_by_resampling_cover_what_they_say(samples):
         found = pj.bootstrap(lambda w: jnp.sum(w * x) / samples, samples, key=key, resamples=200)
         return (found.low <= 0) & (found.high >= 0)
 
-    key, keys, shape = jax.random.key(samples), jax.random.split(jax.random.key(1), 1000), (1000, samples)
+    key, keys, shape = jax.random.key(samples), jax.random.split(jax.random.key(1), 5000), (5000, samples)
     for law, draws in {
         "normal": jax.random.normal(key, shape),
         "uniform": jax.random.uniform(key, shape) - 0.5,
     }.items():
-        assert 0.92 - 0.018 <= np.mean(np.asarray(covers(draws, keys))) <= 0.98, law
+        assert 0.92 - 0.008 <= np.mean(np.asarray(covers(draws, keys))) <= 0.98, law
 
 
 def test_a_tree_of_figures_shares_its_draws():

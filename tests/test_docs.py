@@ -391,8 +391,19 @@ def test_the_claims_are_those_of_the_data(tmp_path):
         "counterexample": {"description": "Two tokens.", "file": "counterexamples/C4.npz"},
         "code": "pdejax.studies.claims._c4_energy.measure",
     }
-    path.write_text(json.dumps({"results": {"claims": [claim]}}))
+    equation = {
+        "claim": "v2 (6)",
+        "quote": "R(u) = FFN(u) − u | <b> (v2 §3.2)",
+        "statement": "as `FeedForward`",
+        "verdict": "definition",
+    }
+    ran = {"seconds": 372.0, "environment": {"device": "cpu", "cores": 2, "versions": {"jax": "0.10.2"}}}
+    path.write_text(json.dumps({"results": {"claims": [claim], "equations": [equation]}} | ran))
     text = hooks.results.claims_table(path)
+    [printed] = [line.strip() for line in text.splitlines() if line.startswith("    | v2 (6)")]
+    assert len(re.findall(r"(?<!\\)\|", printed)) == 6 and "v2 §3.2" in printed and "**definition**" in printed
+    assert "All 1 numbered equations" in text and "<b>" not in text
+    assert "Measured in 6 minutes on cpu (2 cores), jax 0.10.2, code not recorded." in text
     [row] = [line for line in text.splitlines() if line.startswith("| C4")]
     assert len(re.findall(r"(?<!\\)\|", row)) == 5
     assert "<script" not in text and r"γ\_A" in text
@@ -424,7 +435,11 @@ def test_the_reproduced_experiments_are_those_of_the_data(tmp_path):
     rows = [line.strip() for line in text.splitlines() if line.startswith("    | cosine")]
     assert len(rows) == 6 and all(len(re.findall(r"(?<!\\)\|", line)) == 5 for line in rows)
     assert "0.9877 [0.9812, 0.9941]; a note" in rows[0] and rows[1].endswith("(untrained) |")
-    assert "<b>" not in text and "2 seeds, 12 s on cpu (2 cores), jax 0.10.2" in text and "![A picture.](x.png)" in text
+    assert (
+        "<b>" not in text
+        and "2 seeds, 12 s on cpu (2 cores), jax 0.10.2, code not recorded" in text
+        and "![A picture.](x.png)" in text
+    )
 
 
 def test_audits_stand_beside_one_another(tmp_path):

@@ -35,6 +35,11 @@ def test_which_presets_are_kept_is_said_from_the_results(tmp_path):
         assert f"| `{line} | 1.5 |" in text
     assert "| `continuum` | standard | 5 | none | 1.5 |" in text
     assert "2 at `standard`, together 3 minutes; 2 at `quick`, together 3 minutes" in text
+    path = tmp_path / "residual" / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": 6000.0}))
+    assert "other work too, so that they are upper bounds; most take `residual` (100), `" in hooks.results.kept(
+        tmp_path
+    )
 
 
 def test_no_page_says_less_than_the_results_took():

@@ -20,7 +20,10 @@ def claims_table(path: pathlib.Path = CLAIMS) -> str:
     """The ledger of claims as Markdown, from what `pdejax claims` wrote."""
     try:
         ledger = json.loads(path.read_text())
-        return "\n".join(_claims(ledger["results"].get("claims", [])))
+        found = ledger["results"]
+        return "\n".join(
+            [*_claims(found.get("claims", [])), *_equations(found.get("equations", [])), *_measured(ledger)]
+        )
     except FileNotFoundError:
         return (
             "!!! note\n\n    The ledger's data are not in this checkout. `pdejax claims --out benchmarks/results/claims` "
@@ -54,6 +57,27 @@ def _claims(claims: list[dict[str, Any]]) -> Iterator[str]:
             yield f"**Counterexample.** {_cell(example.get('description') if isinstance(example, dict) else example)}\n"
         if claim.get("code"):
             yield f"Computed by `{claim['code']}`.\n"
+
+
+def _equations(equations: list[dict[str, Any]]) -> Iterator[str]:
+    """Every numbered equation as it is printed, with its verdict, in a table that is folded."""
+    if not equations:
+        return
+    yield "\n## Equations\n"
+    yield f'??? note "All {len(equations)} numbered equations as printed, and their verdicts"\n'
+    yield "    | equation | as printed | checked | verdict | what holds |"
+    yield "    |---|---|---|---|---|"
+    for each in equations:
+        name, quote, statement, verdict, holds = (
+            _cell(each.get(key) or "") for key in ("claim", "quote", "statement", "verdict", "condition")
+        )
+        yield f"    | {name} | {quote} | {statement} | **{verdict}** | {holds} |"
+
+
+def _measured(ledger: Mapping[str, Any]) -> Iterator[str]:
+    """Where and with which code the ledger was measured, and how long it took."""
+    if ledger.get("seconds"):
+        yield f"\nMeasured in {ledger['seconds'] / 60:.0f} minutes on {_machine(ledger)}, {_code(ledger)}.\n"
 
 
 # The papers' experiments, from their data.
@@ -99,7 +123,7 @@ def _reproduced(path: pathlib.Path, content: dict[str, Any]) -> Iterator[str]:
     yield f"**{_cell(content['verdict'])}**\n"
     yield (
         f"Preset `{content['preset']}`, {count} seed{'s' if count > 1 else ''}, {content['seconds']:.0f} s on "
-        f"{_machine(content)}; systems compared: "
+        f"{_machine(content)}, {_code(content)}; systems compared: "
         f"{_cell(content['pairing'])}.\n"
     )
     for figure in content["figures"]:
@@ -150,7 +174,12 @@ def kept(folder: pathlib.Path = REPRODUCED) -> str:
         f"{len(group)} at `{preset}`, together {sum(c['seconds'] for c in group) / 60:.0f} minutes"
         for preset, group in groups.items()
     )
-    return "\n".join([*lines, f"\n{times}, on {_machine(found[0])} that had other work too.\n"])
+    longest = sorted(found, key=lambda content: -content["seconds"])[:3]
+    shown = ", ".join(f"`{content['study']}` ({content['seconds'] / 60:.0f})" for content in longest)
+    said = (
+        f"{times}, on {_machine(found[0])} that had other work too, so that they are upper bounds; most take {shown}."
+    )
+    return "\n".join([*lines, f"\n{said}\n"])
 
 
 def step(folder: pathlib.Path = REPRODUCED) -> str:
@@ -197,6 +226,12 @@ def _side(paper: str | None, ours: Mapping[str, Any] | None) -> str:
 def _machine(content: Mapping[str, Any]) -> str:
     environment = content["environment"]
     return f"{environment['device']} ({environment['cores']} cores), jax {environment['versions']['jax']}"
+
+
+def _code(content: Mapping[str, Any]) -> str:
+    from pdejax.runs._format import code
+
+    return code(content.get("code"))
 
 
 def _rows(rows: list[dict[str, Any]]) -> Iterator[str]:

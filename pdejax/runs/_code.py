@@ -4,10 +4,12 @@ import ast
 import functools
 import hashlib
 import inspect
+import os
 import pathlib
+import subprocess
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 
@@ -38,11 +40,41 @@ def code_digest(function: Callable[..., Any]) -> str:
 def library_digest() -> str:
     """Return a digest of the library's source, but for what only asks, keeps, draws or tells: that changes no number."""
     whole = hashlib.sha256()
-    for file in sorted(_LIBRARY.rglob("*.py")):
-        inside = file.relative_to(_LIBRARY)
+    for inside in sorted(_sources()):
+        file = _LIBRARY / inside
         if inside.parts[0] not in _NO_NUMBERS or inside.parts[:3] == ("runs", "sweep", "_measure.py"):
             whole.update(f"{inside.as_posix()} ".encode() + hashlib.sha256(file.read_bytes()).digest())
     return whole.hexdigest()
+
+
+def provenance(function: Callable[..., Any], libraries: Iterable[str] = ()) -> dict[str, str]:
+    """Return which code measured, as results keep it: `measured_by`, the digest of the code of `function`; `library`, that of the
+    library, or those of the `libraries` that kept parts were measured with; and the `commit` of its checkout, where it is one,
+    with "edited" where its files are not those of the commit."""
+    found = {"measured_by": code_digest(function), "library": ", ".join(sorted(set(libraries) or {library_digest()}))}
+    return found | ({"commit": commit} if (commit := _commit()) else {})
+
+
+def _commit() -> str:
+    """The commit of the checkout that the library is in; nothing where git or the checkout is missing."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(_LIBRARY), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")  # else the library lies in a repository that is not its own
+        return git("rev-parse", "HEAD") + (" edited" if git("status", "--porcelain", "--", ".", "../solvers") else "")
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def _sources() -> Iterator[pathlib.Path]:
+    """The library's files within it; `solvers` is a link in a checkout, which `rglob` does not follow."""
+    for folder, _, names in os.walk(_LIBRARY, followlinks=True):
+        for name in names:
+            if name.endswith(".py"):
+                yield (pathlib.Path(folder) / name).relative_to(_LIBRARY)
 
 
 def _without_file(function: Any) -> Any:

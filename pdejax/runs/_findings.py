@@ -346,8 +346,8 @@ def markdown(title: str, findings: Sequence[Finding]) -> str:
         ]
         parts += [Table(columns, lines).markdown(), *(_section(finding) for finding in claims)]
     if equations:
-        columns = [Column(head) for head in ("equation", "statement", "verdict", "rests on", "evidence")]
-        lines = [(f.claim, f.statement, f.verdict, f"{f.source}: {f.code}", headline(f)) for f in equations]
+        columns = [Column(head) for head in ("equation", "statement", "as printed", "verdict", "rests on", "evidence")]
+        lines = [(f.claim, f.statement, f.quote, f.verdict, f"{f.source}: {f.code}", headline(f)) for f in equations]
         parts += ["## Equations", Table(columns, lines).markdown()]
     return "\n\n".join(parts) + "\n"
 

@@ -64,6 +64,15 @@ def seconds(value: object) -> str:
     return f"{value / 60:.1f} min" if value < 5400 else f"{value / 3600:.1f} h"
 
 
+def code(found: object) -> str:
+    """Write which code measured in a line: the commit and the library's digest by their first digits."""
+    if not isinstance(found, dict) or not found.get("library"):
+        return "code not recorded"
+    libraries = ", ".join(each if " " in each else each[:12] for each in str(found["library"]).split(", "))
+    commit, *edited = str(found.get("commit") or "").split()[:2] or [""]
+    return " ".join([f"library {libraries}", *([f"of commit {commit[:12]}", *edited] if commit else [])])
+
+
 def environment(found: object) -> str:
     """Write device, precision and versions in a line."""
     if not isinstance(found, dict):

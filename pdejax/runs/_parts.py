@@ -20,6 +20,7 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 from pdejax._arguments import checked
+from pdejax.runs._code import library_digest
 from pdejax.runs._files import ABOUT, ResultError, check_folder, digest, plain, write_json, write_whole
 
 PACKAGES = (
@@ -125,6 +126,8 @@ def _processor() -> str:
 
 
 _SECONDS = "seconds of measurement"
+_LIBRARY = "library that measured"
+NOT_RECORDED = "not recorded"
 
 
 class Parts:
@@ -136,7 +139,8 @@ class Parts:
     - `folder`: where this run's files go, or None; `shared`: the folder that runs beside it share (trained models).
     - `command`: what to give `pdejax` to go on with it, kept beside the parts for who finds them without a result.
     - `say(text)` tells what is being done, `row(record)` hands over each line of the run's table as soon as it is there.
-    - `key`: the hash. `kept_seconds`: what the parts that were read had taken when they were measured.
+    - `key`: the hash. `kept_seconds`: what the parts that were read had taken when they were measured. `libraries`: digests of
+      the library that measured them all, "not recorded" among them where a part does not say.
 
     Raises `ResultError` for a folder that cannot be written.
     """
@@ -155,18 +159,19 @@ class Parts:
         self.folder, self.shared = folder, folder if shared is None else shared
         self.key = digest([identity, environment()])
         self.kept_seconds = 0.0
+        self.libraries: set[str] = set()
         if folder is not None:
             check_folder(folder)
 
     def get(self, name: str, measure: Callable[[], Any]) -> Any:
         """Return the part `name` as plain JSON values: read if it is there, else measured and kept."""
 
-        def read(path: pathlib.Path) -> tuple[Any, float]:
+        def read(path: pathlib.Path) -> tuple[Any, float, str]:
             saved = json.loads(path.read_text())
-            return saved["value"], float(saved.get("seconds", 0.0))
+            return saved["value"], float(saved.get("seconds", 0.0)), str(saved.get("library", NOT_RECORDED))
 
         def write(path: pathlib.Path, value: Any, seconds: float) -> None:
-            write_json(path, {"name": name, "value": value, "seconds": seconds})
+            write_json(path, {"name": name, "value": value, "seconds": seconds, "library": library_digest()})
 
         return self._kept(f"{name}.json", lambda: plain(measure()), read, write)
 
@@ -180,14 +185,15 @@ class Parts:
                 raise ResultError(f"{name}: {wrong} are not arrays of numbers")
             return found
 
-        def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], float]:
+        def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], float, str]:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as saved:
                 found = {key: saved[key] for key in saved.files}
-            return found, float(found.pop(_SECONDS))
+            library = str(found.pop(_LIBRARY, NOT_RECORDED))
+            return found, float(found.pop(_SECONDS)), library
 
         def write(path: pathlib.Path, value: dict[str, np.ndarray], seconds: float) -> None:
             buffer = io.BytesIO()
-            kept: dict[str, Any] = {**value, _SECONDS: np.asarray(seconds)}
+            kept: dict[str, Any] = {**value, _SECONDS: np.asarray(seconds), _LIBRARY: np.asarray(library_digest())}
             np.savez_compressed(buffer, **kept)
             write_whole(path, buffer.getvalue())
 
@@ -197,14 +203,16 @@ class Parts:
         path = None if self.folder is None else self.folder / "parts" / self.key / file
         if path is not None and path.exists():
             try:
-                value, seconds = read(path)
+                value, seconds, library = read(path)
                 self.kept_seconds += seconds
+                self.libraries.add(library)
                 return value
             except (ValueError, KeyError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as error:
                 self.say(f"{path} is damaged ({type(error).__name__}) and is measured again")
         started = time.perf_counter()
         value = measure()
         seconds = time.perf_counter() - started
+        self.libraries.add(library_digest())
         forget_programs()
         if path is not None:
             if self.command and not path.with_name(ABOUT).exists():

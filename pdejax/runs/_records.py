@@ -116,6 +116,8 @@ class Result:
     - `study`, `title`, `question`, `source`: its name, what it asks, and where in the papers.
     - `config`, `preset`, `seeds`, `environment`, `config_hash`, `seconds`: what was run, on what, how long it took (parts
       that were kept included). `pairing`: which models stand beside which, in words.
+    - `code`: which code measured: digests of the study's (`measured_by`) and of the `library`, and the `commit` of its checkout
+      if it is one; empty for what was kept without.
     - `results`: the numbers, as JSON has them. `rows`: those of the table paper | ours | null.
     - `headline`: the quantity of the row that a summary of many results shows.
     - `verdict`: a sentence made from the numbers; `verdicts`: answers by question. `passed`: whether all is as it should be.
@@ -133,6 +135,7 @@ class Result:
     config_hash: str = ""
     seeds: tuple[int, ...] = ()
     environment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    code: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     results: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     rows: tuple[Row, ...] = ()
     headline: str = ""
@@ -173,7 +176,7 @@ class Result:
         width = max((len(question) for question in self.verdicts), default=0)
         lines += [f"{question:<{width}}  {answer}" for question, answer in self.verdicts.items()]
         lines += [self.verdict] if self.verdict else []
-        about = [_format.seconds(self.seconds), _format.environment(self.environment)]
+        about = [_format.seconds(self.seconds), _format.environment(self.environment), _format.code(self.code)]
         about += [f"seed{'s' if len(self.seeds) > 1 else ''} {' '.join(map(str, self.seeds))}"] if self.seeds else []
         return "\n".join([*lines, "measured: " + "; ".join(part for part in about if part)])
 
@@ -190,6 +193,7 @@ class Result:
             "config_hash": self.config_hash,
             "seeds": self.seeds,
             "environment": self.environment,
+            "code": self.code,
             "results": self.results,
             "table": [row.to_json() for row in self.rows],
             "headline": self.headline,
@@ -221,6 +225,7 @@ class Result:
             config_hash=text(saved.get("config_hash")),
             seeds=tuple(seed for seed in _list(saved.get("seeds")) if isinstance(seed, int)),
             environment=_mapping(saved.get("environment")),
+            code=_mapping(saved.get("code")),
             results=_mapping(saved.get("results")),
             rows=tuple(
                 Row.from_json(row, i) for i, row in enumerate(_list(saved.get("table"))) if isinstance(row, Mapping)

@@ -16,6 +16,7 @@ from pdejax import _check as check
 from pdejax._arguments import checked
 from pdejax._figure import Figure
 from pdejax.runs._code import code_digest as code_digest
+from pdejax.runs._code import provenance
 from pdejax.runs._files import plain
 from pdejax.runs._findings import Finding
 from pdejax.runs._parts import Parts, environment, kept_programs
@@ -180,6 +181,7 @@ def run(
         config_hash=parts.key,
         seeds=chosen,
         environment=where,
+        code=provenance(study.measure, parts.libraries),
         results=plain(found.results),
         rows=tuple(found.rows),
         headline=headline(study, found.rows),

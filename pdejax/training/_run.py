@@ -28,6 +28,7 @@ from pdejax.models import (
 )
 from pdejax.models._saving import Model, model_record
 from pdejax.plot._style import COLOURS, SEQUENTIAL
+from pdejax.runs._code import provenance
 from pdejax.runs._files import check_folder, digest, write_json, write_whole
 from pdejax.runs._parts import environment
 from pdejax.runs._records import Picture, Result, Row
@@ -426,6 +427,7 @@ def _as_result(result: TrainResult, pictures: tuple[Picture, ...]) -> Result:
         config_hash=digest(_settings(config)),
         seeds=(config.seed,),
         environment=environment(),
+        code=provenance(_as_result),
         rows=tuple(rows),
         verdict=result.line(),
         passed=result.fit.stopped != "nan",

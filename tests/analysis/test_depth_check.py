@@ -94,6 +94,7 @@ PLANTED = {
     "tied, L^-3/2": ("tied", 1.5, "ODE", True),
     "mean, 1/L": ("mean", 1.0, "averaged ODE", False),
     "iid, 1/L": ("iid", 1.0, "averaged ODE", True),
+    "iid, L^-0.85": ("iid", 0.85, "averaged ODE", True),
     "iid, L^-3/4": ("iid", 0.75, "averaged ODE", True),
     "iid, L^-0.6": ("iid", 0.6, "averaged ODE", True),
     "iid, 1/√L": ("iid", 0.5, "SDE", False),

@@ -12,6 +12,7 @@ from pdejax.studies.claims import _c5_stochastic as c5
 from pdejax.studies.claims import _c6_fidelity as c6
 from pdejax.studies.claims import _c7_diffusivity as c7
 from pdejax.studies.claims import _c12_lipschitz as c12
+from pdejax.studies.claims import _c17_activations as c17
 
 
 def test_c3_steps_that_v1_21_gets_wrong():
@@ -74,6 +75,13 @@ def test_c7_emergent_diffusion_is_backward_where_its_trace_is_negative():
     assert 0.9 < coarse.rate / coarse.bound < fine.rate / fine.bound <= 1
     for form in ("absolute", "softplus", "clip"):
         assert c7.growth_rate(256, form).rate <= 1e-9 * fine.rate
+
+
+def test_c17_slopes_of_what_is_not_lipschitz_grow_with_the_interval(monkeypatch):
+    monkeypatch.setitem(c17.ACTIVATIONS, "square", jnp.square)
+    # The largest chord of z² between z and z + 1/200 on [−R, R] is 2R − 1/200.
+    assert [c17._slope("square", end) for end in (6.0, 60.0)] == pytest.approx([11.995, 119.995], rel=1e-9)
+    assert c17._slope("relu", 60.0) == pytest.approx(1) and c17._slope("tanh", 60.0) <= 1
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from pdejax import Figure, over_seeds
 from pdejax.runs import ResultError
 from pdejax.runs._findings import Counterexample, Measured
 from pdejax.studies.claims import CLAIMS, _ledger, claims
-from pdejax.studies.claims._claim import high, low, range_over, ratio_over_seeds
+from pdejax.studies.claims._claim import high, low, range_over, ratio_over_seeds, share_over_seeds
 from pdejax.studies.claims._config import COMMAND, ClaimsConfig
 
 QUICK = ("C5", "C9", "C10")
@@ -77,6 +77,12 @@ def test_intervals_over_seeds():
     assert alone.value == low(alone) == high(alone) == 4 and math.isnan(alone.low)
     ratio = ratio_over_seeds([0.5, 2.0])
     assert ratio.value == pytest.approx(1) and ratio.low * ratio.high == pytest.approx(1)
+    # Student's own interval of these shares would end at −0.12; of one of them at an end of the range it is cut.
+    few = share_over_seeds([0.02, 0.03, 0.2])
+    z = np.log(np.array([0.02, 0.03, 0.2]) / np.array([0.98, 0.97, 0.8]))
+    ends = z.mean() + np.array([-1, 1]) * 4.302652729749464 * z.std(ddof=1) / math.sqrt(3)
+    assert [few.low, few.high] == pytest.approx(list(1 / (1 + np.exp(-ends)))) and few.value == pytest.approx(0.25 / 3)
+    assert share_over_seeds([0.0, 0.0, 0.1]).low == 0
     spread = range_over([3.0, 1.0, 2.0])
     assert (spread.value, spread.low, spread.high) == (2, 1, 3)
 

@@ -17,7 +17,7 @@ from pdejax.studies.claims import _c16_phases as c16
 from pdejax.studies.claims._claim import Trained
 
 
-def checked(ledger):
+def checked(ledger, verdicts=VERDICTS):
     for name, finding in ledger.findings.items():
         assert name == finding.claim
         assert set(finding.headline) <= set(finding.evidence), finding.claim
@@ -28,7 +28,7 @@ def checked(ledger):
     for finding in ledger.findings.values():
         if finding.is_equation:
             continue
-        assert finding.verdict == VERDICTS[finding.claim], (finding.claim, finding.evidence)
+        assert finding.verdict == verdicts[finding.claim], (finding.claim, finding.evidence)
         assert finding.counterexample is not None
     return ledger.findings
 
@@ -96,7 +96,8 @@ def test_gradient_ratios_are_of_medians_by_seed(monkeypatch):
         return Trained(None, None, None, norms, blank, jnp.zeros(0), jnp.zeros(0))
 
     monkeypatch.setattr(c15, "train", train)
-    found = checked(claims(["C15"], seeds=3))["C15"].evidence
+    # Twenty times larger throughout, with spikes, where residual connections are kept: not what was measured.
+    found = checked(claims(["C15"], seeds=3), {"C15": "holds under an added condition"})["C15"].evidence
     assert found["gradient_none_over_pre_at_start"].value == pytest.approx(20)
     assert found["gradient_none_over_post_in_training"].value == pytest.approx(10)
     assert found["gradient_bare_over_post_at_start"].value == pytest.approx(0.05)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pdejax.runs._findings import count_verdicts
-from pdejax.runs._format import environment, seconds
+from pdejax.runs._format import code, environment, seconds
 from pdejax.runs._records import Result, Row
 from pdejax.runs._table import Cell, Column, Table
 from pdejax.runs.report._claims import LedgerPlaces, Named, ledger_section, placed
@@ -362,11 +362,16 @@ def _environments(results: Results, names: Mapping[pathlib.Path, str], ledgers: 
     found: dict[str, list[str]] = {}
     for study in results.studies:
         if study.raw is not None:
-            line = environment(study.raw.get("environment")) or "not said"
+            line = _where(study.raw)
             found.setdefault(line, []).append(f'<a href="#{names[study.json]}">{escape(study.title)}</a>')
     for one in ledgers:
         if one.ledger.raw:
-            line = environment(one.ledger.raw.get("environment")) or "not said"
+            line = _where(one.ledger.raw)
             found.setdefault(line, []).append(f'<a href="#{one.claims_at}">claims{escape(one.beside)}</a>')
     items = "".join(f"<li>{escape(line)}: {', '.join(links)}</li>" for line, links in found.items())
     return f'<h2 id="environment">Where it was measured</h2><ul>{items}</ul>'
+
+
+def _where(raw: Mapping[str, Any]) -> str:
+    """Device, versions and code that a result was measured with."""
+    return f"{environment(raw.get('environment')) or 'not said'}; {code(raw.get('code'))}"

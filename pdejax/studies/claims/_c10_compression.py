@@ -166,9 +166,14 @@ C10 = Claim(
     id="C10",
     statement="the representation compresses: I(X; u(t)) falls with depth",
     source="v2 Thm 3.5 (iii)",
-    quote="(iii) Compression: Redundant information I(X; u(·, t)) decreases while I(Y; u(·, t)) saturates. (v2 §3.3)",
+    quote="Viewed through the lens of the Information Bottleneck, the dynamics of u(·, t) exhibit three characteristic phases. "
+    "Let X be the input and Y be the target. The mutual information dynamics follow: … (iii) Compression: Redundant information "
+    "I(X; u(·, t)) decreases while I(Y; u(·, t)) saturates. (v2 §3.3, Thm 3.5) The Fokker-Planck equation … should be "
+    "interpreted as a conceptual model for the evolution of the distribution of representations, driven by the deterministic "
+    "dynamics of our PDE (the drift term) and stochasticity from data sampling (the diffusion term). (v2 App. B.4)",
     bears_out=bears_out,
-    condition="a noiseless smooth flow is a bijection, so I(X; u(t)) cannot change; what falls is the estimate. Read with "
+    condition="what App. B.4 calls stochasticity is that of X itself: given X nothing is random, a noiseless smooth flow is a "
+    "bijection, and I(X; u(t)) cannot change; what falls is the estimate. Read with "
     "noise σ, I(u₀; u(t) + σξ) falls where the flow contracts and rises where it expands; it can only fall "
     "where noise enters on the way",
     headline=("exact_change_of_information", "fall_of_binned_estimate", "rise_with_read_out_noise_in_a_growing_field"),

@@ -12,9 +12,10 @@ from pdejax._bootstrap import over_seeds
 from pdejax._equation import MasterEquation
 from pdejax.analysis import fit_order
 from pdejax.analysis.growth import energy_rates
+from pdejax.analysis.numerics._fit import OrderFit, order_over_seeds
 from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
 from pdejax.solvers import Grid, Laplacian
-from pdejax.studies.claims._claim import Claim
+from pdejax.studies.claims._claim import Claim, high, near
 from pdejax.terms import Diffusion, LayerNorm
 
 SIZES = (16, 32, 64, 128)
@@ -29,17 +30,17 @@ def measure(seed: int, seeds: int) -> Measured:
     Δx²/10 to 1/10, and its order in Δx. Initial fields a + b cos πx, not 0 at the ends, with (7) and with Neumann ends; and
     a sin πx + b sin 2πx with (7); and the first kind from a fixed depth on. Then the rate of energy at t = 0, and LayerNorm near
     0."""
-    orders: dict[str, list[float]] = {case: [] for case in CASES}
+    orders: dict[str, list[OrderFit]] = {case: [] for case in CASES}
     sizes, at_depth = [], []
     for s in range(seeds):
         a, b = np.random.default_rng([seed, s]).standard_normal(2)
         a += math.copysign(0.5, a)
         for case in CASES:
             errors = [worst_error(n, a, b, case)[0] for n in SIZES]
-            orders[case].append(fit_order([1 / n for n in SIZES], errors, last=len(SIZES)).order)
+            orders[case].append(fit_order([1 / n for n in SIZES], errors, last=len(SIZES)))
             if case == "incompatible":
                 fixed = [worst_error(n, a, b, case, FIXED)[0] for n in SIZES]
-                at_depth.append(fit_order([1 / n for n in SIZES], fixed, last=len(SIZES)).order)
+                at_depth.append(fit_order([1 / n for n in SIZES], fixed, last=len(SIZES)))
                 sizes.append(errors[-1] / max(abs(a + b), abs(a - b)))
     loss = {boundary: [_energy_loss(n, boundary) for n in SIZES] for boundary in ("dirichlet", "neumann")}
     norm = LayerNorm(8)
@@ -47,16 +48,16 @@ def measure(seed: int, seeds: int) -> Measured:
     near = norm(0.01 * direction / jnp.linalg.norm(direction))
     slope = jax.jvp(norm, (jnp.zeros((1, 8)),), (direction - jnp.mean(direction),))[1]
     figures = {
-        "order_uniform_incompatible": over_seeds(orders["incompatible"]),
+        "order_uniform_incompatible": order_over_seeds(orders["incompatible"]),
         "worst_error_at_128_tokens_over_end_value": over_seeds(sizes),
         "energy_loss_growth_with_tokens": float(np.polyfit(np.log(SIZES), np.log(loss["dirichlet"]), 1)[0]),
         "layernorm_size_of_token_of_size_0.01": float(jnp.linalg.norm(near)),
         "layernorm_slope_at_zero": float(jnp.linalg.norm(slope) / jnp.linalg.norm(direction - jnp.mean(direction))),
     }
     corrected = {
-        "order_uniform_compatible": over_seeds(orders["compatible"]),
-        "order_uniform_neumann": over_seeds(orders["neumann"]),
-        "order_incompatible_from_depth_0.01": over_seeds(at_depth),
+        "order_uniform_compatible": order_over_seeds(orders["compatible"]),
+        "order_uniform_neumann": order_over_seeds(orders["neumann"]),
+        "order_incompatible_from_depth_0.01": order_over_seeds(at_depth),
         "energy_loss_neumann_of_constant_field": max(loss["neumann"]),
     }
     return Measured(figures, corrected, smallest())
@@ -64,18 +65,18 @@ def measure(seed: int, seeds: int) -> Measured:
 
 def judge(evidence: Evidence) -> Verdict:
     """With (7) the largest error over depths, of an initial field that is not 0 at the ends, does not fall: conditional on
-    E + P = 0 there, where full order is met; holds if the order never suffers."""
-    if evidence["order_uniform_incompatible"] > 1.7:
+    E + P = 0 there, where order 2 is met; holds if it never suffers. Ends of intervals count."""
+    if near(evidence["order_uniform_incompatible"], 2):
         return HOLDS
-    full = evidence["order_uniform_compatible"] > 1.7
-    return CONDITIONAL if full and evidence["order_uniform_incompatible"] < 0.5 else FAILS
+    full = near(evidence["order_uniform_compatible"], 2)
+    return CONDITIONAL if full and high(evidence["order_uniform_incompatible"]) < 0.5 else FAILS
 
 
 def bears_out(evidence: Evidence) -> bool:
     """Full order at a fixed depth, with compatible fields and with Neumann ends; LayerNorm does not keep tokens near 0."""
     names = ("order_uniform_compatible", "order_uniform_neumann", "order_incompatible_from_depth_0.01")
     away = evidence["layernorm_size_of_token_of_size_0.01"] > 1
-    return bool(away and all(abs(evidence[name] - 2) < 0.15 for name in names))
+    return bool(away and all(near(evidence[name], 2) for name in names))
 
 
 def worst_error(

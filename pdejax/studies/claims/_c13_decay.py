@@ -12,7 +12,7 @@ from pdejax._bootstrap import over_seeds
 from pdejax._equation import MasterEquation
 from pdejax.analysis.residual import fidelity
 from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
-from pdejax.studies.claims._claim import Claim, flow, high, low, range_over
+from pdejax.studies.claims._claim import Claim, flow, high, low, range_over, share_over_seeds
 from pdejax.studies.numerics._verify_cases import reaction
 from pdejax.terms import Attention, FeedForward, LinearDamping
 
@@ -41,9 +41,9 @@ def measure(seed: int, seeds: int) -> Measured:
                     rates["later"].append(-np.polyfit(np.arange(LAYERS // 2, LAYERS + 1), logs[LAYERS // 2 :], 1)[0])
         figures[f"rate_in_layer_1_without_residual_scale_{scale:g}"] = over_seeds(rates["first"])
         figures[f"rate_in_layers_8_to_16_without_residual_scale_{scale:g}"] = over_seeds(rates["later"])
-        figures[f"fidelity_at_16_with_residual_scale_{scale:g}"] = over_seeds(ends["residual"])
+        figures[f"fidelity_at_16_with_residual_scale_{scale:g}"] = share_over_seeds(ends["residual"])
         corrected[f"fidelity_at_16_without_residual_over_chance_scale_{scale:g}"] = over_seeds(
-            np.array(ends["leaky"]) / floor
+            np.array(ends["leaky"]) / floor, within=(0.0, 1.0 / floor)
         )
     identity, turned, error = exact()
     figures["fidelity_of_a_stable_rotation"] = turned
@@ -54,10 +54,10 @@ def measure(seed: int, seeds: int) -> Measured:
 
 
 def judge(evidence: Evidence) -> Verdict:
-    """(i) Without residual connections ρ of random networks must fall to chance, at most twice 1/√(nd) after 16 layers: below
-    that
-    no rate can be asked for. (ii) In a residual system that meets Theorem 3.3 with γ > L_A + L_R it must stay positive. Both: it
-    holds. If (ii) needs ‖I‖ < ‖u₀‖ as well, which the paper does not ask for, that is a condition to add; else it fails."""
+    """ρ is the cosine. (i) Without residual connections ρ of random networks must fall to chance, at most twice 1/√(nd) after 16
+    layers: below that, in the nd = 512 dimensions here, no rate can be asked for. (ii) In a residual system that meets Theorem
+    3.3 with γ > L_A + L_R it must stay positive. Both: it holds. If (ii) needs ‖I‖ < ‖u₀‖ as well, which the paper does not ask
+    for, that is a condition to add; else it fails."""
     forgets = all(high(evidence[f"fidelity_at_16_without_residual_over_chance_scale_{s:g}"]) < 2.0 for s in SCALES)
     if forgets and evidence["fidelity_of_a_stable_rotation"] > 0:
         return HOLDS
@@ -143,9 +143,13 @@ C13 = Claim(
     statement="without residual connections ρ decays exponentially; with them, under stable conditions, it is bounded below by a "
     "positive constant",
     source="v2 Thm 3.4",
-    quote="In a system without a residual structure (i.e., not formulated as a time derivative), ρ(t) decays exponentially, "
-    "leading to catastrophic forgetting of initial information. The residual formulation inherent to our PDE ensures that "
-    "under stable conditions, ρ(t) is bounded below by a positive constant, thus preserving input information. (v2 §3.3)",
+    quote="Let the representation fidelity at depth t be ρ(t) = sim(u(·, t), u(·, 0)), where sim is a similarity metric like "
+    "cosine similarity. In a system without a residual structure (i.e., not formulated as a time derivative), ρ(t) decays "
+    "exponentially, leading to catastrophic forgetting of initial information. The residual formulation inherent to our PDE "
+    "ensures that under stable conditions, ρ(t) is bounded below by a positive constant, thus preserving input information. (v2 "
+    "§3.3, Thm 3.4) The angle between v^(L) and v^(0) will tend towards π/2 in high dimensions, causing ρ(t) → 0 exponentially "
+    "fast. … Under the stability conditions from Theorem 3.3, the norm of the update term ‖∫₀ᵗ F(…)‖ is bounded. This ensures "
+    "that ρ(t) remains bounded below by a positive constant, preventing catastrophic forgetting. (v2 App. B.3)",
     condition="with them ρ ≥ √(1 − r²) as long as the update stays below ‖u₀‖, r = ‖I‖/‖u₀‖ < 1; not beyond, stable or not. "
     "Without them, with weights drawn anew in each layer, ρ is at chance, 1/√(nd), after one layer, below which no rate can "
     "be seen",

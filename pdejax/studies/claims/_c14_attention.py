@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from pdejax._bootstrap import over_seeds
 from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
-from pdejax.studies.claims._claim import Claim, low
+from pdejax.studies.claims._claim import Claim, low, share_over_seeds
 from pdejax.terms import Attention, LayerNorm
 
 TOKENS, DIM, HEADS = 64, 128, 4
@@ -38,17 +38,17 @@ def measure(seed: int, seeds: int) -> Measured:
             if name == "small":
                 spread.append(float(width))
     figures = {
-        "cosine_of_unrelated_maps_at_weights_0.02": over_seeds(unrelated["small"]),
-        "cosine_of_unrelated_maps_at_lecun_weights": over_seeds(unrelated["lecun"]),
-        "cosine_of_independent_logits_of_std_0.1": over_seeds(null[0.1]),
-        "cosine_of_independent_logits_of_std_1": over_seeds(null[1.0]),
+        "cosine_of_unrelated_maps_at_weights_0.02": share_over_seeds(unrelated["small"]),
+        "cosine_of_unrelated_maps_at_lecun_weights": share_over_seeds(unrelated["lecun"]),
+        "cosine_of_independent_logits_of_std_0.1": share_over_seeds(null[0.1]),
+        "cosine_of_independent_logits_of_std_1": share_over_seeds(null[1.0]),
     }
     excess = {name: np.array(copies[name]) - np.array(unrelated[name]) for name in copies}
     corrected = {
         "error_of_null_formula": max(abs(float(np.mean(null[s])) - math.exp(-(s**2))) for s in SPREADS),
-        "null_formula_at_weights_0.02": over_seeds(np.exp(-(np.array(spread) ** 2))),
-        "copy_above_null_at_lecun_weights": over_seeds(excess["lecun"]),
-        "copy_above_null_at_weights_0.02": over_seeds(excess["small"]),
+        "null_formula_at_weights_0.02": share_over_seeds(np.exp(-(np.array(spread) ** 2))),
+        "copy_above_null_at_lecun_weights": over_seeds(excess["lecun"], within=(-1.0, 1.0)),
+        "copy_above_null_at_weights_0.02": over_seeds(excess["small"], within=(-1.0, 1.0)),
         "logit_std_below_which_the_null_passes": math.sqrt(-math.log(COSINE)),
     }
     return Measured(figures, corrected, smallest())

@@ -12,7 +12,7 @@ from pdejax._bootstrap import over_seeds
 from pdejax.analysis.information import curve_noise, information_stages, mutual_information
 from pdejax.models import observe
 from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, NOT_SHOWN, Counterexample, Evidence, Measured, Verdict
-from pdejax.studies.claims._claim import Claim, high, low, train
+from pdejax.studies.claims._claim import Claim, high, low, share_over_seeds, train
 
 STEPS = 100
 SIZES: dict[str, Any] = {"dim": 16, "heads": 2, "layers": 15, "ffn": 32, "norm": "pre"}
@@ -48,8 +48,8 @@ def measure(seed: int, seeds: int) -> Measured:
     for kind, drawn in found.items():
         for name, values in changes(np.stack(drawn)).items():
             figures[f"{name}_{kind}_noise"] = over_seeds(values)
-        figures[f"share_with_three_phases_{kind}_noise"] = over_seeds(shares[f"{kind}_trained"])
-        corrected[f"share_with_three_phases_untrained_{kind}_noise"] = over_seeds(shares[f"{kind}_untrained"])
+        figures[f"share_with_three_phases_{kind}_noise"] = share_over_seeds(shares[f"{kind}_trained"])
+        corrected[f"share_with_three_phases_untrained_{kind}_noise"] = share_over_seeds(shares[f"{kind}_untrained"])
         corrected[f"noise_of_the_curves_over_their_range_{kind}_noise"] = roughness(np.stack(drawn))
     noise = max(corrected[f"noise_of_the_curves_over_their_range_{kind}_noise"] for kind in NOISE)
     corrected |= {
@@ -150,9 +150,13 @@ C16 = Claim(
     id="C16",
     statement="in depth I(Y; u) rises while I(X; u) is kept, then both rest, then I(X; u) falls while I(Y; u) is kept",
     source="v2 Thm 3.5",
-    quote="(i) Extraction: I(Y; u(·, t)) increases rapidly while I(X; u(·, t)) is preserved. (ii) Equilibrium: A balance is "
-    "reached between extraction and compression. (iii) Compression: Redundant information I(X; u(·, t)) decreases while I(Y; "
-    "u(·, t)) saturates. (v2 §3.3)",
+    quote="Viewed through the lens of the Information Bottleneck, the dynamics of u(·, t) exhibit three characteristic phases. "
+    "Let X be the input and Y be the target. The mutual information dynamics follow: (i) Extraction: I(Y; u(·, t)) increases "
+    "rapidly while I(X; u(·, t)) is preserved. (ii) Equilibrium: A balance is reached between extraction and compression. (iii) "
+    "Compression: Redundant information I(X; u(·, t)) decreases while I(Y; u(·, t)) saturates. (v2 §3.3, Thm 3.5) The "
+    "Fokker-Planck equation … should be interpreted as a conceptual model for the evolution of the distribution of "
+    "representations, driven by the deterministic dynamics of our PDE (the drift term) and stochasticity from data sampling "
+    "(the diffusion term). (v2 App. B.4)",
     condition="I(X; u(t)) of a noiseless network is constant (C10), so phases are those of a noisy read-out, and its noise "
     "must be stated: of networks of this size, trained for a moment, I(X; T) rises with depth under noise of one size at all "
     "depths, and rises and falls under noise relative to each depth's spread",

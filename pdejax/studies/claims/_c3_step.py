@@ -8,14 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pdejax._bootstrap import over_seeds
 from pdejax._equation import MasterEquation
 from pdejax.analysis.numerics._norms import token_max_norm
 from pdejax.analysis.stability import one_sided_step_bound, v1_21
 from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
 from pdejax.solvers import Grid
 from pdejax.studies.claims import _c3_step as cases
-from pdejax.studies.claims._claim import Claim, high, range_over
+from pdejax.studies.claims._claim import Claim, high, range_over, share_over_seeds
 from pdejax.studies.numerics._stability import stability
 from pdejax.studies.numerics._stability_config import StabilityConfig
 from pdejax.terms import Attention, Diffusion, FeedForward, LayerNorm
@@ -203,14 +202,14 @@ def measure(seed: int, seeds: int) -> Measured:
         "left_side_of_a_run_that_stays_bounded": calm[-1].left,
         "runs_bounded_with_left_side_above_1": sum(c.left > 1 and c.factor <= c.allowed for c in calm),
         "factor_of_a_damped_perturbation_at_left_side_half": cases.softmax_factor(100.0),
-        "share_of_runs_wrongly_called_safe": over_seeds(shares["v1_false_safe"]),
-        "share_of_runs_wrongly_called_unsafe": over_seeds(shares["v1_false_alarm"]),
+        "share_of_runs_wrongly_called_safe": share_over_seeds(shares["v1_false_safe"]),
+        "share_of_runs_wrongly_called_unsafe": share_over_seeds(shares["v1_false_alarm"]),
     }
     corrected = {
         "limit_for_diffusion_alone": cases.diffusion_limit(),
         "growth_of_an_isometry_with_G_above_c": cases.isometry().factor,
         "corrected_share_wrongly_called_safe": range_over(shares["corrected_false_safe"]),
-        "corrected_share_wrongly_called_unsafe": over_seeds(shares["corrected_false_alarm"]),
+        "corrected_share_wrongly_called_unsafe": share_over_seeds(shares["corrected_false_alarm"]),
     }
     return Measured(figures, corrected, smallest())
 

@@ -8,13 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pdejax._bootstrap import over_seeds
 from pdejax._equation import MasterEquation
 from pdejax.analysis.growth._energy import claimed_energy, energy, energy_rates, growth_bound
 from pdejax.analysis.numerics._norms import mesh_norm
 from pdejax.exact import spatial_norm_basin_radius, spatial_norm_growth_radius
 from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
-from pdejax.studies.claims._claim import Claim, flow, high, range_over
+from pdejax.studies.claims._claim import Claim, flow, high, range_over, ratio_over_seeds
 from pdejax.studies.numerics._verify_cases import normal, reaction
 from pdejax.terms import Attention, FeedForward, LayerNormRelaxation, LinearDamping, SpatialNorm, SphereProjection
 
@@ -39,7 +38,7 @@ def measure(seed: int, seeds: int) -> Measured:
         "energy_over_claim_inside_basin": float(pair["energy_ratio"][0]) / pair["energy_ratio_claimed"],
         "energy_rate_of_constant_field": rate_of_a_constant_field(GAMMA, GROWTH),
         "energy_rate_claimed_there": -GAMMA,
-        "worst_energy_over_claim_v2_9": over_seeds(ratios["spatial"]),
+        "worst_energy_over_claim_v2_9": ratio_over_seeds(ratios["spatial"]),
     }
     corrected = {
         "worst_energy_over_claim_linear_damping": range_over(ratios["linear"]),

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from pdejax._bootstrap import over_seeds
 from pdejax._equation import MasterEquation
 from pdejax.analysis.residual._fidelity import (
     adversarial_update,
@@ -18,7 +17,7 @@ from pdejax.analysis.residual._fidelity import (
     residual_ratio,
 )
 from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evidence, Measured, Verdict
-from pdejax.studies.claims._claim import Claim, flow, high, range_over, rk4_steps
+from pdejax.studies.claims._claim import Claim, flow, high, range_over, rk4_steps, share_over_seeds
 from pdejax.studies.numerics._verify_cases import reaction
 from pdejax.terms import Attention, FeedForward
 
@@ -39,7 +38,7 @@ def measure(seed: int, seeds: int) -> Measured:
     turned, ratio = half_turn()
     figures = {
         "share_violated_with_r_below_1": range_over(shares["below"]),
-        "share_violated_with_r_above_1": over_seeds(shares["above"]),
+        "share_violated_with_r_above_1": share_over_seeds(shares["above"]),
         "fidelity_at_I_minus_2_u0": turned,
         "claimed_at_I_minus_2_u0": float(fidelity_bound(ratio, claimed=True)),
     }

@@ -101,8 +101,10 @@ C9 = Claim(
     id="C9",
     statement="(3), (14) and line 33 of Algorithm 1 are one flow, which regularizes the weights and compresses",
     source="v1 (3), (14), Algorithm 1 line 33",
-    quote="∂θ/∂t = −∇L(θ) + λθ − β∇I(X; T_θ(X)) (v1 (3)); ∂θ/∂t = −η∇L(θ) − λθ − β∇Ĩ(X; T_θ(X)): this equation describes how "
-    "model parameters evolve over time to balance task performance and information compression (v1 (14)).",
+    quote="∂θ/∂t = −∇_θ L(θ) + λθ − β∇_θ I(X; T_θ(X)), where … λθ represents the L2 regularization term, commonly used in "
+    "Transformer training. (v1 §2.2.2, (3)) θ^{n+1} = θ^n − η(∇_θ L(θ^n) + λθ^n − β∇_θ Ĩ(X; T_θ(X))). (v1 Algorithm 1, line 33) "
+    "∂θ/∂t = −η∇_θ L(θ) − λθ − β∇_θ Ĩ(X; T_θ(X)). … This equation describes how model parameters evolve over time to balance "
+    "task performance and information compression. (v1 A.2, (14))",
     bears_out=bears_out,
     condition="only (14) does: (3) has the sign of λθ reversed, so that the weights grow, line 33 that of β∇Ĩ, so that I(X; T) "
     "grows; η also multiplies λ and β in line 33 but not in (14)",

@@ -225,6 +225,22 @@ def ratio_over_seeds(values: ArrayLike | Sequence[float]) -> Figure:
     return Figure(np.exp(found.value), np.exp(found.low), np.exp(found.high))
 
 
+# An order's interval that is wider than this on both sides does not tell it from its neighbours.
+TOLD = 0.5
+
+
+def near(figure: Figure, order: float) -> bool:
+    """Whether a fitted order is what is expected: its interval, in which the bias of large steps is, holds it, tells it from the
+    next whole number, and is centred within 0.15 of it."""
+    held = low(figure) <= order <= high(figure) and high(figure) - low(figure) < 2 * TOLD
+    return bool(held and abs(figure - order) <= 0.15)
+
+
+def share_over_seeds(values: ArrayLike | Sequence[float]) -> Figure:
+    """Mean of one share per seed, with the interval of `over_seeds` that stays within 0 and 1."""
+    return over_seeds(values, within=(0.0, 1.0))
+
+
 def range_over(values: ArrayLike | Sequence[float]) -> Figure:
     """Median, least and greatest of the values: for statements about every case, where a mean would hide the worst."""
     x = np.asarray(values, float)

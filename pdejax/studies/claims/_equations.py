@@ -1,5 +1,6 @@
 """Every numbered equation of the papers: what it says, which evidence it rests on, and the verdict from it."""
 
+import dataclasses
 from collections.abc import Callable
 
 from pdejax.runs._findings import CONDITIONAL, DEFINITION, FAILS, HOLDS, Evidence, Verdict
@@ -13,7 +14,8 @@ from pdejax.studies.claims._c6_fidelity import C6
 from pdejax.studies.claims._c7_diffusivity import C7
 from pdejax.studies.claims._c8_estimate import C8
 from pdejax.studies.claims._c11_boundary import C11
-from pdejax.studies.claims._claim import Claim, high
+from pdejax.studies.claims._claim import Claim, high, near
+from pdejax.studies.claims._quotes import QUOTES
 
 ROUNDING = 1e-10
 
@@ -29,21 +31,16 @@ def defined(evidence: Evidence) -> Verdict:
 
 
 def sampled(evidence: Evidence) -> Verdict:
-    """A definition, which the library computes as printed to second order in Δx."""
-    return DEFINITION if near(evidence, "order_in_dx", 2) else FAILS
-
-
-def near(evidence: Evidence, name: str, order: int) -> bool:
-    """Whether an order is what is expected, within 0.15."""
-    return bool(abs(evidence[name] - order) <= 0.15)
+    """A definition, which the library computes as printed to second order in Δx: the order's interval holds 2."""
+    return DEFINITION if near(evidence["order_in_dx"], 2) else FAILS
 
 
 def orders(**expected: int) -> Callable[[Evidence], Verdict]:
     """A judge of orders, which must be as expected."""
 
     def judge(evidence: Evidence) -> Verdict:
-        """Every fitted order is within 0.15 of what is expected."""
-        return HOLDS if all(near(evidence, name, p) for name, p in expected.items()) else FAILS
+        """The interval of every fitted order holds what is expected, and is centred within 0.15 of it."""
+        return HOLDS if all(near(evidence[name], p) for name, p in expected.items()) else FAILS
 
     return judge
 
@@ -86,9 +83,9 @@ def bounded(evidence: Evidence) -> Verdict:
 
 def taylor(evidence: Evidence) -> Verdict:
     """Second order for a smooth activation; conditional if ReLU has less where it bends."""
-    if not near(evidence, "order_gelu", 2):
+    if not near(evidence["order_gelu"], 2):
         return FAILS
-    return HOLDS if near(evidence, "order_relu_at_kink", 2) else CONDITIONAL
+    return HOLDS if near(evidence["order_relu_at_kink"], 2) else CONDITIONAL
 
 
 def heads(evidence: Evidence) -> Verdict:
@@ -154,7 +151,7 @@ _ALL = (
     Claim("v2 (8)", "D_eff ∝ |∇P|² Tr(∂FFN) σ²_att is a diffusion coefficient", NEGATIVE, C7.judge,
              "where the trace is not negative", rests_on="C7"),
     Claim("v2 (9)", "S drives the field towards mean 0 and variance 1", ("mean_at_the_end", "deviation_at_the_end"),
-             unit_variance, "the mean is not moved, and the deviation falls to 0 in finite depth, σ₀/γ, for ε → 0",
+             unit_variance, "for constant γ the mean is not moved, and the deviation falls to 0 in finite depth, σ₀/γ, for ε → 0",
              measure=second.normalization),
     Claim("v2 (10)", "u^L is the piecewise linear interpolant of the layers (⌈τ⌉ may be an error of the text's conversion)",
              ("jump_as_printed_over_step", "jump_with_floor_over_step"), interpolant, "with ⌊τ⌋ in place of the printed ⌈τ⌉",
@@ -176,4 +173,4 @@ _ALL = (
              "with the −u of (5) once, outside the sum: inside, it would become −H W_O u", measure=second.heads),
 )
 # fmt: on
-EQUATIONS: dict[str, Claim] = {equation.id: equation for equation in _ALL}
+EQUATIONS: dict[str, Claim] = {e.id: dataclasses.replace(e, quote=QUOTES[e.id]) for e in _ALL}

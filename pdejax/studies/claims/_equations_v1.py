@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from pdejax._bootstrap import over_seeds
 from pdejax._discretization import Discretization
 from pdejax._equation import MasterEquation, MultilayerEquation
 from pdejax._simulate import simulate
 from pdejax.analysis import fit_order
+from pdejax.analysis.numerics._fit import order_over_seeds
 from pdejax.data import Batch
 from pdejax.runs._findings import Measured
 from pdejax.solvers import Euler, Grid, Laplacian
@@ -119,8 +119,8 @@ def laplacian(seed: int, seeds: int) -> Measured:
             modes = np.cos(np.pi * k * x[:, None])
             exact = -(modes * (np.pi * k) ** 2) @ weights
             errors.append(relative(Laplacian(Grid(n))(jnp.asarray(modes @ weights)), exact))
-        found.append(fit_order([1 / n for n in (32, 64, 128)], errors, last=3).order)
-    return Measured({"order_in_dx": over_seeds(found)}, {})
+        found.append(fit_order([1 / n for n in (32, 64, 128)], errors, last=3))
+    return Measured({"order_in_dx": order_over_seeds(found)}, {})
 
 
 def reaction(seed: int, seeds: int) -> Measured:
@@ -280,7 +280,7 @@ def errors(seed: int, seeds: int) -> Measured:
         # Euler's own error at 4096 steps is a fraction of the others: its leading part is taken out.
         exact = 2 * exact - _end(equation, u, jnp.asarray(2048))
         found = [relative(_end(equation, u, n), exact) for n in counts]
-        in_time.append(fit_order([1 / int(n) for n in counts], found, last=3).order)
+        in_time.append(fit_order([1 / int(n) for n in counts], found, last=3))
         noise = jax.random.normal(k3, attention.wq.shape)
         base = _end(equation, u, counts[0])
         moved = [
@@ -289,13 +289,13 @@ def errors(seed: int, seeds: int) -> Measured:
             )
             for e in strengths
         ]
-        in_attention.append(fit_order(strengths, moved, last=3).order)
+        in_attention.append(fit_order(strengths, moved, last=3))
     in_space = laplacian(seed, seeds).figures["order_in_dx"]
     return Measured(
         {
-            "order_in_dt": over_seeds(in_time),
+            "order_in_dt": order_over_seeds(in_time),
             "order_in_dx": in_space,
-            "order_in_attention_error": over_seeds(in_attention),
+            "order_in_attention_error": order_over_seeds(in_attention),
         },
         {},
     )

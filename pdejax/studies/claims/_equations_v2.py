@@ -13,6 +13,7 @@ from pdejax.analysis import fit_order
 from pdejax.analysis.growth import energy as energy_of
 from pdejax.analysis.growth import energy_rates
 from pdejax.analysis.numerics import fit_power
+from pdejax.analysis.numerics._fit import OrderFit, order_over_seeds
 from pdejax.models import Architecture, Transformer
 from pdejax.runs._findings import Counterexample, Measured
 from pdejax.solvers import Grid
@@ -93,8 +94,8 @@ def interaction(seed: int, seeds: int) -> Measured:
             exact = (attention_by_numpy(term, fine) - fine)[4::9]
             errors.append(relative(_applied(term, jnp.asarray(coarse)), exact))
         rows.append(float(np.max(np.abs(np.asarray(term.weights(jnp.asarray(coarse))).sum(-1) - 1))))
-        orders.append(fit_order([1 / n for n in sizes], errors, last=3).order)
-    return Measured({"order_in_dx": over_seeds(orders), "largest_row_sum_error": max(rows)}, {})
+        orders.append(fit_order([1 / n for n in sizes], errors, last=3))
+    return Measured({"order_in_dx": order_over_seeds(orders), "largest_row_sum_error": max(rows)}, {})
 
 
 @eqx.filter_jit
@@ -245,7 +246,7 @@ def _with_integral(equation: MasterEquation, u: Array) -> tuple[Array, Array]:
 def expansion(seed: int, seeds: int) -> Measured:
     """v2 (18): the remainder as ‖P‖ falls from 0.1 to 0.001; with ReLU at a token where every hidden unit bends."""
     sizes = [10.0**-e for e in (1.0, 1.5, 2.0, 2.5, 3.0)]
-    found: dict[str, list[float]] = {"gelu": [], "relu": []}
+    found: dict[str, list[OrderFit]] = {"gelu": [], "relu": []}
     for s in range(seeds):
         u, push = fields(1000 * seed + s, 2, 1, DIM)
         for name, orders in found.items():
@@ -256,8 +257,9 @@ def expansion(seed: int, seeds: int) -> Measured:
                 float(_remainder(term, jnp.asarray(u), jnp.asarray(e * push / np.linalg.norm(push)))) for e in sizes
             ]
             fit = fit_power if name == "relu" else fit_order
-            orders.append(fit(sizes, errors).order)
-    return Measured({"order_gelu": over_seeds(found["gelu"]), "order_relu_at_kink": over_seeds(found["relu"])}, {})
+            orders.append(fit(sizes, errors))
+    at_kink = over_seeds([fit.order for fit in found["relu"]])
+    return Measured({"order_gelu": order_over_seeds(found["gelu"]), "order_relu_at_kink": at_kink}, {})
 
 
 @eqx.filter_jit

@@ -66,7 +66,7 @@ def claims(
     With `out` each claim's evidence is kept as it is finished, so that an interrupted ledger goes on from it, and
     `claims.json`, `claims.md` and `counterexamples/*.npz` are written.
 
-    About three minutes on two cores with the default 5 seeds. Raises `ValueError` or `TypeError` for unknown ids, none at all,
+    Minutes on two cores with the default 5 seeds. Raises `ValueError` or `TypeError` for unknown ids, none at all,
     or numbers out of range, and `ResultError` for a folder that cannot be written.
     """
     if ids is not None and len(ids) == 0:
