@@ -7,8 +7,11 @@ import pytest
 from scipy.special import stdtrit
 from scipy.stats import linregress
 
+from pdejax._bootstrap import over_seeds
+from pdejax._figure import Figure
 from pdejax.analysis import fit_order
 from pdejax.analysis.numerics import error_floor, fit_power
+from pdejax.analysis.numerics._fit import OrderFit, order_over_seeds
 
 H = 2.0 ** -np.arange(8)
 
@@ -92,6 +95,39 @@ def test_the_interval_holds_the_order_of_biased_errors(count, least, ratio):
         fit = fit_order(h, errors + floor / 20 * rng.uniform(-1, 1, count), floor=floor * 0.9, last=count)
         hits += abs(fit.order - p) <= fit.ci
     assert hits / trials >= least - 2 * math.sqrt(least * (1 - least) / trials)
+
+
+@pytest.mark.parametrize("shared", [1.0, 0.5, 0.0])
+@pytest.mark.parametrize("seeds", [5, 12])
+def test_the_interval_over_seeds_holds_the_order_of_biased_errors(seeds, shared):
+    """Errors h^p (1 + a h + b h²) of several seeds, whose a and b are in part the same: then Student's t does not hold p."""
+    rng = np.random.default_rng(seeds)
+    h = H[:4]
+    hits, plain, trials = 0, 0, 300
+    for _ in range(trials):
+        p, common = rng.integers(1, 6), rng.uniform(-1, 1, 2)
+        fits = []
+        for _ in range(seeds):
+            a, b = shared * common + (1 - shared) * rng.uniform(-1, 1, 2)
+            fits.append(fit_order(h, h**p * (1 + a * h / 2 + b * h**2 / 4)))
+        found, alone = order_over_seeds(fits), over_seeds([fit.order for fit in fits])
+        hits += bool(found.low <= p <= found.high)
+        plain += bool(alone.low <= p <= alone.high)
+    assert hits / trials >= 0.95 - 2 * math.sqrt(0.95 * 0.05 / trials)
+    assert not shared or plain / trials < 0.9
+
+
+def test_the_interval_over_seeds_is_wider_by_the_mean_of_the_fits():
+    fits = [OrderFit(2.0, 0.1, (0, 1, 2)), OrderFit(2.2, 0.3, (0, 1, 2)), OrderFit(2.1, 0.2, (0, 1, 2))]
+    found, t = order_over_seeds(fits), stdtrit(2, 0.975) * 0.1 / math.sqrt(3)
+    assert [float(x) for x in (found.value, found.low, found.high)] == pytest.approx([2.1, 1.9 - t, 2.3 + t])
+    one = order_over_seeds(fits[:1])
+    assert [float(x) for x in (one.value, one.low, one.high)] == pytest.approx([2.0, 1.9, 2.1])
+    # Of two errors there is no interval: of seeds with such a fit neither.
+    unknown = order_over_seeds([*fits, OrderFit(2.0, math.nan, (0, 1))])
+    assert math.isfinite(float(unknown)) and math.isnan(unknown.low) and math.isnan(unknown.high)
+    ranged = order_over_seeds(fits, average=lambda x: Figure(np.mean(x), np.min(x), np.max(x), level=0.75))
+    assert [float(ranged.low), float(ranged.high), ranged.level] == pytest.approx([1.8, 2.4, 0.75])
 
 
 def test_uncertain_errors_widen_the_interval():

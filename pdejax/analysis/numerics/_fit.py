@@ -2,13 +2,15 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy.special import stdtrit
 
 from pdejax._arguments import checked
+from pdejax._bootstrap import over_seeds
 from pdejax._check import on_numbers
+from pdejax._figure import Figure
 
 # Errors above a floor are taken to be known to this share of it.
 KNOWN = 1 / 20
@@ -90,6 +92,21 @@ def fit_power(
         variance = np.sum((y - slope * x - intercept) ** 2) / free / np.sum((x - x.mean()) ** 2)
         ci = float(stdtrit(free, 0.975) * math.sqrt(variance))
     return OrderFit(float(slope), ci, used)
+
+
+def order_over_seeds(fits: Sequence[OrderFit], *, average: Callable[[Sequence[float]], Figure] = over_seeds) -> Figure:
+    r"""Average the orders that were fitted to each seed's errors: the interval of `average` over seeds, widened on both sides by
+    the mean half-width of the fits, NaN where one of them has none.
+
+    Seeds share the bias of large steps, which their scatter does not show: an interval made of the scatter alone leaves the
+    order of theory out the more surely the more seeds there are. The mean of biases is no larger than the mean of what bounds
+    each. Of one seed it is the interval of its fit. Tested on errors h^p (1 + a h + b h²): it holds p in 95 of 100 draws or
+    more, whether a and b are shared by the seeds or drawn anew.
+    """
+    found = average([fit.order for fit in fits])
+    bias = float(np.mean([fit.ci for fit in fits]))
+    low, high = (found.value, found.value) if len(fits) == 1 else (found.low, found.high)
+    return Figure(found.value, low - bias, high + bias, level=found.level)
 
 
 def _usable(owner: str, sizes, values, floor: float, last: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
