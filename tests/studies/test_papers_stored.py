@@ -60,6 +60,14 @@ def test_stored_evidence_gives_the_stored_table_and_sentence(name):
                 np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=1e-7, err_msg=row.quantity)
 
 
+@pytest.mark.parametrize("name", STUDIES)
+def test_bare_at_step_one_is_labelled_as_our_reading(name):
+    """v2 states no step: nothing that is kept calls the field at h = 1 theirs."""
+    texts = json.dumps(json.loads((RESULTS / name / "result.json").read_text()))
+    assert "(v2's simulator)" not in texts
+    assert "bare (" not in texts or "our reading" in texts or name == "distillation"
+
+
 def flat(value):
     return lambda x: np.full_like(x, value)
 

@@ -188,7 +188,7 @@ ALIGNMENT = experiment(
     presets=presets(LISTOPS, LISTOPS_STANDARD, LISTOPS_PAPER, sizes=(64, 64, 64), students=(600, 600, 10_000)),
     measure=measure_alignment,
     judge=judge_alignment,
-    pairing="shared, distilled, independent, and bare (independent without residual and LayerNorm), as v2 does not say",
+    pairing="shared, distilled, independent, and bare (our reading: no residual, no LayerNorm, h = 1), as v2 does not say",
 )
 
 
@@ -330,5 +330,5 @@ SPECTRAL = experiment(
     presets=presets(LISTOPS, LISTOPS_STANDARD, LISTOPS_PAPER, sizes=(64, 64, 64), students=(600, 600, 10_000)),
     measure=measure_spectra,
     judge=judge_spectra,
-    pairing="shared, distilled, independent, bare",
+    pairing="shared, distilled, independent, and bare (our reading: no residual, no LayerNorm, h = 1)",
 )

@@ -250,5 +250,5 @@ BOTTLENECK = experiment(
     judge=judge,
     lacking=("validation",),
     resolve=with_text,
-    pairing="independent: the PDE model is the bare simulator, trained on the task",
+    pairing="independent: the PDE model is the bare simulator (our reading, h = 1), trained on the task",
 )

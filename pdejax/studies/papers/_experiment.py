@@ -261,7 +261,8 @@ class Models:
 
         - `"distilled"`: fitted to its hidden states and attention maps, for `student_steps`;
         - `"independent"`: the same sizes, trained on the task from another seed (1,000 later);
-        - `"bare"`: as `"independent"`, without residual connection and LayerNorm, as v2's simulator.
+        - `"bare"`: as `"independent"`, without residual connection and LayerNorm, at h = 1: our reading of v2's simulator, of
+          which v2 states no step.
         """
         if pairing == "distilled":
             self.transformer(settings, seed)

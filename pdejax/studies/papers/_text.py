@@ -170,7 +170,7 @@ GRADIENTS = experiment(
     judge=judge_gradients,
     lacking=("null",),
     resolve=with_text,
-    pairing="independent: the PDE model is the bare simulator, trained on the task",
+    pairing="independent: the PDE model is the bare simulator (our reading, h = 1), trained on the task",
 )
 
 
@@ -322,5 +322,5 @@ PERTURBATION = experiment(
     judge=judge_perturbation,
     lacking=("limit",),
     resolve=with_text,
-    pairing="independent: the PDE model is the bare simulator, trained on the task",
+    pairing="independent: the PDE model is the bare simulator (our reading, h = 1), trained on the task",
 )
