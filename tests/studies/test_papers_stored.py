@@ -238,6 +238,46 @@ def test_a_fall_is_seen_only_where_every_layer_surely_falls(changes, counts, sai
     assert counts in found and said in found and ("The fall is seen" in found) == (said == "The fall is seen.")
 
 
+def test_a_fall_in_overfitting_is_part_of_the_answer():
+    """Information that is gained, then lost in part: a fall over training is not seen, that of the end is counted."""
+    rng = np.random.default_rng(0)
+    evidence = []
+    for _ in range(5):
+        end = np.full((2, 2, 4), 1.0) + 0.01 * rng.standard_normal((2, 2, 4))
+        target = 1 + np.stack([0 * end, end, end - [[[0.5]], [[0.0]]]], axis=2)  # only the Transformer loses some
+        losses = np.asarray([[1.0, 1.5]] * 2) + 0.01 * rng.standard_normal((2, 2))
+        evidence.append({"target": target, "input": target, "null": 0 * target, "step": np.asarray([0, 9, 18])})
+        evidence[-1] |= {"validation": losses, "training": losses}
+    study = STUDIES["information-bottleneck"]
+    found = study.judge(study.presets["quick"], evidence).sentence
+    assert found.endswith("is not seen; after the least validation loss it falls in 8 of 16 and rises in 0.")
+    assert "surely lower in the PDE model in 0, higher in 8 of 8 layers and noises" in found
+    assert bottleneck_with([0.5] * 8).endswith("a fall over training is not seen.")
+
+
+def flow_with(last):
+    """What is said where the last layer's correlations of heat equation, fitted and independent simulator are these."""
+    saved, evidence = stored("information-flow")
+    rng = np.random.default_rng(0)
+    for one in evidence:
+        one["pearson"] = np.array(one["pearson"])
+        one["pearson"][1:, -1] = np.asarray(last) + 0.01 * rng.standard_normal(3)
+    return STUDIES["information-flow"].judge(Settings(**saved["config"]), evidence).sentence
+
+
+@pytest.mark.parametrize(
+    ("last", "said"),
+    [
+        ((0.05, 0.9, 0.0), "met by none: without a common fit the correlation falls to about 0, with one it stays."),
+        ((-0.14, 0.9, 0.5), "met by heat equation: without a common fit the correlation falls, with one it stays."),
+        ((0.05, 0.9, 0.9), "met by none: whether the lack of a fit explains the fall is not shown."),
+        ((0.8, 0.9, 0.9), "met by none: the fall is not explained by the lack of a fit."),
+    ],
+)
+def test_a_printed_end_is_met_only_where_an_interval_holds_it(last, said):
+    assert flow_with(last).endswith(f"v1's −0.14 is {said}")
+
+
 def test_overfitting_begins_where_the_validation_loss_is_least():
     assert "After the least validation loss (steps 9 and 9; it rises by +0.5 [" in bottleneck_with([0.5] * 8)
     assert "then) it surely falls in 0, rises in 16." in bottleneck_with([0.5] * 8)
@@ -260,7 +300,11 @@ def test_who_suffers_is_said_with_the_sign():
         })  # fmt: skip
     study = STUDIES["perturbation"]
     found = study.judge(study.presets["quick"], evidence).sentence
-    assert "already differs from the Transformer's by +0.5 [" in found
+    assert "already differs from the Transformer's: by +0.5 [" in found
+    for k, one in enumerate(evidence):  # a difference that the seeds do not share
+        one["base"] = np.asarray([1.0, 1.5 + 2.0 * (k - 2)])
+    unsure = study.judge(study.presets["quick"], evidence).sentence
+    assert "does not surely differ from the Transformer's: by +0.5 [" in unsure
     assert (
         "the PDE model suffers more at ε = 1e-01 and the Transformer suffers more at ε = 1e-03 … 1e-02; the difference is -0.08 ["
         in found

@@ -22,6 +22,7 @@ from pdejax.studies.papers._experiment import (
     CORRELATION,
     LISTOPS,
     LISTOPS_PAPER,
+    RATIO,
     RESAMPLES,
     Models,
     Settings,
@@ -287,17 +288,19 @@ def _lost(found: Sequence[Cell], before: np.ndarray, after: np.ndarray) -> str:
 def _nearest(found: Sequence[Cell], own: Sequence[int], printed: Sequence[float], after: np.ndarray) -> str:
     """Which step comes nearest to a printed curve after training, and how near."""
     count = min(len(printed), after.shape[-1])
-    middle = after.mean(axis=0)
-    apart = {i: float(np.max(np.abs(middle[i, :count] - np.asarray(printed[:count])))) for i in own}
-    measured = [i for i in own if np.isfinite(apart[i])]
-    if not measured:
+    apart = np.max(np.abs(after[:, own, :count] - np.asarray(printed[:count])), axis=-1)
+    largest = {i: over(apart[:, k], RATIO) for k, i in enumerate(own) if np.all(np.isfinite(apart[:, k]))}
+    if not largest:
         return "is compared with nothing: all trainings of its kind failed."
-    best = min(measured, key=lambda i: apart[i])
-    met = [found[i].step for i in measured if apart[i] <= MET]
-    each = "; ".join(f"{found[i].step}: {middle[i, 1]:.2f} and {middle[i, count - 1]:.2f}" for i in measured)
+    best = min(largest, key=lambda i: float(largest[i]))
+    met = [found[i].step for i in largest if high(largest[i]) <= MET]
+    each = "; ".join(
+        f"{found[i].step}: {' and '.join(shown(over(after[:, i, k], CORRELATION)) for k in (1, count - 1))}"
+        for i in largest
+    )
     return (
-        f"is met to {MET:g} after training by {', '.join(met) or 'none'} ({each}), the nearest {found[best].step}, "
-        f"{apart[best]:.2f} away at most."
+        f"is surely met to {MET:g} after training by {', '.join(met) or 'none'} ({each}), the nearest {found[best].step}, "
+        f"{shown(largest[best])} away at most."
     )
 
 

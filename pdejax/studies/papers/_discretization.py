@@ -31,6 +31,7 @@ from pdejax.studies.papers._experiment import (
     over,
     presets,
     row,
+    shown,
     signed,
     spread,
     stacked,
@@ -234,15 +235,15 @@ def judge_refined(settings: Settings, measured: Sequence[Evidence]) -> Judgement
     rows.append(row(finest, accuracy[:, best, -1], note="the same weights", within=SHARE))
     rows.append(row("predictions that stay the same there", agreement[:, best, -1], within=SHARE))
     near, ordered = orders_said(orders, [EXPECTED[name] for name in schemes], 0.25)
-    change = float(np.mean(accuracy[:, best, -1] - network))
+    change = over(100 * (accuracy[:, best, -1] - network))
     apart = over(limit)
     close = (
         "is close to" if high(apart) < 0.05 else "is no approximation of" if low(apart) > 0.05 else "may be close to"
     )
     verdict = (
         f"Refining the step {'converges' if near else 'is not shown to converge'} ({ordered}) to a flow that is "
-        f"{float(apart):.0%} away from the network: the trained Transformer {close} the flow of its own weights. Accuracy "
-        f"changes by {100 * change:+.1f} points on the way."
+        f"{shown(over(100 * limit), 0)} % away from the network: the trained Transformer {close} the flow of its own weights. "
+        f"Accuracy changes by {signed(change)} points on the way ({spread(len(measured))})."
     )
     data = xr.Dataset(
         {

@@ -31,6 +31,7 @@ from pdejax.studies.papers._experiment import (
     spread,
     stacked,
     surely,
+    times,
     with_text,
 )
 from pdejax.studies.papers._pairs import TEXT_SYSTEMS as SYSTEMS
@@ -234,13 +235,14 @@ def judge_perturbation(settings: Settings, measured: Sequence[Evidence]) -> Judg
     slopes = values["adversarial_loss"][:, :, 0] / epsilon[0]
     ends = np.median(values["limit"], axis=0)
     upto = [f"{epsilon[-1]:.0e} (the largest)" if np.isinf(end) else f"{end:.1g}" for end in ends]
+    parted = "already differs" if sign(base[:, 1] - base[:, 0]) else "does not surely differ"
     verdict = (
-        f"Without perturbation the PDE model's loss already differs from the Transformer's by {signed(apart)} nats (at "
-        f"ε = {epsilon[-1]:.0e}, adversarial, the losses differ by {signed(most)}). Of the "
+        f"Without perturbation the PDE model's loss {parted} from the Transformer's: by {signed(apart)} nats (at "
+        f"ε = {epsilon[-1]:.0e}, adversarial, by {signed(most)}). Of the "
         f"rises of the loss (v1: similar at ε = 1e-3, apart from 1e-2 on, the PDE's larger): {more[0]}; {more[1]} (differences "
         f"PDE − Transformer, each with its {spread(len(measured))}; {surely(len(measured))}). Both are linear "
         f"up to ε ≈ {upto[0]} and {upto[1]}: below, sensitivity is "
-        f"the slope, {slopes[:, 0].mean():.2g} and {slopes[:, 1].mean():.2g} nats per unit ε, not a threshold."
+        f"the slope, {times(over(slopes[:, 0]))} and {times(over(slopes[:, 1]))} nats per unit ε, not a threshold."
     )
     data = xr.Dataset(
         {
