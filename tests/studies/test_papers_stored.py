@@ -68,6 +68,32 @@ def test_bare_at_step_one_is_labelled_as_our_reading(name):
     assert "bare (" not in texts or "our reading" in texts or name == "distillation"
 
 
+RANGES = {
+    (-1.0, 1.0): (
+        "cosine",
+        "correlation",
+        "CKA",
+        "similarity",
+        "Pearson",
+        "Spearman",
+        "adjacent layers",
+        "last layer,",
+    ),
+    (0.0, 1.0): ("accuracy", "effective-dimension", "sparsity", "predictions", "cumulative"),
+    (0.0, np.inf): (" / ", "norm", "distance", "KL", "MSE"),
+}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_no_interval_leaves_the_range_of_its_figure(name):
+    for line in json.loads((RESULTS / name / "result.json").read_text())["table"]:
+        ranges = [ends for ends, words in RANGES.items() if any(word in line["quantity"] for word in words)]
+        for low, high in ranges[:1]:
+            for one in filter(None, (line["ours"], line["null"])):
+                ends = [end for end in (one["low"], one["high"]) if end is not None]
+                assert all(low <= end <= high for end in ends), (line["quantity"], ends)
+
+
 def flat(value):
     return lambda x: np.full_like(x, value)
 

@@ -15,6 +15,7 @@ from pdejax.analysis import gradient_flow, perturbation_sensitivity
 from pdejax.plot._style import COLOURS, LAYER, MARKERS, NULL, axes_of, whole_layers
 from pdejax.runs._records import Picture
 from pdejax.studies.papers._experiment import (
+    RATIO,
     RESAMPLES,
     TEXT,
     TEXT_PAPER,
@@ -25,7 +26,6 @@ from pdejax.studies.papers._experiment import (
     over,
     presets,
     row,
-    shown,
     sign,
     signed,
     spread,
@@ -90,20 +90,25 @@ def judge_gradients(settings: Settings, measured: Sequence[Evidence]) -> Judgeme
             )
     ratio = np.exp(np.mean(np.log(median[:, 1] / median[:, 0]), axis=-1))
     uneven = np.max(median, axis=-1) / np.min(median, axis=-1)
-    rows.append(row("PDE / Transformer, geometric mean over layers", ratio, paper="about 10"))
+    rows.append(row("PDE / Transformer, geometric mean over layers", ratio, paper="about 10", within=RATIO))
     for i, system in enumerate(SYSTEMS):
-        rows.append(row(f"largest / smallest layer, {system}", uneven[:, i], paper="uniform" if i == 0 else "uneven"))
-    larger = over(np.log(ratio))
-    ends = "" if np.isnan(larger.low) else f" [{np.exp(larger.low):.2g}, {np.exp(larger.high):.2g}]"
+        rows.append(
+            row(
+                f"largest / smallest layer, {system}",
+                uneven[:, i],
+                paper="uniform" if i == 0 else "uneven",
+                within=RATIO,
+            )
+        )
     answers = {
         1: "more uneven, as in v1",
         -1: "less uneven, against v1",
         0: "neither is surely the more uneven, against v1",
     }
     verdict = (
-        f"The PDE model's gradients are {np.exp(float(larger)):.2g}{ends} times the Transformer's ({spread(len(measured))}; v1: "
-        f"about ten times); they differ by a factor {shown(over(uneven[:, 1]), 1)} between its layers and "
-        f"{shown(over(uneven[:, 0]), 1)} between the Transformer's: {answers[sign(uneven[:, 1] - uneven[:, 0])]}."
+        f"The PDE model's gradients are {times(over(ratio, RATIO))} times the Transformer's ({spread(len(measured))}; v1: "
+        f"about ten times); they differ by a factor {times(over(uneven[:, 1], RATIO))} between its layers and "
+        f"{times(over(uneven[:, 0], RATIO))} between the Transformer's: {answers[sign(np.log(uneven[:, 1] / uneven[:, 0]))]}."
     )
     data = xr.Dataset(
         {
