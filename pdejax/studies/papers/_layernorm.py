@@ -33,7 +33,13 @@ def judge_layernorm(settings: Settings, measured: Sequence[Evidence]) -> Judgeme
     note = "v2's own pair: residual off, normalization none, by residual on, normalization pre"
     for step in pairs:
         rows += [
-            row(f"gradient norm, bare / Transformer, {step}", larger[step], paper=ORDER, note=note, within=RATIO),
+            row(
+                f"gradient norm, bare / Transformer, {step}",
+                larger[step],
+                paper=f"about 10 ({ORDER})",
+                note=note,
+                within=RATIO,
+            ),
             row(f"99th percentile / median, bare / Transformer, {step}", spikier[step], note=note, within=RATIO),
         ]
     ratios = {}
