@@ -13,7 +13,7 @@ ROOT = HERE.parent
 sys.path.insert(0, str(HERE))
 sys.path.insert(0, str(ROOT))
 
-from make import cells, commands, formulas, reference, results, tables, tutorials  # noqa: E402
+from make import cells, commands, formulas, printed, reference, results, tables, tutorials  # noqa: E402
 
 # What stands for `<!-- make: NAME -->` on a page.
 MADE = {
@@ -35,7 +35,7 @@ MADE = {
     "claims": results.claims_table,
     "reproduced": results.reproduced,
     "came out": results.came_out,
-    "met": results.met,
+    "met": printed.met,
     "step": results.step,
     "kept": results.kept,
     "audits": results.audits,

@@ -55,7 +55,7 @@ def test_no_page_says_less_than_the_results_took():
 
 def test_a_printed_figure_is_met_where_the_interval_holds_it():
     def side(paper, mean, low=None, high=None):
-        return hooks.results._side(paper, {"mean": mean, "low": low, "high": high})
+        return hooks.printed.side(paper, {"mean": mean, "low": low, "high": high})
 
     assert [side("0.98", 0.97, low, high) for low, high in ((0.96, 0.98), (0.96, 0.976), (0.96, 0.974))] == [
         "met",
@@ -67,22 +67,55 @@ def test_a_printed_figure_is_met_where_the_interval_holds_it():
     )
     assert side("> 0.98", 0.999) == side("< 0.018", 0.001) == "met"
     assert side("> 0.98", 0.9) == "below" and side("< 0.018", 0.1) == "above"
-    for text in ("1 (Thm 3.2)", "about 1e-3", "falls", None):
+    # Ranges, orders of magnitude, bounds in words; half an order is a factor of 3.16.
+    assert [side("1e-4 … 1e-3", x) for x in (9e-5, 2e-4, 1.1e-3)] == ["below", "met", "above"]
+    assert side("1e-4 … 1e-3", 2e-3, 9e-4, 3e-3) == "met"
+    assert [side("about 10", x) for x in (3.1, 3.2, 31.0, 32.0)] == ["below", "met", "met", "above"]
+    assert [side("up to 1e-1", x) for x in (1e-9, 0.1, 0.11)] == ["met", "met", "above"]
+    assert side("1 (Thm 3.2)", 1.0, 0.9, 1.1) == "met" and side("1 (Thm 3.2)", 3.0, 2.9, 3.1) == "above"
+    for text in ("uniform", "falls", "PDE larger", None):
         assert side(text, 1.0) == ""
     assert side("0.98", None) == ""
 
 
-def test_every_printed_number_is_counted_once():
+def test_each_printed_curve_has_a_line_with_what_meets_it_and_what_does_not(tmp_path):
+    def line(quantity, paper, mean, half):
+        return {
+            "quantity": quantity,
+            "paper": paper,
+            "note": "",
+            "ours": {"mean": mean, "low": mean - half, "high": mean + half},
+        }
+
+    table = [
+        *(line(f"same layer {k}, Pearson, heat", f"0.{9 - k}0", 0.9 - 0.1 * k, 0.001) for k in range(3)),
+        *(line(f"same layer {k}, Pearson, far", f"0.{9 - k}0", 0.1, 0.001) for k in range(3)),
+        *(line(f"same layer {k}, Pearson, half", f"0.{9 - k}0", 0.7, 0.001) for k in range(3)),
+        line("KL, by index, own", "< 0.1", 0.05, 0.01),
+        line("KL, by index, other", "< 0.1", 0.5, 0.01),
+        line("change", "falls", 0.5, 0.01),
+    ]
+    (tmp_path / "alignment").mkdir()
+    (tmp_path / "alignment" / "result.json").write_text(json.dumps({"study": "alignment", "table": table}))
+    assert hooks.printed.met(tmp_path).splitlines()[2:] == [
+        "| `alignment` | same layers | 0.80 … 0.70 | Pearson, heat | Pearson, half (1 of 2) | Ours below: Pearson, far |",
+        "| `alignment` | KL | &lt; 0.1 | by index, own | none | Ours above: by index, other |",
+    ]
+
+
+def test_every_printed_number_is_in_one_curve():
     found = [json.loads(path.read_text()) for path in hooks.results.REPRODUCED.glob("*/result.json")]
-    numbers = [
+    printed = [
         row
         for content in found
         for row in content["table"]
-        if re.fullmatch(r"[<>≥≤]? ?-?\d+(\.\d+)?", row["paper"] or "")
+        if re.search(r"\d", row["paper"] or "") and not re.search(r"layer 0\b(?!–)", row["quantity"])
     ]
-    rows = [line.split(" | ") for line in hooks.results.met().splitlines()[2:]]
-    assert sum(int(cells[1]) for cells in rows) == len(numbers)
-    assert all(int(cells[1]) == sum(map(int, cells[2:5])) for cells in rows)
+    curves = hooks.printed.curves()
+    assert sum(len(points) for curve in curves for points in curve.settings.values()) == len(printed)
+    text = hooks.printed.met()
+    assert len(text.splitlines()) == 2 + len(curves) and "more |" not in text
+    assert all(name in text for curve in curves for name in map(hooks.results._cell, curve.settings))
     assert "<!-- make: met -->" in (DOCS / "howto" / "reproducing.md").read_text()
 
 

@@ -188,41 +188,6 @@ def step(folder: pathlib.Path = REPRODUCED) -> str:
     return "\n".join(f"> {_cell(said[name])}\n" for name in ("readings", "paper-size", "residual") if name in said)
 
 
-def met(folder: pathlib.Path = REPRODUCED) -> str:
-    """Which figures that the papers print are met, and by what: of each row beside a printed number whether our interval over
-    seeds holds it, to half of its last digit, or lies above or below."""
-    lines = ["| study | printed beside ours | met | ours above | ours below | met by |", "|---|---|---|---|---|---|"]
-    for _, content in _studies(folder):
-        sides: dict[str, list[str]] = {"met": [], "above": [], "below": []}
-        for row in content["table"]:
-            side = _side(row.get("paper"), row.get("ours"))
-            if side:
-                note = row["note"] if content["study"] in ("readings", "paper-size") else ""
-                sides[side].append(f"{row['quantity']} ({note})" if note else row["quantity"])
-        counts = [len(names) for names in sides.values()]
-        if sum(counts):
-            shown = "; ".join(sides["met"][:4]) + (f"; and {counts[0] - 4} more" if counts[0] > 4 else "")
-            lines.append(
-                f"| `{content['study']}` | {sum(counts)} | {' | '.join(map(str, counts))} | {_cell(shown) or 'none'} |"
-            )
-    return "\n".join(lines) + "\n" if len(lines) > 2 else ""
-
-
-def _side(paper: str | None, ours: Mapping[str, Any] | None) -> str:
-    """Where ours lies beside a printed number; nothing where there is none. Of one seed its value counts."""
-    printed = re.fullmatch(r"([<>≥≤]?) ?(-?\d+(?:\.(\d+))?)", paper or "")
-    if not printed or not ours or ours["mean"] is None:
-        return ""
-    bound, number, digits = printed[1], float(printed[2]), len(printed[3] or "")
-    low, high = (ours["mean"] if ours[end] is None else ours[end] for end in ("low", "high"))
-    half = 0.5 * 10.0**-digits
-    if high < number - half:
-        return "met" if bound in ("<", "≤") else "below"
-    if low > number + half:
-        return "met" if bound in (">", "≥") else "above"
-    return "met"
-
-
 def _machine(content: Mapping[str, Any]) -> str:
     environment = content["environment"]
     return f"{environment['device']} ({environment['cores']} cores), jax {environment['versions']['jax']}"

@@ -52,7 +52,10 @@ def test_a_planted_setting_is_found_and_no_other_is_said_to_meet():
     found = readings.READINGS.judge(readings.READINGS.presets["quick"], [{"correlation": curves}] * 2)
     of = 2 * len(readings.SCALES) * len(readings.STEPS)
     assert f"PDE simulator (1.00 … 0.85) is met by 1 of {of} settings of its kind" in found.sentence
-    assert "nearest: residual off, normalization none, euler, h = 0.2, embedding × √d, 0.019 away" in found.sentence
+    assert (
+        "nearest: residual off, normalization none, euler, h = 0.2, embedding × √d, 0.019 [0.019, 0.019] away"
+        in found.sentence
+    )
     assert f"Transformer (1.00 … 0.98) is met by none of {of} settings" in found.sentence
     rows = {row.quantity: row for row in found.rows}
     nearest = rows["Transformer, largest distance, nearest of all"]
@@ -71,3 +74,16 @@ def test_states_that_are_no_numbers_meet_nothing():
 
 def test_it_is_a_study_of_its_own():
     assert STUDIES["readings"] is readings.READINGS
+
+
+def test_a_curve_is_met_only_where_the_whole_interval_is_near(settings):
+    """Five seeds of which the mean of one setting is on v2's curve and each seed is up to 0.04 off: it may be met."""
+    curve = np.asarray(readings.SIMULATOR)
+    place = (readings.SYSTEMS.index(("off", "none", "euler")), 1, readings.STEPS.index(0.2))
+    evidence = []
+    for off in (0.01, 0.04, -0.01, -0.04, 0.01):
+        found = CURVES.copy()
+        found[place] = curve + off * (np.arange(len(curve)) > 0)
+        evidence.append({"correlation": found})
+    said = STUDIES["readings"].judge(settings, evidence).sentence
+    assert "PDE simulator (1.00 … 0.85) is met by none of 44 settings of its kind to 0.02, perhaps by 1 more;" in said

@@ -219,7 +219,7 @@ def _maps(maps: np.ndarray, names: Sequence[str]) -> Figure:
 
 _V1 = {"printed": {"cosine": "0.9870", "kl": "0.0144", "least": "> 0.98"}}
 _V2 = {"printed": {"cosine": "> 0.982", "kl": "< 0.018", "least": "> 0.982"}}
-_PAIRING = "shared, distilled, independent, and bare (independent without residual and LayerNorm)"
+_PAIRING = "shared, distilled, independent, and bare (our reading: no residual, no LayerNorm, h = 1)"
 
 ATTENTION_IMAGES = experiment(
     name="attention-images",

@@ -1,11 +1,9 @@
-"""What residual connections and normalization do: every combination of the two, at two steps, before and after training.
-
-Do states without residual connections lose their input (v2 §4.3.1, Thm 3.4)? Are gradients without normalization larger and spiky
-(v2 §4.3.2, Thm 3.3, from every step of the factorial trainings)?
+"""What residual connections and normalization do: every combination of the two, at two steps, before and after training. Do
+states without residual connections lose their input (v2 §4.3.1, Thm 3.4)?
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -24,6 +22,7 @@ from pdejax.studies.papers._experiment import (
     CORRELATION,
     LISTOPS,
     LISTOPS_PAPER,
+    RATIO,
     RESAMPLES,
     Models,
     Settings,
@@ -238,7 +237,7 @@ def judge_residual(settings: Settings, measured: Sequence[Evidence]) -> Judgemen
                 null=before[:, i, -1],
                 null_name="untrained",
                 within=CORRELATION,
-                note=f"{_made(cell, measured, i)}; {reached}",
+                note=f"{made(cell, measured, i)}; {reached}",
             )
         )
     said = [_lost(found, before, after)]
@@ -259,7 +258,7 @@ def judge_residual(settings: Settings, measured: Sequence[Evidence]) -> Judgemen
     )
 
 
-def _made(cell: Cell, measured: Sequence[Evidence], index: int) -> str:
+def made(cell: Cell, measured: Sequence[Evidence], index: int) -> str:
     """What a combination is made of: its class of functions, its parameters."""
     return f"{cell.form}; {int(measured[0]['parameters'][index]):,} parameters in the field"
 
@@ -289,17 +288,19 @@ def _lost(found: Sequence[Cell], before: np.ndarray, after: np.ndarray) -> str:
 def _nearest(found: Sequence[Cell], own: Sequence[int], printed: Sequence[float], after: np.ndarray) -> str:
     """Which step comes nearest to a printed curve after training, and how near."""
     count = min(len(printed), after.shape[-1])
-    middle = after.mean(axis=0)
-    apart = {i: float(np.max(np.abs(middle[i, :count] - np.asarray(printed[:count])))) for i in own}
-    measured = [i for i in own if np.isfinite(apart[i])]
-    if not measured:
+    apart = np.max(np.abs(after[:, own, :count] - np.asarray(printed[:count])), axis=-1)
+    largest = {i: over(apart[:, k], RATIO) for k, i in enumerate(own) if np.all(np.isfinite(apart[:, k]))}
+    if not largest:
         return "is compared with nothing: all trainings of its kind failed."
-    best = min(measured, key=lambda i: apart[i])
-    met = [found[i].step for i in measured if apart[i] <= MET]
-    each = "; ".join(f"{found[i].step}: {middle[i, 1]:.2f} and {middle[i, count - 1]:.2f}" for i in measured)
+    best = min(largest, key=lambda i: float(largest[i]))
+    met = [found[i].step for i in largest if high(largest[i]) <= MET]
+    each = "; ".join(
+        f"{found[i].step}: {' and '.join(shown(over(after[:, i, k], CORRELATION)) for k in (1, count - 1))}"
+        for i in largest
+    )
     return (
-        f"is met to {MET:g} after training by {', '.join(met) or 'none'} ({each}), the nearest {found[best].step}, "
-        f"{apart[best]:.2f} away at most."
+        f"is surely met to {MET:g} after training by {', '.join(met) or 'none'} ({each}), the nearest {found[best].step}, "
+        f"{shown(largest[best])} away at most."
     )
 
 
@@ -355,117 +356,6 @@ RESIDUAL_STUDY = experiment(
     presets=PRESETS,
     measure=measure,
     judge=judge_residual,
-    failed="diverged",
-    pairing="independent: every combination trained on the task from the same seeds",
-)
-
-
-def judge_layernorm(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
-    """Median gradient norm, its spikes and trainings that failed, per cell; the ratio to the pre-LN one of the same seed."""
-    gradient, diverged = stacked(measured, "gradient"), stacked(measured, "diverged")
-    found = cells(settings)
-    # A run that failed has no median; the share of those is its own row.
-    with np.errstate(all="ignore"):
-        median = np.asarray([[_quantile(g, 0.5) for g in row_] for row_ in gradient])
-        worst = np.asarray([[_quantile(g, 0.99) for g in row_] for row_ in gradient]) / median
-    rows = []
-    ratios = {}
-    for i, cell in enumerate(found):
-        beside = found.index(dataclasses.replace(cell, normalization="pre"))
-        bare = cell.residual == "off" and cell.normalization == "none"
-        usual = cell.residual == "on" and cell.normalization == "pre"
-        paper = "up to 1e-1" if bare else "about 1e-3" if usual else None
-        failures = f"{int(diverged[:, i].sum())} of {len(diverged)} trainings failed"
-        rows.append(
-            row(
-                f"gradient norm, {cell.name}",
-                median[:, i],
-                paper=paper,
-                null=median[:, beside],
-                null_name="pre-LN, same seed",
-                note=f"median over training; {_made(cell, measured, i)}; {failures}",
-            )
-        )
-        rows.append(row(f"99th percentile / median, {cell.name}", worst[:, i], paper="spiky" if bare else None))
-        ratios[cell] = over(median[:, i] / median[:, beside])
-    without = {cell: ratio for cell, ratio in ratios.items() if cell.normalization == "none"}
-    none = [i for i, cell in enumerate(found) if cell in without]
-    spikes = ", ".join(f"{found[i].residual} {found[i].step} {_number(worst[:, i].mean(), '.1f')}" for i in none)
-    verdict = (
-        f"Without normalization the median gradient norm is, in those of pre-LN, "
-        f"{', '.join(f'residual {cell.residual} {cell.step} {_times(ratio)}' for cell, ratio in without.items())} "
-        f"({spread(len(measured))}): v2's order of magnitude {_larger(without.values())}. The largest hundredth of the steps "
-        f"lies this many times above the median: residual {spikes}; {int(diverged[:, none].sum())} of {diverged[:, none].size} "
-        f"trainings without normalization failed."
-    )
-    caption = (
-        "Gradient norm of the whole network over training, geometric mean over seeds, a row of panels for each step; left with "
-        "residual, right without."
-    )
-    return Judgement(
-        rows=rows,
-        sentence=verdict,
-        dataset=dataset(settings, measured),
-        pictures=[Picture("gradients.png", caption, lambda: _gradient_curves(settings, gradient))],
-    )
-
-
-def _times(ratio: Any) -> str:
-    value, *ends = (_number(float(x), ".3g") for x in (ratio, ratio.low, ratio.high))
-    return f"{value} [{', '.join(ends)}]" if np.isfinite(ratio.low) else value
-
-
-def _larger(ratios: Iterable[Any]) -> str:
-    """Whether gradients without normalization are of another order, by half of one: whole intervals decide."""
-    known = [ratio for ratio in ratios if np.isfinite(float(ratio))]
-    above, below = sum(low(r) > 3 for r in known), sum(high(r) < 3 for r in known)
-    if not known:
-        return "is not measured where all trainings failed"
-    if above:
-        return "holds" if above == len(known) else f"holds for {above} of {len(known)}, surely not for {below}"
-    return "does not hold" if below == len(known) else "is not decided"
-
-
-def _quantile(values: np.ndarray, share: float) -> float:
-    finite = values[np.isfinite(values)]
-    return float(np.quantile(finite, share)) if len(finite) else float("nan")
-
-
-def _gradient_curves(settings: Settings, gradient: np.ndarray) -> Figure:
-    found = cells(settings)
-    shown_steps = list(dict.fromkeys(cell.step for cell in found))
-    figure = Figure(figsize=(10, 0.6 + 2.9 * len(shown_steps)), layout="constrained")
-    panels = figure.subplots(len(shown_steps), 2, sharex=True, sharey=True, squeeze=False)
-    steps = np.arange(1, gradient.shape[-1] + 1)
-    for line, step in zip(panels, shown_steps, strict=True):
-        for ax, residual in zip(line, RESIDUAL, strict=True):
-            axes_of(ax)
-            for i, cell in enumerate(found):
-                runs = gradient[:, i]
-                kept = runs[np.isfinite(runs).any(axis=1)]
-                if (cell.residual, cell.step) != (residual, step) or not len(kept):
-                    continue
-                with np.errstate(all="ignore"):
-                    middle = np.exp(np.nanmean(np.log(kept), axis=0))
-                colour = COLOURS[NORMALIZATION.index(cell.normalization)]
-                ax.semilogy(steps, middle, color=colour, linewidth=1.2, label=cell.normalization)
-            ax.set_title(f"residual {residual} ({step})", fontsize=10)
-        line[0].set_ylabel("gradient norm ‖∂loss/∂θ‖")
-    for ax in panels[-1]:
-        ax.set_xlabel("training step")
-    legend_beside(figure, "normalization")  # one colour for each normalization, the same on both sides
-    return figure
-
-
-LAYERNORM = experiment(
-    name="layernorm",
-    headline="gradient norm, residual on, normalization none, lietrotter, h = 1",
-    title="Layer normalization",
-    question="Are gradients without normalization larger and spiky?",
-    source="v2 §4.3.2, Thm 3.3, Figure 5",
-    presets=PRESETS,
-    measure=measure,
-    judge=judge_layernorm,
     failed="diverged",
     pairing="independent: every combination trained on the task from the same seeds",
 )

@@ -261,7 +261,8 @@ class Models:
 
         - `"distilled"`: fitted to its hidden states and attention maps, for `student_steps`;
         - `"independent"`: the same sizes, trained on the task from another seed (1,000 later);
-        - `"bare"`: as `"independent"`, without residual connection and LayerNorm, as v2's simulator.
+        - `"bare"`: as `"independent"`, without residual connection and LayerNorm, at h = 1: our reading of v2's simulator, of
+          which v2 states no step.
         """
         if pairing == "distilled":
             self.transformer(settings, seed)
@@ -400,12 +401,19 @@ def _folder(parts: Parts) -> Iterator[pathlib.Path]:
 
 
 CORRELATION, SHARE = (-1.0, 1.0), (0.0, 1.0)  # ranges of bounded figures
+RATIO = (0.0, float("inf"))  # of quotients, whose logarithms are averaged
 
 
 def over(values: Sequence[float] | np.ndarray, within: tuple[float, float] | None = None) -> Figure:
     """Return the mean over seeds with the interval of `over_seeds`; for fewer than `FEW_SEEDS` the range of the values, whose
-    level for their median is 1 − 2^{1−n}; without ends for one."""
+    level for their median is 1 − 2^{1−n}; without ends for one. Of a `RATIO` all that is taken of its logarithm: the mean is the
+    geometric one, and a ratio and its inverse have the same interval."""
     x = np.asarray(values, float)
+    if within == RATIO:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found = over(np.log(x))
+        ends = (None, None) if found.ends is None else (np.exp(end) for end in found.ends)
+        return Figure(np.exp(found.value), *ends, level=found.level)
     if len(x) >= FEW_SEEDS or len(x) < 2 or not np.all(np.isfinite(x)):
         return over_seeds(x, within=within)
     return Figure(x.mean(), x.min(), x.max(), level=1 - 2.0 ** (1 - len(x)))
@@ -449,6 +457,14 @@ def shown(figure: Figure, digits: int = 2) -> str:
     """Write a figure with its ends."""
     ends = "" if np.isnan(figure.low) else f" [{float(figure.low):.{digits}f}, {float(figure.high):.{digits}f}]"
     return f"{float(figure):.{digits}f}{ends}"
+
+
+def times(ratio: Figure) -> str:
+    """Write a ratio with its ends, to three digits."""
+    if not np.isfinite(float(ratio)):
+        return "an unknown figure"
+    ends = f" [{float(ratio.low):.3g}, {float(ratio.high):.3g}]" if np.isfinite(ratio.low) else ""
+    return f"{float(ratio):.3g}{ends}"
 
 
 def row(

@@ -25,6 +25,7 @@ from pdejax.studies.papers._experiment import (
     over,
     presets,
     row,
+    shown,
     signed,
     spread,
     stacked,
@@ -125,7 +126,7 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
     verdict = (
         f"From the first to the last layer of the Transformer the estimate of I(X; T) changes by {signed(change)} nats, that of "
         f"the bare simulator by {signed(drop)} (with the {spread(len(measured))}). "
-        f"I(T; Y) of the last is {float(target):.2f} nats above permuted labels (v2's whole figure: 0.0016). Without noise "
+        f"I(T; Y) of the last is {shown(target)} nats above permuted labels (v2's whole figure: 0.0016). Without noise "
         f"I(X; T) could not change at all (claim C10); with σ = {noise:g} it says how large differences are, not what is known."
     )
     data = xr.Dataset(

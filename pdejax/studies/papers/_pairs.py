@@ -20,7 +20,7 @@ NAMES = {
     "shared": f"shared, h = 1/{REFINED}",
     "distilled": "distilled",
     "independent": "independent",
-    "bare": "bare (v2's simulator)",
+    "bare": "bare (our reading, h = 1)",
 }
 
 

@@ -108,11 +108,11 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
                     values[name][:, i],
                     paper=PAPER.get(name),
                     note="untrained; mean over layers",
-                    within=CORRELATION if name == "cosine" else None,
+                    within=None if name == "mse" else CORRELATION,
                 )
             )
     cosines = ", ".join(f"{kind} {shown(over(values['cosine'][:, i], CORRELATION))}" for i, kind in enumerate(PAIRS))
-    ckas = ", ".join(f"{kind} {shown(over(values['cka_debiased'][:, i]))}" for i, kind in enumerate(PAIRS))
+    ckas = ", ".join(f"{kind} {shown(over(values['cka_debiased'][:, i], CORRELATION))}" for i, kind in enumerate(PAIRS))
     config = TrainConfig(**settings.train)
     size = f"{config.data.get('lengths', '')}, {config.layers} layers, d = {config.dim}"
     verdict = (

@@ -12,11 +12,12 @@ from pdejax.studies.papers._alignment import ALIGNMENT, SPECTRAL
 from pdejax.studies.papers._architectures import ARCHITECTURES
 from pdejax.studies.papers._attention import ATTENTION, ATTENTION_IMAGES
 from pdejax.studies.papers._bottleneck import BOTTLENECK
-from pdejax.studies.papers._components import LAYERNORM, RESIDUAL_STUDY
+from pdejax.studies.papers._components import RESIDUAL_STUDY
 from pdejax.studies.papers._discretization import CONTINUUM, DISCRETIZATION
 from pdejax.studies.papers._distillation import DISTILLATION
 from pdejax.studies.papers._information import INFORMATION
 from pdejax.studies.papers._information_flow import INFORMATION_FLOW
+from pdejax.studies.papers._layernorm import LAYERNORM
 from pdejax.studies.papers._paper_size import PAPER_SIZE
 from pdejax.studies.papers._readings import READINGS
 from pdejax.studies.papers._text import GRADIENTS, PERTURBATION

@@ -1,0 +1,104 @@
+"""Which figures that the papers print are met, by which settings, and which are not: from what `pdejax reproduce` wrote."""
+
+import dataclasses
+import math
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from make.results import REPRODUCED, _cell, _studies
+
+ABOUT = math.sqrt(10)  # "about" a power of ten: within half an order
+NUMBER = r"-?\d+(?:\.(?P<digits>\d+))?(?:e-?\d+)?"
+LAYER = re.compile(r"(?:layers? (?P<layer>\d+)(?:–\d+)?)(?:, )?")
+Point = tuple[str, str]  # as printed, and where ours lies beside it
+
+
+@dataclasses.dataclass
+class Curve:
+    """A printed figure, or one by layer: what it is of, and the points of each of our settings."""
+
+    study: str
+    name: str
+    settings: dict[str, list[Point]]
+
+    @property
+    def printed(self) -> tuple[str, ...]:
+        """The figures as printed."""
+        return tuple(paper for paper, _ in next(iter(self.settings.values())))
+
+
+def met(folder: pathlib.Path = REPRODUCED) -> str:
+    """A line for each figure or curve that a paper prints: the settings that meet it, in part, and not at all. A point is met
+    where our interval over seeds (with fewer than five their range, of one seed its value) holds it. Layer 0 is the input."""
+    lines = ["| study | printed | as | met by | in part by | not met by |", "|---|---|---|---|---|---|"]
+    for curve in curves(folder):
+        groups: dict[str, list[str]] = {"met": [], "in part": [], "below": [], "above": [], "above and below": []}
+        for setting, points in curve.settings.items():
+            sides = [side for _, side in points]
+            count = sides.count("met")
+            name = setting or "ours"
+            if 0 < count < len(sides):
+                groups["in part"].append(f"{name} ({count} of {len(sides)})")
+            else:
+                groups[" and ".join(sorted({*sides}))].append(name)
+        printed = " … ".join(dict.fromkeys((curve.printed[0], curve.printed[-1])))
+        missed = ". ".join(f"Ours {where}: {'; '.join(names)}" for where, names in [*groups.items()][2:] if names)
+        cells = (_cell(text) or "none" for text in ("; ".join(groups["met"]), "; ".join(groups["in part"]), missed))
+        lines.append(f"| `{curve.study}` | {_cell(curve.name)} | {_cell(printed)} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n" if len(lines) > 2 else ""
+
+
+def curves(folder: pathlib.Path = REPRODUCED) -> list[Curve]:
+    """The printed figures: rows of one quantity and setting are a curve by layer, settings with the same printed figures stand
+    together."""
+    found: dict[Any, Curve] = {}
+    for _, content in _studies(folder):
+        own: dict[tuple[str, str], list[Point]] = {}
+        for row in content["table"]:
+            beside, layer = side(row.get("paper"), row.get("ours")), LAYER.search(row["quantity"])
+            if not beside or (layer and layer["layer"] == "0" and "–" not in layer[0]):
+                continue
+            name, setting = _parts(row["quantity"])
+            if content["study"] in ("readings", "paper-size") and row["note"]:
+                setting = row["note"]
+            own.setdefault((name, setting), []).append((row["paper"], beside))
+        for (name, setting), points in own.items():
+            key = content["study"], name, tuple(paper for paper, _ in points)
+            found.setdefault(key, Curve(content["study"], name, {})).settings[setting] = points
+    return list(found.values())
+
+
+def _parts(quantity: str) -> tuple[str, str]:
+    """What a row is of, and its setting; the layer is left out of both."""
+    text = re.sub(r"^(same|adjacent) layers? [\d–]+", r"\1 layers", quantity)
+    name, _, setting = LAYER.sub("", text).removesuffix(", ").partition(", ")
+    return name, setting
+
+
+def side(paper: str | None, ours: Mapping[str, Any] | None) -> str:
+    """Where ours lies beside a printed number, a bound, a range a … b or "about" a number; nothing where there is none of these.
+    Of one seed its value counts."""
+    ends = _ends(re.sub(r" \(.*\)$", "", paper or ""))
+    if ends is None or not ours or ours["mean"] is None:
+        return ""
+    low, high = (ours["mean"] if ours[end] is None else ours[end] for end in ("low", "high"))
+    return "below" if high < ends[0] else "above" if low > ends[1] else "met"
+
+
+def _ends(text: str) -> tuple[float, float] | None:
+    """From where to where ours meets what is printed: a number to half of its last digit, "about" a number to half an order."""
+    if between := re.fullmatch(f"({NUMBER}) … ({NUMBER.replace('digits', 'more')})", text):
+        return float(between[1]), float(between[3])
+    found = re.fullmatch(f"(?P<word>[<>≥≤]|about|up to)? ?(?P<number>{NUMBER})", text)
+    if found is None:
+        return None
+    word, number = found["word"], float(found["number"])
+    half = 0.0 if "e" in text.removeprefix("about") else 0.5 * 10.0 ** -len(found["digits"] or "")
+    if word == "about":
+        return number / ABOUT, number * ABOUT
+    return (
+        -math.inf if word in ("<", "≤", "up to") else number - half,
+        math.inf if word in (">", "≥") else number + half,
+    )
