@@ -14,6 +14,7 @@ from pdejax import _check
 from pdejax._arguments import checked
 from pdejax._equation import AbstractEquation, MasterEquation, stack, unstack, unstack_shapes
 from pdejax._types import Depth, Field
+from pdejax.solvers._written import one_line
 from pdejax.terms import FieldArgs
 from pdejax.terms._base import gaussian
 
@@ -225,6 +226,8 @@ class LayerStack(eqx.Module):
     """
 
     value: PyTree
+
+    __repr__ = one_line
 
     def __call__(self, u: Field) -> Field:
         raise ValueError(

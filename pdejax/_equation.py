@@ -55,6 +55,9 @@ class AbstractEquation(eqx.Module):
     def describe(self) -> str:
         """The terms in words: `attention + feed-forward`."""
 
+    def __repr__(self) -> str:
+        return f"∂u/∂t = {self.describe()}"
+
     def looked_at(self) -> "AbstractEquation":
         """The same equation, its terms looked at before their values are traced (`AbstractTerm.looked_at`)."""
         return self
@@ -220,9 +223,6 @@ class MasterEquation(AbstractEquation):
         if name not in self._names:
             raise ValueError(f"MasterEquation: there is no term {name!r}; present are {self._names}.")
         return self._names.index(name)
-
-    def __repr__(self) -> str:
-        return f"∂u/∂t = {self.describe()}"
 
 
 class FunctionField(AbstractEquation):

@@ -301,4 +301,5 @@ def _shaped(name: str, x, shape: tuple[int, ...]) -> Any:
 
 
 def _known(x) -> bool:
-    return isinstance(x, jax.Array | np.ndarray) and not traced(x)
+    # An entry of an array of NumPy is a scalar of its own type.
+    return isinstance(x, jax.Array | np.ndarray | np.generic) and not traced(x)

@@ -13,6 +13,7 @@ from jaxtyping import Array, PyTree, Real
 from pdejax.solvers._modes import times, weighted
 from pdejax.solvers._operator import AbstractModalOperator
 from pdejax.solvers._terms import linear_operator_of, with_operator
+from pdejax.solvers._written import one_line
 
 Variant = Literal["krogstad", "cox-matthews", "hochbruck-ostermann"]
 Phis = tuple[Array, ...]
@@ -73,6 +74,8 @@ class AbstractETDRK(diffrax.AbstractAdaptiveSolver[Memory]):
     """
 
     interpolation_cls: ClassVar[Callable[..., ExponentialInterpolation]] = ExponentialInterpolation
+
+    __repr__ = one_line
 
     @property
     def term_structure(self) -> Any:

@@ -11,6 +11,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Inexact, Real
 
+from pdejax.solvers._written import one_line
+
 Boundary = Literal["neumann", "dirichlet", "periodic"]
 
 _REAL = (int, float, np.integer, np.floating, np.ndarray, jax.Array)
@@ -76,6 +78,8 @@ class Grid(eqx.Module):
     n: int = eqx.field(static=True, converter=_to_count)
     boundary: Boundary = eqx.field(static=True, converter=_to_boundary, default="neumann")
     length: Real[ArrayLike, ""] = eqx.field(converter=_to_length, default=1.0)
+
+    __repr__ = one_line
 
     @property
     def spacing(self) -> Real[ArrayLike, ""]:

@@ -11,6 +11,7 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree, Real
 
 from pdejax._arguments import checked
+from pdejax.solvers._written import one_line
 
 Adapted = tuple[Any, Any, Any, Any, "GuardState", diffrax.RESULTS]
 
@@ -28,6 +29,8 @@ class GuardState(eqx.Module):
     """Shortest step that is tried near t = 0, where t itself sets no scale."""
     controller: PyTree
     """State of the wrapped controller."""
+
+    __repr__ = one_line
 
 
 def _largest(y: PyTree) -> tuple[Array, Array]:
@@ -119,6 +122,8 @@ class AbstractBlowupGuard(diffrax.AbstractStepSizeController[GuardState, Any]):
     controller: eqx.AbstractVar[diffrax.AbstractStepSizeController]
     limit: eqx.AbstractVar[Real[ArrayLike, ""]]
     direction: eqx.AbstractVar[Int[ArrayLike, ""]]
+
+    __repr__ = one_line
 
     def wrap(self, direction):
         wrapped = (self.controller.wrap(direction), direction)

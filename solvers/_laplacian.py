@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Inexact
 
 from pdejax.solvers._divergence import check_diffusible, face_differences, inverse_square_spacing
 from pdejax.solvers._grid import Grid
+from pdejax.solvers._written import one_line
 
 
 def _dst(u: Array) -> Array:
@@ -54,6 +55,8 @@ class Laplacian(eqx.Module):
     """
 
     grid: Grid
+
+    __repr__ = one_line
 
     def __check_init__(self):
         check_diffusible(self.grid)

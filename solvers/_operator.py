@@ -28,6 +28,7 @@ from pdejax.solvers._grid import Grid
 from pdejax.solvers._laplacian import Laplacian
 from pdejax.solvers._modes import Modes, like, on_parts, times
 from pdejax.solvers._phi import phi
+from pdejax.solvers._written import one_line
 
 
 class AbstractLinearOperator(eqx.Module):
@@ -36,6 +37,8 @@ class AbstractLinearOperator(eqx.Module):
     As `diffrax.ODETerm(operator)` it is the second term of the `diffrax.MultiTerm(rest, linear)` that
     exponential and implicit-explicit solvers take.
     """
+
+    __repr__ = one_line
 
     @abc.abstractmethod
     def __call__(self, t: Any, u: Num[Array, "n d"], args: Any) -> Num[Array, "n d"]:

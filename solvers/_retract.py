@@ -20,6 +20,7 @@ from pdejax.solvers._base import (
     slope,
 )
 from pdejax.solvers._evaluations import fresh_step_evaluations
+from pdejax.solvers._written import one_line
 
 
 def _to_solver(solver: Any) -> diffrax.AbstractSolver:
@@ -78,6 +79,8 @@ class Retract(AbstractHermiteSolver):
 
     solver: diffrax.AbstractSolver = eqx.field(converter=_to_solver)
     retraction: Callable[[Y], Y] = eqx.field(converter=_to_retraction)
+
+    __repr__ = one_line
 
     @property
     def term_structure(self) -> Any:

@@ -22,6 +22,7 @@ from pdejax.solvers._base import (
 )
 from pdejax.solvers._evaluations import fresh_step_evaluations
 from pdejax.solvers._terms import one_each
+from pdejax.solvers._written import one_line
 
 SubSolvers = tuple[diffrax.AbstractSolver, ...]
 
@@ -46,6 +47,8 @@ class AbstractSplitting(AbstractHermiteSolver):
     """
 
     solvers: eqx.AbstractVar[SubSolvers]
+
+    __repr__ = one_line
 
     @abc.abstractmethod
     def schedule(self) -> tuple[tuple[int, float, float], ...]:

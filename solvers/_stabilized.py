@@ -18,6 +18,7 @@ from jaxtyping import Array, Int, PyTree, Real
 
 from pdejax.solvers._base import Terms, Time, Y
 from pdejax.solvers._terms import whole_field
+from pdejax.solvers._written import one_line
 
 ScanKind = Literal["lax", "checkpointed", "bounded"] | None
 SAFETY = 1.2
@@ -47,6 +48,8 @@ class StabilizedState(eqx.Module):
     stages: Int[Array, ""]
     evaluations: Int[Array, ""]
     unconverged: Int[Array, ""]
+
+    __repr__ = one_line
 
 
 StepResult = tuple[Y, Y, dict[str, Any], StabilizedState, diffrax.RESULTS]
@@ -172,6 +175,8 @@ class AbstractStabilized(diffrax.AbstractAdaptiveSolver[StabilizedState]):
         diffrax.ThirdOrderHermitePolynomialInterpolation
     )
     fewest: ClassVar[int] = 2
+
+    __repr__ = one_line
 
     @property
     def term_structure(self) -> Any:

@@ -19,6 +19,7 @@ from pdejax.solvers._rkc import RKC2
 from pdejax.solvers._rock2 import ROCK2
 from pdejax.solvers._splitting import AbstractSplitting, LieTrotter, Strang
 from pdejax.solvers._stability import real_stability_limit
+from pdejax.solvers._written import one_line
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class SolverInfo:
     splitting: bool
     linear: bool
     note: str
+
+    __repr__ = one_line
 
 
 def _info(name: str, make: Callable[[int], diffrax.AbstractSolver], order: int, note: str) -> SolverInfo:

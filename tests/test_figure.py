@@ -1,5 +1,7 @@
 """Figures: what arithmetic, indexing, transformations and printing do with a value, its interval and its nulls."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -111,6 +113,27 @@ def test_what_it_prints():
     seen = []
     jax.jit(lambda f: seen.append(repr(f)))(figure())
     assert "float64[3]" in seen[0] and "tokens" in seen[0]
+
+
+def test_figures_of_numpy_print_as_those_of_jax():
+    """An entry of a NumPy array is a scalar of NumPy, not an array: it was printed as unknown."""
+    given = (np.arange(6.0).reshape(2, 3), np.arange(12), np.asarray([True, False]), np.asarray(2.5), np.ones((0, 2)))
+    for value in given:
+        ends = (value - 0.25, value + 0.25) if value.dtype == float else (None, None)
+        nulls = {"null": 0.5 * value}
+        ours = pj.Figure(value, *ends, nulls)
+        theirs = jax.tree.map(jnp.asarray, ours)
+        assert repr(ours) == repr(theirs) and ours.summary() == theirs.summary() and "?" not in repr(ours)
+        for one, other in zip(ours, theirs, strict=True) if value.ndim else ():
+            assert repr(one) == repr(other) and one.summary() == other.summary()
+    assert repr(pj.Figure(np.asarray([1.0, 2.0]))) == "Figure (2,):\n  0: 1\n  1: 2"
+    assert repr(pj.Figure(np.float32(0.5), np.float32(0.25), 1.0)) == "Figure(0.5 [0.25, 1])"
+
+    class Record(AbstractRecord):
+        share: Any
+        rates: Any
+
+    assert repr(Record(np.float64(0.25), np.asarray([1.0, 2.0]))) == "Record\n  share: 0.25\n  rates: 1, 2"
 
 
 def test_what_a_record_prints():

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from pdejax._check import concretely, finite, traced
 from pdejax._types import Field, Mask
 from pdejax.models._architecture import Architecture
+from pdejax.solvers._written import one_line
 from pdejax.terms import LayerNorm, RMSNorm
 
 
@@ -125,6 +126,8 @@ class Embedding(eqx.Module):
     positions: Float[Array, "places d"] | None
     architecture: Architecture = eqx.field(static=True)
 
+    __repr__ = one_line
+
     def __init__(self, architecture: Architecture, *, key: PRNGKeyArray):
         require_x64(architecture)
         first, second = jax.random.split(key)
@@ -168,6 +171,8 @@ class Readout(eqx.Module):
     weight: Float[Array, "d out"] | None
     bias: Float[Array, " out"] | None
     architecture: Architecture = eqx.field(static=True)
+
+    __repr__ = one_line
 
     def __init__(self, architecture: Architecture, normed: bool, *, key: PRNGKeyArray):
         self.norm = self.weight = self.bias = None

@@ -16,6 +16,7 @@ from pdejax.models._ends import cast, lecun, make_norm
 from pdejax.models._simulator_config import AbstractSimulatorConfig
 from pdejax.solvers import Grid, LieTrotter, Retract, Strang, get_solver
 from pdejax.solvers._splitting import Injecting
+from pdejax.solvers._written import one_line
 from pdejax.terms import (
     AbstractTerm,
     Attention,
@@ -80,6 +81,8 @@ class FieldWeights(eqx.Module):
     gamma: Float[Array, "*layers one"] | None = None
     relaxation: LayerNorm | RMSNorm | None = None
     retractions: tuple[LayerNorm | RMSNorm, ...] | None = None
+
+    __repr__ = one_line
 
 
 # Not inside `make_weights`: a function made anew is compiled anew, and every training makes a model.

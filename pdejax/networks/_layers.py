@@ -16,6 +16,7 @@ from pdejax._discretization import Discretization
 from pdejax._equation import FunctionField, stack
 from pdejax._nnx import SplitModule, is_nnx, split
 from pdejax.networks._network import Network
+from pdejax.solvers._written import one_line
 
 _OWNER = "network"
 
@@ -68,6 +69,8 @@ class _Step(eqx.Module):
 
     layer: Any
 
+    __repr__ = one_line
+
     def __call__(self, t: Any, u: Array, args: Any) -> Array:
         del t
         out = self.layer(u, args) if _takes_args(self.layer) else self.layer(u)
@@ -88,6 +91,8 @@ class _OneOf(eqx.Module):
     index: Array
     functions: tuple[Callable[[Array, Any], Array], ...] = eqx.field(static=True)
     __name__: str = eqx.field(static=True)
+
+    __repr__ = one_line
 
     def __call__(self, u: Array, args: Any) -> Array:
         return jax.lax.switch(self.index, [functools.partial(_swapped, f, args) for f in self.functions], u)

@@ -18,6 +18,7 @@ from pdejax._simulate import integrate
 from pdejax._types import Field
 from pdejax.models import Simulator, Transformer, lift, pair
 from pdejax.models._ends import Embedding, checked_tokens
+from pdejax.solvers._written import one_line
 
 _OWNER = "Network"
 
@@ -195,6 +196,8 @@ class _Embed(eqx.Module):
     """An embedding that looks at its tokens first, as a model does."""
 
     embedding: Embedding
+
+    __repr__ = one_line
 
     def __call__(self, tokens: Any) -> Field:
         return self.embedding(checked_tokens("Network", self.embedding.architecture, tokens))

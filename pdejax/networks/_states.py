@@ -27,6 +27,10 @@ class StoredStates(NamedTuple):
     maps: Float[np.ndarray, "maps *batch H n n"] | None = None
     mask: Bool[np.ndarray, "*batch n"] | None = None
 
+    def __repr__(self) -> str:
+        shapes = (f"{name} {x.shape}" for name, x in self._asdict().items() if x is not None)
+        return f"StoredStates({', '.join(shapes)})"
+
 
 @checked
 def states(

@@ -87,6 +87,9 @@ class Picture:
     caption: str
     draw: Callable[[], Any] | None = None
 
+    def __repr__(self) -> str:
+        return f"Picture({self.file!r}, {self.caption!r})"
+
     def png(self) -> bytes:
         """Return the image, without touching the user's Matplotlib backend."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg

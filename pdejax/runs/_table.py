@@ -55,6 +55,9 @@ class Table:
     def __str__(self) -> str:
         return self.text()
 
+    def __repr__(self) -> str:
+        return f"Table of {len(self.rows)} rows: {', '.join(column.head for column in self.columns)}"
+
     def text(self) -> str:
         """Write the table for a terminal: head, rule, lines; every column as wide as its widest entry."""
         cells = [[_shown(cell, column) for cell, column in zip(row, self.columns, strict=True)] for row in self.rows]

@@ -47,6 +47,10 @@ class Judgement:
     pictures: Sequence[Picture] = ()
     findings: Mapping[str, Finding] = dataclasses.field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        answers = "; ".join(f"{question}: {answer}" for question, answer in self.verdicts.items())
+        return f"Judgement({', '.join(text for text in (self.sentence, answers) if text)})"
+
 
 def settings(config: Any, *, without: Sequence[str] = ()) -> dict[str, Any]:
     """Return a study's configuration as it is saved: all but `out`, for where results lie is no part of what was measured, and
@@ -114,6 +118,9 @@ class Study:
     pairing: str | None = None
     headline: str = ""
     double: bool = True
+
+    def __repr__(self) -> str:
+        return f"Study({self.name!r}: {self.title})"
 
     def preset(self, name: str) -> Any:
         """Return the configuration of this name; `ValueError` for one that there is not."""

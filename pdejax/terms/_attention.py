@@ -15,6 +15,7 @@ from pdejax import _check
 from pdejax._arguments import checked
 from pdejax._types import Depth, Field, Mask
 from pdejax.solvers import Grid
+from pdejax.solvers._written import one_line
 from pdejax.terms._attention_bounds import attention_lipschitz, heads_in_float64, output_gain
 from pdejax.terms._base import (
     AbstractTerm,
@@ -102,6 +103,9 @@ class Attention(AbstractTerm):
     logit_cap: float | None = eqx.field(static=True)
     implementation: str = eqx.field(static=True)
     role: ClassVar[str] = "interaction"
+
+    def __repr__(self) -> str:
+        return one_line(self, ("wv", "wo", "bq", "bk", "bv", "bo"))
 
     @checked
     def __init__(

@@ -18,6 +18,7 @@ from pdejax._arguments import checked
 from pdejax._check import traced
 from pdejax._types import Depth, Field, Mask
 from pdejax.solvers import AbstractLinearOperator, DiagonalizableOperator
+from pdejax.solvers._written import one_line
 from pdejax.terms._constants import Lipschitz
 from pdejax.terms._token_axis import TokenAxis
 
@@ -36,6 +37,8 @@ class FieldArgs(eqx.Module):
 
     mask: Mask | None = None
 
+    __repr__ = one_line
+
 
 @checked
 class Linear(eqx.Module):
@@ -48,6 +51,8 @@ class Linear(eqx.Module):
     operator: AbstractLinearOperator | None = None
     rate: Array | None = None
     whole: bool = eqx.field(static=True, default=False)
+
+    __repr__ = one_line
 
 
 class AbstractTerm(eqx.Module):
@@ -62,6 +67,8 @@ class AbstractTerm(eqx.Module):
     role: ClassVar[str] = ""
     label: ClassVar[str] = ""
     state_dependent: ClassVar[bool] = False
+
+    __repr__ = one_line
 
     @abc.abstractmethod
     def __call__(self, t: Depth, u: Field, args: FieldArgs | None) -> Field:

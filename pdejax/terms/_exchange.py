@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from pdejax import _check
 from pdejax._arguments import checked
 from pdejax._types import Field
+from pdejax.solvers._written import one_line
 
 
 class Exchange(eqx.Module):
@@ -18,6 +19,8 @@ class Exchange(eqx.Module):
 
     w: Float[Array, "d d"]
     b: Float[Array, " d"]
+
+    __repr__ = one_line
 
     @checked
     def __init__(self, dim: int, *, key: PRNGKeyArray, scale: float = 1.0):

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from pdejax import _check
 from pdejax._arguments import checked
 from pdejax._types import Field
+from pdejax.solvers._written import one_line
 from pdejax.terms._base import LEAST_EPS, at_least_float32, concrete
 from pdejax.terms._constants import in_float64, operator_norm
 
@@ -31,6 +32,8 @@ class LayerNorm(eqx.Module):
     scale: Float[Array, " d"]
     bias: Float[Array, " d"]
     eps: float = eqx.field(static=True)
+
+    __repr__ = one_line
 
     @checked
     def __init__(self, dim: int, *, eps: float = 1e-6):
@@ -78,6 +81,8 @@ class RMSNorm(eqx.Module):
     scale: Float[Array, " d"]
     eps: float = eqx.field(static=True)
 
+    __repr__ = one_line
+
     @checked
     def __init__(self, dim: int, *, eps: float = 1e-6):
         self.scale = jnp.ones(_check.integer("RMSNorm", "dim", dim))
@@ -107,6 +112,8 @@ class SphereProjection(eqx.Module):
     `ValueError` for a radius that is not positive and finite."""
 
     radius: float = 1.0
+
+    __repr__ = one_line
 
     def __check_init__(self):
         if concrete(self.radius):

@@ -14,6 +14,7 @@ from pdejax import _check
 from pdejax._arguments import checked
 from pdejax._types import Activation, Depth, Field, Mask
 from pdejax.solvers import Grid
+from pdejax.solvers._written import one_line
 from pdejax.terms._base import (
     AbstractTerm,
     FieldArgs,
@@ -89,6 +90,9 @@ class FeedForward(AbstractTerm):
     source: Callable[[Array, Array], Array] | None
     role: ClassVar[str] = "reaction"
     label: ClassVar[str] = "feed-forward"
+
+    def __repr__(self) -> str:
+        return one_line(self, ("w2", "b1", "b2", "bg"))
 
     @checked
     def __init__(

@@ -16,6 +16,7 @@ from pdejax._arguments import checked
 from pdejax._check import choice, integer, number
 from pdejax.analysis.jacobian._systems import layer_norms
 from pdejax.data._dataset import Batch
+from pdejax.solvers._written import one_line
 from pdejax.training._names import OptimizerName, ScheduleName
 
 
@@ -184,6 +185,8 @@ Metrics = dict[str, Float[Array, "..."]]
 
 class AbstractTask(eqx.Module):
     """A loss of a model on a batch. `model(tokens, mask)` gives the logits of one sequence."""
+
+    __repr__ = one_line
 
     @abc.abstractmethod
     def loss(self, model: Any, batch: Batch, key: PRNGKeyArray) -> tuple[Float[Array, ""], Metrics]:

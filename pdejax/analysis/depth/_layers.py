@@ -20,6 +20,7 @@ from pdejax.analysis._states import token_mask
 from pdejax.analysis.jacobian._systems import discretization_of, layers_of, sources
 from pdejax.solvers import linear_part
 from pdejax.solvers._base import fresh_step
+from pdejax.solvers._written import one_line
 from pdejax.terms import FieldArgs
 from pdejax.terms._base import holds_input
 
@@ -60,6 +61,8 @@ class Layers(eqx.Module):
     d: Discretization
     count: int = eqx.field(static=True)
     native: int = eqx.field(static=True)  # steps that a layer takes by itself
+
+    __repr__ = one_line
 
     @property
     def span(self) -> Any:
@@ -254,6 +257,8 @@ class Branch(eqx.Module):
     inner: int = eqx.field(static=True)
     span: float = eqx.field(static=True)
     __name__: str = eqx.field(static=True)
+
+    __repr__ = one_line
 
     def __call__(self, t: Any, u: Array, args: FieldArgs) -> Array:
         del t

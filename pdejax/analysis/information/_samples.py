@@ -14,6 +14,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
 
 from pdejax._check import concretely, integer, traced
 from pdejax._figure import AbstractRecord
+from pdejax.solvers._written import one_line
 
 # Entries of one block of pairs: 32 MB in float64, whatever the number of samples.
 _ENTRIES = 2**22
@@ -219,6 +220,8 @@ class AbstractInformation(eqx.Module):
 
     x_dim: eqx.AbstractVar[int]
     t_dim: eqx.AbstractVar[int]
+
+    __repr__ = one_line
 
     @abc.abstractmethod
     def estimate(

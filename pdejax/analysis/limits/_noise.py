@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from pdejax import _check
 from pdejax._arguments import checked
 from pdejax._types import Field
+from pdejax.solvers._written import one_line
 
 Calculus = Literal["ito", "stratonovich"]
 Law = Literal["normal", "uniform", "signs"]
@@ -41,6 +42,8 @@ class CommonNoise(eqx.Module):
     features: Callable[[Any], Array]
     variance: float = eqx.field(static=True)
     sphere: bool = eqx.field(static=True)
+
+    __repr__ = one_line
 
     @checked
     def __init__(self, features: Callable[[Any], Array], *, variance: float | int = 1.0, sphere: bool = False):
@@ -90,6 +93,8 @@ def attention_means(beta: float | int) -> Callable[[Any], Array]:
 
 class _AttentionMeans(eqx.Module):
     beta: Array
+
+    __repr__ = one_line
 
     def __call__(self, u: Field) -> Field:
         return jax.nn.softmax(self.beta.astype(u.dtype) * (u @ u.T), axis=-1) @ u

@@ -12,6 +12,7 @@ from pdejax import _check
 from pdejax._arguments import checked
 from pdejax._equation import MasterEquation, unstack
 from pdejax._types import Field
+from pdejax.solvers._written import one_line
 from pdejax.terms._base import gaussian
 
 Weights = Literal["tied", "iid", "mean", "smooth", "rough"]
@@ -37,6 +38,8 @@ class Recipe(eqx.Module):
     alpha: float = eqx.field(static=True)
     amplitude: float = eqx.field(static=True)
     retraction: Callable[[Array], Array] | None
+
+    __repr__ = one_line
 
     @checked
     def __init__(

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from pdejax._check import traced
 from pdejax._types import Field, Mask
+from pdejax.solvers._written import one_line
 from pdejax.terms import LayerNorm, RMSNorm
 from pdejax.terms._reaction import ACTIVATIONS
 
@@ -51,6 +52,8 @@ class TextEmbedding(eqx.Module):
     padding: int | None = eqx.field(static=True, default=None)
     longest: int = eqx.field(static=True, default=2**31 - 1)
     dtype: str = eqx.field(static=True, default="float32")
+
+    __repr__ = one_line
 
     def __call__(self, tokens: Any) -> Field:
         return self._embedded(self._checked(tokens))
@@ -121,6 +124,8 @@ class Logits(eqx.Module):
     norm: Norm | None = None
     activation: str = eqx.field(static=True, default="identity")
 
+    __repr__ = one_line
+
     def __call__(self, u: Field, mask: Mask | None) -> Float[Array, "n vocab"]:
         del mask
         if self.weight is not None:
@@ -137,6 +142,8 @@ class LastField(eqx.Module):
     """The last field as the output, through a norm where there is one: a network without a head."""
 
     norm: Norm | None = None
+
+    __repr__ = one_line
 
     def __call__(self, u: Field, mask: Mask | None) -> Field:
         del mask

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from pdejax._types import Field, Mask
+from pdejax.solvers._written import one_line
 from pdejax.terms import LayerNorm
 
 
@@ -27,6 +28,8 @@ class ImageEmbedding(eqx.Module):
     first: Float[Array, " d"]
     positions: Float[Array, "m d"]
     dtype: str = eqx.field(static=True, default="float32")
+
+    __repr__ = one_line
 
     def __call__(self, tokens: Any) -> Field:
         image = jnp.asarray(tokens)
@@ -84,6 +87,8 @@ class ImageHead(eqx.Module):
     norm: LayerNorm
     weight: Float[Array, "e labels"]
     bias: Float[Array, " labels"]
+
+    __repr__ = one_line
 
     def __call__(self, u: Field, mask: Mask | None) -> Float[Array, " labels"]:
         del mask

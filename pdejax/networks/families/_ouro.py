@@ -34,6 +34,7 @@ from pdejax.networks.families._llama import (
     read_windows,
 )
 from pdejax.solvers import LieTrotter, Retract
+from pdejax.solvers._written import one_line
 from pdejax.terms import RMSNorm
 
 
@@ -50,6 +51,8 @@ class NormAtEnd(eqx.Module):
 
     norm: RMSNorm
     here: Bool[Array, "*layers"]
+
+    __repr__ = one_line
 
     def __call__(self, u: Field) -> Field:
         return jnp.where(self.here, self.norm(u), u)

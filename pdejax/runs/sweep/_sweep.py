@@ -102,6 +102,10 @@ class Sweep:
                         f"Sweep: {name!r} has an axis {axis!r} without coords; give coords={{{axis!r}: …}}."
                     )
 
+    def __repr__(self) -> str:
+        axes = ", ".join(f"{name} ({size})" for name, size in zip(self.grid, self.shape, strict=True))
+        return f"Sweep({self.name!r} over {axes}: {self.runs:,} runs)"
+
     @property
     def grid(self) -> tuple[str, ...]:
         """Names of the grid's axes, seeds last."""

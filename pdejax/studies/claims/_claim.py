@@ -167,6 +167,9 @@ class Claim:
     quote: str = ""
     bears_out: Callable[[Evidence], bool] | None = None
 
+    def __repr__(self) -> str:
+        return f"Claim({self.id!r}: {self.statement})"
+
     @property
     def code(self) -> str:
         """Where it is measured, `module.function`."""

@@ -20,6 +20,7 @@ from pdejax.analysis.information._measures import mutual_information
 from pdejax.analysis.information._samples import Estimate, checked_sizes
 from pdejax.exact import diffusion_channel_information, heat_eigenvalues, mode_sum
 from pdejax.exact._arguments import Boundary, count, depth, positive
+from pdejax.solvers._written import one_line
 
 if TYPE_CHECKING:
     import xarray
@@ -37,6 +38,8 @@ class Pairs(eqx.Module):
     signal: Array | None = None
     noise: float | None = eqx.field(static=True, default=None)
 
+    __repr__ = one_line
+
 
 @dataclasses.dataclass(frozen=True)
 class Channel:
@@ -46,6 +49,9 @@ class Channel:
     name: str
     draw: Callable[[PRNGKeyArray, int], Pairs]
     information: float
+
+    def __repr__(self) -> str:
+        return f"Channel({self.name!r}, {self.information:.4g} nats)"
 
 
 @checked

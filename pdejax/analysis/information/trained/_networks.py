@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from pdejax._arguments import checked
 from pdejax.analysis.information._samples import checked_sizes
+from pdejax.solvers._written import one_line
 from pdejax.terms._base import gaussian
 
 
@@ -25,6 +26,8 @@ class Network(eqx.Module):
     v1: Float[Array, "hidden hidden"] | None
     a1: Float[Array, " hidden"] | None
     v2: Float[Array, "out hidden"] | None
+
+    __repr__ = one_line
 
     def __init__(self, inputs: int, outputs: int, hidden: int, *, key: PRNGKeyArray, quiet: bool = False):
         scales = [max(n, 1) ** -0.5 for n in (inputs, inputs, hidden, hidden)]
@@ -67,6 +70,8 @@ class ConditionalGaussian(eqx.Module):
     spread: Network | None
     coupling: Float[Array, "dt dt"] | None
     floor: float = eqx.field(static=True)
+
+    __repr__ = one_line
 
     @checked
     def __init__(
