@@ -76,6 +76,20 @@ def changed(path, value):
 def test_all_is_as_it_should_be():
     answers = verdicts(RESULTS)
     assert not any("NOT" in answer or answer.startswith("not decided") for answer in answers.values()), answers
+    # What is allowed is said, and where it is made use of.
+    for question, allowed in {
+        "closure: circle": "N^(-0.510 ± 0.040), within 0.15 of −½",
+        "waiting at ω₀ = 1.2": "0.6370 ± 0.0030, within 0.02 of",
+        "energy staircase": "rising to 1e-09",
+        "linear layers, second moment": "1.000 ± 0.030, within 0.25 of 1",
+        "mean cosine in both senses": "within 0.014 with intervals, 0.03 allowed to 64 layers",
+        "critical line": "1% allowed",
+        "tokens that end opposite": "within 0.013 with intervals, 0.03 allowed to 64 layers",
+    }.items():
+        assert allowed in answers[question] and "alone" not in answers[question]
+    few = copy.deepcopy(RESULTS)
+    few["noise"]["antipodal"].append({"beta": 0.3, "d": 4, "share": 0.005, "ci": 0.003, "expected": 0.0})
+    assert verdicts(few)["tokens that end opposite"].endswith("beyond the interval alone: β = 0.3")
     # The exact 95 % bound of a rate of which 2 decided checks showed none: 1 − 0.05^(1/2).
     assert (
         answers["coordinate check"] == "0 of 2 decided verdicts wrong (rate at most 77.6% at 95 %), 1 of 3 not decided"
@@ -132,7 +146,10 @@ def test_every_check_draws_for_itself():
         (("noise", "diffrax", 1, "mean"), 0.6, "mean cosine in both senses", "NOT one law (ito)"),
         (("noise", "critical", 0, "critical"), 0.95, "critical line", "NOT on the critical line in d = 5"),
         (("noise", "critical", 0, "ci"), 0.1, "critical line", "not decided to 1 %"),
-        (("noise", "antipodal", 0, "share"), 0.4, "tokens that end opposite", "NOT at β = 2"),
+        (("noise", "antipodal", 0, "share"), 0.4, "tokens that end opposite", "NOT it (β = 2)"),
+        (("noise", "antipodal", 0, "share"), 0.275, "tokens that end opposite", "not decided: 0.275 ± 0.010 for 0.247"),
+        (("noise", "antipodal", 0, "ci"), 0.05, "tokens that end opposite", "not decided"),
+        (("noise", "diffrax", 0, "ci"), 0.04, "mean cosine in both senses", "not decided"),
         *(
             (path, nothing, question, "not measurable")
             for nothing in (None, float("nan"))
