@@ -216,6 +216,10 @@ def test_a_recipe_is_summed_up():
         [record("SDE"), record("ODE"), record("not decided"), record("SDE", recipe="tied, 1/L")], "i.i.d., 1/√L"
     )
     assert (row["checks"], row["right"], row["undecided"], row["wrong"]) == (3, 1, 1, 1)
+    assert row["weight gradients"] is None
+    own = record("SDE")
+    own["exponents"]["weight gradients"] = [-0.51, -0.6, -0.4]
+    assert summary([own, record("SDE")], "i.i.d., 1/√L")["weight gradients"] == -0.51
 
 
 def test_the_mean_cosine_of_two_tokens():
@@ -248,6 +252,7 @@ def test_the_command_writes_its_files(finished):
     assert content["results"]["metastability"]["waiting"][0]["closed_form_error"] < 1e-6
     with xr.open_dataset(out / "limits.nc", engine="scipy") as data:
         assert data["states"].shape == (3, 4) and data["waiting_time"].shape == (1, 4)
+        assert np.isfinite(data["weight_gradients"]).all(axis=1).values.tolist() == [True, False, False]
     for name in ("check", "metastability"):
         assert (out / f"{name}.png").stat().st_size > 10_000
 

@@ -17,6 +17,7 @@ from pdejax.runs._table import Column, Table
 from pdejax.studies.limits import _pictures as pictures
 from pdejax.studies.limits._config import NAMES, LimitsConfig
 from pdejax.studies.limits._sections import (
+    EXPONENTS,
     check_section,
     closures_section,
     metastability_section,
@@ -36,7 +37,7 @@ COLUMNS = (
     Column("limit", width=20),
     *(Column(head, "d", 9, right=True) for head in ("checks", "right", "undecided", "wrong")),
     Column("power", ".2f", 6, right=True),
-    *(Column(head, "+.2f", 10, right=True) for head in ("states", "increments", "parity", "draws")),
+    *(Column(head, "+.2f", 10, right=True) for head in EXPONENTS),
 )
 
 
@@ -299,10 +300,7 @@ def cells(record: Mapping[str, Any]) -> tuple[Any, ...]:
         "undecided",
         "wrong",
         "power",
-        "states",
-        "increments",
-        "parity",
-        "draws",
+        *EXPONENTS,
     )
     return tuple(record[name] for name in names)
 
@@ -316,6 +314,10 @@ def dataset(config: LimitsConfig, results: Mapping[str, Any]) -> xr.Dataset:
         coords |= {"layers": list(config.layers), "check": [f"{r['recipe']} #{i}" for i, r in enumerate(records)]}
         for name in ("states", "increments", "coarse", "parity", "draws", "largest"):
             data[name] = (("check", "layers"), np.asarray([_floats(r["values"][name]) for r in records]))
+        # Of the first check of each recipe.
+        for name in ("weight gradients", "input gradients"):
+            rows = [r["values"].get(name, [None] * len(config.layers)) for r in records]
+            data[name.replace(" ", "_")] = (("check", "layers"), np.asarray([_floats(row) for row in rows]))
         data["verdict"] = ("check", [r["verdict"] for r in records])
     for record in results.get("closures", ()):
         name = record["closure"].lower()
