@@ -222,7 +222,7 @@ def test_a_change_is_foreseen(rate, change):
 
 
 def test_affine_loops_are_foreseen_exactly_for_as_many_passes_as_there_are_vectors():
-    """Rotations of 40 entries, whose answers never rest: exact for `krylov` passes, for all with as many as entries, not beyond."""
+    """Rotations of 40 entries, whose answers never rest: exact for `krylov` passes, for all with as many as entries."""
     later = []
     for seed in range(6):
         rng = np.random.default_rng(seed)
