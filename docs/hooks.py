@@ -41,6 +41,7 @@ MADE = {
     "audits": results.audits,
     "audit findings": results.audit_findings,
     "loops": results.loops,
+    "literature": results.literature,
 }
 PICTURES = (
     "assets/pdejax.png",

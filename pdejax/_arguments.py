@@ -66,7 +66,8 @@ def checked(function: F, owner: str | None = None) -> F:
         try:
             given = signature.bind(*args, **kwargs).arguments
         except TypeError as error:
-            raise TypeError(f"{name}: {error}; it takes {_parameters(signature)}.") from None
+            beside = _belongs([key for key in kwargs if key not in signature.parameters], _hints(plain))
+            raise TypeError(f"{name}: {error}; it takes {_parameters(signature)}{beside}.") from None
         for key, value in given.items():
             allowed = kinds().get(key, ())
             kind = signature.parameters[key].kind
@@ -360,6 +361,18 @@ def _end(value: Any, kinds: tuple[Kind, ...]) -> str:
     ]
     close = difflib.get_close_matches(value, words, n=1) if isinstance(value, str) else []
     return f"; did you mean {close[0]!r}?" if close else "."
+
+
+def _belongs(names: Sequence[str], hints: Mapping[str, Any]) -> str:
+    """Where a configuration that the function takes has fields of these names: that they are given to that."""
+    for key, hint in hints.items():
+        for one in (hint, *typing.get_args(hint)):
+            fields = {field.name for field in dataclasses.fields(one)} if dataclasses.is_dataclass(one) else set()
+            if names and key != "return" and fields.issuperset(names):
+                return (
+                    f", and the {key} has {' and '.join(names)}: {one.__name__}({', '.join(f'{x}=…' for x in names)})"
+                )
+    return ""
 
 
 def _parameters(signature: inspect.Signature) -> str:

@@ -1,5 +1,6 @@
 """The claims and the papers' experiments as Markdown, from what the commands wrote into `benchmarks/results`."""
 
+import collections
 import html
 import json
 import pathlib
@@ -14,6 +15,8 @@ CLAIMS = ROOT / "benchmarks" / "results" / "claims" / "claims.json"
 REPRODUCED = ROOT / "benchmarks" / "results" / "reproduce"
 AUDITS = ROOT / "benchmarks" / "results" / "audit"
 LOOPS = ROOT / "benchmarks" / "results" / "loops"
+LIMITS = ROOT / "benchmarks" / "results" / "limits" / "limits.json"
+LAYERS_AT_RANDOM = ("i.i.d. around a mean, 1/L", "i.i.d., 1/L", "i.i.d., L^-0.55", "i.i.d., 1/√L")
 
 
 def claims_table(path: pathlib.Path = CLAIMS) -> str:
@@ -238,6 +241,55 @@ def loops(folder: pathlib.Path = LOOPS) -> str:
             "one,\n    and the next build of this page shows it.\n"
         )
     return "\n".join(_audits(found, tables=True))
+
+
+def literature(folder: pathlib.Path = LOOPS, checks: pathlib.Path = LIMITS) -> str:
+    """What kept limits and loops say beside what was published."""
+    found = json.loads(checks.read_text())
+    checked, waiting = found["results"]["check"], found["results"]["metastability"]["waiting"]
+    critical = found["results"]["noise"]["critical"]
+    own = [x for x in checked if x["recipe"] in LAYERS_AT_RANDOM]
+
+    def said(recipe: str) -> str:
+        counts = collections.Counter(x["verdict"] for x in own if x["recipe"] == recipe)
+        return f"{recipe}: {', '.join(f'{verdict} {count}' for verdict, count in counts.items())}"
+
+    against = sum(x["verdict"] not in (x["truth"], "not decided") for x in own)
+    off = sum(
+        answer.startswith(("NOT", "not ")) for name, answer in found["verdicts"].items() if name.startswith("waiting")
+    )
+    kinds = {path.parent.name: json.loads(path.read_text())["results"] for path in sorted(folder.glob("*/result.json"))}
+    rest = [name for name, x in kinds.items() if 2 * x["kinds"]["fixed point"] <= x["sequences"]]
+    loops = [
+        f"{name}: {', '.join(f'{kind} {count}' for kind, count in x['kinds'].items() if count)}"
+        for name, x in kinds.items()
+    ]
+    rows = [
+        [
+            "independent layers at 1/√L have an SDE, at 1/L their noise averages out (arXiv 2206.06929)",
+            "; ".join(map(said, LAYERS_AT_RANDOM)),
+            f"against it: {against} of {len(own)} checks",
+        ],
+        [
+            "clusters wait for a depth that is exponential in β (arXiv 2410.06833)",
+            "d ln T/dβ → " + ", ".join(f"{x['slope'][0]:.4f} for {x['expected']:.4f}" for x in waiting),
+            f"against it: {off} of {len(waiting)} angles",
+        ],
+        [
+            "two tokens under noise in common: a transition in interaction strength and dimension (arXiv 2601.21942)",
+            "opposite tokens stay so from β = "
+            + ", ".join(f"{x['critical']:.3f} (d = {x['d']})" for x in critical if x["critical"] is not None),
+            f"against it: {sum(x['critical'] is None for x in critical)} of {len(critical)} dimensions",
+        ],
+        [
+            "layers of many sequence models converge towards a fixed point (arXiv 1909.01377)",
+            "; ".join(loops),
+            f"against it: {len(rest)} of {len(kinds)} [networks](../results/loops.md), {', '.join(rest)}, in which most inputs "
+            "do not come to rest",
+        ],
+    ]
+    lines = [["published", "measured", ""], ["---"] * 3, *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def loop_images(folder: pathlib.Path = LOOPS) -> list[str]:

@@ -221,6 +221,22 @@ def test_a_change_is_foreseen(rate, change):
     assert np.min(np.abs(found.ritz - rate)) < 1e-9
 
 
+def test_affine_loops_are_foreseen_exactly_for_as_many_passes_as_there_are_vectors():
+    """Rotations of 40 entries, whose answers never rest: exact for `krylov` passes, for all with as many as entries."""
+    later = []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        matrix = 0.99 * np.linalg.qr(rng.standard_normal((40, 40)))[0]
+        keeps = affine(matrix, shift=rng.standard_normal((40, 1)), start=rng.standard_normal(40))
+        head = Logits(jnp.asarray(rng.standard_normal((5, 40))))
+        loop = Loop(keeps.step, keeps.start, None, keeps.parts, head, ("the map",), 1)
+        few, all_ = (predict_change(loop, loop.start, horizon=64, krylov=krylov) for krylov in (12, 40))
+        np.testing.assert_array_equal(few.answers[:13], few.actual[:13])
+        np.testing.assert_array_equal(all_.answers, all_.actual)
+        later.append(np.mean(few.answers[13:] == few.actual[13:]))
+    assert np.mean(later) < 0.9
+
+
 def test_a_point_has_no_change_to_foresee():
     keeps = affine(np.diag([0.5, 0.5]), shift=1.0, start=[2.0, 2.0])
     loop = Loop(keeps.step, keeps.start, None, keeps.parts, Logits(jnp.eye(2)), ("the map",), 1)

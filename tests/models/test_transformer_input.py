@@ -169,3 +169,16 @@ def test_from_parameters_refuses_what_does_not_fit():
     name = "layers/attention/q/kernel"
     with pytest.raises(ValueError, match=rf"'{name}' must have shape \(3, 8, 2, 4\) .* got \(2, 8, 2, 4\)"):
         Transformer.from_parameters(config, parameters | {name: parameters[name][:2]})
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"loops": 3}, r"it takes architecture, rngs, and the architecture has loops: Architecture\(loops=…\)\.$"),
+        ({"loops": 3, "prelude": 1}, r"has loops and prelude: Architecture\(loops=…, prelude=…\)\.$"),
+        ({"loop": 3}, r"it takes architecture, rngs\.$"),
+    ],
+)
+def test_what_belongs_to_the_architecture_is_said_to(given, words):
+    with pytest.raises(TypeError, match=words):
+        Transformer(Architecture(vocab=5, dim=4, heads=1, layers=2, ffn=4), rngs=nnx.Rngs(0), **given)

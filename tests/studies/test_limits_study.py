@@ -76,6 +76,20 @@ def changed(path, value):
 def test_all_is_as_it_should_be():
     answers = verdicts(RESULTS)
     assert not any("NOT" in answer or answer.startswith("not decided") for answer in answers.values()), answers
+    # What is allowed is said, and where it is made use of.
+    for question, allowed in {
+        "closure: circle": "N^(-0.510 ± 0.040), within 0.15 of −½",
+        "waiting at ω₀ = 1.2": "0.6370 ± 0.0030, within 0.02 of",
+        "energy staircase": "rising to 1e-09",
+        "linear layers, second moment": "1.000 ± 0.030, within 0.25 of 1",
+        "mean cosine in both senses": "within 0.014 with intervals, 0.03 allowed to 64 layers",
+        "critical line": "1% allowed",
+        "tokens that end opposite": "within 0.013 with intervals, 0.03 allowed to 64 layers",
+    }.items():
+        assert allowed in answers[question] and "alone" not in answers[question]
+    few = copy.deepcopy(RESULTS)
+    few["noise"]["antipodal"].append({"beta": 0.3, "d": 4, "share": 0.005, "ci": 0.003, "expected": 0.0})
+    assert verdicts(few)["tokens that end opposite"].endswith("beyond the interval alone: β = 0.3")
     # The exact 95 % bound of a rate of which 2 decided checks showed none: 1 − 0.05^(1/2).
     assert (
         answers["coordinate check"] == "0 of 2 decided verdicts wrong (rate at most 77.6% at 95 %), 1 of 3 not decided"
@@ -132,7 +146,10 @@ def test_every_check_draws_for_itself():
         (("noise", "diffrax", 1, "mean"), 0.6, "mean cosine in both senses", "NOT one law (ito)"),
         (("noise", "critical", 0, "critical"), 0.95, "critical line", "NOT on the critical line in d = 5"),
         (("noise", "critical", 0, "ci"), 0.1, "critical line", "not decided to 1 %"),
-        (("noise", "antipodal", 0, "share"), 0.4, "tokens that end opposite", "NOT at β = 2"),
+        (("noise", "antipodal", 0, "share"), 0.4, "tokens that end opposite", "NOT it (β = 2)"),
+        (("noise", "antipodal", 0, "share"), 0.275, "tokens that end opposite", "not decided: 0.275 ± 0.010 for 0.247"),
+        (("noise", "antipodal", 0, "ci"), 0.05, "tokens that end opposite", "not decided"),
+        (("noise", "diffrax", 0, "ci"), 0.04, "mean cosine in both senses", "not decided"),
         *(
             (path, nothing, question, "not measurable")
             for nothing in (None, float("nan"))
@@ -199,6 +216,10 @@ def test_a_recipe_is_summed_up():
         [record("SDE"), record("ODE"), record("not decided"), record("SDE", recipe="tied, 1/L")], "i.i.d., 1/√L"
     )
     assert (row["checks"], row["right"], row["undecided"], row["wrong"]) == (3, 1, 1, 1)
+    assert row["weight gradients"] is None
+    own = record("SDE")
+    own["exponents"]["weight gradients"] = [-0.51, -0.6, -0.4]
+    assert summary([own, record("SDE")], "i.i.d., 1/√L")["weight gradients"] == -0.51
 
 
 def test_the_mean_cosine_of_two_tokens():
@@ -231,6 +252,7 @@ def test_the_command_writes_its_files(finished):
     assert content["results"]["metastability"]["waiting"][0]["closed_form_error"] < 1e-6
     with xr.open_dataset(out / "limits.nc", engine="scipy") as data:
         assert data["states"].shape == (3, 4) and data["waiting_time"].shape == (1, 4)
+        assert np.isfinite(data["weight_gradients"]).all(axis=1).values.tolist() == [True, False, False]
     for name in ("check", "metastability"):
         assert (out / f"{name}.png").stat().st_size > 10_000
 

@@ -205,8 +205,9 @@ def predict_change(loop: Loop, u: ArrayLike, *, horizon: int = 64, krylov: int =
     $$u_j \approx u + \sum_{i<j} J^i s,\qquad s = G(u) - u,\quad J = DG(u),$$
 
     in the Krylov space of J and s with `krylov` products, read by the network's head; and measure it by going on for `horizon`
-    passes. It is exact for affine loops; far from `u` a curved loop leaves it. An answer is the entry with the largest logit,
-    at every real token of a network that answers per token; one changes where any of them does.
+    passes. Of affine loops it is exact for the first `krylov` passes, and for all where the state has no more entries than that;
+    then it is what those directions foresee. Far from `u` a curved loop leaves it. An answer is the entry with the largest
+    logit, at every real token of a network that answers per token; one changes where any of them does.
 
     Raises `ValueError` for a loop without a head or numbers out of range.
     """

@@ -22,6 +22,7 @@ from pdejax.runs._parts import Parts
 from pdejax.studies.limits._config import NAMES, PLANTED, LimitsConfig
 from pdejax.terms import Attention, FeedForward, LayerNorm, SphereProjection
 
+EXPONENTS = ("states", "increments", "parity", "draws", "weight gradients", "input gradients")  # in the table
 TOKENS, DIM, HIDDEN = 4, 8, 8  # of the networks that are checked
 SEEDS = 64  # of a gap, at least
 BATCHES = 40  # of samples, over which intervals are taken
@@ -93,7 +94,8 @@ def summary(records: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
     truth = own[0]["truth"] + (", u' = 0" if own[0]["trivial_truth"] else "")
 
     def mean(quantity: str) -> float | None:
-        values = [r["exponents"][quantity][0] for r in own if r["exponents"][quantity][0] is not None]
+        values = [r["exponents"][quantity][0] for r in own if quantity in r["exponents"]]
+        values = [x for x in values if x is not None]
         values = [x for x in values if math.isfinite(x)]
         return float(np.mean(values)) if values else None
 
@@ -105,7 +107,7 @@ def summary(records: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
         "undecided": undecided,
         "wrong": len(own) - right - undecided,
         "power": float(np.mean(powers)) if powers else None,
-        **{key: mean(key) for key in ("states", "increments", "parity", "draws")},
+        **{key: mean(key) for key in EXPONENTS},
     }
 
 
