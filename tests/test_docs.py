@@ -403,7 +403,7 @@ def test_the_claims_are_those_of_the_data(tmp_path):
     [printed] = [line.strip() for line in text.splitlines() if line.startswith("    | v2 (6)")]
     assert len(re.findall(r"(?<!\\)\|", printed)) == 6 and "v2 §3.2" in printed and "**definition**" in printed
     assert "All 1 numbered equations" in text and "<b>" not in text
-    assert "Measured in 6 minutes on cpu (2 cores), jax 0.10.2, code not recorded." in text
+    assert "Measured in 6 minutes, with other work beside, on cpu (2 cores), jax 0.10.2, code not recorded." in text
     [row] = [line for line in text.splitlines() if line.startswith("| C4")]
     assert len(re.findall(r"(?<!\\)\|", row)) == 5
     assert "<script" not in text and r"γ\_A" in text

@@ -80,7 +80,7 @@ def _equations(equations: list[dict[str, Any]]) -> Iterator[str]:
 def _measured(ledger: Mapping[str, Any]) -> Iterator[str]:
     """Where and with which code the ledger was measured, and how long it took."""
     if ledger.get("seconds"):
-        yield f"\nMeasured in {ledger['seconds'] / 60:.0f} minutes on {_machine(ledger)}, {_code(ledger)}.\n"
+        yield f"\nMeasured in {ledger['seconds'] / 60:.0f} minutes, with other work beside, on {_machine(ledger)}, {_code(ledger)}.\n"
 
 
 # The papers' experiments, from their data.
