@@ -11,7 +11,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from pdejax.analysis import amplitude_spectrum, spectral_similarity, trajectory_fidelity
-from pdejax.plot._style import COLOURS, NULL, axes_of
+from pdejax.plot._style import COLOURS, LAYER, NULL, axes_of, whole_layers
 from pdejax.runs._records import Picture
 from pdejax.studies.papers._experiment import (
     CORRELATION,
@@ -41,6 +41,7 @@ from pdejax.studies.papers._pairs import (
     heatmaps,
     legend_beside,
     pairing_curves,
+    seed_curves,
 )
 from pdejax.studies.study import Evidence, Judgement, high, low
 
@@ -296,7 +297,8 @@ def judge_spectra(settings: Settings, measured: Sequence[Evidence]) -> Judgement
         },
     )
     caption = (
-        "Amplitude spectra along the tokens and cumulative energy in the last layer, means over sequences and seeds."
+        "Amplitude spectra along the tokens and cumulative energy in the last layer; correlations of log spectra by layer, "
+        "dashed with an untrained field in each one's place. Means over sequences and seeds, thin the seeds."
     )
     return Judgement(
         rows=rows,
@@ -306,20 +308,46 @@ def judge_spectra(settings: Settings, measured: Sequence[Evidence]) -> Judgement
     )
 
 
+LEAST = 0.03  # of the largest amplitude: below, a curve is marked at the edge
+
+
 def _spectra(data: xr.Dataset, shuffled: np.ndarray) -> Any:
     amplitude, cumulative, systems = data["amplitude"].values, data["cumulative"].values, data.system.values
-    figure = Figure(figsize=(10, 3.9), layout="constrained")
-    left, right = (axes_of(ax) for ax in figure.subplots(1, 2))
+    figure = Figure(figsize=(15, 4.2), layout="constrained")
+    left, middle, right = (axes_of(ax) for ax in figure.subplots(1, 3))
     frequency = data.frequency.values
+    bottom = LEAST * amplitude[:, 0, -1].mean(axis=0).max()
     for i, name in enumerate(systems):
-        style = {"color": COLOURS[i], "linewidth": 2.4 if i == 0 else 1.4, "label": name}
-        left.semilogy(frequency, amplitude[:, i, -1].mean(axis=0), **style)
-        right.plot(frequency, cumulative[:, i, -1].mean(axis=0), **style)
+        style = {"color": COLOURS[i], "linewidth": 2.4 if i == 0 else 1.4}
+        mean = amplitude[:, i, -1].mean(axis=0)
+        left.semilogy(frequency, mean, label=name, **style)
+        if np.any(below := mean < bottom):
+            edge = frequency[below], np.full(np.sum(below), 1.15 * bottom)
+            left.plot(
+                *edge,
+                linestyle="",
+                marker="v",
+                color=COLOURS[i],
+                label=f"{name}: below the axis, {mean[below].mean():.0e}",
+            )
+        middle.plot(frequency, cumulative[:, i, -1].mean(axis=0), **style)
+        for k in range(len(amplitude)):
+            left.semilogy(frequency, amplitude[k, i, -1], color=COLOURS[i], linewidth=0.5, alpha=0.4)
+            middle.plot(frequency, cumulative[k, i, -1], color=COLOURS[i], linewidth=0.5, alpha=0.4)
     left.semilogy(frequency, shuffled[:, -1].mean(axis=0), **NULL, label="Transformer, tokens shuffled")
+    left.set_ylim(bottom=bottom)
+    for i in range(len(PAIRINGS)):
+        seed_curves(right, data.later.values, data["log_correlation"].values[:, i], index=i + 1, label="_")
+        null = data["null_log_correlation"].values[:, i].mean(axis=0)
+        right.plot(data.later.values, null, **NULL | {"color": COLOURS[i + 1], "linewidth": 1.2})
+    left.plot([], [], **NULL | {"linewidth": 1.2}, label="untrained field in each one's place (right)")
     left.set_ylabel("amplitude in the last layer (units of u)")
-    right.set_ylabel("share of the energy up to there")
-    for ax in (left, right):
+    middle.set_ylabel("share of the energy up to there")
+    for ax in (left, middle):
         ax.set_xlabel("frequency (cycles per token)")
+    right.set_xlabel(LAYER)
+    right.set_ylabel("correlation of log spectra with the Transformer's")
+    whole_layers(right)
     legend_beside(figure)
     return figure
 

@@ -10,7 +10,7 @@ import xarray as xr
 
 from pdejax.analysis import layer_correlation, trajectory_fidelity
 from pdejax.models import observe
-from pdejax.plot._style import LAYER, axes_of, legend, whole_layers
+from pdejax.plot._style import COLOURS, LAYER, NULL, axes_of, legend, whole_layers
 from pdejax.runs._records import Picture
 from pdejax.studies.papers._experiment import (
     CORRELATION,
@@ -113,7 +113,10 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
             for key, value in measured[0].items()
         }
     )
-    caption = "Cosine of each simulator's tokens with the network's by layer; mean over seeds, thin the seeds."
+    caption = (
+        "Cosine of each simulator's tokens with the network's by layer; mean over seeds, thin the seeds; "
+        "dashed in the same colour: an untrained field in its place."
+    )
     return Judgement(
         rows=rows,
         sentence=verdict,
@@ -128,8 +131,12 @@ def _curves(settings: Settings, data: xr.Dataset) -> Any:
     for i, name in enumerate(architectures(settings)):
         for place, pairing, label in ((i, "distilled", "distilled"), (i + count, "shared", "shared at h = 1/4")):
             values = data[f"{name}, {pairing}"].values
-            seed_curves(ax, np.arange(1, values.shape[1] + 1), values, index=place, label=f"{name}, {label}")
+            layers = np.arange(1, values.shape[1] + 1)
+            seed_curves(ax, layers, values, index=place, label=f"{name}, {label}")
+            null = data[f"{name}, {pairing}, null"].values.mean(axis=0)
+            ax.plot(layers, null, **NULL | {"color": COLOURS[place], "linewidth": 1.2})
     ax.set_xlabel(LAYER)
+    ax.plot([], [], **NULL, label="untrained field in its place")
     ax.set_ylabel("cosine with the network's token")
     whole_layers(ax)
     legend(ax, loc="upper left", bbox_to_anchor=(1.0, 1.0))

@@ -156,15 +156,15 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
         ),
         Picture(
             "cosine.png",
-            "Cosine of attention rows by layer, heads compared in three ways, mean over seeds, thin the seeds; dashed: uniform "
-            "attention.",
+            "Cosine of attention rows by layer, heads compared in three ways, mean over seeds, thin the seeds; dashed in the "
+            "same colour: an untrained field in each one's place; crosses: uniform attention.",
             lambda: pairing_curves(
                 data,
                 [
-                    (f"{way}cosine", f"cosine of attention rows, {words}", f"uniform_{way}cosine")
+                    (f"{way}cosine", f"cosine of attention rows, {words}", f"untrained_{way}cosine")
                     for way, words in ways.items()
                 ],
-                common="uniform attention",
+                common={f"{way}cosine": f"uniform_{way}cosine" for way in ways},
             ),
         ),
     ]

@@ -1,6 +1,6 @@
 """A Transformer and its simulators on the same held-out sequences: what they compute there, layer by layer."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -96,12 +96,14 @@ def seed_curves(ax: Any, x: Any, values: np.ndarray, *, index: int, label: str) 
     band(ax, x, values.mean(axis=0), index=index, label=label)
 
 
-def pairing_curves(data: Any, panels: Sequence[tuple[str, str, str]], *, common: str | None = None) -> Any:
+def pairing_curves(
+    data: Any, panels: Sequence[tuple[str, str, str]], *, common: Mapping[str, str] | None = None
+) -> Any:
     """Figures of each pairing by layer, thin the seeds, a panel for each of `panels` (variable, label, variable of its null). The
-    null is that of each pairing, dashed in its colour, or one for all, under the label `common`."""
+    null is that of each pairing, dashed in its colour. `common`: by variable, a null for all, crosses on top of all curves."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.6 * len(panels) + 2.6, 3.9), layout="constrained")
+    figure = Figure(figsize=(4.6 * len(panels) + 2.6, 4.2), layout="constrained")
     layers = data.layer.values
     for ax, (name, label, null) in zip(
         figure.subplots(1, len(panels), squeeze=False, sharey=True)[0], panels, strict=True
@@ -109,10 +111,13 @@ def pairing_curves(data: Any, panels: Sequence[tuple[str, str, str]], *, common:
         axes_of(ax)
         for i, pairing in enumerate(data.pairing.values):
             seed_curves(ax, layers, data[name].values[:, i], index=i, label=str(pairing))
-        for i, pairing in enumerate(data.pairing.values if common is None else data.pairing.values[:1]):
-            own = {"color": COLOURS[i], "linewidth": 1.2} if common is None else {}
-            label_of = f"untrained, {pairing}" if common is None else common
-            ax.plot(layers, data[null].values[:, i].mean(axis=0), **NULL | own, label=label_of)
+        for i, pairing in enumerate(data.pairing.values):
+            own = {"color": COLOURS[i], "linewidth": 1.2}
+            ax.plot(layers, data[null].values[:, i].mean(axis=0), **NULL | own, label=f"untrained, {pairing}")
+        if common is not None:
+            style = {"color": "black", "linestyle": ":", "marker": "x", "markersize": 5, "linewidth": 1.2}
+            values = data[common[name]].values[:, 0].mean(axis=0)
+            ax.plot(layers, values, zorder=5, label="uniform attention", **style)
         ax.set_xlabel(LAYER)
         ax.set_ylabel(label)
         ax.set_ylim(top=1.03)
