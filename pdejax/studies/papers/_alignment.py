@@ -40,6 +40,7 @@ from pdejax.studies.papers._pairs import (
     field_parameters,
     heatmaps,
     legend_beside,
+    made_of,
     pairing_curves,
     seed_curves,
 )
@@ -231,8 +232,12 @@ def measure_spectra(settings: Settings, seed: int, models: Models) -> Evidence:
 def judge_spectra(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
     """Similarities and the largest gap between cumulative energies, per pairing."""
     rows = []
+    made = {pairing: made_of(settings.train, pairing) for pairing in PAIRINGS}
     cumulative = stacked(measured, "cumulative")
     gap = np.max(np.abs(cumulative[:, 1:] - cumulative[:, :1]), axis=(-2, -1))
+    # How far two Transformers are apart, each seed's and the next one's: nothing if there is one.
+    others = np.roll(cumulative[:, 0], 1, axis=0)
+    another = np.max(np.abs(cumulative[:, 0] - others), axis=(-2, -1)) if len(cumulative) > 1 else None
     means = {}
     for name, label in (
         ("cosine", "similarity of amplitude spectra"),
@@ -249,6 +254,7 @@ def judge_spectra(settings: Settings, measured: Sequence[Evidence]) -> Judgement
                     paper=paper,
                     null=null[:, i],
                     null_name="untrained field",
+                    note=f"mean over layers; {made[pairing]}",
                     within=CORRELATION,
                 )
             )
@@ -258,7 +264,9 @@ def judge_spectra(settings: Settings, measured: Sequence[Evidence]) -> Judgement
                 f"largest gap of cumulative energies, {NAMES[pairing]}",
                 gap[:, i],
                 paper="“coincide”",
-                note="over layers",
+                null=another,
+                null_name="Transformer of another seed",
+                note=f"over layers; {made[pairing]}",
                 within=SHARE,
             )
         )

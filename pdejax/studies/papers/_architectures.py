@@ -34,7 +34,7 @@ from pdejax.studies.papers._experiment import (
     stacked,
     text_or,
 )
-from pdejax.studies.papers._pairs import bench, partner, seed_curves, untrained_partner
+from pdejax.studies.papers._pairs import bench, made_of, partner, seed_curves, untrained_partner
 from pdejax.studies.study import Evidence, Judgement, low
 
 
@@ -78,7 +78,8 @@ REACHED = 0.97  # v2's cosine
 def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
     """Cosines, adjacent correlations and accuracies of each architecture."""
     rows, fitted, refined = [], {}, {}
-    for name in architectures(settings):
+    for name, own in architectures(settings).items():
+        made = made_of(own.train, "Transformer")
         for pairing, note in (("distilled", "fitted to its states"), ("shared", "its own field at h = 1/4")):
             value, null = (stacked(measured, f"{name}/{pairing}{end}") for end in ("", "/null"))
             label = f"cosine of tokens, {name}, {pairing}"
@@ -89,13 +90,16 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
                     null=null.mean(axis=-1),
                     null_name="untrained field",
                     within=CORRELATION,
-                    note=f"{note}; mean over layers",
+                    note=f"{note}; mean over layers; {made_of(own.train, pairing)}",
                 )
             )
             (fitted if pairing == "distilled" else refined)[name] = over(value.mean(axis=-1), CORRELATION)
         adjacent = stacked(measured, f"{name}/adjacent")
-        rows.append(row(f"correlation of adjacent layers, {name}", adjacent.mean(axis=-1), within=CORRELATION))
-        rows.append(row(f"accuracy, {name}", stacked(measured, f"{name}/test"), within=SHARE))
+        unknown = f"{made}; its null was not measured"
+        rows.append(
+            row(f"correlation of adjacent layers, {name}", adjacent.mean(axis=-1), note=unknown, within=CORRELATION)
+        )
+        rows.append(row(f"accuracy, {name}", stacked(measured, f"{name}/test"), note=unknown, within=SHARE))
     well = [name for name, value in fitted.items() if low(value) >= REACHED]
     verdict = (
         f"A simulator can be fitted to cosine {REACHED:g}, v2's, for {len(well)} of {len(fitted)} architectures ("

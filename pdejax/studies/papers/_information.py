@@ -31,7 +31,7 @@ from pdejax.studies.papers._experiment import (
     spread,
     stacked,
 )
-from pdejax.studies.papers._pairs import bench, partner, pooled, seed_curves
+from pdejax.studies.papers._pairs import bench, made_of, partner, pooled, seed_curves
 from pdejax.studies.study import Evidence, Judgement
 
 SYSTEMS = ("Transformer", "independent", "bare")
@@ -111,11 +111,13 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
     nulls = {name: stacked(measured, f"null_{name}") for name in LABELS}
     layers = values["entropy"].shape[-1]
     noise = settings.options["noise"]
+    made = made_of(settings.train, "Transformer")
     for name, (label, unit) in LABELS.items():
         for layer in range(layers):
             paper = PAPER[name][layer] if layer < len(PAPER[name]) else None
             beside = nulls[name][:, 0, layer]
             note = f"noise σ = {noise:g} of the layer's spread" if name in ("entropy", "input", "target") else ""
+            note += f"{'; ' if note else ''}{made}"
             note += "" if name in NULLS else "; without a null: T is a function of X"
             has_null = bool(np.isfinite(beside).all())
             rows.append(

@@ -3,16 +3,18 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from pdejax.data import Batch
-from pdejax.models import observe, pair, untrained_field
+from pdejax.models import Simulator, SimulatorConfig, observe, pair, untrained_field
 from pdejax.models._observe import Observed
 from pdejax.plot._style import COLOURS, DIVERGING, LAYER, NULL, axes_of, band, whole_layers
 from pdejax.studies.papers._experiment import Models, Settings, Trained, held_out
+from pdejax.training import TrainConfig
 
 REFINED = 4  # steps per layer of the "shared" simulator: with one it is the network itself
 PAIRINGS = ("shared", "distilled", "independent", "bare")
@@ -54,10 +56,37 @@ def partner(settings: Settings, seed: int, models: Models, pairing: str) -> Any:
     return models.simulator(settings, seed, pairing).model
 
 
+OWN = ("stacked/", "common/")  # where a simulator has the parameters of its field
+
+
 def field_parameters(model: Any) -> int:
     """How many numbers a simulator's field is fitted by: its ends are left out, which a distilled one has from its teacher."""
-    own = ("stacked/", "common/")
-    return sum(int(value.size) for name, value in model.parameters().items() if name.startswith(own))
+    return sum(int(value.size) for name, value in model.parameters().items() if name.startswith(OWN))
+
+
+SIZES = ("dim", "heads", "layers", "ffn", "norm", "activation")
+
+
+def parameters_of(train: Mapping[str, Any], pairing: str) -> int:
+    """How many numbers the field of a pairing is fitted by, from fields of `TrainConfig` alone: nothing is drawn or read. The
+    Transformer's own field has as many as a simulator of its form."""
+    config = TrainConfig(**{**train, "model": "bare" if pairing == "bare" else "simulator"})
+    options = {name: getattr(config, name) for name in SIZES} | dict(config.options)
+    options |= {"vocab": 2, "head": "classification", "classes": 2}  # its ends, which do not count
+    make = SimulatorConfig.bare if pairing == "bare" else SimulatorConfig.of
+    shapes = eqx.filter_eval_shape(lambda: Simulator(make(**options), key=jax.random.key(0)).parameters())
+    return sum(int(value.size) for name, value in shapes.items() if name.startswith(OWN))
+
+
+def made_of(train: Mapping[str, Any], pairing: str) -> str:
+    """What the field of a pairing is made of: its class of functions, its parameters. `"Transformer"`: the network itself."""
+    form = "the network itself" if pairing == "Transformer" else FORMS[pairing]
+    return f"{form}, {parameters_of(train, pairing):,} parameters in the field"
+
+
+def made_of_systems(train: Mapping[str, Any]) -> tuple[str, str]:
+    """What `TEXT_SYSTEMS` are made of."""
+    return made_of(train, "Transformer"), made_of(train, "bare")
 
 
 def untrained_partner(model: Any, seed: int) -> Any:

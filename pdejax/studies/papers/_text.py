@@ -35,7 +35,7 @@ from pdejax.studies.papers._experiment import (
     with_text,
 )
 from pdejax.studies.papers._pairs import TEXT_SYSTEMS as SYSTEMS
-from pdejax.studies.papers._pairs import bench, legend_beside
+from pdejax.studies.papers._pairs import bench, legend_beside, made_of_systems
 from pdejax.studies.study import Evidence, Judgement
 from pdejax.training import read_metrics
 
@@ -66,13 +66,14 @@ def judge_gradients(settings: Settings, measured: Sequence[Evidence]) -> Judgeme
     parameters, states, null = (stacked(measured, name) for name in ("parameters", "states", "null"))
     median = np.median(parameters, axis=-1)
     layers = median.shape[-1]
+    made = made_of_systems(settings.train)
     printed = ("1e-4 … 1e-3", "1e-3 … 1e-2")
     rows = [
         row(
             f"gradient norm of the parameters, layer {layer + 1}, {system}",
             median[:, i, layer],
             paper=printed[i],
-            note="median over training; v1 does not say which norm or mean",
+            note=f"median over training; v1 does not say which norm or mean; {made[i]}",
         )
         for i, system in enumerate(SYSTEMS)
         for layer in range(layers)
@@ -85,7 +86,7 @@ def judge_gradients(settings: Settings, measured: Sequence[Evidence]) -> Judgeme
                     states[:, i, depth],
                     null=null[:, i, depth],
                     null_name="labels exchanged",
-                    note="median over held-out sequences, trained",
+                    note=f"median over held-out sequences, trained; {made[i]}",
                 )
             )
     ratio = np.exp(np.mean(np.log(median[:, 1] / median[:, 0]), axis=-1))
@@ -97,6 +98,7 @@ def judge_gradients(settings: Settings, measured: Sequence[Evidence]) -> Judgeme
                 f"largest / smallest layer, {system}",
                 uneven[:, i],
                 paper="uniform" if i == 0 else "uneven",
+                note=made[i],
                 within=RATIO,
             )
         )
@@ -217,7 +219,7 @@ def judge_perturbation(settings: Settings, measured: Sequence[Evidence]) -> Judg
     epsilon = np.asarray(measured[0]["epsilon"])
     values = {name: stacked(measured, name) for name in measured[0] if name != "epsilon"}
     rows = []
-    base = values["base"]
+    base, made = values["base"], made_of_systems(settings.train)
     for size, paper in ((1e-3, "similar"), (1e-2, "diverge"), (1e-1, "PDE larger"), (1.0, "PDE larger")):
         k = int(np.argmin(np.abs(np.log(epsilon / size))))
         for kind in ("adversarial", "random"):
@@ -225,18 +227,17 @@ def judge_perturbation(settings: Settings, measured: Sequence[Evidence]) -> Judg
             beside: Any = {"unit": "nats"}
             for i, system in enumerate(SYSTEMS):
                 own: Any = {"null": null[:, i], "null_name": "random direction"} if kind == "adversarial" else {}
-                rows.append(
-                    row(f"rise of the loss at ε = {epsilon[k]:.0e}, {kind}, {system}", rise[:, i], **own, **beside)
-                )
-                rows.append(row(f"loss at ε = {epsilon[k]:.0e}, {kind}, {system}", base[:, i] + rise[:, i], **beside))
+                at = f"at ε = {epsilon[k]:.0e}, {kind}, {system}"
+                rows.append(row(f"rise of the loss {at}", rise[:, i], note=made[i], **own, **beside))
+                rows.append(row(f"loss {at}", base[:, i] + rise[:, i], note=made[i], **beside))
             for name, gap in (("rises", rise), ("losses", base + rise)):
                 quantity = f"PDE − Transformer, {name} at ε = {epsilon[k]:.0e}, {kind}"
                 rows.append(row(quantity, gap[:, 1] - gap[:, 0], paper=paper, **beside))
     for i, system in enumerate(SYSTEMS):
         if not np.any(np.isinf(values["limit"][:, i])):  # a state that never leaves it has no such ε
             quantity = f"ε at which the state leaves the linear regime, {system}"
-            rows.append(row(quantity, values["limit"][:, i], note="10 % off"))
-        rows.append(row(f"loss without perturbation, {system}", values["base"][:, i], unit="nats"))
+            rows.append(row(quantity, values["limit"][:, i], note=f"10 % off; {made[i]}"))
+        rows.append(row(f"loss without perturbation, {system}", values["base"][:, i], unit="nats", note=made[i]))
     more = [_who_suffers(values, f"{kind}_loss", epsilon) for kind in ("adversarial", "random")]
     apart = over(base[:, 1] - base[:, 0])
     most = over((base + values["adversarial_loss"][..., -1])[:, 1] - (base + values["adversarial_loss"][..., -1])[:, 0])
