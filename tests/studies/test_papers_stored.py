@@ -13,6 +13,7 @@ import xarray as xr
 
 from pdejax.studies.papers import STUDIES
 from pdejax.studies.papers._experiment import CORRELATION, RATIO, Settings, over, sign
+from pdejax.studies.papers._pairs import PAIRINGS, made_of, parameters_of
 
 RESULTS = pathlib.Path(__file__).parents[2] / "benchmarks" / "results" / "reproduce"
 COORDINATES = {"step", "epsilon", "frequency", "steps"}
@@ -92,6 +93,38 @@ def test_no_interval_leaves_the_range_of_its_figure(name):
             for one in filter(None, (line["ours"], line["null"])):
                 ends = [end for end in (one["low"], one["high"]) if end is not None]
                 assert all(low <= end <= high for end in ends), (line["quantity"], ends)
+
+
+def test_parameters_told_from_settings_are_those_that_were_counted():
+    saved, [first, *_] = stored("alignment")
+    train = saved["config"]["train"]
+    assert [parameters_of(train, pairing) for pairing in PAIRINGS] == first["parameters"].tolist()
+    assert made_of(train, "bare") == "leaky field, no LayerNorm, Lie–Trotter, h = 1, 74,688 parameters in the field"
+
+
+@pytest.mark.parametrize(
+    "name", ["spectral", "architectures", "information", "gradients", "attention", "attention-images"]
+)
+def test_tables_say_what_each_system_is_made_of_and_which_null_stands_beside(name):
+    table = json.loads((RESULTS / name / "result.json").read_text())["table"]
+    for line in table:
+        both = line["quantity"].startswith("PDE / ") or line["note"] == "null models"
+        assert both or "parameters in the field" in line["note"], line["quantity"]
+    if name in ("spectral", "architectures", "information", "attention", "attention-images"):
+        assert all(line["null"] or "null" in line["note"] for line in table)
+    assert all(line["null_name"] not in (None, "null", "permuted or Gaussian") for line in table if line["null"])
+
+
+def test_the_null_of_a_gap_is_another_seed():
+    """Of cumulative energies by hand: two Transformers 0.1 apart, the simulators on the first."""
+    saved, evidence = stored("spectral")
+    for k, one in enumerate(evidence):
+        one["cumulative"] = np.full_like(one["cumulative"], 0.5)
+        one["cumulative"][0] += 0.1 * (k == 0)
+    found = STUDIES["spectral"].judge(Settings(**saved["config"]), evidence)
+    [gap] = [line for line in found.rows if line.quantity == "largest gap of cumulative energies, distilled"]
+    np.testing.assert_allclose(gap.seeds, [0.1, 0, 0, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(gap.null_seeds, [0.1, 0.1, 0, 0, 0], atol=1e-6)
 
 
 def flat(value):

@@ -24,7 +24,9 @@ def check_picture(records: Sequence[Mapping[str, Any]]) -> Figure:
         left.plot(x, y, linestyle="none", marker=MARKERS[index], color=COLOURS[index], alpha=0.7, label=verdict)
     left.set_xlabel("exponent of L in the increments of a layer")
     left.set_ylabel("exponent of L in the distance of even and odd layers\n(−1.5: layers are equal)")
-    legend(left, loc="best")
+    figure.legend(
+        *left.get_legend_handles_labels(), loc="outside lower left", ncols=len(VERDICTS), frameon=False, fontsize=9
+    )
     names = [name for name in NAMES if any(r["recipe"] == name for r in records)]
     for place, name in enumerate(names):
         own = [r for r in records if r["recipe"] == name]
@@ -52,6 +54,9 @@ def closures_picture(records: Sequence[Mapping[str, Any]]) -> Figure:
         label = f"{record['closure']}, over {record['over']}: {value:.2f} ± {value - low:.2f}"
         axes.loglog(size, gap, color=COLOURS[i], marker=MARKERS[i], label=label)
         axes.loglog(size, gap[0] * (size / size[0]) ** -0.5, color=COLOURS[i], linestyle=":", linewidth=1)
+    sizes = sorted({float(size) for record in records for size in record["sizes"]})
+    axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
+    axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
     axes.set_xlabel("tokens N, or dimensions d")
     axes.set_ylabel("root-mean-square gap to the closure over seeds")
     legend(axes, title="closure: slope (dotted: −½)")

@@ -11,7 +11,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from pdejax.analysis import amplitude_spectrum, spectral_similarity, trajectory_fidelity
-from pdejax.plot._style import COLOURS, NULL, axes_of
+from pdejax.plot._style import COLOURS, LAYER, NULL, axes_of, whole_layers
 from pdejax.runs._records import Picture
 from pdejax.studies.papers._experiment import (
     CORRELATION,
@@ -40,7 +40,9 @@ from pdejax.studies.papers._pairs import (
     field_parameters,
     heatmaps,
     legend_beside,
+    made_of,
     pairing_curves,
+    seed_curves,
 )
 from pdejax.studies.study import Evidence, Judgement, high, low
 
@@ -230,8 +232,12 @@ def measure_spectra(settings: Settings, seed: int, models: Models) -> Evidence:
 def judge_spectra(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
     """Similarities and the largest gap between cumulative energies, per pairing."""
     rows = []
+    made = {pairing: made_of(settings.train, pairing) for pairing in PAIRINGS}
     cumulative = stacked(measured, "cumulative")
     gap = np.max(np.abs(cumulative[:, 1:] - cumulative[:, :1]), axis=(-2, -1))
+    # How far two Transformers are apart, each seed's and the next one's: nothing if there is one.
+    others = np.roll(cumulative[:, 0], 1, axis=0)
+    another = np.max(np.abs(cumulative[:, 0] - others), axis=(-2, -1)) if len(cumulative) > 1 else None
     means = {}
     for name, label in (
         ("cosine", "similarity of amplitude spectra"),
@@ -248,6 +254,7 @@ def judge_spectra(settings: Settings, measured: Sequence[Evidence]) -> Judgement
                     paper=paper,
                     null=null[:, i],
                     null_name="untrained field",
+                    note=f"mean over layers; {made[pairing]}",
                     within=CORRELATION,
                 )
             )
@@ -257,7 +264,9 @@ def judge_spectra(settings: Settings, measured: Sequence[Evidence]) -> Judgement
                 f"largest gap of cumulative energies, {NAMES[pairing]}",
                 gap[:, i],
                 paper="“coincide”",
-                note="over layers",
+                null=another,
+                null_name="Transformer of another seed",
+                note=f"over layers; {made[pairing]}",
                 within=SHARE,
             )
         )
@@ -296,7 +305,8 @@ def judge_spectra(settings: Settings, measured: Sequence[Evidence]) -> Judgement
         },
     )
     caption = (
-        "Amplitude spectra along the tokens and cumulative energy in the last layer, means over sequences and seeds."
+        "Amplitude spectra along the tokens and cumulative energy in the last layer; correlations of log spectra by layer, "
+        "dashed with an untrained field in each one's place. Means over sequences and seeds, thin the seeds."
     )
     return Judgement(
         rows=rows,
@@ -306,20 +316,46 @@ def judge_spectra(settings: Settings, measured: Sequence[Evidence]) -> Judgement
     )
 
 
+LEAST = 0.03  # of the largest amplitude: below, a curve is marked at the edge
+
+
 def _spectra(data: xr.Dataset, shuffled: np.ndarray) -> Any:
     amplitude, cumulative, systems = data["amplitude"].values, data["cumulative"].values, data.system.values
-    figure = Figure(figsize=(10, 3.9), layout="constrained")
-    left, right = (axes_of(ax) for ax in figure.subplots(1, 2))
+    figure = Figure(figsize=(15, 4.2), layout="constrained")
+    left, middle, right = (axes_of(ax) for ax in figure.subplots(1, 3))
     frequency = data.frequency.values
+    bottom = LEAST * amplitude[:, 0, -1].mean(axis=0).max()
     for i, name in enumerate(systems):
-        style = {"color": COLOURS[i], "linewidth": 2.4 if i == 0 else 1.4, "label": name}
-        left.semilogy(frequency, amplitude[:, i, -1].mean(axis=0), **style)
-        right.plot(frequency, cumulative[:, i, -1].mean(axis=0), **style)
+        style = {"color": COLOURS[i], "linewidth": 2.4 if i == 0 else 1.4}
+        mean = amplitude[:, i, -1].mean(axis=0)
+        left.semilogy(frequency, mean, label=name, **style)
+        if np.any(below := mean < bottom):
+            edge = frequency[below], np.full(np.sum(below), 1.15 * bottom)
+            left.plot(
+                *edge,
+                linestyle="",
+                marker="v",
+                color=COLOURS[i],
+                label=f"{name}: below the axis, {mean[below].mean():.0e}",
+            )
+        middle.plot(frequency, cumulative[:, i, -1].mean(axis=0), **style)
+        for k in range(len(amplitude)):
+            left.semilogy(frequency, amplitude[k, i, -1], color=COLOURS[i], linewidth=0.5, alpha=0.4)
+            middle.plot(frequency, cumulative[k, i, -1], color=COLOURS[i], linewidth=0.5, alpha=0.4)
     left.semilogy(frequency, shuffled[:, -1].mean(axis=0), **NULL, label="Transformer, tokens shuffled")
+    left.set_ylim(bottom=bottom)
+    for i in range(len(PAIRINGS)):
+        seed_curves(right, data.later.values, data["log_correlation"].values[:, i], index=i + 1, label="_")
+        null = data["null_log_correlation"].values[:, i].mean(axis=0)
+        right.plot(data.later.values, null, **NULL | {"color": COLOURS[i + 1], "linewidth": 1.2})
+    left.plot([], [], **NULL | {"linewidth": 1.2}, label="untrained field in each one's place (right)")
     left.set_ylabel("amplitude in the last layer (units of u)")
-    right.set_ylabel("share of the energy up to there")
-    for ax in (left, right):
+    middle.set_ylabel("share of the energy up to there")
+    for ax in (left, middle):
         ax.set_xlabel("frequency (cycles per token)")
+    right.set_xlabel(LAYER)
+    right.set_ylabel("correlation of log spectra with the Transformer's")
+    whole_layers(right)
     legend_beside(figure)
     return figure
 

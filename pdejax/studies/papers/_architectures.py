@@ -10,7 +10,7 @@ import xarray as xr
 
 from pdejax.analysis import layer_correlation, trajectory_fidelity
 from pdejax.models import observe
-from pdejax.plot._style import LAYER, axes_of, legend, whole_layers
+from pdejax.plot._style import COLOURS, LAYER, NULL, axes_of, legend, whole_layers
 from pdejax.runs._records import Picture
 from pdejax.studies.papers._experiment import (
     CORRELATION,
@@ -34,7 +34,7 @@ from pdejax.studies.papers._experiment import (
     stacked,
     text_or,
 )
-from pdejax.studies.papers._pairs import bench, partner, seed_curves, untrained_partner
+from pdejax.studies.papers._pairs import bench, made_of, partner, seed_curves, untrained_partner
 from pdejax.studies.study import Evidence, Judgement, low
 
 
@@ -78,7 +78,8 @@ REACHED = 0.97  # v2's cosine
 def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
     """Cosines, adjacent correlations and accuracies of each architecture."""
     rows, fitted, refined = [], {}, {}
-    for name in architectures(settings):
+    for name, own in architectures(settings).items():
+        made = made_of(own.train, "Transformer")
         for pairing, note in (("distilled", "fitted to its states"), ("shared", "its own field at h = 1/4")):
             value, null = (stacked(measured, f"{name}/{pairing}{end}") for end in ("", "/null"))
             label = f"cosine of tokens, {name}, {pairing}"
@@ -89,13 +90,16 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
                     null=null.mean(axis=-1),
                     null_name="untrained field",
                     within=CORRELATION,
-                    note=f"{note}; mean over layers",
+                    note=f"{note}; mean over layers; {made_of(own.train, pairing)}",
                 )
             )
             (fitted if pairing == "distilled" else refined)[name] = over(value.mean(axis=-1), CORRELATION)
         adjacent = stacked(measured, f"{name}/adjacent")
-        rows.append(row(f"correlation of adjacent layers, {name}", adjacent.mean(axis=-1), within=CORRELATION))
-        rows.append(row(f"accuracy, {name}", stacked(measured, f"{name}/test"), within=SHARE))
+        unknown = f"{made}; its null was not measured"
+        rows.append(
+            row(f"correlation of adjacent layers, {name}", adjacent.mean(axis=-1), note=unknown, within=CORRELATION)
+        )
+        rows.append(row(f"accuracy, {name}", stacked(measured, f"{name}/test"), note=unknown, within=SHARE))
     well = [name for name, value in fitted.items() if low(value) >= REACHED]
     verdict = (
         f"A simulator can be fitted to cosine {REACHED:g}, v2's, for {len(well)} of {len(fitted)} architectures ("
@@ -113,7 +117,10 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
             for key, value in measured[0].items()
         }
     )
-    caption = "Cosine of each simulator's tokens with the network's by layer; mean over seeds, thin the seeds."
+    caption = (
+        "Cosine of each simulator's tokens with the network's by layer; mean over seeds, thin the seeds; "
+        "dashed in the same colour: an untrained field in its place."
+    )
     return Judgement(
         rows=rows,
         sentence=verdict,
@@ -128,8 +135,12 @@ def _curves(settings: Settings, data: xr.Dataset) -> Any:
     for i, name in enumerate(architectures(settings)):
         for place, pairing, label in ((i, "distilled", "distilled"), (i + count, "shared", "shared at h = 1/4")):
             values = data[f"{name}, {pairing}"].values
-            seed_curves(ax, np.arange(1, values.shape[1] + 1), values, index=place, label=f"{name}, {label}")
+            layers = np.arange(1, values.shape[1] + 1)
+            seed_curves(ax, layers, values, index=place, label=f"{name}, {label}")
+            null = data[f"{name}, {pairing}, null"].values.mean(axis=0)
+            ax.plot(layers, null, **NULL | {"color": COLOURS[place], "linewidth": 1.2})
     ax.set_xlabel(LAYER)
+    ax.plot([], [], **NULL, label="untrained field in its place")
     ax.set_ylabel("cosine with the network's token")
     whole_layers(ax)
     legend(ax, loc="upper left", bbox_to_anchor=(1.0, 1.0))

@@ -37,7 +37,7 @@ from pdejax.studies.papers._experiment import (
     stacked,
     with_images,
 )
-from pdejax.studies.papers._pairs import FORMS, NAMES, PAIRINGS, bench, beside, pairing_curves
+from pdejax.studies.papers._pairs import NAMES, PAIRINGS, bench, beside, made_of, pairing_curves
 from pdejax.studies.study import Evidence, Judgement, high, low
 
 HEADS = {"": "by index", "matched_": "heads matched", "averaged_": "mean over heads"}
@@ -102,6 +102,7 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
     printed = settings.options["printed"]
     rows = []
     means = {}
+    made = {pairing: made_of(settings.train, pairing) for pairing in PAIRINGS}
     for i, pairing in enumerate(PAIRINGS):
         for (way, words), (name, label, unit) in itertools.product(
             ways.items(), (("cosine", "cosine", ""), ("kl", "KL(Transformer ‖ simulator)", "nats"))
@@ -116,13 +117,21 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
                     null=null,
                     null_name="untrained field",
                     unit=unit,
-                    note=f"mean over layers; {FORMS[pairing]}",
+                    note=f"mean over layers; {made[pairing]}",
                     within=CORRELATION if name == "cosine" else None,
                 )
             )
-        least = values["cosine"][:, i].min(axis=-1)
+        least, fresh = (values[name][:, i].min(axis=-1) for name in ("cosine", "untrained_cosine"))
         rows.append(
-            row(f"smallest cosine of a layer, {NAMES[pairing]}", least, paper=printed["least"], within=CORRELATION)
+            row(
+                f"smallest cosine of a layer, {NAMES[pairing]}",
+                least,
+                paper=printed["least"],
+                null=fresh,
+                null_name="untrained field",
+                note=f"by index; {made[pairing]}",
+                within=CORRELATION,
+            )
         )
     rows += _null_rows(values, ways)
     flat = {way: float(values[f"uniform_{way}cosine"][:, 0].mean()) for way in ways}
@@ -156,15 +165,15 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
         ),
         Picture(
             "cosine.png",
-            "Cosine of attention rows by layer, heads compared in three ways, mean over seeds, thin the seeds; dashed: uniform "
-            "attention.",
+            "Cosine of attention rows by layer, heads compared in three ways, mean over seeds, thin the seeds; dashed in the "
+            "same colour: an untrained field in each one's place; crosses: uniform attention.",
             lambda: pairing_curves(
                 data,
                 [
-                    (f"{way}cosine", f"cosine of attention rows, {words}", f"uniform_{way}cosine")
+                    (f"{way}cosine", f"cosine of attention rows, {words}", f"untrained_{way}cosine")
                     for way, words in ways.items()
                 ],
-                common="uniform attention",
+                common={f"{way}cosine": f"uniform_{way}cosine" for way in ways},
             ),
         ),
     ]

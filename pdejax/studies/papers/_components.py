@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from pdejax.analysis import layer_correlation
 from pdejax.models import observe
@@ -34,7 +35,7 @@ from pdejax.studies.papers._experiment import (
     spread,
     stacked,
 )
-from pdejax.studies.papers._pairs import field_parameters, legend_beside
+from pdejax.studies.papers._pairs import field_parameters
 from pdejax.studies.study import Evidence, Judgement, high, low
 from pdejax.training import TrainConfig, build_model, read_metrics
 
@@ -247,8 +248,8 @@ def judge_residual(settings: Settings, measured: Sequence[Evidence]) -> Judgemen
         said[-1] += _nearest(found, own, printed, after)
     data = dataset(settings, measured)
     caption = (
-        "Correlation with the input by layer, means over seeds, a row of panels for each step; dashed before training, "
-        "solid after. Left: with residual connections; right: without (the leaky field). Crosses are v2's figures."
+        "Correlation with the input by layer, means over seeds, a row of panels for each step; dashed before training, solid "
+        "after, thin the seeds. Left: with residual connections; right: without (the leaky field). Crosses are v2's figures."
     )
     return Judgement(
         rows=rows,
@@ -323,7 +324,7 @@ def _answer(difference: Any, large: str, small: str) -> str:
 def _correlation_curves(settings: Settings, data: xr.Dataset) -> Figure:
     found = cells(settings)
     steps = list(dict.fromkeys(cell.step for cell in found))
-    figure = Figure(figsize=(10, 0.6 + 2.9 * len(steps)), layout="constrained")
+    figure = Figure(figsize=(10.6, 0.6 + 2.9 * len(steps)), layout="constrained")
     panels = figure.subplots(len(steps), 2, sharex=True, sharey=True, squeeze=False)
     layers = np.arange(data.sizes["layer"])
     for line, step in zip(panels, steps, strict=True):
@@ -334,16 +335,24 @@ def _correlation_curves(settings: Settings, data: xr.Dataset) -> Figure:
                     continue
                 index = NORMALIZATION.index(cell.normalization)
                 style = {"color": COLOURS[index], "marker": MARKERS[index], "markersize": 4}
-                ax.plot(layers, np.nanmean(data["after"].values[:, i], axis=0), label=cell.normalization, **style)
+                ax.plot(layers, np.nanmean(data["after"].values[:, i], axis=0), **style)
                 ax.plot(layers, np.nanmean(data["before"].values[:, i], axis=0), linestyle="--", alpha=0.7, **style)
+                ax.plot(layers, data["after"].values[:, i].T, color=COLOURS[index], linewidth=0.5, alpha=0.4)
             count = min(len(printed), len(layers))
-            ax.plot(layers[:count], printed[:count], "x", color="black", label="v2")
+            ax.plot(layers[:count], printed[:count], "x", color="black")
             ax.set_title(f"residual {residual} ({step})", fontsize=10)
             whole_layers(ax)
         line[0].set_ylabel("correlation with the input")
     for ax in panels[-1]:
         ax.set_xlabel(LAYER)
-    legend_beside(figure, "normalization")
+    names = [
+        Line2D([], [], color=COLOURS[i], marker=MARKERS[i], markersize=4, label=f"normalization {name}")
+        for i, name in enumerate(NORMALIZATION)
+    ]
+    lines = (("-", 1.5, "after training"), ("-", 0.5, "its seeds"), ("--", 1.5, "before training"))
+    names += [Line2D([], [], color="0.4", linestyle=dash, linewidth=width, label=label) for dash, width, label in lines]
+    names += [Line2D([], [], color="black", linestyle="", marker="x", label="v2, printed")]
+    figure.legend(handles=names, loc="outside right center", frameon=False, fontsize=9)
     return figure
 
 

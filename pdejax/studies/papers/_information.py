@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.lines import Line2D
 
 from pdejax.analysis import representation
 from pdejax.analysis.information import information_plane, layer_entropy, unit_spread
@@ -30,7 +31,7 @@ from pdejax.studies.papers._experiment import (
     spread,
     stacked,
 )
-from pdejax.studies.papers._pairs import bench, partner, pooled
+from pdejax.studies.papers._pairs import bench, made_of, partner, pooled, seed_curves
 from pdejax.studies.study import Evidence, Judgement
 
 SYSTEMS = ("Transformer", "independent", "bare")
@@ -52,6 +53,14 @@ LABELS = {
     "sparsity": ("activation sparsity", ""),
     "magnitude": ("magnitude", "units of u"),
     "diversity": ("diversity over sequences", "units of u²"),
+}
+# What stands beside each figure: I(X; T) has no null, since T is a function of X.
+NULLS = {
+    "entropy": "features shuffled over sequences",
+    **dict.fromkeys(
+        ("dimension", "sparsity", "magnitude", "diversity"), "independent Gaussian entries, same variances"
+    ),
+    "target": "labels permuted",
 }
 
 
@@ -102,11 +111,14 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
     nulls = {name: stacked(measured, f"null_{name}") for name in LABELS}
     layers = values["entropy"].shape[-1]
     noise = settings.options["noise"]
+    made = made_of(settings.train, "Transformer")
     for name, (label, unit) in LABELS.items():
         for layer in range(layers):
             paper = PAPER[name][layer] if layer < len(PAPER[name]) else None
             beside = nulls[name][:, 0, layer]
             note = f"noise σ = {noise:g} of the layer's spread" if name in ("entropy", "input", "target") else ""
+            note += f"{'; ' if note else ''}{made}"
+            note += "" if name in NULLS else "; without a null: T is a function of X"
             has_null = bool(np.isfinite(beside).all())
             rows.append(
                 row(
@@ -114,7 +126,7 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
                     values[name][:, 0, layer],
                     paper=paper,
                     null=beside if has_null else None,
-                    null_name="permuted or Gaussian" if has_null else None,
+                    null_name=NULLS.get(name) if has_null else None,
                     unit=unit,
                     note=note,
                     within=SHARE if name in ("dimension", "sparsity") else None,
@@ -137,9 +149,13 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
         coords={"system": list(SYSTEMS), "layer": np.arange(1, layers + 1)},
         attrs={"noise": float(noise)},
     )
-    caption = "Statistics by layer, means over seeds; dashed: the Transformer's null."
+    caption = (
+        "Statistics by layer, means over seeds, thin the seeds; dashed in the colour of each system: its own null, named above. "
+        "Of the entropy, which differs from its null by little, the difference is drawn."
+    )
     plane = (
-        "Information plane: each line a system, each marker a layer, the first one large. KDE estimates, noise stated."
+        "Information plane: each line a system, each marker a layer, the first one large; dashed: its labels permuted. KDE "
+        "estimates, noise stated."
     )
     pictures = [
         Picture("layers.png", caption, lambda: _layers(data)),
@@ -149,23 +165,27 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
 
 
 def _layers(data: xr.Dataset) -> Figure:
-    figure = Figure(figsize=(11, 6), layout="constrained")
+    figure = Figure(figsize=(13, 6.4), layout="constrained")
     panels = figure.subplots(2, 4).ravel()
+    layers = data.layer.values
     for ax, (name, (label, unit)) in zip(panels, LABELS.items(), strict=False):
         axes_of(ax)
         for i, system in enumerate(data.system.values):
-            mean = data[name].values[:, i].mean(axis=0)
-            ax.plot(data.layer.values, mean, color=COLOURS[i], marker=MARKERS[i], markersize=4, label=str(system))
-        ax.plot(data.layer.values, data[f"null_{name}"].values[:, 0].mean(axis=0), **NULL, label="null")
+            values, null = data[name].values[:, i], data[f"null_{name}"].values[:, i]
+            if name == "entropy":
+                values, null, label = values - null, 0 * null, "entropy less its null's"
+            seed_curves(ax, layers, values, index=i, label=str(system))
+            if np.isfinite(null).all():
+                ax.plot(layers, null.mean(axis=0), **NULL | {"color": COLOURS[i], "linewidth": 1.1})
+        ax.set_title(f"null: {NULLS[name]}" if name in NULLS else "without a null: T is a function of X", fontsize=8)
         ax.set_xlabel(LAYER)
         ax.set_ylabel(f"{label} ({unit})" if unit else label, fontsize=9)
         whole_layers(ax)
-        low, high = ax.get_ylim()
-        if low > 0 and high - low < 0.1 * high:  # nothing changes, and the axis must show so
-            ax.set_ylim(0, 1.1 * high)
     panels[-1].set_axis_off()
     handles, labels = panels[0].get_legend_handles_labels()
-    panels[-1].legend(handles, labels, frameon=False, loc="center")
+    panels[-1].legend(
+        [*handles, Line2D([], [], **NULL)], [*labels, "null of each system"], frameon=False, loc="center", fontsize=9
+    )
     return figure
 
 
@@ -175,7 +195,9 @@ def _plane(data: xr.Dataset) -> Figure | SubFigure:
         x, y = (data[name].values[:, i].mean(axis=0) for name in ("input", "target"))
         ax.plot(x, y, color=COLOURS[i], linewidth=1.2, label=str(system))
         ax.scatter(x, y, s=[70, *[25] * (len(x) - 1)], color=COLOURS[i], marker=MARKERS[i])
-    ax.axhline(float(data["null_target"].values[:, 0].mean()), **NULL, label="labels permuted")
+        null = data["null_target"].values[:, i].mean(axis=0)
+        ax.plot(x, null, **NULL | {"color": COLOURS[i], "linewidth": 1.1})
+    ax.plot([], [], **NULL, label="labels permuted, of each system")
     ax.set_xlabel(f"I(X; T + σξ) (nats), σ = {data.attrs['noise']:g} of the spread")
     ax.set_ylabel("I(T + σξ; Y) (nats)")
     legend(ax, loc="upper left", bbox_to_anchor=(1.0, 1.0))

@@ -147,7 +147,7 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
         Picture(
             "correlation.png",
             "Left: adjacent layers (v1 Table 2). Right: same layers of each system and the Transformer (v1 Table 3). Black marks "
-            "are v1's figures.",
+            "are v1's figures; dashed: an untrained field between the ends of the distilled simulator; thin the seeds.",
             lambda: _curves(data),
         ),
     ]
@@ -179,7 +179,12 @@ def _curves(data: xr.Dataset) -> Figure:
             if name == "pearson" and i == 0:
                 continue
             seed_curves(ax, data[axis].values, data[name].values[:, i], index=i, label=system)
-        ax.plot(data[axis].values, data[f"null_{name}"].values.mean(axis=0), **NULL, label="untrained field")
+        ax.plot(
+            data[axis].values,
+            data[f"null_{name}"].values.mean(axis=0),
+            **NULL,
+            label="untrained field, for the distilled",
+        )
         ax.set_xlabel(LAYER)
         whole_layers(ax)
     for system, marker in (("Transformer", "*"), ("PDE", "x")):

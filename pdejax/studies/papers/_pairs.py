@@ -1,18 +1,20 @@
 """A Transformer and its simulators on the same held-out sequences: what they compute there, layer by layer."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from pdejax.data import Batch
-from pdejax.models import observe, pair, untrained_field
+from pdejax.models import Simulator, SimulatorConfig, observe, pair, untrained_field
 from pdejax.models._observe import Observed
 from pdejax.plot._style import COLOURS, DIVERGING, LAYER, NULL, axes_of, band, whole_layers
 from pdejax.studies.papers._experiment import Models, Settings, Trained, held_out
+from pdejax.training import TrainConfig
 
 REFINED = 4  # steps per layer of the "shared" simulator: with one it is the network itself
 PAIRINGS = ("shared", "distilled", "independent", "bare")
@@ -54,10 +56,37 @@ def partner(settings: Settings, seed: int, models: Models, pairing: str) -> Any:
     return models.simulator(settings, seed, pairing).model
 
 
+OWN = ("stacked/", "common/")  # where a simulator has the parameters of its field
+
+
 def field_parameters(model: Any) -> int:
     """How many numbers a simulator's field is fitted by: its ends are left out, which a distilled one has from its teacher."""
-    own = ("stacked/", "common/")
-    return sum(int(value.size) for name, value in model.parameters().items() if name.startswith(own))
+    return sum(int(value.size) for name, value in model.parameters().items() if name.startswith(OWN))
+
+
+SIZES = ("dim", "heads", "layers", "ffn", "norm", "activation")
+
+
+def parameters_of(train: Mapping[str, Any], pairing: str) -> int:
+    """How many numbers the field of a pairing is fitted by, from fields of `TrainConfig` alone: nothing is drawn or read. The
+    Transformer's own field has as many as a simulator of its form."""
+    config = TrainConfig(**{**train, "model": "bare" if pairing == "bare" else "simulator"})
+    options = {name: getattr(config, name) for name in SIZES} | dict(config.options)
+    options |= {"vocab": 2, "head": "classification", "classes": 2}  # its ends, which do not count
+    make = SimulatorConfig.bare if pairing == "bare" else SimulatorConfig.of
+    shapes = eqx.filter_eval_shape(lambda: Simulator(make(**options), key=jax.random.key(0)).parameters())
+    return sum(int(value.size) for name, value in shapes.items() if name.startswith(OWN))
+
+
+def made_of(train: Mapping[str, Any], pairing: str) -> str:
+    """What the field of a pairing is made of: its class of functions, its parameters. `"Transformer"`: the network itself."""
+    form = "the network itself" if pairing == "Transformer" else FORMS[pairing]
+    return f"{form}, {parameters_of(train, pairing):,} parameters in the field"
+
+
+def made_of_systems(train: Mapping[str, Any]) -> tuple[str, str]:
+    """What `TEXT_SYSTEMS` are made of."""
+    return made_of(train, "Transformer"), made_of(train, "bare")
 
 
 def untrained_partner(model: Any, seed: int) -> Any:
@@ -96,12 +125,14 @@ def seed_curves(ax: Any, x: Any, values: np.ndarray, *, index: int, label: str) 
     band(ax, x, values.mean(axis=0), index=index, label=label)
 
 
-def pairing_curves(data: Any, panels: Sequence[tuple[str, str, str]], *, common: str | None = None) -> Any:
+def pairing_curves(
+    data: Any, panels: Sequence[tuple[str, str, str]], *, common: Mapping[str, str] | None = None
+) -> Any:
     """Figures of each pairing by layer, thin the seeds, a panel for each of `panels` (variable, label, variable of its null). The
-    null is that of each pairing, dashed in its colour, or one for all, under the label `common`."""
+    null is that of each pairing, dashed in its colour. `common`: by variable, a null for all, crosses on top of all curves."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.6 * len(panels) + 2.6, 3.9), layout="constrained")
+    figure = Figure(figsize=(4.6 * len(panels) + 2.6, 4.2), layout="constrained")
     layers = data.layer.values
     for ax, (name, label, null) in zip(
         figure.subplots(1, len(panels), squeeze=False, sharey=True)[0], panels, strict=True
@@ -109,10 +140,13 @@ def pairing_curves(data: Any, panels: Sequence[tuple[str, str, str]], *, common:
         axes_of(ax)
         for i, pairing in enumerate(data.pairing.values):
             seed_curves(ax, layers, data[name].values[:, i], index=i, label=str(pairing))
-        for i, pairing in enumerate(data.pairing.values if common is None else data.pairing.values[:1]):
-            own = {"color": COLOURS[i], "linewidth": 1.2} if common is None else {}
-            label_of = f"untrained, {pairing}" if common is None else common
-            ax.plot(layers, data[null].values[:, i].mean(axis=0), **NULL | own, label=label_of)
+        for i, pairing in enumerate(data.pairing.values):
+            own = {"color": COLOURS[i], "linewidth": 1.2}
+            ax.plot(layers, data[null].values[:, i].mean(axis=0), **NULL | own, label=f"untrained, {pairing}")
+        if common is not None:
+            style = {"color": "black", "linestyle": ":", "marker": "x", "markersize": 5, "linewidth": 1.2}
+            values = data[common[name]].values[:, 0].mean(axis=0)
+            ax.plot(layers, values, zorder=5, label="uniform attention", **style)
         ax.set_xlabel(LAYER)
         ax.set_ylabel(label)
         ax.set_ylim(top=1.03)

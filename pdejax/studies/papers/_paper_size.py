@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from matplotlib.figure import Figure
 
 from pdejax import as_network
 from pdejax.analysis import trajectory_fidelity
 from pdejax.models import observe, pair
-from pdejax.plot._style import COLOURS, LAYER, MARKERS, axes_of, legend, whole_layers
+from pdejax.plot._style import COLOURS, LAYER, MARKERS, axes_of, whole_layers
 from pdejax.runs._records import Picture
 from pdejax.studies.papers._components import SIMULATOR, TRANSFORMER, Cell
 from pdejax.studies.papers._experiment import (
@@ -148,20 +149,26 @@ def _words(place: Sequence[int]) -> str:
 
 
 def _picture(middle: np.ndarray, best: dict[str, tuple[int, int, int]]) -> Any:
-    ax = axes_of(None, width=8.0, height=6.0)
+    figure = Figure(figsize=(10, 5.0), layout="constrained")
+    near, coarse = (axes_of(ax) for ax in figure.subplots(1, 2))
     layers = np.arange(middle.shape[-1])
     for i, ((name, place), printed) in enumerate(zip(best.items(), (TRANSFORMER, SIMULATOR), strict=True)):
         style = {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 4}
-        coarse = (place[0], place[1], STEPS.index(1.0))
-        ax.plot(layers, middle[place], label=f"{name}: {_words(place)}", **style)
-        ax.plot(layers, middle[coarse], linestyle="--", label=f"{name}: the same at h = 1", **style)
+        near.plot(layers, middle[place], label=f"{name}: {_words(place)}", **style)
+        at_1 = middle[place[0], place[1], STEPS.index(1.0)]
+        coarse.plot(layers, at_1, linestyle="--", label=f"{name}: the same at h = 1 (right)", **style)
         count = min(len(printed), len(layers))
-        ax.plot(layers[:count], printed[:count], "+x"[i], color="black", markersize=8, label=f"v2, {name}")
-    ax.set_xlabel(LAYER)
-    ax.set_ylabel("correlation with the input")
-    whole_layers(ax)
-    legend(ax, loc="upper left", bbox_to_anchor=(0.0, -0.15))
-    return ax.figure
+        for ax in (near, coarse):
+            ax.plot(layers[:count], printed[:count], "+x"[i], color="black", markersize=8, label=f"v2, {name}")
+    for ax, title in ((near, "the nearest step"), (coarse, "h = 1")):
+        ax.set_title(title, fontsize=10)
+        ax.set_xlabel(LAYER)
+        whole_layers(ax)
+    near.set_ylabel("correlation with the input")
+    found = dict(zip(*reversed(near.get_legend_handles_labels()), strict=True))
+    found |= dict(zip(*reversed(coarse.get_legend_handles_labels()), strict=True))
+    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    return figure
 
 
 _TRAIN = {**LISTOPS_PAPER, "data": {**LISTOPS_PAPER["data"], "sizes": (16, 8, 16)}}

@@ -15,6 +15,8 @@ import matplotlib
 import numpy as np
 import xarray as xr
 from jaxtyping import Array
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 
 from pdejax import as_network
@@ -176,8 +178,8 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
         },
     )
     caption = (
-        "Correlation with the input of untrained networks. Crosses are v2's figures; the thick line is the setting of the same "
-        "kind nearest to them, thin lines the other steps at its scheme and scale of the embedding."
+        "Correlation with the input of untrained networks, means over seeds. Crosses are v2's figures; dashed the setting of the "
+        "same kind nearest to them, on lines for all steps, by colour, at its scheme and scale of the embedding."
     )
     return Judgement(
         rows=rows,
@@ -190,24 +192,17 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
 
 
 def _picture(middle: np.ndarray, nearest: dict[str, tuple[int, ...]]) -> Figure:
-    figure = Figure(figsize=(12, 4), layout="constrained")
-    layers, colours = np.arange(LAYERS), matplotlib.colormaps[SEQUENTIAL]
-    for ax, printed in zip(figure.subplots(1, 2), PRINTED, strict=True):
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    layers, colours = np.arange(LAYERS), matplotlib.colormaps[SEQUENTIAL].resampled(len(STEPS))
+    panels = figure.subplots(1, 2)
+    for ax, printed in zip(panels, PRINTED, strict=True):
         axes_of(ax)
         best = nearest[printed.name]
-        for i, h in enumerate(STEPS):
-            if i != best[2]:
-                ax.plot(
-                    layers, middle[best[0], best[1], i], color=colours(0.9 * h**0.5), linewidth=1, label=f"h = {h:g}"
-                )
-        ax.plot(
-            layers,
-            middle[best],
-            color=COLOURS[3],
-            marker=MARKERS[0],
-            label=f"h = {STEPS[best[2]]:g}, nearest",
-            linewidth=2,
-        )
+        for i in range(len(STEPS)):
+            ax.plot(layers, middle[best[0], best[1], i], color=colours(i), linewidth=1.2)
+        label = f"h = {STEPS[best[2]]:g}, nearest"
+        style = {"color": COLOURS[3], "marker": MARKERS[0], "linewidth": 2, "linestyle": "--"}
+        ax.plot(layers, middle[best], label=label, **style)
         ax.plot(layers, printed.figures, "x", color="black", label=f"v2, {printed.name}")
         residual, normalization, solver = SYSTEMS[best[0]]
         title = f"residual {residual}, normalization {normalization}, {solver}, embedding × {SCALES[best[1]]}"
@@ -215,7 +210,10 @@ def _picture(middle: np.ndarray, nearest: dict[str, tuple[int, ...]]) -> Figure:
         ax.set_xlabel(LAYER)
         ax.set_ylabel("correlation with the input")
         whole_layers(ax)
-        legend(ax, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        legend(ax, loc="best")
+    edges = BoundaryNorm(np.arange(len(STEPS) + 1) - 0.5, len(STEPS))
+    bar = figure.colorbar(ScalarMappable(edges, colours), ax=panels, label="step h")
+    bar.set_ticks(np.arange(len(STEPS)), labels=[f"{h:g}" for h in STEPS])
     return figure
 
 

@@ -35,7 +35,7 @@ from pdejax.studies.papers._experiment import (
     with_text,
 )
 from pdejax.studies.papers._pairs import TEXT_SYSTEMS as SYSTEMS
-from pdejax.studies.papers._pairs import bench, legend_beside
+from pdejax.studies.papers._pairs import bench, legend_beside, made_of_systems
 from pdejax.studies.study import Evidence, Judgement
 from pdejax.training import read_metrics
 
@@ -66,13 +66,14 @@ def judge_gradients(settings: Settings, measured: Sequence[Evidence]) -> Judgeme
     parameters, states, null = (stacked(measured, name) for name in ("parameters", "states", "null"))
     median = np.median(parameters, axis=-1)
     layers = median.shape[-1]
+    made = made_of_systems(settings.train)
     printed = ("1e-4 … 1e-3", "1e-3 … 1e-2")
     rows = [
         row(
             f"gradient norm of the parameters, layer {layer + 1}, {system}",
             median[:, i, layer],
             paper=printed[i],
-            note="median over training; v1 does not say which norm or mean",
+            note=f"median over training; v1 does not say which norm or mean; {made[i]}",
         )
         for i, system in enumerate(SYSTEMS)
         for layer in range(layers)
@@ -85,7 +86,7 @@ def judge_gradients(settings: Settings, measured: Sequence[Evidence]) -> Judgeme
                     states[:, i, depth],
                     null=null[:, i, depth],
                     null_name="labels exchanged",
-                    note="median over held-out sequences, trained",
+                    note=f"median over held-out sequences, trained; {made[i]}",
                 )
             )
     ratio = np.exp(np.mean(np.log(median[:, 1] / median[:, 0]), axis=-1))
@@ -97,6 +98,7 @@ def judge_gradients(settings: Settings, measured: Sequence[Evidence]) -> Judgeme
                 f"largest / smallest layer, {system}",
                 uneven[:, i],
                 paper="uniform" if i == 0 else "uneven",
+                note=made[i],
                 within=RATIO,
             )
         )
@@ -121,8 +123,8 @@ def judge_gradients(settings: Settings, measured: Sequence[Evidence]) -> Judgeme
     )
     caption = (
         f"Left, middle: gradient norm of each layer's parameters over training ({settings.train['dataset']}; geometric mean over "
-        "seeds, running median of nine steps). Right: norm of the loss's derivative by each layer's state after training; "
-        "dashed: labels exchanged."
+        "seeds, running median of nine steps). Right: norm of the loss's derivative by each layer's state after training, "
+        "thin the seeds; dashed: labels exchanged."
     )
     return Judgement(
         rows=rows,
@@ -158,7 +160,10 @@ def _gradient_curves(data: xr.Dataset) -> Figure:
         third.semilogy(data.depth.values, data["states"].values[:, i].mean(axis=0), label=system, **style)
         if np.isfinite(data["null"].values[:, i]).all():
             own = NULL | {"color": COLOURS[4 + i]}
-            third.semilogy(data.depth.values, data["null"].values[:, i].mean(axis=0), **own)
+            label = f"{system}, labels exchanged"
+            third.semilogy(data.depth.values, data["null"].values[:, i].mean(axis=0), **own, label=label)
+        for each in data["states"].values[:, i]:
+            third.semilogy(data.depth.values, each, color=COLOURS[4 + i], linewidth=0.5, alpha=0.4)
     third.set_xlabel(LAYER)
     third.set_ylabel("‖∂loss/∂u‖")
     whole_layers(third)
@@ -214,7 +219,7 @@ def judge_perturbation(settings: Settings, measured: Sequence[Evidence]) -> Judg
     epsilon = np.asarray(measured[0]["epsilon"])
     values = {name: stacked(measured, name) for name in measured[0] if name != "epsilon"}
     rows = []
-    base = values["base"]
+    base, made = values["base"], made_of_systems(settings.train)
     for size, paper in ((1e-3, "similar"), (1e-2, "diverge"), (1e-1, "PDE larger"), (1.0, "PDE larger")):
         k = int(np.argmin(np.abs(np.log(epsilon / size))))
         for kind in ("adversarial", "random"):
@@ -222,18 +227,17 @@ def judge_perturbation(settings: Settings, measured: Sequence[Evidence]) -> Judg
             beside: Any = {"unit": "nats"}
             for i, system in enumerate(SYSTEMS):
                 own: Any = {"null": null[:, i], "null_name": "random direction"} if kind == "adversarial" else {}
-                rows.append(
-                    row(f"rise of the loss at ε = {epsilon[k]:.0e}, {kind}, {system}", rise[:, i], **own, **beside)
-                )
-                rows.append(row(f"loss at ε = {epsilon[k]:.0e}, {kind}, {system}", base[:, i] + rise[:, i], **beside))
+                at = f"at ε = {epsilon[k]:.0e}, {kind}, {system}"
+                rows.append(row(f"rise of the loss {at}", rise[:, i], note=made[i], **own, **beside))
+                rows.append(row(f"loss {at}", base[:, i] + rise[:, i], note=made[i], **beside))
             for name, gap in (("rises", rise), ("losses", base + rise)):
                 quantity = f"PDE − Transformer, {name} at ε = {epsilon[k]:.0e}, {kind}"
                 rows.append(row(quantity, gap[:, 1] - gap[:, 0], paper=paper, **beside))
     for i, system in enumerate(SYSTEMS):
         if not np.any(np.isinf(values["limit"][:, i])):  # a state that never leaves it has no such ε
             quantity = f"ε at which the state leaves the linear regime, {system}"
-            rows.append(row(quantity, values["limit"][:, i], note="10 % off"))
-        rows.append(row(f"loss without perturbation, {system}", values["base"][:, i], unit="nats"))
+            rows.append(row(quantity, values["limit"][:, i], note=f"10 % off; {made[i]}"))
+        rows.append(row(f"loss without perturbation, {system}", values["base"][:, i], unit="nats", note=made[i]))
     more = [_who_suffers(values, f"{kind}_loss", epsilon) for kind in ("adversarial", "random")]
     apart = over(base[:, 1] - base[:, 0])
     most = over((base + values["adversarial_loss"][..., -1])[:, 1] - (base + values["adversarial_loss"][..., -1])[:, 0])
@@ -258,8 +262,9 @@ def judge_perturbation(settings: Settings, measured: Sequence[Evidence]) -> Judg
         attrs={"dataset": settings.train["dataset"]},
     )
     caption = (
-        f"Answer to perturbations of the embedding ({settings.train['dataset']}), means over sequences and seeds: the loss, its "
-        "rise on logarithmic axes, the last state."
+        f"Answer to perturbations of the embedding ({settings.train['dataset']}), means over sequences and seeds: how much more "
+        f"the PDE model's loss rises, with its {spread(len(measured))}, linear within ±1e-5 nats and logarithmic beyond; the "
+        "rise of each; the last state. Thin: the seeds."
     )
     return Judgement(
         rows=rows,
@@ -292,25 +297,42 @@ def _perturbation_curves(data: xr.Dataset) -> Any:
     values = {name: array.values for name, array in data.data_vars.items()}
     epsilon = data.epsilon.values
     figure = Figure(figsize=(15, 4), layout="constrained")
-    losses, rises, states = (axes_of(ax) for ax in figure.subplots(1, 3))
-    for i, system in enumerate(SYSTEMS):
-        for kind, line in (("adversarial", "-"), ("random", "--")):
+    gaps, rises, states = (axes_of(ax) for ax in figure.subplots(1, 3))
+    for k, (kind, line) in enumerate((("adversarial", "-"), ("random", "--"))):
+        gap = values[f"{kind}_loss"][:, 1] - values[f"{kind}_loss"][:, 0]
+        each = [over(x) for x in gap.T]
+        style = {"color": COLOURS[3 + k], "linestyle": line}
+        gaps.plot(
+            epsilon,
+            [float(x) for x in each],
+            **style,
+            marker=MARKERS[3 + k],
+            markersize=4,
+            label=f"PDE − Transformer, {kind}",
+        )
+        if np.isfinite(each[0].low):
+            ends = ([float(end) for end in ends] for ends in zip(*((x.low, x.high) for x in each), strict=True))
+            gaps.fill_between(epsilon, *ends, color=style["color"], alpha=0.2, linewidth=0)
+        for i, system in enumerate(SYSTEMS):
             style = {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 4, "linestyle": line}
-            rise = values[f"{kind}_loss"][:, i]
-            losses.semilogx(
-                epsilon, (values["base"][:, i, None] + rise).mean(axis=0), label=f"{system}, {kind}", **style
-            )
+            thin = {"color": COLOURS[i], "linestyle": line, "linewidth": 0.5, "alpha": 0.4}
+            rise, state = (values[f"{kind}_{name}"][:, i] for name in ("loss", "state"))
             # On a logarithmic axis a fall has no place: its size is shown, hollow.
             mean = rise.mean(axis=0)
             rises.loglog(epsilon, np.abs(mean), **style | {"marker": ""})
             for falls, face in ((False, COLOURS[i]), (True, "white")):
                 there = (mean < 0) == falls
                 rises.loglog(epsilon[there], np.abs(mean[there]), **style | {"linestyle": "", "markerfacecolor": face})
-            states.loglog(epsilon, values[f"{kind}_state"][:, i].mean(axis=0), **style)
-    losses.set_ylabel("mean loss (nats)")
+            states.loglog(epsilon, state.mean(axis=0), label=f"{system}, {kind}", **style)
+            for ax, each_seed in ((rises, np.abs(rise)), (states, state)):
+                ax.loglog(epsilon, each_seed.T, **thin)
+    gaps.set_xscale("log")
+    gaps.set_yscale("symlog", linthresh=1e-5)
+    gaps.axhline(0.0, color="0.6", linewidth=0.8)
+    gaps.set_ylabel("rise of the loss, PDE − Transformer (nats)")
     rises.set_ylabel("size of the loss's change (nats), hollow: it falls")
     states.set_ylabel("change of the last state ‖Δu‖")
-    for ax in (losses, rises, states):
+    for ax in (gaps, rises, states):
         ax.set_xlabel("size of the perturbation ε (per entry)")
     legend_beside(figure)
     return figure
