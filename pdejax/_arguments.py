@@ -31,6 +31,11 @@ _NAMES = {
     "Discretization": "a Discretization (pdejax.Discretization or pdejax.lift makes one)",
     "Architecture": "an Architecture (pdejax.Architecture(vocab=…, dim=…) makes one)",
     "Rngs": "an nnx.Rngs",
+    "Loop": "a Loop (pdejax.analysis.loops.loop_of makes one of a model or a map and its input)",
+    "Network": "a Network (pdejax.as_network or pdejax.network makes one)",
+    "Recipe": "a Recipe (pdejax.analysis.limits.Recipe(base, weights, alpha) makes one)",
+    "CommonNoise": "a CommonNoise (pdejax.analysis.limits.CommonNoise(features) makes one)",
+    "Sweep": "a Sweep (pdejax.runs.sweep.Sweep(measure=…, axes=…, dims=…) makes one)",
 }
 
 

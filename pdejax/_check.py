@@ -9,6 +9,7 @@ import difflib
 import functools
 import math
 import operator
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -47,6 +48,20 @@ def traced_around() -> bool:
     import jax.numpy as jnp
 
     return traced(jnp.zeros(()))
+
+
+@contextlib.contextmanager
+def spoken_by(owner: str, about: str = ""):
+    """Let refusals by what is called inside begin with `owner`, the function that the user called, and what they are `about`."""
+    try:
+        yield
+    except (TypeError, ValueError, FileNotFoundError) as error:
+        # Those of JAX have classes of their own, which no text makes.
+        if type(error) not in (TypeError, ValueError, FileNotFoundError):
+            raise
+        name, colon, said = str(error).partition(": ")
+        text = said if colon and re.fullmatch(r"[A-Za-z_][\w.]*", name) else str(error)
+        raise type(error)(f"{owner}: {about}{text}") from None
 
 
 def at_top_level(function: F) -> F:

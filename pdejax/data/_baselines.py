@@ -1,4 +1,4 @@
-"""What is to be had without a Transformer: every report prints these beside its accuracy."""
+"""What can be reached without a Transformer: every report prints these beside its accuracy."""
 
 import numpy as np
 from jaxtyping import Integer

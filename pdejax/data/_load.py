@@ -59,7 +59,7 @@ def load(name: str, split: str, *, limit: int | None = None, **options: Any) -> 
         - `download`: `True` tries for minutes, `False` never; by default the server is first asked whether it is there.
 
     Raises `ValueError` for unknown names, splits and options, an empty split, and an archive whose checksum is wrong, and
-    `FileNotFoundError` when a set is neither prepared nor to be had, naming the files and where to put them.
+    `FileNotFoundError` when a set is neither prepared nor found, naming the files and where to put them.
     """
     loader = _SETS[choice("load", "name", name, _SETS)]
     choice("load", "split", split, SPLITS)

@@ -63,7 +63,7 @@ def find_archives(
 ) -> dict[str, pathlib.Path] | None:
     """Paths by file name of the first alternative that is in `manual_dir` (default `folder/downloads/manual`), verified.
 
-    `None` when they are to be downloaded. Raises `FileNotFoundError` when they are nowhere to be had, and `ValueError`
+    `None` when they are to be downloaded. Raises `FileNotFoundError` when they are nowhere to be found, and `ValueError`
     for a wrong checksum.
     """
     if download not in (None, True, False):

@@ -4,9 +4,10 @@ Values known while tracing (Python numbers, concrete arrays) are checked; traced
 `jit` an argument outside its range gives NaN or a value outside the formula's meaning.
 """
 
+import functools
 import numbers
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +15,23 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Real
 
+from pdejax._arguments import checked
+from pdejax._check import spoken_by
+
+F = TypeVar("F", bound=Callable[..., Any])
 Boundary = Literal["neumann", "dirichlet", "periodic"]
 Values = Real[ArrayLike, "..."]
+
+
+def closed_form(function: F) -> F:
+    """Decorate a public function: its arguments are checked, and what it refuses begins with its name."""
+
+    @functools.wraps(function)
+    def run(*args, **kwargs):
+        with spoken_by(function.__name__):
+            return function(*args, **kwargs)
+
+    return cast(F, checked(run))
 
 
 def as_float(*values: Any) -> tuple[Array, ...]:

@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from pdejax._arguments import checked
 from pdejax._types import Depth, Field
-from pdejax.exact._arguments import Values, as_float, count, depth, finite, nonnegative, positive, require
+from pdejax.exact._arguments import Values, as_float, closed_form, count, depth, finite, nonnegative, positive, require
 from pdejax.exact._numerics import increasing_root, product
 
 _PANELS, _NODES = 128, 16
@@ -24,7 +23,7 @@ class PreLNState(NamedTuple):
     radius: Float[Array, "..."]
 
 
-@checked
+@closed_form
 def equiangular_tokens(n: int, d: int, gamma: Values, key: PRNGKeyArray | None = None) -> Float[Array, "n d"]:
     r"""n unit vectors in d ≥ n dimensions with pairwise cosine γ, shape (n, d): the rows of the symmetric
     square root
@@ -48,7 +47,7 @@ def equiangular_tokens(n: int, d: int, gamma: Values, key: PRNGKeyArray | None =
     return product(tokens, rotation)
 
 
-@checked
+@closed_form
 def equiangular_rate(gamma: Values, beta: Values, n: int) -> Float[Array, "..."]:
     r"""Rate of the pairwise cosine of n equiangular tokens on the unit sphere under
     [`sphere_attention`][pdejax.exact.sphere_attention],
@@ -66,7 +65,7 @@ def equiangular_rate(gamma: Values, beta: Values, n: int) -> Float[Array, "..."]
     return 2 * (1 - g) * (1 + (n - 1) * g) / (jnp.exp(b * (1 - g)) + (n - 1))
 
 
-@checked
+@closed_form
 def equiangular_cosine(gamma0: Values, beta: Values, n: int, t: Values, *, gap: bool = False) -> Float[Array, "..."]:
     r"""Pairwise cosine γ(t) of the flow of [`equiangular_rate`][pdejax.exact.equiangular_rate] from
     `gamma0`. For β = 0, with $w = e^{2t}(1+(n-1)\gamma_0)/(1-\gamma_0)$,
@@ -85,7 +84,7 @@ def equiangular_cosine(gamma0: Values, beta: Values, n: int, t: Values, *, gap: 
     return _from_coordinate(gamma0, beta, n, t)[int(gap)]
 
 
-@checked
+@closed_form
 def preln_equiangular_rates(
     gamma: Values, radius: Values, beta: Values, n: int
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
@@ -106,7 +105,7 @@ def preln_equiangular_rates(
     return angular / r, (e + (n - 1) * g) / (e + (n - 1))
 
 
-@checked
+@closed_form
 def preln_equiangular(gamma0: Values, radius0: Values, beta: Values, n: int, t: Values) -> PreLNState:
     r"""Cosine, gap and radius at depth t of the flow of
     [`preln_equiangular_rates`][pdejax.exact.preln_equiangular_rates] from (`gamma0`, `radius0`).
@@ -258,7 +257,7 @@ def _rule() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return nodes, np.tile(0.5 * w / _PANELS, (_PANELS, 1)), 0.5 * partial / _PANELS
 
 
-@checked
+@closed_form
 def gaussian_token_variance(variance0: Values, coupling: Values, t: Values) -> Float[Array, "..."]:
     r"""Variance $s^2(t) = s_0^2/(1 - 2c\,s_0^2t)$ of Gaussian tokens under attention without leak; inf from
     the blow-up on.
@@ -276,7 +275,7 @@ def gaussian_token_variance(variance0: Values, coupling: Values, t: Values) -> F
     return jnp.where(left > 0, s / jnp.where(left > 0, left, 1), jnp.inf)
 
 
-@checked
+@closed_form
 def gaussian_blowup_time(variance0: Values, coupling: Values) -> Float[Array, "..."]:
     r"""Depth $1/(2c\,s_0^2)$ at which [`gaussian_token_variance`][pdejax.exact.gaussian_token_variance]
     becomes infinite; inf for c ≤ 0. Raises `ValueError` for s0² ≤ 0 or c not finite.
@@ -287,7 +286,7 @@ def gaussian_blowup_time(variance0: Values, coupling: Values) -> Float[Array, ".
     return jnp.where(c > 0, 1 / (2 * jnp.where(c > 0, c, 1) * s), jnp.inf)
 
 
-@checked
+@closed_form
 def gaussian_quadrature_tokens(n: int, variance: Values = 1.0) -> tuple[Float[Array, "n 1"], Float[Array, " n"]]:
     r"""n tokens (n, 1) and weights (n,), Σ = 1, that stand for N(0, `variance`) in attention with these
     quadrature weights: Gauss–Hermite nodes. Random tokens would reach the Gaussian limit only like
@@ -308,7 +307,7 @@ def gaussian_quadrature_tokens(n: int, variance: Values = 1.0) -> tuple[Float[Ar
     return jnp.sqrt(s2) * jnp.asarray(nodes, s2.dtype)[:, None], jnp.asarray(weights / weights.sum(), s2.dtype)
 
 
-@checked
+@closed_form
 def sphere_attention(x: Field, beta: Depth) -> Field:
     r"""Field of tokens on the unit sphere with identity queries, keys and values, written out plainly:
 
@@ -323,7 +322,7 @@ def sphere_attention(x: Field, beta: Depth) -> Field:
     return mixed - jnp.sum(mixed * u, axis=1, keepdims=True) * u
 
 
-@checked
+@closed_form
 def interaction_energy(x: Field, beta: Depth) -> Float[Array, ""]:
     r"""Interaction energy of tokens, $E = \frac1{2\beta n^2}\sum_{ij}e^{\beta\langle x_i,x_j\rangle}$,
     largest at consensus: $e^\beta/2\beta$. `x` (n, d) of unit rows. Raises `ValueError` for β ≤ 0.
@@ -334,7 +333,7 @@ def interaction_energy(x: Field, beta: Depth) -> Float[Array, ""]:
     return jnp.mean(jnp.exp(b * product(u, u.T))) / (2 * b)
 
 
-@checked
+@closed_form
 def interaction_energy_rate(x: Field, beta: Depth) -> Float[Array, ""]:
     r"""Rate of [`interaction_energy`][pdejax.exact.interaction_energy] along
     [`sphere_attention`][pdejax.exact.sphere_attention]:
@@ -352,7 +351,7 @@ def interaction_energy_rate(x: Field, beta: Depth) -> Float[Array, ""]:
     return jnp.sum(partition * jnp.sum(sphere_attention(u, b) ** 2, axis=1)) / u.shape[0] ** 2
 
 
-@checked
+@closed_form
 def consensus_exponents(n: int, d: int) -> Float[Array, " k"]:
     r"""Lyapunov exponents of [`sphere_attention`][pdejax.exact.sphere_attention] at consensus
     $x_1 = \dots = x_n$, descending, shape (n(d−1),): 0 with multiplicity d−1 (the common direction turns

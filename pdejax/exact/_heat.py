@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Real
 
-from pdejax._arguments import checked
 from pdejax._types import Depth, Field
 from pdejax.exact._arguments import (
     Boundary,
     Values,
     as_float,
+    closed_form,
     count,
     depth,
     known_boundary,
@@ -25,7 +25,7 @@ from pdejax.exact._arguments import (
 from pdejax.exact._numerics import matrix_exponential, product
 
 
-@checked
+@closed_form
 def heat_eigenvalues(
     n: int, boundary: Boundary, diffusivity: Values = 1.0, spacing: Values = 1.0, *, k: int | None = None
 ) -> Float[Array, "..."]:
@@ -57,7 +57,7 @@ def heat_eigenvalues(
     return jnp.asarray(_wave_numbers(n, boundary), d.dtype) * (d / dx**2)
 
 
-@checked
+@closed_form
 def heat_mode(n: int, boundary: Boundary, k: int) -> Float[Array, " n"]:
     """Mode k sampled on the grid with amplitude 1, shape (n,), in the default float type: cos(πk(i+½)/n)
     for Neumann, sin(πk(i+1)/(n+1)) for Dirichlet, and for periodic cos(2πki/n) if k ≤ n/2, else
@@ -68,7 +68,7 @@ def heat_mode(n: int, boundary: Boundary, k: int) -> Float[Array, " n"]:
     return jnp.asarray(_modes(n, boundary)[:, k - (boundary == "dirichlet")], jnp.result_type(float))
 
 
-@checked
+@closed_form
 def heat_solution(u0: Field, diffusivity: Values, t: Depth, boundary: Boundary, length: Values = 1.0) -> Field:
     r"""Exact solution of the semi-discrete heat equation $u' = D\,\nabla_h^2u$ from `u0` (n, d) at depth t,
     shape (n, d):
@@ -101,7 +101,7 @@ def heat_solution(u0: Field, diffusivity: Values, t: Depth, boundary: Boundary, 
     return mode_sum(decayed, boundary)
 
 
-@checked
+@closed_form
 def mode_amplitudes(u: Field, boundary: Boundary) -> Field:
     """Amplitudes of a field (n, d) in the orthonormal modes, in the order of k, shape (n, d). Orthonormal:
     white noise on tokens has the same variance in every mode, so these are the channels of
@@ -112,7 +112,7 @@ def mode_amplitudes(u: Field, boundary: Boundary) -> Field:
     return product(basis.T, u)
 
 
-@checked
+@closed_form
 def mode_sum(amplitudes: Field, boundary: Boundary) -> Field:
     """Field (n, d) with given amplitudes in the orthonormal modes: the inverse of
     [`mode_amplitudes`][pdejax.exact.mode_amplitudes].
@@ -166,7 +166,7 @@ def _orthonormal_modes(n: int, boundary: Boundary) -> np.ndarray:
     return modes / np.linalg.norm(modes, axis=0)
 
 
-@checked
+@closed_form
 def bivariate_normal_information(correlation: Values) -> Float[Array, "..."]:
     r"""$I(X;Y) = -\tfrac12\ln(1-\rho^2)$ nats of two jointly Gaussian scalars with correlation ρ; inf for
     |ρ| = 1.
@@ -178,7 +178,7 @@ def bivariate_normal_information(correlation: Values) -> Float[Array, "..."]:
     return -0.5 * (jnp.log1p(r) + jnp.log1p(-r))
 
 
-@checked
+@closed_form
 def diffusion_channel_information(
     prior_variances: Real[ArrayLike, " _"], eigenvalues: Real[ArrayLike, " _"], t: Depth, noise: Depth
 ) -> Float[Array, ""]:

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Real
 
-from pdejax._arguments import checked
 from pdejax._types import Depth, Field
 from pdejax.exact._arguments import (
     Boundary,
     as_float,
+    closed_form,
     depth,
     known_boundary,
     nonnegative,
@@ -26,7 +26,7 @@ from pdejax.exact._heat import heat_eigenvalues, mode_amplitudes, mode_sum
 from pdejax.exact._numerics import matrix_exponential, product
 
 
-@checked
+@closed_form
 def uniform_attention(
     u0: Field,
     value_matrix: Real[ArrayLike, "_ _"],
@@ -55,7 +55,7 @@ def uniform_attention(
     return moved[None] + jnp.exp(-c * time) * (u - mean[None])
 
 
-@checked
+@closed_form
 def linear_reaction(
     u0: Field,
     m: Real[ArrayLike, "_ _"],
@@ -87,7 +87,7 @@ def linear_reaction(
     return product(u, propagator[:d, :d]) + propagator[d, :d][None]
 
 
-@checked
+@closed_form
 def linear_master_equation(
     u0: Field,
     m: Real[ArrayLike, "_ _"],
@@ -138,7 +138,7 @@ def linear_master_equation(
     return product(matrix_exponential(time * (averaging - c * eye + curvature)), reacted)
 
 
-@checked
+@closed_form
 def sphere_retraction_single_token(
     x0: Float[Array, "*n d"], value_matrix: Real[ArrayLike, "_ _"], t: Depth
 ) -> Float[Array, "*n d"]:

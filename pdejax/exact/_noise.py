@@ -7,14 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from pdejax._arguments import checked
-from pdejax.exact._arguments import Values, as_float, count, nonnegative, positive, require
+from pdejax.exact._arguments import Values, as_float, closed_form, count, nonnegative, positive, require
 
 _REACH, _POINTS = 60.0, 12001  # of the quadrature of the scale function, in artanh of the cosine
 _CIRCLE = 512
 
 
-@checked
+@closed_form
 def two_token_rates(gamma: Values, beta: Values, d: int) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     r"""Drift and variance, per unit depth, of the cosine γ of two tokens on the unit sphere of R^d under attention with random
     value matrices,
@@ -39,7 +38,7 @@ def two_token_rates(gamma: Values, beta: Values, d: int) -> tuple[Float[Array, "
     return drift, (1 - g**2) ** 2 * (1 + tau)
 
 
-@checked
+@closed_form
 def two_token_exponents(beta: Values, d: int) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     r"""Lyapunov exponents of two tokens under [`two_token_rates`][pdejax.exact.two_token_rates]: the rates of the logarithm of
     the angle between them where they nearly coincide, $-\tfrac12(d-1)$, and of the angle to the antipode where they are nearly
@@ -59,7 +58,7 @@ def two_token_exponents(beta: Values, d: int) -> tuple[Float[Array, "..."], Floa
     return jnp.full_like(b, -0.5 * (d - 1)), 0.5 * ((d - 1) * secant**2 - 2)
 
 
-@checked
+@closed_form
 def two_token_critical_beta(d: int) -> float:
     r"""The β from which the antipode attracts under [`two_token_rates`][pdejax.exact.two_token_rates]: nearly opposite tokens
     stay opposite; below it they leave and meet:
@@ -71,7 +70,7 @@ def two_token_critical_beta(d: int) -> float:
     return 0.5 * math.acosh(d - 2) if d > 3 else 0.0
 
 
-@checked
+@closed_form
 def antipodal_probability(gamma0: Values, beta: Values, d: int) -> Float[Array, "..."]:
     r"""Probability that two tokens of cosine γ₀ end opposite to one another, and not at one point, under
     [`two_token_rates`][pdejax.exact.two_token_rates]:
@@ -123,7 +122,7 @@ def _probability(gamma0: Array, beta: Array, d: int) -> Array:
     return jnp.where(excess < 1, 1 - value / whole, 0.0)
 
 
-@checked
+@closed_form
 def sphere_noise_cosine(d: int, t: Values, *, variance: Values = 1.0) -> Float[Array, "..."]:
     r"""Mean cosine $E\langle x(t), x(0)\rangle = e^{-(d-1)\sigma^2t/2}$ of one token on the unit sphere under normalized layers
     of random value matrices: Brownian motion on the sphere, $dx = P_x\circ dW$, $\sigma^2$ = `variance`.
@@ -138,7 +137,7 @@ def sphere_noise_cosine(d: int, t: Values, *, variance: Values = 1.0) -> Float[A
     return jnp.exp(-0.5 * (d - 1) * s2 * time)
 
 
-@checked
+@closed_form
 def random_linear_moments(
     d: int, layers: int | None = None, *, variance: Values = 1.0
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
@@ -161,7 +160,7 @@ def random_linear_moments(
     return jnp.exp(many * jnp.log1p(d * s)), jnp.exp(many * jnp.log1p((2 * d + 4) * s + d * (d + 2) * s**2))
 
 
-@checked
+@closed_form
 def circle_mode_rate(beta: Values, mode: int) -> Float[Array, "..."]:
     r"""Growth rate of the mode cos kθ of a nearly uniform density of tokens on the circle under
     [`sphere_attention`][pdejax.exact.sphere_attention] with infinitely many tokens,

@@ -9,13 +9,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Real
 
-from pdejax._arguments import checked
 from pdejax._types import Depth, Field
-from pdejax.exact._arguments import Values, as_float, depth, finite, nonnegative, positive, shares
+from pdejax.exact._arguments import Values, as_float, closed_form, depth, finite, nonnegative, positive, shares
 from pdejax.exact._numerics import increasing_root, product
 
 
-@checked
+@closed_form
 def spatial_norm_radius(s0: Values, gamma: Values, eps: Values, t: Values) -> Float[Array, "..."]:
     r"""Radius s(t) of $s' = -\gamma s/\sqrt{s^2+\varepsilon}$, s(0) = `s0`. Separation of variables gives
 
@@ -37,7 +36,7 @@ def spatial_norm_radius(s0: Values, gamma: Values, eps: Values, t: Values) -> Fl
     return _radii(*as_float(s0, gamma, eps, t))
 
 
-@checked
+@closed_form
 def spatial_norm_time(s0: Values, s: Values, gamma: Values, eps: Values) -> Float[Array, "..."]:
     r"""Depth $(F(s_0) - F(s))/\gamma$ at which the radius has come from `s0` to `s`, the inverse of
     [`spatial_norm_radius`][pdejax.exact.spatial_norm_radius]; negative for s > s0. For s = 0 the depth of
@@ -58,7 +57,7 @@ def spatial_norm_time(s0: Values, s: Values, gamma: Values, eps: Values) -> Floa
     return jnp.where(a == b, 0.0, (primitive(a) - primitive(b)) / g)
 
 
-@checked
+@closed_form
 def spatial_norm_solution(
     u0: Field, gamma: Depth, eps: Depth, t: Depth, weights: Real[ArrayLike, " _"] | None = None
 ) -> Field:
@@ -79,7 +78,7 @@ def spatial_norm_solution(
     return mean[None] + deviation * (spatial_norm_radius(s0, gamma, eps, t) / s0)
 
 
-@checked
+@closed_form
 def spatial_norm_basin_radius(gamma: Values, growth: Values, eps: Values = 0.0) -> Float[Array, "..."]:
     r"""Radius $\sqrt{\gamma^2/\lambda^2 - \varepsilon}$ of the basin of s = 0 under
     $s' = \lambda s - \gamma s/\sqrt{s^2+\varepsilon}$, `growth` λ > 0: below it the field shrinks, above it
@@ -95,7 +94,7 @@ def spatial_norm_basin_radius(gamma: Values, growth: Values, eps: Values = 0.0) 
     return jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0.0)
 
 
-@checked
+@closed_form
 def spatial_norm_growth_radius(s0: Values, gamma: Values, growth: Values, t: Values) -> Float[Array, "..."]:
     r"""Radius under spatial normalization and linear growth for ε = 0, $s' = \lambda s - \gamma$ until s =
     0, which is final:

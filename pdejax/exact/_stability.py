@@ -12,8 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from pdejax._arguments import checked
-from pdejax.exact._arguments import Boundary, Values, as_float, count, known_boundary, nonnegative, positive
+from pdejax.exact._arguments import (
+    Boundary,
+    Values,
+    as_float,
+    closed_form,
+    count,
+    known_boundary,
+    nonnegative,
+    positive,
+)
 from pdejax.exact._heat import largest_wave_number
 
 _TAYLOR = [1 / math.factorial(k) for k in range(9)]
@@ -38,7 +46,7 @@ _POLYNOMIALS: dict[str, tuple[float, ...]] = {
 }
 
 
-@checked
+@closed_form
 def stability_polynomial(solver: str) -> np.ndarray:
     """Coefficients of R(z), constant first, shape (degree + 1,), of an explicit scheme by name: euler,
     heun, midpoint, bosh3, rk4, dopri5, tsit5, dopri8. Raises `ValueError` for another name.
@@ -51,7 +59,7 @@ def stability_polynomial(solver: str) -> np.ndarray:
     return np.array(_POLYNOMIALS[solver])
 
 
-@checked
+@closed_form
 def real_axis_limit(solver: str | Sequence[float] | np.ndarray) -> float:
     r"""Largest x with |R(z)| ≤ 1 on all of [−x, 0], for a scheme's name or the coefficients of R, constant
     first.
@@ -73,7 +81,7 @@ def real_axis_limit(solver: str | Sequence[float] | np.ndarray) -> float:
     return float(edges[outside[0]])
 
 
-@checked
+@closed_form
 def diffusive_step_limit(
     solver: str | Sequence[float] | np.ndarray,
     diffusivity: Values,

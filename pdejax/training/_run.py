@@ -176,7 +176,7 @@ class TrainResult:
 
     - `config`, `parameters` (how many numbers were trained), `fit`: the curves and how training ended.
     - `model`: the best by the validation split, or the last where nothing was kept.
-    - `test`: its figures on the test split. `baselines`: what is to be had on it without a Transformer. Both are empty for a
+    - `test`: its figures on the test split. `baselines`: what can be reached on it without a Transformer. Both are empty for a
       run that was interrupted.
     - `seconds`: of this call. `files`: what was written.
     """

@@ -162,6 +162,7 @@ def attention_divergence(
 ) -> Float[Array, "layers b H"]:
     """KL(p ‖ q) in nats per row, averaged over the rows of real tokens, for each layer, example and head: a differentiable
     primitive, without checks, nulls or intervals."""
+    _check_alike("attention_divergence", p, q, mask)
     return _over_rows(row_divergence(p, q), mask[None, :, None, :])
 
 
@@ -171,7 +172,16 @@ def attention_cosine(
 ) -> Float[Array, "layers b H"]:
     """Cosine of the rows p_i and q_i, averaged over the rows of real tokens, for each layer, example and head: a primitive
     like [`attention_divergence`][pdejax.analysis.attention.attention_divergence]."""
+    _check_alike("attention_cosine", p, q, mask)
     return _over_rows(row_cosine(p, q), mask[None, :, None, :])
+
+
+def _check_alike(owner: str, p: Array, q: Array, mask: Array) -> None:
+    if p.shape != q.shape or p.shape[-1] != p.shape[-2] or mask.shape != (p.shape[1], p.shape[-1]):
+        raise ValueError(
+            f"{owner}: p, q and mask have shapes {p.shape}, {q.shape}, {mask.shape}; they must be (layers, b, H, n, n) twice, "
+            "and (b, n)."
+        )
 
 
 def row_divergence(p: Float[Array, "*rows n"], q: Float[Array, "*rows n"]) -> Float[Array, "*rows"]:

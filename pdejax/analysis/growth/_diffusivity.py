@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from scipy.linalg import eigh_tridiagonal
 
 from pdejax._arguments import checked
-from pdejax._check import integer, on_numbers
+from pdejax._check import integer, on_numbers, real_array, spoken_by
 from pdejax._figure import AbstractRecord
 from pdejax.solvers import Grid
 from pdejax.terms import EffectiveDiffusion, FeedForward
@@ -69,7 +69,9 @@ def negative_fraction(source, us: Array, mask: Array | None = None) -> NegativeF
         raise ValueError(
             f"negative_fraction: us has shape {jnp.shape(us)}; it must be (k, n, d) or (n, d), with at least one token."
         )
-    source.check(*fields.shape[1:])
+    real_array("negative_fraction", "us", fields)
+    with spoken_by("negative_fraction"):
+        source.check(*fields.shape[1:])
     values = _values(source, fields, mask)
     real = np.ones(fields.shape[1], bool) if mask is None else np.asarray(mask)
     if real.shape != (fields.shape[1],) or not real.any():

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from pdejax._arguments import checked
-from pdejax._check import choice, integer, number, on_numbers
+from pdejax._check import choice, integer, number, on_numbers, real_array, spoken_by
 from pdejax._equation import AbstractEquation, as_field
 from pdejax._figure import AbstractRecord
 from pdejax._types import Depth, Field, Mask
@@ -48,9 +48,10 @@ class Growth:
 
 def decay_bound(initial: ArrayLike, rate: ArrayLike, offset: ArrayLike, t: ArrayLike) -> Float[Array, "..."]:
     """`Growth.bound` for any rate and offset."""
-    nonnegative("initial", initial)
-    nonnegative("offset", offset)
-    nonnegative("t", t)
+    with spoken_by("decay_bound"):
+        nonnegative("initial", initial)
+        nonnegative("offset", offset)
+        nonnegative("t", t)
     x, rate_, f, time = as_float(initial, rate, offset, t)
     safe = jnp.where(rate_ == 0, 1, rate_)
     return x * jnp.exp(rate_ * time) + f * jnp.where(rate_ == 0, time, jnp.expm1(safe * time) / safe)
@@ -132,7 +133,7 @@ def energy_rates(
 
     For v2 (9) the rate is $-\gamma\sigma^2/\sqrt{\sigma^2+\epsilon}$, of degree 1 in the field, not −2γE (claim C4)."""
     equation = as_field("energy_rates", field)
-    equation.check(u.shape)
+    _check_state("energy_rates", equation, u, u.shape)
     parts = equation.contributions(t, u, None if mask is None else FieldArgs(mask))
     return {name: _inner(u, part, weights, mask) for name, part in parts.items()}
 
@@ -153,9 +154,15 @@ def energy_budget(
             f"energy_budget: ts has {ts.shape[0]} depths, but us has {us.shape[0]} fields; they must be as many."
         )
     equation = as_field("energy_budget", field)
-    equation.check(us.shape[1:])
+    _check_state("energy_budget", equation, us, us.shape[1:])
     e, mean, deviation, rates = _budget(equation, ts, us, weights, mask)
     return EnergyBudget(ts, e, mean, deviation, rates, sum(rates.values(), start=jnp.zeros_like(e)))
+
+
+def _check_state(owner: str, equation: AbstractEquation, u: Array, shape: tuple[int, ...]) -> None:
+    real_array(owner, "the field", u)
+    with spoken_by(owner):
+        equation.check(shape)
 
 
 @checked
@@ -169,8 +176,11 @@ def claimed_energy(initial: ArrayLike, gamma: ArrayLike, lipschitz: ArrayLike, t
 def decay_rate(ts: Float[Array, " k"], energies: Float[Array, " k"]) -> Float[Array, ""]:
     """Give the largest δ with E(t) ≤ E(t₀)·e^{−δ(t − t₀)} at every depth given: what to hold against 2(γ − L). Negative if the
     energy ever exceeds its initial value; inf if it is 0 at once."""
-    if ts.shape[0] < 2:
-        raise ValueError("decay_rate: ts and energies need at least two depths.")
+    if ts.shape[0] < 2 or energies.shape != ts.shape:
+        raise ValueError(
+            f"decay_rate: ts and energies have shapes {ts.shape} and {energies.shape}; they need at least two depths, as many "
+            "of each."
+        )
     return -jnp.max(jnp.log(energies[1:] / energies[0]) / (ts[1:] - ts[0]))
 
 

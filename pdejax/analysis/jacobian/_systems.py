@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from pdejax._arguments import checked
-from pdejax._check import finite, traced
+from pdejax._check import finite, spoken_by, traced
 from pdejax._depth import DepthVarying
 from pdejax._discretization import Discretization
 from pdejax._equation import AbstractEquation
@@ -187,10 +187,8 @@ def _check_first(owner: str, system: System, x: Array, mask: Array | None) -> No
         return
     flat = np.asarray(x).reshape(x.shape[0], -1)
     for row in {int(flat.min(axis=1).argmin()), int(flat.max(axis=1).argmax())}:
-        try:
+        with spoken_by(owner, "inputs does not fit the model: "):
             system.model.embed(x[row])
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"{owner}: inputs does not fit the model: {error}") from None
 
 
 def _clean(owner: str, x: Array, mask: Array | None) -> Array:

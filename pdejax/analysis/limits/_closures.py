@@ -54,6 +54,10 @@ def gaussian_closure(
                 f"gaussian_closure: {name} has shape {matrix.shape}; it must be {(d, d)}, that of the mean."
             )
 
+        _check.real_array("gaussian_closure", name, matrix)
+        _check.finite("gaussian_closure", name, matrix)
+    _check.finite("gaussian_closure", "mean", _check.real_array("gaussian_closure", "mean", mean))
+
     def field(t, u, args):
         del t, args
         mu, sigma = u[0], u[1:]
@@ -91,7 +95,7 @@ def circle_closure(density: Float[Array, " m"], beta: float | int, *, t1: float 
     m = density.shape[0]
     if m < 8 or m % 2:
         raise ValueError(f"circle_closure: density has {m} points; give an even number of at least 8, such as 256.")
-    _check.finite("circle_closure", "density", density)
+    _check.finite("circle_closure", "density", _check.real_array("circle_closure", "density", density))
     if _check.known(density) and not float(np.sum(np.asarray(density))) > 0:
         raise ValueError("circle_closure: density must have a positive integral.")
     beta = _check.number("circle_closure", "beta", beta, least=0)

@@ -129,6 +129,8 @@ def depth_check(
     if isinstance(recipe, Recipe):
         counts = _counts(layers)
         _check.integer(_OWNER, "draws", draws, 8)
+        with _check.spoken_by(_OWNER, "u0 does not fit the recipe: "):
+            recipe.base.check(u0.shape)
         found = [_of_recipe(recipe, u0, count, max(counts), draws, key, gradients) for count in counts]
     else:
         counts = _counts(tuple(recipe))

@@ -117,6 +117,7 @@ def network_ends(
     Returns their ends `(draws, n, d)`. Raises `ValueError` for counts below 1, an unknown law, or t1 that is no whole number of
     layers.
     """
+    _check_features("network_ends", system, u0)
     _check.integer("network_ends", "layers", layers)
     _check.integer("network_ends", "draws", draws)
     _check.choice("network_ends", "law", law, get_args(Law))
@@ -126,6 +127,16 @@ def network_ends(
     return _network_ends(
         system, u0, jnp.asarray(steps), jnp.asarray(layers**-0.5, u0.dtype), jax.random.split(key, draws), law
     )
+
+
+def _check_features(owner: str, system: CommonNoise, u0: Array) -> None:
+    _check.real_array(owner, "u0", u0, "(n, d)")
+    found = eqx.filter_eval_shape(system.features, u0)
+    if len(getattr(found, "shape", ())) != 2 or found.shape[0] != u0.shape[0]:
+        raise ValueError(
+            f"{owner}: features of the system gives {getattr(found, 'shape', found)} for u0 of shape {u0.shape}; it must give "
+            f"(n, r), here ({u0.shape[0]}, r)."
+        )
 
 
 @eqx.filter_jit
@@ -186,6 +197,7 @@ def sde_ends(
     weak order 1; on the sphere Heun's error was the larger one by a factor of 5. Raises `ValueError` for
     counts below 1, an unknown calculus, or t1 ≤ 0.
     """
+    _check_features("sde_ends", system, u0)
     _check.integer("sde_ends", "steps", steps)
     _check.integer("sde_ends", "draws", draws)
     _check.choice("sde_ends", "calculus", calculus, get_args(Calculus))

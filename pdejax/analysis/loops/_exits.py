@@ -194,7 +194,7 @@ def safe_range(answers: ArrayLike, *, trained: int, share: float = 0.95, level: 
     """
     owner = "safe_range"
     a = np.asarray(answers)
-    if a.ndim < 2 or a.shape[1] < 2:
+    if a.ndim < 2 or a.shape[1] < 2 or not a.size:
         raise ValueError(
             f"{owner}: answers has shape {a.shape}; it must be (inputs, loops + 1), or with tokens behind."
         )

@@ -106,7 +106,11 @@ def loop_of(system: Any, inputs: Any, *, mask: Any = None) -> Loop:
         return _of_function(system, inputs, mask)
     plain = isinstance(system, Discretization)
     model: Any = system if plain else functional(system)
-    u0 = inputs if plain else model.embed(inputs)
+    if plain:
+        u0 = inputs
+    else:
+        with _check.spoken_by(_OWNER, "inputs does not fit the model: "):
+            u0 = model.embed(inputs)
     d = discretization_of(_OWNER, system, np.shape(u0)[-2] if np.ndim(u0) > 1 else None)
     return _of_discretization(d, u0, mask, None if plain else model)
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Complex, Float, PRNGKeyArray
 
 from pdejax._arguments import checked
-from pdejax._check import integer, number, on_numbers, real_array
+from pdejax._check import finite, integer, number, on_numbers, real_array, spoken_by
 from pdejax._figure import AbstractRecord
 from pdejax.analysis.jacobian._krylov import eigenpairs
 from pdejax.analysis.jacobian._lyapunov import LyapunovExponents, lyapunov_of_maps
@@ -197,10 +197,12 @@ def loop_exponents(
     At an attracting fixed point they tend to the $\log|\lambda_i|$, error O(1/loops). The interval is over parts of the
     passes; one over inputs comes from `pdejax.over_seeds` of several loops. Raises as that function.
     """
-    integer("loop_exponents", "discard", discard, 0, loops - 1)
-    return lyapunov_of_maps(
-        Indexed(loop), loop.start, key=key, k=k, steps=loops, qr_every=qr_every, discard=float(discard)
-    )
+    owner = "loop_exponents"
+    integer(owner, "discard", discard, 0, integer(owner, "loops", loops) - 1)
+    with spoken_by(owner):
+        return lyapunov_of_maps(
+            Indexed(loop), loop.start, key=key, k=k, steps=loops, qr_every=qr_every, discard=float(discard)
+        )
 
 
 class Indexed(eqx.Module):
@@ -218,6 +220,7 @@ def state_of(owner: str, loop: Loop, u: Any) -> Array:
     x = loop.start if u is None else real_array(owner, "u", u, "a state of the loop")
     if x.shape != loop.start.shape:
         raise ValueError(f"{owner}: u has shape {x.shape}; states of this loop have shape {loop.start.shape}.")
+    finite(owner, "u", x, "a loop that has left the finite numbers has no state to go on from")
     return jnp.asarray(x, loop.start.dtype)
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pdejax._arguments import checked
-from pdejax._check import on_numbers
+from pdejax._check import on_numbers, real_array, spoken_by
 from pdejax._equation import as_field
 from pdejax._types import Mask
 from pdejax.analysis.jacobian._krylov import Found
@@ -48,7 +48,16 @@ def field_constants(
 
     Raises `RuntimeError` where an iteration does not converge.
     """
-    field, args = as_field("field_constants", field), None if mask is None else FieldArgs(mask)
+    owner = "field_constants"
+    real_array(owner, "us", us, "(k, n, d)")
+    if ts.shape[0] != us.shape[0]:
+        raise ValueError(
+            f"{owner}: ts has {ts.shape[0]} depths, but us has {us.shape[0]} fields; they must be as many."
+        )
+    equation = as_field(owner, field)
+    with spoken_by(owner):
+        equation.check(us.shape[1:])
+    field, args = equation, None if mask is None else FieldArgs(mask)
     points = [Jacobian(FieldAt(field, t, args), u, mask) for t, u in zip(ts, us, strict=True)]
     log_norm = max(_known(jacobian.support(0.0)) for jacobian in points)
     lipschitz = max(_known(jacobian.norm()) for jacobian in points)

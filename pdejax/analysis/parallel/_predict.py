@@ -85,7 +85,7 @@ def predict_iterations(
     - Arguments as for [`simulate_in_parallel`][pdejax.simulate_in_parallel], with the same `tolerance`.
 
     Cost: the coarse trajectory with one tangent, and the fine steps with one tangent, all chunks at once: about as much as two
-    iterations. Where the flow expands, e grows by ∏g and the prediction is that no more than propagation is to be had. Source of
+    iterations. Where the flow expands, e grows by ∏g and the prediction is that nothing beyond propagation is gained. Source of
     the iteration's error: Gander and Hairer 2008; of the condition on the exponent: arXiv 2508.16817.
 
     Raises `ValueError`/`TypeError` as `simulate_in_parallel`.

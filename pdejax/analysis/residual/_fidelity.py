@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from pdejax._arguments import checked
 from pdejax._bootstrap import beside, bootstrap, check_bootstrap, compare
-from pdejax._check import integer, number, probability, traced
+from pdejax._check import integer, number, probability, real_array, traced
 from pdejax._discretization import Discretization
 from pdejax._equation import AbstractEquation, MasterEquation
 from pdejax._figure import AbstractRecord, Figure
@@ -79,12 +79,15 @@ def adversarial_update(u0: Float[Array, "n d"], ratio: float, *, key: PRNGKeyArr
     Raises `ValueError` for a ratio that is negative or exactly 1 (u₀ + I = 0: no angle), or a field of one number with
     r < 1, which has nothing orthogonal to it.
     """
+    real_array("adversarial_update", "u0", u0, "(n, d)")
     if not float(ratio) >= 0 or float(ratio) == 1:
-        raise ValueError(f"ratio={ratio} must be at least 0 and not 1, where u₀ + I would be 0.")
+        raise ValueError(f"adversarial_update: ratio={ratio} must be at least 0 and not 1, where u₀ + I would be 0.")
     if ratio > 1:
         return -ratio * u0
     if u0.size < 2:
-        raise ValueError("a field of one number has no orthogonal direction: give at least two tokens or features.")
+        raise ValueError(
+            "adversarial_update: a field of one number has no orthogonal direction; give at least two tokens or features."
+        )
     unit = u0 / _size(u0)
     w = jax.random.normal(key, u0.shape, u0.dtype)
     w = w - jnp.sum(w * unit) * unit

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from pdejax._arguments import checked
+from pdejax._check import spoken_by
 from pdejax.runs._parts import Parts, forget_programs
 from pdejax.runs.sweep._measure import Measurer
 from pdejax.runs.sweep._shard import find_shard
@@ -81,7 +82,8 @@ def run_sweep(
     Raises `ResultError` for a folder that cannot be written or holds another sweep, `ImportError` without zarr, `ValueError` for
     a shard or a measuring function that does not fit.
     """
-    index, count, _ = find_shard(shard)
+    with spoken_by("run_sweep"):
+        index, count, _ = find_shard(shard)
     say: Callable[[str], None] = report if report is not None else lambda text: None
     measurer = Measurer(sweep, devices)
     store = Store(pathlib.Path(out), sweep, measurer.types)

@@ -27,7 +27,9 @@ def find_shard(text: str | None = None, environment: Mapping[str, str] | None = 
     if text is not None:
         found = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", text)
         if not found or not int(found[1]) < int(found[2]):
-            raise ValueError(f"shard={text!r} must be 'i/n' with 0 ≤ i < n, such as '0/4': shards count from 0.")
+            raise ValueError(
+                f"find_shard: shard={text!r} must be 'i/n' with 0 ≤ i < n, such as '0/4': shards count from 0."
+            )
         return int(found[1]), int(found[2]), "--shard"
     given = os.environ if environment is None else environment
     array, task = _array(given), _step(given)
@@ -54,7 +56,8 @@ def _array(given: Mapping[str, str]) -> tuple[int, int] | None:
     if not 0 <= place < count:
         # Of a list such as --array=3,7 the place of an id is not known.
         raise ValueError(
-            f"SLURM_ARRAY_TASK_ID={given['SLURM_ARRAY_TASK_ID']} is none of {count} ids in a row from {first}; give --shard i/n."
+            f"find_shard: SLURM_ARRAY_TASK_ID={given['SLURM_ARRAY_TASK_ID']} is none of {count} ids in a row from {first}; give "
+            "--shard i/n."
         )
     return place, count
 
@@ -70,12 +73,14 @@ def _step(given: Mapping[str, str]) -> tuple[int, int] | None:
 
 def _checked(rank: str, place: str, size: str, count: str) -> tuple[int, int]:
     if not (place.isdecimal() and count.isdecimal() and int(place) < int(count)):
-        raise ValueError(f"{rank}={place} and {size}={count} are no shard: 0 ≤ {rank} < {size}; give --shard i/n.")
+        raise ValueError(
+            f"find_shard: {rank}={place} and {size}={count} are no shard: 0 ≤ {rank} < {size}; give --shard i/n."
+        )
     return int(place), int(count)
 
 
 def _whole(given: Mapping[str, str], name: str, default: int) -> int:
     value = given.get(name, str(default))
     if not value.isdecimal():
-        raise ValueError(f"{name}={value} must be an integer of at least 0; give --shard i/n.")
+        raise ValueError(f"find_shard: {name}={value} must be an integer of at least 0; give --shard i/n.")
     return int(value)

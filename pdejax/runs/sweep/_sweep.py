@@ -1,6 +1,7 @@
 """What a sweep is: axes, seeds, a measuring function, and the manifest of chunks that follows from them."""
 
 import dataclasses
+import inspect
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -89,6 +90,7 @@ class Sweep:
                 raise ValueError("Sweep: an axis is called 'seed'; the seeds are an axis of their own, give seeds=….")
         for name in self.static:
             check.choice("Sweep", "static", name, tuple(self.axes))
+        _check_takes(self.measure, tuple(self.axes))
         if not self.dims:
             raise ValueError("Sweep: dims is empty; name what is measured, such as {'cosine': ()}.")
         for name, values in self.coords.items():
@@ -194,6 +196,21 @@ class Sweep:
             "versions": versions(),
         }
         return {**found, "key": digest(found)}
+
+
+def _check_takes(measure: Callable[..., Any], axes: tuple[str, ...]) -> None:
+    """Refuse a measuring function that does not take the axes by their names, before a run is measured."""
+    try:
+        signature = inspect.signature(measure)
+    except (TypeError, ValueError):  # a builtin says nothing of what it takes
+        return
+    try:
+        signature.bind(None, **dict.fromkeys(axes))
+    except TypeError as error:
+        raise TypeError(
+            f"Sweep: measure takes ({', '.join(signature.parameters)}), not a key and the axes {', '.join(axes)} by name: "
+            f"{error}."
+        ) from None
 
 
 def _check_values(what: str, name: str, values: Any) -> None:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from pdejax._check import choice
+from pdejax._check import choice, spoken_by
 from pdejax.analysis.jacobian._systems import cross_entropy
 from pdejax.data import load
 from pdejax.models import Simulator, Transformer
@@ -93,7 +93,14 @@ def load_subject(config: AuditConfig) -> Subject:
         return _trained(config)
     from pdejax.networks import load_pretrained
 
-    network = load_pretrained(config.network, dtype=config.precision)
+    with spoken_by(_OWNER, f"network={config.network!r}: "):
+        if not pathlib.Path(config.network).exists():
+            raise FileNotFoundError(
+                "there is no such folder or file; give a folder that `pdejax train --out` left, a file that pdejax.save_model "
+                "wrote, or a checkpoint: nothing is downloaded here, `hf download NAME --local-dir DIR` (of the package "
+                "huggingface_hub) gets one."
+            )
+        network = load_pretrained(config.network, dtype=config.precision)
     if config.images is not None:
         return _of_images(config, network)
     if config.text is None:

@@ -56,6 +56,10 @@ class LimitsConfig:
                 check.integer(_OWNER, name, value, least)
             if len(set(values)) < few:
                 raise ValueError(f"{_OWNER}: {name}={tuple(values)} must hold at least {few} different numbers.")
+        if odd := [count for count in self.layers if count % 2]:
+            raise ValueError(
+                f"{_OWNER}: layers={odd[0]} must be even, for every second layer is left out in a comparison."
+            )
         for value in self.waits:
             check.number(_OWNER, "waits", value, above=0, most=22)
         if len(set(self.waits)) < 4:

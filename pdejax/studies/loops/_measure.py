@@ -65,7 +65,7 @@ def load(config: LoopsConfig) -> Subject:
                 f"{_OWNER}: network={config.network!r} holds a {type(kept.model).__name__}; give a Transformer or a Simulator."
             )
         inputs, mask, labels, task, data = trained_batch(audit, kept)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, FileNotFoundError) as error:
         raise type(error)(str(error).replace("audit:", f"{_OWNER}:", 1)) from None
     model = kept.model.astype("float64") if isinstance(kept.model, Transformer) else kept.model
     return Subject(model, tuple(inputs), mask, labels, task, data)
