@@ -30,7 +30,7 @@ import pdejax as pj
 from pdejax.runs import environment
 from pdejax.runs._files import check_folder, write_json
 from pdejax.terms import attend
-from pdejax.terms._products import platform_now
+from pdejax._products import platform_now
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pdejax.terms import _kernels
-from pdejax.terms._products import product
+from pdejax._products import product
 
 
 def shapes(n: int, dim: int, heads: int, ffn: int) -> dict[str, tuple[int, int, int, int]]:

@@ -8,10 +8,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from pdejax import _check
 from pdejax._arguments import checked
+from pdejax._kept import PRODUCT
+from pdejax._products import product
 from pdejax._types import Activation, Depth, Field, Mask
 from pdejax.solvers import Grid
 from pdejax.solvers._written import one_line
@@ -27,7 +30,6 @@ from pdejax.terms._base import (
 )
 from pdejax.terms._constants import Lipschitz, activation_slopes, check_domain, in_float64, leaking, operator_norm
 from pdejax.terms._normalization import Norm, largest_output, norm_slope
-from pdejax.terms._products import product
 from pdejax.terms._token_axis import TokenAxis
 
 
@@ -292,7 +294,7 @@ class FeedForward(AbstractTerm):
 
 
 def _affine(x: Array, w: Array, b: Array | None) -> Array:
-    out = product(x, w.astype(x.dtype))
+    out = checkpoint_name(product(x, w.astype(x.dtype)), PRODUCT)
     return out if b is None else out + b.astype(x.dtype)[None]
 
 

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from pdejax._axes import same_axes
+from pdejax._products import platform_now, product
 from pdejax.terms._kernels import _BLOCK_BYTES, _MIN_ROWS, Rule, accumulator_of, logits_of, operands_of
-from pdejax.terms._products import platform_now, product
 from pdejax.terms._token_axis import TokenAxis
 
 # Parts of the queries, at most, that under a causal mask on stripes see a prefix of the keys each: (p + 1)/2p of all pairs.

@@ -59,7 +59,7 @@ def memory(length, devices):
         run = jax.jit(jax.grad(lambda u: jnp.sum(field(0.0, u, None) ** 2))).lower(x).compile()
     return run.memory_analysis().temp_size_in_bytes
 
-from pdejax.terms._products import product
+from pdejax._products import product
 
 def products(kind):
     # Errors of gradients, x by rows on eight devices, beside those of the plain product on one.

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from pdejax.terms import _products
-from pdejax.terms._products import product
+from pdejax import _products
+from pdejax._products import product
 
 SHAPES = (((5, 4), (4, 3), 1), ((3, 7), (7, 2, 4), 1), ((6, 2, 4), (2, 4, 5), 2), ((4, 3, 2), (2, 17), 1))
 
