@@ -175,7 +175,9 @@ def test_depends_on_nothing_that_it_checks():
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             for name in names:
                 # `_axes` says which devices a value lives on: no numbers of what is checked.
-                inside = name.startswith(("pdejax.exact", "pdejax._types", "pdejax._arguments", "pdejax._axes"))
+                inside = name.startswith(
+                    ("pdejax.exact", "pdejax._types", "pdejax._arguments", "pdejax._check", "pdejax._axes")
+                )
                 assert inside or name.split(".")[0] in {"jax", "jaxtyping", "numpy"} | _STANDARD, (
                     path.name,
                     name,

@@ -62,7 +62,8 @@ def test_chunks_are_a_partition_of_the_grid():
 
 
 def test_shards_have_dear_and_cheap_programs_alike():
-    made = small(axes={"x": tuple(map(float, range(8))), "n": (1, 100)}, static=("n",), chunk=1)
+    axes = {"x": tuple(map(float, range(8))), "n": (1, 100)}
+    made = small(measure=lambda key, x, n: {"square": x**n}, axes=axes, static=("n",), chunk=1)
     for i in range(2):
         values = [made.values("n")[chunk.start[1]] for chunk in made.share(i, 2)]
         assert values.count(100) == 4 == values.count(1)
