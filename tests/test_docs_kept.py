@@ -42,6 +42,30 @@ def test_which_presets_are_kept_is_said_from_the_results(tmp_path):
     )
 
 
+def test_the_literature_is_set_beside_what_is_kept(tmp_path):
+    """Other numbers, another count: of checks, of angles and of networks."""
+    kept = json.loads(hooks.results.LIMITS.read_text())
+    said = hooks.results.literature()
+    assert (
+        said.count("against it: 0 of") == 3
+        and "against it: 3 of 4 [networks](../results/loops.md), injected, kokoro, pre" in said
+    )
+    wrong = next(x for x in kept["results"]["check"] if x["recipe"] == "i.i.d., 1/√L")
+    wrong["verdict"] = "ODE"
+    kept["verdicts"]["waiting at ω₀ = 0.8"] = "NOT 0.3033 but 0.5 ± 0.01"
+    (tmp_path / "limits.json").write_text(json.dumps(kept))
+    for name, point in (("one", 3), ("two", 1)):
+        (tmp_path / name).mkdir()
+        found = {"results": {"kinds": {"fixed point": point, "drift": 4 - point}, "sequences": 4}}
+        (tmp_path / name / "result.json").write_text(json.dumps(found))
+    other = hooks.results.literature(tmp_path, tmp_path / "limits.json")
+    assert "against it: 1 of 32 checks" in other and "against it: 1 of 2 angles" in other
+    assert (
+        "one: fixed point 3, drift 1; two: fixed point 1, drift 3" in other
+        and "1 of 2 [networks](../results/loops.md), two" in other
+    )
+
+
 def test_no_page_says_less_than_the_results_took():
     page = (DOCS / "howto" / "reproducing.md").read_text()
     assert "<!-- make: kept -->" in page and not re.search(r"\b(hours?|minutes?)\b", page)
@@ -191,27 +215,3 @@ def test_papers_beside_loops_change_with_the_numbers(tmp_path, monkeypatch):
     )
     assert "of 40 inputs that settle 10 share a point" in text(post=(still, 20, 5, False))
     assert "40 of 40 inputs settle, at 2 points or more" in text(injected_post=(still, 20, 20, False))
-
-
-def test_the_literature_is_set_beside_what_is_kept(tmp_path):
-    """Other numbers, another count: of checks, of angles and of networks."""
-    kept = json.loads(hooks.results.LIMITS.read_text())
-    said = hooks.results.literature()
-    assert (
-        said.count("against it: 0 of") == 3
-        and "against it: 3 of 4 [networks](../results/loops.md), injected, kokoro, pre" in said
-    )
-    wrong = next(x for x in kept["results"]["check"] if x["recipe"] == "i.i.d., 1/√L")
-    wrong["verdict"] = "ODE"
-    kept["verdicts"]["waiting at ω₀ = 0.8"] = "NOT 0.3033 but 0.5 ± 0.01"
-    (tmp_path / "limits.json").write_text(json.dumps(kept))
-    for name, point in (("one", 3), ("two", 1)):
-        (tmp_path / name).mkdir()
-        found = {"results": {"kinds": {"fixed point": point, "drift": 4 - point}, "sequences": 4}}
-        (tmp_path / name / "result.json").write_text(json.dumps(found))
-    other = hooks.results.literature(tmp_path, tmp_path / "limits.json")
-    assert "against it: 1 of 32 checks" in other and "against it: 1 of 2 angles" in other
-    assert (
-        "one: fixed point 3, drift 1; two: fixed point 1, drift 3" in other
-        and "1 of 2 [networks](../results/loops.md), two" in other
-    )

@@ -224,9 +224,12 @@ def test_alternating_layers_are_not_called_independent():
 @pytest.mark.parametrize("parity", [[0.0] * 4, [0.1, 0.1, 0.0, 0.1]])
 def test_what_parity_does_not_see_is_not_decided(parity):
     """All exponents are an ODE's: of one layer it is one, of layers in pairs nothing is known."""
-    at, values = figures(increments=(-1, 0.01), coarse=(-1, 0.01), parity=(math.nan, math.nan)), {"parity": parity}
+    at, values = (
+        figures(increments=(-1, 0.01), coarse=(-1, 0.01), parity=(math.nan, math.nan)),
+        {"parity": np.asarray(parity)},
+    )
     assert depth_verdict(at, values, equal=False)[0] == "not decided"
-    assert depth_verdict(at, {"parity": [0.0] * 4}, equal=True)[0] == "ODE"
+    assert depth_verdict(at, {"parity": np.zeros(4)}, equal=True)[0] == "ODE"
     assert depth_verdict(at | figures(states=(0.3, 0.01)), values, equal=False)[0] == "none"
 
 

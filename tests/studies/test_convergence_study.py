@@ -355,6 +355,8 @@ def test_regime_of_smooth_weights():
     assert distance_verdict(-1.0005, 0.0004).startswith("ODE limit")  # to the digits shown, as orders are
     assert distance_verdict(-1.0005, 0.0004 - 1e-3).startswith("no first-order")
     assert distance_verdict(-0.9, 0.51).startswith("not decided")
+    assert distance_verdict(-0.7, 0.45).startswith("not decided")  # holds −½ as well
+    assert distance_verdict(-0.9, 0.2).startswith("ODE limit")
 
 
 def test_cosine_coefficients_are_a_transform_and_back(getkey):

@@ -187,6 +187,16 @@ def test_inverse_temperatures_that_align_need_not_be_all_below_the_highest(borde
     )
 
 
+def test_an_interval_about_the_last_depth_decides_nothing():
+    """Borders below, about and beyond it: where the interval holds it, no β is counted on either side without a word."""
+    found = planted(np.reshape((1.0, 2.0, 31.0, NONE), (4, 1, 1)), "none")
+    assert verdicts(found)["aligned"] == "8 tokens align by depth 32 for β ≤ 4 (none)"
+    found["border"] |= {"high": np.reshape((1.5, 2.5, NONE, NONE), (4, 1, 1))}
+    assert verdicts(found)["aligned"].endswith("for β ≤ 4 (none; not decided at β = 4)")
+    found["border"] |= {"low": np.reshape((0.5, 1.5, 20.0, 30.0), (4, 1, 1))}
+    assert verdicts(found)["aligned"].endswith("for β ≤ 4 (none; not decided at β = 4, 8)")
+
+
 def planted(border, normalization):
     border = np.asarray(border, float)
     return {

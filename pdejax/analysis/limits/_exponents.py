@@ -119,12 +119,13 @@ def spread_verdict(exponent: float, ci: float, settles: bool) -> str:
 
 
 def distance_verdict(exponent: float, ci: float) -> str:
-    """What the exponent of the distance to the ODE's solution shows: a limit at first order where its interval holds −1."""
+    """What the exponent of the distance to the ODE's solution shows: a limit at first order where its interval holds −1, and
+    not what noise that averages out has, −½."""
     if not (math.isfinite(exponent) and math.isfinite(ci)):
         return "not measurable: fewer than three usable values"
     shown = f"L^{exponent:.2f} ± {ci:.2f}"
-    if abs(exponent + 1) <= ci + ROUNDING and ci <= 0.5:
+    if abs(exponent + 1) <= ci + ROUNDING and exponent + ci < -0.5 and ci <= 0.5:
         return f"ODE limit, reached at rate {shown}"
-    if ci > 0.5:
+    if ci > 0.5 or abs(exponent + 1) <= ci + ROUNDING:
         return f"not decided: the distance changes as {shown}"
     return f"no first-order ODE limit: the distance changes as {shown}"

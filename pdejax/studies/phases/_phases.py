@@ -217,9 +217,10 @@ CAPTIONS = {
 def verdicts(found: Mapping[str, Any]) -> dict[str, str]:
     """Write one sentence per question, made from the numbers."""
     last, most = float(found["depth"][-1]), int(np.argmax(found["tokens"]))
-    border = np.asarray(found["border"]["value"], float)
+    border, low, high = (np.asarray(found["border"][name], float) for name in ("value", "low", "high"))
+    beta = np.asarray(found["beta"], float)
     parts = [
-        f"{_range(np.asarray(found['beta'], float), border[:, most, k], last)} ({normalization})"
+        f"{_range(beta, border[:, most, k], last)} ({normalization}{_open(beta, low[:, most, k], high[:, most, k], last)})"
         for k, normalization in enumerate(found["normalization"])
     ]
     answers = {"aligned": f"{found['tokens'][most]} tokens align by depth {last:g} for {', '.join(parts)}"}
@@ -247,6 +248,12 @@ def _range(beta: np.ndarray, border: np.ndarray, last: float) -> str:
     return (
         f"β ≤ {beta[run - 1]:.3g} and some up to {highest:.3g}" if run else f"some β ≤ {highest:.3g}, not for all below"
     )
+
+
+def _open(beta: np.ndarray, low: np.ndarray, high: np.ndarray, last: float) -> str:
+    """The inverse temperatures of which the interval lies on both sides of the last depth."""
+    found = beta[(low < last) & (high >= last)]
+    return f"; not decided at β = {', '.join(f'{x:.3g}' for x in found)}" if len(found) else ""
 
 
 def _ratios(found: Mapping[str, Any], border: np.ndarray) -> str:
