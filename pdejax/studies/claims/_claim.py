@@ -232,7 +232,7 @@ def ratio_over_seeds(values: ArrayLike | Sequence[float]) -> Figure:
 TOLD = 0.5
 
 
-def near(figure: Figure, order: float) -> bool:
+def near(figure: Figure, order: float | int) -> bool:
     """Whether a fitted order is what is expected: its interval, in which the bias of large steps is, holds it, tells it from the
     next whole number, and is centred within 0.15 of it."""
     held = low(figure) <= order <= high(figure) and high(figure) - low(figure) < 2 * TOLD
