@@ -120,3 +120,17 @@ def test_what_is_said_of_the_step_is_what_the_studies_say():
     ]
     assert all(content["verdict"].split(" is ")[0] in hooks.results.step() for content in said)
     assert "<!-- make: step -->" in (DOCS / "howto" / "reproducing.md").read_text()
+
+
+def test_which_steps_and_embeddings_a_study_has_is_said_from_its_data():
+    text = hooks.printed.axes()
+    assert "| `readings` | 0.05, 0.1, 0.125, 0.15, 0.175, 0.2, 0.25, 0.3, 0.5, 0.7, 1 | × 1, × √d | untrained |" in text
+    assert "| `discretization` | 1, 1/2, 1/4, 1/8 | as drawn | trained |" in text
+    assert "| `alignment` | 1 (shared: 1/4) | as drawn | trained |" in text
+    last = text.splitlines()[-1]
+    assert last.startswith("Both axes are gone through by `readings`, `paper-size`; neither by ")
+    assert all(f"`{name}`" in text for name in STUDIES) and "`alignment`" in last and "`residual`" not in last
+    assert "<!-- make: axes -->" in (DOCS / "howto" / "reproducing.md").read_text()
+    # What untrained networks give stands beside no figure of trained ones.
+    [content] = [c for _, c in hooks.results._studies(hooks.results.REPRODUCED) if c["study"] == "paper-size"]
+    assert not any(row["paper"] for row in content["table"] if "untrained Transformer" in row["quantity"])
