@@ -36,6 +36,7 @@ MADE = {
     "reproduced": results.reproduced,
     "came out": results.came_out,
     "met": printed.met,
+    "axes": printed.axes,
     "step": results.step,
     "kept": results.kept,
     "audits": results.audits,

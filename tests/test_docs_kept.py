@@ -215,3 +215,17 @@ def test_papers_beside_loops_change_with_the_numbers(tmp_path, monkeypatch):
     )
     assert "of 40 inputs that settle 10 share a point" in text(post=(still, 20, 5, False))
     assert "40 of 40 inputs settle, at 2 points or more" in text(injected_post=(still, 20, 20, False))
+
+
+def test_which_steps_and_embeddings_a_study_has_is_said_from_its_data():
+    text = hooks.printed.axes()
+    assert "| `readings` | 0.05, 0.1, 0.125, 0.15, 0.175, 0.2, 0.25, 0.3, 0.5, 0.7, 1 | × 1, × √d | untrained |" in text
+    assert "| `discretization` | 1, 1/2, 1/4, 1/8 | as drawn | trained |" in text
+    assert "| `alignment` | 1 (shared: 1/4) | as drawn | trained |" in text
+    last = text.splitlines()[-1]
+    assert last.startswith("Both axes are gone through by `readings`, `paper-size`; neither by ")
+    assert all(f"`{name}`" in text for name in STUDIES) and "`alignment`" in last and "`residual`" not in last
+    assert "<!-- make: axes -->" in (DOCS / "howto" / "reproducing.md").read_text()
+    # What untrained networks give stands beside no figure of trained ones.
+    [content] = [c for _, c in hooks.results._studies(hooks.results.REPRODUCED) if c["study"] == "paper-size"]
+    assert not any(row["paper"] for row in content["table"] if "untrained Transformer" in row["quantity"])

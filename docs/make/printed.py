@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import xarray as xr
 from make.results import REPRODUCED, _cell, _studies
 
 ABOUT = math.sqrt(10)  # "about" a power of ten: within half an order
@@ -102,3 +103,44 @@ def _ends(text: str) -> tuple[float, float] | None:
         -math.inf if word in ("<", "≤", "up to") else number - half,
         math.inf if word in (">", "≥") else number + half,
     )
+
+
+def axes(folder: pathlib.Path = REPRODUCED) -> str:
+    """Which steps and scales of the embedding each study goes through, and whether its networks are trained."""
+    lines = ["| study | steps h of a layer | embedding | networks |", "|---|---|---|---|"]
+    both, neither = [], []
+    for path, content in _studies(folder):
+        data = path / str(content.get("data"))
+        if not data.is_file():
+            continue
+        with xr.open_dataset(data, engine="scipy") as kept:
+            found = {str(name): [str(x) for x in kept[name].values] for name in kept.coords}
+        steps, many = _steps(content["study"], found)
+        config = content.get("config") or {}
+        if (content.get("pairing") or "").startswith("untrained") or not (config.get("train") or config.get("student")):
+            state = "untrained"
+        else:
+            state = "before and after training" if content["study"] == "residual" else "trained"
+        scales = found.get("scale", []) if "√d" in found.get("scale", []) else []
+        cells = steps, ", ".join(f"× {scale}" for scale in scales) or "as drawn", state
+        lines.append(f"| `{content['study']}` | {' | '.join(map(_cell, cells))} |")
+        (both if many and scales else neither if not many and not scales else []).append(f"`{content['study']}`")
+    if len(lines) == 2:
+        return ""
+    said = f"Both axes are gone through by {', '.join(both) or 'none'}; neither by {', '.join(neither) or 'none'}."
+    return "\n".join([*lines, f"\n{said}\n"])
+
+
+def _steps(study: str, coordinates: Mapping[str, list[str]]) -> tuple[str, bool]:
+    """The steps of a study, from its coordinates, and whether they are several of one field."""
+    if "steps_per_layer" in coordinates:
+        return ", ".join("1" if n == "1" else f"1/{n}" for n in coordinates["steps_per_layer"]), True
+    if study in ("readings", "paper-size"):
+        found = coordinates["step" if study == "readings" else "width"]
+        return ", ".join(f"{float(x):g}" for x in found), True
+    if study in ("residual", "layernorm"):
+        return "; ".join(dict.fromkeys(coordinates["step"])), True
+    if study == "continuum":
+        return f"{', '.join(f'{float(x):g}' for x in coordinates['steps'])} steps of the whole depth", True
+    shared = any(name.startswith("shared") for name in coordinates.get("pairing", [])) or study == "architectures"
+    return "1 (shared: 1/4)" if shared else "by kind of field" if study == "distillation" else "1", False
