@@ -27,10 +27,10 @@ import numpy as np
 from speed import blocked, ratio, take_turns  # pyright: ignore[reportMissingImports]
 
 import pdejax as pj
+from pdejax._products import platform_now
 from pdejax.runs import environment
 from pdejax.runs._files import check_folder, write_json
 from pdejax.terms import attend
-from pdejax._products import platform_now
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pdejax.terms import _kernels
 from pdejax._products import product
+from pdejax.terms import _kernels
 
 
 def shapes(n: int, dim: int, heads: int, ffn: int) -> dict[str, tuple[int, int, int, int]]:

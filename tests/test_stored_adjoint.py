@@ -68,8 +68,8 @@ def test_the_gradient_is_that_of_steps_written_out():
 
 @pytest.mark.parametrize(("name", "again"), [("euler", 4), ("rk4, gated", 5)])
 def test_no_weights_are_multiplied_twice(name, again):
-    """The default does again, of each evaluation, queries, keys and values (one product), what goes into an activation and a gate,
-    and both outputs, which the derivatives of the strengths need."""
+    """The default does again, of each evaluation, queries, keys and values (one product), what goes into an activation and a
+    gate, and both outputs, which the derivatives of the strengths need."""
     d = SOLVES[name].replace(solver="euler")
     assert products(d) - products(d.replace(adjoint="stored")) == again
 

@@ -80,7 +80,8 @@ def _equations(equations: list[dict[str, Any]]) -> Iterator[str]:
 def _measured(ledger: Mapping[str, Any]) -> Iterator[str]:
     """Where and with which code the ledger was measured, and how long it took."""
     if ledger.get("seconds"):
-        yield f"\nMeasured in {ledger['seconds'] / 60:.0f} minutes, with other work beside, on {_machine(ledger)}, {_code(ledger)}.\n"
+        minutes = ledger["seconds"] / 60
+        yield f"\nMeasured in {minutes:.0f} minutes, with other work beside, on {_machine(ledger)}, {_code(ledger)}.\n"
 
 
 # The papers' experiments, from their data.
