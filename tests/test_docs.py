@@ -348,7 +348,9 @@ def test_numbers_of_the_tables():
     assert re.search(r"\| Gaussian d=1 ρ=0.9 \| 0.830 \| \+0.031 ± 0.025 \|", hooks.tables.calibration())
     text = hooks.tables.long_sequences()
     assert "On two devices or more the gradient's memory is 2.9 MB + 7.57 kB" in text
-    assert "the field of 100,000 tokens (d = 8, 1 head) on 8 devices" in text
+    for kind, beside in stored("long_sequences.json")["compared"].items():
+        assert f"the {kind} of 100,000 tokens (d = 8, 1 head) on 8 devices" in text
+        assert 0 < beside["relative_difference"] < 8 * 2**-23  # of float32
     kept = json.loads((ROOT / "benchmarks" / "results" / "speed.json").read_text())["results"]
     speed = hooks.tables.speed()
     for case in ("euler 24", "rk4 24", "dopri5 1e-5"):  # what is slower is said, too
