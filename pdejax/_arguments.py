@@ -372,9 +372,8 @@ def _belongs(names: Sequence[str], hints: Mapping[str, Any]) -> str:
     """Where a configuration that the function takes has fields of these names: that they are given to that."""
     for key, hint in hints.items():
         for one in (hint, *typing.get_args(hint)):
-            known = inspect.isclass(one) and dataclasses.is_dataclass(one)
-            fields = {field.name for field in dataclasses.fields(one)} if known else set()
-            if names and key != "return" and fields.issuperset(names):
+            fields = getattr(one, "__dataclass_fields__", {}) if inspect.isclass(one) else {}
+            if names and key != "return" and set(fields).issuperset(names):
                 return (
                     f", and the {key} has {' and '.join(names)}: {one.__name__}({', '.join(f'{x}=…' for x in names)})"
                 )
