@@ -13,22 +13,22 @@ import numpy as np
 _LINE, _INSIDE = 130, 60
 
 
-def one_line(module: Any, leave_out: tuple[str, ...] = ()) -> str:
+def one_line(self: Any, leave_out: tuple[str, ...] = ()) -> str:
     """Write `Name(array (4, 2), number=0.1, inside=Grid(n=5))`: arrays by their shape, what is inside in one line or by the name
     of its class. Fields that are None or False, or as the class makes them when nothing is said, are left out, and those of
     `leave_out`.
     """
-    defaults = inspect.signature(type(module).__init__).parameters
+    defaults = inspect.signature(type(self).__init__).parameters
     fields = []
-    for name in (field.name for field in dataclasses.fields(module)):
-        value, plain = getattr(module, name, None), (int, float, str)
+    for name in (field.name for field in dataclasses.fields(self)):
+        value, plain = getattr(self, name, None), (int, float, str)
         if value is None or value is False or name in leave_out or name.startswith("_"):
             continue
         # `type`: an axis or a switch of a transformation may be in the place of any field.
         usual = defaults[name].default if name in defaults else None
         if not (isinstance(value, plain) and type(value) is type(usual) and value == usual):
             fields.append((name, value))
-    kind = type(module).__name__.lstrip("_")
+    kind = type(self).__name__.lstrip("_")
     for inside in (_INSIDE, 0):
         text = f"{kind}({', '.join(name + _written(value, inside) for name, value in fields)})"
         if len(text) <= _LINE:

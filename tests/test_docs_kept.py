@@ -26,7 +26,10 @@ def test_which_presets_are_kept_is_said_from_the_results(tmp_path):
     keep("residual", "quick", 2, 2, train={"dataset": "digits"})
     keep("layernorm", "quick", 2, 2, options={"architectures": {"a": {"dataset": "x"}, "b": {"dataset": "y"}}})
     keep("continuum", "standard", 5, 5, train={})
+    keep("readings", "quick", 5, 5)
+    # The settings of readings are the same at both presets; those of residual are not.
     text = hooks.results.kept(tmp_path)
+    assert "| `readings` | quick (as `standard`) | 5 | none | 1.5 |" in text
     for line in (
         "distillation` | standard | 2 of 5 | listops",
         "residual` | quick | 2 | digits",
@@ -34,7 +37,7 @@ def test_which_presets_are_kept_is_said_from_the_results(tmp_path):
     ):
         assert f"| `{line} | 1.5 |" in text
     assert "| `continuum` | standard | 5 | none | 1.5 |" in text
-    assert "2 at `standard`, together 3 minutes; 2 at `quick`, together 3 minutes" in text
+    assert "2 at `standard`, together 3 minutes; 3 at `quick`, together 4 minutes" in text
     path = tmp_path / "residual" / "result.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": 6000.0}))
     assert "other work too, so that they are upper bounds; most take `residual` (100), `" in hooks.results.kept(

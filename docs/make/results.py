@@ -80,8 +80,8 @@ def _equations(equations: list[dict[str, Any]]) -> Iterator[str]:
 def _measured(ledger: Mapping[str, Any]) -> Iterator[str]:
     """Where and with which code the ledger was measured, and how long it took."""
     if ledger.get("seconds"):
-        minutes = ledger["seconds"] / 60
-        yield f"\nMeasured in {minutes:.0f} minutes, with other work beside, on {_machine(ledger)}, {_code(ledger)}.\n"
+        took = f"{ledger['seconds'] / 60:.0f} minutes, with other work beside,"
+        yield f"\nMeasured in {took} on {_machine(ledger)}, {_code(ledger)}.\n"
 
 
 # The papers' experiments, from their data.
@@ -170,7 +170,10 @@ def kept(folder: pathlib.Path = REPRODUCED) -> str:
         trained = [config.get("train") or {}, *(config.get("options") or {}).get("architectures", {}).values()]
         data = ", ".join(dict.fromkeys(one["dataset"] for one in trained if one.get("dataset"))) or "none"
         minutes = f"{content['seconds'] / 60:.1f}"
-        lines.append(f"| `{content['study']}` | {content['preset']} | {seeds} | {_cell(data)} | {minutes} |")
+        preset = content["preset"] + "".join(
+            f" (as `{other}`)" for other in _alike(content["study"], content["preset"])
+        )
+        lines.append(f"| `{content['study']}` | {preset} | {seeds} | {_cell(data)} | {minutes} |")
     groups = {
         preset: [c for c in found if c["preset"] == preset] for preset in dict.fromkeys(c["preset"] for c in found)
     }
@@ -184,6 +187,14 @@ def kept(folder: pathlib.Path = REPRODUCED) -> str:
         f"{times}, on {_machine(found[0])} that had other work too, so that they are upper bounds; most take {shown}."
     )
     return "\n".join([*lines, f"\n{said}\n"])
+
+
+def _alike(study: str, preset: str) -> list[str]:
+    """The other presets of a study that have the same settings."""
+    from pdejax.studies.papers import STUDIES
+
+    presets = STUDIES[study].presets if study in STUDIES else {}
+    return [other for other in presets if other != preset and presets[other] == presets.get(preset)]
 
 
 def step(folder: pathlib.Path = REPRODUCED) -> str:
