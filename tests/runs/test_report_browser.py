@@ -78,8 +78,10 @@ def asked(page, code: str, width: int = 1280) -> dict:
 
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
 def test_the_page_is_drawn(page, width, tmp_path):
-    shot = tmp_path / "shot.png"
-    chromium(page, f"--screenshot={shot}", width=width, height=2400)
+    """All of it: with what is a tick away."""
+    shot, ticked = tmp_path / "shot.png", page.with_name("ticked.html")
+    ticked.write_text(page.read_text().replace('<input type="checkbox"', '<input type="checkbox" checked'))
+    chromium(ticked, f"--screenshot={shot}", width=width, height=2400)
     with Image.open(io.BytesIO(shot.read_bytes())) as image:
         pixels = np.asarray(image.convert("RGB")).astype(int)
     assert pixels.shape == (2400, width, 3)
@@ -112,7 +114,7 @@ def test_nothing_is_wider_than_the_screen(page, width):
     assert min(found["heights"]) >= 14
 
 
-@pytest.mark.parametrize(("width", "screens"), [(1280, 13), (390, 26)], ids=WIDTHS)
+@pytest.mark.parametrize(("width", "screens"), [(1280, 12), (390, 12)], ids=WIDTHS)
 def test_the_papers_results_are_some_ten_screens(width, screens, tmp_path):
     """Of 900 pixels, for 17 studies, before anything is unfolded; the findings are on the first."""
     page = build_report(STORED, tmp_path / "report.html").html
@@ -126,6 +128,24 @@ def test_the_papers_results_are_some_ten_screens(width, screens, tmp_path):
     )
     assert found["all"] <= 900 * screens
     assert width < 1000 or found["first"] <= 900
+
+
+def test_a_tick_shows_the_whole_verdict_and_the_pictures(page):
+    """Of each study by itself; the box needs no script."""
+    found = asked(
+        page,
+        """
+        const article = document.querySelector("#study-information-flow");
+        const height = (name) => [...article.querySelectorAll(name)].map((node) => node.getBoundingClientRect().height);
+        article.querySelector(".verdict").append(" more words".repeat(200));
+        const before = { verdict: height(".verdict")[0], pictures: height(".pictures")[0] };
+        article.querySelector("label.more").click();
+        return { before, after: { verdict: height(".verdict")[0], pictures: height(".pictures")[0] } };
+        """,
+        390,
+    )
+    assert found["before"]["verdict"] < 200 < 600 < found["after"]["verdict"]
+    assert found["before"]["pictures"] == 0 and found["after"]["pictures"] > 50
 
 
 def test_findings_are_whole_on_a_phone(page):

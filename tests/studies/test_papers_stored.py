@@ -234,7 +234,7 @@ def test_a_bias_that_all_seeds_share_is_in_the_interval_of_an_order():
     for name, line in zip(theory, found.rows, strict=False):
         alone = over(line.seeds)
         assert line.quantity == f"order of {name}" and not alone.low <= theory[name] <= alone.high
-        assert line.ours.low <= theory[name] <= line.ours.high
+        assert line.ours is not None and line.ours.low <= theory[name] <= line.ours.high
 
 
 def test_a_limit_is_claimed_only_where_all_orders_are_near():

@@ -43,14 +43,16 @@ def study_article(study: Study, name: str, base: pathlib.Path) -> str:
     anchors = {path: anchor(document, *path) for path in paths}
     facts = [result.source, f"pairing: {result.pairing}" if result.pairing else ""]
     facts += [f"preset {result.preset}" if result.preset else "", seconds(result.seconds)]
+    question = f"<strong>{escape(result.question)}</strong>" if result.question else ""
     verdict = f'<p class="verdict"><strong>Verdict.</strong> {escape(result.verdict)}</p>' if result.verdict else ""
     return "\n".join(
         [
             f'<article id="{name}">',
             f"<h3>{title}</h3>",
-            f'<p class="soft small">{escape(" · ".join(fact for fact in facts if fact))}</p>',
-            f"<p>{escape(result.question)}</p>" if result.question else "",
+            f'<p class="soft small">{" · ".join(fact for fact in [question, *map(escape, facts)] if fact)}</p>',
             problems,
+            # A box to tick needs no script: until then verdicts and captions are cut, and a phone shows no pictures.
+            f'<input type="checkbox" class="more" id="{name}.more"><label class="more" for="{name}.more">Show all of it</label>',
             verdict,
             _answers(result),
             _pictures(study, base),

@@ -235,9 +235,7 @@ def judge_spectra(settings: Settings, measured: Sequence[Evidence]) -> Judgement
     made = {pairing: made_of(settings.train, pairing) for pairing in PAIRINGS}
     cumulative = stacked(measured, "cumulative")
     gap = np.max(np.abs(cumulative[:, 1:] - cumulative[:, :1]), axis=(-2, -1))
-    # How far two Transformers are apart, each seed's and the next one's: nothing if there is one.
-    others = np.roll(cumulative[:, 0], 1, axis=0)
-    another = np.max(np.abs(cumulative[:, 0] - others), axis=(-2, -1)) if len(cumulative) > 1 else None
+    another = _apart(cumulative[:, 0])
     means = {}
     for name, label in (
         ("cosine", "similarity of amplitude spectra"),
@@ -314,6 +312,12 @@ def judge_spectra(settings: Settings, measured: Sequence[Evidence]) -> Judgement
         dataset=data,
         pictures=[Picture("spectra.png", caption, lambda: _spectra(data, stacked(measured, "shuffled")))],
     )
+
+
+def _apart(cumulative: np.ndarray) -> np.ndarray | None:
+    """How far two Transformers are apart, each seed's and the next one's: nothing if there is one."""
+    gaps = np.max(np.abs(cumulative - np.roll(cumulative, 1, axis=0)), axis=(-2, -1))
+    return gaps if len(cumulative) > 1 else None
 
 
 LEAST = 0.03  # of the largest amplitude: below, a curve is marked at the edge

@@ -121,18 +121,7 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
                     within=CORRELATION if name == "cosine" else None,
                 )
             )
-        least, fresh = (values[name][:, i].min(axis=-1) for name in ("cosine", "untrained_cosine"))
-        rows.append(
-            row(
-                f"smallest cosine of a layer, {NAMES[pairing]}",
-                least,
-                paper=printed["least"],
-                null=fresh,
-                null_name="untrained field",
-                note=f"by index; {made[pairing]}",
-                within=CORRELATION,
-            )
-        )
+        rows.append(_least_row(values, i, printed["least"], made[pairing]))
     rows += _null_rows(values, ways)
     flat = {way: float(values[f"uniform_{way}cosine"][:, 0].mean()) for way in ways}
     cosine, kl = (means["distilled", "", name][0] for name in ("cosine", "kl"))
@@ -178,6 +167,20 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
         ),
     ]
     return Judgement(rows=rows, sentence=verdict, dataset=data, pictures=pictures)
+
+
+def _least_row(values: Mapping[str, np.ndarray], index: int, paper: str, made: str) -> Row:
+    """The smallest cosine of a layer beside that of an untrained field."""
+    least, fresh = (values[name][:, index].min(axis=-1) for name in ("cosine", "untrained_cosine"))
+    return row(
+        f"smallest cosine of a layer, {NAMES[PAIRINGS[index]]}",
+        least,
+        paper=paper,
+        null=fresh,
+        null_name="untrained field",
+        note=f"by index; {made}",
+        within=CORRELATION,
+    )
 
 
 def _as_close(cosine: Any, kl: Any, least: float, most: float) -> str:

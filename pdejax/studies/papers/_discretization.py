@@ -135,7 +135,7 @@ def judge_continuum(settings: Settings, measured: Sequence[Evidence]) -> Judgeme
 
 
 def orders_of(
-    steps: Sequence[float] | np.ndarray, errors: np.ndarray, schemes: Sequence[str], known: np.ndarray | None = None
+    steps: Sequence[Any] | np.ndarray, errors: np.ndarray, schemes: Sequence[str], known: np.ndarray | None = None
 ) -> dict[str, Order]:
     """Fit each scheme's order to each seed's errors `(seeds, schemes, steps)` at these numbers of steps. `known`: orders
     fitted when measured `(seeds, schemes)`, with the floor of that solution, of which only the half-widths are lacking; where
@@ -159,7 +159,7 @@ def order_row(name: str, order: Order, expected: float, paper: str | None = None
     return Row(f"order of {name}", order.figure, order.seeds, paper=paper, note=note)
 
 
-def orders_said(orders: Mapping[str, Order], expected: Sequence[float] | np.ndarray) -> tuple[bool, str]:
+def orders_said(orders: Mapping[str, Order], expected: Sequence[Any] | np.ndarray) -> tuple[bool, str]:
     """Whether the orders of all schemes are those of theory: each interval holds it, and no wider than `TOLERANCE` to either
     side, so that it could tell another order; and of how many."""
     theory = dict(zip(orders, map(float, expected), strict=True))

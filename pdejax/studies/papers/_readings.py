@@ -213,7 +213,7 @@ def _picture(middle: np.ndarray, nearest: dict[str, tuple[int, ...]]) -> Figure:
         legend(ax, loc="best")
     edges = BoundaryNorm(np.arange(len(STEPS) + 1) - 0.5, len(STEPS))
     bar = figure.colorbar(ScalarMappable(edges, colours), ax=panels, label="step h")
-    bar.set_ticks(np.arange(len(STEPS)), labels=[f"{h:g}" for h in STEPS])
+    bar.set_ticks([float(i) for i in range(len(STEPS))], labels=[f"{h:g}" for h in STEPS])
     return figure
 
 

@@ -301,7 +301,7 @@ def _perturbation_curves(data: xr.Dataset) -> Any:
     for k, (kind, line) in enumerate((("adversarial", "-"), ("random", "--"))):
         gap = values[f"{kind}_loss"][:, 1] - values[f"{kind}_loss"][:, 0]
         each = [over(x) for x in gap.T]
-        style = {"color": COLOURS[3 + k], "linestyle": line}
+        style: Any = {"color": COLOURS[3 + k], "linestyle": line}
         gaps.plot(
             epsilon,
             [float(x) for x in each],
@@ -311,7 +311,7 @@ def _perturbation_curves(data: xr.Dataset) -> Any:
             label=f"PDE − Transformer, {kind}",
         )
         if np.isfinite(each[0].low):
-            ends = ([float(end) for end in ends] for ends in zip(*((x.low, x.high) for x in each), strict=True))
+            ends: Any = ([float(end) for end in ends] for ends in zip(*((x.low, x.high) for x in each), strict=True))
             gaps.fill_between(epsilon, *ends, color=style["color"], alpha=0.2, linewidth=0)
         for i, system in enumerate(SYSTEMS):
             style = {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 4, "linestyle": line}
