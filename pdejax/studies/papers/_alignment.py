@@ -328,7 +328,7 @@ def _spectra(data: xr.Dataset, shuffled: np.ndarray) -> Any:
     frequency = data.frequency.values
     bottom = LEAST * amplitude[:, 0, -1].mean(axis=0).max()
     for i, name in enumerate(systems):
-        style = {"color": COLOURS[i], "linewidth": 2.4 if i == 0 else 1.4}
+        style: Any = {"color": COLOURS[i], "linewidth": 2.4 if i == 0 else 1.4}
         mean = amplitude[:, i, -1].mean(axis=0)
         left.semilogy(frequency, mean, label=name, **style)
         if np.any(below := mean < bottom):
