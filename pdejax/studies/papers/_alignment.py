@@ -154,10 +154,6 @@ def judge_alignment(settings: Settings, measured: Sequence[Evidence]) -> Judgeme
         coords={"pairing": names, "layer": np.arange(1, stacked(measured, "mse").shape[-1] + 1)},
     )
 
-    def maps() -> Any:
-        systems = ["Transformer", *(name.split(" (")[0] for name in names)]
-        return heatmaps(list(measured[0]["heatmap"]), systems, "Hidden states of one held-out sequence")
-
     caption = "Hidden states of one sequence by layer: the Transformer above, the simulators below, one colour scale."
     curves = (
         "Cosine of tokens with the Transformer's and debiased CKA by layer, mean over seeds, thin the seeds; dashed in the same "
@@ -168,7 +164,7 @@ def judge_alignment(settings: Settings, measured: Sequence[Evidence]) -> Judgeme
         sentence=verdict,
         dataset=data,
         pictures=[
-            Picture("states.png", caption, maps),
+            Picture("states.png", caption, lambda: _maps(measured[0]["heatmap"])),
             Picture(
                 "cosine.png",
                 curves,
@@ -235,7 +231,6 @@ def judge_spectra(settings: Settings, measured: Sequence[Evidence]) -> Judgement
     made = {pairing: made_of(settings.train, pairing) for pairing in PAIRINGS}
     cumulative = stacked(measured, "cumulative")
     gap = np.max(np.abs(cumulative[:, 1:] - cumulative[:, :1]), axis=(-2, -1))
-    another = _apart(cumulative[:, 0])
     means = {}
     for name, label in (
         ("cosine", "similarity of amplitude spectra"),
@@ -244,12 +239,11 @@ def judge_spectra(settings: Settings, measured: Sequence[Evidence]) -> Judgement
         value, null = stacked(measured, name).mean(axis=-1), stacked(measured, f"null_{name}").mean(axis=-1)
         means[name] = value, null
         for i, pairing in enumerate(PAIRINGS):
-            paper = "0.967" if name == "cosine" else None
             rows.append(
                 row(
                     f"{label}, {NAMES[pairing]}",
                     value[:, i],
-                    paper=paper,
+                    paper="0.967" if name == "cosine" else None,
                     null=null[:, i],
                     null_name="untrained field",
                     note=f"mean over layers; {made[pairing]}",
@@ -262,7 +256,7 @@ def judge_spectra(settings: Settings, measured: Sequence[Evidence]) -> Judgement
                 f"largest gap of cumulative energies, {NAMES[pairing]}",
                 gap[:, i],
                 paper="“coincide”",
-                null=another,
+                null=_apart(cumulative[:, 0]),
                 null_name="Transformer of another seed",
                 note=f"over layers; {made[pairing]}",
                 within=SHARE,
@@ -281,7 +275,6 @@ def judge_spectra(settings: Settings, measured: Sequence[Evidence]) -> Judgement
         f"Correlations of log spectra are {shown(over(fitted, CORRELATION))} for the distilled simulator and "
         f"{shown(over(null, CORRELATION))} for its null{apart}."
     )
-    systems = ["Transformer", *NAMES.values()]
     amplitude = stacked(measured, "amplitude")
     layers, drawn = amplitude.shape[-2], "shuffled" in measured[0]
     data = xr.Dataset(
@@ -295,7 +288,7 @@ def judge_spectra(settings: Settings, measured: Sequence[Evidence]) -> Judgement
             },
         },
         coords={
-            "system": systems,
+            "system": ["Transformer", *NAMES.values()],
             "pairing": list(NAMES.values()),
             "layer": np.arange(layers),
             "later": np.arange(1, layers),
@@ -314,6 +307,11 @@ def judge_spectra(settings: Settings, measured: Sequence[Evidence]) -> Judgement
     )
 
 
+def _maps(states: np.ndarray) -> Any:
+    systems = ["Transformer", *(name.split(" (")[0] for name in NAMES.values())]
+    return heatmaps(list(states), systems, "Hidden states of one held-out sequence")
+
+
 def _apart(cumulative: np.ndarray) -> np.ndarray | None:
     """How far two Transformers are apart, each seed's and the next one's: nothing if there is one."""
     gaps = np.max(np.abs(cumulative - np.roll(cumulative, 1, axis=0)), axis=(-2, -1))
@@ -330,7 +328,7 @@ def _spectra(data: xr.Dataset, shuffled: np.ndarray) -> Any:
     frequency = data.frequency.values
     bottom = LEAST * amplitude[:, 0, -1].mean(axis=0).max()
     for i, name in enumerate(systems):
-        style = {"color": COLOURS[i], "linewidth": 2.4 if i == 0 else 1.4}
+        style: Any = {"color": COLOURS[i], "linewidth": 2.4 if i == 0 else 1.4}
         mean = amplitude[:, i, -1].mean(axis=0)
         left.semilogy(frequency, mean, label=name, **style)
         if np.any(below := mean < bottom):

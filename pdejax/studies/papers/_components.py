@@ -349,7 +349,7 @@ def _correlation_curves(settings: Settings, data: xr.Dataset) -> Figure:
         Line2D([], [], color=COLOURS[i], marker=MARKERS[i], markersize=4, label=f"normalization {name}")
         for i, name in enumerate(NORMALIZATION)
     ]
-    lines = (("-", 1.5, "after training"), ("-", 0.5, "its seeds"), ("--", 1.5, "before training"))
+    lines: Any = (("-", 1.5, "after training"), ("-", 0.5, "its seeds"), ("--", 1.5, "before training"))
     names += [Line2D([], [], color="0.4", linestyle=dash, linewidth=width, label=label) for dash, width, label in lines]
     names += [Line2D([], [], color="black", linestyle="", marker="x", label="v2, printed")]
     figure.legend(handles=names, loc="outside right center", frameon=False, fontsize=9)

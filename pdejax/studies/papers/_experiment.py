@@ -404,8 +404,8 @@ def over(values: Sequence[float] | np.ndarray, within: tuple[float, float] | Non
     if within == RATIO:
         with np.errstate(divide="ignore", invalid="ignore"):
             found = over(np.log(x))
-        ends = (None, None) if found.ends is None else (np.exp(end) for end in found.ends)
-        return Figure(np.exp(found.value), *ends, level=found.level)
+        low, high = (None, None) if found.ends is None else (np.exp(end) for end in found.ends)
+        return Figure(np.exp(found.value), low, high, level=found.level)
     if len(x) >= FEW_SEEDS or len(x) < 2 or not np.all(np.isfinite(x)):
         return over_seeds(x, within=within)
     return Figure(x.mean(), x.min(), x.max(), level=1 - 2.0 ** (1 - len(x)))
