@@ -10,7 +10,6 @@ figure, and their means with intervals over seeds.
 import argparse
 import concurrent.futures
 import functools
-import itertools
 import json
 import multiprocessing
 import pathlib
@@ -50,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     given.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {model: [] for model in given.models}
-    order = list(itertools.product(range(given.seeds), given.models))
+    order: list[tuple[int, str]] = [(seed, model) for seed in range(given.seeds) for model in given.models]
     # In fresh processes: a thread of XLA does not outlive a fork, and memory goes back after every network.
     alone = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(given.jobs, alone, max_tasks_per_child=1) as pool:
