@@ -1,7 +1,8 @@
 """`Discretization`: a field, a solver and a step, checked when it is made."""
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any, SupportsIndex
+from typing import Any, Literal, SupportsIndex
 
 import diffrax
 import equinox as eqx
@@ -11,7 +12,6 @@ import numpy as np
 from jaxtyping import Array, ArrayLike
 
 from pdejax import _check
-from pdejax._adjoint import AdjointName, check_adjoint
 from pdejax._arguments import checked
 from pdejax._check import traced
 from pdejax._choose import Choice, choose_solver
@@ -19,12 +19,21 @@ from pdejax._depth import DepthVarying, LayerStack
 from pdejax._equation import AbstractEquation, FunctionField, as_field
 from pdejax._linear import one_depth, split_linear
 from pdejax.solvers import SOLVERS, Retract, get_solver, linear_part
+from pdejax.solvers._retract import retractions
 from pdejax.solvers._terms import parts_of, takes_fields
 from pdejax.terms import FieldArgs
 
+AdjointName = Literal["recursive", "direct", "forward", "backsolve"]
 Groups = tuple[tuple[str, ...], ...]
+BACKSOLVE_LIMIT = 5.0  # e-foldings of damping after which integrating backwards loses the gradient (measured)
 MOST_STEPS = 2**31 - 1
 _OWNER = "Discretization"
+_ADJOINTS = {
+    "recursive": diffrax.RecursiveCheckpointAdjoint,
+    "direct": diffrax.DirectAdjoint,
+    "forward": diffrax.ForwardMode,
+    "backsolve": diffrax.BacksolveAdjoint,
+}
 
 
 class _Known(eqx.Module):
@@ -50,8 +59,7 @@ class Discretization(eqx.Module):
       forward-mode then: reverse mode needs a Python integer. With piecewise-constant weights a traced number that the layers
       do not share equally gives NaN, for it cannot be refused.
     - `adjoint`: how gradients are taken. Default: for fixed steps one rule that serves forward- and reverse-mode, a scan with
-      one checkpoint per step; for adaptive steps diffrax's recursive checkpointing (reverse-mode). Override by `"stored"`
-      (fixed steps: the same scan keeps what came of products with weights too: more memory, less time), `"forward"`
+      one checkpoint per step; for adaptive steps diffrax's recursive checkpointing (reverse-mode). Override by `"forward"`
       (forward-mode, any number of inputs), `"direct"` (both, more memory), `"recursive"`, `"backsolve"` (refused where the
       field damps: it would integrate the damping backwards), or a diffrax adjoint.
     - `max_steps`: ceiling for adaptive steps (default 65,536; 4,096 when every step is saved).
@@ -105,7 +113,7 @@ class Discretization(eqx.Module):
         else:
             self.solver = _solver(solver, len(split) if split else len(self.field.names()))
             self.split = _check_solver(self.field, self.solver, split, adaptive=steps is None)
-        self.adjoint = check_adjoint(_OWNER, adjoint, self)
+        self.adjoint = _check_adjoint(adjoint, self)
 
     @property
     def t0(self) -> Any:
@@ -451,4 +459,42 @@ def _check_linear(owner: str, d: Discretization, wanted: type, shape: tuple[int,
         raise ValueError(
             f"{owner}: {name} takes the diffusion exactly, and a padding mask makes it variable; use solver='ark4' (solves it "
             "implicitly) or 'rkc2' (explicit)."
+        )
+
+
+def _check_adjoint(adjoint: Any, d: Discretization) -> diffrax.AbstractAdjoint | None:
+    if isinstance(adjoint, str):
+        adjoint = _ADJOINTS[_check.choice(_OWNER, "adjoint", adjoint, _ADJOINTS)]()
+    if adjoint is not None and not isinstance(adjoint, diffrax.AbstractAdjoint):
+        raise TypeError(
+            f"{_OWNER}: adjoint is a {type(adjoint).__name__}; give one of {tuple(_ADJOINTS)} or a diffrax adjoint."
+        )
+    if isinstance(adjoint, diffrax.BacksolveAdjoint):
+        _check_backsolve(d)
+    return adjoint
+
+
+def _check_backsolve(d: Discretization) -> None:
+    begin, end = f"{_OWNER}: the backsolve adjoint", "leave adjoint out."
+    if d.split is not None or linear_part(d.solver) is not None:
+        raise ValueError(f"{begin} cannot differentiate a splitting ({type(d.solver).__name__}); {end}")
+    if d.layers:
+        raise ValueError(f"{begin} cannot cross layers of piecewise-constant weights; {end}")
+    if retractions(d.solver):
+        raise ValueError(f"{begin} integrates the field backwards and would miss the retraction of the solver; {end}")
+    # Inside jax.grad this uncovers the value; inside jax.jit there is none to see.
+    damping, t0, t1 = (jax.lax.stop_gradient(x) for x in (d.field.damping(), d.t0, d.t1))
+    if traced(damping, t0, t1):
+        dissipative = {"diffusion", "stabilization"} & set(d.field.names())
+        if dissipative:
+            raise ValueError(
+                f"{begin} loses the gradient of a field that damps, and inside jax.jit the size of its "
+                f"{' and '.join(sorted(dissipative))} cannot be seen; {end}"
+            )
+        return
+    folds = float(damping) * (float(t1) - float(t0))
+    if not math.isfinite(folds) or folds > BACKSOLVE_LIMIT:
+        raise ValueError(
+            f"{begin} integrates the field's damping backwards ({folds:.3g} e-foldings over this depth, at most "
+            f"{BACKSOLVE_LIMIT:g} allowed), which loses the gradient; {end}"
         )

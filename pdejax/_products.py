@@ -34,6 +34,21 @@ def product(x: Array, w: Array, over: int = 1, kind: Any = None) -> Array:
     return _product.bind(x, w, batch=0, free=x.ndim - over, shared=over)
 
 
+def dot_general(x: Array, w: Array, dimension_numbers: Any, precision: Any = None, **options: Any) -> Array:
+    """`jax.lax.dot_general`, for Flax's layers: a `product` where they multiply by a kernel."""
+    (over_x, over_w), common = dimension_numbers
+    count = len(over_x)
+    plain = tuple(over_x) == tuple(range(x.ndim - count, x.ndim)) and tuple(over_w) == tuple(range(count))
+    if precision is None and plain and not any(map(len, common)) and x.dtype == w.dtype:
+        return product(x, w, count, options.get("preferred_element_type"))
+    return jax.lax.dot_general(x, w, dimension_numbers, precision=precision, **options)
+
+
+def keep_products(primitive: Any, /, *_: Any, **__: Any) -> bool:
+    """`jax.checkpoint_policies.dots_saveable`, which knows no primitive but JAX's own."""
+    return primitive in (_product, jax.lax.dot_general_p)
+
+
 def platform_now() -> str:
     """The platform that a computation traced now is meant for: `jax.default_device` first, then the backend.
 

@@ -13,7 +13,6 @@ import numpy as np
 from jaxtyping import Array, ArrayLike
 
 from pdejax import _check
-from pdejax._adjoint import StoredAdjoint
 from pdejax._arguments import checked
 from pdejax._check import traced
 from pdejax._choose import Choice
@@ -115,13 +114,13 @@ def _solve(problem: Problem, plan: Plan, d: Discretization) -> Outcome:
         tolerances = jnp.asarray(d.rtol, problem.u0.dtype), jnp.asarray(d.atol, problem.u0.dtype)
         ceiling = d.max_steps if d.max_steps is not None else 4096 if plan.save == "steps" else 65536
         return _adaptive(problem, plan, tolerances, d.adjoint, ceiling)
+    forward = d.adjoint is None or isinstance(d.adjoint, diffrax.ForwardMode)
     if traced(d.steps):
-        adjoint = None if _counts_itself(d) else d.adjoint
-        return _fixed_traced(problem, d.steps // segments, plan=plan, adjoint=adjoint)
+        return _fixed_traced(problem, d.steps // segments, plan=plan, adjoint=None if forward else d.adjoint)
     steps = int(d.steps) // segments
-    if d.adjoint is None or isinstance(d.adjoint, StoredAdjoint):
-        return _fixed(problem, plan=plan, steps=steps, products=d.adjoint is not None)
-    if _counts_itself(d):
+    if d.adjoint is None:
+        return _fixed(problem, plan=plan, steps=steps)
+    if forward:
         return _by_loop(problem, plan, jnp.asarray(steps), steps)
     return _by_diffrax(problem, plan, jnp.asarray(steps), d.adjoint, steps)
 
@@ -156,8 +155,7 @@ def _fixed_traced_jvp(primals, tangents, *, plan: Plan, adjoint: diffrax.Abstrac
 
 
 @eqx.filter_custom_jvp
-def _fixed(problem: Problem, *, plan: Plan, steps: int, products: bool) -> Outcome:
-    del products
+def _fixed(problem: Problem, *, plan: Plan, steps: int) -> Outcome:
     # The number of steps is traced here, so a sweep over step sizes compiles once...
     most = steps if plan.save == "steps" else None
     plan = eqx.tree_at(lambda p: (p.slots, p.where), plan, (None, None), is_leaf=lambda x: x is None)
@@ -165,15 +163,15 @@ def _fixed(problem: Problem, *, plan: Plan, steps: int, products: bool) -> Outco
 
 
 @_fixed.def_jvp
-def _fixed_jvp(primals, tangents, *, plan: Plan, steps: int, products: bool):
+def _fixed_jvp(primals, tangents, *, plan: Plan, steps: int):
     # ... and static here, so that the derivative can be transposed.
-    return eqx.filter_jvp(lambda problem: _by_scan(problem, plan, steps, products), primals, tangents)
+    return eqx.filter_jvp(lambda problem: _by_scan(problem, plan, steps), primals, tangents)
 
 
 @eqx.filter_jit
-def _by_scan(problem: Problem, plan: Plan, steps: int, products: bool) -> Outcome:
+def _by_scan(problem: Problem, plan: Plan, steps: int) -> Outcome:
     problem = with_loops(with_root_tolerances(problem), "bounded")
-    return run(problem, plan, CheckpointedScan(steps, products))
+    return run(problem, plan, CheckpointedScan(steps))
 
 
 @eqx.filter_jit
@@ -260,7 +258,7 @@ def _check_resolvable(owner: str, d: Discretization, u0: Array) -> None:
 
 def _counts_itself(d: Discretization) -> bool:
     """Whether the steps are counted here, and not by diffrax."""
-    return not d.adaptive and (d.adjoint is None or isinstance(d.adjoint, diffrax.ForwardMode | StoredAdjoint))
+    return not d.adaptive and (d.adjoint is None or isinstance(d.adjoint, diffrax.ForwardMode))
 
 
 def _invalid_unless_resolved(problem: Problem, d: Discretization, shared: Any) -> Problem:

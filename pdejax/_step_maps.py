@@ -15,11 +15,11 @@ from pdejax._check import integer, token_mask, traced
 from pdejax._depth import DepthVarying, take_layer
 from pdejax._discretization import Discretization
 from pdejax._integrate import Problem, terms_of, with_loops, with_root_tolerances
-from pdejax._kept import keep_little
 from pdejax._types import Mask
 from pdejax.solvers import linear_part
 from pdejax.solvers._base import fresh_step, looks_back
 from pdejax.terms import FieldArgs
+from pdejax.terms._kernels import keep_saved
 
 
 def in_batches(function: Callable[[Array], Any], x: Array, size: int) -> Any:
@@ -92,7 +92,7 @@ class SolverSteps(AbstractMaps):
         if self.inner == 1:
             return self._step(k, u)
 
-        @functools.partial(jax.checkpoint, policy=keep_little, prevent_cse=False)
+        @functools.partial(jax.checkpoint, policy=keep_saved, prevent_cse=False)
         def step(u, j):
             return self._step(k * self.inner + j, u), None
 
@@ -201,7 +201,7 @@ class Flow(eqx.Module):
     stop: int | None = eqx.field(static=True, default=None)
 
     def __call__(self, u: Array) -> Array:
-        @functools.partial(jax.checkpoint, policy=keep_little, prevent_cse=False)
+        @functools.partial(jax.checkpoint, policy=keep_saved, prevent_cse=False)
         def step(u, k):
             return self.maps(k, u), None
 

@@ -13,10 +13,10 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from pdejax._axes import same_axes, varying
 from pdejax._integrate import Part, Plan, counted_evaluations, reduced, saved_value, tell_share
-from pdejax._kept import KNOWN, keep_little, keep_products
 from pdejax._marks import marked
 from pdejax.solvers._stabilized import AbstractStabilized
 from pdejax.solvers._tableau import explicit_step, is_explicit, tableau
+from pdejax.terms._kernels import KNOWN, keep_saved
 
 
 class _State(eqx.Module):
@@ -114,17 +114,15 @@ class CheckpointedScan(eqx.Module):
 
     Differentiable forwards and backwards; the backward pass stores one state per step and what attention kept of its
     softmax, and recomputes the rest: less memory than a plain scan by far, and less time than to checkpoint everything.
-    With `products` it stores what came of products with weights as well.
     """
 
     steps: int = eqx.field(static=True)
-    products: bool = eqx.field(static=True)
 
     def __call__(self, terms, solver, t0, t1, u, args, plan, wanted, reduce) -> Part:
         interval = _Interval(terms, solver, t0, t1, self.steps, args, plan.limit)
         depths, slots, where, _ = wanted
 
-        @functools.partial(jax.checkpoint, policy=keep_products if self.products else keep_little, prevent_cse=False)
+        @functools.partial(jax.checkpoint, policy=keep_saved, prevent_cse=False)
         def step(state, k):
             new, stop, value, known, path = interval.step(state, k)
             out = None

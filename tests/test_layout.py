@@ -20,7 +20,7 @@ import pdejax
 ROOT = pathlib.Path(__file__).parent.parent
 # Each layer may import those before it (and itself): solvers <- terms <- equation <- simulate <- analysis <- studies <- cli.
 LAYERS = (
-    ("pdejax._check", "pdejax._arguments", "pdejax._axes", "pdejax._nnx"),
+    ("pdejax._check", "pdejax._arguments", "pdejax._axes", "pdejax._products", "pdejax._nnx"),
     ("pdejax.solvers", "pdejax._lazy", "pdejax._activation", "pdejax._types"),
     ("pdejax._figure",),
     ("pdejax._bootstrap",),

@@ -6,10 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.sharding import PartitionSpec
 
+import pdejax as pj
 from pdejax import _products
 from pdejax._products import product
+from pdejax.models import _transformer
 
 SHAPES = (((5, 4), (4, 3), 1), ((3, 7), (7, 2, 4), 1), ((6, 2, 4), (2, 4, 5), 2), ((4, 3, 2), (2, 17), 1))
 
@@ -107,3 +110,38 @@ def test_products_pass_shard_map_and_export(getkey):
     alike(jax.jit(on_devices)(x, w), gradient(x, w))
     kept = jax.export.export(jax.jit(gradient))(x, w)
     alike(kept.call(x, w), gradient(x, w))
+
+
+CONTRACTIONS = {
+    "kernel": ((5, 4), (4, 3), (((1,), (0,)), ((), ()))),
+    "heads": ((2, 5, 4), (4, 2, 3), (((2,), (0,)), ((), ()))),
+    "out of heads": ((5, 2, 4), (2, 4, 3), (((1, 2), (0, 1)), ((), ()))),
+    "transposed": ((4, 5), (4, 3), (((0,), (0,)), ((), ()))),
+    "batched": ((2, 5, 4), (2, 4, 3), (((2,), (1,)), ((0,), (0,)))),
+}
+
+
+@pytest.mark.parametrize("name", list(CONTRACTIONS))
+def test_layers_of_flax_multiply_as_jax_does(getkey, name):
+    left, right, dimensions = CONTRACTIONS[name]
+    x, w, _ = factors(getkey, (left, right, 1))
+    alike(_products.dot_general(x, w, dimensions), jax.lax.dot_general(x, w, dimensions))
+    program = str(jax.make_jaxpr(lambda a, b: _products.dot_general(a, b, dimensions))(x, w))
+    assert ("pdejax_product" in program) == (name not in ("transposed", "batched"))
+
+
+def test_the_gradient_of_a_transformer_repeats_no_product(monkeypatch):
+    """As many as where nothing is computed again, and more where only each layer's input is kept."""
+    model = pj.Transformer(pj.Architecture(vocab=3, dim=4, heads=2, layers=2, ffn=6), rngs=nnx.Rngs(0))
+    graph, weights = nnx.split(model)
+
+    def count(policy):
+        monkeypatch.setattr(_transformer, "keep_products", policy)
+        jax.clear_caches()
+        gradient = jax.grad(lambda p: jnp.sum(nnx.merge(graph, p)(jnp.arange(3)) ** 2))
+        text = str(jax.make_jaxpr(gradient)(weights))
+        return text.count("pdejax_product[") + text.count("dot_general[")
+
+    policies = jax.checkpoint_policies
+    kept = count(_products.keep_products)
+    assert kept == count(policies.everything_saveable) < count(policies.nothing_saveable)

@@ -39,7 +39,6 @@ SOLVES = {
     "splitting": (FIXED.replace(field=DIFFUSING, solver="strang"), {}),
     "stages": (FIXED.replace(solver="heun", steps=4), {"save": [0.25, 1.0]}),
     "recursive adjoint": (FIXED.replace(adjoint="recursive"), {}),
-    "stored adjoint": (FIXED.replace(adjoint="stored"), {}),
 }
 
 

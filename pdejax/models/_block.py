@@ -12,6 +12,7 @@ import numpy as np
 from flax import linen, nnx
 from jaxtyping import Array, Bool, Float
 
+from pdejax._products import dot_general
 from pdejax._types import Activation, Field, Mask
 from pdejax.models._architecture import Architecture
 
@@ -21,7 +22,8 @@ Allowed = Bool[Array, "1 m n"]
 
 _ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    # The same by erf: jax.nn.gelu takes erfc, which costs three times as much on a CPU.
+    "gelu": lambda x: 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5)),
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "silu": jax.nn.silu,
     "tanh": jnp.tanh,
@@ -83,6 +85,7 @@ class Attention(nnx.Module):
         heads = (architecture.heads, architecture.head_dim)
         options = {
             "use_bias": architecture.bias,
+            "dot_general": dot_general,
             "dtype": architecture.dtype,
             "param_dtype": architecture.param_dtype,
             "rngs": rngs,
@@ -115,6 +118,7 @@ class FeedForward(nnx.Module):
             architecture.ffn,
             dtype=architecture.dtype,
             param_dtype=architecture.param_dtype,
+            dot_general=dot_general,
             rngs=rngs,
         )
         self.second = nnx.Linear(
@@ -122,6 +126,7 @@ class FeedForward(nnx.Module):
             architecture.dim,
             dtype=architecture.dtype,
             param_dtype=architecture.param_dtype,
+            dot_general=dot_general,
             rngs=rngs,
         )
 

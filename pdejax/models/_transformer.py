@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from pdejax._arguments import checked
 from pdejax._check import instance, token_mask
+from pdejax._products import keep_products
 from pdejax._types import Field, Mask
 from pdejax.models._architecture import Architecture, model_text
 from pdejax.models._block import Block, apply_norm, attention_mask, make_norm
@@ -255,7 +256,7 @@ def _scan_layers(
     allowed = attention_mask(mask, u0.shape[0], causal)
 
     # Gradients keep the matrix products of a layer and compute what is cheap again: less memory, and on a CPU less time.
-    @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.dots_saveable, prevent_cse=False)
+    @functools.partial(jax.checkpoint, policy=keep_products, prevent_cse=False)
     def layer(u, layer_weights):
         block = nnx.merge(graph, layer_weights)
         u, maps = block(u, allowed, collect[1])

@@ -9,12 +9,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
 from pdejax import _check
 from pdejax._arguments import checked
-from pdejax._kept import PRODUCT
 from pdejax._products import product
 from pdejax._types import Depth, Field, Mask
 from pdejax.solvers import Grid
@@ -200,7 +198,7 @@ class Attention(AbstractTerm):
                 q, k = self._queries_keys(x, tokens)
                 state = whole(jnp.einsum("j,jhk,jhe->hke", w, k, value)) * self._scale()
                 mixed = jnp.einsum("ihk,hke->ihe", q, self._for_heads(state, 0))
-        out = checkpoint_name(product(mixed, self.wo.astype(u.dtype), over=2), PRODUCT)
+        out = product(mixed, self.wo.astype(u.dtype), over=2)
         if self.bo is not None:
             out = out + self.bo.astype(u.dtype)[None]
         if self.norm_out is not None:
@@ -373,7 +371,7 @@ def _project(x: Field, ws: Sequence[Array], bs: Sequence[Array | None]) -> list[
     """`x w + b`, `(n, H, dk)` for each w `(d, H, dk)` and b `(H, dk)`, by one product: reverse mode copies x once."""
     widths = [math.prod(w.shape[1:]) for w in ws]
     joined = jnp.concatenate([w.reshape(w.shape[0], -1).astype(x.dtype) for w in ws], axis=1)
-    parts = jnp.split(checkpoint_name(product(x, joined), PRODUCT), list(itertools.accumulate(widths[:-1])), axis=1)
+    parts = jnp.split(product(x, joined), list(itertools.accumulate(widths[:-1])), axis=1)
     parts = [part.reshape(-1, *w.shape[1:]) for part, w in zip(parts, ws, strict=True)]
     return [part if b is None else part + b.astype(x.dtype)[None] for part, b in zip(parts, bs, strict=True)]
 

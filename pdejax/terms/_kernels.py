@@ -15,7 +15,6 @@ from jaxtyping import Array
 
 from pdejax._arguments import checked
 from pdejax._check import choice, finite, integer, number, traced
-from pdejax._kept import ATTENTION, keep_little
 from pdejax._products import platform_now, product
 
 Implementation = Literal["auto", "dense", "blocked", "fused"]
@@ -29,6 +28,16 @@ _BLOCK_BYTES = {"cpu": 2**20, "other": 2**26}
 _MIN_ROWS = 16
 # Heads whose loops over blocks are independent pieces of one program, so that a CPU runs them side by side.
 _HEADS_AT_ONCE = 4
+# What reverse mode keeps of a block of scores, by name, for `jax.checkpoint` policies: O(n), not O(n²).
+SAVED = ("attention shift", "attention numerator", "attention normaliser")
+# Whether a step ended in numbers: one flag, which all of the step would have to be computed again for.
+KNOWN = "step known"
+
+
+def keep_saved(primitive: Any, /, *_: Any, **parameters: Any) -> bool:
+    """The `jax.checkpoint` policy that keeps `SAVED` and `KNOWN`. JAX's own, `save_only_these_names`, fails for a primitive that
+    has a parameter called `prim`, such as those of the tridiagonal solves."""
+    return primitive.name == "name" and parameters["name"] in (*SAVED, KNOWN)
 
 
 @checked
@@ -204,12 +213,12 @@ def _softmax(x: Operands, v: Array, positions: Array | None, window: Any, *, rul
     """One head: the logits of its operands, and v (m, dv)."""
     z = logits_of(x, positions, window, rule=rule)
     shift = jax.lax.stop_gradient(z.max(axis=1, keepdims=True))
-    shift = checkpoint_name(jnp.where(shift > -jnp.inf, shift, 0.0), ATTENTION[0])
+    shift = checkpoint_name(jnp.where(shift > -jnp.inf, shift, 0.0), SAVED[0])
     e = jnp.exp(z - shift)
     # Normalising the (r, dv) product instead of the (r, m) map saves a pass over the map.
     numerator = product(e.astype(v.dtype), v, kind=accumulator_of(v.dtype))
-    numerator = checkpoint_name(numerator, ATTENTION[1])
-    normaliser = checkpoint_name(e.sum(axis=1, keepdims=True), ATTENTION[2])
+    numerator = checkpoint_name(numerator, SAVED[1])
+    normaliser = checkpoint_name(e.sum(axis=1, keepdims=True), SAVED[2])
     return numerator / jnp.where(normaliser > 0, normaliser, 1.0)
 
 
@@ -222,7 +231,7 @@ def _blocked(x: Operands, v: Array, window: Any, rule: Rule, rows: int) -> Array
     positions = jnp.arange(blocks * rows).reshape(blocks, rows) if rule.by_position(x.slope, window) else None
     # With the shift, the product and the sum kept, reverse mode repeats one product and the exponential only.
     softmax = functools.partial(_softmax, rule=rule)
-    block: Callable[..., Array] = jax.checkpoint(softmax, policy=keep_little, prevent_cse=False)
+    block: Callable[..., Array] = jax.checkpoint(softmax, policy=keep_saved, prevent_cse=False)
 
     def head(operands):
         one, values = operands

@@ -8,12 +8,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from pdejax import _check
 from pdejax._arguments import checked
-from pdejax._kept import PRODUCT
 from pdejax._products import product
 from pdejax._types import Activation, Depth, Field, Mask
 from pdejax.solvers import Grid
@@ -294,7 +292,7 @@ class FeedForward(AbstractTerm):
 
 
 def _affine(x: Array, w: Array, b: Array | None) -> Array:
-    out = checkpoint_name(product(x, w.astype(x.dtype)), PRODUCT)
+    out = product(x, w.astype(x.dtype))
     return out if b is None else out + b.astype(x.dtype)[None]
 
 
