@@ -340,7 +340,7 @@ def test_a_whole_audit_of_a_trained_model_goes_on(tmp_path, capsys, monkeypatch)
 def test_a_configuration_that_is_no_table_is_no_training(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     assert not is_training(str(tmp_path))
-    with pytest.raises((ValueError, FileNotFoundError), match=r"^load_pretrained: ") as caught:
+    with pytest.raises((ValueError, FileNotFoundError), match=r"^audit: network=") as caught:
         measuring.load_subject(AuditConfig(network=str(tmp_path)))
     assert "\n" not in str(caught.value)
 
