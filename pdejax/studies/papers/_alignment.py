@@ -349,7 +349,8 @@ def _spectra(data: xr.Dataset, shuffled: np.ndarray) -> Any:
     for i in range(len(PAIRINGS)):
         seed_curves(right, data.later.values, data["log_correlation"].values[:, i], index=i + 1, label="_")
         null = data["null_log_correlation"].values[:, i].mean(axis=0)
-        right.plot(data.later.values, null, **NULL | {"color": COLOURS[i + 1], "linewidth": 1.2})
+        own: dict[str, Any] = NULL | {"color": COLOURS[i + 1], "linewidth": 1.2}
+        right.plot(data.later.values, null, **own)
     left.plot([], [], **NULL | {"linewidth": 1.2}, label="untrained field in each one's place (right)")
     left.set_ylabel("amplitude in the last layer (units of u)")
     middle.set_ylabel("share of the energy up to there")
