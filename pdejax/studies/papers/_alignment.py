@@ -346,12 +346,13 @@ def _spectra(data: xr.Dataset, shuffled: np.ndarray) -> Any:
             middle.plot(frequency, cumulative[k, i, -1], color=COLOURS[i], linewidth=0.5, alpha=0.4)
     left.semilogy(frequency, shuffled[:, -1].mean(axis=0), **NULL, label="Transformer, tokens shuffled")
     left.set_ylim(bottom=bottom)
+    thin: dict[str, Any] = NULL | {"linewidth": 1.2}
     for i in range(len(PAIRINGS)):
         seed_curves(right, data.later.values, data["log_correlation"].values[:, i], index=i + 1, label="_")
         null = data["null_log_correlation"].values[:, i].mean(axis=0)
-        own: dict[str, Any] = NULL | {"color": COLOURS[i + 1], "linewidth": 1.2}
-        right.plot(data.later.values, null, **own)
-    left.plot([], [], **NULL | {"linewidth": 1.2}, label="untrained field in each one's place (right)")
+        [line] = right.plot(data.later.values, null, **thin)
+        line.set_color(COLOURS[i + 1])
+    left.plot([], [], **thin, label="untrained field in each one's place (right)")
     left.set_ylabel("amplitude in the last layer (units of u)")
     middle.set_ylabel("share of the energy up to there")
     for ax in (left, middle):
