@@ -39,8 +39,10 @@ def dot_general(x: Array, w: Array, dimension_numbers: Any, precision: Any = Non
     (over_x, over_w), common = dimension_numbers
     count = len(over_x)
     plain = tuple(over_x) == tuple(range(x.ndim - count, x.ndim)) and tuple(over_w) == tuple(range(count))
-    if precision is None and plain and not any(map(len, common)) and x.dtype == w.dtype:
-        return product(x, w, count, options.get("preferred_element_type"))
+    kind = options.get("preferred_element_type")
+    others = [name for name, value in options.items() if value is not None and name != "preferred_element_type"]
+    if precision is None and plain and not others and not any(map(len, common)) and x.dtype == w.dtype:
+        return product(x, w, count, kind)
     return jax.lax.dot_general(x, w, dimension_numbers, precision=precision, **options)
 
 

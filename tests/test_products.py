@@ -130,6 +130,22 @@ def test_layers_of_flax_multiply_as_jax_does(getkey, name):
     assert ("pdejax_product" in program) == (name not in ("transposed", "batched"))
 
 
+def test_what_a_product_does_not_know_is_left_to_jax(getkey, monkeypatch):
+    """A sharding of the result, a precision, or two types."""
+    x, w, _ = factors(getkey, SHAPES[0])
+    given = []
+    monkeypatch.setattr(jax.lax, "dot_general", lambda *args, **options: given.append(options) or x)
+    plain = (((1,), (0,)), ((), ()))
+    for options in ({"out_sharding": PartitionSpec()}, {"precision": "highest"}):
+        _products.dot_general(x, w, plain, **options)
+    _products.dot_general(x, w.astype(jnp.float32), plain)
+    assert [{k: v for k, v in options.items() if v is not None} for options in given] == [
+        {"out_sharding": PartitionSpec()},
+        {"precision": "highest"},
+        {},
+    ]
+
+
 def test_the_gradient_of_a_transformer_repeats_no_product(monkeypatch):
     """As many as where nothing is computed again, and more where only each layer's input is kept."""
     model = pj.Transformer(pj.Architecture(vocab=3, dim=4, heads=2, layers=2, ffn=6), rngs=nnx.Rngs(0))

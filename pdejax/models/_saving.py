@@ -15,7 +15,7 @@ from flax import nnx
 from numpy.lib import format as npy
 
 from pdejax._arguments import checked
-from pdejax._check import instance
+from pdejax._check import instance, spoken_by
 from pdejax.models._architecture import Architecture
 from pdejax.models._multilayer import MultilayerSimulator
 from pdejax.models._simulator import Simulator
@@ -87,23 +87,24 @@ def load_model(path: str | os.PathLike[str]) -> tuple[Model, dict[str, Any]]:
     short, is not a pdejax model, or has a version this release does not read; also for float64 weights
     while JAX's 64-bit mode is off.
     """
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no model at {str(path)!r}: check the path, or write one with pdejax.save_model(path, model)"
-        )
-    with path.open("rb") as file:
-        _verify(file, path)
-        header, arrays = _read_archive(file, path)
-    if header.get("format") != _FORMAT:
-        raise ValueError(f"{str(path)!r} is not a pdejax model: format {header.get('format')!r}")
-    if header.get("version") != _VERSION:
-        raise ValueError(
-            f"model {str(path)!r} has version {header.get('version')!r} and this pdejax reads version "
-            f"{_VERSION}: read it with the pdejax that wrote it and save it anew, or update pdejax"
-        )
-    kind, config = _kind_and_config(header["model"])
-    return kind.from_parameters(config, arrays), header["metadata"]
+    with spoken_by("load_model"):
+        path = pathlib.Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"no model at {str(path)!r}: check the path, or write one with pdejax.save_model(path, model)"
+            )
+        with path.open("rb") as file:
+            _verify(file, path)
+            header, arrays = _read_archive(file, path)
+        if header.get("format") != _FORMAT:
+            raise ValueError(f"{str(path)!r} is not a pdejax model: format {header.get('format')!r}")
+        if header.get("version") != _VERSION:
+            raise ValueError(
+                f"model {str(path)!r} has version {header.get('version')!r} and this pdejax reads version "
+                f"{_VERSION}: read it with the pdejax that wrote it and save it anew, or update pdejax"
+            )
+        kind, config = _kind_and_config(header["model"])
+        return kind.from_parameters(config, arrays), header["metadata"]
 
 
 def model_record(model: Model) -> dict[str, Any]:

@@ -66,6 +66,12 @@ WRONG = {
         lambda: limits.depth_check(RECIPE, WIDE, layers=(4, 8, 16, 32), key=KEY),
         "built for fields of width dim=4, but the field has 5",
     ),
+    "networks for a recipe": (
+        "depth_check",
+        lambda: limits.depth_check({count: MODEL for count in (4, 8, 16, 32)}, U),
+        r"recipe\[4\] is a .*; give a list of at least 3 networks of 4 layers",
+    ),
+    "no file of a model": ("load_model", lambda: pj.load_model("nowhere.npz"), "no model at 'nowhere.npz'"),
     "odd layers": ("depth_check", lambda: limits.depth_check(RECIPE, U, layers=(4, 8, 16, 7), key=KEY), "must be even"),
     "a recipe for noise": (
         "sde_ends",
@@ -170,7 +176,7 @@ def test_the_function_that_was_called_refuses(name, monkeypatch):
 
     if not name.startswith("ids"):  # ids are looked at where a model, whose layers are stacked first, reads them in
         monkeypatch.setattr(compiler, "backend_compile_and_load", refuse)
-    with pytest.raises((TypeError, ValueError), match=rf"^{owner}: (?s:.*){said}"):
+    with pytest.raises((TypeError, ValueError, FileNotFoundError), match=rf"^{owner}: (?s:.*){said}"):
         call()
 
 

@@ -1,5 +1,6 @@
 """Which limit deep networks have: how states, increments, gradients and draws scale with the number of layers."""
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -134,6 +135,12 @@ def depth_check(
         found = [_of_recipe(recipe, u0, count, max(counts), draws, key, gradients) for count in counts]
     else:
         counts = _counts(tuple(recipe))
+        for count, nets in recipe.items():
+            if not isinstance(nets, list | tuple):
+                raise TypeError(
+                    f"{_OWNER}: recipe[{count}] is a {type(nets).__name__}; give a list of at least 3 networks of {count} "
+                    "layers, from different seeds."
+                )
         draws = len(next(iter(recipe.values())))
         if any(len(nets) != draws for nets in recipe.values()) or draws < 3:
             raise ValueError(
@@ -247,7 +254,8 @@ def _same_as(first, layer, count):
 
     def same(index, before):
         pairs = zip(*(jax.tree.leaves(eqx.filter(one, eqx.is_array)) for one in (first, layer(index)[0])), strict=True)
-        return before & jnp.all(jnp.stack([jnp.all(a == b) for a, b in pairs]))
+        # Layers without arrays differ by nothing.
+        return functools.reduce(jnp.logical_and, (jnp.all(a == b) for a, b in pairs), before)
 
     return jax.lax.fori_loop(1, count, same, jnp.asarray(True))
 
