@@ -449,31 +449,6 @@ def test_the_reproduced_experiments_are_those_of_the_data(tmp_path):
     )
 
 
-def test_audits_stand_beside_one_another(tmp_path):
-    assert "pdejax audit NETWORK --out" in hooks.results.audits(tmp_path)
-    ours = {"mean": 0.98765, "low": 0.9812, "high": 0.9941, "values": []}
-    row = {"quantity": "move | h", "unit": "nats", "ours": ours, "null": ours, "null_name": "untrained", "note": ""}
-    only = {"quantity": "loss", "unit": "", "ours": ours, "null": None, "null_name": None, "note": ""}
-    for name, table in (("a", [row]), ("b", [row, only])):
-        content = {
-            "results": {"name": name, "network": "Network of <b>", "sequences": 16, "data": "text"},
-            "verdict": f"{name}: it moves.",
-            "verdicts": {"weights": "SDE"},
-            "seconds": 12.3,
-            "environment": {"device": "cpu"},
-            "figures": [{"file": "x.png", "caption": "A picture."}],
-            "table": table,
-        }
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "result.json").write_text(json.dumps(content))
-    text = hooks.results.audits(tmp_path)
-    shown = "0.9877 [0.9812, 0.9941]"
-    assert f"| move \\| h [nats] | {shown}; untrained 0.9877 | {shown}; untrained 0.9877 |" in text
-    assert f"| loss | – | {shown} |" in text and text.startswith("| figure | a | b |\n|---|---|---|\n")
-    assert re.findall("^## (.*)$", text, flags=re.MULTILINE) == ["a", "b"] and "<b>" not in text
-    assert "- weights: SDE" in text and "16 sequences of text, 12 s on cpu" in text
-
-
 # The site.
 
 
