@@ -26,6 +26,7 @@ MADE = {
     "limits": tables.limits,
     "phases": tables.phases,
     "resumed": tables.resumed,
+    "on_devices": tables.on_devices,
     "long sequences": tables.long_sequences,
     "speed": tables.speed,
     "starts": tables.starts,

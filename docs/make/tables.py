@@ -127,9 +127,31 @@ def phases() -> str:
 
 
 def resumed() -> str:
-    """The kept sweep that was killed on the way, beside the same left alone and, where they were run, on more devices and in two
-    processes."""
+    """The kept sweep that was killed on the way, beside the same left alone."""
     found = _read("sweep/resume.json")
+    killed = found["sweeps"]["killed"]
+    starts = [
+        [i + 1, f"{kill['after_seconds']:.0f} s", f"{kill['chunks']} of {found['chunks']}"]
+        for i, kill in enumerate(killed["kills"])
+    ]
+    done = f"{found['bytes'] / 1e6:.1f} MB. Chunks lost: {killed['lost']}; kept twice: {killed['rewritten']}."
+    return "\n\n".join([_sweeps(found), table(["kill", "after the start", "chunks whole by then"], starts), done])
+
+
+def on_devices() -> str:
+    """A smaller sweep on virtual devices and in two processes, beside the same in one on one."""
+    found = _read("sweep/devices.json")
+    one, many = (found["sweeps"][name] for name in ("undisturbed", "devices"))
+    clock, cores = one["seconds"] / many["seconds"], found["environment"]["cores"]
+    return f"{_sweeps(found)}\n\n" + (
+        f"{found['devices']} virtual devices share the machine's {cores} cores: per second of the processor they do "
+        f"{found['rate_of_devices_to_one']:.2f} times the runs of one; by the clock {clock:.2f} times, which is "
+        f"{clock / found['devices']:.2f} of {found['devices']} times its rate, where {cores} cores of which one device keeps "
+        f"one busy can give {cores / found['devices']:.2f} at most."
+    )
+
+
+def _sweeps(found: dict[str, Any]) -> str:
     words = {
         "undisturbed": "left alone",
         "killed": "killed, then started again",
@@ -148,22 +170,7 @@ def resumed() -> str:
             [what, f"{sweep['runs']:,}", f"{seconds:.0f} s", used, rate, sweep["differing_files"] + sweep["more_files"]]
         )
     head = ["sweep", "runs", "time", "of the processor", "runs per second of it", f"of {found['files']} files differ"]
-    killed = found["sweeps"]["killed"]
-    starts = [
-        [i + 1, f"{kill['after_seconds']:.0f} s", f"{kill['chunks']} of {found['chunks']}"]
-        for i, kill in enumerate(killed["kills"])
-    ]
-    done = f"{found['bytes'] / 1e6:.1f} MB. Chunks lost: {killed['lost']}; kept twice: {killed['rewritten']}."
-    if "devices" in found:
-        one, many = (found["sweeps"][name] for name in ("undisturbed", "devices"))
-        clock, cores = one["seconds"] / many["seconds"], found["environment"]["cores"]
-        done += (
-            f" {found['devices']} virtual devices share the machine's {cores} cores: per second of the processor they do "
-            f"{found['rate_of_devices_to_one']:.2f} times the runs of one; by the clock {clock:.2f} times, which is "
-            f"{clock / found['devices']:.2f} of {found['devices']} times its rate, where {cores} cores of which one device keeps "
-            f"one busy can give {cores / found['devices']:.2f} at most."
-        )
-    return "\n\n".join([table(head, rows), table(["kill", "after the start", "chunks whole by then"], starts), done])
+    return table(head, rows)
 
 
 def loop_seeds() -> str:
