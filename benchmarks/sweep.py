@@ -5,7 +5,8 @@
 
 Every sweep is `pdejax sweep` in a process of its own: once undisturbed; once killed by SIGKILL at random moments and started
 again; once on eight virtual devices of this machine's processor; once as two processes that share a folder. Stores are compared
-file by file. Writes resume.json, or without kills devices.json: what differs, which chunks were lost or kept twice, runs per second, bytes.
+file by file. Writes resume.json, or without kills devices.json: what differs, which chunks were lost or kept twice, runs per
+second, bytes.
 """
 
 import argparse
