@@ -1,11 +1,12 @@
 """A sweep of 10⁵ runs that is killed ten times on the way, beside the same sweep left alone; on devices and processes more.
 
     python benchmarks/sweep.py --sweeps killed --out benchmarks/results/sweep    # what is kept; goes on after a stop
-    python benchmarks/sweep.py --out out                                         # on devices and as processes, too
+    python benchmarks/sweep.py --sweeps devices processes --seeds 44 --out benchmarks/results/sweep    # an eighth of it
 
 Every sweep is `pdejax sweep` in a process of its own: once undisturbed; once killed by SIGKILL at random moments and started
 again; once on eight virtual devices of this machine's processor; once as two processes that share a folder. Stores are compared
-file by file. Writes resume.json: what differs, which chunks were lost or kept twice, runs per second, bytes.
+file by file. Writes resume.json, or without kills devices.json: what differs, which chunks were lost or kept twice, runs per
+second, bytes.
 """
 
 import argparse
@@ -51,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     found = compare(given, whole)
     found["environment"] = environment()
     given.out.mkdir(parents=True, exist_ok=True)
-    write_json(given.out / "resume.json", found)
+    write_json(given.out / ("resume.json" if "killed" in whole else "devices.json"), found)
     return 0 if found["identical"] else 1
 
 

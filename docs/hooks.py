@@ -13,7 +13,7 @@ ROOT = HERE.parent
 sys.path.insert(0, str(HERE))
 sys.path.insert(0, str(ROOT))
 
-from make import cells, commands, formulas, printed, reference, results, tables, tutorials  # noqa: E402
+from make import cells, commands, formulas, looped, printed, reference, results, tables, tutorials  # noqa: E402
 
 # What stands for `<!-- make: NAME -->` on a page.
 MADE = {
@@ -26,6 +26,7 @@ MADE = {
     "limits": tables.limits,
     "phases": tables.phases,
     "resumed": tables.resumed,
+    "on_devices": tables.on_devices,
     "long sequences": tables.long_sequences,
     "speed": tables.speed,
     "starts": tables.starts,
@@ -43,6 +44,8 @@ MADE = {
     "audit findings": results.audit_findings,
     "loops": results.loops,
     "literature": results.literature,
+    "loop seeds": looped.over_seeds,
+    "loop literature": looped.literature,
 }
 PICTURES = (
     "assets/pdejax.png",

@@ -182,21 +182,21 @@ def test_models_part_where_intervals_do(tmp_path, monkeypatch):
     monkeypatch.setattr(hooks.tables, "RESULTS", tmp_path)
     seeds_file(
         tmp_path,
-        a=((0.3, 0.2, 0.4), 0, 0, True),
-        b=((-0.1, -0.2, 0.1), 5, 4, False),
-        c=((0.1, 0.05, 0.25), 20, 20, False),
+        pre=((0.3, 0.2, 0.4), 0, 0, True),
+        post=((-0.1, -0.2, 0.1), 5, 4, False),
+        peri=((0.1, 0.05, 0.25), 20, 20, False),
     )
-    text = hooks.tables.loop_seeds()
+    text = hooks.looped.over_seeds()
     assert "| seeds | 2 | 2 | 2 |" in text and "majority class 0.16, root operator 0.30" in text
     assert "| largest Lyapunov exponent, per pass | 0.3 [0.2, 0.4] | -0.1 [-0.2, 0.1] | 0.1 [0.05, 0.25] |" in text
     assert "| share of inputs: fixed point | 0 | 0.25 | 1 |" in text and "cycle" not in text
     assert "| safe range of loops, passes | ≥ 7 [6, 8] | 7 [6, 8] | 7 [6, 8] |" in text
     assert "| fixed points; the same one, at most | 0 | 10; 8 | 40; 40 |" in text
     # 0.2 is above 0.1; 0.05 to 0.25 overlaps both.
-    assert "- largest Lyapunov exponent, per pass: `a` above `b`." in text
+    assert "- largest Lyapunov exponent, per pass: `pre` above `post`." in text
     assert "- test accuracy: not decided between any two." in text
-    seeds_file(tmp_path, a=((0.3, 0.2, 0.4), 0, 0, True), b=((-0.1, None, None), 5, 4, False))
-    assert "- largest Lyapunov exponent, per pass: not decided between any two." in hooks.tables.loop_seeds()
+    seeds_file(tmp_path, pre=((0.3, 0.2, 0.4), 0, 0, True), post=((-0.1, None, None), 5, 4, False))
+    assert "- largest Lyapunov exponent, per pass: not decided between any two." in hooks.looped.over_seeds()
 
 
 def test_papers_beside_loops_change_with_the_numbers(tmp_path, monkeypatch):
@@ -206,18 +206,26 @@ def test_papers_beside_loops_change_with_the_numbers(tmp_path, monkeypatch):
     def text(**changed):
         names = ("pre", "post", "peri", "injected", "injected-post")
         seeds_file(tmp_path, **{name: changed.get(name.replace("-", "_"), (still, 0, 0, False)) for name in names})
-        return hooks.tables.loop_literature()
+        return hooks.looped.literature()
 
     none = text()
-    assert "not decided: none of their inputs settles" in none and "0 of 40 inputs settle, at 0 points or more" in none
-    assert "largest exponent not decided between any two; safe range of loops not decided between any two" in none
+    assert (
+        "not decided: none of their inputs settles" in none
+        and "0 of 40 inputs settle; of one network at most 0" in none
+    )
+    assert (
+        "largest exponent not decided between any two" in none and "range of loops: not decided between any two" in none
+    )
     found = text(post=(still, 20, 20, False), injected_post=(still, 20, 1, False), injected=(wide, 0, 0, False))
     assert "so it is: all 40 inputs that settle do so at the one point of their network" in found
     assert (
-        "40 of 40 inputs settle, at 40 points or more" in found and "largest exponent `injected` above `pre`" in found
+        "40 of 40 inputs settle; of one network at most 1 at one point" in found
+        and "largest exponent `injected` above `pre`" in found
     )
     assert "of 40 inputs that settle 10 share a point" in text(post=(still, 20, 5, False))
-    assert "40 of 40 inputs settle, at 2 points or more" in text(injected_post=(still, 20, 20, False))
+    assert "40 of 40 inputs settle; of one network at most 20 at one point" in text(
+        injected_post=(still, 20, 20, False)
+    )
 
 
 def test_which_steps_and_embeddings_a_study_has_is_said_from_its_data():

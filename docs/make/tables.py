@@ -59,7 +59,7 @@ def training() -> str:
     """Test accuracy of the kept training runs beside their baselines."""
     rows = []
     for name in ("listops", "digits", "mnist", "newsgroups"):
-        found = _read(f"training/{name}/result.json")
+        found = read(f"training/{name}/result.json")
         config = found["config"]
         beside = ", ".join(f"{what} {100 * value:.1f} %" for what, value in found["baselines"].items())
         rows.append(
@@ -77,7 +77,7 @@ def training() -> str:
 
 def convergence() -> str:
     """Fitted orders and bounds of the kept convergence study, its spatial order and its regimes."""
-    found = _read("convergence.json")
+    found = read("convergence.json")
     rows = []
     for scheme in found["results"]["orders"]:
         error, bound = scheme["errors"][-1], scheme["one_sided_bounds"][-1]
@@ -97,7 +97,7 @@ def convergence() -> str:
 
 def stability() -> str:
     """The maps of the kept stability study: what v1 (21) and the corrected bound call safe."""
-    found = _read("stability.json")
+    found = read("stability.json")
     rows = [
         [
             family["family"],
@@ -117,7 +117,7 @@ def stability() -> str:
 
 def phases() -> str:
     """The kept phase diagram: from which depth tokens align, its picture, and how many runs there were."""
-    found = _read("sweep/phases.json")
+    found = read("sweep/phases.json")
     [shown] = found["tables"]
     head = [column["head"] for column in shown["columns"]]
     rows = [[_cell(cell) for cell in row] for row in shown["rows"]]
@@ -127,9 +127,31 @@ def phases() -> str:
 
 
 def resumed() -> str:
-    """The kept sweep that was killed on the way, beside the same left alone and, where they were run, on more devices and in two
-    processes."""
-    found = _read("sweep/resume.json")
+    """The kept sweep that was killed on the way, beside the same left alone."""
+    found = read("sweep/resume.json")
+    killed = found["sweeps"]["killed"]
+    starts = [
+        [i + 1, f"{kill['after_seconds']:.0f} s", f"{kill['chunks']} of {found['chunks']}"]
+        for i, kill in enumerate(killed["kills"])
+    ]
+    done = f"{found['bytes'] / 1e6:.1f} MB. Chunks lost: {killed['lost']}; kept twice: {killed['rewritten']}."
+    return "\n\n".join([_sweeps(found), table(["kill", "after the start", "chunks whole by then"], starts), done])
+
+
+def on_devices() -> str:
+    """A smaller sweep on virtual devices and in two processes, beside the same in one on one."""
+    found = read("sweep/devices.json")
+    one, many = (found["sweeps"][name] for name in ("undisturbed", "devices"))
+    clock, cores = one["seconds"] / many["seconds"], found["environment"]["cores"]
+    return f"{_sweeps(found)}\n\n" + (
+        f"{found['devices']} virtual devices share the machine's {cores} cores: per second of the processor they do "
+        f"{found['rate_of_devices_to_one']:.2f} times the runs of one; by the clock {clock:.2f} times, which is "
+        f"{clock / found['devices']:.2f} of {found['devices']} times its rate, where {cores} cores of which one device keeps "
+        f"one busy can give {cores / found['devices']:.2f} at most."
+    )
+
+
+def _sweeps(found: dict[str, Any]) -> str:
     words = {
         "undisturbed": "left alone",
         "killed": "killed, then started again",
@@ -148,143 +170,7 @@ def resumed() -> str:
             [what, f"{sweep['runs']:,}", f"{seconds:.0f} s", used, rate, sweep["differing_files"] + sweep["more_files"]]
         )
     head = ["sweep", "runs", "time", "of the processor", "runs per second of it", f"of {found['files']} files differ"]
-    killed = found["sweeps"]["killed"]
-    starts = [
-        [i + 1, f"{kill['after_seconds']:.0f} s", f"{kill['chunks']} of {found['chunks']}"]
-        for i, kill in enumerate(killed["kills"])
-    ]
-    done = f"{found['bytes'] / 1e6:.1f} MB. Chunks lost: {killed['lost']}; kept twice: {killed['rewritten']}."
-    if "devices" in found:
-        one, many = (found["sweeps"][name] for name in ("undisturbed", "devices"))
-        clock, cores = one["seconds"] / many["seconds"], found["environment"]["cores"]
-        done += (
-            f" {found['devices']} virtual devices share the machine's {cores} cores: per second of the processor they do "
-            f"{found['rate_of_devices_to_one']:.2f} times the runs of one; by the clock {clock:.2f} times, which is "
-            f"{clock / found['devices']:.2f} of {found['devices']} times its rate, where {cores} cores of which one device keeps "
-            f"one busy can give {cores / found['devices']:.2f} at most."
-        )
-    return "\n\n".join([table(head, rows), table(["kill", "after the start", "chunks whole by then"], starts), done])
-
-
-def loop_seeds() -> str:
-    """Looped models trained from several seeds: their figures, which of two differ, and what became of fixed points."""
-    found = _read("loops/seeds.json")
-    models, settings = found["models"], found["settings"]
-    over = {name: model["over seeds"] for name, model in models.items()}
-    rows = [["seeds", *(len(model["seeds"]) for model in models.values())]]
-    for quantity, text in _loop_figures(over):
-        # Followed to its end, the range is longer than what was seen of it.
-        ends = [quantity == RANGE and any(run["followed to its end"] for run in m["seeds"]) for m in models.values()]
-        cells = zip((_interval(each.get(quantity)) for each in over.values()), ends, strict=True)
-        rows.append([text, *(f"≥ {cell}" if end else cell for cell, end in cells)])
-    rows.append(["fixed points; the same one, at most", *(_fixed_points(model["seeds"]) for model in models.values())])
-    [base] = {tuple(sorted(run["baselines"].items())) for model in models.values() for run in model["seeds"][:1]}
-    least = ", ".join(f"{name} {value:.2f}" for name, value in base)
-    about = (
-        f"d = {settings['dim']}, {settings['steps']:,} steps of training; {settings['sequences']} inputs of each, followed for "
-        f"{settings['loops']} passes. Without a network, seed 0: {least}. A figure that all seeds have alike has no interval."
-    )
-    lines = [f"- {text}: {_order(over, quantity)}." for quantity, text in _loop_figures(over) if quantity in COMPARED]
-    said = "Which intervals part, from the numbers; where two overlap nothing is decided between them:"
-    return "\n\n".join(
-        [table(["mean over seeds [95 %]", *(f"`{name}`" for name in models)], rows), about, said, "\n".join(lines)]
-    )
-
-
-def loop_literature() -> str:
-    """What papers say of such loops, beside what the kept seeds say."""
-    models = _read("loops/seeds.json")["models"]
-    over = {name: model["over seeds"] for name, model in models.items()}
-    settled = {name: sum(run["kinds"]["fixed point"] for run in model["seeds"]) for name, model in models.items()}
-    same = {name: sum(run["same point"] for run in model["seeds"]) for name, model in models.items()}
-    inputs = {name: sum(sum(run["kinds"].values()) for run in model["seeds"]) for name, model in models.items()}
-    plain = ("pre", "post", "peri")
-    ends, ones = sum(settled[name] for name in plain), sum(same[name] for name in plain)
-    if not ends:
-        forgotten = "not decided: none of their inputs settles"
-    elif ones == ends:
-        forgotten = f"so it is: all {ends} inputs that settle do so at the one point of their network"
-    else:
-        forgotten = f"of {ends} inputs that settle {ones} share a point of their network; the others have further ones"
-    name = "injected-post"
-    # Of each network one input at least is at the point that most are at.
-    apart = settled[name] - same[name] + sum(run["same point"] > 0 for run in models[name]["seeds"])
-    known = f"{settled[name]} of {inputs[name]} inputs settle, at {apart} points or more"
-    alike = {name: over[name] for name in plain}
-    rows = [
-        [
-            "[2604.15259](https://arxiv.org/abs/2604.15259)",
-            "without recall fixed points are countable and cannot depend strongly on the input",
-            f"`pre`, `post`, `peri`: {forgotten}",
-        ],
-        [
-            "the same",
-            "recall with outer normalization gives fixed points that are reached and depend on the input",
-            f"`{name}`: {known}",
-        ],
-        [
-            "[2502.05171](https://arxiv.org/abs/2502.05171), 3.2",
-            "at small scales pre-norm, post-norm and others work almost equally well",
-            f"test accuracy of `pre`, `post`, `peri`: {_order(alike, 'test accuracy')}",
-        ],
-        [
-            "[2604.12946](https://arxiv.org/abs/2604.12946)",
-            "loops are unstable where the injection's parameters have large spectral norms",
-            "with 1 for the state and 1 for the embedding, beside `pre`: "
-            f"largest exponent {_order(_two(over), 'Lyapunov exponent 1')}; {RANGE} {_order(_two(over), RANGE)}",
-        ],
-    ]
-    return table(["source", "says", "here"], rows)
-
-
-def _two(over: dict[str, Any]) -> dict[str, Any]:
-    return {name: over[name] for name in ("pre", "injected")}
-
-
-RANGE = "safe range of loops"
-COMPARED = ("test accuracy", "spectral radius after the trained passes", "Lyapunov exponent 1", RANGE)
-
-
-def _loop_figures(over: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """The figures of the table: their names, and how they are called there."""
-    names = list(dict.fromkeys(name for each in over.values() for name in each))
-    yield "test accuracy", "test accuracy"
-    for name in names:
-        if name.startswith("share of inputs: ") and any(each.get(name, {}).get("value") for each in over.values()):
-            yield name, name
-    yield "spectral radius after the trained passes", "spectral radius after the trained passes, per pass"
-    yield "Lyapunov exponent 1", "largest Lyapunov exponent, per pass"
-    yield RANGE, f"{RANGE}, passes"
-    yield from ((name, name) for name in names if name.startswith(("share of answers kept at ", "accuracy at ")))
-
-
-def _interval(figure: dict[str, Any] | None) -> str:
-    if figure is None:
-        return "–"
-    value, low, high = figure["value"], figure["low"], figure["high"]
-    return f"{value:.3g}" if low is None or low == high else f"{value:.3g} [{low:.3g}, {high:.3g}]"
-
-
-def _fixed_points(runs: list[dict[str, Any]]) -> str:
-    """Of all inputs that settle, how many share one point with most of their seed."""
-    settled = sum(run["kinds"]["fixed point"] for run in runs)
-    return f"{settled}; {sum(run['same point'] for run in runs)}" if settled else "0"
-
-
-def _order(over: dict[str, Any], quantity: str) -> str:
-    """Pairs of models whose intervals part."""
-    parts = []
-    for first, a in over.items():
-        below = [f"`{name}`" for name, b in over.items() if _below(b.get(quantity), a.get(quantity))]
-        if below:
-            parts.append(f"`{first}` above {', '.join(below)}")
-    return "; ".join(parts) or "not decided between any two"
-
-
-def _below(a: dict[str, Any] | None, b: dict[str, Any] | None) -> bool:
-    if a is None or b is None or None in (a["high"], b["low"]):
-        return False
-    return a["high"] < b["low"]
+    return table(head, rows)
 
 
 def _cell(value: Any) -> Any:
@@ -293,7 +179,7 @@ def _cell(value: Any) -> Any:
 
 def long_sequences() -> str:
     """Memory per device of the kept benchmark, what a million tokens need by its fit, and how near one device's numbers are."""
-    found = _read("long_sequences.json")
+    found = read("long_sequences.json")
     counts = sorted({row["devices"] for row in found["memory"]["field"]})
     rows = []
     for kind, measured in found["memory"].items():
@@ -320,7 +206,7 @@ def long_sequences() -> str:
 
 def stiff() -> str:
     """Field evaluations and seconds to the target error, by solver and diffusivity."""
-    found = _read("stiff.json")
+    found = read("stiff.json")
     results = found["results"]
     values = sorted({row["D"] for row in results["cost"]})
     best: dict[str, list[str]] = {}
@@ -338,7 +224,7 @@ def stiff() -> str:
 
 def parallel() -> str:
     """Iterations needed and predicted, by field, method and tolerance; steps in a row against those of stepping."""
-    results = _read("parallel.json")["results"]
+    results = read("parallel.json")["results"]
     groups: dict[tuple[str, str], dict[float, list[dict[str, Any]]]] = {}
     for row in results["rows"]:
         groups.setdefault((row["field"], row["method"]), {}).setdefault(row["tolerance"], []).append(row)
@@ -369,7 +255,7 @@ def parallel() -> str:
 
 def limits() -> str:
     """How often verdicts on limits were right, and the answers."""
-    found = _read("limits/limits.json")
+    found = read("limits/limits.json")
     [checks, *others] = found["tables"]
     heads = [column["head"] for column in checks["columns"]]
     rows = [[_plain(cell) for cell in row] for row in checks["rows"]]
@@ -389,7 +275,7 @@ def _plain(value) -> str:
 
 def calibration() -> str:
     """Median error ± spread of every estimator of mutual information, in nats, on channels of known information."""
-    found = _read("calibration.json")
+    found = read("calibration.json")
     names = list(found["errors"])
     rows = []
     for channel, exact in found["exact"].items():
@@ -408,7 +294,7 @@ def calibration() -> str:
 
 def analysis_speed() -> str:
     """What analyses cost beside another library's."""
-    found = _read("analysis.json")
+    found = read("analysis.json")
     rows = [
         [
             name,
@@ -425,14 +311,14 @@ def speed() -> str:
     """Every ratio of the kept speed benchmarks, by group: of the fastest rounds, and of the medians."""
     rows = []
     for file in ("speed.json", "speed_training.json"):
-        for path, ratio in _ratios(_read(file)["results"]):
+        for path, ratio in _ratios(read(file)["results"]):
             rows.append([": ".join(path[:-1]), path[-1], f"{ratio['min']:.2f}", f"{ratio['median']:.2f}"])
     return table(["what", "ratio of times", "fastest rounds", "medians"], rows)
 
 
 def starts() -> str:
     """Seconds of a command, and of the same command again, its programs kept."""
-    found = _read("speed.json")["results"]["starts"]
+    found = read("speed.json")["results"]["starts"]
     rows = [
         [
             f"`pdejax {x['command']}`",
@@ -446,8 +332,8 @@ def starts() -> str:
 
 def memory() -> str:
     """Temporaries of attention, dense and blocked, and of gradients through RK4 by adjoint, in MiB."""
-    attention = _read("speed.json")["results"]["memory"]
-    adjoints = _read("speed_training.json")["results"]["adjoints"]
+    attention = read("speed.json")["results"]["memory"]
+    adjoints = read("speed_training.json")["results"]["adjoints"]
     first = table(
         ["attention", "forward, MiB", "gradient, MiB"],
         [[name, f"{item['forward']:.1f}", f"{item['gradient']:.1f}"] for name, item in attention.items()],
@@ -472,7 +358,7 @@ def _ratios(found: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple
 
 def environment(name: str) -> str:
     """The machine and versions a result was measured with."""
-    found = _read(name)["environment"]
+    found = read(name)["environment"]
     versions = found["versions"]
     shown = ", ".join(f"{package} {versions[package]}" for package in ("jax", "diffrax", "flax") if package in versions)
     return f"{found['device']}, {found['cores']} cores, Python {found['python']}, {shown}"
@@ -486,5 +372,5 @@ def _verdicts(found: dict[str, Any]) -> str:
     )
 
 
-def _read(name: str) -> dict[str, Any]:
+def read(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / name).read_text())

@@ -88,3 +88,35 @@ def test_kept_exponents_show_what_they_are_said_to():
             assert KINDS[int(x["kind"])] == exponent_kind(found, len(x["steps"]))
             shown[KINDS[int(x["kind"])]] = shown.get(KINDS[int(x["kind"])], 0) + 1
     assert shown == {"marginal": 2, "expanding": 1, "not decided": 1}
+
+
+def seeds() -> dict[str, Any]:
+    if not (FOLDER / "seeds.json").exists():
+        pytest.skip("no seeds are kept")
+    return json.loads((FOLDER / "seeds.json").read_text())
+
+
+def test_kept_seeds_are_summed_up_as_they_are_kept():
+    """By Student's interval in SciPy where a figure has no range, from the runs themselves."""
+    from scipy.stats import t as student
+
+    for model in seeds()["models"].values():
+        runs, over = model["seeds"], model["over seeds"]
+        assert [run["seed"] for run in runs] == list(range(len(runs))) and len(runs) >= 3
+        for run in runs:
+            assert sum(run["kinds"].values()) == seeds()["settings"]["sequences"]
+        for name in ("Lyapunov exponent 1", "spectral radius after the trained passes", "safe range of loops"):
+            x = np.array([run["values"][name] for run in runs])
+            low, high = student.interval(0.95, len(x) - 1, x.mean(), x.std(ddof=1) / np.sqrt(len(x)) or 1e-300)
+            kept = over[name]
+            np.testing.assert_allclose([kept["value"], kept["low"], kept["high"]], [x.mean(), low, high], rtol=1e-9)
+
+
+def test_kept_seeds_have_learned_and_do_what_norms_let_them():
+    """Above both answers without a network; no blow-up where steps are bounded, no endless drift where states are."""
+    for name, model in seeds()["models"].items():
+        for run in model["seeds"]:
+            assert run["accuracy"] > max(run["baselines"].values()) + 0.1
+            assert run["kinds"]["blow-up"] == 0
+            if name in ("post", "injected-post"):
+                assert run["kinds"]["drift"] == 0
