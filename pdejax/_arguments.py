@@ -23,6 +23,7 @@ import numpy as np
 from pdejax._check import traced
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 # What users call the classes that stand for a kind of object.
 _NAMES = {
     "AbstractEquation": "a MasterEquation, a DepthVarying",
@@ -68,11 +69,7 @@ def checked(function: F, owner: str | None = None) -> F:
 
     @functools.wraps(function)
     def wrapped(*args, **kwargs):
-        try:
-            given = signature.bind(*args, **kwargs).arguments
-        except TypeError as error:
-            beside = _belongs([key for key in kwargs if key not in signature.parameters], _hints(plain))
-            raise TypeError(f"{name}: {error}; it takes {_parameters(signature)}{beside}.") from None
+        given = _bound(name, signature, plain, args, kwargs)
         for key, value in given.items():
             allowed = kinds().get(key, ())
             kind = signature.parameters[key].kind
@@ -88,6 +85,41 @@ def checked(function: F, owner: str | None = None) -> F:
         return function(*args, **kwargs)
 
     return typing.cast(F, wrapped)
+
+
+def named(cls: type[T]) -> type[T]:
+    """Return the class, whose `__init__` is made from its fields, with names that it does not have refused as `checked` does;
+    values are its own to check."""
+    plain = cls.__init__
+    signature = inspect.signature(plain)
+
+    @functools.wraps(plain)
+    def wrapped(self, *args, **kwargs):
+        _bound(cls.__name__, signature, plain, (self, *args), kwargs)
+        plain(self, *args, **kwargs)
+
+    setattr(cls, "__init__", wrapped)  # noqa: B010
+    return cls
+
+
+def _bound(
+    name: str, signature: inspect.Signature, plain: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The arguments by name. Raises `TypeError` for one that is missing, and for one too many, with what was probably meant."""
+    try:
+        return signature.bind(*args, **kwargs).arguments
+    except TypeError as error:
+        unknown = [key for key in kwargs if key not in signature.parameters]
+        # That an argument is missing says little where its name was mistyped.
+        said = f"got an unexpected keyword argument {unknown[0]!r}" if unknown else error
+        beside = _belongs(unknown, _hints(plain))
+        close = (
+            []
+            if beside
+            else [one for key in unknown for one in difflib.get_close_matches(key, signature.parameters, 1)]
+        )
+        meant = f"; did you mean {' and '.join(close)}?" if close else "."
+        raise TypeError(f"{name}: {said}; it takes {_parameters(signature)}{beside}{meant}") from None
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:

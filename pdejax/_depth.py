@@ -227,6 +227,10 @@ class LayerStack(eqx.Module):
 
     value: PyTree
 
+    @checked
+    def __init__(self, value: PyTree):
+        self.value = value
+
     __repr__ = one_line
 
     def __call__(self, u: Field) -> Field:

@@ -18,7 +18,7 @@ KEY = jax.random.key(0)
 
 # Records that the library fills and users read: their fields are not arguments.
 RECORDS = ("pdejax.plot", "pdejax.runs", "pdejax.studies.papers", "pdejax.studies.claims")
-FILLED = ("Trajectory", "Stats", "Observed", "Batch")
+FILLED = ("Trajectory", "Stats", "Observed", "Batch", "StoredStates")
 # (callable, parameter): why a wrong value is taken there.
 ACCEPTED = {
     (config, name): "None takes the value of the Architecture or of the paper"
@@ -250,3 +250,27 @@ def test_every_wrong_argument_is_refused_by_name(monkeypatch):
     report = "\n".join(" | ".join(row) for row in silent)
     assert tried > 3000
     assert not silent, f"{len(silent)} of {tried}:\n{report}"
+
+
+def test_every_unknown_name_is_refused_with_what_is_allowed():
+    """A parameter with a letter too many: the function, the names that it takes, and the one that was meant."""
+    silent, tried = [], 0
+    for name, found in callables():
+        parameters = {key: one for key, one in inspect.signature(found).parameters.items() if key != "self"}
+        kinds = {one.kind for one in parameters.values()}
+        named = [key for key, one in parameters.items() if one.kind is not inspect.Parameter.POSITIONAL_ONLY]
+        if inspect.Parameter.VAR_KEYWORD in kinds or not named:
+            continue
+        tried += 1
+        try:
+            found(**{f"{named[-1]}z": 1})
+            silent.append((name, "no error"))
+        except TypeError as error:
+            text = str(error)
+            if not (
+                text.startswith(f"{name}: ")
+                and all(part in text for part in ("it takes", f"{named[-1]}z", f"did you mean {named[-1]}?"))
+            ):
+                silent.append((name, text[:120]))
+    assert not silent, silent
+    assert tried > 200

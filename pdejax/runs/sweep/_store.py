@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pdejax._arguments import checked
 from pdejax.runs._files import ResultError, check_folder, write_json
 from pdejax.runs.sweep._sweep import Chunk, Sweep
 
@@ -145,6 +146,7 @@ class Store:
         return self.folder / DONE / f"{chunk.number}.json"
 
 
+@checked
 def open_sweep(folder: str | pathlib.Path) -> "xr.Dataset":
     """Open the data of a sweep's folder; what is not measured yet is NaN, or 0 where no float is measured.
 
