@@ -165,13 +165,13 @@ def test_what_is_no_start_is_refused(model, states):
     """A state on the way is not the one that is injected: nothing takes it for that."""
     net = pj.as_network(model)
     with pytest.raises(
-        ValueError, match=r"layer_jacobian: the field adds the state that it began with.*d\.given\(u0\)"
+        ValueError, match=r"layer_jacobian: the field adds the state that its loop began with.*d\.given\(start\)"
     ):
         jacobian.layer_jacobian(net, states[2], layer=2)
     for refused in (depth.layer_surgery, lambda system, u: depth.layer_field(system)):
-        with pytest.raises(ValueError, match=r"layer_\w+: the field adds the state that it began with"):
+        with pytest.raises(ValueError, match=r"layer_\w+: the field adds the state that its loop began with"):
             refused(net, states[0])
-    with pytest.raises(ValueError, match=r"this field adds the state that it began with.*d\.given\(u0\)"):
+    with pytest.raises(ValueError, match=r"this field adds the state that its loop began with.*d\.given\(start\)"):
         net.discretization.field(0.0, states[0], None)
     late = net.discretization.replace(t0=2.0, steps=net.discretization.steps - 2)
     for name, solve in {
@@ -183,20 +183,22 @@ def test_what_is_no_start_is_refused(model, states):
         "lyapunov_exponents": lambda d, u: jacobian.lyapunov_exponents(d, u, k=1, key=jax.random.key(0)),
         "ftle": lambda d, u: jacobian.ftle(d, u, key=jax.random.key(0)),
     }.items():
-        with pytest.raises(ValueError, match=rf"{name}: the field adds the state that it began with.*d\.given\(u0\)"):
+        with pytest.raises(
+            ValueError, match=rf"{name}: the field adds the state that its loop began with.*d\.given\(start\)"
+        ):
             solve(late, states[2])
     with pytest.raises(ValueError, match="adds a state of 4 tokens, but the field has 2"):
         pj.simulate(net.discretization.given(states[0]), states[0][:2])
     one, two = net.discretization.given(states[0]), jnp.stack([states[0], 2 * states[0]])
     for refused in (depth.run_layers, depth.refine_layers, depth.layer_surgery, depth.branch_sizes, depth.matched_null):
         with pytest.raises(
-            ValueError, match=rf"{refused.__name__}: the field adds the state that one input began with"
+            ValueError, match=rf"{refused.__name__}: the field adds the state that the loop of one input began with"
         ):
             refused(one, two)
     for field in (net.discretization.field, one.field):
-        with pytest.raises(ValueError, match=r"shard_tokens: the field adds the state that it began with"):
+        with pytest.raises(ValueError, match=r"shard_tokens: the field adds the state that its loop began with"):
             pj.shard_tokens(field)
-    with pytest.raises(ValueError, match=r"given: u0 has shape \(3, 4, 8\)"):
+    with pytest.raises(ValueError, match=r"given: start has shape \(3, 4, 8\)"):
         net.discretization.given(states[:3])
     plain = pj.lift(pj.Transformer(model.architecture.replace(injection="none"), rngs=nnx.Rngs(0)))
     assert plain.given(states[0]) is plain
