@@ -182,13 +182,13 @@ class Discretization(eqx.Module):
         k = k if traced(k) or isinstance(k, Array) else _check.integer("Discretization.refine", "k", k)
         return self.replace(steps=self.steps * k)
 
-    def given(self, u0: ArrayLike) -> "Discretization":
-        """Return the discretization whose field adds the state `u0 (n, d)` of one input before every pass, as with
-        `injection="add"`; any other as it is. `simulate`, a `Network` and what else begins with a state do it themselves."""
+    def given(self, start: ArrayLike) -> "Discretization":
+        """Return the discretization whose field adds the state `start (n, d)` before every pass (`injection="add"`), any other as
+        it is. Of a model: `model.hidden_states(tokens, mask)[prelude]`, which `simulate` and a `Network` find by themselves."""
         if not self.field.needs_start:
             return self
-        start = _check.real_array("Discretization.given", "u0", u0, "(n, d)", 2)
-        return eqx.tree_at(lambda d: d.field, self, self.field.given(start))
+        value = _check.real_array("Discretization.given", "start", start, "(n, d)", 2)
+        return eqx.tree_at(lambda d: d.field, self, self.field.given(value))
 
     def check_state(self, owner: str, u0: Any, mask: Any = None) -> tuple[Array, FieldArgs]:
         """Return the initial state as an array and the field's arguments; errors name `owner`.

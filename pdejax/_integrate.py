@@ -112,9 +112,14 @@ def _run_layers(problem: Problem, plan: Plan, interval: Interval) -> Outcome:
     edges = problem.t0 + (problem.t1 - problem.t0) * fractions
 
     def layer(carry, x):
-        u, lost = carry
+        u, lost, begun = carry
         index, start, stop, wanted = x
-        terms = terms_of(equation.layer(index), plan.split, u, problem.args)
+        here = equation.layer(index)
+        if begun is not None:
+            # The state that the loop begins with is known once the prelude is behind.
+            begun = jnp.where(index == equation.prelude, u, begun)
+            here = here.given(begun)
+        terms = terms_of(here, plan.split, u, problem.args)
         solver = take_layer(problem.solver, index)
         part = interval(terms, solver, start, stop, u, problem.args, plan, wanted, problem.reduce)
         if plan.progress:
@@ -126,12 +131,12 @@ def _run_layers(problem: Problem, plan: Plan, interval: Interval) -> Outcome:
             saved = marked(now, reduced(problem.reduce, stop, part.end, problem.args))
         kept = (None, None, part.diverged & ~lost)
         rest = eqx.tree_at(lambda p: (p.end, p.saved, p.diverged), part, kept, is_leaf=lambda leaf: leaf is None)
-        return (part.end, now), (rest, saved)
+        return (part.end, now, begun), (rest, saved)
 
     wanted = jax.tree.map(jnp.asarray, (plan.depths, plan.slots, plan.where, plan.place))
     xs = (first + jnp.arange(count), edges[:-1], edges[1:], wanted)
-    carry = same_axes((problem.u0, jnp.asarray(False)), (problem, xs))
-    (end, lost), (parts, saved) = jax.lax.scan(layer, carry, xs)
+    carry = same_axes((problem.u0, jnp.asarray(False), problem.u0 if equation.needs_start else None), (problem, xs))
+    (end, lost, _), (parts, saved) = jax.lax.scan(layer, carry, xs)
     us = _assemble(problem, plan, end, lost, saved)
     first_bad = jnp.argmax(parts.diverged)
     stats = _stats(plan, parts.steps, parts.rejected, parts.evaluations)
@@ -209,7 +214,7 @@ def with_root_tolerances(problem: Problem) -> Problem:
         return problem
     if isinstance(getattr(solver.root_finder, "rtol", None), float | int | Array):
         return problem
-    slope = jnp.max(jnp.abs(problem.equation(problem.t0, problem.u0, problem.args)))
+    slope = jnp.max(jnp.abs(problem.equation.given(problem.u0)(problem.t0, problem.u0, problem.args)))
     size = jax.lax.stop_gradient(slope + jnp.max(jnp.abs(problem.u0)))
     eps = float(jnp.finfo(size.dtype).eps)
     finder = optx.Newton(rtol=eps**0.6, atol=1000 * eps * size)  # pyright: ignore[reportArgumentType]

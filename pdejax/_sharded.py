@@ -132,8 +132,8 @@ def shard_tokens(
         raise ValueError(f"{_OWNER}: devices is empty; give at least one device, or None for all.")
     if field.needs_start or holds_input(field):
         raise ValueError(
-            f"{_OWNER}: the field adds the state that it began with (injection), whose tokens are not spread over devices; give "
-            "a field without."
+            f"{_OWNER}: the field adds the state that its loop began with (injection), whose tokens are not spread over devices; "
+            "give a field without."
         )
     mesh = Mesh(np.array(found), ("tokens",), axis_types=(AxisType.Auto,))
     if isinstance(field, DepthVarying):

@@ -20,7 +20,6 @@ from pdejax._discretization import Discretization
 from pdejax._integrate import Diffrax, Outcome, Plan, Problem, run, with_loops, with_root_tolerances
 from pdejax._plan import make_plan
 from pdejax._start import starting_step
-from pdejax._step_maps import begun
 from pdejax._steps import CheckpointedScan, CountedLoop
 from pdejax._trajectory import Trajectory
 from pdejax.solvers import evaluations, real_stability_limit
@@ -88,7 +87,7 @@ def integrate(
             "pdejax.Discretization(field, solver, t1=…, steps=…)."
         )
     u0, args = d.check_state(owner, u0, mask)
-    d, choice = begun(owner, d, u0).settled(owner, u0, args)
+    d, choice = _starting(owner, d, u0).settled(owner, u0, args)
     _check_resolvable(owner, d, u0)
     limit = _limit(owner, blowup, u0.dtype)
     if choice is not None and progress:
@@ -104,6 +103,37 @@ def integrate(
     outcome = _solve(problem, plan, d)
     trajectory = _trajectory(problem, plan, outcome, depths, d, choice)
     return _checked(owner, trajectory, throw)
+
+
+def check_start(owner: str, d: Discretization) -> None:
+    """Raise `ValueError`, naming `owner`, for a field that still wants the state that its loop begins with."""
+    if d.field.needs_start:
+        raise ValueError(
+            f"{owner}: the field adds the state that its loop began with, which this state need not be; give the "
+            "discretization of one input: d.given(start), such as pdejax.lift(model).given(model.hidden_states(tokens, mask)[p]) "
+            "with p the number of layers before the loop."
+        )
+
+
+def _starting(owner: str, d: Discretization, u0: Array) -> Discretization:
+    """A solve from `u0`, which is what the loop begins with; after a prelude the solve finds that on its way. `ValueError` for a
+    solve that begins later, whose first state need not be the one that is added."""
+    if d.field.needs_start and (traced(d.t0) or float(d.t0) != 0):
+        check_start(owner, d)
+    return d if d.layers and d.field.prelude else d.given(u0)
+
+
+def begun(owner: str, d: Discretization, u0: Array, mask: Any) -> Discretization:
+    """`d.given(start)` with the state that the loop of a solve from `u0` begins with; after a prelude that takes a solve."""
+    d = _starting(owner, d, u0)
+    if not d.field.needs_start:
+        return d
+    u, args = d.check_state(owner, u0, mask)
+    whole, _ = d.settled(owner, u, args)
+    t1, steps = (x if traced(x) else np.asarray(x).item() for x in (d.t1, 0 if d.adaptive else d.steps))
+    count, first = len(d.layers), min(d.field.prelude, len(d.layers))
+    prelude = whole.replace(t1=t1 * first / count, **({} if d.adaptive else {"steps": steps * first // count}))
+    return d.given(integrate(owner, prelude, u, mask=args.mask, save="end").us[-1])
 
 
 def _solve(problem: Problem, plan: Plan, d: Discretization) -> Outcome:

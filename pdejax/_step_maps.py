@@ -15,6 +15,7 @@ from pdejax._check import integer, token_mask, traced
 from pdejax._depth import DepthVarying, take_layer
 from pdejax._discretization import Discretization
 from pdejax._integrate import Problem, terms_of, with_loops, with_root_tolerances
+from pdejax._simulate import begun
 from pdejax._types import Mask
 from pdejax.solvers import linear_part
 from pdejax.solvers._base import fresh_step, looks_back
@@ -144,22 +145,6 @@ class FunctionMaps(AbstractMaps):
         return jnp.arange(self.count + 1).astype(dtype) * self.spacing.astype(dtype)
 
 
-def check_start(owner: str, d: Discretization) -> None:
-    """Raise `ValueError`, naming `owner`, for a field that still wants the state that a solve begins with."""
-    if d.field.needs_start:
-        raise ValueError(
-            f"{owner}: the field adds the state that it began with, which this state need not be; give the discretization "
-            "of one input: d.given(u0), such as pdejax.lift(model).given(model.embed(tokens))."
-        )
-
-
-def begun(owner: str, d: Discretization, u0: Array) -> Discretization:
-    """`d.given(u0)`; `ValueError` for a solve that begins on the way, whose first state need not be the one that is added."""
-    if d.field.needs_start and (traced(d.t0) or float(d.t0) != 0):
-        check_start(owner, d)
-    return d.given(u0)
-
-
 def steps_of(
     owner: str, d: Discretization, u0: Any, mask: Any = None, *, count: int | None = None
 ) -> tuple[SolverSteps, Array, Mask | None]:
@@ -178,7 +163,7 @@ def steps_of(
     u, args = d.check_state(owner, u, mask)
     if not u.ndim:
         raise ValueError(f"{owner}: a state must have at least one axis; give shape (1,) for one number.")
-    d, _ = begun(owner, d, u).settled(owner, u, args)
+    d, _ = begun(owner, d, u, args.mask).settled(owner, u, args)
     if looks_back(d.solver):
         raise ValueError(
             f"{owner}: a step of {type(d.solver).__name__} depends on the step before, so that it is no map of the state; take a "

@@ -33,7 +33,8 @@ def _layers_text(a: Any) -> str:
         return f"{a.layers} layers"
     looped = a.layers - a.prelude - a.coda
     which = "all of them" if looped == a.layers else f"{looped} of them, after {a.prelude} and before {a.coda},"
-    again = "" if a.injection == "none" else ", the embedding added before each"
+    added = "the state after the first" if a.prelude else "the embedding"
+    again = "" if a.injection == "none" else f", {added} added before each"
     return f"{a.layers} layers, {which} gone through {a.loops} times{again}"
 
 
@@ -103,9 +104,10 @@ class Architecture:
     - `dim`, `heads`, `layers`, `ffn`: width d, heads H (dividing d, d_k = d/H), layers L, feed-forward width.
     - `loops` k: the stack is gone through k times with the same weights, a looped Transformer (arXiv:1807.03819); `prelude`,
       `coda`: layers of it at its beginning and at its end that are gone through once (arXiv:2502.05171). `depth` is the number of
-      layers that a state then passes. `injection="add"` adds the embedding E + P before every pass, `u ← G(u + E + P)`, a pass
-      without it being `u ← G(u)` (arXiv:2311.12424, which starts at u = 0; here u = E + P); not with a prelude, whose output is
-      then what others inject. A norm after every pass, as Ouro has, is the family's own.
+      layers that a state then passes. `injection="add"` adds the state e that the loop begins with before every pass,
+      `u ← G(u + e)`, a pass without it being `u ← G(u)`: the embedding E + P (arXiv:2311.12424), or after a prelude its output
+      (arXiv:2502.05171). Both of those start elsewhere, at 0 or at random; here u = e. A norm after every pass, as Ouro has, is
+      the family's own.
     - `norm`, `norm_type`, `norm_eps`: placement, `layernorm` or `rmsnorm`, and ε inside the square root.
     - `block`, `residual`, `residual_scale`: see the table; s > 0, at most 1 when gated.
     - `activation`: `relu`, `gelu` (exact, erf), `gelu_tanh`, `silu`, `tanh` or `identity`.
@@ -120,7 +122,7 @@ class Architecture:
     Raises `ValueError` or `TypeError` naming the argument for anything else, among them the combinations
     without a definition: `parallel` with `post` (post-LN normalizes after each substep, a parallel block has
     no substeps), and `parallel` or, for `none`, `macaron` with a residual that is not `add`; a prelude and a coda without
-    loops or with no layer between them; injection without loops or with a prelude.
+    loops or with no layer between them; injection without loops.
     """
 
     vocab: int | None = None
@@ -257,11 +259,6 @@ class Architecture:
             raise ValueError(
                 f"Architecture: prelude={self.prelude} and coda={self.coda} leave none of layers={self.layers} to loop over; "
                 "layers counts them too"
-            )
-        if self.injection != "none" and self.prelude:
-            raise ValueError(
-                f"Architecture: injection={self.injection!r} adds the embedding, which is not what a loop after "
-                f"prelude={self.prelude} layers begins with; leave the prelude out"
             )
 
 

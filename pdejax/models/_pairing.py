@@ -151,9 +151,9 @@ def lift(model: Transformer) -> Discretization:
     The weights are piecewise constant in depth; refining the step converges to the ODE with those weights, which is not
     the network itself but its continuous-depth sibling.
 
-    With `injection="add"` the field depends on the input: e is the state that a solve begins with. `simulate` puts it in by
-    itself, as does what else begins with a state; for a look at one layer or at the field give
-    `lift(model).given(model.embed(tokens))`.
+    With `injection="add"` the field depends on the input: e is the state that the loop begins with, after p layers of a prelude
+    or none. `simulate` finds it by itself, as does what else begins with a state; for a look at one layer or at the field give
+    `lift(model).given(model.hidden_states(tokens, mask)[p])`.
 
     Raises `TypeError` for anything but a `Transformer`.
     """

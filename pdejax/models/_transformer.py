@@ -239,7 +239,7 @@ def _with_start(u0: Field, states: Array | None) -> Float[Array, "layers n d"]:
 
 
 class _Loop(NamedTuple):
-    """Which layers, `first` to before `stop`, are gone through how often, and whether the first state is added before."""
+    """Which layers, `first` to before `stop`, are gone through how often, and whether the state before them is added."""
 
     passes: int
     first: int
@@ -271,11 +271,12 @@ def _scan_layers(
 
     core = part(loop.first, loop.stop)
 
-    def once(u, _):
-        return jax.lax.scan(layer, u + u0 if loop.inject else u, core)
+    start, before = jax.lax.scan(layer, u0, part(0, loop.first))
 
-    u, before = jax.lax.scan(layer, u0, part(0, loop.first))
-    u, found = jax.lax.scan(once, u, length=loop.passes)
+    def once(u, _):
+        return jax.lax.scan(layer, u + start if loop.inject else u, core)
+
+    u, found = jax.lax.scan(once, start, length=loop.passes)
     last, after = jax.lax.scan(layer, u, part(loop.stop, None))
     # (passes, layers, …) as one axis of depth.
     found = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)

@@ -14,8 +14,8 @@ from pdejax.terms._base import AbstractTerm, FieldArgs, check_features
 
 
 class Injection(AbstractTerm):
-    r"""A source that is constant in the layer that begins a pass, and 0 in the others: $\rho\,e$ with e the state at the
-    beginning.
+    r"""A source that is constant in the layer that begins a pass, and 0 in the others: $\rho\,e$ with e the state that the loop
+    begins with, the embedding or what a prelude makes of it.
 
     Over a layer of length 1/ρ it adds e, however many steps the layer takes. `rate` ρ; `gate`: 1 where a pass begins, else 0, of
     a stack of layers `(K,)`; `value (n, d)`: e, of a stack `(K, n, d)`, or None until `given(start)` puts it in.
@@ -31,8 +31,9 @@ class Injection(AbstractTerm):
         del t, args
         if self.value is None:
             raise ValueError(
-                "this field adds the state that it began with, which is not known here; give the discretization of one input: "
-                "d.given(u0), such as pdejax.lift(model).given(model.embed(tokens))."
+                "this field adds the state that its loop began with, which is not known here; give the discretization of one "
+                "input: d.given(start), such as pdejax.lift(model).given(model.hidden_states(tokens, mask)[p]) with p the number "
+                "of layers before the loop."
             )
         return (self.rate * self.gate.astype(u.dtype)) * self.value.astype(u.dtype)
 

@@ -1,6 +1,7 @@
 """Injected loops as fields: each input's own source, refined, batched, in every analysis that takes a network."""
 
 import itertools
+import math
 
 import equinox as eqx
 import jax
@@ -23,6 +24,13 @@ LABELS = jnp.asarray([0, 2])
 def model():
     head = {"head": "classification", "classes": 3}
     return pj.Transformer(pj.Architecture(layers=2, loops=3, coda=1, **SIZES, **head), rngs=nnx.Rngs(0))
+
+
+@pytest.fixture(scope="module")
+def recall():
+    """Two layers before the loop, whose output is what every pass is given."""
+    sizes = {"layers": 4, "loops": 3, "prelude": 2, "coda": 1, "head": "classification", "classes": 3}
+    return pj.Transformer(pj.Architecture(**sizes, **SIZES), rngs=nnx.Rngs(1))
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +71,10 @@ def test_finer_steps_tend_to_a_limit(model):
     assert far[0] / far[1] == pytest.approx(2, abs=0.15) and far[1] / far[2] == pytest.approx(2, abs=0.1)
 
 
-def test_gradients_go_through_the_source(model):
-    """Of a loss by the embedding table, through the lifted network and through the model."""
+@pytest.mark.parametrize("which", ["model", "recall"])
+def test_gradients_go_through_the_source(which, request):
+    """Of a loss by all weights, those of the embedding and of a prelude among them, through the lifted network and the model."""
+    model = request.getfixturevalue(which)
 
     def loss(parameters, call):
         return jnp.sum(jnp.sin(call(pj.Transformer.from_parameters(model.architecture, parameters))))
@@ -165,13 +175,13 @@ def test_what_is_no_start_is_refused(model, states):
     """A state on the way is not the one that is injected: nothing takes it for that."""
     net = pj.as_network(model)
     with pytest.raises(
-        ValueError, match=r"layer_jacobian: the field adds the state that it began with.*d\.given\(u0\)"
+        ValueError, match=r"layer_jacobian: the field adds the state that its loop began with.*d\.given\(start\)"
     ):
         jacobian.layer_jacobian(net, states[2], layer=2)
     for refused in (depth.layer_surgery, lambda system, u: depth.layer_field(system)):
-        with pytest.raises(ValueError, match=r"layer_\w+: the field adds the state that it began with"):
+        with pytest.raises(ValueError, match=r"layer_\w+: the field adds the state that its loop began with"):
             refused(net, states[0])
-    with pytest.raises(ValueError, match=r"this field adds the state that it began with.*d\.given\(u0\)"):
+    with pytest.raises(ValueError, match=r"this field adds the state that its loop began with.*d\.given\(start\)"):
         net.discretization.field(0.0, states[0], None)
     late = net.discretization.replace(t0=2.0, steps=net.discretization.steps - 2)
     for name, solve in {
@@ -183,20 +193,22 @@ def test_what_is_no_start_is_refused(model, states):
         "lyapunov_exponents": lambda d, u: jacobian.lyapunov_exponents(d, u, k=1, key=jax.random.key(0)),
         "ftle": lambda d, u: jacobian.ftle(d, u, key=jax.random.key(0)),
     }.items():
-        with pytest.raises(ValueError, match=rf"{name}: the field adds the state that it began with.*d\.given\(u0\)"):
+        with pytest.raises(
+            ValueError, match=rf"{name}: the field adds the state that its loop began with.*d\.given\(start\)"
+        ):
             solve(late, states[2])
     with pytest.raises(ValueError, match="adds a state of 4 tokens, but the field has 2"):
         pj.simulate(net.discretization.given(states[0]), states[0][:2])
     one, two = net.discretization.given(states[0]), jnp.stack([states[0], 2 * states[0]])
     for refused in (depth.run_layers, depth.refine_layers, depth.layer_surgery, depth.branch_sizes, depth.matched_null):
         with pytest.raises(
-            ValueError, match=rf"{refused.__name__}: the field adds the state that one input began with"
+            ValueError, match=rf"{refused.__name__}: the field adds the state that the loop of one input began with"
         ):
             refused(one, two)
     for field in (net.discretization.field, one.field):
-        with pytest.raises(ValueError, match=r"shard_tokens: the field adds the state that it began with"):
+        with pytest.raises(ValueError, match=r"shard_tokens: the field adds the state that its loop began with"):
             pj.shard_tokens(field)
-    with pytest.raises(ValueError, match=r"given: u0 has shape \(3, 4, 8\)"):
+    with pytest.raises(ValueError, match=r"given: start has shape \(3, 4, 8\)"):
         net.discretization.given(states[:3])
     plain = pj.lift(pj.Transformer(model.architecture.replace(injection="none"), rngs=nnx.Rngs(0)))
     assert plain.given(states[0]) is plain
@@ -211,3 +223,155 @@ def test_a_trained_simulator_with_injection(model):
     d = made.discretization().given(made.embed(IDS))
     certificate = field_lipschitz(d.field.layer(0).only(("injection",)), 4, 3.0)
     assert certificate.bound == 0
+
+
+LINEAR = {
+    "layers": 3,
+    "loops": 4,
+    "prelude": 1,
+    "coda": 1,
+    "norm": "none",
+    "activation": "identity",
+    "positions": "none",
+}
+
+
+@pytest.fixture(scope="module")
+def linear():
+    """Layers that are matrices, u ← u (I + A_l), by a feed-forward without curve and no attention, and the A_l."""
+    model = pj.Transformer(pj.Architecture(**LINEAR, **SIZES), rngs=nnx.Rngs(2))
+    named = model.parameters()
+    rng = np.random.default_rng(0)
+    named["layers/attention/out/kernel"] *= 0
+    first, second = (named[f"layers/feed_forward/{name}/kernel"] for name in ("first", "second"))
+    # First d of the hidden features: A_l = W_l, with I + A of the loop well inside the unit circle.
+    weights = np.stack([0.3 * rng.normal(size=(8, 8)), -0.6 * np.eye(8) + 0.04 * rng.normal(size=(8, 8)), np.eye(8)])
+    named["layers/feed_forward/first/kernel"] = jnp.zeros_like(first).at[:, :, :8].set(weights)
+    named["layers/feed_forward/second/kernel"] = jnp.zeros_like(second).at[:, :8].set(jnp.eye(8))
+    return pj.Transformer.from_parameters(model.architecture, named), weights
+
+
+def recalled(u0, weights, loops, k):
+    """Ends of prelude, passes and coda in k steps a layer: e = u₀ P₀ᵏ, then u ← (u + e/k) P, k times, a pass."""
+    before, core, after = (np.eye(8) + a / k for a in weights)
+    e = u0 @ np.linalg.matrix_power(before, k)
+    u, states = e, [u0, e]
+    for _ in range(loops):
+        u = u @ np.linalg.matrix_power(core, k) + e / k @ sum(np.linalg.matrix_power(core, j) for j in range(1, k + 1))
+        states.append(u)
+    return np.stack([*states, u @ np.linalg.matrix_power(after, k)])
+
+
+def test_a_linear_loop_after_a_prelude_in_closed_form(linear):
+    """States by matrix powers, in whole layers and in finer steps, of the model, the field and the simulator; the fixed point
+    is e M (I − M)⁻¹ with M the matrix of a pass."""
+    model, weights = linear
+    u0 = np.asarray(model.embed(IDS))
+    np.testing.assert_allclose(model.hidden_states(IDS), recalled(u0, weights, 4, 1), rtol=1e-12, atol=1e-13)
+    for k in (1, 3):
+        expected = recalled(u0, weights, 4, k)
+        lifted, made = pj.lift(model).refine(k), pj.pair(model, "shared", steps=6 * k)
+        np.testing.assert_allclose(pj.simulate(lifted, model.embed(IDS)).us, expected, rtol=1e-12, atol=1e-13)
+        np.testing.assert_allclose(made.hidden_states(IDS), expected, rtol=1e-12, atol=1e-13)
+    traced = jax.jit(jax.vmap(lambda k: pj.simulate(pj.lift(model).refine(k), model.embed(IDS)).us[-1]))
+    ends = np.stack([recalled(u0, weights, 4, k)[-1] for k in (1, 2, 5)])
+    np.testing.assert_allclose(traced(jnp.asarray([1, 2, 5])), ends, rtol=1e-12, atol=1e-13)
+
+    loop = loops.loop_of(model, IDS)
+    matrix, e = np.eye(8) + weights[1], u0 @ (np.eye(8) + weights[0])
+    np.testing.assert_allclose(loop.start, e, rtol=1e-12, atol=1e-13)
+    rest = e @ matrix @ np.linalg.inv(np.eye(8) - matrix)
+    found = loops.classify_loop(loop)
+    assert found.kind == "fixed point"
+    np.testing.assert_allclose(found.point.state, rest, rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(loop(jnp.asarray(rest)), rest, rtol=1e-11, atol=1e-12)
+    largest = np.max(np.abs(np.linalg.eigvals(matrix)))
+    assert float(found.rate) == pytest.approx(largest, rel=1e-6)
+
+
+def test_an_adaptive_solve_finds_what_the_prelude_gives(linear):
+    """exp(A) in the place of I + A, a source of e over the layer: u e^A + e A⁻¹(e^A − I)."""
+    model, weights = linear
+    u0 = np.asarray(model.embed(IDS))
+    before, core, after = (np.asarray(jax.scipy.linalg.expm(jnp.asarray(a))) for a in weights)
+    e = u = u0 @ before
+    for _ in range(4):
+        u = u @ core + e @ np.linalg.inv(weights[1]) @ (core - np.eye(8))
+    d = pj.lift(model)
+    d = pj.Discretization(d.field, "tsit5", t1=6.0, rtol=1e-10, atol=1e-10)
+    found = pj.simulate(d, model.embed(IDS))
+    np.testing.assert_allclose(found.us[-1], u @ after, rtol=1e-7, atol=1e-8)
+    start = loops.loop_of(d.replace(solver="auto", steps=12), model.embed(IDS)).start  # by RK4, two steps a layer
+    half = weights[0] / 2
+    step = sum(np.linalg.matrix_power(half, j) / math.factorial(j) for j in range(5))
+    np.testing.assert_allclose(start, u0 @ step @ step, rtol=1e-12, atol=1e-13)
+    implicit = pj.Discretization(pj.lift(model).field, "kvaerno5", t1=6.0, steps=96)
+    np.testing.assert_allclose(pj.simulate(implicit, model.embed(IDS)).us[-1], u @ after, rtol=1e-6, atol=1e-7)
+
+
+def test_a_batch_after_a_prelude(recall):
+    """Each input's own prelude, padding left out of it: what lies there changes no real token."""
+    batch, masks = jnp.stack([IDS, OTHER, IDS.at[3].set(0)]), jnp.stack([MASK, MASK, MASK])
+    net = pj.as_network(recall)
+    found = jax.jit(jax.vmap(net.hidden_states))(batch, masks)
+    np.testing.assert_allclose(found, jax.vmap(recall.hidden_states)(batch, masks), rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(found[2, :, :3], found[0, :, :3], rtol=1e-13)
+    np.testing.assert_allclose(found[0, :, :3], recall.hidden_states(IDS[:3]), rtol=1e-11, atol=1e-12)
+
+
+def test_what_is_given_after_a_prelude(recall):
+    """The prelude's output, not the embedding: with it the solve is the model's, from the beginning and from within the loop."""
+    states, u0 = recall.hidden_states(IDS, MASK), recall.embed(IDS)
+    net = pj.as_network(recall)
+    d = net.discretization.given(states[2])
+    np.testing.assert_allclose(pj.simulate(d, u0, mask=MASK).us, states, rtol=1e-11, atol=1e-12)
+    wrong = pj.simulate(net.discretization.given(u0), u0, mask=MASK).us[-1] - states[-1]
+    assert float(jnp.linalg.norm(wrong[MASK])) > 0.1
+    alone = d.field.only(("injection",))
+    for layer, adds in enumerate((0, 0, 1, 1, 1, 0)):
+        np.testing.assert_array_equal(alone.layer(layer)(0.0, u0, None), adds * states[2])
+    late = d.replace(t0=3.0, steps=3)
+    np.testing.assert_allclose(pj.simulate(late, states[3], mask=MASK).us, states[3:], rtol=1e-11, atol=1e-12)
+    with pytest.raises(ValueError, match=r"simulate: the field adds the state that its loop began with"):
+        pj.simulate(net.discretization.replace(t0=3.0, steps=3), states[3], mask=MASK)
+
+
+def test_analyses_find_what_the_prelude_gives(recall):
+    """Layers of a batch, in parallel, of a part of the depth; maps between which the loop begins."""
+    states, u0, net = recall.hidden_states(IDS, MASK), recall.embed(IDS), pj.as_network(recall)
+    both = jnp.stack([u0, recall.embed(OTHER)])
+    found = depth.run_layers(net, both, mask=jnp.stack([MASK, MASK]))
+    np.testing.assert_allclose(found[:, 0][:, MASK], states[:, MASK], rtol=1e-11, atol=1e-12)
+    parallel = pj.simulate_in_parallel(net.discretization, u0, mask=MASK, coarsening=2)
+    np.testing.assert_allclose(parallel.us[-1][MASK], states[-1][MASK], rtol=1e-4)
+    # Within the prelude there is nothing to add; beside it the loop begins between the states that are shown.
+    short = net.discretization.replace(t1=1.0, steps=1)
+    np.testing.assert_allclose(pj.simulate(short, u0, mask=MASK).us, states[:2], rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(depth.run_layers(short, u0, mask=MASK)[-1][MASK], states[1][MASK], rtol=1e-12)
+    maps = recall.attention_maps(IDS, MASK)
+    np.testing.assert_allclose(net.replace(layers=2).attention_maps(IDS, MASK), maps[::3], rtol=1e-10)
+
+
+@pytest.mark.slow
+def test_gradients_of_a_simulator_with_a_prelude(recall):
+    """At two steps a layer a central difference; and by states, through the maps that analyses differentiate, the solve's."""
+    made = pj.pair(recall, "shared", steps=12)
+    slope = eqx.filter_grad(lambda m: jnp.sum(jnp.sin(m(IDS, MASK))))(made)
+
+    def moved(s):
+        return eqx.tree_at(lambda m: m.stacked.reaction.w1, made, made.stacked.reaction.w1 + s * way)
+
+    way = jax.random.normal(jax.random.key(0), made.stacked.reaction.w1.shape)
+    ends = [float(jnp.sum(jnp.sin(moved(s)(IDS, MASK)))) for s in (1e-6, -1e-6)]
+    along = float(jnp.vdot(slope.stacked.reaction.w1, way))
+    assert along == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-6)
+
+    flow = jacobian.gradient_flow(pj.as_network(recall), IDS[None], LABELS[:1], null=None)
+    d, u0 = pj.lift(recall), recall.embed(IDS)
+
+    def label_loss(u):
+        return -jax.nn.log_softmax(recall.readout(pj.simulate(d, u).us[-1], None))[LABELS[0]]
+
+    assert float(np.ravel(np.asarray(flow.states))[0]) == pytest.approx(
+        float(jnp.linalg.norm(jax.grad(label_loss)(u0))), rel=1e-9
+    )

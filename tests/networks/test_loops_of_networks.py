@@ -27,8 +27,18 @@ FORMS = {
     "injection, macaron and gated": {
         "layers": 2, "loops": 2, "block": "macaron", "residual": "gated", "residual_scale": 0.3, "injection": "add",
     },
+    "injection after a prelude": {"layers": 5, "loops": 3, "prelude": 2, "coda": 1, "injection": "add"},
+    "injection after a prelude, post": {"layers": 3, "loops": 2, "prelude": 1, "norm": "post", "injection": "add"},
+    "injection after a prelude, peri": {
+        "layers": 3, "loops": 2, "prelude": 1, "coda": 1, "norm": "peri", "injection": "add", "head": "lm",
+    },
+    "injection after a prelude, macaron": {
+        "layers": 2, "loops": 2, "prelude": 1, "block": "macaron", "norm": "post", "injection": "add",
+    },
 }  # fmt: skip
-SLOW = ("macaron", "injection, parallel", "injection, macaron and gated")
+SLOW = (
+    "macaron", "injection, parallel", "injection, macaron and gated", "injection after a prelude, macaron",
+)  # fmt: skip
 
 
 def made(form):
@@ -41,15 +51,17 @@ def by_hand(model):
     core = list(range(a.prelude, a.layers - a.coda))
     order = [*range(a.prelude), *core * a.loops, *range(a.layers - a.coda, a.layers)]
     single = a.replace(layers=1, loops=1, prelude=0, coda=0, injection="none")
-    embedding = model.embed(IDS)
-    u, states = embedding, [embedding]
+    u = start = model.embed(IDS)
+    states = [u]
     for place, layer in enumerate(order):
         named = {
             name: value[layer : layer + 1] if name.startswith("layers/") else value
             for name, value in model.parameters().items()
         }
+        if place == a.prelude:
+            start = u
         if a.injection == "add" and layer == core[0] and place < len(order) - a.coda:
-            u = u + embedding
+            u = u + start
         u = pj.Transformer.from_parameters(single, named).run(u, MASK)[-1]
         states.append(u)
     return np.stack(states)
@@ -75,7 +87,9 @@ def test_lifted_exactly(form):
     assert net.discretization.field.stored == model.architecture.layers
 
 
-@pytest.mark.parametrize("form", ["pre", "post, prelude and coda", "injection", "injection, post"])
+@pytest.mark.parametrize(
+    "form", ["pre", "post, prelude and coda", "injection", "injection, post", "injection after a prelude"]
+)
 def test_iterates_of_the_loop(form):
     """Every pass of `loop_of` is the model's own state after it; its output is the model's."""
     model = made(form)
@@ -97,11 +111,12 @@ def test_iterates_of_the_loop(form):
     assert len(loop.names) == len(loop.parts) == 2 * core + (a.injection == "add")
 
 
-def test_gradients_are_those_of_every_pass():
+@pytest.mark.parametrize(("form", "layers"), [("post, prelude and coda", 4), ("injection after a prelude, peri", 3)])
+def test_gradients_are_those_of_every_pass(form, layers):
     """Along a direction of all weights, against a central difference; the looped weights are stored once."""
-    model = made("post, prelude and coda")
+    model = made(form)
     parameters = model.parameters()
-    assert parameters["layers/attention/q/kernel"].shape[0] == 4
+    assert parameters["layers/attention/q/kernel"].shape[0] == layers
 
     def loss(named):
         return jnp.sum(jnp.sin(pj.Transformer.from_parameters(model.architecture, named)(IDS, MASK)))
@@ -119,7 +134,6 @@ WRONG = {
     "a prelude without loops": ({"prelude": 1}, "belong to a loop"),
     "injection without loops": ({"injection": "add"}, "belong to a loop"),
     "nothing to loop over": ({"layers": 2, "loops": 2, "prelude": 1, "coda": 1}, "leave none of layers=2"),
-    "injection after a prelude": ({"loops": 2, "prelude": 1, "injection": "add"}, "leave the prelude out"),
     "no loops": ({"loops": 0}, "loops=0"),
     "another injection": ({"loops": 2, "injection": "gate"}, "injection='gate'"),
 }

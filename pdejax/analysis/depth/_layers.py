@@ -15,7 +15,7 @@ from pdejax._depth import DepthVarying, LayerStack, take_layer
 from pdejax._discretization import Discretization
 from pdejax._equation import FunctionField
 from pdejax._integrate import terms_of
-from pdejax._step_maps import begun, check_start
+from pdejax._simulate import begun, check_start
 from pdejax.analysis._states import token_mask
 from pdejax.analysis.jacobian._systems import discretization_of, layers_of, sources
 from pdejax.solvers import linear_part
@@ -86,11 +86,11 @@ class Layers(eqx.Module):
 
 
 def check_inputs(owner: str, d: Discretization, sequences: int) -> None:
-    """Raise `ValueError` for a batch where the field adds the state that one sequence began with."""
+    """Raise `ValueError` for a batch where the field adds the state that the loop of one sequence began with."""
     if sequences > 1 and holds_input(d.field):
         raise ValueError(
-            f"{owner}: the field adds the state that one input began with, and u0 has {sequences}; call it for each input with "
-            "d.given(u0[i]) and u0[i]."
+            f"{owner}: the field adds the state that the loop of one input began with, and u0 has {sequences}; call it for each "
+            "input, with its own d.given(start) and u0[i]."
         )
 
 
@@ -192,11 +192,11 @@ def refine_layers(
 
 
 def _fields(owner: str, system: Any, batch: Batch) -> list[tuple[Discretization, Array, Array]] | None:
-    """Each sequence's own discretization, state and mask, where a field adds the state that it began with; else None."""
+    """Each sequence's own discretization, state and mask, where a field adds the state that its loop began with; else None."""
     d = discretization_of(owner, system, batch.u.shape[-2])
     if not d.field.needs_start:
         return None
-    return [(begun(owner, d, u), u, real) for u, real in zip(batch.u, batch.mask, strict=True)]
+    return [(begun(owner, d, u, real), u, real) for u, real in zip(batch.u, batch.mask, strict=True)]
 
 
 def states_of_run(layers: Layers, batch: Batch, order: np.ndarray, steps: np.ndarray) -> Float[Array, "m b n d"]:

@@ -13,7 +13,8 @@ from pdejax._arguments import checked
 from pdejax._check import finite, integer, known, probability, real_array, token_mask, traced
 from pdejax._figure import AbstractRecord
 from pdejax._nnx import is_nnx
-from pdejax._step_maps import OneMap, check_start, in_batches, real_count, real_entries, steps_of, without_padding
+from pdejax._simulate import check_start
+from pdejax._step_maps import OneMap, in_batches, real_count, real_entries, steps_of, without_padding
 from pdejax._types import Mask
 from pdejax.analysis.jacobian._krylov import Found, arnoldi, golub_kahan, implicit_arnoldi, implicit_lanczos
 from pdejax.analysis.jacobian._systems import discretization_of, is_system, layers_of

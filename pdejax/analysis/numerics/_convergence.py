@@ -18,8 +18,7 @@ from pdejax._arguments import checked
 from pdejax._check import at_top_level, integer, number, on_numbers
 from pdejax._depth import DepthVarying
 from pdejax._discretization import Discretization
-from pdejax._simulate import integrate
-from pdejax._step_maps import begun
+from pdejax._simulate import begun, integrate
 from pdejax._trajectory import Trajectory
 from pdejax._types import Field, Mask
 from pdejax.analysis.jacobian._operator import FieldAt, Jacobian
@@ -140,7 +139,8 @@ def convergence(
     `system`: a `Discretization` or a model, whose field and depths are kept and whose solver and steps are swept over. It and
     `u0 (n, d)` should be float64: the reference at `tolerance` is far below float32 round-off. The reference
     is Dopri8 with dense output, its own error estimated by a second solve at 10 × tolerance. For piecewise-constant weights
-    every number of steps must be a multiple of the number of layers.
+    every number of steps must be a multiple of the number of layers. A loop after a prelude that adds the prelude's state is
+    studied at one state, that of the system's own steps.
 
     `progress`: say on stderr what the reference costs, how far it is, and which scheme runs. By default only where stability
     alone asks for more than 2,000 steps of the reference: a stiff field.
@@ -155,7 +155,7 @@ def convergence(
             f"convergence: the field has dtype {u0.dtype}; orders drown in float32 round-off. Work in float64: "
             "`with jax.enable_x64(True): ...` and arrays of dtype float64."
         )
-    d = begun("convergence", discretization_of("convergence", system, u0.shape[-2]), u0)
+    d = begun("convergence", discretization_of("convergence", system, u0.shape[-2]), u0, mask)
     if reference is None:
         about = _reference_steps(d, u0, mask)
         progress = _is_long(about) if progress is None else progress
