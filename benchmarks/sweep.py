@@ -1,7 +1,7 @@
 """A sweep of 10⁵ runs that is killed ten times on the way, beside the same sweep left alone; on devices and processes more.
 
     python benchmarks/sweep.py --sweeps killed --out benchmarks/results/sweep    # what is kept; goes on after a stop
-    python benchmarks/sweep.py --sweeps devices processes --seeds 44 --out benchmarks/results/sweep    # an eighth of it
+    python benchmarks/sweep.py --sweeps devices processes --out benchmarks/results/sweep
 
 Every sweep is `pdejax sweep` in a process of its own: once undisturbed; once killed by SIGKILL at random moments and started
 again; once on eight virtual devices of this machine's processor; once as two processes that share a folder. Stores are compared

@@ -139,7 +139,7 @@ def resumed() -> str:
 
 
 def on_devices() -> str:
-    """A smaller sweep on virtual devices and in two processes, beside the same in one on one."""
+    """The sweep on virtual devices and in two processes, beside the same in one on one."""
     found = read("sweep/devices.json")
     one, many = (found["sweeps"][name] for name in ("undisturbed", "devices"))
     clock, cores = one["seconds"] / many["seconds"], found["environment"]["cores"]
