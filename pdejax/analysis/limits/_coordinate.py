@@ -249,7 +249,11 @@ def _measured(layer, step, u0, count, longest: int, scale, gradients: bool) -> d
     # One after another, so that the layer is compiled once.
     ends, states, totals, most = jax.lax.map(lambda x: run(*x), (jnp.asarray([1, 2, 2]), jnp.asarray([0, 0, 1])))
     found = {"end": ends[0], "even": ends[1], "odd": ends[2], "start": u0}
-    found |= {"increments": totals[0] / count.astype(u0.dtype), "largest": most[0], "equal": _same_as(first, layer, count)}
+    found |= {
+        "increments": totals[0] / count.astype(u0.dtype),
+        "largest": most[0],
+        "equal": _same_as(first, layer, count),
+    }
     if gradients:
         probe = jax.random.normal(jax.random.key(1), u0.shape, u0.dtype)
         found |= _gradients(layer, step, states[0], count, scale, probe / jnp.linalg.norm(probe))

@@ -15,7 +15,6 @@ from pdejax import _check
 from pdejax._arguments import checked
 from pdejax._check import on_numbers
 from pdejax._figure import AbstractRecord, Figure
-from pdejax._integrate import saved_at
 from pdejax._types import Field
 from pdejax.exact import interaction_energy
 
@@ -151,7 +150,7 @@ def _until(u, beta, weights, reach, start, end, ts):
         end,
         None,
         u,
-        saveat=diffrax.SaveAt(subs=[saved_at(ts), diffrax.SubSaveAt(t1=True)]),
+        saveat=diffrax.SaveAt(subs=[diffrax.SubSaveAt(ts=ts), diffrax.SubSaveAt(t1=True)]),
         stepsize_controller=diffrax.PIDController(rtol=TOLERANCE, atol=TOLERANCE),
         event=diffrax.Event(gap, optx.Bisection(PLACE, PLACE, flip="detect")),
         max_steps=MOST,

@@ -23,7 +23,6 @@ from pdejax.solvers import Grid
 from pdejax.studies.numerics._convergence_config import MODES, check_tokens
 from pdejax.terms import Diffusion
 
-
 BATCH = 16  # draws at a time
 
 
