@@ -278,6 +278,43 @@ def _from_floats(like: jax.ShapeDtypeStruct, saved: Any) -> Array:
     return ((high << (jnp.iinfo(kind).bits // 2)) + low).astype(like.dtype)
 
 
+class _InOrder(eqx.Module):
+    """Depths that are in order and within the interval: what diffrax compares when it checks them, before it compiles, is false.
+
+    Its check of depths that it does not know leaves a call into Python in the program, which then cannot be exported, nor kept in
+    the compilation cache.
+    """
+
+    values: Array
+
+    @property
+    def dtype(self):
+        return self.values.dtype
+
+    def astype(self, dtype):
+        return _InOrder(self.values.astype(dtype))
+
+    def __mul__(self, direction):
+        return _InOrder(self.values * direction)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index):
+        return _InOrder(self.values[index]) if isinstance(index, slice) else self.values[index]
+
+    def __lt__(self, other) -> bool:
+        return False
+
+    def __gt__(self, other) -> bool:
+        return False
+
+
+def saved_at(ts: Array, **how: Any) -> diffrax.SubSaveAt:
+    """`diffrax.SubSaveAt` for depths that are known to be in order and within the interval."""
+    return eqx.tree_at(lambda sub: sub.ts, diffrax.SubSaveAt(ts=ts, **how), _InOrder(ts))
+
+
 class Diffrax(eqx.Module):
     """Integrates an interval with `diffrax.diffeqsolve`.
 
@@ -308,11 +345,11 @@ class Diffrax(eqx.Module):
         counts = isinstance(solver, AbstractStabilized)
         if backsolve:
             # It can save states at given depths and nothing else: they are reduced afterwards.
-            saveat = diffrax.SaveAt(ts=ts, controller_state=True)
+            saveat = diffrax.SaveAt(subs=saved_at(ts), controller_state=True)
         else:
             subs = {"end": diffrax.SubSaveAt(t1=True)}
             if plan.save == "depths":
-                subs["depths"] = diffrax.SubSaveAt(ts=ts, fn=save)
+                subs["depths"] = saved_at(ts, fn=save)
             elif plan.save == "steps":
                 subs["steps"] = diffrax.SubSaveAt(steps=True, fn=save)
             saveat = diffrax.SaveAt(subs=subs, controller_state=True, solver_state=counts)

@@ -51,15 +51,16 @@ def simulate(
     - `d`: a [`Discretization`][pdejax.Discretization]: `pdejax.lift(model)`, or one of your own.
     - `mask (n,)`: True at real tokens; padded ones are ignored as keys and in averages.
     - `save`: `"end"`; `"steps"` (t0 and every step); `"layers"` (t0 and every layer's end); or increasing depths `(k,)`.
-      Default: `"layers"` for piecewise-constant weights, else `"end"`. With adaptive steps, given depths leave a call into
-      Python in the program, a check of diffrax's: it can then be neither exported nor kept in the compilation cache.
+      Default: `"layers"` for piecewise-constant weights, else `"end"`.
     - `reduce(t, u, args)`: save this instead of the field, so that long trajectories need no memory; its types are kept.
     - `blowup`: end the solve when max|u| exceeds this (default: the square root of the largest float).
     - `progress`: show a progress meter (by layers for piecewise-constant weights).
     - `throw`: raise `DivergenceError` instead of reporting.
 
     Returns a `Trajectory`. A field that blows up is a result (`diverged`, `blowup_time`), not an exception. The step size is a
-    traced value: one compiled function serves every number of steps. Batches go through `jax.vmap`.
+    traced value: one compiled function serves every number of steps. Batches go through `jax.vmap`. Adaptive
+    steps with a backsolve adjoint leave a call into Python in the program, a check of diffrax's: it can then be neither
+    exported nor kept in the compilation cache.
 
     Raises `ValueError`/`TypeError` for states and masks that do not fit, before compiling.
     """

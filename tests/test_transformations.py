@@ -33,6 +33,7 @@ SOLVES = {
     "fixed, depths": (FIXED, {"save": [0.3, 1.0]}),
     "layers": (LAYERS, {}),
     "adaptive": (ADAPTIVE, {}),
+    "adaptive, depths": (ADAPTIVE, {"save": [0.3, 1.0]}),
     "exponential": (FIXED.replace(field=DIFFUSING, solver="etdrk4"), {}),
     "implicit-explicit": (FIXED.replace(field=DIFFUSING, solver="ark4"), {}),
     "stabilized": (FIXED.replace(field=DIFFUSING, solver="rkc2"), {}),
@@ -53,16 +54,24 @@ def test_no_callback_is_left_in_a_solve(name):
     assert "callback" not in jax.jit(run(name)).lower(U0).as_text()
 
 
-@pytest.mark.parametrize("name", ["fixed", "layers", "adaptive", "exponential"])
+@pytest.mark.parametrize("name", ["fixed", "layers", "adaptive", "adaptive, depths", "exponential"])
 def test_no_callback_is_left_in_a_gradient(name):
     assert "callback" not in jax.jit(jax.grad(lambda u: jnp.sum(run(name)(u)))).lower(U0).as_text()
 
 
 def test_the_one_solve_that_keeps_a_callback():
-    """diffrax looks at the depths that an adaptive solve saves at: `simulate` says so."""
-    text = jax.jit(lambda u: pj.simulate(ADAPTIVE, u, save=[0.3, 1.0]).us).lower(U0).as_text()
-    assert "callback" in text
+    """diffrax looks at the first step that it is given, as it is for a backsolve adjoint: `simulate` says so."""
+    backsolve = ADAPTIVE.replace(adjoint="backsolve")
+    assert "callback" in jax.jit(lambda u: pj.simulate(backsolve, u).us).lower(U0).as_text()
     assert "neither exported nor kept in the compilation cache" in " ".join(str(pj.simulate.__doc__).split())
+
+
+def test_adaptive_depths_under_vmap():
+    """u0·e^(−t) at each depth, twice at the same one too."""
+    us = jnp.stack([U0, 2 * U0])
+    found = jax.vmap(lambda u: pj.simulate(ADAPTIVE, u, save=[0.3, 0.3, 1.0]).us)(us)
+    for index, depth in enumerate([0.3, 0.3, 1.0]):
+        np.testing.assert_allclose(found[:, index], us * np.exp(-depth), rtol=1e-5)
 
 
 def test_export():

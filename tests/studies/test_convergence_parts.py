@@ -19,7 +19,7 @@ from pdejax.runs._parts import Parts
 from pdejax.studies import ConvergenceConfig
 from pdejax.studies.numerics._convergence_case import build_case
 from pdejax.studies.numerics._convergence_config import MODES
-from pdejax.studies.numerics._limits import iid_spread, spatial_convergence
+from pdejax.studies.numerics._limits import iid_spreads, spatial_convergence
 
 TINY = {"length": 12, "dim": 8, "heads": 2, "layers": 2, "ffn": 12}
 
@@ -185,22 +185,28 @@ def test_the_interval_of_the_spreads_exponent_covers_it():
 
 
 def test_the_spread_of_two_networks_by_hand(getkey):
-    """Networks of 2 layers u ← u + F_l(u), drawn and run one by one: √(‖a − m‖² + ‖b − m‖²)/‖m‖ with their mean m, the
+    """Networks of layers u ← u + sF_l(u), drawn and run one by one: √(‖a − m‖² + ‖b − m‖²)/‖m‖ with their mean m, the
     variance of two draws being over one degree of freedom."""
     base = pj.MasterEquation(interaction=pj.Attention(4, 2, key=getkey()), reaction=pj.FeedForward(4, 8, key=getkey()))
-    u0, key, ends = jax.random.normal(getkey(), (5, 4)), getkey(), []
-    for k in jax.random.split(key, 2):
-        u = u0
-        for layer in jax.random.split(k, 2):
-            u = u + redraw(base, layer)(0.0, u, None)
-        ends.append(np.asarray(u))
-    mean = (ends[0] + ends[1]) / 2
-    spread = np.sqrt(sum(np.sum((end - mean) ** 2) for end in ends)) / np.linalg.norm(mean)
-    found = iid_spread(base, u0, layers=(1, 2), scaling="1", draws=2, key=key)
-    assert found.values[1] == pytest.approx(spread, rel=1e-9)
-    assert "too few draws for an interval" in found.verdict
+    u0, key, layers = jax.random.normal(getkey(), (5, 4)), getkey(), (2, 1, 3)
+
+    def spread(count, scale):
+        ends = []
+        for k in jax.random.split(key, 2):
+            u = u0
+            for layer in jax.random.split(k, 3)[:count]:
+                u = u + scale * redraw(base, layer)(0.0, u, None)
+            ends.append(np.asarray(u))
+        mean = (ends[0] + ends[1]) / 2
+        return np.sqrt(sum(np.sum((end - mean) ** 2) for end in ends)) / np.linalg.norm(mean)
+
+    exponents = {"1": 0.0, "1/sqrt(L)": 0.5, 0.25: 0.25}
+    found = iid_spreads(base, u0, layers=layers, scalings=tuple(exponents), draws=2, key=key)
+    for regime, exponent in zip(found, exponents.values(), strict=True):
+        assert regime.values == pytest.approx([spread(count, count**-exponent) for count in layers], rel=1e-9)
+        assert "too few draws for an interval" in regime.verdict
     # Networks whose states overflow are no evidence of any regime.
-    lost = iid_spread(base, u0 * jnp.nan, layers=(1, 2), scaling="1", draws=2, key=key)
+    [lost] = iid_spreads(base, u0 * jnp.nan, layers=(1, 2), scalings=("1",), draws=2, key=key)
     assert lost.verdict == "not measurable: networks of 1, 2 layers diverged"
 
 
@@ -208,10 +214,9 @@ def test_the_spread_of_two_networks_by_hand(getkey):
 def test_independent_layers_average_out_or_do_not():
     """Scale 1/L: draws agree like L^{-1/2}. Scale 1/√L: they never do (Marion et al., 2206.06929)."""
     case = build_case(ConvergenceConfig(**TINY))
-    found = {
-        scaling: iid_spread(case.base, case.u0, layers=(8, 64), scaling=scaling, draws=64, key=jax.random.key(0))
-        for scaling in ("1/L", "1/sqrt(L)", 0.85, 0.6)
-    }
+    scalings = ("1/L", "1/sqrt(L)", 0.85, 0.6)
+    spreads = iid_spreads(case.base, case.u0, layers=(8, 64), scalings=scalings, draws=64, key=jax.random.key(0))
+    found = dict(zip(scalings, spreads, strict=True))
     for scaling in (0.85, 0.6):  # neither of the two: spreads fall as L^(1/2 − scaling)
         assert found[scaling].exponent == pytest.approx(0.5 - scaling, abs=0.1)
         assert re.match("between|not decided", found[scaling].verdict), scaling

@@ -132,7 +132,7 @@ def depth_check(
         _check.integer(_OWNER, "draws", draws, 8)
         with _check.spoken_by(_OWNER, "u0 does not fit the recipe: "):
             recipe.base.check(u0.shape)
-        found = [_of_recipe(recipe, u0, count, max(counts), draws, key, gradients) for count in counts]
+        found = _of_recipe(recipe, u0, counts, draws, key, gradients)
     else:
         counts = _counts(tuple(recipe))
         for count, nets in recipe.items():
@@ -164,25 +164,32 @@ def _counts(layers: Sequence[int]) -> tuple[int, ...]:
     return counts
 
 
-def _of_recipe(recipe, u0, count: int, longest: int, draws: int, key, gradients: bool) -> dict[str, np.ndarray]:
+def _of_recipe(recipe, u0, counts: tuple[int, ...], draws: int, key, gradients: bool) -> list[dict[str, np.ndarray]]:
+    """What the networks of each number of layers show, `(draws, …)` each."""
+    scales = jnp.asarray([count**-recipe.alpha for count in counts], u0.dtype)
     keys = jax.random.split(key, draws)
-    scale = jnp.asarray(count**-recipe.alpha, u0.dtype)
-    found = _drawn(recipe, u0, jnp.asarray(count), scale, keys, longest, gradients)
-    return {name: np.asarray(value) for name, value in found.items()}
+    found = _drawn(recipe, u0, jnp.asarray(counts), scales, keys, max(counts), gradients)
+    found = {name: np.asarray(value) for name, value in found.items()}
+    return [{name: value[:, i] for name, value in found.items()} for i in range(len(counts))]
 
 
 @eqx.filter_jit
-def _drawn(recipe: Recipe, u0, count, scale, keys, longest: int, gradients: bool):
+def _drawn(recipe: Recipe, u0, counts, scales, keys, longest: int, gradients: bool):
     def one(key):
-        drawn = recipe.draw(longest, key)
+        drawn = recipe.draw(longest, key)  # which all numbers of layers share
 
-        def layer(index):
-            return recipe.layer(drawn, index, count, longest), None
+        def network(run):
+            count, scale = run
 
-        def step(layer, u, scale):
-            return recipe.step(layer[0], u, scale)
+            def layer(index):
+                return recipe.layer(drawn, index, count, longest), None
 
-        return _measured(layer, step, u0, count, longest, scale, gradients)
+            def step(layer, u, scale):
+                return recipe.step(layer[0], u, scale)
+
+            return _measured(layer, step, u0, count, longest, scale, gradients)
+
+        return jax.lax.map(network, (counts, scales))
 
     return jax.lax.map(one, keys, batch_size=min(BATCH, len(keys)))
 
@@ -242,7 +249,11 @@ def _measured(layer, step, u0, count, longest: int, scale, gradients: bool) -> d
     # One after another, so that the layer is compiled once.
     ends, states, totals, most = jax.lax.map(lambda x: run(*x), (jnp.asarray([1, 2, 2]), jnp.asarray([0, 0, 1])))
     found = {"end": ends[0], "even": ends[1], "odd": ends[2], "start": u0}
-    found |= {"increments": totals[0] / count, "largest": most[0], "equal": _same_as(first, layer, count)}
+    found |= {
+        "increments": totals[0] / count.astype(u0.dtype),
+        "largest": most[0],
+        "equal": _same_as(first, layer, count),
+    }
     if gradients:
         probe = jax.random.normal(jax.random.key(1), u0.shape, u0.dtype)
         found |= _gradients(layer, step, states[0], count, scale, probe / jnp.linalg.norm(probe))
@@ -272,7 +283,7 @@ def _gradients(layer, step, states, count, scale, probe) -> dict[str, Any]:
         return by_state, total + sum(jnp.sum(x**2) for x in jax.tree.leaves(by_weights))
 
     by_input, total = jax.lax.fori_loop(0, count, back, (probe, jnp.zeros((), probe.dtype)))
-    return {"weight gradients": total / count, "input gradients": jnp.sum(by_input**2)}
+    return {"weight gradients": total / count.astype(total.dtype), "input gradients": jnp.sum(by_input**2)}
 
 
 def judge_depth(layers: Sequence[int], found: Mapping[str, np.ndarray], draws: int) -> DepthCheck:

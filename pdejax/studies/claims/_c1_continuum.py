@@ -20,13 +20,13 @@ from pdejax.runs._findings import CONDITIONAL, FAILS, HOLDS, Counterexample, Evi
 from pdejax.solvers import RK4, Euler, Heun, LieTrotter, Strang
 from pdejax.solvers._base import fresh_step
 from pdejax.studies.claims._claim import Claim, low, near
-from pdejax.studies.numerics._limits import iid_spread
+from pdejax.studies.numerics._limits import iid_spreads
 from pdejax.terms import Attention, FeedForward
 
 TOKENS, DIM, DEPTHS = 6, 4, 4
 COUNTS = (16, 32, 64, 128)
 REFERENCE = {"gelu": 512, "relu": 2048}  # RK4 steps: a 250th of the finest error
-LAYERS, DRAWS = (4, 16, 64), 16
+LAYERS, DRAWS, SCALINGS = (4, 16, 64), 16, ("1/L", "1/sqrt(L)")
 SCHEMES = {
     "euler": Euler,
     "lie": lambda: LieTrotter((Euler(), Euler())),
@@ -42,10 +42,8 @@ def measure(seed: int, seeds: int) -> Measured:
     how the spread between networks of independent layers changes with their number."""
     keys = jax.random.split(jax.random.key(seed), seeds)
     orders = smooth_orders(keys)
-    spread = {
-        scaling: over_seeds([_exponent(jax.random.fold_in(key, 1), scaling) for key in keys])
-        for scaling in ("1/L", "1/sqrt(L)")
-    }
+    spreads = zip(*(_exponents(jax.random.fold_in(key, 1)) for key in keys), strict=True)
+    spread = {scaling: over_seeds(list(found)) for scaling, found in zip(SCALINGS, spreads, strict=True)}
     figures = {
         "order_euler": orders["euler"],
         "order_lie": orders["lie"],
@@ -134,12 +132,12 @@ def trajectories(equations: DepthVarying, starts: Array, scheme: str, steps: Arr
     return eqx.filter_vmap(one)(equations, starts)
 
 
-def _exponent(key: Array, scaling: str) -> float:
-    """e of spread ∝ L^e between networks of independent layers."""
+def _exponents(key: Array) -> list[float]:
+    """e of spread ∝ L^e between networks of independent layers, at each residual scale."""
     k1, k2, k3 = jax.random.split(key, 3)
     base = MasterEquation(interaction=Attention(DIM, key=jax.random.key(0)), reaction=FeedForward(DIM, 8, key=k1))
     u0 = jax.random.normal(k2, (TOKENS, DIM))
-    return iid_spread(base, u0, layers=LAYERS, scaling=scaling, draws=DRAWS, key=k3).exponent
+    return [r.exponent for r in iid_spreads(base, u0, layers=LAYERS, scalings=SCALINGS, draws=DRAWS, key=k3)]
 
 
 def smallest(seed: int) -> Counterexample:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from pdejax._depth import DepthVarying, scale_strength, strength_factor
+from pdejax._depth import strength_factor
 from pdejax._discretization import Discretization
 from pdejax._equation import MasterEquation
 from pdejax._simulate import simulate
@@ -22,6 +22,8 @@ from pdejax.analysis.limits._recipe import redraw
 from pdejax.solvers import Grid
 from pdejax.studies.numerics._convergence_config import MODES, check_tokens
 from pdejax.terms import Diffusion
+
+BATCH = 16  # draws at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,30 +45,42 @@ class Regime:
     moves: tuple[float, ...] = ()
 
 
-def iid_spread(
-    base: MasterEquation, u0: Field, *, layers: Sequence[int], scaling: str | float, draws: int, key: PRNGKeyArray
-) -> Regime:
-    """Spread between `draws` networks of independent layers, each `u ← u + s(L)F_l(u)`, as L grows: s by name, or L^−scaling.
+def iid_spreads(
+    base: MasterEquation,
+    u0: Field,
+    *,
+    layers: Sequence[int],
+    scalings: Sequence[str | float],
+    draws: int,
+    key: PRNGKeyArray,
+) -> list[Regime]:
+    """Spread between `draws` networks of independent layers, each `u ← u + s(L)F_l(u)`, as L grows, for each s: by name, or
+    L^−scaling.
 
     The exponent is fitted by least squares; its interval is Student's t with the jackknife's standard error over draws, which
-    share their weights between numbers of layers.
+    share their weights between numbers of layers and between scalings.
     """
-    longest = max(layers)
-    found = []
-    for count in layers:
-        # A network of fewer layers is the longest one with the others switched off: everything compiles once.
-        factor = strength_factor(scaling, count) / count if isinstance(scaling, str) else count**-scaling
-        strengths = jnp.where(jnp.arange(longest) < count, longest * factor, 0.0)
-        found.append(np.asarray(_ends(base, u0, strengths, draws, key)))
-    ends = np.stack(found)
+
+    def scale(scaling: str | float, count: int) -> float:
+        return strength_factor(scaling, count) / count if isinstance(scaling, str) else count**-scaling
+
+    runs = sorted(itertools.product(range(len(scalings)), layers), key=lambda run: -run[1])
+    counts, scales = [count for _, count in runs], [scale(scalings[i], count) for i, count in runs]
+    found = _ends(base, u0, jnp.asarray(counts), jnp.asarray(scales, u0.dtype), max(layers), draws, key)
+    ends = dict(zip(runs, np.asarray(found).swapaxes(0, 1), strict=True))
+    return [_regime(s, layers, np.stack([ends[i, count] for count in layers])) for i, s in enumerate(scalings)]
+
+
+def _regime(scaling: str | float, layers: Sequence[int], ends: np.ndarray) -> Regime:
+    """What the ends of networks, `(layers, draws, n, d)`, say."""
     value, ci = spread_exponent(layers, ends)
     spreads, means = relative_spreads(ends), ends.mean(axis=1)
     moves = [float(np.linalg.norm(b - a) / np.linalg.norm(b)) for a, b in itertools.pairwise(means)]
     # What a mean of so many draws moves by chance.
-    noise = float(np.hypot(*spreads[-2:])) / math.sqrt(draws)
+    noise = float(np.hypot(*spreads[-2:])) / math.sqrt(ends.shape[1])
     settles = len(moves) < 2 or moves[-1] <= max(2 * noise, moves[-2])
-    name = f"iid {scaling}" if isinstance(scaling, str) else f"iid 1/L^{scaling:g}"
     lost = [str(count) for count, spread in zip(layers, spreads, strict=True) if not math.isfinite(spread)]
+    name = f"iid {scaling}" if isinstance(scaling, str) else f"iid 1/L^{scaling:g}"
     said = spread_verdict(value, ci, settles)
     if lost:
         said = f"not measurable: networks of {', '.join(lost)} layers diverged"
@@ -83,17 +97,26 @@ def smooth_regime(layers: Sequence[int], values: Sequence[float]) -> Regime:
 
 
 @eqx.filter_jit
-def _ends(base: MasterEquation, u0: Field, strengths: Float[Array, " layers"], draws: int, key: PRNGKeyArray):
-    layers = strengths.shape[0]
+def _ends(base: MasterEquation, u0: Field, counts, scales, longest: int, draws: int, key: PRNGKeyArray) -> Array:
+    """Ends `(draws, runs, n, d)` of networks of `counts` layers, the longest first, at residual `scales`.
 
-    def layer(k, strength):
-        return scale_strength(redraw(base, k), strength)
+    The weights of a layer are drawn once, for all runs that have it: drawing them costs more than a step does.
+    """
 
     def end(k):
-        network = DepthVarying(eqx.filter_vmap(layer)(jax.random.split(k, layers), strengths), 1.0, "constant")
-        return simulate(Discretization(network, "euler", t1=1.0, steps=layers), u0, save="end").us[-1]
+        keys = jax.random.split(k, longest)
 
-    return jax.vmap(end)(jax.random.split(key, draws))
+        def layer(index, us):
+            field = redraw(base, keys[index])
+
+            def step(run, us):
+                return us.at[run].add(scales[run] * field(0.0, us[run], None))
+
+            return jax.lax.fori_loop(0, jnp.sum(counts > index), step, us)
+
+        return jax.lax.fori_loop(0, longest, layer, jnp.broadcast_to(u0, (len(counts), *u0.shape)))
+
+    return jax.lax.map(end, jax.random.split(key, draws), batch_size=min(BATCH, draws))
 
 
 SPAN = 0.2  # depth of the comparison
