@@ -172,6 +172,8 @@ def seeds_file(folder, **models):
             "share of inputs: cycle": {"value": 0.0, "low": 0.0, "high": 0.0},
             "Lyapunov exponent 1": {"value": value, "low": low, "high": high},
             "safe range of loops": {"value": 7.0, "low": 6.0, "high": 8.0},
+            "share of answers kept at 12 passes": {"value": 0.5, "low": 0.4, "high": 0.6},
+            "share of answers kept at 96 passes": {"value": value + 0.5, "low": 0.3, "high": 0.3 + settled / 20},
         }
         found[name] = {"seeds": [run, run], "over seeds": over}
     settings = {"seeds": 2, "dim": 32, "steps": 1000, "sequences": 20, "loops": 96, "derivatives": 1}
@@ -195,6 +197,7 @@ def test_models_part_where_intervals_do(tmp_path, monkeypatch):
     # 0.2 is above 0.1; 0.05 to 0.25 overlaps both.
     assert "- largest Lyapunov exponent, per pass: `pre` above `post`." in text
     assert "- test accuracy: not decided between any two." in text
+    assert "- share of answers kept at 96 passes: not decided" in text and "- share of answers kept at 12" not in text
     seeds_file(tmp_path, pre=((0.3, 0.2, 0.4), 0, 0, True), post=((-0.1, None, None), 5, 4, False))
     assert "- largest Lyapunov exponent, per pass: not decided between any two." in hooks.looped.over_seeds()
 

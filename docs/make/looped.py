@@ -36,7 +36,10 @@ def over_seeds() -> str:
         f"{settings['loops']} passes. Without a network, seed 0: {least}. A figure that all seeds have alike has no interval."
     )
     kinds = "; ".join(f"`{name}`: {KINDS[name]}" for name in models)
-    lines = [f"- {text}: {_order(over, quantity)}." for quantity, text in _figures(over) if quantity in COMPARED]
+    figures = list(_figures(over))
+    kept = [quantity for quantity, _ in figures if quantity.startswith("share of answers kept at ")]
+    compared = {*COMPARED, *kept[-1:]}
+    lines = [f"- {text}: {_order(over, quantity)}." for quantity, text in figures if quantity in compared]
     said = "Which intervals part, from the numbers; where two overlap nothing is decided between them:"
     return "\n\n".join(
         [
