@@ -38,7 +38,7 @@ from pdejax.studies.papers._experiment import (
     with_text,
 )
 from pdejax.studies.papers._pairs import TEXT_SYSTEMS as SYSTEMS
-from pdejax.studies.papers._pairs import bench, legend_beside, pooled
+from pdejax.studies.papers._pairs import bench, legend_beside, made_of_systems, pooled
 from pdejax.studies.study import Evidence, Judgement
 from pdejax.training import build_model, read_metrics
 
@@ -102,10 +102,11 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
     best = [1 + int(np.argmin(np.nan_to_num(validation[:, i].mean(axis=0), nan=np.inf))) for i in range(len(SYSTEMS))]
     later = np.stack([above[:, i, :, -1] - above[:, i, :, best[i]] for i in range(len(SYSTEMS))], axis=1)
     risen = [over(validation[:, i, -1] - validation[:, i, best[i] - 1]) for i in range(len(SYSTEMS))]
-    rows = _rows(noises, steps, best, {"change": change, "later": later, "target": target, "null": null})
+    made = made_of_systems(settings.train)
+    rows = _rows(noises, steps, best, made, {"change": change, "later": later, "target": target, "null": null})
     for i, system in enumerate(SYSTEMS):
         for name, values in (("training", training), ("validation", validation)):
-            rows.append(row(f"{name} loss at the end, {system}", values[:, i, -1], unit="nats"))
+            rows.append(row(f"{name} loss at the end, {system}", values[:, i, -1], unit="nats", note=made[i]))
         note = f"from step {steps[best[i]]}"
         rows.append(
             row(
@@ -179,7 +180,9 @@ def _counted(change: np.ndarray) -> tuple[int, int, int]:
     return signs.count(-1), signs.count(1), len(signs)
 
 
-def _rows(noises: Sequence[float], steps: np.ndarray, best: Sequence[int], values: dict[str, np.ndarray]) -> list[Row]:
+def _rows(
+    noises: Sequence[float], steps: np.ndarray, best: Sequence[int], made: Sequence[str], values: dict[str, np.ndarray]
+) -> list[Row]:
     rows = []
     for n, noise in enumerate(noises):
         for i, system in enumerate(SYSTEMS):
@@ -211,6 +214,7 @@ def _rows(noises: Sequence[float], steps: np.ndarray, best: Sequence[int], value
                         null=values["null"][:, i, n, -1, layer],
                         null_name="labels permuted",
                         unit="nats",
+                        note=made[i],
                     )
                 )
     return rows
