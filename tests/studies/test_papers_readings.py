@@ -42,6 +42,24 @@ def test_a_curve_is_that_of_euler_by_hand(settings, monkeypatch, tmp_path):
     assert np.all(found[0, :, 1, 1] < found[0, :, 0, 1])  # the larger step forgets more
 
 
+def test_a_layer_of_another_length_is_a_step_of_that_length(settings):
+    """v2's 0.2 a layer as it is trained: u ← u + 0.2 F_l(u) by hand, with the weights that training begins with."""
+    cell = readings.Cell("off", "none", "euler", 1, 0.2)
+    assert (
+        cell.step == "euler, h = 0.2" and readings.Cell("on", "pre", "euler", 5).step == "euler, 5 steps of 1/5 a layer"
+    )
+    config = cell.config(settings, 3)
+    test, batch = held_out(config, 1)
+    network = pj.as_network(build_model(config, test))
+    tokens, mask = jnp.asarray(batch.inputs[0]), jnp.asarray(batch.mask[0])
+    u, by_hand = network.embed(tokens), []
+    for layer in range(6):
+        by_hand.append(u)
+        if layer < 5:
+            u = u + 0.2 * network.discretization.field.at(jnp.asarray(0.2 * (layer + 0.5)))(0.0, u, pj.FieldArgs(mask))
+    np.testing.assert_allclose(network.hidden_states(tokens, mask)[:, mask], jnp.stack(by_hand)[:, mask], atol=1e-5)
+
+
 def test_a_planted_setting_is_found_and_no_other_is_said_to_meet():
     """The simulator's curve within 0.019 at one setting of its kind, the Transformer's exactly, but at one of another kind."""
     curves = CURVES.copy()

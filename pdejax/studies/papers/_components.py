@@ -45,18 +45,21 @@ NORMALIZATION = ("none", "pre", "post", "v2 (9)")
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One combination: `residual` connection on or off (the leaky field), `normalization`, scheme and steps per layer."""
+    """One combination: `residual` connection on or off (the leaky field), `normalization`, scheme, steps per layer, and the depth
+    that a layer is long."""
 
     residual: str
     normalization: str
     solver: str
     per_layer: int
+    length: float = 1.0
 
     @property
     def step(self) -> str:
         """The step as it is shown."""
         n = self.per_layer
-        return f"{self.solver}, h = 1" if n == 1 else f"{self.solver}, {n} steps of 1/{n} a layer"
+        one = f"{self.solver}, h = {self.length:g}"
+        return one if n == 1 else f"{self.solver}, {n} steps of {self.length:g}/{n} a layer"
 
     @property
     def name(self) -> str:
@@ -78,6 +81,8 @@ class Cell:
         norm = {"v2 (9)": "none"}.get(self.normalization, self.normalization)
         if self.normalization == "v2 (9)":
             options |= {"stabilization": "spatial", "gamma": 1.0}
+        if self.length != 1:
+            options["t1"] = self.length * settings.train["layers"]
         changes = {"model": "simulator", "norm": norm, "options": options, "seed": seed}
         return TrainConfig(
             **dict(settings.train) | changes | {"solver": self.solver, "steps_per_layer": self.per_layer}
@@ -87,11 +92,11 @@ class Cell:
 def cells(settings: Settings) -> list[Cell]:
     """All combinations, in a fixed order. LayerNorm after each substep needs a scheme with substeps."""
     found = []
-    for solver, per_layer in settings.options["steps"]:
+    for solver, *step in settings.options["steps"]:
         for residual in RESIDUAL:
             for normalization in NORMALIZATION:
                 if normalization != "post" or solver in ("lietrotter", "strang", "macaron"):
-                    found.append(Cell(residual, normalization, solver, per_layer))
+                    found.append(Cell(residual, normalization, solver, *step))
     return found
 
 
@@ -188,8 +193,8 @@ PRESETS = {
     "standard": Settings(
         train={**LISTOPS, **_SMALL},
         examples=64,
-        # Several steps a layer, so that the field stays what it is; the study `readings` takes one smaller step a layer.
-        options={"steps": (("lietrotter", 1), ("euler", 5))},
+        # Several steps a layer, so that the field stays what it is, and one step of v2's 0.2 a layer, which is a shorter depth.
+        options={"steps": (("lietrotter", 1), ("euler", 5), ("euler", 1, 0.2))},
         seeds=5,
     ),
     "paper": Settings(
@@ -267,7 +272,8 @@ def made(cell: Cell, measured: Sequence[Evidence], index: int) -> str:
 def _lost(found: Sequence[Cell], before: np.ndarray, after: np.ndarray) -> str:
     """What a layer of step 1 keeps of the input with and without residual connections: whether training has to do with it."""
     on, coarse = (
-        np.asarray([flag(c) for c in found]) for flag in (lambda c: c.residual == "on", lambda c: c.per_layer == 1)
+        np.asarray([flag(c) for c in found])
+        for flag in (lambda c: c.residual == "on", lambda c: c.per_layer == c.length == 1)
     )
     kept = {
         (time, kind): np.nanmean(values[:, chosen & coarse, 1], axis=1)
