@@ -30,7 +30,7 @@ class LimitsConfig:
 
     sections: Sequence[str] = setting(SECTIONS, "what is measured", metavar="NAME")
     recipes: Sequence[str] = setting((), "recipes to check (default all)", metavar="NAME")
-    layers: Sequence[int] = setting((8, 16, 32, 64, 128, 256), "numbers of layers", metavar="L")
+    layers: Sequence[int] = setting((8, 16, 32, 64, 128, 256, 512), "numbers of layers", metavar="L")
     draws: int = setting(128, "networks of each number of layers", metavar="K")
     repeats: int = setting(8, "checks of each recipe, and seeds of each gap", metavar="R")
     tokens: Sequence[int] = setting((16, 32, 64, 128, 256), "numbers of tokens beside a closure", metavar="N")
@@ -96,7 +96,7 @@ COMMAND = study_command(
     description="Which limit: recipes of deep networks checked, closures beside tokens, slow clustering, noise that tokens\n"
     "share; see pdejax.studies.limits.LimitsConfig.",
     examples="""examples:
-  pdejax limits --out out                                  all of it: an hour on two cores; goes on after a stop
+  pdejax limits --out out                                  all of it: a quarter of an hour on two cores; goes on after a stop
   pdejax limits --sections check --repeats 20 --out out    how often verdicts are right
   pdejax limits --sections metastability noise
   pdejax limits --sections check --recipes "i.i.d., 1/√L" "tied, 1/L" --repeats 3
