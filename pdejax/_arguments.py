@@ -109,14 +109,16 @@ def _bound(
     try:
         return signature.bind(*args, **kwargs).arguments
     except TypeError as error:
-        unknown = [key for key in kwargs if key not in signature.parameters]
+        parameters = signature.parameters
+        takes_any = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
+        unknown = [] if takes_any else [key for key in kwargs if key not in parameters]
         # That an argument is missing says little where its name was mistyped.
         said = f"got an unexpected keyword argument {unknown[0]!r}" if unknown else error
         beside = _belongs(unknown, _hints(plain))
         close = (
             []
             if beside
-            else [one for key in unknown for one in difflib.get_close_matches(key, signature.parameters, 1)]
+            else [one for key in unknown for one in difflib.get_close_matches(key, _names_of(signature), 1)]
         )
         meant = f"; did you mean {' and '.join(close)}?" if close else "."
         raise TypeError(f"{name}: {said}; it takes {_parameters(signature)}{beside}{meant}") from None
@@ -413,4 +415,8 @@ def _belongs(names: Sequence[str], hints: Mapping[str, Any]) -> str:
 
 
 def _parameters(signature: inspect.Signature) -> str:
-    return ", ".join(name for name in signature.parameters if name != "self")
+    return ", ".join(_names_of(signature))
+
+
+def _names_of(signature: inspect.Signature) -> list[str]:
+    return [name for name in signature.parameters if name != "self"]

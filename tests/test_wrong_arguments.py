@@ -12,6 +12,9 @@ import typing
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+
+import pdejax as pj
 
 NAMES = json.loads((pathlib.Path(__file__).parent / "public_names.json").read_text())
 KEY = jax.random.key(0)
@@ -274,3 +277,12 @@ def test_every_unknown_name_is_refused_with_what_is_allowed():
                 silent.append((name, text[:120]))
     assert not silent, silent
     assert tried > 200
+
+
+def test_what_is_no_name_of_ones_own_is_not_meant():
+    """`self` is meant by nobody, and where any name may be given it is not the name that is wrong."""
+    with pytest.raises(TypeError) as refused:
+        pj.Architecture(sel=1)  # pyright: ignore[reportCallIssue]
+    assert "unexpected keyword argument 'sel'" in str(refused.value) and "did you mean" not in str(refused.value)
+    with pytest.raises(TypeError, match=r"^pair: missing a required argument: 'transformer'"):
+        pj.pair(layers=2)  # pyright: ignore[reportCallIssue]

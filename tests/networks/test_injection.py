@@ -12,7 +12,8 @@ from flax import nnx
 
 import pdejax as pj
 from pdejax.analysis import convergence, depth, field_lipschitz, jacobian, loops
-from pdejax.analysis.jacobian._systems import drawn_weights
+from pdejax.analysis.jacobian._systems import as_system, drawn_weights
+from pdejax.studies.numerics._analyze_depth import _without
 
 SIZES = {"vocab": 7, "dim": 8, "heads": 2, "ffn": 16, "dtype": "float64", "param_dtype": "float64", "injection": "add"}
 IDS, OTHER = jnp.asarray([1, 4, 2, 6]), jnp.asarray([0, 3, 3, 5])
@@ -367,11 +368,40 @@ def test_gradients_of_a_simulator_with_a_prelude(recall):
     assert along == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-6)
 
     flow = jacobian.gradient_flow(pj.as_network(recall), IDS[None], LABELS[:1], null=None)
-    d, u0 = pj.lift(recall), recall.embed(IDS)
 
-    def label_loss(u):
+    def label_loss(u, d):
         return -jax.nn.log_softmax(recall.readout(pj.simulate(d, u).us[-1], None))[LABELS[0]]
 
-    assert float(np.ravel(np.asarray(flow.states))[0]) == pytest.approx(
-        float(jnp.linalg.norm(jax.grad(label_loss)(u0))), rel=1e-9
-    )
+    def in_the_loop(u, e, layer):
+        d = pj.lift(recall).given(e)
+        return label_loss(u, d.replace(t0=float(layer), steps=6 - layer))
+
+    # What changes within the prelude changes what is added; in the loop that is what it is.
+    states, whole = recall.hidden_states(IDS), pj.lift(recall)
+    second = pj.Discretization(whole.field.given(states[2]), whole.solver, t0=1.0, t1=2.0, steps=1)
+
+    def from_the_second(u):
+        e = pj.simulate(second, u).us[-1]
+        return in_the_loop(e, e, 2)
+
+    slopes = [
+        jax.grad(lambda u: label_loss(u, whole))(states[0]),
+        jax.grad(from_the_second)(states[1]),
+        jax.grad(lambda u: in_the_loop(u, u, 2))(states[2]),
+        *(jax.grad(in_the_loop)(states[i], states[2], i) for i in (3, 4, 5)),
+    ]
+    expected = [float(jnp.linalg.norm(slope)) for slope in slopes]
+    np.testing.assert_allclose(np.asarray(flow.states)[0, :6], expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("left_out", [1, 3])
+def test_a_layer_left_out_of_a_prelude_is_left_out_of_what_is_added(recall, left_out):
+    """The layer is not there for the loop either; one within the loop changes nothing of what is added."""
+    system, batch = as_system("test", recall, IDS[None], None, None, None)
+    found = _without(system, batch.inputs, MASK[None], 6)
+    states, d = recall.hidden_states(IDS, MASK), pj.lift(recall)
+    u = states[left_out]
+    d = d.given(u if left_out == 1 else states[2]).replace(t0=left_out + 1.0, steps=5 - left_out)
+    end = pj.simulate(d, u, mask=MASK, save="end").us[-1]
+    np.testing.assert_allclose(found[left_out, 0], recall.readout(end, MASK), rtol=1e-10)
+    np.testing.assert_allclose(found[6, 0], recall(IDS, MASK), rtol=1e-10)

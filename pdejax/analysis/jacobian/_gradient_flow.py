@@ -161,8 +161,12 @@ def _flow(system: System, examples: Examples, loss: Loss):
     def objective(trained, taps, inputs, label, mask):
         system = eqx.combine(trained, rest)
         u = system.begin(inputs, mask) + taps[0]
-        maps = system.maps(u, mask)
-        u = _tapped(maps, u, taps[1:])
+        before = system.before_loop(u, count)
+        if before:
+            # What a prelude's layers give out is added by the loop, with what is added to it here; they add nothing themselves.
+            u = _tapped(system.maps(u, mask, jnp.zeros_like(u)), u, taps[1 : before + 1], 0)
+        maps = system.maps(u, mask, u if before else None)
+        u = _tapped(maps, u, taps[before + 1 :], before)
         value = loss(system.end(u, mask), label, mask)
         if jnp.shape(value):
             raise ValueError(f"gradient_flow: loss gave shape {jnp.shape(value)}; it must be one number per sequence.")
@@ -186,13 +190,15 @@ def _flow(system: System, examples: Examples, loss: Loss):
     return ts[0], value, states, parameters, layer_norms(mean)
 
 
-def _tapped(maps: AbstractMaps, u: Array, taps: Array) -> Array:
+def _tapped(maps: AbstractMaps, u: Array, taps: Array, first: int) -> Array:
+    """The state after the maps from `first` on, one for each entry of `taps`, which is added to its output."""
+
     @jax.checkpoint
     def step(u, x):
         k, tap = x
         return maps(k, u) + tap, None
 
-    return jax.lax.scan(step, u, (jnp.arange(maps.count), taps))[0]
+    return jax.lax.scan(step, u, (first + jnp.arange(len(taps)), taps))[0]
 
 
 @eqx.filter_jit

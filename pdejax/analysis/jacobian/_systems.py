@@ -81,11 +81,22 @@ class System(eqx.Module):
         u = inputs if self.plain else self.model.embed(inputs)
         return without_padding(u.astype(at_least_float32(u.dtype)), mask)
 
-    def maps(self, u: Array, mask: Mask | None) -> AbstractMaps:
-        """The maps from this state, prepared for derivatives; inside jit."""
-        d = discretization_of("system", self.model, u.shape[-2] if u.ndim > 1 else None)
+    def maps(self, u: Array, mask: Mask | None, start: Array | None = None) -> AbstractMaps:
+        """The maps from this state, prepared for derivatives; inside jit. `start`: what a loop adds, if it is known already."""
+        d = self._discretization(u)
         count = self.depths if self.plain else layers_of("system", self.model, d)
-        return steps_of("system", d, u, mask, count=count)[0].ready(u)
+        return steps_of("system", d if start is None else d.given(start), u, mask, count=count)[0].ready(u)
+
+    def before_loop(self, u: Array, count: int) -> int:
+        """How many of `count` maps lead to the state that a loop adds; 0 where that is the first state or lies within a map."""
+        d = self._discretization(u)
+        if not (d.layers and d.field.needs_start):
+            return 0
+        place, between = divmod(d.field.prelude * count, len(d.layers))
+        return 0 if between else min(place, count)
+
+    def _discretization(self, u: Array) -> Discretization:
+        return discretization_of("system", self.model, u.shape[-2] if u.ndim > 1 else None)
 
     def end(self, u: Array, mask: Mask | None) -> Array:
         """What the loss sees: logits, or the last state with zeros at padding."""

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure as Canvas
 from pdejax._bootstrap import bootstrap
 from pdejax._depth import take_layer
 from pdejax._figure import Figure
+from pdejax._step_maps import AbstractMaps
 from pdejax.analysis import lyapunov_exponents, mesh_norm, predict_dt_max
 from pdejax.analysis.jacobian import shuffle_weights
 from pdejax.analysis.jacobian._systems import as_system
@@ -190,12 +191,18 @@ def _without(system: Any, inputs: Array, mask: Array, layers: int) -> Array:
 
     def one(left_out: Array, x: Array, m: Array) -> Array:
         u = system.begin(x, m)
-        maps = system.maps(u, m)
+        before = system.before_loop(u, layers)
 
-        def step(u: Array, i: Array) -> tuple[Array, None]:
-            return jnp.where(i == left_out, u, maps(i, u)), None
+        def run(maps: AbstractMaps, u: Array, first: int, last: int) -> Array:
+            def step(u: Array, i: Array) -> tuple[Array, None]:
+                return jnp.where(i == left_out, u, maps(i, u)), None
 
-        return system.end(jax.lax.scan(step, u, jnp.arange(layers))[0], m)
+            return jax.lax.scan(step, u, jnp.arange(first, last))[0]
+
+        if before:
+            # What a loop adds is what the prelude gives out without that layer.
+            u = run(system.maps(u, m, jnp.zeros_like(u)), u, 0, before)
+        return system.end(run(system.maps(u, m, u if before else None), u, before, layers), m)
 
     return jax.lax.map(lambda i: jax.vmap(one, in_axes=(None, 0, 0))(i, inputs, mask), jnp.arange(layers + 1))
 
