@@ -121,7 +121,15 @@ def _starting(owner: str, d: Discretization, u0: Array) -> Discretization:
     solve that begins later, whose first state need not be the one that is added."""
     if d.field.needs_start and (traced(d.t0) or float(d.t0) != 0):
         check_start(owner, d)
-    return d if d.layers and d.field.prelude else d.given(u0)
+    prelude = d.field.needs_start and getattr(d.field, "prelude", 0)
+    if not prelude:
+        return d.given(u0)
+    if not d.layers:
+        raise ValueError(
+            f"{owner}: the field adds what a prelude of {prelude} layers gives, which a field that varies within a layer "
+            f"(kind {d.field.kind!r}) does not say; use kind='constant', or give it: d.given(start)."
+        )
+    return d
 
 
 def begun(owner: str, d: Discretization, u0: Array, mask: Any) -> Discretization:

@@ -337,6 +337,15 @@ def test_what_is_given_after_a_prelude(recall):
         pj.simulate(net.discretization.replace(t0=3.0, steps=3), states[3], mask=MASK)
 
 
+def test_no_layers_no_prelude(recall):
+    """Between weights that vary within a layer there is no end of a prelude: the embedding is not taken for it."""
+    stacked, u0 = pj.lift(recall).field.stacked, recall.embed(IDS)
+    d = pj.Discretization(pj.DepthVarying(stacked, 4.0, "linear", prelude=2), "rk4", t1=4.0, steps=8)
+    with pytest.raises(ValueError, match=r"simulate: .*prelude of 2 layers.*'linear'.*d\.given\(start\)"):
+        pj.simulate(d, u0)
+    assert np.all(np.isfinite(pj.simulate(d.given(u0), u0).us))
+
+
 def test_analyses_find_what_the_prelude_gives(recall):
     """Layers of a batch, in parallel, of a part of the depth; maps between which the loop begins."""
     states, u0, net = recall.hidden_states(IDS, MASK), recall.embed(IDS), pj.as_network(recall)

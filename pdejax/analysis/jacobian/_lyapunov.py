@@ -64,7 +64,7 @@ def lyapunov_exponents(
     - `system`: a `Discretization` with a number of steps, of a field on a state of any shape, and any solver, splittings and
       retractions included: exponents of the discrete flow, which those of the field differ from by O(h^p) (16 steps of RK4 per
       unit of depth are a start: refine until nothing moves). Or a `Network`, `Transformer` or `Simulator` on a state
-      `(n, d)`: its layers, depth as they measure it.
+      `(n, d)`: its layers, depth as they measure it. What a loop adds before every pass (`injection`) is held fixed.
     - `mask (n,)`: padded tokens carry no tangent; the state there is set to 0. At most n_real·d exponents.
     - `qr_every`: steps between two orthogonalizations; too many and the tangents align (all exponents tend to the largest: keep
       the spread of exponents times the depth between below 10 in float32, 25 in float64).
