@@ -149,9 +149,9 @@ OTHERWISE = {
     "distillation": ({"cosine": flat(0.99)}, "a high cosine after a fit does not tell which equation"),
     "paper-size": ({"correlation": flat(0.5)}, "Transformer 0.500 away"),
     "residual": ({"before": flat(0.5), "after": flat(0.5)}, "the loss is not there at initialization"),
-    # v2's own pair a hundred times apart: at both steps the field without residual connection and normalization.
+    # v2's own pair a hundred times apart: at every step the field without residual connection and normalization.
     "layernorm": (
-        {"gradient": lambda x: x * np.where(np.isin(np.arange(len(x)), (4, 11)), 100.0, 1.0)[:, None]},
+        {"gradient": lambda x: x * np.where(np.isin(np.arange(len(x)), (4, 11, 17)), 100.0, 1.0)[:, None]},
         "v2's order of magnitude holds.",
     ),
     "spectral": ({"null_log_correlation": flat(1.0)}, ", no better."),
