@@ -360,7 +360,7 @@ def test_numbers_of_the_tables():
                 f"torch: {case} | torchdiffeq / pdejax, {way} | {ratio['min']:.2f} | {ratio['median']:.2f} |" in speed
             )
     assert "PyTorch / pdejax | 0.93 |" in speed and "16.2 | 32.0" in hooks.tables.memory()
-    assert "| 43.7 | 29.2 | 0.67 |" in hooks.tables.starts()
+    assert "| 48.0 | 23.2 | 0.48 |" in hooks.tables.starts()
     assert re.search(r"linear_cka \| 4.8 ms \| 29.4 ms \| 6.16", hooks.tables.analysis_speed())
 
 

@@ -318,7 +318,7 @@ def speed() -> str:
 
 def starts() -> str:
     """Seconds of a command, and of the same command again, its programs kept."""
-    found = read("speed.json")["results"]["starts"]
+    found = read("speed_starts.json")["results"]["starts"]
     rows = [
         [
             f"`pdejax {x['command']}`",
