@@ -87,7 +87,7 @@ def checked(function: F, owner: str | None = None) -> F:
     return typing.cast(F, wrapped)
 
 
-def named(cls: type[T]) -> type[T]:
+def names_checked(cls: type[T]) -> type[T]:
     """Return the class, whose `__init__` is made from its fields, with names that it does not have refused as `checked` does;
     values are its own to check."""
     plain = cls.__init__

@@ -188,6 +188,7 @@ class Discretization(eqx.Module):
         if not self.field.needs_start:
             return self
         value = _check.real_array("Discretization.given", "start", start, "(n, d)", 2)
+        _check.finite("Discretization.given", "start", value)
         return eqx.tree_at(lambda d: d.field, self, self.field.given(value))
 
     def check_state(self, owner: str, u0: Any, mask: Any = None) -> tuple[Array, FieldArgs]:
@@ -485,8 +486,7 @@ def _check_backsolve(d: Discretization) -> None:
     # Inside jax.grad this uncovers the value; inside jax.jit there is none to see.
     damping, t0, t1 = (jax.lax.stop_gradient(x) for x in (d.field.damping(), d.t0, d.t1))
     if traced(damping, t0, t1):
-        dissipative = {"diffusion", "stabilization"} & set(d.field.names())
-        if dissipative:
+        if dissipative := {"diffusion", "stabilization"} & set(d.field.names()):
             raise ValueError(
                 f"{begin} loses the gradient of a field that damps, and inside jax.jit the size of its "
                 f"{' and '.join(sorted(dissipative))} cannot be seen; {end}"

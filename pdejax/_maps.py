@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from pdejax._depth import DepthVarying, take_layer
 from pdejax._discretization import Discretization
 from pdejax._equation import MasterEquation
-from pdejax._simulate import begun
+from pdejax._simulate import begun, loop_begins
 from pdejax._types import Field, Mask
 from pdejax.solvers import linear_part
 from pdejax.solvers._base import fresh_step
@@ -30,8 +30,8 @@ def attention_maps(
     count = states.shape[0] - 1
     if d.field.needs_start:
         # The state that the loop begins with, if it is one of these.
-        place, between = divmod(d.field.prelude * count, len(d.layers)) if d.layers else (0, 0)
-        d = begun(owner, d, states[0], mask) if between else d.given(states[min(place, count)])
+        place = loop_begins(d, count)
+        d = begun(owner, d, states[0], mask) if place is None else d.given(states[place])
     places = jnp.arange(count)
     starts = d.t0 + (d.t1 - d.t0) / count * places.astype(states.dtype)
     field, args = d.field, FieldArgs(mask)

@@ -132,6 +132,12 @@ def _starting(owner: str, d: Discretization, u0: Array) -> Discretization:
     return d
 
 
+def loop_begins(d: Discretization, count: int) -> int | None:
+    """After how many of `count` equal parts of the depth the state is reached that a loop adds; None where that is within one."""
+    place, between = divmod(d.field.prelude * count, len(d.layers)) if d.layers else (0, 0)
+    return None if between else min(place, count)
+
+
 def begun(owner: str, d: Discretization, u0: Array, mask: Any) -> Discretization:
     """`d.given(start)` with the state that the loop of a solve from `u0` begins with; after a prelude that takes a solve."""
     d = _starting(owner, d, u0)

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from pdejax._activation import Activation
-from pdejax._arguments import named
+from pdejax._arguments import names_checked
 from pdejax._check import boolean, choice, integer, number
 
 
@@ -72,7 +72,7 @@ _DTYPES = ("bfloat16", "float16", "float32", "float64")
 _PARAM_DTYPES = ("float32", "float64")
 
 
-@named
+@names_checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Architecture:
     """Sizes and the form of a layer: of a [`Transformer`][pdejax.models.Transformer], and of the field that a

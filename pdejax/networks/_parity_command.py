@@ -3,11 +3,11 @@
 import dataclasses
 from typing import Any, Literal
 
-from pdejax._arguments import named
+from pdejax._arguments import names_checked
 from pdejax.runs._command import Command, Console, setting
 
 
-@named
+@names_checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParityConfig:
     """Configure the comparison: the checkpoint, the text that both read, the precision of ours."""

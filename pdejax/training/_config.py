@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from pdejax._arguments import checked, named
+from pdejax._arguments import checked, names_checked
 from pdejax._check import choice, integer, number
 from pdejax.models._architecture import config_text
 from pdejax.runs._command import setting
@@ -33,7 +33,7 @@ _NAMES: dict[str, tuple[Any, ...]] = {
 }
 
 
-@named
+@names_checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """A training run, whole: the same configuration gives the same curve on the same machine.

@@ -211,6 +211,8 @@ def test_what_is_no_start_is_refused(model, states):
             pj.shard_tokens(field)
     with pytest.raises(ValueError, match=r"given: start has shape \(3, 4, 8\)"):
         net.discretization.given(states[:3])
+    with pytest.raises(ValueError, match=r"given: start has 1 NaN or infinite entries of 32"):
+        net.discretization.given(states[0].at[0, 0].set(jnp.nan))
     plain = pj.lift(pj.Transformer(model.architecture.replace(injection="none"), rngs=nnx.Rngs(0)))
     assert plain.given(states[0]) is plain
 

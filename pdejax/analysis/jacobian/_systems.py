@@ -15,6 +15,7 @@ from pdejax._check import finite, spoken_by, traced
 from pdejax._depth import DepthVarying
 from pdejax._discretization import Discretization
 from pdejax._equation import AbstractEquation
+from pdejax._simulate import loop_begins
 from pdejax._step_maps import AbstractMaps, SolverSteps, steps_of, without_padding
 from pdejax._types import Mask
 from pdejax.analysis._states import token_mask
@@ -90,10 +91,7 @@ class System(eqx.Module):
     def before_loop(self, u: Array, count: int) -> int:
         """How many of `count` maps lead to the state that a loop adds; 0 where that is the first state or lies within a map."""
         d = self._discretization(u)
-        if not (d.layers and d.field.needs_start):
-            return 0
-        place, between = divmod(d.field.prelude * count, len(d.layers))
-        return 0 if between else min(place, count)
+        return (loop_begins(d, count) or 0) if d.field.needs_start else 0
 
     def _discretization(self, u: Array) -> Discretization:
         return discretization_of("system", self.model, u.shape[-2] if u.ndim > 1 else None)

@@ -5,13 +5,13 @@ import importlib
 from typing import Any, Literal
 
 from pdejax import _check as check
-from pdejax._arguments import named
+from pdejax._arguments import names_checked
 from pdejax.runs._command import Command, Console, setting
 
 _OWNER = "audit"
 
 
-@named
+@names_checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AuditConfig:
     """Configure the audit of a network.

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from pdejax import _check as check
-from pdejax._arguments import named
+from pdejax._arguments import names_checked
 from pdejax.runs._command import setting
 from pdejax.studies._command import study_command
 
@@ -12,7 +12,7 @@ CLAIM_IDS = tuple(f"C{i}" for i in range(1, 18))
 EQUATION_IDS = tuple(f"v1 ({i})" for i in range(1, 25)) + tuple(f"v2 ({i})" for i in range(1, 20))
 
 
-@named
+@names_checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClaimsConfig:
     """Configure the ledger of claims.

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from pdejax import _check as check
-from pdejax._arguments import named
+from pdejax._arguments import names_checked
 from pdejax.runs._command import setting
 from pdejax.studies._command import study_command
 
@@ -12,7 +12,7 @@ SECTIONS = ("check", "closures", "metastability", "noise")
 _OWNER = "LimitsConfig"
 
 
-@named
+@names_checked
 @dataclasses.dataclass(frozen=True)
 class LimitsConfig:
     """Configure the study of limits: of many layers, of many tokens, of long depth.

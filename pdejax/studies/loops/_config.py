@@ -5,14 +5,14 @@ import importlib
 from typing import Any
 
 from pdejax import _check as check
-from pdejax._arguments import named
+from pdejax._arguments import names_checked
 from pdejax.runs._command import Command, Console, setting
 from pdejax.studies.audit._config import check_one_input
 
 _OWNER = "loops"
 
 
-@named
+@names_checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoopsConfig:
     """Configure the study of a network as a loop.

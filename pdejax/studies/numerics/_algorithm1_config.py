@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 from pdejax import _check as check
-from pdejax._arguments import named
+from pdejax._arguments import names_checked
 from pdejax.runs._command import setting
 from pdejax.studies._command import study_command
 from pdejax.training._names import Signs
@@ -16,7 +16,7 @@ PATCHES = {4: 4, 16: 2, 64: 1}
 _OWNER = "Algorithm1Config"
 
 
-@named
+@names_checked
 @dataclasses.dataclass(frozen=True)
 class Algorithm1Config:
     r"""Configure Algorithm 1 of v1 on handwritten digits, one run for each reading of the signs, all from the same parameters.

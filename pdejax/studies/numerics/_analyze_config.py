@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from pdejax import _check as check
-from pdejax._arguments import named
+from pdejax._arguments import names_checked
 from pdejax.runs._command import setting
 from pdejax.studies._command import study_command
 from pdejax.training._names import DatasetName
@@ -13,7 +13,7 @@ from pdejax.training._names import DatasetName
 _OWNER = "analyze"
 
 
-@named
+@names_checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AnalyzeConfig:
     """Configure the analyses of a trained model.

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from pdejax import _check as check
 from pdejax._activation import Activation
-from pdejax._arguments import named
+from pdejax._arguments import names_checked
 from pdejax.runs._command import setting
 from pdejax.studies._command import study_command
 
@@ -20,7 +20,7 @@ MODES = 6  # Fourier-cosine coefficients that are compared between meshes
 _OWNER = "ConvergenceConfig"
 
 
-@named
+@names_checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConvergenceConfig:
     """Configure the convergence study.

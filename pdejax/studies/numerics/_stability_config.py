@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from pdejax import _check as check
-from pdejax._arguments import named
+from pdejax._arguments import names_checked
 from pdejax.runs._command import setting
 from pdejax.studies._command import study_command
 
@@ -12,7 +12,7 @@ FAMILIES = ("diffusion", "leak", "mean attention", "linear reaction", "softmax a
 _OWNER = "StabilityConfig"
 
 
-@named
+@names_checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StabilityConfig:
     """Configure the stability study.

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from pdejax import _check as check
-from pdejax._arguments import named
+from pdejax._arguments import names_checked
 from pdejax.runs._command import setting
 from pdejax.studies._command import study_command
 
@@ -12,7 +12,7 @@ SCHEMES = ("tsit5", "rkc2", "rock2", "strangflow", "etdrk2", "etdrk4", "ark3", "
 _OWNER = "StiffConfig"
 
 
-@named
+@names_checked
 @dataclasses.dataclass(frozen=True)
 class StiffConfig:
     r"""Configure the cost study: cost to accuracy of $\partial_t u = A(u) + R(u) + D\nabla^2 u$ on a fine grid.

@@ -2,12 +2,12 @@
 
 import dataclasses
 
-from pdejax._arguments import named
+from pdejax._arguments import names_checked
 from pdejax.runs._command import setting
 from pdejax.studies._command import study_command
 
 
-@named
+@names_checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VerifyConfig:
     """Configure the verification: `out`, a folder for `verify.json`, or None."""

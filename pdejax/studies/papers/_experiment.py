@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from pdejax import _check as check
-from pdejax._arguments import named
+from pdejax._arguments import names_checked
 from pdejax._bootstrap import over_seeds
 from pdejax._figure import Figure
 from pdejax.data import Batch, Dataset, load
@@ -27,7 +27,7 @@ from pdejax.studies.study import Evidence, Judgement, Study
 from pdejax.training import PRESETS, TrainConfig, load_trained, train
 
 
-@named
+@names_checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
     """The settings of a study; with the study's name and the seeds they fix its result on one machine.

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from pdejax import _check as check
-from pdejax._arguments import named
+from pdejax._arguments import names_checked
 from pdejax.runs._command import Command, Console, setting
 
 NORMALIZATIONS = ("sphere", "pre-norm", "none")
 _OWNER = "PhasesConfig"
 
 
-@named
+@names_checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PhasesConfig:
     """Configure the phase diagram of tokens under attention.
