@@ -17,6 +17,7 @@ def model_text(kind: str, architecture: Any, parameters: int, *more: str) -> str
     residual = {"add": "", "gated": f", gated by {a.residual_scale:g}", "none": ", no residual"}[a.residual]
     causal = "causal attention" if a.causal else "attention"
     inputs = f"{a.vocab} token ids" if a.vocab is not None else f"values of {a.inputs} feature{'s' * (a.inputs != 1)}"
+    inputs += "" if a.embedding_scale == 1 else f" × {a.embedding_scale:g}"
     outputs = {"none": "the last state", "classification": f"{a.classes} classes", "lm": "the next token"}[a.head]
     lines = (
         f"{kind}, {parameters:,} parameters",
@@ -114,6 +115,8 @@ class Architecture:
     - `causal`: every token sees itself and earlier tokens only (a decoder).
     - `positions`: `sinusoidal`, `learned` (needs `max_length`), `rotary` (needs an even d_k) or `none`.
     - `rotary_theta`: base of the rotary frequencies.
+    - `embedding_scale`: factor of E in E + P, √d in arXiv:1706.03762 §3.4; with E drawn from N(0, 1), as here, it makes a
+      layer's change smaller beside the input.
     - `max_length`: longest sequence accepted; `None` for any length.
     - `head`, `classes`: `none`, `classification` (mean over tokens, then linear) or `lm` (linear per token).
     - `bias`: biases on the four attention projections (the feed-forward always has them).
@@ -145,6 +148,7 @@ class Architecture:
     causal: bool = False
     positions: Positions = "sinusoidal"
     rotary_theta: float = 10000.0
+    embedding_scale: float = 1.0
     max_length: int | None = None
     head: Head = "none"
     classes: int | None = None
@@ -158,7 +162,7 @@ class Architecture:
                 self._set(name, integer("Architecture", name, getattr(self, name)))
         for name, least in (("loops", 1), ("prelude", 0), ("coda", 0)):
             self._set(name, integer("Architecture", name, getattr(self, name), least))
-        for name in ("norm_eps", "residual_scale", "rotary_theta"):
+        for name in ("norm_eps", "residual_scale", "rotary_theta", "embedding_scale"):
             self._set(name, number("Architecture", name, getattr(self, name), above=0))
         for name in ("causal", "bias"):
             boolean("Architecture", name, getattr(self, name))

@@ -115,7 +115,7 @@ def cast(module: Any, dtype: Any) -> Any:
 
 
 class Embedding(eqx.Module):
-    """The initial field u(·, 0) = E + P of v2 (2).
+    """The initial field u(·, 0) = s E + P of v2 (2), s the architecture's `embedding_scale`.
 
     `table` is `(vocab, d)`, or the map `(inputs, d)` of continuous inputs with its `bias` `(d,)`; `positions` `(max_length,
     d)` if learned.
@@ -156,6 +156,8 @@ class Embedding(eqx.Module):
         else:
             assert self.bias is not None
             u = x.astype(kind) @ self.table.astype(kind) + self.bias.astype(kind)[None]
+        if architecture.embedding_scale != 1:
+            u = architecture.embedding_scale * u
         if self.positions is not None:
             return u + self.positions[: u.shape[0]].astype(kind)
         if architecture.positions == "sinusoidal":

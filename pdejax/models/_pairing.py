@@ -88,7 +88,8 @@ def _distilled(transformer: Transformer, key: PRNGKeyArray, changes: dict[str, A
     model = Simulator(SimulatorConfig.of(transformer.architecture, **normed | changes), key=key)
     theirs = {k: v for k, v in _weights(transformer).items() if k.split("/")[0] in _ENDS}
     ours = {k: v for k, v in model.parameters().items() if k.split("/")[0] in _ENDS}
-    if {k: v.shape for k, v in ours.items()} != {k: v.shape for k, v in theirs.items()}:
+    same = model.architecture.embedding_scale == transformer.architecture.embedding_scale
+    if not same or {k: v.shape for k, v in ours.items()} != {k: v.shape for k, v in theirs.items()}:
         raise ValueError(
             f"pair: changes {sorted(changes)} give the simulator another embedding or head than the Transformer's; keep them, or "
             "use protocol='independent'."

@@ -81,11 +81,11 @@ class Transformer(nnx.Module):
         return repr(self)
 
     def embed(self, tokens: ArrayLike) -> Field:
-        """Return the initial field u(·, 0) = E + P, shape `(n, d)`; v2 (2).
+        """Return the initial field u(·, 0) = s E + P, shape `(n, d)`; v2 (2).
 
-        E is the row of the embedding table (no factor √d), or the linear map of a continuous input. P is zero
-        for `rotary` and `none`; for `sinusoidal`, at position p and feature 2i or 2i+1, the sine or cosine of
-        p / 10000^(2i/d) (arXiv:1706.03762 §3.5).
+        E is the row of the embedding table, or the linear map of a continuous input, and s the architecture's
+        `embedding_scale` (1 by default: no factor √d). P is zero for `rotary` and `none`; for `sinusoidal`, at position p
+        and feature 2i or 2i+1, the sine or cosine of p / 10000^(2i/d) (arXiv:1706.03762 §3.5).
 
         `tokens`: integer ids `(n,)`, or values `(n, inputs)`, also `(n,)` when `inputs` is 1.
 
@@ -97,6 +97,8 @@ class Transformer(nnx.Module):
 
     def _embed(self, x: Array) -> Field:
         u = self.embedding(x if self.architecture.vocab is not None else x.astype(self.architecture.dtype))
+        if self.architecture.embedding_scale != 1:
+            u = self.architecture.embedding_scale * u
         if self.positions is not None:
             return u + self.positions[...][: u.shape[0]].astype(u.dtype)
         if self.architecture.positions == "sinusoidal":

@@ -26,6 +26,7 @@ def transformer(**options) -> pj.Transformer:
 HEAD = {"head": "classification", "classes": 4}
 BLOCKS = {
     "pre": {**HEAD, "positions": "learned", "max_length": 9, "residual_scale": 0.6},
+    "scaled": {**HEAD, "embedding_scale": 8**0.5},
     "post-rms": {**HEAD, "norm": "post", "norm_type": "rmsnorm", "bias": True},
     "peri-decoder": {"norm": "peri", "head": "lm", "causal": True, "positions": "rotary", "activation": "silu"},
     "parallel": {**HEAD, "block": "parallel", "vocab": None, "inputs": 2, "bias": True},
@@ -34,7 +35,7 @@ BLOCKS = {
 }
 
 
-QUICK = ("pre", "post-rms", "peri-decoder")
+QUICK = ("pre", "scaled", "post-rms", "peri-decoder")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in BLOCKS])
@@ -49,6 +50,17 @@ def test_shared_is_the_transformer(name):
     np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-11, atol=1e-12)
     np.testing.assert_allclose(ours[1][:, REAL], theirs[1][:, REAL], rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(ours[2][:, :, REAL], theirs[2][:, :, REAL], rtol=1e-10, atol=1e-12)
+
+
+def test_a_scaled_embedding_is_lifted_exactly():
+    """As a network, the initial field is the model's own, and so are all states and the logits after it."""
+    model = transformer(**BLOCKS["scaled"])
+    ours = pj.as_network(model)
+    np.testing.assert_allclose(ours.embed(TOKENS), model.embed(TOKENS), rtol=1e-15)
+    np.testing.assert_allclose(ours.hidden_states(TOKENS), model.hidden_states(TOKENS), rtol=1e-10, atol=1e-12)
+    plain = pj.Transformer.from_parameters(model.architecture.replace(embedding_scale=1.0), model.parameters())
+    table = model.parameters()["embedding/embedding"][TOKENS]
+    np.testing.assert_allclose(ours.embed(TOKENS) - plain.embed(TOKENS), (8**0.5 - 1) * table, rtol=1e-12, atol=1e-14)
 
 
 def test_shared_has_every_parameter_and_its_own_memory():
@@ -129,6 +141,7 @@ def test_independent_has_nothing_of_the_transformer():
         ("post-rms", lambda m: pair(m, weights="linear"), "two substeps"),
         ("pre", lambda m: pair(m, "distilled", key=jax.random.key(0), vocab=12), "another embedding or head"),
         ("pre", lambda m: pair(m, "distilled", key=jax.random.key(0), head_norm=False), "another embedding or head"),
+        ("scaled", lambda m: pair(m, "distilled", key=jax.random.key(0), embedding_scale=1.0), "another embedding or head"),
         (
             "peri-decoder",
             lambda m: pair(m, "distilled", key=jax.random.key(0), diffusion="scalar"),

@@ -52,8 +52,15 @@ def test_a_model_is_a_block_with_numbers(kind):
     assert lines[0] == f"{kind}, {count:,} parameters" and len(lines) <= 5 and max(map(len, lines)) < 130
     assert "3 layers: attention + feed-forward (gelu), sequential, pre-LN" in lines[1]
     assert "in: 11 token ids, sinusoidal positions; out: 4 classes" in lines[3]
+    assert "in: 11 token ids × 2.5," in repr(type(model).from_parameters(scaled(model), model.parameters()))
     if kind == "Simulator":
         assert "field: scalar diffusion; lietrotter, 3 steps of h = 1 over t in [0, 3]" in lines[4]
+
+
+def scaled(model):
+    """What the model is made of, its embedding times 2.5."""
+    architecture = model.architecture.replace(embedding_scale=2.5)
+    return architecture if isinstance(model, pj.Transformer) else model.config.replace(architecture=architecture)
 
 
 def test_what_holds_arrays_shows_their_shapes():

@@ -1,5 +1,6 @@
 import hashlib
 import io
+import json
 import os
 import zipfile
 
@@ -64,13 +65,29 @@ def test_round_trip(model, tmp_path, dtype):
 def test_simulators_come_back_whole(kind, tmp_path):
     """The configuration with what it settled, and every parameter; rates that were not asked for are not there."""
     settings = SimulatorConfig if kind is Simulator else MultilayerSimulatorConfig
-    config = settings.of(vocab=5, dim=4, heads=2, layers=2, ffn=3, steps=4, diffusion="scalar", norm="post", gamma=0.3)
+    config = settings.of(vocab=5, dim=4, heads=2, layers=2, ffn=3, steps=4, diffusion="scalar", norm="post", gamma=0.3, embedding_scale=2.0)
     original = kind(config, key=jax.random.key(1))
     save_model(tmp_path / "model", original, {"seed": 1})
     loaded, found = load_model(tmp_path / "model")
     assert type(loaded) is kind and loaded.config == config and found == {"seed": 1}
     for name, value in original.parameters().items():
         np.testing.assert_array_equal(loaded.parameters()[name], value)
+    np.testing.assert_array_equal(loaded.embed(np.array([1, 4])), original.embed(np.array([1, 4])))
+
+
+def test_a_model_of_before_the_embedding_had_a_scale(model, tmp_path):
+    """Its configuration does not name the scale: it is 1."""
+    save_model(tmp_path / "new", model)
+    with zipfile.ZipFile(tmp_path / "new") as new:
+        header = json.loads(new.read("header.json"))
+    assert header["model"]["config"].pop("embedding_scale") == 1.0
+    archive = io.BytesIO()
+    with zipfile.ZipFile(tmp_path / "new") as new, zipfile.ZipFile(archive, "w") as old:
+        old.writestr("header.json", json.dumps(header))
+        for name in new.namelist()[1:]:
+            old.writestr(name, new.read(name))
+    (tmp_path / "old").write_bytes(sealed(archive))
+    assert load_model(tmp_path / "old")[0].architecture == model.architecture
 
 
 def test_an_unknown_kind(saved):

@@ -229,6 +229,21 @@ def test_embedding_is_table_plus_sinusoids():
             np.testing.assert_allclose(u[p, 2 * i + 1], table[token, 2 * i + 1] + math.cos(angle), atol=1e-14)
 
 
+@pytest.mark.parametrize("options", [{}, {"positions": "learned", "max_length": 9}, {"inputs": 2}])
+def test_a_scale_multiplies_the_embedding_and_not_the_positions(options):
+    """What a factor 3 adds is twice the row of the table, or twice the map of the values, whatever the positions are."""
+    model = random_model(tiny(**options))
+    parameters = {name: np.asarray(value) for name, value in model.parameters().items()}
+    scaled = Transformer.from_parameters(model.architecture.replace(embedding_scale=3.0), parameters)
+    if "inputs" in options:
+        tokens = np.random.default_rng(0).random((4, 2), dtype=np.float32)
+        expected = tokens.astype(np.float64) @ parameters["embedding/kernel"] + parameters["embedding/bias"]
+    else:
+        tokens = TOKENS
+        expected = parameters["embedding/embedding"][TOKENS]
+    np.testing.assert_allclose(scaled.embed(tokens) - model.embed(tokens), 2 * expected, rtol=1e-12, atol=1e-14)
+
+
 @pytest.mark.parametrize("positions", ["rotary", "none"])
 def test_no_position_is_added(positions):
     model = random_model(tiny(positions=positions))

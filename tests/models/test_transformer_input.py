@@ -46,6 +46,7 @@ def build(architecture):
         ({"param_dtype": "bfloat16"}, "param_dtype='bfloat16' must be one of"),
         ({"residual_scale": 0.0}, "residual_scale=0.0 must be one finite number > 0"),
         ({"residual_scale": math.nan}, "residual_scale=nan must be one finite number > 0"),
+        ({"embedding_scale": 0.0}, "embedding_scale=0.0 must be one finite number > 0"),
         ({"norm_eps": -1e-6}, "norm_eps=-1e-06 must be one finite number > 0"),
         ({"residual": "none", "residual_scale": 0.5}, "residual_scale must be 1.0"),
         ({"residual": "gated", "residual_scale": 1.5}, r"residual_scale must be in \(0, 1\]"),
