@@ -141,7 +141,11 @@ def test_independent_has_nothing_of_the_transformer():
         ("post-rms", lambda m: pair(m, weights="linear"), "two substeps"),
         ("pre", lambda m: pair(m, "distilled", key=jax.random.key(0), vocab=12), "another embedding or head"),
         ("pre", lambda m: pair(m, "distilled", key=jax.random.key(0), head_norm=False), "another embedding or head"),
-        ("scaled", lambda m: pair(m, "distilled", key=jax.random.key(0), embedding_scale=1.0), "another embedding or head"),
+        (
+            "scaled",
+            lambda m: pair(m, "distilled", key=jax.random.key(0), embedding_scale=1.0),
+            "another embedding or head",
+        ),
         (
             "peri-decoder",
             lambda m: pair(m, "distilled", key=jax.random.key(0), diffusion="scalar"),

@@ -65,7 +65,18 @@ def test_round_trip(model, tmp_path, dtype):
 def test_simulators_come_back_whole(kind, tmp_path):
     """The configuration with what it settled, and every parameter; rates that were not asked for are not there."""
     settings = SimulatorConfig if kind is Simulator else MultilayerSimulatorConfig
-    config = settings.of(vocab=5, dim=4, heads=2, layers=2, ffn=3, steps=4, diffusion="scalar", norm="post", gamma=0.3, embedding_scale=2.0)
+    config = settings.of(
+        vocab=5,
+        dim=4,
+        heads=2,
+        layers=2,
+        ffn=3,
+        steps=4,
+        diffusion="scalar",
+        norm="post",
+        gamma=0.3,
+        embedding_scale=2.0,
+    )
     original = kind(config, key=jax.random.key(1))
     save_model(tmp_path / "model", original, {"seed": 1})
     loaded, found = load_model(tmp_path / "model")

@@ -1,5 +1,5 @@
-"""What residual connections and normalization do: every combination of the two, at two steps, before and after training. Do
-states without residual connections lose their input (v2 §4.3.1, Thm 3.4)?
+"""What residual connections and normalization do: every combination of the two, at several steps and with an embedding as drawn
+and times √d, before and after training. Do states without residual connections lose their input (v2 §4.3.1, Thm 3.4)?
 """
 
 import dataclasses
@@ -45,14 +45,15 @@ NORMALIZATION = ("none", "pre", "post", "v2 (9)")
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One combination: `residual` connection on or off (the leaky field), `normalization`, scheme, steps per layer, and the depth
-    that a layer is long."""
+    """One combination: `residual` connection on or off (the leaky field), `normalization`, scheme, steps per layer, the depth
+    that a layer is long, and the factor of the embedding, `"1"` or `"√d"`."""
 
     residual: str
     normalization: str
     solver: str
     per_layer: int
     length: float = 1.0
+    scale: str = "1"
 
     @property
     def step(self) -> str:
@@ -62,9 +63,14 @@ class Cell:
         return one if n == 1 else f"{self.solver}, {n} steps of {self.length:g}/{n} a layer"
 
     @property
+    def setting(self) -> str:
+        """Step and embedding as they are shown: an embedding as drawn is not named."""
+        return self.step if self.scale == "1" else f"{self.step}, embedding × {self.scale}"
+
+    @property
     def name(self) -> str:
         """The combination as it is shown."""
-        return f"residual {self.residual}, normalization {self.normalization}, {self.step}"
+        return f"residual {self.residual}, normalization {self.normalization}, {self.setting}"
 
     @property
     def form(self) -> str:
@@ -81,6 +87,8 @@ class Cell:
         norm = {"v2 (9)": "none"}.get(self.normalization, self.normalization)
         if self.normalization == "v2 (9)":
             options |= {"stabilization": "spatial", "gamma": 1.0}
+        if self.scale == "√d":
+            options["embedding_scale"] = settings.train["dim"] ** 0.5
         if self.length != 1:
             options["t1"] = self.length * settings.train["layers"]
         changes = {"model": "simulator", "norm": norm, "options": options, "seed": seed}
@@ -178,6 +186,7 @@ def dataset(settings: Settings, measured: Sequence[Evidence]) -> xr.Dataset:
             "residual": ("cell", [cell.residual for cell in found]),
             "normalization": ("cell", [cell.normalization for cell in found]),
             "step": ("cell", [cell.step for cell in found]),
+            "scale": ("cell", [cell.scale for cell in found]),
         },
     )
 
@@ -194,13 +203,18 @@ PRESETS = {
         train={**LISTOPS, **_SMALL},
         examples=64,
         # Several steps a layer, so that the field stays what it is, and one step of v2's 0.2 a layer, which is a shorter depth.
-        options={"steps": (("lietrotter", 1), ("euler", 5), ("euler", 1, 0.2))},
+        options={
+            "steps": (
+                *(("lietrotter", 1), ("euler", 5), ("euler", 1, 0.2)),
+                *(("lietrotter", 1, 1.0, "√d"), ("euler", 1, 0.2, "√d")),
+            )
+        },
         seeds=5,
     ),
     "paper": Settings(
         train={**LISTOPS_PAPER, "clip": None},
         examples=64,
-        options={"steps": (("lietrotter", 1), ("lietrotter", 4), ("rk4", 1))},
+        options={"steps": (("lietrotter", 1), ("lietrotter", 4), ("rk4", 1), ("lietrotter", 1, 1.0, "√d"))},
         seeds=5,
     ),
 }
@@ -226,7 +240,7 @@ def judge_residual(settings: Settings, measured: Sequence[Evidence]) -> Judgemen
         for layer in range(after.shape[-1] if name else 0):
             rows.append(
                 row(
-                    f"correlation with the input, layer {layer}, {name}, {cell.step}",
+                    f"correlation with the input, layer {layer}, {name}, {cell.setting}",
                     after[:, i, layer],
                     paper=f"{printed[layer]:.2f}" if layer < len(printed) else None,
                     null=before[:, i, layer],
@@ -247,13 +261,16 @@ def judge_residual(settings: Settings, measured: Sequence[Evidence]) -> Judgemen
             )
         )
     said = [_lost(found, before, after)]
+    scaled = [i for i, c in enumerate(found) if (c.residual, c.normalization, c.scale) == ("on", "pre", "√d")]
     for (residual, normalization), (name, printed) in PRINTED.items():
         own = [i for i, c in enumerate(found) if (c.residual, c.normalization) == (residual, normalization)]
         said.append(f"v2's curve of the {name} ({printed[1]:.2f} after one layer, {printed[-1]:.2f} after the last) ")
         said[-1] += _nearest(found, own, printed, after)
+    if scaled:
+        said.append(_scaled(found, scaled, before, after))
     data = dataset(settings, measured)
     caption = (
-        "Correlation with the input by layer, means over seeds, a row of panels for each step; dashed before training, solid "
+        "Correlation with the input by layer, means over seeds, a row of panels for each step and embedding; dashed before training, solid "
         "after, thin the seeds. Left: with residual connections; right: without (the leaky field). Crosses are v2's figures."
     )
     return Judgement(
@@ -273,7 +290,7 @@ def _lost(found: Sequence[Cell], before: np.ndarray, after: np.ndarray) -> str:
     """What a layer of step 1 keeps of the input with and without residual connections: whether training has to do with it."""
     on, coarse = (
         np.asarray([flag(c) for c in found])
-        for flag in (lambda c: c.residual == "on", lambda c: c.per_layer == c.length == 1)
+        for flag in (lambda c: c.residual == "on", lambda c: c.per_layer == c.length == 1 and c.scale == "1")
     )
     kept = {
         (time, kind): np.nanmean(values[:, chosen & coarse, 1], axis=1)
@@ -295,20 +312,41 @@ def _lost(found: Sequence[Cell], before: np.ndarray, after: np.ndarray) -> str:
 def _nearest(found: Sequence[Cell], own: Sequence[int], printed: Sequence[float], after: np.ndarray) -> str:
     """Which step comes nearest to a printed curve after training, and how near."""
     count = min(len(printed), after.shape[-1])
-    apart = np.max(np.abs(after[:, own, :count] - np.asarray(printed[:count])), axis=-1)
-    largest = {i: over(apart[:, k], RATIO) for k, i in enumerate(own) if np.all(np.isfinite(apart[:, k]))}
+    largest = _largest(own, printed, after)
     if not largest:
         return "is compared with nothing: all trainings of its kind failed."
     best = min(largest, key=lambda i: float(largest[i]))
-    met = [found[i].step for i in largest if high(largest[i]) <= MET]
+    met = [found[i].setting for i in largest if high(largest[i]) <= MET]
     each = "; ".join(
-        f"{found[i].step}: {' and '.join(shown(over(after[:, i, k], CORRELATION)) for k in (1, count - 1))}"
+        f"{found[i].setting}: {' and '.join(shown(over(after[:, i, k], CORRELATION)) for k in (1, count - 1))}"
         for i in largest
     )
     return (
-        f"is surely met to {MET:g} after training by {', '.join(met) or 'none'} ({each}), the nearest {found[best].step}, "
+        f"is surely met to {MET:g} after training by {', '.join(met) or 'none'} ({each}), the nearest {found[best].setting}, "
         f"{shown(largest[best])} away at most."
     )
+
+
+def _largest(own: Sequence[int], printed: Sequence[float], curves: np.ndarray) -> dict[int, Any]:
+    """By cell, how far over the layers the curves of each seed are from a printed one at most; cells that failed are left out."""
+    count = min(len(printed), curves.shape[-1])
+    apart = np.max(np.abs(curves[:, own, :count] - np.asarray(printed[:count])), axis=-1)
+    return {i: over(apart[:, k], RATIO) for k, i in enumerate(own) if np.all(np.isfinite(apart[:, k]))}
+
+
+def _scaled(found: Sequence[Cell], own: Sequence[int], before: np.ndarray, after: np.ndarray) -> str:
+    """Whether pre-LN networks whose embedding is multiplied by √d have v2's curve, before training and after."""
+    fresh, trained = (_largest(own, TRANSFORMER, curves) for curves in (before, after))
+    answers = "; ".join(f"{found[i].step} {_met(fresh.get(i))} before and {_met(trained.get(i))} after" for i in own)
+    return f"With the embedding times √d the pre-LN network's curve, to {MET:g} in every layer: {answers} training."
+
+
+def _met(largest: Any) -> str:
+    """Whether a curve at this largest distance is within `MET`: the whole interval decides."""
+    if largest is None:
+        return "not measured"
+    answer = "met" if high(largest) <= MET else "not met" if low(largest) > MET else "perhaps met"
+    return f"{answer} ({shown(largest, 3)} away at most)"
 
 
 def _known(figure: Any) -> str:
@@ -329,15 +367,15 @@ def _answer(difference: Any, large: str, small: str) -> str:
 
 def _correlation_curves(settings: Settings, data: xr.Dataset) -> Figure:
     found = cells(settings)
-    steps = list(dict.fromkeys(cell.step for cell in found))
-    figure = Figure(figsize=(10.6, 0.6 + 2.9 * len(steps)), layout="constrained")
+    steps = list(dict.fromkeys(cell.setting for cell in found))
+    figure = Figure(figsize=(10.6, 0.6 + 2.6 * len(steps)), layout="constrained")
     panels = figure.subplots(len(steps), 2, sharex=True, sharey=True, squeeze=False)
     layers = np.arange(data.sizes["layer"])
     for line, step in zip(panels, steps, strict=True):
         for ax, residual, printed in zip(line, RESIDUAL, (TRANSFORMER, SIMULATOR), strict=True):
             axes_of(ax)
             for i, cell in enumerate(found):
-                if (cell.residual, cell.step) != (residual, step):
+                if (cell.residual, cell.setting) != (residual, step):
                     continue
                 index = NORMALIZATION.index(cell.normalization)
                 style = {"color": COLOURS[index], "marker": MARKERS[index], "markersize": 4}
