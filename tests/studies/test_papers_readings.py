@@ -89,16 +89,15 @@ def test_a_trained_curve_is_met_only_where_the_whole_interval_is_near(off, answe
     for seed in range(5):
         curves = np.full((len(found), 6), 0.5)
         away = off if off is not None else (0.005, 0.06)[seed % 2]
-        curves[[(c.residual, c.normalization) for c in found].index(("on", "pre"))] = np.asarray(
-            readings.TRANSFORMER
-        ) - away * (np.arange(6) > 0)
+        place = [(c.residual, c.normalization, c.scale) for c in found].index(("on", "pre", "√d"))
+        curves[place] = np.asarray(readings.TRANSFORMER) - away * (np.arange(6) > 0)
         evidence.append({
             **{"before": np.full((len(found), 6), 0.5), "after": curves, "after_cosine": curves},
             **{"accuracy": np.full(len(found), 0.3), "gradient": np.ones((len(found), 4))},
             **{"diverged": np.zeros(len(found)), "parameters": np.ones(len(found))},
         })  # fmt: skip
     said = study.judge(settings, evidence).sentence
-    assert "lietrotter, h = 1 not met (0.490" in said and f"before and {answer}" in said and "nan" not in said
+    assert "lietrotter, h = 1 not met (0.500" in said and f"before and {answer}" in said and "nan" not in said
     assert ("met to 0.02 after training by lietrotter, h = 1, embedding × √d (" in said) == (off == 0.01)
 
 
