@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from pdejax.analysis import layer_correlation, trajectory_fidelity
+from pdejax.data import Dataset, load
 from pdejax.models import observe
 from pdejax.plot._style import COLOURS, LAYER, NULL, axes_of, legend, whole_layers
 from pdejax.runs._records import Picture
@@ -30,12 +31,14 @@ from pdejax.studies.papers._experiment import (
     over,
     row,
     shown,
+    sign,
     spread,
     stacked,
     text_or,
 )
 from pdejax.studies.papers._pairs import bench, made_of, partner, seed_curves, untrained_partner
 from pdejax.studies.study import Evidence, Judgement, low
+from pdejax.training import TrainConfig, build_model
 
 
 def architectures(settings: Settings) -> Mapping[str, Settings]:
@@ -47,7 +50,8 @@ def architectures(settings: Settings) -> Mapping[str, Settings]:
 
 
 def measure(settings: Settings, seed: int, models: Models) -> Evidence:
-    """Agreement of the distilled simulator with each network at its last layer, of adjacent layers, and of its own refinement."""
+    """Agreement of each network with the simulator fitted to it and with its own refinement, by layer; of its adjacent layers,
+    beside the network that its training began with; its accuracy, beside that of guessing."""
     found: dict[str, Any] = {}
     named = architectures(settings)
     for train in (models.transformer_config, models.student_config):
@@ -56,8 +60,15 @@ def measure(settings: Settings, seed: int, models: Models) -> Evidence:
         truth = bench(own, seed, models)
         key = jax.random.key(seed)
         theirs = truth.observed.states
-        adjacent = layer_correlation(theirs, "previous", truth.mask, key=key, resamples=RESAMPLES)
-        found[f"{name}/adjacent"] = adjacent.pearson.value
+        config = truth.trained.config
+        train, test = (load(config.dataset, split, **_options(config)) for split in ("train", "test"))
+        before = observe(build_model(config, train), truth.batch.inputs, truth.mask, maps=False).states
+        adjacent = layer_correlation(
+            theirs, "previous", truth.mask, untrained=before, key=key, resamples=RESAMPLES
+        ).pearson
+        found[f"{name}/adjacent"] = adjacent.value
+        found[f"{name}/adjacent/null"] = adjacent.nulls["untrained"]
+        found[f"{name}/adjacent/shuffled"] = adjacent.nulls["tokens shuffled"]
         for pairing in ("shared", "distilled"):
             model = partner(own, seed, models, pairing)
             ours = observe(model, truth.batch.inputs, truth.mask).states
@@ -67,9 +78,20 @@ def measure(settings: Settings, seed: int, models: Models) -> Evidence:
             ).layers
             found[f"{name}/{pairing}"] = fidelity["cosine"].value
             found[f"{name}/{pairing}/null"] = fidelity["cosine"].nulls["untrained"]
-        test = truth.trained.test
-        found[f"{name}/test"] = np.asarray(test.get("accuracy", float("nan")))
+        found[f"{name}/test"] = np.asarray(truth.trained.test.get("accuracy", float("nan")))
+        found[f"{name}/test/guess"] = np.asarray(guessing(train, test))
     return found
+
+
+def _options(config: TrainConfig) -> dict[str, Any]:
+    return dict(config.data) | ({"task": "lm"} if config.task == "lm" else {})
+
+
+def guessing(train: Dataset, test: Dataset) -> float:
+    """Accuracy on `test` of the label most frequent in `train`: of the class, or of the next token at the places that count,
+    which are those of the mask."""
+    seen, asked = (data.labels if data.labels.ndim == 1 else data.labels[data.mask] for data in (train, test))
+    return float(np.mean(asked == np.bincount(seen).argmax()))
 
 
 REACHED = 0.97  # v2's cosine
@@ -77,7 +99,7 @@ REACHED = 0.97  # v2's cosine
 
 def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
     """Cosines, adjacent correlations and accuracies of each architecture."""
-    rows, fitted, refined = [], {}, {}
+    rows, fitted, refined, near, right = [], {}, {}, [], []
     for name, own in architectures(settings).items():
         made = made_of(own.train, "Transformer")
         for pairing, note in (("distilled", "fitted to its states"), ("shared", "its own field at h = 1/4")):
@@ -95,18 +117,32 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
             )
             (fitted if pairing == "distilled" else refined)[name] = over(value.mean(axis=-1), CORRELATION)
         adjacent = stacked(measured, f"{name}/adjacent")
-        unknown = f"{made}; its null was not measured"
+        fresh, shuffled = (stacked(measured, f"{name}/adjacent/{null}").mean(axis=-1) for null in ("null", "shuffled"))
         rows.append(
-            row(f"correlation of adjacent layers, {name}", adjacent.mean(axis=-1), note=unknown, within=CORRELATION)
+            row(
+                f"correlation of adjacent layers, {name}",
+                adjacent.mean(axis=-1),
+                null=fresh,
+                null_name="before training",
+                note=f"mean over layers; {shown(over(shuffled, CORRELATION))} with tokens shuffled; {made}",
+                within=CORRELATION,
+            )
         )
-        rows.append(row(f"accuracy, {name}", stacked(measured, f"{name}/test"), note=unknown, within=SHARE))
+        accuracy, guess = (stacked(measured, f"{name}/test{end}") for end in ("", "/guess"))
+        guessed = "most frequent token" if own.train.get("task") == "lm" else "most frequent class"
+        rows.append(row(f"accuracy, {name}", accuracy, null=guess, null_name=guessed, note=made, within=SHARE))
+        near.append(
+            f"{name} {shown(over(adjacent.mean(axis=-1), CORRELATION))}, before training "
+            f"{shown(over(fresh, CORRELATION))} ({_changed(adjacent.mean(axis=-1) - fresh)})"
+        )
+        right.append(f"{name} {shown(over(accuracy, SHARE))}, the {guessed} {shown(over(guess, SHARE))}")
     well = [name for name, value in fitted.items() if low(value) >= REACHED]
     verdict = (
         f"A simulator can be fitted to cosine {REACHED:g}, v2's, for {len(well)} of {len(fitted)} architectures ("
         + ", ".join(f"{name} {shown(value, 3)}" for name, value in fitted.items())
         + "); refining the step of their own fields leaves "
         + ", ".join(f"{name} {shown(value, 3)}" for name, value in refined.items())
-        + f" ({spread(len(measured))})."
+        + f" ({spread(len(measured))}). Adjacent layers correlate at: {'; '.join(near)}. Accuracy: {'; '.join(right)}."
     )
     data = xr.Dataset(
         {
@@ -127,6 +163,11 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
         dataset=data,
         pictures=[Picture("architectures.png", caption, lambda: _curves(settings, data))],
     )
+
+
+def _changed(difference: np.ndarray) -> str:
+    """Whether training brings adjacent layers nearer: the whole interval over seeds decides."""
+    return {1: "surely higher", -1: "surely lower", 0: "not surely another"}[sign(difference)]
 
 
 def _curves(settings: Settings, data: xr.Dataset) -> Any:

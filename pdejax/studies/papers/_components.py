@@ -270,8 +270,9 @@ def judge_residual(settings: Settings, measured: Sequence[Evidence]) -> Judgemen
         said.append(_scaled(found, scaled, before, after))
     data = dataset(settings, measured)
     caption = (
-        "Correlation with the input by layer, means over seeds, a row of panels for each step and embedding; dashed before training, solid "
-        "after, thin the seeds. Left: with residual connections; right: without (the leaky field). Crosses are v2's figures."
+        "Correlation with the input by layer, means over seeds, a row of panels for each step and embedding; dashed before "
+        "training, solid after, thin the seeds. Left: with residual connections; right: without (the leaky field). Crosses are "
+        "v2's figures."
     )
     return Judgement(
         rows=rows,
