@@ -97,4 +97,4 @@ def test_training_moves_adjacent_layers_only_where_the_whole_interval_says_so(ch
     assert f"({said}" in found.sentence.partition("Adjacent layers correlate")[2].partition("causal decoder")[2]
     [accuracy] = [row for row in found.rows if row.quantity == "accuracy, causal decoder"]
     assert accuracy.null_name == "most frequent token" and float(accuracy.null) == 0.25
-    assert "the most frequent token 0.25 [0.25, 0.25]" in found.sentence
+    assert "the most frequent token 0.250 [0.250, 0.250]" in found.sentence

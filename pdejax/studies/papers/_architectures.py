@@ -135,7 +135,7 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
             f"{name} {shown(over(adjacent.mean(axis=-1), CORRELATION))}, before training "
             f"{shown(over(fresh, CORRELATION))} ({_changed(adjacent.mean(axis=-1) - fresh)})"
         )
-        right.append(f"{name} {shown(over(accuracy, SHARE))}, the {guessed} {shown(over(guess, SHARE))}")
+        right.append(f"{name} {shown(over(accuracy, SHARE), 3)}, the {guessed} {shown(over(guess, SHARE), 3)}")
     well = [name for name, value in fitted.items() if low(value) >= REACHED]
     verdict = (
         f"A simulator can be fitted to cosine {REACHED:g}, v2's, for {len(well)} of {len(fitted)} architectures ("

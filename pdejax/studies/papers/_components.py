@@ -267,7 +267,7 @@ def judge_residual(settings: Settings, measured: Sequence[Evidence]) -> Judgemen
         said.append(f"v2's curve of the {name} ({printed[1]:.2f} after one layer, {printed[-1]:.2f} after the last) ")
         said[-1] += _nearest(found, own, printed, after)
     if scaled:
-        said.append(_scaled(found, scaled, before, after))
+        said.append(_scaled(found, scaled, before, after) + f" ({settings.train['steps']} steps).")
     data = dataset(settings, measured)
     caption = (
         "Correlation with the input by layer, means over seeds, a row of panels for each step and embedding; dashed before "
@@ -324,7 +324,7 @@ def _nearest(found: Sequence[Cell], own: Sequence[int], printed: Sequence[float]
     )
     return (
         f"is surely met to {MET:g} after training by {', '.join(met) or 'none'} ({each}), the nearest {found[best].setting}, "
-        f"{shown(largest[best])} away at most."
+        f"{shown(largest[best], 3)} away at most."
     )
 
 
@@ -339,7 +339,7 @@ def _scaled(found: Sequence[Cell], own: Sequence[int], before: np.ndarray, after
     """Whether pre-LN networks whose embedding is multiplied by √d have v2's curve, before training and after."""
     fresh, trained = (_largest(own, TRANSFORMER, curves) for curves in (before, after))
     answers = "; ".join(f"{found[i].step} {_met(fresh.get(i))} before and {_met(trained.get(i))} after" for i in own)
-    return f"With the embedding times √d the pre-LN network's curve, to {MET:g} in every layer: {answers} training."
+    return f"With the embedding times √d the pre-LN network's curve, to {MET:g} in every layer: {answers} training"
 
 
 def _met(largest: Any) -> str:
