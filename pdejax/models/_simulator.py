@@ -228,7 +228,7 @@ def carrying(kind: Any, config: Any, parameters: Mapping[str, ArrayLike]) -> Any
     """The simulator of this kind and config with these parameters, copied: a training step gives its arrays away."""
     wanted = eqx.filter_eval_shape(lambda: kind(config, key=jax.random.key(0)).parameters())
     _check_parameters(wanted, parameters)
-    return _carrying(kind, config, {name: jnp.array(value) for name, value in parameters.items()})
+    return _carrying(kind, config, {name: jnp.asarray(value) for name, value in parameters.items()})
 
 
 # Compiled, so that no weights are drawn to be replaced: in this program they are dead code.

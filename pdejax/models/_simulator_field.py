@@ -128,6 +128,8 @@ def make_weights(config: AbstractSimulatorConfig, key: PRNGKeyArray) -> tuple[Fi
     return stacked, FieldWeights(**held)
 
 
+# Compiled here: one program in place of one for every weight.
+@eqx.filter_jit
 def stacked_equation(
     config: AbstractSimulatorConfig, stacked: FieldWeights, common: FieldWeights | None, n: int
 ) -> MasterEquation:

@@ -112,8 +112,7 @@ class Transformer(nnx.Module):
         values, and a mask without a valid token.
         """
         u0 = checked_field("Transformer", self.architecture, u0, self.architecture.dtype)
-        _, states, _ = self._apply(u0, token_mask("Transformer", mask, u0.shape[0]), states=True)
-        return _with_start(u0, states)
+        return self._states(u0, token_mask("Transformer", mask, u0.shape[0]))
 
     def hidden_states(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Float[Array, "layers n d"]:
         """Return all states `(L + 1, n, d)`: the embedding first, then the output of each layer.
@@ -121,8 +120,7 @@ class Transformer(nnx.Module):
         The states are those of the residual stream: the normalization before a head is not applied to the
         last. Raises as `embed` and `run`.
         """
-        u0, valid = self._begin(tokens, mask)
-        return _with_start(u0, self._apply(u0, valid, states=True)[1])
+        return self._states(*self._begin(tokens, mask))
 
     def attention_maps(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Float[Array, "layers H n n"]:
         """Return attention weights `(L, H, n, n)`: entry (l, h, i, j) is the weight query i gives key j.
@@ -137,7 +135,8 @@ class Transformer(nnx.Module):
         """Return logits, `hidden_states` and `attention_maps` of one pass; for a batch see `pdejax.observe`."""
         u0, valid = self._begin(tokens, mask)
         u, states, maps = self._apply(u0, valid, states=True, maps=True)
-        return Observed(self.readout(u, valid), _with_start(u0, states), maps)
+        assert states is not None
+        return Observed(self.readout(u, valid), states, maps)
 
     def __call__(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Float[Array, "..."]:
         """Class logits `(classes,)`, token logits `(n, vocab)`, or without a head the last state `(n, d)`.
@@ -226,6 +225,11 @@ class Transformer(nnx.Module):
         require_x64(architecture)
         return Transformer.from_parameters(architecture, self.parameters())
 
+    def _states(self, u0: Field, mask: Mask | None) -> Float[Array, "layers n d"]:
+        states = self._apply(u0, mask, states=True)[1]
+        assert states is not None
+        return states
+
     def _apply(
         self, u0: Field, mask: Mask | None, *, states: bool = False, maps: bool = False
     ) -> tuple[Field, Array | None, Array | None]:
@@ -233,11 +237,6 @@ class Transformer(nnx.Module):
         a = self.architecture
         loop = _Loop(a.loops, a.prelude, a.layers - a.coda, a.injection == "add")
         return _scan_layers(graph, weights, u0, mask, a.causal, (states, maps), loop)
-
-
-def _with_start(u0: Field, states: Array | None) -> Float[Array, "layers n d"]:
-    assert states is not None
-    return jnp.concatenate([u0[None], states])
 
 
 class _Loop(NamedTuple):
@@ -254,7 +253,7 @@ class _Loop(NamedTuple):
 def _scan_layers(
     graph: Any, weights: Any, u0: Field, mask: Mask | None, causal: bool, collect: tuple[bool, bool], loop: _Loop
 ) -> tuple[Field, Array | None, Array | None]:
-    """The last state, and where they are wanted those of all layers and the attention maps."""
+    """The last state, and where they are wanted the first with those of all layers, and the attention maps."""
     allowed = attention_mask(mask, u0.shape[0], causal)
 
     # Gradients keep the matrix products of a layer and compute what is cheap again: less memory, and on a CPU less time.
@@ -264,9 +263,12 @@ def _scan_layers(
         u, maps = block(u, allowed, collect[1])
         return u, (u if collect[0] else None, maps)
 
+    def with_start(states):
+        return None if states is None else jnp.concatenate([u0[None], states])
+
     if loop.passes == 1:
         last, (states, maps) = jax.lax.scan(layer, u0, weights)
-        return last, states, maps
+        return last, with_start(states), maps
 
     def part(first, stop):
         return jax.tree.map(lambda w: w[first:stop], weights)
@@ -283,7 +285,7 @@ def _scan_layers(
     # (passes, layers, …) as one axis of depth.
     found = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
     states, maps = jax.tree.map(lambda *parts: jnp.concatenate(parts), before, found, after)
-    return last, states, maps
+    return last, with_start(states), maps
 
 
 def _variables(model: Transformer) -> dict[str, nnx.Variable]:
