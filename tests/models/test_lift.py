@@ -7,7 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+from drawn import drawn
 
 import pdejax as pj
 from pdejax.models import _architecture
@@ -53,13 +53,7 @@ def name(block: dict) -> str:
 
 def build(**options) -> pj.Transformer:
     """A model with every parameter random: losing a norm's scale or a bias would show."""
-    model = pj.Transformer(config(**options), rngs=nnx.Rngs(1))
-    random = np.random.default_rng(0)
-    moved = {
-        key: value + 0.3 * random.normal(size=value.shape).astype(value.dtype)
-        for key, value in model.parameters().items()
-    }
-    return pj.Transformer.from_parameters(model.architecture, moved)
+    return drawn(config(**options), spread=0.5)
 
 
 def stack_error(model: pj.Transformer, tokens, mask=None) -> float:

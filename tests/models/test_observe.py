@@ -27,15 +27,13 @@ def models():
 @pytest.mark.parametrize("name", ["words", "field"])
 def test_a_batch_is_its_sequences_behind_the_layers(models, name):
     model = models[name]
-    logits, states, maps = pj.observe(model, TOKENS, MASK)
+    logits, states, maps = jax.tree.map(np.asarray, pj.observe(model, TOKENS, MASK))
     assert logits.shape == (2, 4) and states.shape == (4, 2, 5, 8) and maps.shape == (3, 2, 2, 5, 5)
-    for i in range(2):
-        real = MASK[i]
-        np.testing.assert_allclose(logits[i], model(TOKENS[i], MASK[i]), rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(
-            states[:, i][:, real], model.hidden_states(TOKENS[i], real)[:, real], rtol=1e-5, atol=1e-5
-        )
-        np.testing.assert_allclose(maps[:, i], model.attention_maps(TOKENS[i], MASK[i]), rtol=1e-5, atol=1e-6)
+    for i, real in enumerate(MASK):
+        own = jax.tree.map(np.asarray, model.observe(TOKENS[i], real))
+        np.testing.assert_allclose(logits[i], own.logits, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(states[:, i][:, real], own.states[:, real], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(maps[:, i], own.maps, rtol=1e-5, atol=1e-6)
     assert not np.any(states[:, 1, 3:]) and np.all(np.any(states[:, 0], axis=-1))  # padding is 0, nothing else
     one = pj.observe(model, TOKENS[1], MASK[1])
     for whole, part in zip((logits[1], states[:, 1], maps[:, 1]), one, strict=True):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+from drawn import drawn
 
 import pdejax as pj
 from pdejax.models import Simulator, SimulatorConfig, pair, untrained_field
@@ -15,12 +15,8 @@ REAL = np.flatnonzero(MASK)
 
 
 def transformer(**options) -> pj.Transformer:
-    """A model with every parameter random: losing a norm's scale or a bias would show."""
     sizes = {"vocab": 11, "dim": 8, "heads": 2, "layers": 3, "ffn": 5, "dtype": "float64", "param_dtype": "float64"}
-    model = pj.Transformer(pj.Architecture(**sizes | options), rngs=nnx.Rngs(1))
-    random = np.random.default_rng(0)
-    moved = {k: v + 0.3 * random.normal(size=v.shape).astype(v.dtype) for k, v in model.parameters().items()}
-    return pj.Transformer.from_parameters(model.architecture, moved)
+    return drawn(pj.Architecture(**sizes | options), spread=0.5)
 
 
 HEAD = {"head": "classification", "classes": 4}
@@ -44,7 +40,7 @@ def test_shared_is_the_transformer(name):
     model = transformer(**BLOCKS[name])
     tokens = TOKENS if model.architecture.inputs is None else np.random.default_rng(0).normal(size=(7, 2))
     ours = pair(model).observe(tokens, MASK)
-    theirs = model(tokens, MASK), model.hidden_states(tokens, MASK), model.attention_maps(tokens, MASK)
+    ours, theirs = (tuple(map(np.asarray, seen)) for seen in (ours, model.observe(tokens, MASK)))
     if model.architecture.head != "classification":
         ours, theirs = ((logits[REAL], *rest) for logits, *rest in (ours, theirs))
     np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-11, atol=1e-12)

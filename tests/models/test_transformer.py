@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import drawn
 from flax import nnx
 
 from pdejax.models import Architecture, Transformer
@@ -20,17 +21,6 @@ def tiny(**options):
     if "inputs" in options:
         options["vocab"] = None
     return Architecture(**options)
-
-
-def random_model(config, seed=0):
-    """A model with every parameter random, biases and scales included, so that none can be forgotten."""
-    random = np.random.default_rng(seed)
-    parameters = {}
-    shapes = jax.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0)).parameters())
-    for name, value in shapes.items():
-        shift = 1.0 if name.endswith("scale") else 0.0
-        parameters[name] = shift + 0.4 * random.standard_normal(value.shape)
-    return Transformer.from_parameters(config, parameters)
 
 
 TOKENS = np.array([3, 1, 10, 0, 7, 3])
@@ -174,15 +164,16 @@ CASES = [
 
 @pytest.mark.parametrize("options", CASES, ids=lambda o: f"{o['block']}-{o['norm']}-{o['residual']}")
 def test_equals_the_slow_twin(options, relative):
-    model = random_model(tiny(**options))
+    model = drawn(tiny(**options))
     mask = MASK if CASES.index(options) % 2 else None
-    states, maps = twin(model, model.embed(TOKENS), mask)
-    assert relative(model.hidden_states(TOKENS, mask), states) < 1e-12
-    assert relative(model.attention_maps(TOKENS, mask), maps) < 1e-12
+    _, found, found_maps = model.observe(TOKENS, mask)
+    states, maps = twin(model, found[0], mask)
+    assert relative(found, states) < 1e-12
+    assert relative(found_maps, maps) < 1e-12
 
 
 def test_float32_agrees_with_float64(relative):
-    wide = random_model(tiny(positions="rotary", head="classification", classes=4))
+    wide = drawn(tiny(positions="rotary", head="classification", classes=4))
     narrow = wide.astype("float32")
     assert narrow.hidden_states(TOKENS, MASK).dtype == jnp.float32
     assert narrow(TOKENS).dtype == jnp.float32
@@ -206,7 +197,7 @@ def test_normalization_survives_a_large_mean(norm_type, relative):
 @pytest.mark.parametrize("dtype, tolerance", [("bfloat16", 0.03), ("float16", 0.004)])
 def test_half_precision_keeps_the_softmax_wide(dtype, tolerance, relative):
     config = tiny(dtype=dtype, param_dtype="float32")
-    model = random_model(config)
+    model = drawn(config)
     states = model.hidden_states(TOKENS, MASK)
     assert states.dtype == jnp.dtype(dtype)
     assert relative(states.astype(jnp.float64), model.astype("float64").hidden_states(TOKENS, MASK)) < tolerance
@@ -219,7 +210,7 @@ def test_half_precision_keeps_the_softmax_wide(dtype, tolerance, relative):
 
 
 def test_embedding_is_table_plus_sinusoids():
-    model = random_model(tiny(dim=6))
+    model = drawn(tiny(dim=6))
     table = np.asarray(model.parameters()["embedding/embedding"])
     u = model.embed(TOKENS)
     for p, token in enumerate(TOKENS):
@@ -232,7 +223,7 @@ def test_embedding_is_table_plus_sinusoids():
 @pytest.mark.parametrize("options", [{}, {"positions": "learned", "max_length": 9}, {"inputs": 2}])
 def test_a_scale_multiplies_the_embedding_and_not_the_positions(options):
     """What a factor 3 adds is twice the row of the table, or twice the map of the values, whatever the positions are."""
-    model = random_model(tiny(**options))
+    model = drawn(tiny(**options))
     parameters = {name: np.asarray(value) for name, value in model.parameters().items()}
     scaled = Transformer.from_parameters(model.architecture.replace(embedding_scale=3.0), parameters)
     if "inputs" in options:
@@ -246,12 +237,12 @@ def test_a_scale_multiplies_the_embedding_and_not_the_positions(options):
 
 @pytest.mark.parametrize("positions", ["rotary", "none"])
 def test_no_position_is_added(positions):
-    model = random_model(tiny(positions=positions))
+    model = drawn(tiny(positions=positions))
     np.testing.assert_array_equal(model.embed(TOKENS), model.parameters()["embedding/embedding"][TOKENS])
 
 
 def test_learned_positions():
-    model = random_model(tiny(positions="learned", max_length=9))
+    model = drawn(tiny(positions="learned", max_length=9))
     parameters = model.parameters()
     expected = parameters["embedding/embedding"][TOKENS] + parameters["positions"][:N]
     np.testing.assert_allclose(model.embed(TOKENS), expected, rtol=1e-15)
@@ -259,22 +250,22 @@ def test_learned_positions():
 
 def test_continuous_inputs():
     config = tiny(inputs=2, positions="none")
-    model = random_model(config)
+    model = drawn(config)
     values = np.random.default_rng(0).random((4, 2), dtype=np.float32)
     parameters = {name: np.asarray(value) for name, value in model.parameters().items()}
     expected = values.astype(np.float64) @ parameters["embedding/kernel"] + parameters["embedding/bias"]
     np.testing.assert_allclose(model.embed(values), expected, rtol=1e-13)
-    pixels = random_model(tiny(inputs=1))
+    pixels = drawn(tiny(inputs=1))
     np.testing.assert_array_equal(pixels.embed(values[:, 0]), pixels.embed(values[:, :1]))
 
 
 def test_without_positions_permutations_commute(relative):
     order = np.array([4, 2, 0, 5, 1, 3])
-    model = random_model(tiny(positions="none"))
+    model = drawn(tiny(positions="none"))
     permuted = model.hidden_states(TOKENS[order], MASK[order])
     assert relative(permuted, model.hidden_states(TOKENS, MASK)[:, order]) < 1e-13
     for positions in ("sinusoidal", "rotary"):
-        model = random_model(tiny(positions=positions))
+        model = drawn(tiny(positions=positions))
         assert relative(model.hidden_states(TOKENS[order]), model.hidden_states(TOKENS)[:, order]) > 1e-3
 
 
@@ -295,7 +286,7 @@ def test_rotary_products_depend_on_the_distance_only(getkey):
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_attention_maps(causal):
-    model = random_model(tiny(causal=causal))
+    model = drawn(tiny(causal=causal))
     maps = model.attention_maps(TOKENS, MASK)
     assert maps.shape == (3, 2, N, N)
     np.testing.assert_allclose(maps.sum(-1), 1.0, atol=1e-14)
@@ -306,7 +297,7 @@ def test_attention_maps(causal):
 
 
 def test_a_decoder_does_not_look_ahead():
-    model = random_model(tiny(causal=True, head="lm"))
+    model = drawn(tiny(causal=True, head="lm"))
     changed = TOKENS.copy()
     changed[4:] = [9, 2]
     a, b = model.hidden_states(TOKENS), model.hidden_states(changed)
@@ -317,7 +308,7 @@ def test_a_decoder_does_not_look_ahead():
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_padding_changes_nothing_for_valid_tokens(causal):
-    model = random_model(tiny(causal=causal, head="classification", classes=3))
+    model = drawn(tiny(causal=causal, head="classification", classes=3))
     padded = np.concatenate([TOKENS, [0, 5, 9]])
     mask = np.arange(9) < N
     states = model.hidden_states(padded, mask)
@@ -329,7 +320,7 @@ def test_padding_changes_nothing_for_valid_tokens(causal):
 
 
 def test_one_token():
-    model = random_model(tiny())
+    model = drawn(tiny())
     assert model.hidden_states(TOKENS[:1]).shape == (4, 1, 8)
     np.testing.assert_allclose(model.attention_maps(TOKENS[:1]), 1.0, rtol=1e-15)
 
@@ -338,7 +329,7 @@ def test_one_token():
 
 
 def test_without_a_head_the_last_state():
-    model = random_model(tiny())
+    model = drawn(tiny())
     np.testing.assert_allclose(model(TOKENS, MASK), model.hidden_states(TOKENS, MASK)[-1], rtol=1e-14)
     states = model.hidden_states(TOKENS)
     np.testing.assert_array_equal(states[0], model.embed(TOKENS))
@@ -347,7 +338,7 @@ def test_without_a_head_the_last_state():
 
 @pytest.mark.parametrize("norm", ["pre", "post"])
 def test_classification(norm, relative):
-    model = random_model(tiny(head="classification", classes=3, norm=norm))
+    model = drawn(tiny(head="classification", classes=3, norm=norm))
     parameters = model.parameters()
     u = np.asarray(model.hidden_states(TOKENS, MASK)[-1])
     if norm == "pre":
@@ -359,7 +350,7 @@ def test_classification(norm, relative):
 
 
 def test_language_model(relative):
-    model = random_model(tiny(head="lm", norm="none", causal=True))
+    model = drawn(tiny(head="lm", norm="none", causal=True))
     parameters = {name: np.asarray(value) for name, value in model.parameters().items()}
     u = model.hidden_states(TOKENS)[-1]
     logits = model(TOKENS)
@@ -411,7 +402,7 @@ def test_initial_weights():
 
 
 def test_layer_weights():
-    weights = random_model(tiny(bias=True, norm="peri", norm_type="rmsnorm")).layer_weights()
+    weights = drawn(tiny(bias=True, norm="peri", norm_type="rmsnorm")).layer_weights()
     shapes = {name: w.shape for name, w in weights.items() if not name.startswith("norm")}
     assert shapes == {
         **{"wq": (3, 8, 2, 4), "wk": (3, 8, 2, 4), "wv": (3, 8, 2, 4), "wo": (3, 2, 4, 8)},
@@ -420,14 +411,14 @@ def test_layer_weights():
     }
     for name in ("norm1", "norm2", "norm1_out", "norm2_out"):
         assert weights[name]["scale"].shape == (3, 8) and weights[name]["bias"] is None
-    shared = random_model(tiny(block="parallel")).layer_weights()
+    shared = drawn(tiny(block="parallel")).layer_weights()
     np.testing.assert_array_equal(shared["norm1"]["bias"], shared["norm2"]["bias"])
     assert shared["norm1_out"] is None
-    assert random_model(tiny(norm="none")).layer_weights()["norm1"] is None
+    assert drawn(tiny(norm="none")).layer_weights()["norm1"] is None
 
 
 def test_scan_equals_a_loop(relative):
-    model = random_model(tiny(block="macaron", causal=True))
+    model = drawn(tiny(block="macaron", causal=True))
     graph, stacked = nnx.split(model.layers)
     allowed = jnp.tril(jnp.ones((N, N), dtype=bool))[None]
     u = model.embed(TOKENS)
@@ -450,11 +441,11 @@ def test_the_block_is_traced_once_whatever_the_depth(monkeypatch):
     monkeypatch.setattr(Block, "__call__", counting)
     equations = {}
     for layers in (2, 24):
-        model = random_model(tiny(layers=layers, ffn=7))
+        model = drawn(tiny(layers=layers, ffn=7))
         for _ in range(3):
             model.hidden_states(TOKENS)
         assert traces == [layers]
-        other = random_model(tiny(layers=layers, ffn=7), seed=1)
+        other = drawn(tiny(layers=layers, ffn=7), seed=1)
         other.hidden_states(TOKENS)
         assert traces == [layers]
         equations[layers] = str(jax.make_jaxpr(model.run)(jnp.zeros((N, 8)))).count(" = ")
@@ -463,7 +454,7 @@ def test_the_block_is_traced_once_whatever_the_depth(monkeypatch):
 
 
 def test_batches_by_vmap():
-    model = random_model(tiny(head="classification", classes=3))
+    model = drawn(tiny(head="classification", classes=3))
     tokens = np.stack([TOKENS, TOKENS[::-1]])
     masks = np.stack([MASK, ~MASK])
     together = jax.vmap(model)(tokens, masks)
@@ -473,7 +464,7 @@ def test_batches_by_vmap():
 
 
 def test_gradients_agree_with_finite_differences():
-    model = random_model(tiny(norm="peri", bias=True, head="classification", classes=3, activation="silu"))
+    model = drawn(tiny(norm="peri", bias=True, head="classification", classes=3, activation="silu"))
     graph, state = nnx.split(model)
 
     @jax.jit

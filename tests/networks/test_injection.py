@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+from drawn import drawn
+from scipy.linalg import expm
 
 import pdejax as pj
 from pdejax.analysis import convergence, depth, field_lipschitz, jacobian, loops
@@ -16,38 +17,39 @@ from pdejax.analysis.jacobian._systems import as_system, drawn_weights
 from pdejax.studies.numerics._analyze_depth import _without
 
 SIZES = {"vocab": 7, "dim": 8, "heads": 2, "ffn": 16, "dtype": "float64", "param_dtype": "float64", "injection": "add"}
-IDS, OTHER = jnp.asarray([1, 4, 2, 6]), jnp.asarray([0, 3, 3, 5])
-MASK = jnp.asarray([True, True, True, False])
-LABELS = jnp.asarray([0, 2])
+IDS, OTHER = np.asarray([1, 4, 2, 6]), np.asarray([0, 3, 3, 5])
+MASK = np.asarray([True, True, True, False])
+BOTH, MASKS = np.stack([IDS, OTHER]), np.stack([MASK, MASK])
+LABELS = np.asarray([0, 2])
 
 
 @pytest.fixture(scope="module")
 def model():
     head = {"head": "classification", "classes": 3}
-    return pj.Transformer(pj.Architecture(layers=2, loops=3, coda=1, **SIZES, **head), rngs=nnx.Rngs(0))
+    return drawn(pj.Architecture(layers=2, loops=3, coda=1, **SIZES, **head), spread=0.3)
 
 
 @pytest.fixture(scope="module")
 def recall():
     """Two layers before the loop, whose output is what every pass is given."""
     sizes = {"layers": 4, "loops": 3, "prelude": 2, "coda": 1, "head": "classification", "classes": 3}
-    return pj.Transformer(pj.Architecture(**sizes, **SIZES), rngs=nnx.Rngs(1))
+    return drawn(pj.Architecture(**sizes, **SIZES), seed=1, spread=0.3)
 
 
 @pytest.fixture(scope="module")
 def states(model):
-    return model.hidden_states(IDS, MASK)
+    return np.asarray(model.hidden_states(IDS, MASK))
 
 
 def test_a_batch_has_a_source_for_each_input(model):
     """Under vmap and jit the network is the model; the source of one input is not that of another."""
-    batch = jnp.stack([IDS, OTHER])
     net = pj.as_network(model)
-    found = jax.jit(jax.vmap(net.hidden_states))(batch)
-    np.testing.assert_allclose(found, jax.vmap(model.hidden_states)(batch), rtol=1e-11, atol=1e-12)
+    found = np.asarray(jax.jit(jax.vmap(net.hidden_states))(BOTH))
+    for one, tokens in zip(found, BOTH, strict=True):
+        np.testing.assert_allclose(one, model.hidden_states(tokens), rtol=1e-11, atol=1e-12)
     d = pj.lift(model).given(model.embed(OTHER))
-    own = pj.simulate(d, model.embed(IDS)).us[-1]
-    assert float(jnp.linalg.norm(own - found[0][-1])) > 0.1 * float(jnp.linalg.norm(own))
+    own = np.asarray(pj.simulate(d, model.embed(IDS)).us)[-1]
+    assert np.linalg.norm(own - found[0][-1]) > 0.1 * np.linalg.norm(own)
 
 
 def test_source_by_hand(model):
@@ -57,18 +59,19 @@ def test_source_by_hand(model):
     alone = field.only(("injection",))
     assert field.names() == ("interaction", "reaction", "injection") and not field.needs_start
     for layer, adds in enumerate((1, 1, 1, 0)):  # one layer looped over three times, and the coda
-        value = alone.layer(layer)(0.0, jnp.ones_like(u0), None)
-        np.testing.assert_array_equal(value, adds * u0)
+        value = alone.layer(layer)(0.0, u0, None)
+        np.testing.assert_array_equal(value, adds * np.asarray(u0))
     for k in (1, 4):
-        end = pj.simulate(pj.Discretization(alone, "euler", t1=4.0, steps=4 * k), jnp.zeros_like(u0)).us[-1]
-        np.testing.assert_allclose(end, 3 * u0, rtol=1e-13)
+        end = pj.simulate(pj.Discretization(alone, "euler", t1=4.0, steps=4 * k), np.zeros(u0.shape)).us
+        np.testing.assert_allclose(np.asarray(end)[-1], 3 * np.asarray(u0), rtol=1e-13)
 
 
 def test_finer_steps_tend_to_a_limit(model):
     """Order 1: each halving halves the distance to the next."""
     net = pj.as_network(model)
-    ends = [net.replace(discretization=net.discretization.refine(k)).hidden_states(IDS)[-1] for k in (16, 32, 64, 128)]
-    far = [float(jnp.linalg.norm(b - a)) for a, b in itertools.pairwise(ends)]
+    finer = (net.replace(discretization=net.discretization.refine(k)) for k in (16, 32, 64, 128))
+    ends = [np.asarray(fine.hidden_states(IDS))[-1] for fine in finer]
+    far = [float(np.linalg.norm(b - a)) for a, b in itertools.pairwise(ends)]
     assert far[0] / far[1] == pytest.approx(2, abs=0.15) and far[1] / far[2] == pytest.approx(2, abs=0.1)
 
 
@@ -77,45 +80,49 @@ def test_gradients_go_through_the_source(which, request):
     """Of a loss by all weights, those of the embedding and of a prelude among them, through the lifted network and the model."""
     model = request.getfixturevalue(which)
 
-    def loss(parameters, call):
-        return jnp.sum(jnp.sin(call(pj.Transformer.from_parameters(model.architecture, parameters))))
+    @jax.jit
+    def gradients(parameters):
+        def loss(parameters, seen):
+            made = pj.Transformer.from_parameters(model.architecture, parameters)
+            return jnp.sum(jnp.sin(seen(made)(IDS, MASK)))
 
-    ours = jax.grad(loss)(model.parameters(), lambda m: pj.as_network(m)(IDS, MASK))
-    theirs = jax.grad(loss)(model.parameters(), lambda m: m(IDS, MASK))
+        return [jax.grad(loss)(parameters, seen) for seen in (pj.as_network, lambda m: m)]
+
+    ours, theirs = gradients(model.parameters())
     for name, value in theirs.items():
         np.testing.assert_allclose(ours[name], value, rtol=1e-9, atol=1e-11, err_msg=name)
 
 
 def test_analyses_take_it(model, states):
     """Layers one by one, Jacobians of each, exponents, gradients and a parallel solve are those of the model's own map."""
-    net, u0 = pj.as_network(model), model.embed(IDS)
-    np.testing.assert_allclose(depth.run_layers(net, u0, mask=MASK)[:, MASK], states[:, MASK], rtol=1e-11)
-    both = depth.run_layers(net, jnp.stack([u0, model.embed(OTHER)]), mask=jnp.stack([MASK, MASK]))
+    net, u0 = pj.as_network(model), np.asarray(model.embed(IDS))
+    pair = np.stack([u0, np.asarray(model.embed(OTHER))])
+    np.testing.assert_allclose(np.asarray(depth.run_layers(net, u0, mask=MASK))[:, MASK], states[:, MASK], rtol=1e-11)
+    both = np.asarray(depth.run_layers(net, pair, mask=MASKS))
     np.testing.assert_allclose(both[:, 0][:, MASK], states[:, MASK], rtol=1e-11)
 
-    finer = depth.refine_layers(net, jnp.stack([u0, model.embed(OTHER)]), factors=(1, 2), mask=jnp.stack([MASK, MASK]))
+    finer = np.asarray(depth.refine_layers(net, pair, factors=(1, 2), mask=MASKS))
     np.testing.assert_allclose(finer[0, 0][MASK], states[-1][MASK], rtol=1e-11)
 
     # The first layer of the second pass at fixed e, against a difference of the block written out.
     single = model.architecture.replace(layers=1, loops=1, coda=0, injection="none", head="none", classes=None)
-    named = {n: x[:1] if n.startswith("layers/") else x for n, x in model.parameters().items()}
+    named = {n: np.asarray(x)[:1] if n.startswith("layers/") else x for n, x in model.parameters().items()}
     named = {n: x for n, x in named.items() if not n.startswith(("head", "final_norm"))}
     block = pj.Transformer.from_parameters(single, named)
-    way = jnp.where(MASK[:, None], jax.random.normal(jax.random.key(0), u0.shape), 0)
-    clean = jnp.where(MASK[:, None], u0, 0)
-    slope = (
-        block.run(states[1] + clean + 1e-6 * way, MASK)[-1] - block.run(states[1] + clean - 1e-6 * way, MASK)[-1]
-    ) / 2e-6
+    way = np.where(MASK[:, None], np.random.default_rng(0).standard_normal(u0.shape), 0)
+    clean = np.where(MASK[:, None], u0, 0)
+    there, back = (np.asarray(block.run(states[1] + clean + h * way, MASK))[-1] for h in (1e-6, -1e-6))
+    slope = (there - back) / 2e-6
     found = jacobian.layer_jacobian(net.discretization.given(u0), states[1], step=1, mask=MASK)
-    np.testing.assert_allclose(found.matvec(way)[MASK], slope[MASK], rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(np.asarray(found.matvec(jnp.asarray(way)))[MASK], slope[MASK], rtol=1e-6, atol=1e-8)
 
     parallel = pj.simulate_in_parallel(net.discretization, u0, mask=MASK, coarsening=2)
     # Without its second layer, the block's second time: the last layer's input is the state before.
     surgery = depth.layer_surgery(net.discretization.given(u0), u0, mask=MASK)
-    short = depth.run_layers(net, u0, order=(0, 2, 3), mask=MASK)[-1]
+    short = np.asarray(depth.run_layers(net, u0, order=(0, 2, 3), mask=MASK))[-1]
     expected = np.linalg.norm((short - states[-1])[MASK]) / np.linalg.norm(states[-1][MASK])
     assert float(np.asarray(surgery.moves[0])[1]) == pytest.approx(expected, rel=1e-9)
-    np.testing.assert_allclose(parallel.us[-1][MASK], states[-1][MASK], rtol=1e-4)
+    np.testing.assert_allclose(np.asarray(parallel.us)[-1][MASK], states[-1][MASK], rtol=1e-4)
 
 
 def test_gradients_of_states_go_through_the_source(model):
@@ -129,8 +136,7 @@ def test_gradients_of_states_go_through_the_source(model):
     def jacobian_loss(logits):
         return -jax.nn.log_softmax(logits)[LABELS[0]]
 
-    whole = jax.grad(lambda u: loss(u, u))(u0)
-    fixed = jax.grad(loss)(u0, u0)
+    whole, fixed = jax.jit(lambda u: (jax.grad(lambda u: loss(u, u))(u), jax.grad(loss)(u, u)))(u0)
     flow = jacobian.gradient_flow(net, IDS[None], LABELS[:1], null=None)
     found = float(np.ravel(np.asarray(flow.states))[0])
     assert found == pytest.approx(float(jnp.linalg.norm(whole)), rel=1e-9)
@@ -141,8 +147,8 @@ def test_exponents_are_those_of_the_passes_at_a_fixed_source(model):
     """All of them together: ln |det| of the whole map's Jacobian, by forward mode, per unit depth."""
     u0 = model.embed(IDS)
     d = pj.as_network(model).discretization
-    jac = jax.jacfwd(lambda u: jnp.ravel(pj.simulate(d.given(u0), u).us[-1]))(u0).reshape(u0.size, u0.size)
-    expected = np.log(np.linalg.svd(np.asarray(jac), compute_uv=False)) / float(d.t1 - d.t0)
+    jac = np.asarray(jax.jit(jax.jacfwd(lambda u: pj.simulate(d.given(u0), u).us[-1]))(u0)).reshape(u0.size, u0.size)
+    expected = np.log(np.linalg.svd(jac, compute_uv=False)) / float(d.t1 - d.t0)
     found = jacobian.lyapunov_exponents(d.given(u0), u0, k=u0.size, key=jax.random.key(0)).exponents.value
     assert float(np.sum(np.asarray(found))) == pytest.approx(float(np.sum(expected)), rel=1e-8)
 
@@ -163,7 +169,7 @@ def test_nulls_leave_the_source(model):
     np.testing.assert_allclose(depth.branch_sizes(null, u0), depth.branch_sizes(field, u0), rtol=1e-10)
     kept = [x for x in jax.tree.leaves(null) if eqx.is_array(x) and x.shape == (4, *u0.shape)]
     assert len(kept) == 1
-    np.testing.assert_array_equal(kept[0], jnp.broadcast_to(u0, kept[0].shape))
+    np.testing.assert_array_equal(kept[0], np.broadcast_to(u0, kept[0].shape))
 
 
 def test_the_loop_of_the_lifted_network_is_that_of_the_model(model):
@@ -200,7 +206,7 @@ def test_what_is_no_start_is_refused(model, states):
             solve(late, states[2])
     with pytest.raises(ValueError, match="adds a state of 4 tokens, but the field has 2"):
         pj.simulate(net.discretization.given(states[0]), states[0][:2])
-    one, two = net.discretization.given(states[0]), jnp.stack([states[0], 2 * states[0]])
+    one, two = net.discretization.given(states[0]), np.stack([states[0], 2 * states[0]])
     for refused in (depth.run_layers, depth.refine_layers, depth.layer_surgery, depth.branch_sizes, depth.matched_null):
         with pytest.raises(
             ValueError, match=rf"{refused.__name__}: the field adds the state that the loop of one input began with"
@@ -212,15 +218,15 @@ def test_what_is_no_start_is_refused(model, states):
     with pytest.raises(ValueError, match=r"given: start has shape \(3, 4, 8\)"):
         net.discretization.given(states[:3])
     with pytest.raises(ValueError, match=r"given: start has 1 NaN or infinite entries of 32"):
-        net.discretization.given(states[0].at[0, 0].set(jnp.nan))
-    plain = pj.lift(pj.Transformer(model.architecture.replace(injection="none"), rngs=nnx.Rngs(0)))
+        net.discretization.given(np.where(np.arange(32).reshape(4, 8) == 0, np.nan, states[0]))
+    plain = pj.lift(drawn(model.architecture.replace(injection="none")))
     assert plain.given(states[0]) is plain
 
 
 def test_a_trained_simulator_with_injection(model):
     """As a model of its own; its source is no parameter."""
     made = pj.Simulator(pj.SimulatorConfig.of(layers=1, loops=2, **SIZES), key=jax.random.key(0))
-    slope = eqx.filter_grad(lambda m: jnp.sum(m(IDS) ** 2))(made)
+    slope = eqx.filter_jit(eqx.filter_grad(lambda m: jnp.sum(m(IDS) ** 2)))(made)
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(slope))
     assert not [name for name in made.parameters() if "injection" in name]
     d = made.discretization().given(made.embed(IDS))
@@ -242,15 +248,16 @@ LINEAR = {
 @pytest.fixture(scope="module")
 def linear():
     """Layers that are matrices, u ← u (I + A_l), by a feed-forward without curve and no attention, and the A_l."""
-    model = pj.Transformer(pj.Architecture(**LINEAR, **SIZES), rngs=nnx.Rngs(2))
-    named = model.parameters()
+    model = drawn(pj.Architecture(**LINEAR, **SIZES), seed=2)
+    named = {name: np.array(value) for name, value in model.parameters().items()}
+    for end in ("first", "second"):
+        named[f"layers/feed_forward/{end}/bias"] *= 0
     rng = np.random.default_rng(0)
     named["layers/attention/out/kernel"] *= 0
-    first, second = (named[f"layers/feed_forward/{name}/kernel"] for name in ("first", "second"))
     # First d of the hidden features: A_l = W_l, with I + A of the loop well inside the unit circle.
     weights = np.stack([0.3 * rng.normal(size=(8, 8)), -0.6 * np.eye(8) + 0.04 * rng.normal(size=(8, 8)), np.eye(8)])
-    named["layers/feed_forward/first/kernel"] = jnp.zeros_like(first).at[:, :, :8].set(weights)
-    named["layers/feed_forward/second/kernel"] = jnp.zeros_like(second).at[:, :8].set(jnp.eye(8))
+    named["layers/feed_forward/first/kernel"][:] = np.pad(weights, ((0, 0), (0, 0), (0, 8)))
+    named["layers/feed_forward/second/kernel"][:] = np.eye(16, 8)
     return pj.Transformer.from_parameters(model.architecture, named), weights
 
 
@@ -296,7 +303,7 @@ def test_an_adaptive_solve_finds_what_the_prelude_gives(linear):
     """exp(A) in the place of I + A, a source of e over the layer: u e^A + e A⁻¹(e^A − I)."""
     model, weights = linear
     u0 = np.asarray(model.embed(IDS))
-    before, core, after = (np.asarray(jax.scipy.linalg.expm(jnp.asarray(a))) for a in weights)
+    before, core, after = map(expm, weights)
     e = u = u0 @ before
     for _ in range(4):
         u = u @ core + e @ np.linalg.inv(weights[1]) @ (core - np.eye(8))
@@ -314,22 +321,23 @@ def test_an_adaptive_solve_finds_what_the_prelude_gives(linear):
 
 def test_a_batch_after_a_prelude(recall):
     """Each input's own prelude, padding left out of it: what lies there changes no real token."""
-    batch, masks = jnp.stack([IDS, OTHER, IDS.at[3].set(0)]), jnp.stack([MASK, MASK, MASK])
+    batch, masks = np.stack([IDS, OTHER, [*IDS[:3], 0]]), np.stack([MASK, MASK, MASK])
     net = pj.as_network(recall)
-    found = jax.jit(jax.vmap(net.hidden_states))(batch, masks)
-    np.testing.assert_allclose(found, jax.vmap(recall.hidden_states)(batch, masks), rtol=1e-11, atol=1e-12)
+    found = np.asarray(jax.jit(jax.vmap(net.hidden_states))(batch, masks))
+    for one, tokens in zip(found, batch, strict=True):
+        np.testing.assert_allclose(one, recall.hidden_states(tokens, MASK), rtol=1e-11, atol=1e-12)
     np.testing.assert_allclose(found[2, :, :3], found[0, :, :3], rtol=1e-13)
     np.testing.assert_allclose(found[0, :, :3], recall.hidden_states(IDS[:3]), rtol=1e-11, atol=1e-12)
 
 
 def test_what_is_given_after_a_prelude(recall):
     """The prelude's output, not the embedding: with it the solve is the model's, from the beginning and from within the loop."""
-    states, u0 = recall.hidden_states(IDS, MASK), recall.embed(IDS)
+    states, u0 = np.asarray(recall.hidden_states(IDS, MASK)), recall.embed(IDS)
     net = pj.as_network(recall)
     d = net.discretization.given(states[2])
     np.testing.assert_allclose(pj.simulate(d, u0, mask=MASK).us, states, rtol=1e-11, atol=1e-12)
-    wrong = pj.simulate(net.discretization.given(u0), u0, mask=MASK).us[-1] - states[-1]
-    assert float(jnp.linalg.norm(wrong[MASK])) > 0.1
+    wrong = np.asarray(pj.simulate(net.discretization.given(u0), u0, mask=MASK).us)[-1] - states[-1]
+    assert np.linalg.norm(wrong[MASK]) > 0.1
     alone = d.field.only(("injection",))
     for layer, adds in enumerate((0, 0, 1, 1, 1, 0)):
         np.testing.assert_array_equal(alone.layer(layer)(0.0, u0, None), adds * states[2])
@@ -350,17 +358,19 @@ def test_no_layers_no_prelude(recall):
 
 def test_analyses_find_what_the_prelude_gives(recall):
     """Layers of a batch, in parallel, of a part of the depth; maps between which the loop begins."""
-    states, u0, net = recall.hidden_states(IDS, MASK), recall.embed(IDS), pj.as_network(recall)
-    both = jnp.stack([u0, recall.embed(OTHER)])
-    found = depth.run_layers(net, both, mask=jnp.stack([MASK, MASK]))
+    _, states, maps = jax.tree.map(np.asarray, recall.observe(IDS, MASK))
+    u0, net = states[0], pj.as_network(recall)
+    both = np.stack([u0, np.asarray(recall.embed(OTHER))])
+    found = np.asarray(depth.run_layers(net, both, mask=MASKS))
     np.testing.assert_allclose(found[:, 0][:, MASK], states[:, MASK], rtol=1e-11, atol=1e-12)
     parallel = pj.simulate_in_parallel(net.discretization, u0, mask=MASK, coarsening=2)
-    np.testing.assert_allclose(parallel.us[-1][MASK], states[-1][MASK], rtol=1e-4)
+    np.testing.assert_allclose(np.asarray(parallel.us)[-1][MASK], states[-1][MASK], rtol=1e-4)
     # Within the prelude there is nothing to add; beside it the loop begins between the states that are shown.
     short = net.discretization.replace(t1=1.0, steps=1)
     np.testing.assert_allclose(pj.simulate(short, u0, mask=MASK).us, states[:2], rtol=1e-12, atol=1e-13)
-    np.testing.assert_allclose(depth.run_layers(short, u0, mask=MASK)[-1][MASK], states[1][MASK], rtol=1e-12)
-    maps = recall.attention_maps(IDS, MASK)
+    np.testing.assert_allclose(
+        np.asarray(depth.run_layers(short, u0, mask=MASK))[-1][MASK], states[1][MASK], rtol=1e-12
+    )
     np.testing.assert_allclose(net.replace(layers=2).attention_maps(IDS, MASK), maps[::3], rtol=1e-10)
 
 
@@ -409,10 +419,10 @@ def test_gradients_of_a_simulator_with_a_prelude(recall):
 def test_a_layer_left_out_of_a_prelude_is_left_out_of_what_is_added(recall, left_out):
     """The layer is not there for the loop either; one within the loop changes nothing of what is added."""
     system, batch = as_system("test", recall, IDS[None], None, None, None)
-    found = _without(system, batch.inputs, MASK[None], 6)
-    states, d = recall.hidden_states(IDS, MASK), pj.lift(recall)
+    found = np.asarray(_without(system, batch.inputs, jnp.asarray(MASK[None]), 6))
+    states, d = np.asarray(recall.hidden_states(IDS, MASK)), pj.lift(recall)
     u = states[left_out]
     d = d.given(u if left_out == 1 else states[2]).replace(t0=left_out + 1.0, steps=5 - left_out)
     end = pj.simulate(d, u, mask=MASK, save="end").us[-1]
-    np.testing.assert_allclose(found[left_out, 0], recall.readout(end, MASK), rtol=1e-10)
+    np.testing.assert_allclose(found[left_out, 0], recall.readout(end, jnp.asarray(MASK)), rtol=1e-10)
     np.testing.assert_allclose(found[6, 0], recall(IDS, MASK), rtol=1e-10)

@@ -1,5 +1,6 @@
 """Looped Transformers: the passes by hand, lifted exactly, trained; their loops as maps, ALBERT's and an injected one too."""
 
+import functools
 import json
 
 import jax
@@ -7,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import stored
-from flax import nnx
+from drawn import drawn
 
 import pdejax as pj
 from pdejax.analysis.loops import classify_loop, loop_of
 
 SIZES = {"vocab": 7, "dim": 8, "heads": 2, "ffn": 16, "dtype": "float64", "param_dtype": "float64"}
-IDS, MASK = jnp.asarray([1, 4, 2, 6, 0]), jnp.asarray([True, True, True, True, False])
+IDS, MASK = np.asarray([1, 4, 2, 6, 0]), np.asarray([True, True, True, True, False])
 FORMS = {
     "pre": {"layers": 2, "loops": 3},
     "post, prelude and coda": {"layers": 4, "loops": 3, "prelude": 1, "coda": 1, "norm": "post"},
@@ -41,28 +42,37 @@ SLOW = (
 )  # fmt: skip
 
 
+@functools.cache
 def made(form):
-    return pj.Transformer(pj.Architecture(**SIZES | FORMS[form]), rngs=nnx.Rngs(0))
+    return drawn(pj.Architecture(**SIZES | FORMS[form]))
 
 
-def by_hand(model):
+@functools.cache
+def seen(form):
+    """Logits, states and maps of the model itself, in NumPy."""
+    return jax.tree.map(np.asarray, made(form).observe(IDS, MASK))
+
+
+def by_hand(form):
     """States of every layer: the same layers as a stack that is written out, and run a layer at a time."""
+    model = made(form)
     a = model.architecture
     core = list(range(a.prelude, a.layers - a.coda))
     order = [*range(a.prelude), *core * a.loops, *range(a.layers - a.coda, a.layers)]
     single = a.replace(layers=1, loops=1, prelude=0, coda=0, injection="none")
-    u = start = model.embed(IDS)
+    u = start = seen(form)[1][0]
+    parameters = {name: np.asarray(value) for name, value in model.parameters().items()}
     states = [u]
     for place, layer in enumerate(order):
         named = {
             name: value[layer : layer + 1] if name.startswith("layers/") else value
-            for name, value in model.parameters().items()
+            for name, value in parameters.items()
         }
         if place == a.prelude:
             start = u
         if a.injection == "add" and layer == core[0] and place < len(order) - a.coda:
             u = u + start
-        u = pj.Transformer.from_parameters(single, named).run(u, MASK)[-1]
+        u = np.asarray(pj.Transformer.from_parameters(single, named).run(u, MASK))[-1]
         states.append(u)
     return np.stack(states)
 
@@ -70,9 +80,9 @@ def by_hand(model):
 @pytest.mark.parametrize("form", [pytest.param(f, marks=pytest.mark.slow) if f in SLOW else f for f in FORMS])
 def test_the_passes_by_hand(form):
     model = made(form)
-    states = model.hidden_states(IDS, MASK)
-    assert len(states) == model.architecture.depth + 1 == len(model.attention_maps(IDS, MASK)) + 1
-    np.testing.assert_allclose(states, by_hand(model), rtol=1e-11, atol=1e-12)
+    _, states, maps = seen(form)
+    assert len(states) == model.architecture.depth + 1 == len(maps) + 1
+    np.testing.assert_allclose(states, by_hand(form), rtol=1e-11, atol=1e-12)
     assert f"gone through {model.architecture.loops} times" in repr(model)
 
 
@@ -80,10 +90,8 @@ def test_the_passes_by_hand(form):
 def test_lifted_exactly(form):
     model = made(form)
     net = pj.as_network(model)
-    logits, states, maps = net.observe(IDS, MASK)
-    np.testing.assert_allclose(states, model.hidden_states(IDS, MASK), rtol=1e-11, atol=1e-12)
-    np.testing.assert_allclose(maps, model.attention_maps(IDS, MASK), rtol=1e-10)
-    np.testing.assert_allclose(logits, model(IDS, MASK), rtol=1e-10)
+    for ours, own in zip(net.observe(IDS, MASK), seen(form), strict=True):
+        np.testing.assert_allclose(ours, own, rtol=1e-10, atol=1e-12)
     assert net.discretization.field.stored == model.architecture.layers
 
 
@@ -96,18 +104,19 @@ def test_iterates_of_the_loop(form):
     a = model.architecture
     loop = loop_of(model, IDS, mask=MASK)
     core = a.layers - a.prelude - a.coda
-    own = model.hidden_states(IDS, MASK)[a.prelude :: core][: a.loops + 1]
-    found = loop.states(a.loops + 4)
+    logits, states, _ = seen(form)
+    own = states[a.prelude :: core][: a.loops + 1]
+    found = np.asarray(loop.states(a.loops + 4))
     assert loop.trained == a.loops
     np.testing.assert_allclose(found[: a.loops + 1][:, MASK], own[:, MASK], rtol=1e-11, atol=1e-12)
-    assert not np.any(np.asarray(found)[:, ~np.asarray(MASK)])
-    out = loop.outputs(found[a.loops : a.loops + 1])[0]
-    np.testing.assert_allclose(out[MASK], model(IDS, MASK)[MASK], rtol=1e-11, atol=1e-12)
+    assert not np.any(found[:, ~MASK])
+    out = np.asarray(loop.outputs(jnp.asarray(found[a.loops : a.loops + 1])))[0]
+    np.testing.assert_allclose(out[MASK], logits[MASK], rtol=1e-11, atol=1e-12)
     # The sub-layers one after another are the pass.
-    u = found[1]
+    u = jnp.asarray(found[1])
     for part in loop.parts:
         u = part(u)
-    np.testing.assert_allclose(u[MASK], found[2][MASK], rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(np.asarray(u)[MASK], found[2][MASK], rtol=1e-11, atol=1e-12)
     assert len(loop.names) == len(loop.parts) == 2 * core + (a.injection == "add")
 
 
@@ -115,17 +124,17 @@ def test_iterates_of_the_loop(form):
 def test_gradients_are_those_of_every_pass(form, layers):
     """Along a direction of all weights, against a central difference; the looped weights are stored once."""
     model = made(form)
-    parameters = model.parameters()
+    parameters = {name: np.asarray(value) for name, value in model.parameters().items()}
     assert parameters["layers/attention/q/kernel"].shape[0] == layers
 
+    @jax.jit
     def loss(named):
         return jnp.sum(jnp.sin(pj.Transformer.from_parameters(model.architecture, named)(IDS, MASK)))
 
-    slope = jax.grad(loss)(parameters)
-    way = {
-        name: jax.random.normal(jax.random.key(i), x.shape, x.dtype) for i, (name, x) in enumerate(parameters.items())
-    }
-    along = sum(float(jnp.vdot(slope[name], way[name])) for name in parameters)
+    slope = jax.jit(jax.grad(loss))(parameters)
+    random = np.random.default_rng(1)
+    way = {name: random.standard_normal(x.shape) for name, x in parameters.items()}
+    along = sum(float(np.vdot(slope[name], way[name])) for name in parameters)
     there = [float(loss({n: x + s * 1e-6 * way[n] for n, x in parameters.items()})) for s in (1, -1)]
     assert along == pytest.approx((there[0] - there[1]) / 2e-6, rel=1e-6)
 
