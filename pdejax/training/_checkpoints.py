@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import pathlib
+import re
 import shutil
 import sys
 import time
@@ -375,8 +376,8 @@ def _without_late_errors() -> Iterator[None]:
 def _reason(error: Exception) -> str:
     text = str(error)
     if "os_error_code" in text:
-        # "... to file 11: File too large [os_error_code='27'] ...": the system's words
-        return text.split(" [os_error_code")[0].rsplit(": ", 1)[-1]
+        # "... to file 11: File too large [tensorstore_spec='…'] [os_error_code='27'] ...", in any order: the system's words
+        return re.split(r" \[\w+=", text, maxsplit=1)[0].rsplit(": ", 1)[-1]
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     first = text.strip().splitlines()[0] if text.strip() else type(error).__name__

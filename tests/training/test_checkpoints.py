@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from stand_in import Rows, make_step, start
 
-from pdejax.training._checkpoints import CheckpointError, Checkpoints, not_finite, rebuild, restore, snapshot
+from pdejax.training._checkpoints import CheckpointError, Checkpoints, _reason, not_finite, rebuild, restore, snapshot
 from pdejax.training._fit import fit
 from pdejax.training._step import TrainState
 
@@ -343,6 +343,17 @@ checkpoints.save(saved(4, 100))
 checkpoints.close()
 print(json.dumps([said, steps]))
 """
+
+
+@pytest.mark.parametrize(
+    "notes", ["[os_error_code='27'] [file='a: b']", "[tensorstore_spec='a: {}'] [os_error_code='27']"]
+)
+def test_the_reason_is_the_systems_words(notes):
+    """The library beneath adds notes after them, in no fixed order."""
+    error = ValueError(
+        f"RESOURCE_EXHAUSTED: Error writing 300 bytes to file 11: File too large {notes} [source: c.cc:7]"
+    )
+    assert _reason(error) == "File too large"
 
 
 @pytest.mark.slow
