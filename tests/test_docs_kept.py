@@ -237,7 +237,7 @@ def test_which_steps_and_embeddings_a_study_has_is_said_from_its_data():
     assert "| `discretization` | 1, 1/2, 1/4, 1/8 | as drawn | trained |" in text
     assert "| `alignment` | 1 (shared: 1/4) | as drawn | trained |" in text
     last = text.splitlines()[-1]
-    assert last.startswith("Both axes are gone through by `readings`, `paper-size`; neither by ")
+    assert last.startswith("Both axes are gone through by `residual`, `readings`, `paper-size`; neither by ")
     assert all(f"`{name}`" in text for name in STUDIES) and "`alignment`" in last and "`residual`" not in last
     assert "<!-- make: axes -->" in (DOCS / "howto" / "reproducing.md").read_text()
     # What untrained networks give stands beside no figure of trained ones.
