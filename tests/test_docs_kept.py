@@ -238,7 +238,9 @@ def test_which_steps_and_embeddings_a_study_has_is_said_from_its_data():
     assert last.startswith("Both axes are gone through by `residual`, `readings`, `paper-size`; neither by ")
     assert all(f"`{name}`" in text for name in STUDIES) and "`alignment`" in last
     assert "`residual`" not in last.partition("neither by")[2]
-    assert "| `residual` | lietrotter, h = 1; euler, 5 steps of 1/5 a layer; euler, h = 0.2 | × 1, × √d | before" in text
+    assert (
+        "| `residual` | lietrotter, h = 1; euler, 5 steps of 1/5 a layer; euler, h = 0.2 | × 1, × √d | before" in text
+    )
     assert "<!-- make: axes -->" in (DOCS / "howto" / "reproducing.md").read_text()
     # What untrained networks give stands beside no figure of trained ones.
     [content] = [c for _, c in hooks.results._studies(hooks.results.REPRODUCED) if c["study"] == "paper-size"]

@@ -73,15 +73,18 @@ def measure(settings: Settings, seed: int, models: Models) -> Evidence:
     models.together([c for own in by_scale for c in _after(own, seed, models).values()])
     for own in by_scale:
         truth = bench(own, seed, models)
-        theirs, key = truth.observed.states[1:], jax.random.key(seed)
 
-        def agreement(model, null=None, *, truth=truth, theirs=theirs, key=key):
-            ours, fresh = (
-                None if m is None else observe(m, truth.batch.inputs, truth.mask, maps=False).states[1:]
-                for m in (model, null)
-            )
+        def states(model, truth=truth) -> Any:
+            return observe(model, truth.batch.inputs, truth.mask, maps=False).states[1:]
+
+        def agreement(model, null=None, *, truth=truth, states=states):
             return trajectory_fidelity(
-                ours, theirs, mask=truth.mask, reference_null=fresh, key=key, resamples=RESAMPLES
+                states(model),
+                states(truth.trained.model),
+                mask=truth.mask,
+                reference_null=None if null is None else states(null),
+                key=jax.random.key(seed),
+                resamples=RESAMPLES,
             ).layers
 
         every = []
@@ -125,14 +128,14 @@ def judge(settings: Settings, measured: Sequence[Evidence]) -> Judgement:
                 )
                 if name == "cosine":
                     fitted[f"{system}{end}"] = over(ours, within)
-                    fresh[f"in place of {system}{end}"] = over(null, within)
+                    fresh[f"one in place of {system}{end}"] = over(null, within)
         for name, label in QUANTITIES.items():
             within = None if name == "mse" else CORRELATION
             own = stacked(measured, f"own_{name}")[:, j].mean(axis=-1)
             note = "between the embedding and the head of the trained Transformer; mean over layers"
-            rows.append(row(f"{label}, {OWN}{end}", own, paper=PAPER.get(name), note=note, within=within))
+            rows.append(row(f"{label}, {OWN}{end}", own, note=note, within=within))
             if name == "cosine":
-                fresh[f"of the Transformer's own form at h = 1{end}"] = over(own, within)
+                fresh[f"one of the Transformer's own form at h = 1{end}"] = over(own, within)
     verdict = (
         f"With an Euler step of v2's {STEP:g} a layer, {_reached(fitted)}. Untrained fields: {_reached(fresh)} "
         f"({spread(len(measured))}): {_needed(fresh)}."
