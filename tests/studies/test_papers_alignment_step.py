@@ -12,6 +12,7 @@ STUDY = STUDIES["alignment-step"]
 
 def test_a_layer_is_a_step_of_a_fifth_and_the_fitted_field_has_the_transformers_embedding(tmp_path):
     settings, models = STUDY.presets["standard"], Models(tmp_path)
+    assert scaled(STUDY.presets["paper"], "√d").train["options"] == {"embedding_scale": 128**0.5}
     own = scaled(settings, "√d")
     assert scaled(settings, "1") == settings and own.train["options"] == {"embedding_scale": 32**0.5}
     for setting in (settings, own):

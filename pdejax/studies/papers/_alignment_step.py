@@ -48,14 +48,14 @@ def scaled(settings: Settings, scale: str) -> Settings:
     """The settings with the embedding of the Transformer, and so of what is fitted to it, times 1 or √d."""
     if scale == "1":
         return settings
-    options = {**settings.train.get("options", {}), "embedding_scale": settings.train["dim"] ** 0.5}
+    options = {**settings.train.get("options", {}), "embedding_scale": TrainConfig(**settings.train).dim ** 0.5}
     return dataclasses.replace(settings, train={**settings.train, "options": options})
 
 
 def simulators(settings: Settings, seed: int, models: Models) -> Mapping[str, TrainConfig]:
     """The leaky field without LayerNorm, an Euler step of 0.2 a layer: fitted to the Transformer's states, and trained on the
     task from a seed of its own."""
-    options = {**settings.train.get("options", {}), "t1": STEP * settings.train["layers"]}
+    options = {**settings.train.get("options", {}), "t1": STEP * TrainConfig(**settings.train).layers}
     field: dict[str, Any] = {"model": "bare", "solver": "euler", "options": options}
     return {
         "distilled": dataclasses.replace(models.student_config(settings, seed), **field),
