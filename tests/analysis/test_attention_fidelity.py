@@ -139,7 +139,9 @@ def test_equal_maps_and_disjoint_rows():
 
 def test_primitives_row_by_row_with_gradients():
     p, q = P, Q
-    both = jax.jit(lambda p, q: (attention_divergence(p, q, jnp.asarray(MASK)), attention_cosine(p, q, jnp.asarray(MASK))))
+    both = jax.jit(
+        lambda p, q: (attention_divergence(p, q, jnp.asarray(MASK)), attention_cosine(p, q, jnp.asarray(MASK)))
+    )
     divergence, cosine = map(np.asarray, both(p, q))
     for layer, s, head in np.ndindex(divergence.shape):
         rows = [(p[layer, s, head, i], q[layer, s, head, i]) for i in range(N) if MASK[s, i]]

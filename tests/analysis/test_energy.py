@@ -216,9 +216,11 @@ def test_growth_bound_holds_pointwise(name):
     arrays, rest = eqx.partition(make(jax.random.key(4)), eqx.is_inexact_array)
     rng = np.random.default_rng(5)
     moved = jax.tree.map(
-        lambda x: jnp.asarray(np.asarray(x) + 0.3 * rng.standard_normal(x.shape) * np.all(np.asarray(x) != 0.1))
-        if x.ndim
-        else x,
+        lambda x: (
+            jnp.asarray(np.asarray(x) + 0.3 * rng.standard_normal(x.shape) * np.all(np.asarray(x) != 0.1))
+            if x.ndim
+            else x
+        ),
         arrays,
     )
     equation = eqx.combine(moved, rest)

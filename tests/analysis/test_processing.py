@@ -199,9 +199,7 @@ def test_information_plane():
     dirty, x_dirty = us.copy(), x.copy()
     dirty[:, :, 1] = x_dirty[:, 1] = np.nan
     clean = information_plane(us[:, :, :1], x[:, :1], y, noise=0.5, key=KEY, resamples=0, permutations=0)
-    masked = information_plane(
-        dirty, x_dirty, y, mask=mask, noise=0.5, key=KEY, resamples=0, permutations=0
-    )
+    masked = information_plane(dirty, x_dirty, y, mask=mask, noise=0.5, key=KEY, resamples=0, permutations=0)
     np.testing.assert_allclose(masked.input.value, clean.input.value, rtol=1e-12)
     np.testing.assert_allclose(masked.target.value, clean.target.value, rtol=1e-12)
     assert np.isnan(masked.target.low).all() and not masked.target.nulls and not np.any(masked.above_null)
@@ -292,9 +290,7 @@ def test_layer_entropy():
     )
     assert float(noisy.entropy.value[1]) == pytest.approx(math.log(2 * math.pi * math.e * 0.25), abs=0.12)
     with pytest.raises(ValueError, match="layer 1 has no density"):
-        layer_entropy(
-            np.stack([y, np.ones_like(y)]), pool=None, estimator="gaussian", key=KEY, resamples=0, shuffles=0
-        )
+        layer_entropy(np.stack([y, np.ones_like(y)]), pool=None, estimator="gaussian", key=KEY, resamples=0, shuffles=0)
 
 
 def test_scatter_of_nothing():

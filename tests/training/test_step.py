@@ -96,7 +96,9 @@ def test_layer_norms_by_a_loop(build, batch):
 
     @jax.jit
     def measured(params):
-        gradients = jax.grad(lambda p: Classification().loss(merge_model(p, static), batch, jax.random.key(0))[0])(params)
+        gradients = jax.grad(lambda p: Classification().loss(merge_model(p, static), batch, jax.random.key(0))[0])(
+            params
+        )
         return gradients, gradient_norms(gradients)
 
     gradients, found = measured(params)
