@@ -117,7 +117,9 @@ def test_a_tree_of_figures_shares_its_draws():
 
 def test_a_paired_difference_is_narrower_than_its_parts():
     base = 10 * np.random.default_rng(0).normal(size=(60, 2))
-    found = compare(jnp.asarray(base + 1), {"base": jnp.asarray(base), "zero": jnp.zeros((60, 2))}, key=jax.random.key(1))
+    found = compare(
+        jnp.asarray(base + 1), {"base": jnp.asarray(base), "zero": jnp.zeros((60, 2))}, key=jax.random.key(1)
+    )
     np.testing.assert_allclose(found.minus("base"), 1.0)
     np.testing.assert_allclose(found.minus("base").low, 1.0)
     np.testing.assert_allclose(found.nulls["base"], np.mean(base, axis=0))
