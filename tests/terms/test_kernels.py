@@ -105,19 +105,14 @@ def test_values(implementation, dtype, n, m, relative):
         assert relative(double(out), loop(q, k, v, given[name], causal)) < TOLERANCE[dtype], (name, causal)
 
 
+SLOPES = np.array([0.5, 0.2, 0.1, 0.0])
 OPTIONS = {
     "groups": {},
     "window": {"window": 7},
     "causal window": {"window": 5, "causal": True},
-    "alibi": {"alibi": np.array([0.5, 0.2, 0.1, 0.0]), "causal": True},
+    "alibi": {"alibi": SLOPES, "causal": True},
     "cap": {"logit_cap": 0.8, "logit_scale": 1.7},
-    "all": {
-        "alibi": np.array([0.5, 0.2, 0.1, 0.0]),
-        "window": 20,
-        "logit_cap": 2.0,
-        "logit_scale": 0.3,
-        "causal": True,
-    },
+    "all": {"alibi": SLOPES, "window": 20, "logit_cap": 2.0, "logit_scale": 0.3, "causal": True},
 }
 
 
@@ -148,22 +143,21 @@ def test_derivatives_of_options_agree_between_implementations(relative):
     """Reverse over forward through the blocks, the slopes of ALiBi and the keys of groups included."""
     q, _, _ = inputs(35, heads=4)
     _, k, v = inputs(35, heads=2, seed=2)
-    alibi = jnp.array([0.5, 0.2, 0.1, 0.0])
+    alibi = jnp.asarray(SLOPES)
 
     def gradient(implementation):
         def f(q, k, v, alibi):
             options = {"window": 9, "logit_cap": 1.5, "causal": True}
             return jnp.sum(attend(q, k, v, alibi=alibi, implementation=implementation, **options) ** 3)
 
-        return jax.jit(jax.grad(f, argnums=(0, 1, 2, 3))), f
+        return jax.jit(jax.value_and_grad(f, argnums=(0, 1, 2, 3)))
 
-    (dense, f), (blocked, _) = gradient("dense"), gradient("blocked")
-    found = dense(q, k, v, alibi)
-    for a, b in zip(blocked(q, k, v, alibi), found, strict=True):
+    x, dense, blocked = (q, k, v, alibi), gradient("dense"), gradient("blocked")
+    _, found = dense(*x)
+    for a, b in zip(blocked(*x)[1], found, strict=True):
         assert relative(a, b) < 1e-11
-    d = tuple(np.random.default_rng(4).normal(size=x.shape) for x in (q, k, v, alibi))
-    run = jax.jit(f)
-    ahead, behind = (float(run(*shift((q, k, v, alibi), d, h))) for h in (1e-5, -1e-5))
+    d = tuple(np.random.default_rng(4).normal(size=y.shape) for y in x)
+    ahead, behind = (float(dense(*shift(x, d, h))[0]) for h in (1e-5, -1e-5))
     slope = sum(float(np.vdot(g, y)) for g, y in zip(found, d, strict=True))
     assert slope == pytest.approx((ahead - behind) / 2e-5, rel=1e-7)
 
@@ -192,7 +186,7 @@ def test_options_against_torch(causal, relative):
     torch = pytest.importorskip("torch")
     q, _, _ = inputs(21, heads=4)
     _, k, v = inputs(21, heads=2, seed=2)
-    slopes, far = np.array([0.5, 0.2, 0.1, 0.0]), np.arange(21)[:, None] - np.arange(21)[None, :]
+    slopes, far = SLOPES, np.arange(21)[:, None] - np.arange(21)[None, :]
     seen = (abs(far) < 6) & ((far >= 0) | (not causal))
     bias = np.where(seen[None], -slopes[:, None, None] * abs(far)[None], -np.inf)
     given = [torch.tensor(np.asarray(x)).permute(1, 0, 2)[None] for x in (q, k, v)]
