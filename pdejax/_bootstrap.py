@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -141,26 +142,34 @@ def compare_all(
     resamples: int = 500,
 ) -> dict[str, Figure]:
     """`compare` for several figures at once, `{name: (value, nulls)}`, arrays with sequences in front: one loop is compiled."""
-    parts: list[Array] = []
-    for value, nulls in figures.values():
-        parts += [value, *(x for null in nulls.values() for x in (null, value - null))]
-    flat = jnp.concatenate([x.reshape(x.shape[0], -1) for x in parts], axis=1)
+    parts = [(value, *nulls.values()) for value, nulls in figures.values()]
+    found = _compared(parts, key, level, resamples)
+    return {
+        name: beside(own[0], dict(zip(nulls, own[1::2], strict=True)), dict(zip(nulls, own[2::2], strict=True)))
+        for (name, (_, nulls)), own in zip(figures.items(), found, strict=True)
+    }
+
+
+# Compiled here, once per shape: lax.map of a closure outside jit would compile anew at every call.
+@partial(jax.jit, static_argnames=("level", "resamples"))
+def _compared(
+    figures: Sequence[tuple[Array, ...]], key: PRNGKeyArray, level: float, resamples: int
+) -> list[list[Figure]]:
+    """Of every figure its mean over sequences and, for each null, the null's and the difference's, all from the same draws."""
+    parts = [[value, *(x for null in nulls for x in (null, value - null))] for value, *nulls in figures]
+    every = [x for own in parts for x in own]
+    flat = jnp.concatenate([x.reshape(x.shape[0], -1) for x in every], axis=1)
 
     def means(weights):
         return weights @ flat / flat.shape[0]
 
     found = interval(means, flat.shape[0], key=key, level=level, resamples=resamples, dtype=flat.dtype)
-    ends = np.cumsum([0, *(x[0].size for x in parts)])
+    ends = np.cumsum([0, *(x[0].size for x in every)])
     pieces = iter(
         jax.tree.map(lambda x, a=a, e=e, part=part: x[a:e].reshape(part.shape[1:]), found)
-        for a, e, part in zip(ends[:-1], ends[1:], parts, strict=True)
+        for a, e, part in zip(ends[:-1], ends[1:], every, strict=True)
     )
-    compared = {}
-    for name, (_, nulls) in figures.items():
-        value = next(pieces)
-        pairs = {null: (next(pieces), next(pieces)) for null in nulls}
-        compared[name] = beside(value, {n: p[0] for n, p in pairs.items()}, {n: p[1] for n, p in pairs.items()})
-    return compared
+    return [[next(pieces) for _ in own] for own in parts]
 
 
 def beside(figure: Figure, nulls: Mapping[str, Figure], differences: Mapping[str, Figure]) -> Figure:

@@ -132,8 +132,8 @@ def test_replace_and_refine():
 
 
 def test_repr_says_what_it_is():
-    model = pj.Transformer(pj.Architecture(vocab=5, dim=D, heads=2, layers=6, ffn=6), rngs=nnx.Rngs(0))
-    expected = "6 layers: attention + feed-forward | Lie–Trotter (Euler, Euler) | 6 steps over t in [0, 6]"
+    model = pj.Transformer(pj.Architecture(vocab=5, dim=D, heads=2, layers=2, ffn=6), rngs=nnx.Rngs(0))
+    expected = "2 layers: attention + feed-forward | Lie–Trotter (Euler, Euler) | 2 steps over t in [0, 2]"
     assert repr(pj.lift(model)) == expected
     d = pj.Discretization(decay, t1=2.5, rtol=1e-6, atol=1e-8)
     assert repr(d) == "decay | Tsit5 | adaptive steps (rtol 1e-06, atol 1e-08) over t in [0, 2.5]"
@@ -230,14 +230,17 @@ def test_traced_steps_that_layers_cannot_share_give_nan():
 def test_passes_through_transformations():
     """As an argument of jit and vmap, and differentiated by its field's weights and its depth."""
     d = pj.Discretization(equation(), "heun", t1=1.0, steps=4)
-    plain = pj.simulate(d, U).us
-    np.testing.assert_allclose(jax.jit(lambda d, u: pj.simulate(d, u).us)(d, U), plain, rtol=1e-13)
-    batch = jnp.stack([U, 2 * U])
-    both = jax.vmap(lambda u: pj.simulate(d, u).us)(batch)
-    np.testing.assert_allclose(both[0], plain, rtol=1e-12)
-    slope = jax.grad(lambda t1: pj.simulate(d.replace(t1=t1), U).us[-1].sum())(1.0)
-    eps = 1e-6
-    ends = [float(pj.simulate(d.replace(t1=1.0 + s * eps), U).us[-1].sum()) for s in (1, -1)]
+    plain, eps = pj.simulate(d, U).us, 1e-6
+    ends = [float(np.sum(pj.simulate(d.replace(t1=1.0 + s * eps), U).us[-1])) for s in (1, -1)]
+
+    @jax.jit
+    def run(d, us, t1):
+        slope = jax.grad(lambda t1: pj.simulate(d.replace(t1=t1), us[0]).us[-1].sum())(t1)
+        return pj.simulate(d, us[0]).us, jax.vmap(lambda u: pj.simulate(d, u).us)(us)[0], slope
+
+    one, lane, slope = run(d, np.stack([U, 2 * U]), 1.0)
+    np.testing.assert_allclose(one, plain, rtol=1e-13)
+    np.testing.assert_allclose(lane, plain, rtol=1e-12)
     assert float(slope) == pytest.approx((ends[0] - ends[1]) / (2 * eps), rel=1e-6)
 
 

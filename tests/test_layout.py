@@ -1,6 +1,7 @@
 """The project's shape: imports run one way, classes are abstract or final, the public names are pinned, the wheel is whole."""
 
 import ast
+import functools
 import importlib
 import inspect
 import json
@@ -59,6 +60,11 @@ PUBLIC = [
 # fmt: on
 
 
+@functools.cache
+def parsed(path: pathlib.Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def sources():
     for folder, package in ((ROOT / "pdejax", "pdejax"), (ROOT / "solvers", "pdejax.solvers")):
         for path in sorted(folder.rglob("*.py")):
@@ -77,7 +83,7 @@ def layer_of(module: str) -> int | None:
 
 
 def imported(path: pathlib.Path):
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("pdejax"):
             for alias in node.names:
                 full = f"{node.module}.{alias.name}"
@@ -104,7 +110,7 @@ def file_graph(files: dict[str, pathlib.Path]) -> dict[str, set[str]]:
     graph = {}
     for module, path in files.items():
         targets: set[str] = set()
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.ImportFrom) and node.module:
                 names = (f"{node.module}.{alias.name}" for alias in node.names)
                 targets |= {name if name in files else node.module for name in names}
@@ -177,7 +183,7 @@ def test_classes_are_abstract_or_final():
 
 def test_no_super():
     for module, path in sources():
-        calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Name) and n.id == "super"]
+        calls = [n for n in ast.walk(parsed(path)) if isinstance(n, ast.Name) and n.id == "super"]
         assert not calls, module
 
 
@@ -191,7 +197,7 @@ NAMES = ROOT / "tests" / "public_names.json"
 def exported(path: pathlib.Path) -> list[str]:
     """What a package's file takes from elsewhere or defines, and what it gives that way to its users."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pdejax"):
             names |= {alias.asname or alias.name for alias in node.names}
         elif isinstance(node, ast.FunctionDef | ast.ClassDef):
@@ -274,7 +280,7 @@ def long_functions(tree: ast.AST, most: int = 80):
 
 
 def test_functions_are_short():
-    found = {f"{module}.{name}" for module, path in sources() for name in long_functions(ast.parse(path.read_text()))}
+    found = {f"{module}.{name}" for module, path in sources() for name in long_functions(parsed(path))}
     assert not found
     lines = "\n".join(f"    x = {i}" for i in range(81))
     assert list(long_functions(ast.parse(f'def f():\n    """Text."""\n{lines}\n'))) == ["f"]

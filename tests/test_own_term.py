@@ -32,7 +32,7 @@ HyperDiffusion = class_of_the_example()
 N, D, KAPPA = 16, 4, 2e-4
 GRID = pj.Grid(N)
 KEY = jax.random.key(0)
-U = jnp.cos(np.pi * GRID.points)[:, None] * jnp.arange(1.0, D + 1)[None]
+U = jnp.asarray(np.cos(np.pi * np.asarray(GRID.points))[:, None] * np.arange(1.0, D + 1))
 TERM = HyperDiffusion(GRID, jnp.asarray(KAPPA))
 
 
@@ -50,7 +50,7 @@ def equation():
 
 
 def test_the_operator_is_the_stencil_applied_twice():
-    np.testing.assert_allclose(TERM(0.0, U, None), fourth_difference() @ U, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(jax.jit(lambda u: TERM(0.0, u, None))(U), fourth_difference() @ U, rtol=1e-9, atol=1e-9)
 
 
 def solved(solver, tolerance):
@@ -62,9 +62,9 @@ def tight():
     return solved("dopri8", 1e-10).us[-1]
 
 
-@pytest.mark.parametrize("solver", ["etdrk4", "ark4", "rkc2", "auto"])
+@pytest.mark.parametrize("solver", ["ark4", "rkc2", "auto"])
 def test_solvers_take_it(solver, tight):
-    """The stiff solvers agree with a tight explicit solve of the whole equation."""
+    """The stiff solvers agree with a tight explicit solve of the whole equation; `auto` takes an exponential one."""
     run = solved(solver, 1e-7)
     np.testing.assert_allclose(run.us[-1], tight, rtol=1e-5, atol=1e-5)
     if solver == "auto":
@@ -78,9 +78,16 @@ def test_alone_it_decays_as_its_exponential():
 
 def test_bounds_and_contributions_count_it():
     e = equation()
-    parts = e.contributions(0.0, U)
-    assert list(parts) == ["interaction", "reaction", "hyper"]
-    np.testing.assert_allclose(sum(parts.values()), e(0.0, U), rtol=1e-12)
+    names = []
+
+    @jax.jit
+    def both(u):
+        parts = e.contributions(0.0, u)
+        names.extend(parts)
+        return sum(parts.values()), e(0.0, u)
+
+    np.testing.assert_allclose(*both(U), rtol=1e-12)
+    assert names == ["interaction", "reaction", "hyper"]
     assert e.describe() == "attention + feed-forward + hyper diffusion"
     stiffest = float(np.max(np.abs(np.linalg.eigvalsh(fourth_difference()))))
     limit = pj.analysis.predict_dt_max(pj.MasterEquation(TERM), U, "euler").dt_max
@@ -97,5 +104,6 @@ def test_gradients_reach_its_coefficient():
 
     kappa, eps = jnp.asarray(KAPPA), 1e-9
     for solver in ("etdrk4", "ark4"):
-        difference = (loss(kappa + eps, solver) - loss(kappa - eps, solver)) / (2 * eps)
-        assert float(jax.grad(loss)(kappa, solver)) == pytest.approx(float(difference), rel=1e-5)
+        run = jax.jit(lambda kappa, solver=solver: jax.vmap(jax.value_and_grad(lambda k: loss(k, solver)))(kappa))
+        values, slopes = run(kappa + eps * np.asarray([1.0, -1.0, 0.0]))
+        assert float(slopes[2]) == pytest.approx(float(values[0] - values[1]) / (2 * eps), rel=1e-5)

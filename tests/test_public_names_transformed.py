@@ -18,7 +18,7 @@ from pdejax import exact, solvers
 
 KEY = jax.random.key(0)
 N, D = 4, 2
-U = jax.random.normal(KEY, (N, D))
+U = jnp.asarray(np.random.default_rng(0).normal(size=(N, D)))
 M = jnp.asarray([[-0.5, 0.2], [-0.1, -1.0]])
 SPHERE = U / jnp.linalg.norm(U, axis=1, keepdims=True)
 GRID = pj.Grid(N)
@@ -108,7 +108,6 @@ def term_field(t, u, args):
     return jnp.sin(u) * t
 
 
-# Arguments at which the derivative is exact but a step to either side leaves the domain, or that are counted.
 TABLE = EXACT | ACTING
 
 
@@ -123,45 +122,34 @@ def agree(found, expected, name):
 
 @pytest.mark.parametrize("name", TABLE)
 def test_works_everywhere(name):
-    """What plain calls give, by every transformation; all of them in one program, since compilation takes the time."""
+    """The same values closed over and as arguments of `lax.map`, and of `vmap` inside `shard_map`; reverse mode against a central
+    difference along the arguments' own direction. All in one program, since compilation takes the time."""
     function, arguments = TABLE[name]
-    expected = function(*arguments)
     mesh = jax.make_mesh((1,), ("b",), axis_types=(jax.sharding.AxisType.Auto,))
 
     def plain(*a):
         return floats(function(*a))
 
-    spread = jax.shard_map(lambda *a: jax.vmap(plain)(*a), mesh=mesh, in_specs=jax.P("b"), out_specs=jax.P("b"))
+    def loss(a):
+        return sum(jnp.sum(jnp.sin(x)) for x in plain(*a))
 
     @jax.jit
     def everywhere(one, stacked):
-        batches = {
-            "vmap": jax.vmap(plain)(*stacked),
-            "lax.map": jax.lax.map(lambda a: plain(*a), stacked),
-            "shard_map": spread(*stacked),
-        }
-        return {"closed over": plain(*arguments), "jit": plain(*one)}, batches
+        spread = jax.shard_map(lambda *a: jax.vmap(plain)(*a), mesh=mesh, in_specs=jax.P("b"), out_specs=jax.P("b"))
+        return (
+            plain(*arguments),
+            jax.lax.map(lambda a: plain(*a), stacked),
+            spread(*stacked),
+            jax.grad(loss)(one),
+        )
 
-    alone, batches = everywhere(arguments, tuple(np.stack([x, x]) for x in arguments))
-    for how, found in (alone | {how: [np.asarray(x)[0] for x in found] for how, found in batches.items()}).items():
-        agree(found, expected, how)
-
-
-@pytest.mark.parametrize("name", TABLE)
-def test_derivatives(name):
-    """Reverse mode against a central difference along the arguments' own direction."""
-    function, arguments = TABLE[name]
-
-    def loss(a):
-        return sum(jnp.sum(jnp.sin(x)) for x in floats(function(*a)))
-
-    @jax.jit
-    def along_and_around(a):
-        along = sum(jnp.vdot(g, x) for g, x in zip(jax.grad(loss)(a), a, strict=True))
-        return along, [loss(tuple((1 + s * 1e-5) * x for x in a)) for s in (1, -1)]
-
-    along, around = along_and_around(arguments)
-    assert float(along) == pytest.approx(float(around[0] - around[1]) / 2e-5, rel=1e-5, abs=1e-8)
+    stacked = tuple(np.stack([(1 + s * 1e-5) * np.asarray(x) for s in (0, 1, -1)]) for x in arguments)
+    closed, mapped, spread, slopes = jax.device_get(everywhere(arguments, stacked))
+    agree([x[0] for x in mapped], closed, "lax.map")
+    agree(spread, mapped, "vmap inside shard_map")
+    _, ahead, behind = (sum(np.sum(np.sin(x[k])) for x in mapped) for k in range(3))
+    along = sum(np.vdot(g, x) for g, x in zip(slopes, arguments, strict=True))
+    assert float(along) == pytest.approx(float(ahead - behind) / 2e-5, rel=1e-5, abs=1e-8)
 
 
 def test_models_inside_transformations():
@@ -169,17 +157,20 @@ def test_models_inside_transformations():
     model = pj.Transformer(
         pj.Architecture(vocab=5, dim=4, heads=2, layers=2, ffn=4, head="classification", classes=2), rngs=nnx.Rngs(0)
     )
-    tokens = jnp.arange(4)
+    tokens = np.arange(4)
     net = pj.as_network(model)
-    for function in (lambda t: pj.observe(model, t).states, lambda t: net(t), lambda t: net.hidden_states(t)):
-        expected = function(tokens)
+    functions = (lambda t: pj.observe(model, t).states, lambda t: net(t), lambda t: net.hidden_states(t))
 
-        @jax.jit
-        def everywhere(t, function=function):
-            return function(tokens), function(t), jax.vmap(function)(t[None])[0], jax.lax.map(function, t[None])[0]
+    @jax.jit
+    def everywhere(t):
+        return [(f(tokens), jax.vmap(f)(t)[0], jax.lax.map(f, t)[0]) for f in functions]
 
-        for found in everywhere(tokens):
-            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    found = everywhere(tokens[None])
+    for closed, *others in found:
+        for other in others:
+            np.testing.assert_allclose(other, closed, rtol=1e-5, atol=1e-6)
+    # As plain calls give them.
+    np.testing.assert_allclose(found[2][0], net.hidden_states(tokens), rtol=1e-5, atol=1e-6)
 
 
 # Public functions that no table of transformations holds, and why. Classes are settings, solvers and records, or above.

@@ -135,9 +135,9 @@ def _steps(study: str, coordinates: Mapping[str, list[str]]) -> tuple[str, bool]
     """The steps of a study, from its coordinates, and whether they are several of one field."""
     if "steps_per_layer" in coordinates:
         return ", ".join("1" if n == "1" else f"1/{n}" for n in coordinates["steps_per_layer"]), True
-    if study in ("readings", "paper-size"):
-        found = coordinates["step" if study == "readings" else "width"]
-        return ", ".join(f"{float(x):g}" for x in found), True
+    if study in ("readings", "paper-size", "alignment-step"):
+        found = coordinates["width" if study == "paper-size" else "step"]
+        return ", ".join(f"{float(x):g}" for x in found), len(found) > 1
     if study in ("residual", "layernorm"):
         return "; ".join(dict.fromkeys(coordinates["step"])), True
     if study == "continuum":

@@ -184,7 +184,9 @@ def kept(folder: pathlib.Path = REPRODUCED) -> str:
     longest = sorted(found, key=lambda content: -content["seconds"])[:3]
     shown = ", ".join(f"`{content['study']}` ({content['seconds'] / 60:.0f})" for content in longest)
     said = (
-        f"{times}, on {_machine(found[0])} that had other work too, so that they are upper bounds; most take {shown}."
+        f"{times}, on {_machine(found[0])} that had other work too; networks that an earlier run had trained were "
+        "read, which takes no time. "
+        f"Most take {shown}."
     )
     return "\n".join([*lines, f"\n{said}\n"])
 

@@ -127,6 +127,7 @@ def _of_trajectory(owner: str, name: str, trajectory: Trajectory) -> Array:
 
 
 @checked
+@jax.jit
 def shuffle_tokens(
     u: Shaped[Array, "layers b n d"], mask: Bool[Array, "b n"], key: PRNGKeyArray
 ) -> Shaped[Array, "layers b n d"]:

@@ -56,23 +56,22 @@ def worst(field, us, vs=None, args=None):
 @functools.cache
 def states(radius, spread=0.0, count=32):
     """Fields of the domain, and partners for pairs: half of them other fields, half close by."""
-    us = random_states(jax.random.key(7), 2 * count, N, D, radius, spread)
+    us = np.asarray(random_states(jax.random.key(7), 2 * count, N, D, radius, spread))
     us, others = us[:count], us[count:]
     if spread:
         return us, others
-    near = us + 1e-3 * jax.random.normal(jax.random.key(8), us.shape)
-    near = near * jnp.minimum(1, radius / jnp.linalg.norm(near, axis=-1, keepdims=True))
-    return us, jnp.where(jnp.arange(count)[:, None, None] % 2 == 0, others, near)
+    near = us + 1e-3 * np.random.default_rng(8).standard_normal(us.shape)
+    near = near * np.minimum(1, radius / np.linalg.norm(near, axis=-1, keepdims=True))
+    return us, np.where(np.arange(count)[:, None, None] % 2 == 0, others, near)
 
 
 def randomized(term, key):
     """The term with random biases and scales, so that none of them is at its harmless start."""
     arrays, rest = eqx.partition(term, eqx.is_inexact_array)
     leaves, structure = jax.tree.flatten(arrays)
-    keys = jax.random.split(key, len(leaves))
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     moved = [
-        leaf + 0.4 * jax.random.normal(k, leaf.shape) if leaf.ndim else leaf
-        for leaf, k in zip(leaves, keys, strict=True)
+        jnp.asarray(np.asarray(leaf) + 0.4 * rng.standard_normal(leaf.shape)) if leaf.ndim else leaf for leaf in leaves
     ]
     return eqx.combine(jax.tree.unflatten(structure, moved), rest)
 

@@ -139,8 +139,10 @@ def test_equal_maps_and_disjoint_rows():
 
 def test_primitives_row_by_row_with_gradients():
     p, q = P, Q
-    divergence = attention_divergence(jnp.asarray(p), jnp.asarray(q), jnp.asarray(MASK))
-    cosine = attention_cosine(jnp.asarray(p), jnp.asarray(q), jnp.asarray(MASK))
+    both = jax.jit(
+        lambda p, q: (attention_divergence(p, q, jnp.asarray(MASK)), attention_cosine(p, q, jnp.asarray(MASK)))
+    )
+    divergence, cosine = map(np.asarray, both(p, q))
     for layer, s, head in np.ndindex(divergence.shape):
         rows = [(p[layer, s, head, i], q[layer, s, head, i]) for i in range(N) if MASK[s, i]]
         entropies = [scipy.stats.entropy(a[a > 0], b[a > 0]) if b[a > 0].all() else None for a, b in rows]
@@ -149,8 +151,8 @@ def test_primitives_row_by_row_with_gradients():
         near = np.mean([a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in rows])
         assert float(cosine[layer, s, head]) == pytest.approx(near, rel=1e-12)
     mask = jnp.asarray(MASK)
-    one = jnp.asarray(CP[:1, :1, :1]), jnp.asarray(CQ[:1, :1, :1])
-    slope = jax.grad(lambda q: jnp.sum(attention_divergence(one[0], q, mask[:1])))(one[1])
+    one = CP[:1, :1, :1], CQ[:1, :1, :1]
+    slope = jax.jit(jax.grad(lambda q: jnp.sum(attention_divergence(jnp.asarray(one[0]), q, mask[:1]))))(one[1])
     assert np.all(np.isfinite(slope))
     expected = np.where(one[0] > 0, -one[0] / np.where(one[1] > 0, one[1], 1), 0) / N
     assert np.asarray(slope) == pytest.approx(np.asarray(expected), rel=1e-12)

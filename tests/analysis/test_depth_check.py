@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 import pdejax as pj
 from pdejax.analysis.limits import Recipe, depth_check
@@ -126,17 +127,17 @@ DECIDED = (
 
 @pytest.mark.parametrize("name", PLANTED)
 def test_planted_limits_are_found_or_not_decided(name):
-    """Four seeds each: never another limit than there is; for most, the right one at least once in two."""
+    """Two seeds each: never another limit than there is; for most, the right one at least once."""
     kind, alpha, truth, trivial = PLANTED[name]
     seen = []
-    for seed in range(4):
+    for seed in range(2):
         found = shown(kind, alpha, np.random.default_rng([seed, *name.encode()]), draws=96)
         assert found.verdict in (truth, "not decided"), (name, seed, found.reason)
         if found.verdict == truth:
             assert found.trivial == trivial
         seen.append(found.verdict == truth)
     if name in DECIDED:
-        assert sum(seen) >= 2, name
+        assert any(seen), name
 
 
 @pytest.mark.slow
@@ -187,12 +188,15 @@ def test_power_of_an_ode_rests_on_thinning_too(equal, width):
     values = {"parity": np.zeros(4) if equal else np.ones(4)}
     verdict = depth_verdict(figures(**at), values, equal=equal)[0]
     stated, detectable = verdict_power(verdict, False, figures(**at), 128, equal=equal)
-    rng, noise = np.random.default_rng(0), {name: ci / 1.97882 for name, (_, ci) in at.items()}  # t of 127 degrees
+    # Normal errors from low-discrepancy points: 128 of them err by less than 1000 at random (interval: t of 127 degrees).
+    errors = stats.norm.ppf(stats.qmc.Sobol(4, seed=0).random(128)) / 1.97882
     seen = [
         depth_verdict(
-            figures(**{name: (x + noise[name] * rng.normal(), ci) for name, (x, ci) in at.items()}), values, equal=equal
+            figures(**{name: (x + e * ci, ci) for (name, (x, ci)), e in zip(at.items(), row.tolist(), strict=True)}),
+            values,
+            equal=equal,
         )[0]
-        for _ in range(1000)
+        for row in errors
     ]
     named = np.mean([one == "ODE" for one in seen])
     if verdict == "ODE" or equal:  # else not decided, and the power is an SDE's
@@ -313,21 +317,23 @@ def checked():
 
 def test_values_are_those_of_networks_run_by_hand(checked):
     recipe, u0, found = checked
-    keys = jax.random.split(jax.random.key(3), 8)
-    ends, moved, grown, thinned, most = [], 0.0, 0.0, 0.0, 0.0
-    for key in keys:
+
+    @jax.jit
+    @jax.vmap
+    def run(key):
         drawn, u, thin, squares = recipe.draw(8, key), u0, [u0, u0], []
         for index in range(4):
             layer = recipe.layer(drawn, index, 4, 8)
             new = recipe.step(layer, u, 4**-0.8)
-            squares.append(float(jnp.sum((new - u) ** 2)))
+            squares.append(jnp.sum((new - u) ** 2))
             u = new
             thin[index % 2] = recipe.step(layer, thin[index % 2], 2 * 4**-0.8)
-        ends.append(np.asarray(u))
-        grown, most = grown + sum(squares) / 4, most + max(squares)
-        moved += float(jnp.sum((u - u0) ** 2))
-        thinned += float(jnp.sum((thin[0] - thin[1]) ** 2))
-    size = 8 * float(jnp.sum(u0**2))
+        return u, jnp.stack(squares), thin[0] - thin[1]
+
+    ends, squares, parted = map(np.asarray, run(jax.random.split(jax.random.key(3), 8)))
+    grown, most = np.sum(squares) / 4, np.sum(np.max(squares, axis=1))
+    moved, thinned = np.sum((ends - np.asarray(u0)) ** 2), np.sum(parted**2)
+    size = 8 * np.sum(np.asarray(u0) ** 2)
     assert found.values["states"][1] == pytest.approx(math.sqrt(moved / size), rel=1e-9)
     assert found.values["increments"][1] == pytest.approx(math.sqrt(grown / size), rel=1e-9)
     assert found.values["largest"][1] == pytest.approx(most / (4 * grown), rel=1e-9)
@@ -340,21 +346,23 @@ def test_values_are_those_of_networks_run_by_hand(checked):
 def test_gradients_are_those_of_the_whole_network(checked):
     """Reverse mode through two layers at once, by their matrices and by the input, in the same draws."""
     recipe, u0, found = checked
-    probe = jax.random.normal(jax.random.key(1), u0.shape)
-    probe = probe / jnp.linalg.norm(probe)
-    by_weights = by_input = 0.0
-    for key in jax.random.split(jax.random.key(3), 8):
+
+    @jax.jit
+    @jax.vmap
+    def squares(key):
+        probe = jax.random.normal(jax.random.key(1), u0.shape)
         drawn = recipe.draw(8, key)
         layers = [recipe.layer(drawn, index, 2, 8) for index in range(2)]
 
         def loss(layers, u):
             for layer in layers:
                 u = recipe.step(layer, u, 2**-0.8)
-            return jnp.sum(probe * u)
+            return jnp.sum(probe / jnp.linalg.norm(probe) * u)
 
         slopes, at_input = jax.grad(loss, argnums=(0, 1))(layers, u0)
-        by_weights += sum(float(jnp.sum(x**2)) for x in jax.tree.leaves(slopes) if x.ndim >= 2) / 2 / 8
-        by_input += float(jnp.sum(at_input**2)) / 8
+        return sum(jnp.sum(x**2) for x in jax.tree.leaves(slopes) if x.ndim >= 2) / 2, jnp.sum(at_input**2)
+
+    by_weights, by_input = (float(np.mean(x)) for x in squares(jax.random.split(jax.random.key(3), 8)))
     assert found.values["weight gradients"][0] == pytest.approx(math.sqrt(by_weights), rel=1e-8)
     assert found.values["input gradients"][0] == pytest.approx(math.sqrt(by_input), rel=1e-8)
 
@@ -362,14 +370,18 @@ def test_gradients_are_those_of_the_whole_network(checked):
 def test_weights_depend_on_depth_as_the_recipe_says():
     """Smooth: one function of depth at every L. Rough: increments of variance a²σ²/L. Tied: one layer."""
     equation = base(jax.random.key(4), norm=False)
-    size = float(jnp.sqrt(jnp.mean(equation.reaction.w1**2)))
+    size = np.sqrt(np.mean(np.asarray(equation.reaction.w1) ** 2))
     key = jax.random.key(5)
 
     def weights(kind, count, longest=64):
         recipe = Recipe(equation, kind, 1.0, amplitude=0.5)
-        drawn = recipe.draw(longest, key)
-        layer = jax.jit(jax.vmap(lambda index: recipe.layer(drawn, index, count, longest).reaction.w1))
-        return np.asarray(layer(jnp.arange(count)))
+
+        @jax.jit
+        def layers(key):
+            drawn = recipe.draw(longest, key)
+            return jax.vmap(lambda index: recipe.layer(drawn, index, count, longest).reaction.w1)(jnp.arange(count))
+
+        return np.asarray(layers(key))
 
     smooth = weights("smooth", 16), weights("smooth", 32)
     np.testing.assert_allclose(smooth[0], (smooth[1][::2] + smooth[1][1::2]) / 2, atol=0.02 * size)
@@ -377,9 +389,12 @@ def test_weights_depend_on_depth_as_the_recipe_says():
     jumps = np.diff(rough, axis=0)
     assert np.std(jumps) * math.sqrt(32) == pytest.approx(0.5 * size, rel=0.1)
     np.testing.assert_array_equal(rough[::2], weights("rough", 16))
-    assert np.all(weights("tied", 4) == weights("tied", 4)[:1])
+    tied = weights("tied", 4)
+    assert np.all(tied == tied[:1])
     # What is no matrix stays as it is.
-    assert Recipe(equation, "mean").layer(Recipe(equation, "mean").draw(4, key), 1, 4, 4).reaction.b1.shape == (4,)
+    recipe = Recipe(equation, "mean")
+    layer = jax.eval_shape(lambda key: recipe.layer(recipe.draw(4, key), 1, 4, 4), key)
+    assert layer.reaction.b1.shape == (4,)
 
 
 @pytest.mark.parametrize(

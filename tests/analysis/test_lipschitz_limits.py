@@ -45,7 +45,7 @@ def test_a_capped_certificate_keeps_the_bias_of_keys():
         found = adversarial_lipschitz(capped, (2, 2), 1.0, key=jax.random.key(0), norm=norm, starts=16)
         truth = max(found.value, local[norm])
         assert without < truth <= bound
-        assert adversarial_lipschitz(plain, (2, 2), 1.0, key=jax.random.key(0), norm=norm).value <= without
+    assert adversarial_lipschitz(plain, (2, 2), 1.0, key=jax.random.key(0), norm=norm).value <= without
 
 
 TERMS = {

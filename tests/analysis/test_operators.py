@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def with_noise(step, u, args):
 
 def test_operators_are_those_of_loops_over_tokens():
     for causal in (False, True):
-        found = paper_operators(U0[2], mask=MASK[2], causal=causal)
+        found = jax.jit(lambda u, mask, causal=causal: paper_operators(u, mask=mask, causal=causal))(U0[2], MASK[2])
         u = np.asarray(U0[2])[:5]
         mean, spread = u.mean(0), np.sqrt(np.mean(np.sum((u - u.mean(0)) ** 2, 1)) + 1e-5)
         for i in range(5):
@@ -68,7 +69,7 @@ def test_r2_is_that_of_predictions_and_another_sequence_explains_less():
     found = identify_operators(net, U0)
     place = found.groups.index("damping")
     c = found.coefficients[place, 0, 2]
-    y = np.stack([np.asarray(Step(PLANTED[0])(u, pj.FieldArgs(None)) - u) for u in U0])
+    y = np.asarray(jax.jit(jax.vmap(lambda u: Step(PLANTED[0])(u, pj.FieldArgs(None)) - u))(U0))
     u = np.asarray(U0)
     assert c == pytest.approx(-np.sum(u[::2] * y[::2]) / np.sum(u[::2] ** 2))
     expected = 1 - np.sum((y + c * u) ** 2, (1, 2))[1::2] / np.sum(y**2, (1, 2))[1::2]

@@ -107,11 +107,12 @@ def test_no_verdict_from_what_is_not_finite(method):
 
 def test_bias_falls_with_the_cycles_and_is_estimated():
     d = smooth(0.6, 0.6, steps=32)
-    found = gradient_bias(d, U0, loss=lambda u: jnp.sum(u**2), iterations=(0, 1, 2, 4), coarsening=4)
+    found = gradient_bias(d, U0, loss=lambda u: jnp.sum(u**2), iterations=(0, 3), coarsening=4)
     bias = np.asarray(found.bias)
-    assert 1e-3 < bias[0] < 1 and np.all(bias[1:] < 0.2 * bias[:-1]) and bias[3] < 1e-10
-    # 8 chunks: four cycles are exact. Before, one cycle more is so much better that it stands for the exact gradient.
-    np.testing.assert_allclose(found.estimate[:3], bias[:3], rtol=0.2)
+    assert 1e-3 < bias[0] < 1 and 1e-9 < bias[1] < 0.2**3 * bias[0]
+    # One cycle more is so much better that it stands for the exact gradient; four are exact on 8 chunks.
+    np.testing.assert_allclose(found.estimate[0], bias[0], rtol=0.2)
+    np.testing.assert_allclose(found.estimate[1], bias[1], rtol=1e-6)
     np.testing.assert_allclose(found.cosine, 1, atol=0.1)
 
 

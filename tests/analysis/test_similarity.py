@@ -138,13 +138,14 @@ def test_cosines_and_errors_by_scikit_learn_and_numpy():
     a, b = RNG.normal(size=(3, 5, 4)), RNG.normal(size=(3, 5, 4))
     mask = np.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [0, 1, 0, 1, 0]], bool)
     spoiled = np.where(mask[..., None], a, np.nan)
-    found = [np.asarray(f(jnp.asarray(spoiled), jnp.asarray(b), jnp.asarray(mask))) for f in MASKED]
+    masked = jax.jit(lambda a, b, mask: [f(a, b, mask) for f in MASKED])
+    found, by_token = [np.asarray(x) for x in masked(spoiled, b, mask)], jax.jit(token_cosine)
     for i in range(3):
         x, y = a[i][mask[i]], b[i][mask[i]]
         assert found[0][i] == pytest.approx(cosine_similarity(x.reshape(1, -1), y.reshape(1, -1))[0, 0], rel=1e-12)
         assert found[1][i] == pytest.approx(np.mean((x - y) ** 2), rel=1e-12)
         assert found[2][i] == pytest.approx(np.linalg.norm(x - y) / np.linalg.norm(y), rel=1e-12)
-        each = np.asarray(token_cosine(jnp.asarray(a[i]), jnp.asarray(b[i])))
+        each = np.asarray(by_token(a[i], b[i]))
         assert each == pytest.approx(np.diag(cosine_similarity(a[i], b[i])), rel=1e-12)
     shared = sequence_cosine(jnp.asarray(a), jnp.asarray(b), jnp.asarray(mask[1]))
     assert float(shared[1]) == pytest.approx(found[0][1])
@@ -155,23 +156,32 @@ MASKED = (sequence_cosine, mean_squared_error, relative_error)
 
 def test_huge_and_tiny_float32_values_do_not_overflow():
     a, b = jnp.full((2, 3), 1e30, jnp.float32), jnp.full((2, 3), 2e30, jnp.float32)
-    assert float(relative_error(a, b)) == pytest.approx(0.5, rel=1e-6)
-    assert float(sequence_cosine(a, 1e-35 * b)) == pytest.approx(1, rel=1e-6)
-    assert float(relative_error(a * 1e-32, b)) == pytest.approx(1, rel=1e-6)
+    error = jax.jit(relative_error)
+    assert float(error(a, b)) == pytest.approx(0.5, rel=1e-6)
+    assert float(jax.jit(sequence_cosine)(a, np.full((2, 3), 2e-5, np.float32))) == pytest.approx(1, rel=1e-6)
+    assert float(error(np.full((2, 3), 1e-2, np.float32), b)) == pytest.approx(1, rel=1e-6)
 
 
 @pytest.mark.parametrize("constant", [0.0, 0.1, 1e6])
 def test_what_does_not_vary_is_degenerate(constant):
-    a, b = jnp.full((7, 3), constant), jnp.asarray(RNG.normal(size=(7, 3)))
-    for f in (linear_cka, lambda x, y: linear_cka(x, y, debiased=True), pearson, spearman):
+    a, b = np.full((7, 3), constant), RNG.normal(size=(7, 3))
+    for f in CORRELATIONS:
         for x, y in ((a, b), (b, a), (a, a)):
             found = f(x, y)
             assert np.isnan(found.nulls["reordered"]) and float(found.value) == 0
-    found = procrustes_distance(a, b)
+    found = procrustes_distance(jnp.asarray(a), jnp.asarray(b))
     assert float(found.value) == pytest.approx(math.sqrt(2))
-    zero = jnp.zeros((7, 3))
-    assert np.all(np.asarray(token_cosine(zero, b)) == 0) and float(sequence_cosine(zero, zero)) == 0
-    assert float(relative_error(b, zero)) == pytest.approx(float(jnp.linalg.norm(b)))
+
+
+# Once for all constants.
+CORRELATIONS = [jax.jit(f) for f in (linear_cka, lambda x, y: linear_cka(x, y, debiased=True), pearson, spearman)]
+
+
+def test_nothing_is_at_no_angle_to_nothing():
+    zero, b = np.zeros((7, 3)), RNG.normal(size=(7, 3))
+    found = jax.jit(lambda z, b: (token_cosine(z, b), sequence_cosine(z, z), relative_error(b, z)))(zero, b)
+    assert np.all(np.asarray(found[0]) == 0) and float(found[1]) == 0
+    assert float(found[2]) == pytest.approx(np.linalg.norm(b))
 
 
 def test_under_jit_and_vmap():

@@ -60,6 +60,11 @@ def plain(blocks, u):
     return u
 
 
+def dense(function, u):
+    """The Jacobian by plain JAX, (n·d, n·d)."""
+    return np.asarray(jax.jit(jax.jacfwd(function))(u)).reshape(u.size, u.size)
+
+
 def test_gradients_of_a_network_are_those_of_its_functions(net):
     tokens, labels = jnp.asarray([[0, 1, 2], [3, 4, 5]]), jnp.asarray([0, 1])
     found = gradient_flow(net, tokens, labels, resamples=20)
@@ -67,23 +72,23 @@ def test_gradients_of_a_network_are_those_of_its_functions(net):
     def loss(blocks, u, label):
         return -jax.nn.log_softmax(head(plain(blocks, u), None))[label]
 
-    value, (by_blocks, by_state) = jax.value_and_grad(loss, (0, 1))(BLOCKS, embed(tokens[1]), labels[1])
+    differentiated = jax.jit(jax.value_and_grad(loss, (0, 1)))
+    value, (by_blocks, by_state) = differentiated(BLOCKS, embed(tokens[1]), labels[1])
     np.testing.assert_allclose(found.loss[1], value, rtol=1e-10)
-    np.testing.assert_allclose(found.states[1, 0], jnp.linalg.norm(by_state), rtol=1e-10)
-    np.testing.assert_allclose(found.parameters[1], [jnp.linalg.norm(block.w) for block in by_blocks], rtol=1e-10)
+    np.testing.assert_allclose(found.states[1, 0], np.linalg.norm(by_state), rtol=1e-10)
+    np.testing.assert_allclose(found.parameters[1], [np.linalg.norm(block.w) for block in by_blocks], rtol=1e-10)
     assert "labels" in found.median.nulls
 
 
 def test_derivatives_of_a_network_are_those_of_its_functions(net, u0):
-    whole = jax.jacfwd(lambda u: plain(BLOCKS, u).ravel())(u0).reshape(N * D, N * D)
+    whole = dense(lambda u: plain(BLOCKS, u), u0)
     found = lyapunov_exponents(net, u0, k=N * D)
-    np.testing.assert_allclose(jnp.sum(found.exponents.value) * LAYERS, np.linalg.slogdet(whole)[1], rtol=1e-10)
-    block = np.asarray(whole).reshape(N, D, N, D)[0, :, 0]
+    np.testing.assert_allclose(np.sum(found.exponents.value) * LAYERS, np.linalg.slogdet(whole)[1], rtol=1e-10)
+    block = whole.reshape(N, D, N, D)[0, :, 0]
     np.testing.assert_allclose(
         ftle(net, u0).exponents[0] * LAYERS, np.log(np.linalg.svd(block, compute_uv=False)[0]), rtol=1e-8
     )
-    one = jax.jacfwd(lambda u: BLOCKS[1](u).ravel())(u0).reshape(N * D, N * D)
-    np.testing.assert_allclose(layer_jacobian(net, u0, layer=1).matrix(), one, atol=1e-12)
+    np.testing.assert_allclose(layer_jacobian(net, u0, layer=1).matrix(), dense(BLOCKS[1], u0), atol=1e-12)
     # Half the step: two steps a layer, as many states.
     fine = net.replace(discretization=net.discretization.refine(2))
     assert layer_jacobian(fine, u0, layer=1).function.maps.inner == 2
@@ -94,7 +99,7 @@ def test_a_network_is_perturbed_and_its_step_limited(net, u0):
     tokens, labels = jnp.asarray([[0, 1, 2], [3, 4, 5]]), jnp.asarray([0, 1])
     found = perturbation_sensitivity(net, tokens, labels, draws=2, resamples=20)
     assert found.loss_ratio is not None and np.all(np.isfinite(found.singular.state_slope))
-    slopes = jnp.linalg.eigvals(jax.jacfwd(lambda u: (BLOCKS[2](u) - u).ravel())(u0).reshape(N * D, N * D))
+    slopes = np.linalg.eigvals(dense(lambda u: BLOCKS[2](u) - u, u0))
     bounds = spectral_bounds(net, u0, t=2.5)["field"]
     np.testing.assert_allclose(bounds.rightmost.real, np.max(np.real(slopes)), atol=1e-10)
     assert predict_dt_max(net, u0, t=2.5).dt_max == predict_dt_max(net.discretization, u0, "euler", t=2.5).dt_max > 0

@@ -39,20 +39,18 @@ def test_transports_are_sums_of_the_whole_jacobian():
     ]
     found = np.asarray(jacobian_transports(pj.network(layers), U0, batch_size=4))
     assert found.shape == (L + 1, D, D)
-    for l in range(L + 1):
-        expected = []
-        for u in U0:
-            for layer in layers[:l]:
-                u = layer(u)
 
-            def rest(v, l=l):
-                for layer in layers[l:]:
-                    v = layer(v)
-                return v
+    def run(u, some):
+        for layer in some:
+            u = layer(u)
+        return u
 
-            whole = np.asarray(jax.jacobian(rest)(u))  # (N, D, N, D)
-            expected.append(whole.sum(axis=0).mean(axis=1))
-        np.testing.assert_allclose(found[l], np.mean(expected, axis=0), rtol=1e-9, atol=1e-12)
+    @jax.jit
+    def wholes(u):  # (N, D, N, D) at every depth
+        return [jax.jacobian(lambda v, l=l: run(v, layers[l:]))(run(u, layers[:l])) for l in range(L + 1)]
+
+    each = [[np.asarray(x).sum(axis=0).mean(axis=1) for x in wholes(u)] for u in U0]
+    np.testing.assert_allclose(found, np.mean(each, axis=0), rtol=1e-9, atol=1e-12)
 
 
 def test_of_tokens_alone_they_are_products_of_matrices_whatever_is_masked_or_skipped():

@@ -99,7 +99,7 @@ def test_more_layers_have_more_power():
     assert 0.1 <= least[1] <= 0.7 and not least[0] <= least[1]
 
 
-@pytest.mark.parametrize(("heads", "ffn"), [(2, 8), (8, 12), (8, 8), (2, 12)])
+@pytest.mark.parametrize(("heads", "ffn"), [(8, 8), (2, 12)])
 def test_the_states_axis_is_that_of_the_weights_role(heads, ffn):
     """Whatever the numbers of heads and hidden units: a change of the state's basis turns what is compared, and that alone."""
     d, layers = 8, 4

@@ -156,19 +156,22 @@ def terms_of(operator, field=rest):
     return diffrax.MultiTerm(diffrax.ODETerm(field), diffrax.ODETerm(operator))
 
 
-@pytest.mark.parametrize("name", ["heat", "schroedinger", "variable", "masked"])
-def test_dense_twin(name, getkey):
+@pytest.mark.parametrize(
+    ("name", "solvers"),
+    [("heat", SCHEMES), ("schroedinger", SCHEMES[2:]), ("variable", SCHEMES[1:2]), ("masked", SCHEMES[:1])],
+)
+def test_dense_twin(name, solvers):
     operator, matrix = operators()[name]
-    u0 = jax.random.normal(getkey(), (9, 2), jnp.complex128 if name == "schroedinger" else jnp.float64)
+    u0 = np.random.default_rng(0).normal(size=(9, 2)) * (0.7 + 0.7j if name == "schroedinger" else 1.0)
     t, h = 0.3, 0.05
 
     @jax.jit
     def step(u):
         terms = terms_of(operator)
         times = jnp.asarray(t), jnp.asarray(t + h)
-        return [solver.step(terms, *times, u, None, None, False)[:2] for solver in SCHEMES]
+        return [solver.step(terms, *times, u, None, None, False)[:2] for solver in solvers]
 
-    for solver, (u1, error) in zip(SCHEMES, step(u0), strict=True):
+    for solver, (u1, error) in zip(solvers, step(u0), strict=True):
         expected, plain = step_twin(solver, matrix, lambda t, u: rest(t, u, None), t, h, np.asarray(u0))
         np.testing.assert_allclose(u1, expected, rtol=0, atol=2e-13)
         damped = np.linalg.solve(np.eye(18) - h * solver.coefficients().gamma * matrix, plain.ravel())
@@ -237,13 +240,7 @@ def _smooth_problem(kind):
     start = jnp.concatenate([jnp.cos(2.0 * jnp.pi * x) + 0.3, 0.5 * jnp.cos(4.0 * jnp.pi * x) - 0.2], axis=1)
     if kind == "diffusive":
         return DiagonalizableOperator(grid, jnp.array([0.02, 0.03])), field, start
-    if kind == "dispersive":
-        return (
-            DiagonalizableOperator(grid, jnp.array([0.02j, 0.03j])),
-            dispersive,
-            jax.lax.complex(start, 0.1 + 0.0 * start),
-        )
-    # Diffusion of one feature and dispersion of the other, with damping.
+    # Diffusion of one feature and dispersion of the other, with damping: a complex state.
     return (
         DiagonalizableOperator(grid, jnp.array([0.02 + 0.0j, 0.02j]), -0.3 + 0.0j),
         dispersive,
@@ -267,19 +264,18 @@ def smooth(kind, reference):
         return du.real, du.imag
 
     real, imaginary = reference(paired, (u0.real, u0.imag), jnp.array(TS))
-    return terms_of(operator, field), u0, jax.lax.complex(real, imaginary)
+    return terms_of(operator, field), u0, real + 1j * imaginary
 
 
-@pytest.mark.parametrize("kind", ["diffusive", "dispersive", "mixed"])
-@pytest.mark.parametrize("solver", SCHEMES, ids=IDS)
+@pytest.mark.parametrize(("solver", "kind"), [*((solver, "mixed") for solver in SCHEMES), (ARK4(), "diffusive")])
 @pytest.mark.filterwarnings("ignore:Complex dtype support:UserWarning")
 def test_order(solver, kind, reference):
     """On the steps and, by dense output, between them."""
     terms, u0, exact = smooth(kind, reference)
     errors = []
     for steps in (32, 64, 128):
-        difference = solve(terms, solver, u0, 1.0 / steps, ts=TS).ys - exact
-        errors.append([float(jnp.linalg.norm(difference[-1])), float(jnp.linalg.norm(difference[:-1]))])
+        difference = np.asarray(solve(terms, solver, u0, 1.0 / steps, ts=TS).ys) - exact
+        errors.append([np.linalg.norm(difference[-1]), np.linalg.norm(difference[:-1])])
     orders = np.log2(np.array(errors[:-1]) / errors[1:])
     print(type(solver).__name__, kind, "(on, between)", orders.round(3).tolist(), errors[-1])
     np.testing.assert_allclose(orders, ORDERS[type(solver)], atol=0.15)
@@ -332,7 +328,7 @@ def test_adaptive_runs_reach_the_tolerance(solver, reference):
     for tolerance in (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8):
         controller = diffrax.PIDController(rtol=jnp.asarray(tolerance), atol=jnp.asarray(tolerance))
         solution = solve(terms, solver, u0, 1e-3, ts=TS, controller=controller)
-        error = float(jnp.sqrt(jnp.mean((solution.ys[-1] - exact[-1]) ** 2)))
+        error = float(np.sqrt(np.mean((np.asarray(solution.ys[-1]) - exact[-1]) ** 2)))
         steps, refused = (int(solution.stats[k]) for k in ("num_steps", "num_rejected_steps"))
         print(
             f"{type(solver).__name__} tolerance {tolerance:.0e}: error {error:.1e}, {steps} steps, {refused} refused, "
@@ -355,13 +351,13 @@ def _grow(solver, operator, field, h, u0, steps=60):
 
 
 @pytest.mark.parametrize("solver", SCHEMES, ids=IDS)
-def test_stability_from_noise(solver, getkey):
+def test_stability_from_noise(solver):
     """60 steps from noise. The linear part is stable for every h, as far as h ρ = 10⁷, also where it is dispersive; the
     rest has the limit of the explicit tableau: decay at 0.95 of it, growth at 1.10.
     """
     grid = Grid(16, boundary="dirichlet")
-    noise = jax.random.normal(getkey(), (16, 1))
-    size = float(jnp.linalg.norm(noise))
+    noise = np.random.default_rng(0).normal(size=(16, 1))
+    size = float(np.linalg.norm(noise))
 
     @jax.jit
     def linear(d, h):
@@ -369,7 +365,7 @@ def test_stability_from_noise(solver, getkey):
             operator = DiagonalizableOperator(grid, d)
             return _grow(solver, operator, lambda t, u, args: 0.0 * u, h, u)
 
-        return one(d, noise), one(d * 1j, noise.astype(jnp.complex128))
+        return one(d, noise), one(d * 1j, noise.astype(complex))
 
     for h in (1e-2, 1.0, 1e2, 1e4):
         heat, wave = linear(jnp.asarray(1.0), jnp.asarray(h))
@@ -428,9 +424,9 @@ def test_gradients():
 
 
 @pytest.mark.parametrize("name", ["heat", "masked"])
-def test_float32_and_vmap(name, getkey):
+def test_float32_and_vmap(name):
     operator, _ = operators()[name]
-    u = jax.random.normal(getkey(), (2, 9, 2))
+    u = np.random.default_rng(0).normal(size=(2, 9, 2))
 
     def step(u, solver):
         times = jnp.zeros((), u.dtype), jnp.full((), 0.05, u.dtype)
@@ -438,10 +434,10 @@ def test_float32_and_vmap(name, getkey):
 
     solver = ARK3()
     step = jax.jit(functools.partial(step, solver=solver))
-    together = jax.vmap(step)(u)
+    together = jax.device_get(jax.vmap(step)(u))
     for i in range(2):
         np.testing.assert_allclose(together[0][i], step(u[i])[0], rtol=0, atol=1e-13)
-    single, error = step(u[0].astype(jnp.float32))
+    single, error = step(u[0].astype(np.float32))
     assert single.dtype == error.dtype == jnp.float32
     np.testing.assert_allclose(single, together[0][0], rtol=0, atol=2e-5)
 

@@ -33,32 +33,36 @@ def boundary(request):
     return request.param
 
 
-@pytest.mark.parametrize("n", [2, 3, 8])
-def test_stencil_is_the_dense_matrix(boundary, n, getkey, relative):
+def normal(*shape):
+    return np.random.default_rng(0).normal(size=shape)
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_stencil_is_the_dense_matrix(boundary, n, relative):
     laplacian = Laplacian(Grid(n, boundary=boundary, length=1.3))
-    u = jax.random.normal(getkey(), (n, 3))
-    matrix = dense(n, boundary, 1.3)
-    assert relative(laplacian(u), jnp.asarray(matrix @ np.asarray(u))) < 1e-14
-    assert relative(laplacian(u[:, 0]), jnp.asarray(matrix @ np.asarray(u[:, 0]))) < 1e-14
+    u, matrix = normal(n, 3), dense(n, boundary, 1.3)
+    whole, column = jax.jit(lambda u: (laplacian(u), laplacian(u[:, 0])))(u)
+    assert relative(whole, matrix @ u) < 1e-14
+    assert relative(column, matrix @ u[:, 0]) < 1e-14
 
 
-@pytest.mark.parametrize("n", [2, 3, 8])
+@pytest.mark.parametrize("n", [2, 8])
 def test_eigenvalues_and_eigenvectors(boundary, n, relative):
     """The spectrum is that of the dense matrix, and the transform diagonalizes it in this order."""
     laplacian = Laplacian(Grid(n, boundary=boundary, length=1.3))
-    values = np.asarray(laplacian.eigenvalues())
+    values, basis = jax.jit(lambda: (laplacian.eigenvalues(), laplacian.transform(jnp.eye(n))))()
+    values, basis = np.asarray(values), np.asarray(basis)  # rows: eigenvectors, conjugated
     assert values.shape == (n,) and np.all(values <= 0)
     matrix = dense(n, boundary, 1.3)
     np.testing.assert_allclose(np.sort(values), np.linalg.eigvalsh(matrix), atol=1e-12 * abs(values).max())
-    basis = np.asarray(jax.jit(laplacian.transform)(jnp.eye(n)))  # rows: eigenvectors, conjugated
     np.testing.assert_allclose(basis @ matrix, values[:, None] * basis, atol=1e-12 * abs(values).max())
     np.testing.assert_allclose(basis @ basis.conj().T, np.eye(n), atol=1e-14)
 
 
 @pytest.mark.parametrize("n", [2, 7])
-def test_transform_is_scipy_s(boundary, n, getkey, relative):
+def test_transform_is_scipy_s(boundary, n, relative):
     laplacian = Laplacian(Grid(n, boundary=boundary))
-    u = jax.random.normal(getkey(), (n, 3))
+    u = normal(n, 3)
     expected = {
         "neumann": lambda v: scipy.fft.dct(v, type=2, axis=0, norm="ortho"),
         "dirichlet": lambda v: scipy.fft.dst(v, type=1, axis=0, norm="ortho"),
@@ -69,18 +73,18 @@ def test_transform_is_scipy_s(boundary, n, getkey, relative):
     def there_and_back(v):
         return laplacian.transform(v), laplacian.inverse(laplacian.transform(v))
 
-    for v in (u, jax.lax.complex(u, jnp.flip(u))):
-        coefficients, again = there_and_back(v)
-        assert relative(coefficients, jnp.asarray(expected(np.asarray(v)))) < 1e-14
-        assert jnp.iscomplexobj(coefficients) == (boundary == "periodic" or jnp.iscomplexobj(v))
-        assert relative(again if jnp.iscomplexobj(v) else again.real, v) < 1e-14
+    for v in (u, u + 1j * np.flip(u)):
+        coefficients, again = map(np.asarray, there_and_back(v))
+        assert relative(coefficients, expected(v)) < 1e-14
+        assert np.iscomplexobj(coefficients) == (boundary == "periodic" or np.iscomplexobj(v))
+        assert relative(again if np.iscomplexobj(v) else again.real, v) < 1e-14
 
 
 @pytest.mark.parametrize("n", [2, 9])
-def test_functions_of_the_operator(boundary, n, getkey, relative):
+def test_functions_of_the_operator(boundary, n, relative):
     """exp(tL), a resolvent and the dispersive exp(itL), against SciPy on the dense matrix."""
     laplacian = Laplacian(Grid(n, boundary=boundary, length=1.3))
-    matrix, u = dense(n, boundary, 1.3), jax.random.normal(getkey(), (n, 3))
+    matrix, u = dense(n, boundary, 1.3), normal(n, 3)
     functions = [
         lambda z: jnp.exp(0.01 * z),
         lambda z: 1.0 / (1.0 - 0.3 * z),
@@ -94,16 +98,16 @@ def test_functions_of_the_operator(boundary, n, getkey, relative):
         matrix,
     ]
     apply_all = jax.jit(lambda v: [laplacian.apply(f, v) for f in functions])
-    for field in (u, jax.lax.complex(u, jnp.flip(u))):
+    for field in (u, u + 1j * np.flip(u)):
         for result, exact in zip(apply_all(field), matrices, strict=True):
-            expected = jnp.asarray(exact @ np.asarray(field))
+            expected = exact @ field
             assert result.dtype == expected.dtype  # complex only where the answer is
             assert relative(result, expected) < 1e-13
 
 
-def test_one_function_per_feature(boundary, getkey, relative):
+def test_one_function_per_feature(boundary, relative):
     laplacian = Laplacian(Grid(9, boundary=boundary))
-    u, rates = jax.random.normal(getkey(), (9, 3)), jnp.array([0.1, 0.0, 0.02])
+    u, rates = jnp.asarray(normal(9, 3)), np.array([0.1, 0.0, 0.02])
 
     @jax.jit
     def both():
@@ -132,16 +136,17 @@ def test_heat_modes_are_exact_in_depth(boundary):
     np.testing.assert_allclose(np.log2(found[:-1, 1] / found[1:, 1]), 2.0, atol=0.05)
 
 
-def test_symmetric_negative_and_conservative(boundary, getkey):
+def test_symmetric_negative_and_conservative(boundary):
     laplacian = Laplacian(Grid(16, boundary=boundary))
-    u, v = jax.random.normal(getkey(), (16,)), jax.random.normal(getkey(), (16,))
-    np.testing.assert_allclose(jnp.vdot(v, laplacian(u)), jnp.vdot(laplacian(v), u), rtol=1e-12)
-    assert float(jnp.vdot(u, laplacian(u))) < 0
-    total = abs(float(jnp.sum(laplacian(u)))) / float(jnp.sum(jnp.abs(laplacian(u))))
+    u, v = normal(2, 16)
+    of_u, of_v = map(np.asarray, jax.jit(lambda u, v: (laplacian(u), laplacian(v)))(u, v))
+    np.testing.assert_allclose(v @ of_u, of_v @ u, rtol=1e-12)
+    assert u @ of_u < 0
+    total = abs(of_u.sum()) / np.abs(of_u).sum()
     assert (total < 1e-15) == (boundary != "dirichlet")
 
 
-def test_derivatives_and_batches(boundary, getkey, relative):
+def test_derivatives_and_batches(boundary, relative):
     """Reverse and forward derivatives with respect to u, t and the length, and `vmap`, against plain
     evaluation.
     """
@@ -150,7 +155,7 @@ def test_derivatives_and_batches(boundary, getkey, relative):
         laplacian = Laplacian(Grid(7, boundary=boundary, length=length))
         return laplacian.apply(lambda z: jnp.exp(t * z), u)
 
-    u, direction, cotangent, other = jax.random.normal(getkey(), (4, 7, 2))
+    u, direction, cotangent, other = map(jnp.asarray, normal(4, 7, 2))
     arguments, tangents = (u, 0.02, 1.3), (direction, 0.7, -0.4)
     eps = 1e-6
 
@@ -163,17 +168,18 @@ def test_derivatives_and_batches(boundary, getkey, relative):
 
     difference, forward, gradients = derivatives()
     assert relative(forward, difference) < 1e-7
-    reverse = sum(float(jnp.vdot(g, d)) for g, d in zip(gradients, tangents, strict=True))
-    np.testing.assert_allclose(reverse, float(jnp.vdot(cotangent, forward)), rtol=1e-12)
-    batch = jnp.stack([u, other])
-    together = jax.jit(jax.vmap(lambda v: heat(v, 0.02, 1.3)))(batch)
-    assert relative(together[1], jax.jit(heat)(other, 0.02, 1.3)) < 1e-14
+    reverse = sum(np.vdot(g, d) for g, d in zip(gradients, tangents, strict=True))
+    np.testing.assert_allclose(reverse, np.vdot(cotangent, forward), rtol=1e-12)
+    together, alone = jax.jit(
+        lambda batch: (jax.vmap(lambda v: heat(v, 0.02, 1.3))(batch)[1], heat(batch[1], 0.02, 1.3))
+    )(np.stack([u, other]))
+    assert relative(together, alone) < 1e-14
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_precision_is_kept(boundary, dtype, getkey):
+def test_precision_is_kept(boundary, dtype):
     laplacian = Laplacian(Grid(8, boundary=boundary, length=jnp.asarray(1.3)))
-    u = jax.random.normal(getkey(), (8, 2))
+    u = jnp.asarray(normal(8, 2))
 
     @jax.jit
     def run(u):
@@ -182,7 +188,7 @@ def test_precision_is_kept(boundary, dtype, getkey):
     stencil, result = run(u.astype(dtype))
     assert stencil.dtype == result.dtype == dtype
     tolerance = 20 * float(jnp.finfo(dtype).eps)
-    np.testing.assert_allclose(result.astype(jnp.float64), run(u)[1], atol=tolerance)
+    np.testing.assert_allclose(np.asarray(result, float), run(u)[1], atol=tolerance)
     if dtype == jnp.float32:
         assert jax.eval_shape(laplacian.transform, u.astype(dtype)).dtype in (jnp.float32, jnp.complex64)
     rotated = jax.eval_shape(lambda v: laplacian.apply(lambda z: jax.lax.complex(0.0 * z, z), v), u.astype(dtype))

@@ -25,9 +25,7 @@ from pdejax.solvers import (
 # name: (solver of two terms, order, coarsest number of steps)
 CASES = {
     "rk4": (RK4(), 4, 48),
-    "lietrotter-euler": (LieTrotter((Euler(), Euler())), 1, 128),
     "lietrotter-accurate": (LieTrotter((Tsit5(), RK4())), 1, 64),
-    "strang-midpoint": (get_solver("strang", terms=2), 2, 64),
     "strang-accurate": (Strang((RK4(), Bosh3())), 2, 32),
     "macaron": (get_solver("macaron", terms=2), 1, 128),
     "strang-of-strang": (Strang((Strang((Midpoint(), Midpoint())), Midpoint())), 2, 64),
@@ -81,7 +79,7 @@ def on_sphere():
             return _tangent(u, problem.field(t, u, args))
 
         if not cache:
-            u0 = _sphere(problem.u0)
+            u0 = jax.jit(_sphere)(problem.u0)
             cache["result"] = projected, u0, reference(projected, u0, problem.ts)
         return cache["result"]
 
@@ -90,8 +88,8 @@ def on_sphere():
 
 @pytest.mark.parametrize(
     "inner, tangent, order, steps",
-    [(RK4(), True, 4, 48), (Midpoint(), True, 2, 32), (RK4(), False, 1, 64)],
-    ids=["rk4-tangent", "midpoint-tangent", "rk4-general"],
+    [(RK4(), True, 4, 48), (RK4(), False, 1, 64)],
+    ids=["rk4-tangent", "rk4-general"],
 )
 def test_order_of_retraction(problem, measured_orders, reference, on_sphere, inner, tangent, order, steps):
     """Onto the sphere: the wrapped order for a tangent field, 1 for a general one; both on and between
@@ -136,34 +134,34 @@ class _ExactHeat(diffrax.AbstractSolver[None]):
 
 
 @pytest.mark.parametrize(
-    "boundary, source, order",
+    "boundary, sources, expected",
     [
-        ("neumann", lambda x: jnp.cos(jnp.pi * x), 2.0),
-        ("neumann", lambda x: jnp.exp(-x), 1.75),
-        ("dirichlet", lambda x: jnp.exp(-x), 1.25),
+        ("neumann", [lambda x: np.cos(np.pi * x), lambda x: np.exp(-x)], [2.0, 1.75]),
+        ("dirichlet", [lambda x: np.exp(-x)], [1.25]),
     ],
-    ids=["compatible", "slope-at-a-neumann-wall", "value-at-a-dirichlet-wall"],
+    ids=["neumann", "dirichlet"],
 )
-def test_strang_with_exact_diffusion(solve, boundary, source, order):
-    """A reaction that breaks the boundary condition costs order: 2 → 1.75 (Neumann), 1.25 (Dirichlet)."""
+def test_strang_with_exact_diffusion(solve, boundary, sources, expected):
+    """A reaction that breaks the boundary condition costs order: 2 → 1.75 (Neumann), 1.25 (Dirichlet). A feature, a source."""
     laplacian = Laplacian(Grid(256, boundary=boundary))
-    x = laplacian.grid.points[:, None]
+    x = np.asarray(laplacian.grid.points)
+    source = np.stack([f(x) for f in sources], axis=1)
 
     def heat(t, u, args):
         return 0.5 * laplacian(u)
 
     def reaction(t, u, args):
-        return 1.0 + jnp.cos(3.0 * t) * source(x) - u**2
+        return 1.0 + jnp.cos(3.0 * t) * source - u**2
 
     terms = diffrax.MultiTerm(diffrax.ODETerm(heat), diffrax.ODETerm(reaction))
     solver = Strang((_ExactHeat(laplacian, 0.5), RK4()))
-    u0 = jnp.sin(jnp.pi * x) ** 2
-    ends = [solve(terms, solver, u0, steps, jnp.array([0.5]))[-1] for steps in (16, 32, 64, 128)]
+    u0 = jnp.asarray(np.stack([np.sin(np.pi * x) ** 2] * len(sources), axis=1))
+    ends = [np.asarray(solve(terms, solver, u0, steps, jnp.array([0.5]))[-1]) for steps in (16, 32, 64, 128)]
     # Successive differences fall by 2^p as the errors do.
-    gaps = np.array([float(laplacian.grid.norm(a - b)) for a, b in itertools.pairwise(ends)])
+    gaps = np.array([np.linalg.norm(a - b, axis=0) for a, b in itertools.pairwise(ends)])
     orders = np.log2(gaps[:-1] / gaps[1:])
-    print(f"Strang with exact diffusion, {boundary}, expected {order}: {orders.round(3).tolist()}")
-    np.testing.assert_allclose(orders, order, atol=0.15)
+    print(f"Strang with exact diffusion, {boundary}, expected {expected}: {orders.round(3).tolist()}")
+    np.testing.assert_allclose(orders, [expected] * 2, atol=0.15)
 
 
 def test_orders_need_no_recompilation(problem, solve):

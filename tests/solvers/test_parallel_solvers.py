@@ -25,30 +25,39 @@ def coarser(m):
     return lambda k, u: u + 0.1 * m * forced(u, m * k)
 
 
+def compiled(solve, steps, u, **options):
+    """The solution as one program: call by call each operation is compiled alone."""
+    return jax.device_get(jax.jit(lambda u: solve(steps, u, **options))(u))
+
+
 def serial(step, u, count):
-    us = [u]
-    for k in range(count):
-        us.append(step(k, us[-1]))
-    return np.stack(us)
+    us = jax.jit(lambda u: jax.lax.scan(lambda v, k: (step(k, v),) * 2, u, jnp.arange(count))[1])(u)
+    return np.stack([u, *us])
 
 
 EXACT = serial(fine, U0, N)
 
 
 def textbook_parareal(k):
-    """Lions, Maday and Turinici's formula in loops: the coarse points after k iterations."""
-    coarse, chunks = coarser(M), N // M
+    """Lions, Maday and Turinici's formula in loops of NumPy: the coarse points after k iterations."""
+    bend, chunks = np.asarray(BEND), N // M
+
+    def step(i, u, size):
+        return u + 0.1 * size * (np.tanh(bend @ u) + 0.2 * np.sin(0.3 * i))
+
+    def coarse(j, u):
+        return step(j * M, u, M)
 
     def chunk(j, u):
         for i in range(M):
-            u = fine(j * M + i, u)
+            u = step(j * M + i, u, 1)
         return u
 
-    points = [U0]
+    points = [np.asarray(U0)]
     for j in range(chunks):
         points.append(coarse(j, points[-1]))
     for _ in range(k):
-        new = [U0]
+        new = [points[0]]
         for j in range(chunks):
             new.append(coarse(j, new[j]) + chunk(j, points[j]) - coarse(j, points[j]))
         points = new
@@ -57,7 +66,7 @@ def textbook_parareal(k):
 
 @pytest.mark.parametrize("k", [0, 1, 3])
 def test_two_levels_with_one_sweep_are_parareal(k):
-    found = mgrit((fine, coarser(M)), U0, count=N, coarsening=M, relaxation="F", iterations=k, tolerance=0.0)
+    found = compiled(mgrit, (fine, coarser(M)), U0, count=N, coarsening=M, relaxation="F", iterations=k, tolerance=0.0)
     np.testing.assert_allclose(found.us[::M], textbook_parareal(k), rtol=0, atol=1e-14)
     assert int(found.iterations) == k and not bool(found.converged)
 
@@ -67,12 +76,13 @@ def test_two_levels_with_one_sweep_are_parareal(k):
 def test_cycles_reach_the_serial_states(relaxation, levels):
     m = {2: M, 3: 2}[levels]
     steps = (fine, *(coarser(m**level) for level in range(1, levels)))
-    found = mgrit(steps, U0, count=N, coarsening=m, relaxation=relaxation, tolerance=1e-13)
+    found = compiled(mgrit, steps, U0, count=N, coarsening=m, relaxation=relaxation, tolerance=1e-13)
     np.testing.assert_allclose(found.us, EXACT, rtol=0, atol=1e-12)
     assert bool(found.converged) and float(found.residual) <= 1e-13
     # As said: the residual is that of the states returned.
-    defects = found.us[1:] - jax.vmap(fine)(jnp.arange(N), found.us[:-1])
-    size = np.linalg.norm(defects, axis=1).max() / np.linalg.norm(found.us, axis=1).max()
+    us = np.asarray(found.us)
+    defects = us[1:] - jax.jit(jax.vmap(fine))(jnp.arange(N), us[:-1])
+    size = np.linalg.norm(defects, axis=1).max() / np.linalg.norm(us, axis=1).max()
     assert size == pytest.approx(float(found.residual), abs=1e-15)
 
 
@@ -84,13 +94,15 @@ def test_states_that_are_exact_after_k_cycles(relaxation):
         return coarser(M)(k, u) + 0.3
 
     for k in (1, 2):
-        found = mgrit((fine, drifting), U0, count=N, coarsening=M, relaxation=relaxation, iterations=k, tolerance=0.0)
+        found = compiled(
+            mgrit, (fine, drifting), U0, count=N, coarsening=M, relaxation=relaxation, iterations=k, tolerance=0.0
+        )
         exact = k * M * (2 if relaxation == "FCF" else 1)
         np.testing.assert_allclose(found.us[: exact + 1], EXACT[: exact + 1], rtol=0, atol=1e-13)
         assert np.abs(found.us[exact + M] - EXACT[exact + M]).max() > 1e-6
 
 
-@pytest.mark.parametrize("a", [0.9, -0.5, 1.05])
+@pytest.mark.parametrize("a", [-0.5, 1.05])
 def test_errors_of_linear_maps_are_those_of_theory(a):
     """u ← a u: parareal multiplies the error at coarse points by (a^m − b) times the inverse of I − b S, b the coarse factor."""
     b, chunks = 1 + M * (a - 1), N // M
@@ -98,22 +110,22 @@ def test_errors_of_linear_maps_are_those_of_theory(a):
     propagate = (a**M - b) * np.linalg.solve(np.eye(chunks + 1) - b * shift, shift)
     exact = (a**M) ** np.arange(chunks + 1)
     error = b ** np.arange(chunks + 1) - exact
-    for k in range(3):
-        found = mgrit(
-            (lambda i, u: a * u, lambda i, u: b * u),
-            jnp.ones(1),
-            count=N,
-            coarsening=M,
-            relaxation="F",
-            iterations=k,
-            tolerance=0.0,
-        )
-        np.testing.assert_allclose(found.us[::M, 0] - exact, error, rtol=1e-9, atol=1e-13)
+    options = {"count": N, "coarsening": M, "relaxation": "F", "tolerance": 0.0}
+    steps = (lambda i, u: a * u, lambda i, u: b * u)
+
+    @jax.jit
+    def run(u):
+        return [mgrit(steps, u, iterations=k, **options).us for k in range(3)]
+
+    for us in run(jnp.ones(1)):
+        np.testing.assert_allclose(np.asarray(us)[::M, 0] - exact, error, rtol=1e-9, atol=1e-13)
         error = propagate @ error
 
 
 def test_a_coarse_map_that_overflows_is_no_guess():
-    found = mgrit((fine, lambda k, u: 1e300 * (u + 1) ** 3), U0, count=N, coarsening=M, iterations=2, tolerance=1e-12)
+    found = compiled(
+        mgrit, (fine, lambda k, u: 1e300 * (u + 1) ** 3), U0, count=N, coarsening=M, iterations=2, tolerance=1e-12
+    )
     assert np.all(np.isfinite(found.us)) and not bool(found.converged) and float(found.residual) > 1e-3
     assert int(found.iterations) <= 2
 
@@ -126,7 +138,8 @@ def test_cycles_go_on_where_later_chunks_overflow(relaxation):
         return lambda k, u: u - h * u**3
 
     count = 32
-    found = mgrit(
+    found = compiled(
+        mgrit,
         (cubic(1 / 16), cubic(1 / 2)),
         3 * jnp.ones(1),
         count=count,
@@ -146,15 +159,16 @@ def test_the_residual_is_that_of_its_definition():
             jnp.asarray([[0.0, -1.0], [1.0, 0.0]]) @ u * jnp.where(k % 4 == 1, 8.0, jnp.where(k % 4 == 2, 0.125, 1.0))
         )
 
-    found = mgrit((rotating, lambda k, u: 0.9 * u), U0, count=N, coarsening=M, iterations=1, tolerance=1e-12)
-    defects = found.us[1:] - jax.vmap(rotating)(jnp.arange(N), found.us[:-1])
-    size = np.linalg.norm(defects, axis=1).max() / np.linalg.norm(found.us, axis=1).max()
+    found = compiled(mgrit, (rotating, lambda k, u: 0.9 * u), U0, count=N, coarsening=M, iterations=1, tolerance=1e-12)
+    us = np.asarray(found.us)
+    defects = us[1:] - jax.jit(jax.vmap(rotating))(jnp.arange(N), us[:-1])
+    size = np.linalg.norm(defects, axis=1).max() / np.linalg.norm(us, axis=1).max()
     assert size > 1e-3 and float(found.residual) == pytest.approx(size, rel=1e-12)
 
 
 @pytest.mark.parametrize("linear", ["scan", "cycles"])
 def test_newton_reaches_the_serial_states(linear):
-    found = newton((fine, coarser(M)), U0, count=N, linear=linear, coarsening=M, tolerance=1e-13)
+    found = compiled(newton, (fine, coarser(M)), U0, count=N, linear=linear, coarsening=M, tolerance=1e-13)
     np.testing.assert_allclose(found.us, EXACT, rtol=0, atol=1e-12)
     assert bool(found.converged) and int(found.iterations) <= 6
     assert np.all(np.isinf(found.residuals[int(found.iterations) + 1 :]))
@@ -172,11 +186,11 @@ def test_newton_on_a_chaotic_map_ends_as_promised():
         return 3.9 * u * (1 - u)
 
     count = 40
-    found = newton((logistic,), jnp.asarray([0.3]), count=count, tolerance=1e-13)
+    found = compiled(newton, (logistic,), jnp.asarray([0.3]), count=count, tolerance=1e-13)
     assert bool(found.converged) and int(found.iterations) > 8
     # The states agree as long as rounding has not been amplified to their size.
     np.testing.assert_allclose(found.us[:25], serial(logistic, jnp.asarray([0.3]), 24), atol=1e-6)
-    few = newton((logistic,), jnp.asarray([0.3]), count=count, iterations=3, tolerance=1e-13)
+    few = compiled(newton, (logistic,), jnp.asarray([0.3]), count=count, iterations=3, tolerance=1e-13)
     assert not bool(few.converged) and np.isfinite(float(few.residual)) and int(few.iterations) == 3
 
 
@@ -187,10 +201,10 @@ def test_a_scan_of_matrices_is_the_recurrence():
     for a, b in zip(matrices, sides, strict=True):
         x = a @ x + b
         expected.append(x)
-    np.testing.assert_allclose(linear_scan(jnp.asarray(matrices), jnp.asarray(sides)), expected, rtol=1e-12)
-    us = jnp.asarray(rng.normal(size=(5, 2)))
-    exact = np.eye(2) + 0.1 * (1 - np.tanh(us @ BEND.T) ** 2)[:, :, None] * np.asarray(BEND)
-    np.testing.assert_allclose(jacobians(fine, us), exact, rtol=1e-12)
+    np.testing.assert_allclose(jax.jit(linear_scan)(matrices, sides), expected, rtol=1e-12)
+    us, bend = rng.normal(size=(5, 2)), np.asarray(BEND)
+    exact = np.eye(2) + 0.1 * (1 - np.tanh(us @ bend.T) ** 2)[:, :, None] * bend
+    np.testing.assert_allclose(jax.jit(lambda us: jacobians(fine, us))(us), exact, rtol=1e-12)
 
 
 @pytest.mark.parametrize("relaxation", ["F", "FCF"])
@@ -202,7 +216,9 @@ def test_the_critical_path_is_what_the_solver_takes(relaxation):
         jax.debug.callback(lambda k: calls.append(int(k)), k)
         return fine(k, u)
 
-    found = mgrit((counted, coarser(M)), U0, count=N, coarsening=M, relaxation=relaxation, iterations=2, tolerance=0.0)
+    found = compiled(
+        mgrit, (counted, coarser(M)), U0, count=N, coarsening=M, relaxation=relaxation, iterations=2, tolerance=0.0
+    )
     jax.block_until_ready(found.us)
     jax.effects_barrier()
     sweeps = calls.count(0)

@@ -34,8 +34,8 @@ def _layer_norm(u):
 
 
 @pytest.fixture
-def u0(getkey):
-    return jax.random.normal(getkey(), (5, 4))
+def u0():
+    return jnp.asarray(np.random.default_rng(0).normal(size=(5, 4)))
 
 
 @eqx.filter_jit
@@ -100,8 +100,6 @@ TWINS = {
         lambda t, h, u: _midpoint(_feed_forward, t, h, _euler(_attention, t, h, u)),
     ),
     "strang": (Strang((Midpoint(), Midpoint())), _strang_twin(_midpoint)),
-    "macaron": (Strang((Euler(), Euler())), _strang_twin(_euler)),
-    "retract": (Retract(RK4(), _layer_norm), lambda t, h, u: _layer_norm(_classic(_whole, t, h, u))),
     "post-ln": (
         LieTrotter((Retract(Euler(), _layer_norm), Retract(RK4(), _layer_norm))),
         lambda t, h, u: _layer_norm(_classic(_feed_forward, t, h, _layer_norm(_euler(_attention, t, h, u)))),
@@ -116,9 +114,12 @@ TWINS = {
 @pytest.mark.parametrize("name", TWINS)
 def test_textbook_twin(name, u0, relative):
     solver, step = TWINS[name]
-    expected = u0
-    for i in range(5):
-        expected = step(0.4 * i, 0.4, expected)
+
+    @jax.jit
+    def by_hand(u):
+        return jax.lax.scan(lambda v, t: (step(t, 0.4, v), None), u, 0.4 * np.arange(5.0))[0]
+
+    expected = by_hand(u0)
     assert relative(final(SPLIT, solver, u0), expected) < 1e-14
 
 
@@ -126,9 +127,9 @@ def test_three_terms_in_palindromic_order(u0, relative):
     """Strang on (A, B, C): C/2 B/2 A B/2 C/2; Lie–Trotter: A, then B, then C."""
     fields = (*FIELDS, lambda t, u, args: t - u**3)
     terms = diffrax.MultiTerm(*(diffrax.ODETerm(field) for field in fields))
-    lie = strang = u0
-    for i in range(5):
-        t, h = 0.1 * i, 0.1
+
+    def step(states, t):
+        (lie, strang), h = states, 0.1
         for field in fields:
             lie = _euler(field, t, h, lie)
         for field, start, length in (
@@ -139,6 +140,9 @@ def test_three_terms_in_palindromic_order(u0, relative):
             (2, t + h / 2, h / 2),
         ):
             strang = _euler(fields[field], start, length, strang)
+        return (lie, strang), None
+
+    lie, strang = jax.jit(lambda u: jax.lax.scan(step, (u, u), 0.1 * np.arange(5.0))[0])(u0)
     assert relative(final(terms, LieTrotter((Euler(),) * 3), u0, t1=0.5), lie) < 1e-14
     assert relative(final(terms, Strang((Euler(),) * 3), u0, t1=0.5), strang) < 1e-14
 
@@ -228,15 +232,14 @@ END, BETWEEN = diffrax.SaveAt(t1=True), diffrax.SaveAt(ts=jnp.array([0.37, 1.0])
 
 
 @pytest.mark.parametrize(
-    "name, save, reverse",
+    "name, save, adjoints",
     [
-        ("rk4", BETWEEN, diffrax.RecursiveCheckpointAdjoint()),
-        ("retracted-strang", END, diffrax.RecursiveCheckpointAdjoint()),
-        ("retracted-strang", END, diffrax.DirectAdjoint()),
+        ("rk4", BETWEEN, [diffrax.RecursiveCheckpointAdjoint()]),
+        ("retracted-strang", END, [diffrax.RecursiveCheckpointAdjoint(), diffrax.DirectAdjoint()]),
     ],
-    ids=["rk4-between-checkpointed", "strang-end-checkpointed", "strang-end-direct"],
+    ids=["rk4-between", "strang-end"],
 )
-def test_gradients(name, save, reverse, u0, getkey):
+def test_gradients(name, save, adjoints, u0):
     """With respect to the start, the field's parameter and the retraction's: reverse mode, forward mode and
     central differences agree.
     """
@@ -250,8 +253,8 @@ def test_gradients(name, save, reverse, u0, getkey):
         )
         return jnp.sum(jnp.sin(solution.ys))
 
-    parameters = (u0, jnp.asarray(1.2), jnp.linspace(0.8, 1.1, 4)[None, :].repeat(5, 0))
-    tangents = (jax.random.normal(getkey(), u0.shape), jnp.asarray(0.7), jnp.ones((5, 4)))
+    parameters = (u0, np.asarray(1.2), np.linspace(0.8, 1.1, 4)[None, :].repeat(5, 0))
+    tangents = (np.random.default_rng(1).normal(size=u0.shape), np.asarray(0.7), np.ones((5, 4)))
 
     def at(step):
         moved = jax.tree.map(lambda p, d: p + step * d, parameters, tangents)
@@ -260,21 +263,22 @@ def test_gradients(name, save, reverse, u0, getkey):
     @jax.jit
     def values():
         ends, slopes = jax.vmap(lambda s: jax.jvp(at, (s,), (1.0,)))(jnp.array([1e-5, -1e-5, 0.0]))
-        return (ends[0] - ends[1]) / 2e-5, slopes[2], jax.grad(loss)(parameters, reverse)
+        return (ends[0] - ends[1]) / 2e-5, slopes[2], [jax.grad(loss)(parameters, adjoint) for adjoint in adjoints]
 
-    difference, forward, gradient = values()
-    along = sum(jnp.vdot(g, d) for g, d in zip(gradient, tangents, strict=True))
+    difference, forward, gradients = values()
     np.testing.assert_allclose(forward, difference, rtol=1e-7)
-    np.testing.assert_allclose(along, difference, rtol=1e-7)
-    assert (float(jnp.max(jnp.abs(gradient[2]))) > 0) == (name != "rk4")
+    for gradient in gradients:
+        along = sum(np.vdot(g, d) for g, d in zip(gradient, tangents, strict=True))
+        np.testing.assert_allclose(along, difference, rtol=1e-7)
+        assert np.any(gradient[2]) == (name != "rk4")
 
 
-def test_vmap_equals_a_loop(u0, getkey):
-    batch = jnp.stack([u0, jax.random.normal(getkey(), u0.shape)])
+def test_vmap_equals_a_loop(u0):
+    batch = np.random.default_rng(1).normal(size=(2, *u0.shape))
     solver = Strang((Midpoint(), Retract(RK4(), _layer_norm)))
     together = jax.vmap(lambda u: final(SPLIT, solver, u))(batch)
-    for one, u in zip(together, batch, strict=True):
-        np.testing.assert_allclose(one, final(SPLIT, solver, u), rtol=1e-13, atol=1e-14)
+    for one, u in zip(np.asarray(together), batch, strict=True):
+        np.testing.assert_allclose(one, final(SPLIT, solver, jnp.asarray(u)), rtol=1e-13, atol=1e-14)
 
 
 def test_sub_solvers_may_be_implicit_or_nested(u0, relative):

@@ -254,4 +254,4 @@ def test_the_command_says_what_is_wrong(tmp_path, capsys):
 def test_the_studies_are_listed(capsys):
     assert cli.main(["reproduce", "--list"]) == 0
     listed = capsys.readouterr().out.splitlines()
-    assert len(listed) == len(STUDIES) == 17 and any(line.startswith("alignment") for line in listed)
+    assert len(listed) == len(STUDIES) == 18 and any(line.startswith("alignment") for line in listed)

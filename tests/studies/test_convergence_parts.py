@@ -190,12 +190,14 @@ def test_the_spread_of_two_networks_by_hand(getkey):
     base = pj.MasterEquation(interaction=pj.Attention(4, 2, key=getkey()), reaction=pj.FeedForward(4, 8, key=getkey()))
     u0, key, layers = jax.random.normal(getkey(), (5, 4)), getkey(), (2, 1, 3)
 
+    step = jax.jit(lambda layer, u, scale: u + scale * redraw(base, layer)(0.0, u, None))
+
     def spread(count, scale):
         ends = []
         for k in jax.random.split(key, 2):
             u = u0
             for layer in jax.random.split(k, 3)[:count]:
-                u = u + scale * redraw(base, layer)(0.0, u, None)
+                u = step(layer, u, scale)
             ends.append(np.asarray(u))
         mean = (ends[0] + ends[1]) / 2
         return np.sqrt(sum(np.sum((end - mean) ** 2) for end in ends)) / np.linalg.norm(mean)

@@ -4,7 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from pdejax.terms import Attention, LayerNorm
+from pdejax.terms import Attention, FieldArgs, LayerNorm
 
 N, D, H, T = 7, 8, 2, 0.3
 WEIGHTS = jnp.array([0.2, 0.1, 0.05, 0.3, 0.15, 0.08, 0.12])
@@ -23,6 +23,12 @@ def build(key, **options):
 
     random = np.random.default_rng(7)
     return eqx.tree_at(where, term, [x + 0.5 * random.standard_normal(x.shape) for x in where(term)])
+
+
+@eqx.filter_jit
+def run(term, u, mask=None):
+    """du and maps, as one program: call by call each operation is compiled alone."""
+    return term(T, u, FieldArgs(mask)), term.weights(u, mask)
 
 
 def field(n=N, seed=0):

@@ -5,10 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attention_twin import MASK, D, H, N, T, build, field
+from attention_twin import MASK, D, H, N, T, build, field, run
 
 from pdejax import DepthVarying, MasterEquation, iid, smooth_random
-from pdejax.terms import Attention, FieldArgs, RMSNorm, Rotary, attend
+from pdejax.terms import Attention, RMSNorm, Rotary, attend
 
 
 def same_weights(term, other):
@@ -22,12 +22,12 @@ def test_groups_are_repeated_heads(getkey):
     shared = build(getkey(), heads=4, kv_heads=2, bias=True, rotary=10.0, causal=True)
     full = build(getkey(), heads=4, bias=True, rotary=10.0, causal=True)
     names = ("wk", "wv", "bk", "bv")
-    repeated = [jnp.repeat(getattr(shared, name), 2, axis=-2) for name in names]
+    repeated = [jnp.asarray(np.repeat(getattr(shared, name), 2, axis=-2)) for name in names]
     full = eqx.tree_at(lambda m: [getattr(m, name) for name in names], full, repeated)
     full = eqx.tree_at(lambda m: (m.wq, m.wo, m.bq, m.bo), full, (shared.wq, shared.wo, shared.bq, shared.bo))
-    u = field()
-    np.testing.assert_allclose(shared(T, u, FieldArgs(MASK)), full(T, u, FieldArgs(MASK)), rtol=1e-13, atol=1e-14)
-    np.testing.assert_allclose(shared.weights(u), full.weights(u), rtol=1e-13)
+    (du, maps), (expected, others) = (run(term, field(), MASK) for term in (shared, full))
+    np.testing.assert_allclose(du, expected, rtol=1e-13, atol=1e-14)
+    np.testing.assert_allclose(maps, others, rtol=1e-13)
     for norm in ("token_max", "frobenius"):
         assert float(shared.lipschitz(2.0, N, norm)) == float(full.lipschitz(2.0, N, norm))
     assert shared.growth(N) == full.growth(N)
@@ -49,17 +49,18 @@ def test_groups_are_repeated_heads(getkey):
 def test_options_in_their_limits_change_nothing(options, getkey):
     plain = build(getkey(), bias=True, causal=options.get("causal", False))
     term = same_weights(plain, build(getkey(), bias=True, **options))
-    u = field()
-    np.testing.assert_allclose(term(T, u, FieldArgs(MASK)), plain(T, u, FieldArgs(MASK)), rtol=1e-9, atol=1e-11)
-    np.testing.assert_allclose(term.weights(u), plain.weights(u), rtol=1e-9)
+    (du, maps), (expected, others) = (run(one, field(), MASK) for one in (term, plain))
+    np.testing.assert_allclose(du, expected, rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(maps, others, rtol=1e-9)
 
 
 def test_a_window_reaches_so_far(getkey):
     """Tokens beyond it are not felt at all; one step inside it they are."""
-    u = field()
+    u = np.asarray(field())
     for causal, seen in ((True, (3, 4, 5)), (False, (1, 2, 3, 4, 5))):
         term = build(getkey(), window=3, causal=causal)
-        change = np.abs(term(T, u.at[3].add(1.0), None) - term(T, u, None)).max(axis=1)
+        moved, plain = (np.asarray(run(term, v)[0]) for v in (u + (np.arange(N) == 3)[:, None], u))
+        change = np.abs(moved - plain).max(axis=1)
         assert {int(i) for i in np.flatnonzero(change)} == set(seen)
 
 
@@ -69,17 +70,19 @@ def test_layers_of_one_stack_may_differ_in_their_window(getkey):
     layers = [MasterEquation(interaction=term) for term in terms]
     u = field()
     stacked = DepthVarying.from_layers(layers, 2.0)
+    call = eqx.filter_jit(lambda field, t: field(t, u, None))
     for layer, t in zip(layers, (0.5, 1.5), strict=True):
-        np.testing.assert_allclose(stacked(t, u, None), layer(t, u, None), rtol=1e-13)
+        np.testing.assert_allclose(call(stacked, t), call(layer, t), rtol=1e-13)
+    at = eqx.filter_jit(lambda varying, t: varying.at(t).interaction.window)
     for kind in ("linear", "cubic"):
         smooth = DepthVarying.from_layers(layers, 2.0, kind)
         for layer, t in zip(layers, (0.5, 1.5), strict=True):  # at the knots
-            np.testing.assert_allclose(smooth(t, u, None), layer(t, u, None), rtol=1e-10, atol=1e-12)
+            np.testing.assert_allclose(call(smooth, t), call(layer, t), rtol=1e-10, atol=1e-12)
         # Between them, and beyond: the window of the layer whose depth it is.
         for t, window in ((-0.1, 2), (0.99, 2), (1.01, N), (2.5, N)):
-            assert int(smooth.at(jnp.asarray(t)).interaction.window) == window
+            assert int(at(smooth, t)) == window
     waves = smooth_random(layers[0], 1.0, key=getkey(), amplitude=0.0)
-    np.testing.assert_allclose(waves(0.3, u, None), layers[0](0.3, u, None), rtol=1e-12)
+    np.testing.assert_allclose(call(waves, 0.3), call(layers[0], 0.3), rtol=1e-12)
 
 
 def test_random_layers_of_grouped_heads(getkey):
@@ -88,7 +91,7 @@ def test_random_layers_of_grouped_heads(getkey):
 
     found = iid(make, 3, key=getkey())
     assert found.layer(0).interaction.wk.shape == (D, 2, 2) and found.stacked.interaction.window.shape == (3,)
-    assert np.isfinite(found(0.5, field(), None)).all()
+    assert np.isfinite(eqx.filter_jit(found)(0.5, field(), None)).all()
     assert not found.couples_neighbours(N)
     found.check((N, D))
     with pytest.raises(ValueError, match="width dim=8, but the field has 9 features"):
@@ -154,14 +157,14 @@ def test_layers_that_differ_in_an_option_do_not_stack(options, getkey):
 
 
 @pytest.mark.parametrize("name", ["logit_scale", "logit_cap"])
-def test_numbers_of_numpy_do_not_raise_the_precision(name, getkey):
+def test_numbers_of_numpy_do_not_raise_the_precision(name):
     """They are kept as numbers of Python, whose type bends to that of the field, and compile nothing anew."""
     term, same = (Attention(D, H, key=jax.random.key(0), **{name: value}) for value in (np.float64(0.8), 0.8))
     assert type(getattr(term, name)) is float and jax.tree.structure(term) == jax.tree.structure(same)
-    single = field().astype(jnp.float32)
-    assert term(T, single, None).dtype == term.weights(single).dtype == jnp.float32
-    q, k, v = (jax.random.normal(getkey(), (4, H, 2), "float32") for _ in range(3))
-    assert attend(q, k, v, **{name: np.float64(0.8)}).dtype == jnp.float32
+    single, q = jnp.zeros((N, D), jnp.float32), jnp.zeros((4, H, 2), jnp.float32)
+    du, maps = jax.eval_shape(lambda u: (term(T, u, None), term.weights(u)), single)
+    assert du.dtype == maps.dtype == jnp.float32
+    assert jax.eval_shape(lambda q: attend(q, q, q, **{name: np.float64(0.8)}), q).dtype == jnp.float32
 
 
 @pytest.mark.bad_input  # a runtime type checker takes no number of NumPy for an int

@@ -21,6 +21,19 @@ def field(seed=0):
     return jnp.asarray(np.random.default_rng(seed).standard_normal((N, D)))
 
 
+@eqx.filter_jit
+def run(term, u, mask=None):
+    """The term as one program: call by call each operation is compiled alone."""
+    return term(0.0, u, FieldArgs(mask))
+
+
+@eqx.filter_jit
+def parts_of(term, u, mask=None):
+    """Maps of attention, the reaction a little to either side of each feature, the coefficient and the term itself."""
+    moved = [[term.reaction(0.0, u + s * e, None) for s in (1e-6, -1e-6)] for e in np.eye(D)[:, None]]
+    return term.interaction.weights(u, mask), moved, term.coefficient(u, mask), term(0.0, u, FieldArgs(mask))
+
+
 def dense(grid, coefficient=None, mask=None):
     """The matrix of ∂x(c ∂x ·), one face at a time: the flux through a face leaves one token and enters the other."""
     n = grid.n
@@ -57,28 +70,29 @@ def test_dense_matrix(boundary, kind):
     grid, d, u = Grid(N, boundary, LENGTH), DIFFUSIVITIES[kind], field()
     matrix = np.asarray(d) if kind == "matrix" else np.diag(np.broadcast_to(np.asarray(d), D))
     slow = [matrix @ row for row in dense(grid) @ np.asarray(u)]
-    np.testing.assert_allclose(Diffusion(grid, d)(0.0, u, None), slow, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(run(Diffusion(grid, d), u), slow, rtol=1e-12, atol=1e-12)
     slow = [matrix @ row for row in dense(grid, mask=MASK) @ np.asarray(u)]
-    masked = Diffusion(grid, d)(0.0, u, FieldArgs(jnp.asarray(MASK)))
+    masked = run(Diffusion(grid, d), u, MASK)
     np.testing.assert_allclose(masked, slow, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("boundary", BOUNDARIES)
 def test_full_mask_is_no_mask(boundary):
     term, u = Diffusion(Grid(N, boundary), 0.3), field()
-    np.testing.assert_allclose(term(0.0, u, FieldArgs(jnp.ones(N, bool))), term(0.0, u, None), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(run(term, u, np.ones(N, bool)), run(term, u), rtol=1e-12, atol=1e-12)
 
 
 def test_masked_blocks_are_isolated():
     """Runs of real tokens are short Neumann grids of their own; padding feels and sends nothing."""
     term, u = Diffusion(Grid(N, length=LENGTH), 0.3), field()
-    du = term(0.0, u, FieldArgs(jnp.asarray(MASK)))
-    first = Diffusion(Grid(3, length=3 * LENGTH / N), 0.3)(0.0, u[:3], None)
-    second = Diffusion(Grid(2, length=2 * LENGTH / N), 0.3)(0.0, u[4:6], None)
+    u = np.asarray(u)
+    du = np.asarray(run(term, u, MASK))
+    first = run(Diffusion(Grid(3, length=3 * LENGTH / N), 0.3), u[:3])
+    second = run(Diffusion(Grid(2, length=2 * LENGTH / N), 0.3), u[4:6])
     np.testing.assert_allclose(du[:3], first, rtol=1e-12)
     np.testing.assert_allclose(du[4:6], second, rtol=1e-12)
     np.testing.assert_array_equal(du[np.array([3, 6, 7])], np.zeros((3, D)))
-    np.testing.assert_array_equal(du, term(0.0, u.at[3].set(1e6), FieldArgs(jnp.asarray(MASK))))
+    np.testing.assert_array_equal(du, run(term, np.where(np.arange(N)[:, None] == 3, 1e6, u), MASK))
 
 
 @pytest.mark.parametrize("boundary", BOUNDARIES)
@@ -93,7 +107,7 @@ def test_modes_decay_exactly(boundary):
         "periodic": (np.pi * k / N, np.cos(2 * np.pi * np.outer(i, k) / N)),
     }[boundary]
     rate = -4 * np.sin(angle) ** 2 / dx**2
-    result = Diffusion(grid, 0.2)(0.0, jnp.asarray(shape), None)
+    result = run(Diffusion(grid, 0.2), shape)
     np.testing.assert_allclose(result, 0.2 * rate * shape, atol=1e-12 / dx**2)
     # The whole semigroup, once: an integrated field is the matrix exponential of the dense matrix.
     np.testing.assert_allclose(
@@ -126,24 +140,26 @@ def test_damping_bounds_the_spectrum(boundary, kind):
 def test_conservation_and_order_in_space():
     u = field()
     for boundary in ("neumann", "periodic"):
-        total = np.sum(Diffusion(Grid(N, boundary), full_matrix())(0.0, u, None), axis=0)
+        total = np.sum(np.asarray(run(Diffusion(Grid(N, boundary), full_matrix()), u)), axis=0)
         np.testing.assert_allclose(total, 0.0, atol=1e-11)
     errors = []
     for n in (16, 32, 64):
         x = np.asarray(Grid(n).points)[:, None]
-        du = Diffusion(Grid(n), 1.0)(0.0, jnp.asarray(np.cos(2 * np.pi * x)), None)
+        du = run(Diffusion(Grid(n), 1.0), np.cos(2 * np.pi * x))
         errors.append(np.abs(np.asarray(du) + 4 * np.pi**2 * np.cos(2 * np.pi * x)).max())
     np.testing.assert_allclose(np.log2(np.divide(errors[:-1], errors[1:])), 2, atol=0.05)
 
 
 def test_float32_stays_float32():
-    u = field()
+    u = np.asarray(field())
     for d in DIFFUSIVITIES.values():
         term = Diffusion(Grid(N), d)
-        single = term(0.0, u.astype(jnp.float32), FieldArgs(jnp.asarray(MASK)))
+        single = run(term, u.astype(np.float32), MASK)
         assert single.dtype == jnp.float32
-        assert term(0.0, u.astype(jnp.float32), None).dtype == jnp.float32
-        np.testing.assert_allclose(single, term(0.0, u, FieldArgs(jnp.asarray(MASK))), rtol=1e-4, atol=1e-3)
+        assert (
+            jax.eval_shape(lambda v, term=term: term(0.0, v, None), jnp.zeros((N, D), jnp.float32)).dtype == jnp.float32
+        )
+        np.testing.assert_allclose(single, run(term, u, MASK), rtol=1e-4, atol=1e-3)
 
 
 def test_gradient_with_respect_to_diffusivity():
@@ -174,16 +190,13 @@ def positions(grid):
     return jnp.asarray(np.sin(x * np.array([1.0, 2.0, 3.0, 4.0]) + 0.3))
 
 
-def twin_coefficient(term, u, mask=None):
+def twin_coefficient(term, maps, moved):
     """c |∇P|² Tr(∂FFN/∂u) σ²_att with differences by hand, the trace by finite differences, and the variance of the
     attention kernel as the mean of (x_j − x_k)²/2 over pairs of keys."""
     n, p, x = N, np.asarray(term.positions), np.asarray(term.grid.points)
     dx, h = float(term.grid.spacing), 1e-6
-    maps = np.asarray(term.interaction.weights(u, mask))
-    traces = sum(
-        (term.reaction(0.0, u + h * e, None) - term.reaction(0.0, u - h * e, None))[:, k] / (2 * h)
-        for k, e in enumerate(jnp.eye(D)[:, None])
-    )
+    maps = np.asarray(maps)
+    traces = sum((np.asarray(a) - np.asarray(b))[:, k] / (2 * h) for k, (a, b) in enumerate(moved))
     out = np.zeros(n)
     for i in range(n):
         if term.grid.boundary == "periodic":
@@ -215,11 +228,9 @@ def test_effective_coefficient_and_flux(boundary, form, masked, getkey):
     grid, u = Grid(N, boundary, LENGTH), field()
     norm = LayerNorm(D) if boundary == "periodic" else None
     term = EffectiveDiffusion(grid, *parts(getkey(), norm=norm), positions(grid), scale=0.7, form=form)
-    mask = jnp.asarray(MASK) if masked else None
-    slow = twin_coefficient(term, u, mask)
-    np.testing.assert_allclose(term.coefficient(u, mask), slow, rtol=1e-6, atol=1e-9)
-    exact = dense(grid, term.coefficient(u, mask), MASK if masked else None) @ np.asarray(u)
-    du = np.asarray(term(0.0, u, FieldArgs(mask)))
+    maps, moved, coefficient, du = parts_of(term, u, MASK if masked else None)
+    np.testing.assert_allclose(coefficient, twin_coefficient(term, maps, moved), rtol=1e-6, atol=1e-9)
+    exact, du = dense(grid, coefficient, MASK if masked else None) @ np.asarray(u), np.asarray(du)
     np.testing.assert_allclose(du, exact, rtol=1e-11, atol=1e-11)
     if boundary != "dirichlet":
         np.testing.assert_allclose(du.sum(axis=0), 0.0, atol=1e-11)
@@ -229,19 +240,21 @@ def test_raw_coefficient_is_not_sign_definite(getkey):
     """Claim C7: as written it is a backward heat equation somewhere, and then the field's energy grows."""
     grid = Grid(N)
     interaction, reaction = parts(getkey())
-    u = jnp.stack([field(seed) for seed in range(20)])
+    u = np.stack([field(seed) for seed in range(20)])
     terms = {
         form: EffectiveDiffusion(grid, interaction, reaction, positions(grid), form=form)
         for form in ("raw", "absolute", "softplus", "clip")
     }
-    values = {form: np.stack([term.coefficient(row) for row in u]) for form, term in terms.items()}
-    draws = [parts(getkey())[1].jacobian_trace(u.reshape(-1, D)) for _ in range(10)]
+    values = jax.jit(lambda u: {form: jax.lax.map(term.coefficient, u) for form, term in terms.items()})(u)
+    values = jax.device_get(values)
+    trace = eqx.filter_jit(lambda reaction: reaction.jacobian_trace(jnp.asarray(u.reshape(-1, D))))
+    draws = [trace(parts(getkey())[1]) for _ in range(10)]
     assert 0.25 < np.mean(np.array(draws) < 0) < 0.75  # Gaussian weights: the sign of the trace is a coin's
     np.testing.assert_allclose(values["absolute"], np.abs(values["raw"]), rtol=1e-12)
     np.testing.assert_allclose(values["clip"], np.maximum(values["raw"], 0), rtol=1e-12)
     assert np.all(values["softplus"] > 0) and np.all(values["softplus"] >= values["clip"] * (1 - 1e-12))
     backward = EffectiveDiffusion(grid, interaction, reaction, positions(grid), scale=-1.0, form="softplus")
-    assert np.sum(u[0] * backward(0.0, u[0], None)) > 0 > np.sum(u[0] * terms["softplus"](0.0, u[0], None))
+    assert np.sum(u[0] * run(backward, u[0])) > 0 > np.sum(u[0] * run(terms["softplus"], u[0]))
 
 
 def test_effective_diffusion_with_constant_factors_is_diffusion(getkey):
@@ -253,15 +266,16 @@ def test_effective_diffusion_with_constant_factors_is_diffusion(getkey):
     term = EffectiveDiffusion(grid, interaction, reaction, grid.points[:, None] * slope[None], form="raw")
     trace = np.trace(np.asarray(reaction.w1) @ np.asarray(reaction.w2))
     constant = 5.25 * trace * np.var(np.asarray(grid.points))
-    np.testing.assert_allclose(term.coefficient(field()), np.full(N, constant), rtol=1e-12)
+    _, _, coefficient, du = parts_of(term, field())
+    np.testing.assert_allclose(coefficient, np.full(N, constant), rtol=1e-12)
     plain = constant * dense(grid) @ np.asarray(field())
-    np.testing.assert_allclose(term(0.0, field(), None), plain, rtol=1e-11, atol=1e-11)
+    np.testing.assert_allclose(du, plain, rtol=1e-11, atol=1e-11)
 
 
 def test_effective_diffusion_turned_off_and_damping(getkey):
     grid = Grid(N)
     term = EffectiveDiffusion(grid, *parts(getkey()), positions(grid), scale=0.0)
-    np.testing.assert_array_equal(term(0.0, field(), None), np.zeros((N, D)))
+    np.testing.assert_array_equal(run(term, field()), np.zeros((N, D)))
     assert np.isinf(float(term.damping()))
-    single = term(0.0, field().astype(jnp.float32), None)
-    assert single.dtype == term.coefficient(field().astype(jnp.float32)).dtype == jnp.float32
+    single = jax.eval_shape(lambda u: (term(0.0, u, None), term.coefficient(u)), jnp.zeros((N, D), jnp.float32))
+    assert [x.dtype for x in single] == [jnp.float32, jnp.float32]

@@ -31,6 +31,10 @@ def inputs(n, m=None, heads=2, dk=4, dv=3, dtype="float64", scale=1.0, seed=0):
     return tuple(jnp.asarray(np.asarray(x, jnp.dtype(dtype))) for x in (q * scale, k, v))
 
 
+def shift(arrays, directions, h):
+    return tuple(np.asarray(a) + h * np.asarray(d) for a, d in zip(arrays, directions, strict=True))
+
+
 @functools.partial(jax.jit, static_argnames=("causal", "implementation", "window", "logit_scale", "logit_cap"))
 def compiled(q, k, v, bias=None, **options):
     """`attend` as one program: call by call it is thirty, each compiled alone."""
@@ -74,45 +78,41 @@ def biases(m, heads, seed=1):
     }
 
 
-SIZES = [(1, 1), (16, 16), (37, 37), (20, 53)]
-KINDS = [(name, dtype) for name in IMPLEMENTATIONS for dtype in ("float64", "float32")]
+# Each size with each implementation; float32 where there are several blocks. "auto" is one of the two, see below.
+VALUES = [
+    *((name, "float64", *size) for name in IMPLEMENTATIONS for size in ((1, 1), (37, 37), (20, 53))),
+    *((name, "float32", 37, 37) for name in IMPLEMENTATIONS),
+    ("blocked", "float64", 16, 16),
+    ("auto", "float64", 20, 53),
+]
 
 
-# "auto" is one of the two, see below.
-@pytest.mark.parametrize(
-    ("implementation", "dtype", "n", "m"),
-    [*((*kind, *size) for kind in KINDS for size in SIZES), ("auto", "float64", 20, 53)],
-)
+@pytest.mark.parametrize(("implementation", "dtype", "n", "m"), VALUES)
 def test_values(implementation, dtype, n, m, relative):
     q, k, v = inputs(n, m, dtype=dtype)
-    # One compilation for all biases of a shape.
-    f = jax.jit(
-        lambda *a, causal: attend(*a[:3], bias=a[3], causal=causal, implementation=implementation),
-        static_argnames="causal",
-    )
-    for name, bias in biases(m, 2).items():
-        if name == "masked" and m == 1:
-            continue
-        bias = None if bias is None else jnp.asarray(bias, dtype)
-        for causal in {False, n == m}:
-            out = f(q, k, v, bias, causal=causal)
-            assert out.shape == (n, 2, 3) and out.dtype == dtype
-            assert relative(double(out), loop(q, k, v, bias, causal)) < TOLERANCE[dtype], (name, causal)
+    given = {name: None if x is None else np.asarray(x, dtype) for name, x in biases(m, 2).items()}
+    if m == 1:
+        del given["masked"]
+    cases = [(name, causal) for name in given for causal in {False, n == m}]
+
+    @jax.jit
+    def run(q, k, v, given):
+        options = {"implementation": implementation}
+        return [attend(q, k, v, bias=given[name], causal=causal, **options) for name, causal in cases]
+
+    for (name, causal), out in zip(cases, run(q, k, v, given), strict=True):
+        assert out.shape == (n, 2, 3) and out.dtype == dtype
+        assert relative(double(out), loop(q, k, v, given[name], causal)) < TOLERANCE[dtype], (name, causal)
 
 
+SLOPES = np.array([0.5, 0.2, 0.1, 0.0])
 OPTIONS = {
     "groups": {},
     "window": {"window": 7},
     "causal window": {"window": 5, "causal": True},
-    "alibi": {"alibi": np.array([0.5, 0.2, 0.1, 0.0]), "causal": True},
+    "alibi": {"alibi": SLOPES, "causal": True},
     "cap": {"logit_cap": 0.8, "logit_scale": 1.7},
-    "all": {
-        "alibi": np.array([0.5, 0.2, 0.1, 0.0]),
-        "window": 20,
-        "logit_cap": 2.0,
-        "logit_scale": 0.3,
-        "causal": True,
-    },
+    "all": {"alibi": SLOPES, "window": 20, "logit_cap": 2.0, "logit_scale": 0.3, "causal": True},
 }
 
 
@@ -126,10 +126,15 @@ def test_options(name, implementation, relative):
     _, k, v = inputs(37, heads=groups, seed=2)
     bias = jnp.asarray(biases(37, 4)["masked"])
     given = {key: jnp.asarray(x) if isinstance(x, np.ndarray) else x for key, x in options.items()}
-    f = jax.jit(lambda q, k, v, b: attend(q, k, v, bias=b, implementation=implementation, **given))
-    for b in (None, bias):
-        assert relative(f(q, k, v, b), loop(q, k, v, b, **options)) < 1e-12
-    single = f(*(np.asarray(x, np.float32) for x in (q, k, v)), None)
+
+    @jax.jit
+    def run(q, k, v, bias):
+        one = functools.partial(attend, implementation=implementation, **given)
+        single = one(*(x.astype(jnp.float32) for x in (q, k, v)))
+        return one(q, k, v, bias=bias), single
+
+    found, single = run(q, k, v, bias)
+    assert relative(found, loop(q, k, v, bias, **options)) < 1e-12
     assert single.dtype == jnp.float32
     assert relative(double(single), loop(q, k, v, **options)) < 1e-5
 
@@ -138,26 +143,21 @@ def test_derivatives_of_options_agree_between_implementations(relative):
     """Reverse over forward through the blocks, the slopes of ALiBi and the keys of groups included."""
     q, _, _ = inputs(35, heads=4)
     _, k, v = inputs(35, heads=2, seed=2)
-    alibi = jnp.array([0.5, 0.2, 0.1, 0.0])
+    alibi = jnp.asarray(SLOPES)
 
     def gradient(implementation):
         def f(q, k, v, alibi):
             options = {"window": 9, "logit_cap": 1.5, "causal": True}
             return jnp.sum(attend(q, k, v, alibi=alibi, implementation=implementation, **options) ** 3)
 
-        return jax.jit(jax.grad(f, argnums=(0, 1, 2, 3))), f
+        return jax.jit(jax.value_and_grad(f, argnums=(0, 1, 2, 3)))
 
-    (dense, f), (blocked, _) = gradient("dense"), gradient("blocked")
-    found = dense(q, k, v, alibi)
-    for a, b in zip(blocked(q, k, v, alibi), found, strict=True):
+    x, dense, blocked = (q, k, v, alibi), gradient("dense"), gradient("blocked")
+    _, found = dense(*x)
+    for a, b in zip(blocked(*x)[1], found, strict=True):
         assert relative(a, b) < 1e-11
-    d = tuple(jnp.asarray(np.random.default_rng(4).normal(size=x.shape)) for x in (q, k, v, alibi))
-    run = jax.jit(f)
-    ends = (
-        run(*(np.asarray(x) + s * 1e-5 * np.asarray(y) for x, y in zip((q, k, v, alibi), d, strict=True)))
-        for s in (1, -1)
-    )
-    ahead, behind = map(float, ends)
+    d = tuple(np.random.default_rng(4).normal(size=y.shape) for y in x)
+    ahead, behind = (float(dense(*shift(x, d, h))[0]) for h in (1e-5, -1e-5))
     slope = sum(float(np.vdot(g, y)) for g, y in zip(found, d, strict=True))
     assert slope == pytest.approx((ahead - behind) / 2e-5, rel=1e-7)
 
@@ -186,7 +186,7 @@ def test_options_against_torch(causal, relative):
     torch = pytest.importorskip("torch")
     q, _, _ = inputs(21, heads=4)
     _, k, v = inputs(21, heads=2, seed=2)
-    slopes, far = np.array([0.5, 0.2, 0.1, 0.0]), np.arange(21)[:, None] - np.arange(21)[None, :]
+    slopes, far = SLOPES, np.arange(21)[:, None] - np.arange(21)[None, :]
     seen = (abs(far) < 6) & ((far >= 0) | (not causal))
     bias = np.where(seen[None], -slopes[:, None, None] * abs(far)[None], -np.inf)
     given = [torch.tensor(np.asarray(x)).permute(1, 0, 2)[None] for x in (q, k, v)]
@@ -260,10 +260,11 @@ def weighted(implementation, causal, weights):
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_derivatives(causal, relative):
+    """Blocked against dense in every kind of derivative, and dense against differences of blocked values and gradients."""
     n = 35
     x = (*inputs(n), jnp.asarray(biases(n, 2)["heads"]))
-    d = tuple(jnp.asarray(np.random.default_rng(2).normal(size=y.shape)) for y in x)
-    weights = jnp.asarray(np.random.default_rng(3).normal(size=(n, 2, 3)))
+    d = tuple(np.random.default_rng(2).normal(size=y.shape) for y in x)
+    weights = np.random.default_rng(3).normal(size=(n, 2, 3))
 
     def everything(implementation):
         f = weighted(implementation, causal, weights)
@@ -278,18 +279,15 @@ def test_derivatives(causal, relative):
     for a, b in zip(jax.tree.leaves(blocked), jax.tree.leaves(dense), strict=True):
         assert relative(a, b) < 1e-11
     gradients, forward, second, _ = dense
-    f = jax.jit(weighted("blocked", causal, weights))
-    h = 1e-5
+    f, h = weighted("blocked", causal, weights), 1e-5
 
-    def shifted(s):
-        return tuple(np.asarray(a) + s * np.asarray(t) for a, t in zip(x, d, strict=True))
-
-    difference = (np.asarray(f(*shifted(h))) - np.asarray(f(*shifted(-h)))) / (2 * h)
+    grad = jax.jit(jax.value_and_grad(f, argnums=(0, 1, 2, 3)))
+    (ahead, plus), (behind, minus) = (grad(*shift(x, d, s)) for s in (h, -h))
+    difference = (np.asarray(ahead) - np.asarray(behind)) / (2 * h)
     assert relative(forward, difference) < 1e-8
     assert relative(sum(np.vdot(g, t) for g, t in zip(gradients, d, strict=True)), difference) < 1e-8
-    grad = jax.jit(jax.grad(f, argnums=(0, 1, 2, 3)))
-    for a, plus, minus in zip(second, grad(*shifted(h)), grad(*shifted(-h)), strict=True):
-        assert relative(a, (np.asarray(plus) - np.asarray(minus)) / (2 * h)) < 1e-7
+    for a, b, c in zip(second, plus, minus, strict=True):
+        assert relative(a, (np.asarray(b) - np.asarray(c)) / (2 * h)) < 1e-7
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -373,11 +371,11 @@ def test_fused_only_where_cudnn_can(monkeypatch, relative):
     monkeypatch.setattr(_kernels, "platform_now", lambda: "gpu")
     monkeypatch.setattr(jax.nn, "dot_product_attention", recorded)
     for causal in (False, True):
-        out = attend(*half, causal=causal)
+        out = jax.jit(lambda *a, causal=causal: attend(*a, causal=causal))(*half)
         assert out.dtype == jnp.bfloat16 and out.shape == (12, 2, 8)
         assert relative(double(out), loop(*half, causal=causal)) < 2e-2
     grouped = (half[0], half[1][:, :1], half[2][:, :1])
-    scaled = attend(*grouped, logit_scale=0.7)
+    scaled = jax.jit(lambda *a: attend(*a, logit_scale=0.7))(*grouped)
     assert relative(double(scaled), loop(*grouped, logit_scale=0.7)) < 2e-2
     assert calls == ["cudnn"] * 3
     refused = [
@@ -392,7 +390,7 @@ def test_fused_only_where_cudnn_can(monkeypatch, relative):
         (inputs(12, dk=4, dv=4, dtype="bfloat16"), {}, "multiple of 8"),
     ]
     for arguments, options, words in refused:
-        assert np.isfinite(double(jax.jit(lambda *a, o=options: attend(*a, **o))(*arguments))).all()
+        jax.eval_shape(lambda *a, o=options: attend(*a, **o), *arguments)  # another implementation serves it
         with pytest.raises(ValueError, match=words):
             attend(*arguments, implementation="fused", **options)
     assert len(calls) == 3
@@ -410,36 +408,38 @@ def test_fused_takes_padding_and_weights_of_keys(monkeypatch, relative, causal, 
 
     q, k, v = inputs(12, dk=8, dv=8, dtype="bfloat16")
     k, v = k[:, :groups], v[:, :groups]
-    weights = jnp.log(jnp.linspace(0.01, 3.0, 12)) + 70.0
+    weights, places = np.log(np.linspace(0.01, 3.0, 12)) + 70.0, np.arange(12)
     biases = {
         "weights": weights,
-        "padding": jnp.where(jnp.arange(12) < 9, 0.0, -jnp.inf),
-        "padding first": jnp.where(jnp.arange(12) > 2, weights, -jnp.inf),
-        "none left": jnp.full(12, -jnp.inf),
-        "far below": jnp.full(12, -1e5),
+        "padding": np.where(places < 9, 0.0, -np.inf),
+        "padding first": np.where(places > 2, weights, -np.inf),
+        "none left": np.full(12, -np.inf),
+        "far below": np.full(12, -1e5),
     }
-    whole = (k, v) if groups == 2 else (jnp.repeat(k, 2, 1), jnp.repeat(v, 2, 1))
+
+    def values(q, k, v, bias, implementation):
+        out = attend(q, k, v, bias=bias, causal=causal, implementation=implementation)
+        return jnp.sum(jnp.sin(out.astype(jnp.float32))), out
+
+    both = jax.value_and_grad(values, (0, 1, 2), has_aux=True)
+    dense = jax.jit(lambda *a: both(*a, "dense")[1])
+    # The implementation is left open: cuDNN is what it becomes.
+    fused = jax.jit(lambda *a: both(*a, "auto"))
+    whole = (k, v) if groups == 2 else (np.repeat(k, 2, 1), np.repeat(v, 2, 1))
     for name, bias in biases.items():
-        bias = bias.astype(jnp.float32)
-
-        def value(q, k, v, implementation, bias=bias):
-            out = attend(q, k, v, bias=bias, causal=causal, implementation=implementation)
-            return jnp.sum(jnp.sin(out.astype(jnp.float32)))
-
-        plain = jax.grad(value, (0, 1, 2))(q, k, v, "dense")
+        bias = np.asarray(bias, np.float32)
+        plain = dense(q, k, v, bias)
         with monkeypatch.context() as patch:
             patch.setattr(_kernels, "platform_now", lambda: "gpu")
             patch.setattr(jax.nn, "dot_product_attention", recorded)
-            out = attend(q, k, v, bias=bias, causal=causal)
             # JAX's plain attention, which stands in for cuDNN's, mixes types in reverse mode.
             with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-                found = jax.grad(value, (0, 1, 2))(q, k, v, "fused")
+                (_, out), found = fused(q, k, v, bias)
         assert out.shape == (12, 2, 8) and out.dtype == jnp.bfloat16
-        wanted = jnp.asarray(loop(q, *whole, bias=bias, causal=causal))
-        assert relative(out.astype(jnp.float64), wanted) < 2e-2, name
+        assert relative(double(out), loop(q, *whole, bias=bias, causal=causal)) < 2e-2, name
         for a, b in zip(found, plain, strict=True):
             assert a.dtype == jnp.bfloat16
-            assert float(jnp.abs(a.astype(jnp.float64) - b.astype(jnp.float64)).max()) < 4e-2, name
+            assert np.abs(double(a) - double(b)).max() < 4e-2, name
     assert set(calls) == {("cudnn", 16)}
 
 

@@ -30,6 +30,18 @@ def mask():
     return np.arange(N) < np.array([5, 3, 1, 4])[:, None]
 
 
+def measured(task, model, batch):
+    """The loss of a batch, and the logits of its sequences one by one, in one program."""
+
+    @jax.jit
+    def run(batch):
+        loss, metrics = task.loss(model, batch, jax.random.key(0))
+        return loss, metrics, jax.lax.map(lambda one: model(*one), (batch.inputs, batch.mask))
+
+    loss, metrics, logits = run(batch)
+    return loss, metrics, np.asarray(logits, float)
+
+
 def classes_batch(tokens, mask):
     return Batch(tokens, mask, np.array([0, 2, 1, 2], np.int32))
 
@@ -37,10 +49,9 @@ def classes_batch(tokens, mask):
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_classification_by_numpy(tokens, mask, smoothing):
     model, batch = transformer(head="classification", classes=CLASSES), classes_batch(tokens, mask)
-    logits = np.stack([np.asarray(model(x, m), float) for x, m in zip(tokens, mask, strict=True)])
+    loss, metrics, logits = measured(Classification(label_smoothing=smoothing), model, batch)
     target = np.eye(CLASSES)[batch.labels] * (1 - smoothing) + smoothing / CLASSES
     expected = -np.mean(np.sum(target * log_softmax(logits, axis=1), axis=1))
-    loss, metrics = Classification(label_smoothing=smoothing).loss(model, batch, jax.random.key(0))
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
     np.testing.assert_allclose(metrics["accuracy"], np.mean(logits.argmax(1) == batch.labels), rtol=1e-6)
 
@@ -48,10 +59,9 @@ def test_classification_by_numpy(tokens, mask, smoothing):
 def test_language_model_by_numpy(tokens, mask):
     model = transformer(head="lm", causal=True)
     labels = np.random.default_rng(1).integers(0, VOCAB, (B, N)).astype(np.int32)
-    loss, metrics = LanguageModel().loss(model, Batch(tokens, mask, labels), jax.random.key(0))
+    loss, metrics, every = measured(LanguageModel(), model, Batch(tokens, mask, labels))
     terms, right = [], []
-    for x, m, y in zip(tokens, mask, labels, strict=True):
-        logits = np.asarray(model(x, m), float)
+    for logits, m, y in zip(every, mask, labels, strict=True):
         for i in np.flatnonzero(m):
             terms.append(-log_softmax(logits[i])[y[i]])
             right.append(logits[i].argmax() == y[i])
@@ -64,7 +74,8 @@ def test_padding_does_not_count(tokens, mask):
     model = transformer(head="lm", causal=True)
     other = np.where(mask, tokens, 3).astype(np.int32)
     task = LanguageModel()
-    losses = [float(task.loss(model, Batch(x, mask, x), jax.random.key(0))[0]) for x in (tokens, other)]
+    loss = jax.jit(lambda x: task.loss(model, Batch(x, mask, x), jax.random.key(0))[0])
+    losses = [float(loss(x)) for x in (tokens, other)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 

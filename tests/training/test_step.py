@@ -93,8 +93,15 @@ def test_a_step_by_hand(build, batch):
 @pytest.mark.parametrize("build", [transformer, simulator])
 def test_layer_norms_by_a_loop(build, batch):
     params, static = split_model(build())
-    gradients = jax.grad(lambda p: Classification().loss(merge_model(p, static), batch, jax.random.key(0))[0])(params)
-    found = gradient_norms(gradients)
+
+    @jax.jit
+    def measured(params):
+        gradients = jax.grad(lambda p: Classification().loss(merge_model(p, static), batch, jax.random.key(0))[0])(
+            params
+        )
+        return gradients, gradient_norms(gradients)
+
+    gradients, found = measured(params)
     leaves = {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(gradients)}
     inside = {k: x for k, x in leaves.items() if x.ndim and ("layers" in k or "stacked" in k)}
     assert len(inside) >= 8

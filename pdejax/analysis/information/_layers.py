@@ -1,5 +1,6 @@
 """Estimates for every layer, and the size of the differences between representations."""
 
+from functools import partial
 from typing import Literal, get_args
 
 import equinox as eqx
@@ -62,6 +63,7 @@ def pooled(
     return over_tokens(u, real, pool), real
 
 
+@partial(jax.jit, static_argnames="pool")
 def over_tokens(u: Float[Array, "layers b n d"], real: Bool[Array, "b n"], pool: str) -> Float[Array, "layers b D"]:
     kept = jnp.where(real[None, :, :, None], u, 0)
     if pool == "flatten":
@@ -180,6 +182,7 @@ def permuted(
     return lax.map(one, jax.random.split(key, permutations))
 
 
+@partial(jax.jit, static_argnames="level")
 def around(value: Array, halves: Array, level: float) -> Figure:
     r"""value ± t·s with s the standard deviation over halves, $\mathrm{Var}(\hat\theta_{N/2} - \hat\theta_N) =
     \sigma^2(\tfrac2N - \tfrac1N)$, the variance of the full estimate, and Student's t for as many halves. Without
@@ -196,6 +199,7 @@ def beside_draws(figure: Figure, null: str, draws: Float[Array, "draws layers"])
     return figure.beside(nulls)
 
 
+@partial(jax.jit, static_argnames="level")
 def middle(draws: Float[Array, "draws layers"], level: float) -> Figure:
     """The mean of draws from a null model, with the range of the middle `level` of them."""
     low, high = jnp.quantile(draws, jnp.asarray([(1 - level) / 2, (1 + level) / 2], draws.dtype), axis=0)

@@ -137,6 +137,7 @@ def _measured(maps, coarser, u: Array, m: int, newton: bool) -> dict[str, Array]
     return {"growth": growth, "share": share, "defects": sizes(defects), "scale": scale}
 
 
+@functools.partial(jax.jit, static_argnames=("count", "m", "method"))
 def _predicted(
     numbers: dict[str, Array], count: int, m: int, method: Method, tolerance: Array, depth: Array
 ) -> ParallelPrediction:

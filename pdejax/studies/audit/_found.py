@@ -76,6 +76,18 @@ def farther(values: np.ndarray) -> float:
     return float(np.mean(far >= far[0] * (1 - 1e-12)))
 
 
+# Compiled once per shape: a loop over a closure would compile anew at every call.
+@jax.jit
+def _ratio(x: jax.Array, y: jax.Array, key: jax.Array) -> Figure:
+    """Logarithm of the mean of x (b,) over the geometric mean of those of y (count, b), with its interval over sequences."""
+
+    def middle(w: jax.Array) -> jax.Array:
+        w = w.astype(x.dtype)
+        return jnp.log(w @ x) - jnp.mean(jnp.log(y @ w))
+
+    return interval(middle, len(x), key=key, dtype=x.dtype)
+
+
 def among(ours: np.ndarray, theirs: np.ndarray, key: Any) -> Among:
     """The figure's mean over sequences, `ours (b,)`, among those of untrained networks, `theirs (count, b)`."""
     ours, theirs = np.asarray(ours, float), np.asarray(theirs, float)
@@ -86,13 +98,7 @@ def among(ours: np.ndarray, theirs: np.ndarray, key: Any) -> Among:
         nothing = Figure(np.nan, np.nan, np.nan)
         return Among(nothing, math.nan, int(np.sum(means < ours.mean())), count, null)
     logs = np.log(every)
-    x, y = jnp.asarray(ours), jnp.asarray(theirs)
-
-    def middle(w: jax.Array) -> jax.Array:
-        w = w.astype(x.dtype)
-        return jnp.log(w @ x) - jnp.mean(jnp.log(y @ w))
-
-    over = interval(middle, len(ours), key=key, dtype=x.dtype)
+    over = _ratio(jnp.asarray(ours), jnp.asarray(theirs), key)
     value = float(over)
     low = high = math.nan
     if count > 1:

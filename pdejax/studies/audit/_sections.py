@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -177,8 +178,12 @@ def _foreseen(value: np.ndarray, score: np.ndarray, key: Any) -> Figure:
     """Spearman's rank correlation over layers of means over sequences, resampled over sequences."""
     if not known(value, score):
         return Figure(np.nan, np.nan, np.nan)
-    a, b = jnp.asarray(value), jnp.asarray(score)
+    return _rank_correlation(jnp.asarray(value), jnp.asarray(score), key)
 
+
+# Compiled once per shape: a loop over a closure would compile anew at every call.
+@jax.jit
+def _rank_correlation(a: jax.Array, b: jax.Array, key: Any) -> Figure:
     def statistic(w):
         return spearman(a @ w.astype(a.dtype), b @ w.astype(b.dtype)).value
 

@@ -88,7 +88,7 @@ class Cell:
         if self.normalization == "v2 (9)":
             options |= {"stabilization": "spatial", "gamma": 1.0}
         if self.scale == "√d":
-            options["embedding_scale"] = settings.train["dim"] ** 0.5
+            options["embedding_scale"] = settings.train.get("dim", TrainConfig.dim) ** 0.5
         if self.length != 1:
             options["t1"] = self.length * settings.train["layers"]
         changes = {"model": "simulator", "norm": norm, "options": options, "seed": seed}

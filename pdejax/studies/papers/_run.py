@@ -9,6 +9,7 @@ from pdejax.runs._files import check_folder
 from pdejax.runs._parts import kept_programs
 from pdejax.runs._records import Result
 from pdejax.studies.papers._alignment import ALIGNMENT, SPECTRAL
+from pdejax.studies.papers._alignment_step import ALIGNMENT_STEP
 from pdejax.studies.papers._architectures import ARCHITECTURES
 from pdejax.studies.papers._attention import ATTENTION, ATTENTION_IMAGES
 from pdejax.studies.papers._bottleneck import BOTTLENECK
@@ -26,7 +27,14 @@ from pdejax.studies.study import Study, run
 _ALL = (
     *(INFORMATION_FLOW, ATTENTION_IMAGES, BOTTLENECK, GRADIENTS, PERTURBATION),  # v1's five experiments
     *(ALIGNMENT, DISTILLATION, RESIDUAL_STUDY, LAYERNORM, ATTENTION, SPECTRAL, INFORMATION),  # v2
-    *(READINGS, PAPER_SIZE, CONTINUUM, DISCRETIZATION, ARCHITECTURES),  # what v2 leaves unsaid or to be checked
+    *(
+        READINGS,
+        ALIGNMENT_STEP,
+        PAPER_SIZE,
+        CONTINUUM,
+        DISCRETIZATION,
+        ARCHITECTURES,
+    ),  # what v2 leaves unsaid or to be checked
 )
 STUDIES: Mapping[str, Study] = {study.name: study for study in _ALL}
 
