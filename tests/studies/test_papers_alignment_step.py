@@ -45,7 +45,7 @@ def judged(fitted, fresh, own):
 
 def test_what_reaches_the_cosine_is_named_and_a_fit_is_needed_only_where_none_has_it_without():
     found = judged((0.9, 0.98), (0.5, 0.6), (0.4, 0.7))
-    assert "0.97 is surely reached by distilled, embedding × √d, independent, embedding × √d (" in found.sentence
+    assert "0.97 is surely reached by distilled, embedding × √d; independent, embedding × √d (" in found.sentence
     assert found.sentence.endswith("(interval over seeds): none of them has it without a fit.")
     free = judged((0.9, 0.98), (0.5, 0.6), (0.4, 0.98))
     assert "reached by one of the Transformer's own form at h = 1, embedding × √d (" in free.sentence

@@ -170,7 +170,7 @@ def _reached(figures: Mapping[str, Any]) -> str:
     """Which surely have v2's cosine, and all figures."""
     names = [name for name, figure in figures.items() if low(figure) >= REACHED]
     each = "; ".join(f"{name} {shown(figure, 3)}" for name, figure in figures.items())
-    return f"a cosine of {REACHED:g} is surely reached by {', '.join(names) or 'none'} ({each})"
+    return f"a cosine of {REACHED:g} is surely reached by {'; '.join(names) or 'none'} ({each})"
 
 
 def _needed(fresh: Mapping[str, Any]) -> str:
