@@ -293,7 +293,9 @@ def test_layer_entropy():
         layer_entropy(np.stack([y, np.ones_like(y)]), pool=None, estimator="gaussian", key=KEY, resamples=0, shuffles=0)
 
 
-def test_scatter_of_nothing():
+def test_scatter_of_two_halves_and_of_none():
+    two = around(jnp.zeros(1), jnp.asarray([[1.0], [-1.0]]), 0.95)
+    np.testing.assert_allclose(two.high, student.ppf(0.975, 1) * math.sqrt(2), rtol=1e-9)
     found = around(jnp.ones(3), jnp.zeros((0, 3)), 0.95)
     assert np.isnan(found.low).all() and np.isnan(found.high).all()
 

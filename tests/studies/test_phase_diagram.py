@@ -43,10 +43,10 @@ SMALL = {
 
 
 def one_run(normalization, beta, tokens, gamma, step):
-    return measure_run(
-        jax.random.key(0), beta=beta, tokens=tokens, normalization=normalization, dim=tokens, depths=DEPTHS, step=step,
+    return jax.jit(lambda key: measure_run(
+        key, beta=beta, tokens=tokens, normalization=normalization, dim=tokens, depths=DEPTHS, step=step,
         close=0.99, start=lambda key: equiangular_tokens(tokens, tokens, gamma, key),
-    )  # fmt: skip
+    ))(jax.random.key(0))  # fmt: skip
 
 
 @pytest.mark.parametrize(("normalization", "beta"), [("sphere", 3.0), ("pre-norm", 3.0)])
@@ -107,14 +107,9 @@ def test_the_study_averages_its_runs(result):
     sweep = phase_sweep(config)
     assert result.results["runs"] == sweep.runs == 27 and result.passed and result.verdicts["runs"] == "all 27 finite"
     beta, depth = sweep.axes["beta"][1], sweep.coords["depth"]
-    runs = [
-        measure_run(
-            jax.random.fold_in(jax.random.key(0), s), beta=beta, tokens=4, normalization="pre-norm", dim=3, depths=depth,
-            step=0.05, close=0.99,
-        )["cosine"]
-        for s in range(3)
-    ]  # fmt: skip
-    mean = np.mean(runs, axis=0)
+    options = {"beta": beta, "tokens": 4, "normalization": "pre-norm", "dim": 3, "depths": depth, "step": 0.05}
+    run = jax.jit(lambda s: measure_run(jax.random.fold_in(jax.random.key(0), s), **options, close=0.99)["cosine"])
+    mean = np.mean([run(s) for s in range(3)], axis=0)
     np.testing.assert_allclose(np.asarray(result.results["cosine"])[1, 0, 1], mean, atol=6e-4)
     border = result.results["border"]
     low, value, high = (np.asarray(border[key]) for key in ("low", "value", "high"))
