@@ -24,22 +24,24 @@ def settings():
 
 
 def test_a_curve_is_that_of_euler_by_hand(settings, monkeypatch, tmp_path):
-    """The leaky field without LayerNorm, h = 0.2, embedding times √8: layer by layer in plain NumPy arrays."""
+    """The leaky field without LayerNorm, h = 0.2, embedding as drawn, √8 E + P, and √8 (E + P): layer by layer by hand."""
     monkeypatch.setattr(readings, "SYSTEMS", (("off", "none", "euler"),))
     monkeypatch.setattr(readings, "STEPS", (0.2, 1.0))
     found = readings.measure(settings, 3, Models(tmp_path))["correlation"]
-    assert found.shape == (1, 2, 2, 6)
+    assert found.shape == (1, 3, 2, 6)
     config = readings.Cell("off", "none", "euler", 1).config(settings, 3)
     test, batch = held_out(config, 1)
     network = pj.as_network(build_model(config, test))
     mask = jnp.asarray(batch.mask[0])
-    u = u0 = 8**0.5 * network.embed(jnp.asarray(batch.inputs[0]))
-    by_hand = []
-    for layer in range(6):
-        by_hand.append(np.corrcoef(np.ravel(u[mask]), np.ravel(u0[mask]))[0, 1])
-        if layer < 5:
-            u = u + 0.2 * network.discretization.field.at(jnp.asarray(layer + 0.5))(0.0, u, pj.FieldArgs(mask))
-    np.testing.assert_allclose(found[0, 1, 0], by_hand, atol=2e-5)
+    tokens = jnp.asarray(batch.inputs[0])
+    u0, table = network.embed(tokens), build_model(config, test).parameters()["embedding/table"][tokens]
+    for scale, start in enumerate((u0, u0 + (8**0.5 - 1) * table, 8**0.5 * u0)):
+        u, by_hand = start, []
+        for layer in range(6):
+            by_hand.append(np.corrcoef(np.ravel(u[mask]), np.ravel(start[mask]))[0, 1])
+            if layer < 5:
+                u = u + 0.2 * network.discretization.field.at(jnp.asarray(layer + 0.5))(0.0, u, pj.FieldArgs(mask))
+        np.testing.assert_allclose(found[0, scale, 0], by_hand, atol=2e-5)
     assert np.all(found[0, :, 1, 1] < found[0, :, 0, 1])  # the larger step forgets more
 
 
@@ -145,4 +147,4 @@ def test_a_curve_is_met_only_where_the_whole_interval_is_near(settings):
         found[place] = curve + off * (np.arange(len(curve)) > 0)
         evidence.append({"correlation": found})
     said = STUDIES["readings"].judge(settings, evidence).sentence
-    assert "PDE simulator (1.00 … 0.85) is met by none of 44 settings of its kind to 0.02, perhaps by 1 more;" in said
+    assert "PDE simulator (1.00 … 0.85) is met by none of 66 settings of its kind to 0.02, perhaps by 1 more;" in said

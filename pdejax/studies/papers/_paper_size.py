@@ -11,7 +11,6 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from pdejax import as_network
 from pdejax.analysis import trajectory_fidelity
 from pdejax.models import observe, pair
 from pdejax.plot._style import COLOURS, LAYER, MARKERS, axes_of, whole_layers
@@ -32,7 +31,7 @@ from pdejax.studies.papers._experiment import (
     stacked,
 )
 from pdejax.studies.papers._pairs import REFINED
-from pdejax.studies.papers._readings import SCALES, correlations
+from pdejax.studies.papers._readings import SCALES, begun, correlations
 from pdejax.studies.study import Evidence, Judgement
 from pdejax.training import TrainConfig, build_model
 
@@ -46,15 +45,9 @@ def measure(settings: Settings, seed: int, models: Models) -> Evidence:
     """Correlations with the input `(systems, scales, steps, layers)`, and agreement of an untrained Transformer with its own
     field at a finer step and with untrained simulators of another seed `(pairs, layers)`."""
     found: dict[str, list[np.ndarray]] = {"correlation": []}
-    for residual, normalization, solver in SYSTEMS:
-        config = Cell(residual, normalization, solver, 1).config(settings, seed)
-        test, batch = held_out(config, settings.examples)
-        network = as_network(build_model(config, test))
-        mask = jnp.asarray(batch.mask)
-        u0 = jax.vmap(network.embed)(jnp.asarray(batch.inputs))
-        scales = jnp.asarray([1.0, config.dim**0.5], u0.dtype)
-        curves = correlations(network.discretization, u0, mask, scales, jnp.asarray(STEPS, u0.dtype))
-        found["correlation"].append(np.asarray(curves))
+    for system in SYSTEMS:
+        d, starts, mask = begun(Cell(*system, per_layer=1), settings, seed)
+        found["correlation"].append(np.asarray(correlations(d, starts, mask, jnp.asarray(STEPS, starts.dtype))))
     config = models.transformer_config(settings, seed)
     test, batch = held_out(config, settings.examples)
     transformer: Any = build_model(config, test)

@@ -1,6 +1,7 @@
 """Which reading of v2's residual experiment gives its printed figures? The paper states neither the step of its simulator nor the
 scale of its embedding: untrained networks with and without residual connections and LayerNorm, at steps from 0.05 to 1, with
-embeddings as drawn and times √d (v2 §4.3.1, Figure 4).
+embeddings as drawn, times √d (Vaswani et al. 2017, §3.4, who multiply the table alone) and times √d with their positions
+(v2 §4.3.1, Figure 4).
 """
 
 import dataclasses
@@ -46,7 +47,7 @@ from pdejax.training import build_model
 
 SYSTEMS = tuple(itertools.product(("on", "off"), ("pre", "none"), ("euler", "lietrotter")))
 STEPS = (0.05, 0.1, 0.125, 0.15, 0.175, 0.2, 0.25, 0.3, 0.5, 0.7, 1.0)
-SCALES = ("1", "√d")
+SCALES = ("1", "√d", "√d, positions too")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,32 +70,40 @@ LAYERS = len(TRANSFORMER)
 def measure(settings: Settings, seed: int, models: Models) -> Evidence:
     """Pearson's correlation of each layer with the input, of every system, scale and step `(systems, scales, steps, layers)`."""
     found = []
-    for residual, normalization, solver in SYSTEMS:
-        config = Cell(residual, normalization, solver, 1).config(settings, seed)
-        test, batch = held_out(config, settings.examples)
-        network = as_network(build_model(config, test))
-        inputs, mask = jnp.asarray(batch.inputs), jnp.asarray(batch.mask)
-        u0 = jax.vmap(network.embed)(inputs)
-        scales = jnp.asarray([1.0, config.dim**0.5], u0.dtype)
-        found.append(np.asarray(correlations(network.discretization, u0, mask, scales, jnp.asarray(STEPS, u0.dtype))))
+    for system in SYSTEMS:
+        d, starts, mask = begun(Cell(*system, per_layer=1), settings, seed)
+        found.append(np.asarray(correlations(d, starts, mask, jnp.asarray(STEPS, starts.dtype))))
     return {"correlation": np.stack(found)}
 
 
-@eqx.filter_jit
-def correlations(d: Any, u0: Array, mask: Array, scales: Array, steps: Array) -> Array:
-    """By scale and step; a step of size h is one of size 1 of the field with strengths times h."""
+def begun(cell: Cell, settings: Settings, seed: int) -> tuple[Any, Array, Array]:
+    """The discretization of an untrained `cell`, held-out tokens as each of `SCALES` embeds them `(scales, batch, n, d)`, and
+    their mask."""
+    config = cell.config(settings, seed)
+    test, batch = held_out(config, settings.examples)
+    tokens = jnp.asarray(batch.inputs)
+    drawn = as_network(build_model(config, test))
+    scaled = as_network(build_model(dataclasses.replace(cell, scale="√d").config(settings, seed), test))
+    u0 = jax.vmap(drawn.embed)(tokens)
+    starts = jnp.stack([u0, jax.vmap(scaled.embed)(tokens), config.dim**0.5 * u0])
+    return drawn.discretization, starts, jnp.asarray(batch.mask)
 
-    def curve(scale, h):
+
+@eqx.filter_jit
+def correlations(d: Any, starts: Array, mask: Array, steps: Array) -> Array:
+    """By start and step; a step of size h is one of size 1 of the field with strengths times h."""
+
+    def curve(u0, h):
         field = DepthVarying(scale_strength(d.field.stacked, h), d.field.t1, d.field.kind)
         network = d.replace(field=field)
 
         def states(u, kept):
-            return simulate(network, scale * u, mask=kept, save="layers").us[:LAYERS]
+            return simulate(network, u, mask=kept, save="layers").us[:LAYERS]
 
         us = jnp.moveaxis(jax.vmap(states)(u0, mask), 0, 1)
         return layer_correlation(us, mask=mask, key=jax.random.key(0), resamples=20).pearson.value
 
-    return jax.lax.map(lambda s: jax.lax.map(lambda h: curve(s, h), steps), scales)
+    return jax.lax.map(lambda u0: jax.lax.map(lambda h: curve(u0, h), steps), starts)
 
 
 def distances(correlation: np.ndarray, printed: Printed) -> np.ndarray:
