@@ -111,6 +111,26 @@ def test_order_of_retracted_splitting(problem, measured_orders, reference, on_sp
     _check(orders, 1, smallest, "retracted splitting")
 
 
+def test_a_retracted_path_stays_on_the_manifold_between_the_steps():
+    """A turn about the origin with growth, drawn back to the circle. A step of RK4 turns by the angle φ, and halfway the Hermite
+    cubic with tangential slopes has radius cos(φ/2) + (h/4) sin(φ/2) = 1 − O(h⁴); raw slopes bulge by O(h)."""
+    term = diffrax.ODETerm(lambda t, u, args: jnp.stack([u[0] - u[1], u[0] + u[1]]))
+    solver = Retract(RK4(), lambda u: u / jnp.linalg.norm(u))
+    ts = np.linspace(0.0, 2.0, 129)[1:]  # eight in each of the finest steps
+
+    @jax.jit
+    def farthest(steps):
+        saveat, start = diffrax.SaveAt(ts=ts), jnp.array([1.0, 0.0])
+        us = diffrax.diffeqsolve(term, solver, 0.0, 2.0, 2.0 / steps, start, saveat=saveat, max_steps=16).ys
+        return jnp.max(jnp.abs(jnp.linalg.norm(us, axis=1) - 1))
+
+    for steps in (4.0, 8.0, 16.0):
+        h = 2 / steps
+        phi = np.angle(np.polyval([1 / 24, 1 / 6, 1 / 2, 1, 1], h * (1 + 1j)))
+        radius = np.cos(phi / 2) + h / 4 * np.sin(phi / 2)
+        np.testing.assert_allclose(farthest(steps), abs(radius - 1), rtol=1e-8)
+
+
 class _ExactHeat(diffrax.AbstractSolver[None]):
     """The exact flow of a multiple of the Laplacian."""
 
