@@ -279,7 +279,8 @@ def ftle(
     reorthogonalization on $J_{\cdot i}^\top J_{\cdot i}$, min(`iterations`, d) steps, exact for d ≤ `iterations`.
 
     Systems and masks are those of [`lyapunov_exponents`][pdejax.analysis.lyapunov_exponents]; batches by `jax.vmap`. For
-    u' = uM all tokens have log σ_max(e^{tM})/t. Null: `shuffle_weights(system)`, or no attention (then "all" = "own").
+    u' = uM all tokens have log σ_max(e^{tM})/t. What a loop adds before every pass (`injection`) is held fixed. Null:
+    `shuffle_weights(system)`, or no attention (then "all" = "own").
 
     Cost: n·iterations products forwards and backwards through the whole depth, about 5 solves each: n = 64 tokens, 12
     iterations take some 4,000 solves. `batch_size` tokens run at once, with a trajectory each. In float32 good to 1e-5 in σ.

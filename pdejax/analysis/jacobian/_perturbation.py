@@ -102,6 +102,7 @@ def perturbation_sensitivity(
     resamples: int = 500,
 ) -> PerturbationSensitivity:
     r"""Perturb the state at layer `at` (0: the input, after the embedding) by δ of size ε and follow loss and final state.
+    What a loop adds before every pass (`injection`) is held fixed.
 
     - `system`, `inputs`, `labels`, `loss`, `mask`, `depths`: as in
       [`gradient_flow`][pdejax.analysis.gradient_flow]; without logits and without `loss` only the state is followed.
