@@ -186,7 +186,7 @@ def test_every_study_has_both_presets_and_says_what_it_asks():
         assert study.name == name and set(study.presets) == {"quick", "standard", "paper"}
         assert study.question.endswith("?") and study.source
         assert dataclasses.is_dataclass(study.preset("quick")) and study.preset("paper").seeds >= 5
-        assert study.preset("standard").seeds >= 5 or name == "paper-size"  # untrained, and a minute for each seed
+        assert study.preset("standard").seeds >= 5
     with pytest.raises(ValueError, match="'huge'"):
         next(iter(STUDIES.values())).preset("huge")
 

@@ -171,7 +171,7 @@ PAPER_SIZE = experiment(
     source="v2 §4.1, §4.2, §4.3.1",
     presets={
         "quick": Settings(train=_TRAIN, examples=2, seeds=1),
-        "standard": Settings(train=_TRAIN, examples=2, seeds=1),
+        "standard": Settings(train=_TRAIN, examples=2, seeds=5),
         "paper": Settings(train=_TRAIN, examples=16, seeds=5),
     },
     measure=measure,
