@@ -53,15 +53,20 @@ def pytest_collection_finish():
     gc.set_threshold(20_000, 20, 20)
 
 
-@pytest.fixture(autouse=True)
-def few_memory_maps():
-    """Drop compiled programs after a long test where there are many: a whole run makes thousands (see `forget_programs`)."""
-    started = time.monotonic()
-    yield
-    if time.monotonic() - started > 1.0:
-        from pdejax.runs._parts import forget_programs
+_looked = {"at": 0.0}
 
-        forget_programs()
+
+@pytest.fixture(autouse=True)
+def few_programs():
+    """Every few seconds, drop compiled programs where there are many: a whole run makes thousands, which would take 6 GB a
+    process and all the memory maps that Linux allows (see `forget_programs`)."""
+    yield
+    if time.monotonic() - _looked["at"] > 5.0:
+        from pdejax.runs._parts import forget_programs, release_memory
+
+        if forget_programs(most=12_000):
+            release_memory()
+        _looked["at"] = time.monotonic()
 
 
 @pytest.fixture(autouse=True)

@@ -122,7 +122,7 @@ def axes(folder: pathlib.Path = REPRODUCED) -> str:
         else:
             state = "before and after training" if content["study"] == "residual" else "trained"
         scales = list(dict.fromkeys(found.get("scale", []))) if "√d" in found.get("scale", []) else []
-        cells = steps, ", ".join(f"× {scale}" for scale in scales) or "as drawn", state
+        cells = steps, "; ".join(f"× {scale}" for scale in scales) or "as drawn", state
         lines.append(f"| `{content['study']}` | {' | '.join(map(_cell, cells))} |")
         (both if many and scales else neither if not many and not scales else []).append(f"`{content['study']}`")
     if len(lines) == 2:

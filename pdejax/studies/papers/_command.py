@@ -50,7 +50,7 @@ COMMAND = Command(
     examples="""examples:
   pdejax reproduce                                    all studies, small enough for two cores
   pdejax reproduce alignment attention --seeds 5      two of them, with five seeds
-  pdejax reproduce --preset standard                  most with five seeds, hours on two cores
+  pdejax reproduce --preset standard                  with five seeds, hours on two cores
   pdejax reproduce --preset paper --out out/paper     the papers' sizes (a GPU's work)
   pdejax reproduce --list                             names and questions
 

@@ -52,7 +52,7 @@ def reproduce(
     """Run studies of the papers and keep their results in `out/<study>/`: `result.json`, `result.nc`, pictures.
 
     - `studies`: names of [`STUDIES`][pdejax.studies.papers.STUDIES]; default all. `preset`: `"quick"` (two cores,
-      minutes), `"standard"` (larger, most with five seeds) or `"paper"` (the papers' sizes). `seeds`: how many,
+      minutes), `"standard"` (larger, with five seeds) or `"paper"` (the papers' sizes). `seeds`: how many,
       default what the settings say.
     - `report` takes a line about what is being done; `done` each result.
 
