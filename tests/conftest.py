@@ -58,13 +58,12 @@ _looked = {"at": 0.0}
 
 @pytest.fixture(autouse=True)
 def few_programs():
-    """Every few seconds, drop compiled programs where there are many: a whole run makes thousands, which would take 6 GB a
-    process and all the memory maps that Linux allows (see `forget_programs`)."""
+    """Every few seconds, drop compiled programs where there are many: a whole run makes thousands (see `forget_programs`)."""
     yield
     if time.monotonic() - _looked["at"] > 5.0:
         from pdejax.runs._parts import forget_programs, release_memory
 
-        if forget_programs(most=12_000):
+        if forget_programs():
             release_memory()
         _looked["at"] = time.monotonic()
 

@@ -231,7 +231,10 @@ def test_papers_beside_loops_change_with_the_numbers(tmp_path, monkeypatch):
 
 def test_which_steps_and_embeddings_a_study_has_is_said_from_its_data():
     text = hooks.printed.axes()
-    assert "| `readings` | 0.05, 0.1, 0.125, 0.15, 0.175, 0.2, 0.25, 0.3, 0.5, 0.7, 1 | × 1; × √d; × √d, positions too | untrained |" in text
+    assert (
+        "| `readings` | 0.05, 0.1, 0.125, 0.15, 0.175, 0.2, 0.25, 0.3, 0.5, 0.7, 1 | × 1; × √d; × √d, positions too | untrained |"
+        in text
+    )
     assert "| `discretization` | 1, 1/2, 1/4, 1/8 | as drawn | trained |" in text
     assert "| `alignment` | 1 (shared: 1/4) | as drawn | trained |" in text
     last = text.splitlines()[-1]
